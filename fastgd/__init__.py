@@ -1,0 +1,43 @@
+"""fastgd: trains neural networks by gradient descent on CPUs.
+
+net = fastgd.Network(64, [fastgd.Dense(64, "relu"), fastgd.Dense(10)], loss="softmax_cross_entropy")
+history = net.fit(X, y, optimizer=fastgd.Adam(1e-3), batch_size=32, epochs=20)
+"""
+
+import pkgutil
+
+# In a checkout the compiled modules are those of the installed package.
+__path__ = pkgutil.extend_path(__path__, __name__)
+
+from . import activations, initializers, losses, schedules
+from .checkpoint import load
+from .config import __version__, show_config
+from .data import minibatches
+from .errors import CheckpointError, DivergenceError
+from .kernel import kernels
+from .layers import Dense
+from .network import Network
+from .optimizers import SGD, AdaGrad, Adam, AdamW, RMSProp
+from .training import History
+
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "CheckpointError",
+    "Dense",
+    "DivergenceError",
+    "History",
+    "Network",
+    "RMSProp",
+    "__version__",
+    "activations",
+    "initializers",
+    "kernels",
+    "load",
+    "losses",
+    "minibatches",
+    "schedules",
+    "show_config",
+]

@@ -1,0 +1,326 @@
+"""Activation functions: forward and backward kernels, and the table by name.
+
+Forward is `y <- f(x)`; y may be x. Backward multiplies a gradient by the derivative, in place: `dy <- dy f'`, told by
+what the activation keeps: its output y, where the derivative follows from it (forward then works in place), else its
+input x.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from .choice import AT_LEAST_ZERO, POSITIVE, Choice
+from .kernel import In, InOut, Kernel, Out, kernel
+
+SQRT_HALF = 0.5**0.5
+SQRT_2_OVER_PI = (2 / math.pi) ** 0.5
+INV_SQRT_2PI = 1 / (2 * math.pi) ** 0.5
+GELU_CUBIC = 0.044715
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def erf(x):
+    """The error function, elementwise; numpy has none."""
+    return _erf(x).astype(x.dtype)
+
+
+def sigmoid_of(x):
+    """1 / (1 + exp(-x)) without overflow."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+@kernel
+def relu_forward(y: Out("rows", "n"), x: In("rows", "n")):
+    """y <- max(x, 0). NaN stays NaN."""
+    np.maximum(x, 0, out=y)
+
+
+@relu_forward.loop
+def relu_forward(y, x):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            y[i, j] = 0 if v < 0 else v
+
+
+@kernel
+def relu_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
+    """dy <- dy if y > 0 else 0: the derivative at 0 is 0."""
+    np.multiply(dy, y > 0, out=dy)
+
+
+@relu_backward.loop
+def relu_backward(dy, y):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            if not y[i, j] > 0:
+                dy[i, j] = 0
+
+
+@kernel
+def leaky_relu_forward(y: Out("rows", "n"), x: In("rows", "n"), negative_slope: float):
+    """y <- x if x >= 0 else negative_slope x."""
+    np.copyto(y, np.where(x < 0, negative_slope * x, x))
+
+
+@leaky_relu_forward.loop
+def leaky_relu_forward(y, x, negative_slope):
+    slope = x.dtype.type(negative_slope)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            y[i, j] = slope * v if v < 0 else v
+
+
+@kernel
+def leaky_relu_backward(dy: InOut("rows", "n"), y: In("rows", "n"), negative_slope: float):
+    """dy <- dy if y > 0 else negative_slope dy. Needs negative_slope >= 0."""
+    np.copyto(dy, np.where(y > 0, dy, negative_slope * dy))
+
+
+@leaky_relu_backward.loop
+def leaky_relu_backward(dy, y, negative_slope):
+    slope = y.dtype.type(negative_slope)
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            if not y[i, j] > 0:
+                dy[i, j] *= slope
+
+
+@kernel
+def elu_forward(y: Out("rows", "n"), x: In("rows", "n"), alpha: float):
+    """y <- x if x > 0 else alpha (exp(x) - 1). Clevert et al. 2016, arXiv:1511.07289."""
+    np.copyto(y, np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))))
+
+
+@elu_forward.loop
+def elu_forward(y, x, alpha):
+    a = x.dtype.type(alpha)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            y[i, j] = v if v > 0 else a * math.expm1(v)
+
+
+@kernel
+def elu_backward(dy: InOut("rows", "n"), y: In("rows", "n"), alpha: float):
+    """dy <- dy if y > 0 else dy (y + alpha). Needs alpha > 0."""
+    np.multiply(dy, np.where(y > 0, 1, y + alpha), out=dy)
+
+
+@elu_backward.loop
+def elu_backward(dy, y, alpha):
+    a = y.dtype.type(alpha)
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            if not y[i, j] > 0:
+                dy[i, j] *= y[i, j] + a
+
+
+@kernel
+def tanh_forward(y: Out("rows", "n"), x: In("rows", "n")):
+    """y <- tanh(x)."""
+    np.tanh(x, out=y)
+
+
+@tanh_forward.loop
+def tanh_forward(y, x):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            y[i, j] = math.tanh(x[i, j])
+
+
+@kernel
+def tanh_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
+    """dy <- dy (1 - y^2)."""
+    dy *= 1 - y * y
+
+
+@tanh_backward.loop
+def tanh_backward(dy, y):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            dy[i, j] *= 1 - y[i, j] * y[i, j]
+
+
+@kernel
+def sigmoid_forward(y: Out("rows", "n"), x: In("rows", "n")):
+    """y <- 1 / (1 + exp(-x))."""
+    np.copyto(y, sigmoid_of(x))
+
+
+@sigmoid_forward.loop
+def sigmoid_forward(y, x):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            e = math.exp(-abs(v))
+            y[i, j] = 1 / (1 + e) if v >= 0 else e / (1 + e)
+
+
+@kernel
+def sigmoid_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
+    """dy <- dy y (1 - y)."""
+    dy *= y * (1 - y)
+
+
+@sigmoid_backward.loop
+def sigmoid_backward(dy, y):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            dy[i, j] *= y[i, j] * (1 - y[i, j])
+
+
+@kernel
+def softplus_forward(y: Out("rows", "n"), x: In("rows", "n")):
+    """y <- log(1 + exp(x))."""
+    np.logaddexp(0, x, out=y)
+
+
+@softplus_forward.loop
+def softplus_forward(y, x):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            y[i, j] = (0 if v < 0 else v) + math.log1p(math.exp(-abs(v)))
+
+
+@kernel
+def softplus_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
+    """dy <- dy (1 - exp(-y)), which is dy sigmoid(x)."""
+    dy *= -np.expm1(-y)
+
+
+@softplus_backward.loop
+def softplus_backward(dy, y):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            dy[i, j] *= -math.expm1(-y[i, j])
+
+
+@kernel
+def gelu_forward(y: Out("rows", "n"), x: In("rows", "n")):
+    """y <- x Phi(x), Phi the normal distribution function: the exact form. Hendrycks & Gimpel 2016,
+    arXiv:1606.08415."""
+    np.copyto(y, x * (1 + erf(x * SQRT_HALF)) / 2)
+
+
+@gelu_forward.loop
+def gelu_forward(y, x):
+    root = x.dtype.type(SQRT_HALF)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            y[i, j] = v * (1 + math.erf(v * root)) / 2
+
+
+@kernel
+def gelu_backward(dy: InOut("rows", "n"), x: In("rows", "n")):
+    """dy <- dy (Phi(x) + x phi(x)), phi the normal density."""
+    dy *= (1 + erf(x * SQRT_HALF)) / 2 + x * INV_SQRT_2PI * np.exp(-x * x / 2)
+
+
+@gelu_backward.loop
+def gelu_backward(dy, x):
+    root, density = x.dtype.type(SQRT_HALF), x.dtype.type(INV_SQRT_2PI)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            dy[i, j] *= (1 + math.erf(v * root)) / 2 + v * density * math.exp(-v * v / 2)
+
+
+@kernel
+def gelu_tanh_forward(y: Out("rows", "n"), x: In("rows", "n")):
+    """y <- x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: the tanh form of gelu. Hendrycks & Gimpel 2016,
+    arXiv:1606.08415."""
+    np.copyto(y, x * (1 + np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x))) / 2)
+
+
+@gelu_tanh_forward.loop
+def gelu_tanh_forward(y, x):
+    scale, cubic = x.dtype.type(SQRT_2_OVER_PI), x.dtype.type(GELU_CUBIC)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            y[i, j] = v * (1 + math.tanh(scale * (v + cubic * v * v * v))) / 2
+
+
+@kernel
+def gelu_tanh_backward(dy: InOut("rows", "n"), x: In("rows", "n")):
+    """dy <- dy (1 + t + x (1 - t^2) sqrt(2 / pi) (1 + 3 * 0.044715 x^2)) / 2, t the tanh of the forward pass."""
+    t = np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x))
+    dy *= (1 + t + x * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x * x)) / 2
+
+
+@gelu_tanh_backward.loop
+def gelu_tanh_backward(dy, x):
+    scale, cubic = x.dtype.type(SQRT_2_OVER_PI), x.dtype.type(GELU_CUBIC)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            t = math.tanh(scale * (v + cubic * v * v * v))
+            dy[i, j] *= (1 + t + v * (1 - t * t) * scale * (1 + 3 * cubic * v * v)) / 2
+
+
+@kernel
+def silu_forward(y: Out("rows", "n"), x: In("rows", "n")):
+    """y <- x sigmoid(x), also called swish. Elfwing et al. 2018, arXiv:1702.03118."""
+    np.copyto(y, x * sigmoid_of(x))
+
+
+@silu_forward.loop
+def silu_forward(y, x):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            e = math.exp(-abs(v))
+            y[i, j] = v / (1 + e) if v >= 0 else v * e / (1 + e)
+
+
+@kernel
+def silu_backward(dy: InOut("rows", "n"), x: In("rows", "n")):
+    """dy <- dy s (1 + x (1 - s)), s = sigmoid(x)."""
+    s = sigmoid_of(x)
+    dy *= s * (1 + x * (1 - s))
+
+
+@silu_backward.loop
+def silu_backward(dy, x):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = x[i, j]
+            e = math.exp(-abs(v))
+            s = 1 / (1 + e) if v >= 0 else e / (1 + e)
+            dy[i, j] *= s * (1 + v * (1 - s))
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=True)
+class Activation(Choice):
+    """An activation function. `keeps` says what its backward kernel reads: "output" or "input". The identity has no
+    kernels. Its parameters are the scalars of both kernels, in order."""
+
+    forward: Kernel | None
+    backward: Kernel | None
+    keeps: str = "output"
+
+    __hash__ = Choice.__hash__
+
+
+identity = Activation("identity", None, None)
+relu = Activation("relu", relu_forward, relu_backward)
+leaky_relu = Activation(
+    "leaky_relu", leaky_relu_forward, leaky_relu_backward,
+    parameters={"negative_slope": 0.01}, ranges={"negative_slope": AT_LEAST_ZERO},
+)  # fmt: skip
+elu = Activation("elu", elu_forward, elu_backward, parameters={"alpha": 1.0}, ranges={"alpha": POSITIVE})
+tanh = Activation("tanh", tanh_forward, tanh_backward)
+sigmoid = Activation("sigmoid", sigmoid_forward, sigmoid_backward)
+softplus = Activation("softplus", softplus_forward, softplus_backward)
+gelu = Activation("gelu", gelu_forward, gelu_backward, "input")
+gelu_tanh = Activation("gelu_tanh", gelu_tanh_forward, gelu_tanh_backward, "input")
+silu = Activation("silu", silu_forward, silu_backward, "input")
+
+ACTIVATIONS = {a.name: a for a in (identity, relu, leaky_relu, elu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu)}

@@ -1,0 +1,34 @@
+"""What is installed and in use here."""
+
+import importlib.metadata
+import platform
+
+from .kernel import variant
+
+__version__ = importlib.metadata.version("fastgd")
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def config():
+    """Versions, processor variant and threads, as a dict."""
+    packages = ("numpy", "numba", "safetensors", "scikit-learn", "matplotlib")
+    return {
+        "fastgd": __version__,
+        "python": platform.python_version(),
+        **{package: _version(package) for package in packages},
+        "machine": f"{platform.machine()} {platform.system()}",
+        "instruction set": variant(),
+        "threads": 1,
+    }
+
+
+def show_config():
+    """Prints versions, the instruction set in use and the number of threads."""
+    for name, value in config().items():
+        print(f"{name:<16} {value}")

@@ -1,0 +1,151 @@
+"""Rows of data: checks at the door, shuffling, and minibatches."""
+
+import math
+
+import numpy as np
+
+from .errors import check_integer, shown, type_error, value_error
+from .kernel import In, Out, kernel
+
+# Rows looked at in one go when a whole data set is checked: bounds the memory a check takes.
+CHECK_ROWS = 4096
+
+
+@kernel
+def count_exceeding(count: Out("one", dtype="int64"), x: In("rows", "n"), limit: float):
+    """count <- how many elements of x are not |x| <= limit: too large, infinite or NaN."""
+    count[0] = np.count_nonzero(~(np.abs(x) <= limit))
+
+
+@count_exceeding.loop
+def count_exceeding(count, x, limit):
+    bound = x.dtype.type(limit)
+    total = 0
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            total += not abs(x[i, j]) <= bound
+    count[0] = total
+
+
+def check_rows(argument, x, n_features):
+    """x as an array (rows, n_features) of real numbers, any dtype and layout; nothing is copied."""
+    x = _as_array(argument, x)
+    if x.ndim != 2:
+        hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 else ""
+        raise value_error(argument, f"a 2-D array (rows, {n_features})", f"{shown(x)}{hint}")
+    if x.shape[0] == 0:
+        raise value_error(argument, "at least 1 row", shown(x))
+    if x.shape[1] != n_features:
+        raise value_error(argument, f"{n_features} features (columns)", x.shape[1])
+    return x
+
+
+def check_targets(argument, y, rows, loss, n_outputs):
+    """y as an array that fits one of the loss's kernels, and that kernel: integer labels (rows,) where the loss takes
+    them and y is of integers, else values (rows, n_outputs), for one output also (rows,)."""
+    y = _as_array(argument, y)
+    specs = [kernel.arrays["y"] for kernel in loss.kernels]
+    takes_labels = specs[0].domain == "labels"
+    if takes_labels and y.ndim == 1:
+        if y.dtype.kind not in "iu":
+            hint = "; use y.astype(int) for class labels" if y.dtype.kind in "bf" else ""
+            raise type_error(argument, f"integer labels in [0, {n_outputs - 1}]", f"{shown(y)}{hint}")
+        shape, kernel = (rows,), loss.kernels[0]
+    else:
+        if y.ndim == 1 and n_outputs == 1:
+            y = y[:, None]
+        shape, kernel = (rows, n_outputs), loss.kernels[-1]
+    if y.shape != shape:
+        labels = f"integer labels of shape ({rows},) or " if takes_labels else ""
+        raise value_error(argument, f"{labels}values of shape ({rows}, {n_outputs})", shown(y))
+    return y, kernel
+
+
+def check_values(argument, values, dtype, spec=None, classes=None):
+    """Raises unless every element is finite in `dtype` and lies in the domain of a kernel's array."""
+    domain = "real" if spec is None else spec.domain
+    expected, ok = _DOMAINS[domain]
+    for start in range(0, len(values), CHECK_ROWS):
+        block = values[start : start + CHECK_ROWS]
+        if domain == "labels":
+            good = (block >= 0) & (block < classes)
+            expected = f"integer labels in [0, {classes - 1}]"
+        else:
+            with np.errstate(over="ignore"):
+                block = np.asarray(block, dtype)
+            good = np.isfinite(block)
+            if good.all() and ok is not None:
+                good = ok(block)
+        if not good.all():
+            index = tuple(int(i) for i in np.argwhere(~good)[0])
+            got = block[index] if domain != "probabilities" or not np.isfinite(block).all() else block[index[0]]
+            where = (index[0] + start, *index[1:])
+            raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
+
+
+def _rows_are_probabilities(block):
+    return ((block >= 0).all(axis=1) & (np.abs(block.sum(axis=1) - 1) <= 1e-3))[:, None]
+
+
+_DOMAINS = {
+    "real": ("finite numbers", None),
+    "unit": ("numbers in [0, 1]", lambda block: (block >= 0) & (block <= 1)),
+    "probabilities": ("rows of numbers >= 0 that sum to 1", _rows_are_probabilities),
+    "labels": (None, None),
+}
+
+
+def _as_array(argument, values):
+    if isinstance(values, np.ma.MaskedArray):
+        raise type_error(argument, "an array without a mask", "a masked array")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise type_error(argument, "an array of real numbers", f"{type(values).__name__} ({error})") from None
+    if array.dtype.kind not in "biuf":
+        raise type_error(argument, "an array of real numbers", f"{type(values).__name__} of dtype {array.dtype}")
+    return array
+
+
+def take_rows(x, index, out):
+    """out <- the rows `index` of x, cast to the dtype of out."""
+    if x.dtype == out.dtype:
+        np.take(x, index, axis=0, out=out, mode="clip")
+    else:
+        with np.errstate(over="ignore"):
+            out[...] = x[index]
+
+
+def epoch_order(rows, seed, epoch, shuffle):
+    """The order of the rows in an epoch: a function of the seed and the epoch alone."""
+    if not shuffle:
+        return np.arange(rows)
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)
+
+
+def check_batch_size(batch_size, rows):
+    """None is all rows; more than all rows is all rows."""
+    return rows if batch_size is None else min(check_integer("batch_size", batch_size, 1), rows)
+
+
+def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=False):
+    """Yields (X rows, y rows) of one epoch, in a random order that depends on seed and epoch alone.
+
+    X: (rows, ...), y: (rows, ...), arrays. batch_size: int >= 1, or None for all rows. The last batch may be shorter;
+    drop_last=True leaves it out. The batches are arrays of their own.
+    """
+    X, y = np.asarray(X), np.asarray(y)
+    if X.ndim == 0 or len(X) == 0:
+        raise value_error("X", "at least 1 row", shown(X))
+    if y.ndim == 0 or len(y) != len(X):
+        raise value_error("y", f"{len(X)} rows as in X", shown(y))
+    size = check_batch_size(batch_size, len(X))
+    seed, epoch = check_integer("seed", seed, 0), check_integer("epoch", epoch, 0)
+
+    def batches():
+        order = epoch_order(len(X), seed, epoch, shuffle)
+        for start in range(0, math.floor(len(X) / size) * size if drop_last else len(X), size):
+            index = order[start : start + size]
+            yield X[index], y[index]
+
+    return batches()

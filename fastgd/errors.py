@@ -1,0 +1,76 @@
+"""Errors, and the checks at the door: every message names the argument, what was expected and what came."""
+
+import difflib
+import math
+import numbers
+
+import numpy as np
+
+
+class DivergenceError(ArithmeticError):
+    """The loss or the gradient of a step is not finite. Raised before the update: the parameters are those of
+    the last good step. `step` counts from 1; `epoch` is None outside `fit`."""
+
+    def __init__(self, step, *, epoch=None, loss, learning_rate, last_loss=None):
+        self.step, self.epoch, self.loss, self.learning_rate = step, epoch, loss, learning_rate
+        where = f"step {step}" if epoch is None else f"step {step} (epoch {epoch})"
+        what = f"loss {loss}" if not math.isfinite(loss) else f"a gradient too large to follow (loss {loss:.4g})"
+        last = "" if last_loss is None else f"; last finite loss {last_loss:.4g}"
+        super().__init__(
+            f"training diverged at {where}: expected a finite loss and gradient, got {what}{last}; "
+            f"learning_rate {learning_rate:.4g}. The parameters are those before this step. "
+            "Try a smaller learning rate, or scale the inputs."
+        )
+
+
+class CheckpointError(ValueError):
+    """A file is not a fastgd model, or not a whole one."""
+
+
+def shown(value):
+    """A short text for a value in a message: arrays by dtype and shape."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array of shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def value_error(argument, expected, got):
+    return ValueError(f"argument {argument!r}: expected {expected}, got {got}")
+
+
+def type_error(argument, expected, got):
+    return TypeError(f"argument {argument!r}: expected {expected}, got {got}")
+
+
+def check_integer(argument, value, low):
+    """`value` as an int of at least `low`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise type_error(argument, f"an integer >= {low}", f"{shown(value)} ({type(value).__name__})")
+    if value < low:
+        raise value_error(argument, f"an integer >= {low}", value)
+    return int(value)
+
+
+def check_number(argument, value, low=-math.inf, high=math.inf, *, low_open=False, high_open=False):
+    """`value` as a finite float in the interval from `low` to `high`."""
+    opening, closing = "(" if low_open or low == -math.inf else "[", ")" if high_open or high == math.inf else "]"
+    expected = f"a finite number in {opening}{low:g}, {high:g}{closing}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
+    value = float(value)
+    inside = (value > low if low_open else value >= low) and (value < high if high_open else value <= high)
+    if not (math.isfinite(value) and inside):
+        raise value_error(argument, expected, value)
+    return value
+
+
+def choose(argument, name, table):
+    """The entry of `table` called `name`; an unknown name is an error that tells the nearest known one."""
+    if not isinstance(name, str):
+        raise type_error(argument, f"one of {', '.join(map(repr, table))}", f"{shown(name)} ({type(name).__name__})")
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise value_error(argument, f"one of {', '.join(map(repr, table))}", f"{name!r}{hint}")
+    return table[name]

@@ -1,0 +1,51 @@
+"""Compiles the loop of a kernel with Numba into a C function with the signature of every compiled body.
+
+The only module that imports numba, and it is imported when a Numba body is first asked for.
+"""
+
+import functools
+
+import numpy as np
+
+try:
+    import numba
+except ImportError as error:
+    raise ImportError("the Numba backend needs numba: pip install 'fastgd[numba]'") from error
+from numba import types
+from numba.extending import intrinsic
+
+# No reassociation: a sum keeps its order. Contraction to FMA is what the C compiler does, too.
+OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+
+
+@intrinsic
+def _pointer(typing_context, address):
+    """An int64 address as a pointer."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), codegen
+
+
+@functools.cache
+def compile_loop(kernel, dtype):
+    """The `numba.cfunc` of the kernel's loop for a precision. It hands the loop its share as views: every array is
+    cut along the dimension that [begin, end) runs over, so the loop has the arguments of the numpy body."""
+    slots = np.dtype([(name, "f8" if name in kernel.scalars else "i8") for name in kernel.slots])
+    signature = types.void(types.CPointer(numba.from_dtype(slots)), types.int64, types.int64)
+    names = {"_loop": numba.njit(kernel.loop_function, **OPTIONS), "_pointer": _pointer, "_carray": numba.carray}
+    values = []
+    for name, spec in kernel.arrays.items():
+        names[f"_{name}_dtype"] = np.dtype(spec.dtype or dtype).type
+        shape = "".join(f"record.{dim}, " for dim in spec.dims)
+        cut = ", ".join("begin:end" if dim == kernel.range_dim else ":" for dim in spec.dims)
+        values.append(f"_carray(_pointer(record.{name}), ({shape}), _{name}_dtype)[{cut}]")
+    values += [f"record.{name}" for name in kernel.scalars]
+    # Numba compiles functions of a fixed signature, so the unpacking of a record is written out for each kernel.
+    source = f"""def entry(args, begin, end):
+    record = _carray(args, 1)[0]
+    _loop({", ".join(values)})
+"""
+    exec(compile(source, f"<entry of {kernel.name}>", "exec"), names)
+    return numba.cfunc(signature, **OPTIONS)(names["entry"])

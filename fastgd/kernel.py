@@ -1,0 +1,222 @@
+"""The kernel: one operation, with up to three bodies.
+
+The numpy body is the contract: its name, argument order, annotations and docstring hold for all. A plain loop beside
+it (`@name.loop`) is compiled by Numba when first asked for. The Cython body stands in src_cython/, in the file of the
+same stem; the fastest variant of it that this processor can run is chosen at import of the first compiled kernel.
+
+    @kernel
+    def sgd_step(p: InOut("n"), g: In("n"), lr: float, weight_decay: float):
+        ...
+
+An argument is an array, annotated by its direction and the names of its dimensions, or after all arrays a float.
+A compiled body is `void body(const void *record, int64_t begin, int64_t end)`. The record lists, eight bytes each,
+the addresses of the arrays, the sizes of the dimensions in order of first appearance, and the scalars. [begin, end)
+is a share of the first dimension of the first array.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import os
+import types
+
+import numpy as np
+
+from .errors import choose, shown, type_error, value_error
+
+BODIES = ("numpy", "numba", "cython")
+DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """What a kernel expects of one array. `dtype` None is the precision of the kernel, float32 or float64.
+    `domain` says which values make sense: "real", "nonnegative", "unit" (in [0, 1]), "probabilities" (rows that sum
+    to 1) or "labels" (integers from 0 to below the size of dimension `below`)."""
+
+    direction: str
+    dims: tuple
+    dtype: str | None = None
+    domain: str = "real"
+    below: str | None = None
+
+
+def In(*dims, **options):
+    """An array that the kernel reads."""
+    return Array("in", dims, **options)
+
+
+def Out(*dims, **options):
+    """An array that the kernel overwrites, whatever it held."""
+    return Array("out", dims, **options)
+
+
+def InOut(*dims, **options):
+    """An array that the kernel reads and updates."""
+    return Array("inout", dims, **options)
+
+
+@functools.cache
+def variant():
+    """Name of the compiled variant in use: the best this processor can run, or what FASTGD_ISA names."""
+    cpu = importlib.import_module("._cpu", __package__)
+    supported = cpu.variants()
+    if not supported:
+        raise ImportError("fastgd needs an x86-64 processor of level v2 (SSE4.2, made since about 2009) or later")
+    wanted = os.environ.get("FASTGD_ISA")
+    if not wanted:
+        return supported[0]
+    if wanted not in supported:
+        raise ImportError(
+            f"environment variable FASTGD_ISA: expected one of {', '.join(map(repr, supported))} "
+            f"(what this processor can run), got {wanted!r}"
+        )
+    return wanted
+
+
+@functools.cache
+def _cython_bodies(dtype):
+    return importlib.import_module(f"._kernels_{variant()}_{dtype}", __package__).bodies
+
+
+class Kernel:
+    """One operation with up to three bodies; see the head of this module.
+
+    Calling it checks the arguments against the contract and runs the fastest body there is; `body(name)` returns a
+    callable that does the same with the body of that name.
+    """
+
+    def __init__(self, reference):
+        self.name = self.__name__ = reference.__name__
+        self.__module__ = reference.__module__
+        self.__doc__ = reference.__doc__
+        self.__signature__ = inspect.signature(reference)
+        self.reference = reference
+        self.loop_function = None
+        annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
+        self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
+        self.scalars = tuple(name for name, a in annotations.items() if a is float)
+        if (*self.arrays, *self.scalars) != tuple(annotations):
+            raise TypeError(f"kernel {self.name}: expected annotated arrays first, then floats, got {annotations}")
+        self.dims = tuple(dict.fromkeys(dim for array in self.arrays.values() for dim in array.dims))
+        self.range_dim = next(iter(self.arrays.values())).dims[0]
+        self.slots = (*self.arrays, *self.dims, *self.scalars)
+
+    def loop(self, function):
+        """Decorator: attaches the loop that Numba compiles. Its arguments are those of the numpy body."""
+        names = tuple(inspect.signature(function).parameters)
+        if names != tuple(self.__signature__.parameters):
+            raise TypeError(
+                f"kernel {self.name}: its loop takes {names}, expected {tuple(self.__signature__.parameters)}"
+            )
+        self.loop_function = function
+        return self
+
+    def bodies(self):
+        """Names of the bodies this kernel has."""
+        has = {
+            "numpy": True,
+            "numba": self.loop_function is not None,
+            "cython": self.name in _cython_bodies("float32"),
+        }
+        return tuple(name for name in BODIES if has[name])
+
+    def choose_body(self, backend):
+        """The body that serves `backend`: its own, else another compiled one. numpy serves only numpy."""
+        if backend == "numpy":
+            return "numpy"
+        order = ("numba", "cython") if backend == "numba" else ("cython", "numba")
+        return next(name for name in order if name in self.bodies())
+
+    def address(self, body, dtype):
+        """Address of the compiled body for a precision."""
+        if body == "numba":
+            from .jit import compile_loop
+
+            return compile_loop(self, dtype).address
+        address, size = _cython_bodies(str(dtype))[self.name]
+        if size != 8 * len(self.slots):
+            raise ImportError(
+                f"kernel {self.name}: compiled record has {size} bytes, expected {8 * len(self.slots)}; "
+                "the compiled modules belong to another version of fastgd: install it again"
+            )
+        return address
+
+    def body(self, name):
+        """A callable that checks its arguments and runs the body `name`: "numpy", "numba" or "cython"."""
+        choose("name", name, dict.fromkeys(self.bodies()))
+        return functools.partial(self._call, name)
+
+    def __call__(self, *arguments):
+        self._call(self.choose_body("cython"), *arguments)
+
+    def _call(self, body, *arguments):
+        dtype, sizes = self.check(arguments)
+        if body == "numpy":
+            with np.errstate(all="ignore"):  # as the compiled bodies do
+                self.reference(*arguments)
+            return
+        record = self.record(arguments, sizes)
+        runner = plan_module().Runner(1)
+        runner.set(0, self.address(body, dtype), record.ctypes.data)
+        runner.set_share(0, 0, sizes[self.range_dim])
+        runner.run(0, 1)
+
+    def check(self, arguments):
+        """The precision and the sizes of the dimensions of these arguments; raises if they break the contract."""
+        if len(arguments) != len(self.arrays) + len(self.scalars):
+            raise TypeError(f"{self.name}{self.__signature__}: got {len(arguments)} arguments")
+        dtype, sizes = None, {}
+        for (name, spec), array in zip(self.arrays.items(), arguments, strict=False):
+            if not isinstance(array, np.ndarray):
+                raise type_error(name, "a numpy array", type(array).__name__)
+            if spec.dtype is None and dtype is None:
+                dtype = array.dtype
+                if str(dtype) not in DTYPES:
+                    raise type_error(name, "float32 or float64", shown(array))
+            expected = dtype if spec.dtype is None else np.dtype(spec.dtype)
+            if array.dtype != expected:
+                raise type_error(name, f"{expected} like the other arrays", shown(array))
+            shape = tuple(sizes.setdefault(d, n) for d, n in zip(spec.dims, array.shape, strict=False))
+            if array.ndim != len(spec.dims) or array.shape != shape:
+                known = ", ".join(str(sizes.get(dim, dim)) for dim in spec.dims)
+                raise value_error(name, f"shape ({known})", shown(array))
+            if not (array.flags.c_contiguous and array.flags.aligned):
+                raise value_error(
+                    name, "a C-contiguous, aligned array", f"strides {array.strides}; use np.ascontiguousarray"
+                )
+            if spec.direction != "in" and not array.flags.writeable:
+                raise value_error(name, "a writable array", f"a read-only {shown(array)}")
+        return dtype, sizes
+
+    def record(self, arguments, sizes):
+        """The record of a compiled body as int64 slots. The caller keeps the arrays alive."""
+        record = np.empty(len(self.slots), np.int64)
+        addresses = [array.ctypes.data for array in arguments[: len(self.arrays)]]
+        record[: len(self.arrays) + len(self.dims)] = addresses + [sizes[dim] for dim in self.dims]
+        record.view(np.float64)[len(self.arrays) + len(self.dims) :] = arguments[len(self.arrays) :]
+        return record
+
+    def __reduce__(self):
+        """Pickled and copied by name, as a function is."""
+        return self.name
+
+    def __repr__(self):
+        return f"<kernel {self.name}{self.__signature__}>"
+
+
+def plan_module():
+    """The compiled runner."""
+    return importlib.import_module("._plan", __package__)
+
+
+# Every kernel by name: `fastgd.kernels`.
+kernels = types.SimpleNamespace()
+
+
+def kernel(reference):
+    """Decorator: makes the numpy body `reference` a kernel and enters it in `kernels`."""
+    made = Kernel(reference)
+    setattr(kernels, made.name, made)
+    return made

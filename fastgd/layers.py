@@ -1,0 +1,155 @@
+"""Layers: shapes, initial values, and the kernels of the forward and backward pass."""
+
+import numpy as np
+
+from .activations import ACTIVATIONS, Activation
+from .choice import pick
+from .errors import check_integer
+from .initializers import pick_initializer
+from .kernel import In, Out, kernel
+
+
+@kernel
+def dense_forward(y: Out("rows", "n_out"), x: In("rows", "n_in"), w: In("n_in", "n_out"), b: In("n_out")):
+    """y <- x w + b."""
+    np.matmul(x, w, out=y)
+    y += b
+
+
+@dense_forward.loop
+def dense_forward(y, x, w, b):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] = b[j]
+        for p in range(w.shape[0]):
+            s = x[i, p]
+            for j in range(y.shape[1]):
+                y[i, j] += s * w[p, j]
+
+
+@kernel
+def dense_backward_input(dx: Out("rows", "n_in"), dy: In("rows", "n_out"), w: In("n_in", "n_out")):
+    """dx <- dy w^T."""
+    np.matmul(dy, w.T, out=dx)
+
+
+@dense_backward_input.loop
+def dense_backward_input(dx, dy, w):
+    # Four elements at a time: independent sums hide the latency of an addition whose order must stay.
+    n_in, n_out = w.shape
+    whole = n_in - n_in % 4
+    for i in range(dx.shape[0]):
+        for p in range(0, whole, 4):
+            s0, s1, s2, s3 = dx.dtype.type(0), dx.dtype.type(0), dx.dtype.type(0), dx.dtype.type(0)
+            for j in range(n_out):
+                s0 += dy[i, j] * w[p, j]
+                s1 += dy[i, j] * w[p + 1, j]
+                s2 += dy[i, j] * w[p + 2, j]
+                s3 += dy[i, j] * w[p + 3, j]
+            dx[i, p], dx[i, p + 1], dx[i, p + 2], dx[i, p + 3] = s0, s1, s2, s3
+        for p in range(whole, n_in):
+            s = dx.dtype.type(0)
+            for j in range(n_out):
+                s += dy[i, j] * w[p, j]
+            dx[i, p] = s
+
+
+@kernel
+def dense_backward_weights(dw: Out("n_in", "n_out"), x: In("rows", "n_in"), dy: In("rows", "n_out")):
+    """dw <- x^T dy."""
+    np.matmul(x.T, dy, out=dw)
+
+
+@dense_backward_weights.loop
+def dense_backward_weights(dw, x, dy):
+    for p in range(dw.shape[0]):
+        for j in range(dw.shape[1]):
+            dw[p, j] = 0
+        for i in range(x.shape[0]):
+            s = x[i, p]
+            for j in range(dw.shape[1]):
+                dw[p, j] += s * dy[i, j]
+
+
+@kernel
+def dense_backward_bias(db: Out("n_out"), dy: In("rows", "n_out")):
+    """db <- sum of dy over the rows."""
+    np.sum(dy, axis=0, out=db)
+
+
+@dense_backward_bias.loop
+def dense_backward_bias(db, dy):
+    for j in range(db.size):
+        db[j] = 0
+    for i in range(dy.shape[0]):
+        for j in range(db.size):
+            db[j] += dy[i, j]
+
+
+class Dense:
+    """A fully connected layer: y = activation(x w + b), x (rows, n_in), w (n_in, units), b (units,).
+
+    units: int >= 1, the number of outputs.
+    activation: a name ("relu", "tanh", ...: `fastgd.activations.ACTIVATIONS`) or an `Activation`.
+    weight_init, bias_init: a name ("glorot_uniform", ...: `fastgd.initializers.INITIALIZERS`), an `Initializer`, or an
+        array of the shape of w or b.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(self, units, activation="identity", *, weight_init="glorot_uniform", bias_init="zeros"):
+        self.units = check_integer("units", units, 1)
+        self.activation = pick("activation", activation, ACTIVATIONS, Activation)
+        self.weight_init = pick_initializer("weight_init", weight_init)
+        self.bias_init = pick_initializer("bias_init", bias_init)
+
+    def output_size(self, n_in):
+        return self.units
+
+    def parameters(self, n_in):
+        """Name, shape, initializer and whether the penalty applies, of every parameter array."""
+        return (
+            ("w", (n_in, self.units), self.weight_init, True),
+            ("b", (self.units,), self.bias_init, False),
+        )
+
+    def forward(self, plan, i, x):
+        """Writes the forward pass of this layer, the i-th, down in the plan; returns the name of its output."""
+        act, scalars = self.activation, self.activation.parameters.values()
+        y = plan.row_buffer(f"a{i}", self.units)
+        if act.forward is None:
+            plan.add("forward", dense_forward, y, x, f"w{i}", f"b{i}")
+        elif act.keeps == "output":
+            plan.add("forward", dense_forward, y, x, f"w{i}", f"b{i}")
+            plan.add("forward", act.forward, y, y, *scalars)
+        else:
+            z = plan.row_buffer(f"z{i}", self.units)
+            plan.add("forward", dense_forward, z, x, f"w{i}", f"b{i}")
+            plan.add("forward", act.forward, y, z, *scalars)
+        return y
+
+    def backward(self, plan, i, x, dy, dx):
+        """Writes the backward pass down: dy is consumed; dx is written unless it is None."""
+        act = self.activation
+        if act.backward is not None:
+            kept = f"a{i}" if act.keeps == "output" else f"z{i}"
+            plan.add("backward", act.backward, dy, kept, *act.parameters.values())
+        if dx is not None:
+            plan.add("backward", dense_backward_input, dx, dy, f"w{i}")
+        plan.add("parameters", dense_backward_weights, f"dw{i}", x, dy)
+        plan.add("parameters", dense_backward_bias, f"db{i}", dy)
+
+    def config(self):
+        """What a file needs to make this layer again; the initializers have done their work."""
+        return {"layer": "Dense", "units": self.units, "activation": self.activation.config()}
+
+    @classmethod
+    def from_config(cls, config):
+        activation = dict(config["activation"])
+        return cls(config["units"], pick("activation", activation.pop("name"), ACTIVATIONS, Activation)(**activation))
+
+    def __repr__(self):
+        return f"Dense({self.units}, {self.activation!r})"
+
+
+LAYERS = {"Dense": Dense}

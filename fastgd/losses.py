@@ -1,0 +1,317 @@
+"""Loss functions: value and gradient of each row in one pass, the penalty on the weights, and the table by name.
+
+Every loss kernel takes the raw outputs z of the network, the targets y and a weight for each row, and writes
+`loss[i] = weight[i] * l(z[i], y[i])` and `dz = d(sum of loss) / dz`. With weight 1/n the sum is the mean over the
+batch. A target that makes no sense (a label out of range, a negative probability) gives NaN, which stops the step.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from .activations import sigmoid_forward, sigmoid_of
+from .choice import POSITIVE, Choice
+from .kernel import In, InOut, Kernel, Out, kernel
+
+# How far the sum of a row of target probabilities may be from 1.
+MASS_TOLERANCE = 1e-3
+
+
+@kernel
+def mse_loss(loss: Out("rows"), dz: Out("rows", "k"), z: In("rows", "k"), y: In("rows", "k"), weight: In("rows")):
+    """Mean squared error: l = mean over the k outputs of (z - y)^2, as torch's MSELoss."""
+    d = z - y
+    scale = weight / z.shape[1]
+    np.copyto(loss, scale * (d * d).sum(axis=1))
+    np.multiply(d, 2 * scale[:, None], out=dz)
+
+
+@mse_loss.loop
+def mse_loss(loss, dz, z, y, weight):
+    k = z.shape[1]
+    for i in range(z.shape[0]):
+        total = loss.dtype.type(0)
+        scale = weight[i] / loss.dtype.type(k)
+        for j in range(k):
+            d = z[i, j] - y[i, j]
+            total += d * d
+            dz[i, j] = (scale + scale) * d
+        loss[i] = scale * total
+
+
+@kernel
+def mae_loss(loss: Out("rows"), dz: Out("rows", "k"), z: In("rows", "k"), y: In("rows", "k"), weight: In("rows")):
+    """Mean absolute error: l = mean over the k outputs of |z - y|, gradient 0 at 0, as torch's L1Loss."""
+    d = z - y
+    scale = weight / z.shape[1]
+    np.copyto(loss, scale * np.abs(d).sum(axis=1))
+    np.multiply(np.sign(d), scale[:, None], out=dz)
+
+
+@mae_loss.loop
+def mae_loss(loss, dz, z, y, weight):
+    k = z.shape[1]
+    for i in range(z.shape[0]):
+        total = loss.dtype.type(0)
+        scale = weight[i] / loss.dtype.type(k)
+        for j in range(k):
+            d = z[i, j] - y[i, j]
+            total += abs(d)
+            dz[i, j] = scale if d > 0 else (-scale if d < 0 else d * scale)
+        loss[i] = scale * total
+
+
+@kernel
+def huber_loss(
+    loss: Out("rows"),
+    dz: Out("rows", "k"),
+    z: In("rows", "k"),
+    y: In("rows", "k"),
+    weight: In("rows"),
+    delta: float,
+):
+    """Huber loss: mean over the k outputs of d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d = z - y.
+    As torch's HuberLoss. Huber 1964, doi:10.1214/aoms/1177703732."""
+    d = z - y
+    size = np.abs(d)
+    scale = weight / z.shape[1]
+    value = np.where(size > delta, delta * (size - delta / 2), d * d / 2)
+    np.copyto(loss, scale * value.sum(axis=1))
+    np.multiply(np.clip(d, -delta, delta), scale[:, None], out=dz)
+
+
+@huber_loss.loop
+def huber_loss(loss, dz, z, y, weight, delta):
+    k = z.shape[1]
+    delta = loss.dtype.type(delta)
+    for i in range(z.shape[0]):
+        total = loss.dtype.type(0)
+        scale = weight[i] / loss.dtype.type(k)
+        for j in range(k):
+            d = z[i, j] - y[i, j]
+            if abs(d) > delta:
+                total += delta * (abs(d) - delta / 2)
+                dz[i, j] = scale * delta if d > 0 else -scale * delta
+            else:
+                total += d * d / 2
+                dz[i, j] = scale * d
+        loss[i] = scale * total
+
+
+def log_softmax(z):
+    """Rows of z less the logarithm of the sum of their exponentials."""
+    shifted = z - z.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+@kernel
+def softmax_cross_entropy_loss(
+    loss: Out("rows"),
+    dz: Out("rows", "k"),
+    z: In("rows", "k"),
+    y: In("rows", "k", domain="probabilities"),
+    weight: In("rows"),
+    label_smoothing: float,
+):
+    """Cross-entropy of softmax(z) and rows of probabilities: l = -sum_j t_j log softmax(z)_j,
+    t = (1 - label_smoothing) y + label_smoothing / k, as torch's CrossEntropyLoss."""
+    log_p = log_softmax(z)
+    t = (1 - label_smoothing) * y + label_smoothing / z.shape[1]
+    valid = (y >= 0).all(axis=1) & (np.abs(y.sum(axis=1) - 1) <= MASS_TOLERANCE)
+    np.copyto(loss, np.where(valid, -weight * (t * log_p).sum(axis=1), np.nan))
+    np.multiply(np.exp(log_p) - t, weight[:, None], out=dz)
+
+
+@softmax_cross_entropy_loss.loop
+def softmax_cross_entropy_loss(loss, dz, z, y, weight, label_smoothing):
+    k = z.shape[1]
+    keep, base = loss.dtype.type(1 - label_smoothing), loss.dtype.type(label_smoothing / k)
+    for i in range(z.shape[0]):
+        top = z[i, 0]
+        for j in range(k):
+            if z[i, j] > top:
+                top = z[i, j]
+        total, mass, value = loss.dtype.type(0), loss.dtype.type(0), loss.dtype.type(0)
+        for j in range(k):
+            dz[i, j] = np.exp(z[i, j] - top)
+            total += dz[i, j]
+        log_total = np.log(total)
+        valid = True
+        for j in range(k):
+            valid = valid and y[i, j] >= 0
+            mass += y[i, j]
+            t = keep * y[i, j] + base
+            value += t * (log_total - (z[i, j] - top))
+            dz[i, j] = weight[i] * (dz[i, j] / total - t)
+        valid = valid and abs(mass - 1) <= MASS_TOLERANCE
+        loss[i] = weight[i] * value if valid else np.nan
+
+
+@kernel
+def softmax_cross_entropy_labels_loss(
+    loss: Out("rows"),
+    dz: Out("rows", "k"),
+    z: In("rows", "k"),
+    y: In("rows", dtype="int64", domain="labels", below="k"),
+    weight: In("rows"),
+    label_smoothing: float,
+):
+    """Cross-entropy of softmax(z) and integer labels: `softmax_cross_entropy_loss` with one-hot rows."""
+    k = z.shape[1]
+    valid = (y >= 0) & (y < k)
+    t = np.full_like(z, label_smoothing / k)
+    t[np.arange(len(y))[valid], y[valid]] += 1 - label_smoothing
+    log_p = log_softmax(z)
+    np.copyto(loss, np.where(valid, -weight * (t * log_p).sum(axis=1), np.nan))
+    np.multiply(np.exp(log_p) - t, weight[:, None], out=dz)
+
+
+@softmax_cross_entropy_labels_loss.loop
+def softmax_cross_entropy_labels_loss(loss, dz, z, y, weight, label_smoothing):
+    k = z.shape[1]
+    keep, base = loss.dtype.type(1 - label_smoothing), loss.dtype.type(label_smoothing / k)
+    for i in range(z.shape[0]):
+        top = z[i, 0]
+        for j in range(k):
+            if z[i, j] > top:
+                top = z[i, j]
+        total, shifted = loss.dtype.type(0), loss.dtype.type(0)
+        for j in range(k):
+            shifted += z[i, j] - top
+            dz[i, j] = np.exp(z[i, j] - top)
+            total += dz[i, j]
+        log_total = np.log(total)
+        for j in range(k):
+            dz[i, j] = weight[i] * (dz[i, j] / total - base)
+        if 0 <= y[i] < k:
+            dz[i, y[i]] -= weight[i] * keep
+            # The sum over j of log(total) - shifted_j is k log(total) - shifted.
+            loss[i] = weight[i] * (log_total - keep * (z[i, y[i]] - top) - base * shifted)
+        else:
+            loss[i] = np.nan
+
+
+@kernel
+def binary_cross_entropy_loss(
+    loss: Out("rows"),
+    dz: Out("rows", "k"),
+    z: In("rows", "k"),
+    y: In("rows", "k", domain="unit"),
+    weight: In("rows"),
+):
+    """Binary cross-entropy on logits: mean over the k outputs of log(1 + exp(z)) - z y, as torch's
+    BCEWithLogitsLoss."""
+    scale = weight / z.shape[1]
+    valid = ((y >= 0) & (y <= 1)).all(axis=1)
+    value = np.logaddexp(0, z) - z * y
+    np.copyto(loss, np.where(valid, scale * value.sum(axis=1), np.nan))
+    np.multiply(sigmoid_of(z) - y, scale[:, None], out=dz)
+
+
+@binary_cross_entropy_loss.loop
+def binary_cross_entropy_loss(loss, dz, z, y, weight):
+    k = z.shape[1]
+    for i in range(z.shape[0]):
+        total = loss.dtype.type(0)
+        scale = weight[i] / loss.dtype.type(k)
+        valid = True
+        for j in range(k):
+            v = z[i, j]
+            e = np.exp(-abs(v))
+            valid = valid and 0 <= y[i, j] <= 1
+            total += (0 if v < 0 else v) + np.log1p(e) - v * y[i, j]
+            dz[i, j] = scale * ((1 / (1 + e) if v >= 0 else e / (1 + e)) - y[i, j])
+        loss[i] = scale * total if valid else np.nan
+
+
+@kernel
+def softmax_forward(p: Out("rows", "k"), z: In("rows", "k")):
+    """p <- exp(z) / sum of exp(z), by rows."""
+    np.exp(log_softmax(z), out=p)
+
+
+@softmax_forward.loop
+def softmax_forward(p, z):
+    k = z.shape[1]
+    for i in range(z.shape[0]):
+        top = z[i, 0]
+        for j in range(k):
+            if z[i, j] > top:
+                top = z[i, j]
+        total = p.dtype.type(0)
+        for j in range(k):
+            p[i, j] = np.exp(z[i, j] - top)
+            total += p[i, j]
+        for j in range(k):
+            p[i, j] /= total
+
+
+@kernel
+def sum_loss(total: Out("one", dtype="float64"), loss: In("rows")):
+    """total <- sum of loss, in float64, in the order of the rows."""
+    total[0] = np.add.accumulate(loss, dtype=np.float64)[-1]
+
+
+@sum_loss.loop
+def sum_loss(total, loss):
+    value = 0.0
+    for i in range(loss.size):
+        value += loss[i]
+    total[0] = value
+
+
+@kernel
+def penalty_value(total: InOut("one", dtype="float64"), w: In("n"), l1: float, l2: float):
+    """total <- total + l1 sum |w| + (l2 / 2) sum w^2, in float64."""
+    w = w.astype(np.float64)
+    total += l1 * np.abs(w).sum() + l2 / 2 * np.dot(w, w)
+
+
+@penalty_value.loop
+def penalty_value(total, w, l1, l2):
+    magnitude, square = 0.0, 0.0
+    for i in range(w.size):
+        v = np.float64(w[i])
+        magnitude += abs(v)
+        square += v * v
+    total[0] += l1 * magnitude + l2 / 2 * square
+
+
+@kernel
+def penalty_gradient(g: InOut("n"), w: In("n"), l1: float, l2: float):
+    """g <- g + l1 sign(w) + l2 w."""
+    g += l1 * np.sign(w) + l2 * w
+
+
+@penalty_gradient.loop
+def penalty_gradient(g, w, l1, l2):
+    first, second = g.dtype.type(l1), g.dtype.type(l2)
+    for i in range(g.size):
+        g[i] += first * np.sign(w[i]) + second * w[i]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Loss(Choice):
+    """A loss function. `kernels` are tried in order: the first whose targets have the kind of y is used. Its
+    parameters are the scalars of every kernel, in order. `link` turns raw outputs into predictions; None leaves
+    them as they are."""
+
+    kernels: tuple[Kernel, ...]
+    link: Kernel | None = None
+
+    __hash__ = Choice.__hash__
+
+
+mse = Loss("mse", (mse_loss,))
+mae = Loss("mae", (mae_loss,))
+huber = Loss("huber", (huber_loss,), parameters={"delta": 1.0}, ranges={"delta": POSITIVE})
+softmax_cross_entropy = Loss(
+    "softmax_cross_entropy",
+    (softmax_cross_entropy_labels_loss, softmax_cross_entropy_loss),
+    softmax_forward,
+    parameters={"label_smoothing": 0.0},
+    ranges={"label_smoothing": {"low": 0.0, "high": 1.0}},
+)
+binary_cross_entropy = Loss("binary_cross_entropy", (binary_cross_entropy_loss,), sigmoid_forward)
+
+LOSSES = {loss.name: loss for loss in (mse, mae, huber, softmax_cross_entropy, binary_cross_entropy)}

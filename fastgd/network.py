@@ -1,0 +1,281 @@
+"""The network: flat buffers, views of them, and the plan that walks them."""
+
+import contextlib
+import math
+import threading
+
+import numpy as np
+
+from .choice import pick
+from .data import check_rows, check_targets, check_values
+from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
+from .kernel import DTYPES
+from .losses import LOSSES, Loss
+from .optimizers import Optimizer
+from .plan import Plan, aligned_empty
+from .training import fit
+
+BACKENDS = ("auto", *("cython", "numba", "numpy"))
+# Rows that forward, predict and loss send through the network at a time: bounds the workspace they need.
+BLOCK_ROWS = 256
+
+
+class Network:
+    """A feed-forward network and everything needed to train it.
+
+    n_features: int, columns of the input.
+    layers: list of layers, e.g. [Dense(64, "relu"), Dense(10)]. The last gives raw outputs: the link (softmax, ...) is
+        in the loss.
+    loss: a name ("mse", "softmax_cross_entropy", ...: `fastgd.losses.LOSSES`) or a `Loss`.
+    l1, l2: penalty l1 sum |w| + (l2 / 2) sum w^2 on the weights, not the biases; part of the loss.
+    dtype: "float32" or "float64".
+    seed: int, of the initial values and of the shuffling in `fit`.
+    backend: "cython", "numba" or "numpy"; "auto" is "cython".
+    num_threads: None or 1 (the engine is serial as yet).
+
+    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. Arrays of the network's
+    dtype that are C-contiguous and aligned are used where they lie, others are cast.
+    """
+
+    def __init__(
+        self, n_features, layers, *, loss, l1=0.0, l2=0.0, dtype="float32", seed=0, backend="auto", num_threads=None
+    ):
+        self.n_features = check_integer("n_features", n_features, 1)
+        if not isinstance(layers, (list, tuple)) or not all(hasattr(layer, "forward") for layer in layers):
+            raise type_error("layers", "a list of layers such as Dense(64, 'relu')", shown(layers))
+        if not layers:
+            raise value_error("layers", "at least one layer", "[]")
+        self.layers = tuple(layers)
+        self.loss_function = pick("loss", loss, LOSSES, Loss)
+        self.l1, self.l2 = check_number("l1", l1, 0.0), check_number("l2", l2, 0.0)
+        self.dtype = choose("dtype", _dtype_name(dtype), DTYPES)
+        self.seed = check_integer("seed", seed, 0)
+        self.backend = choose("backend", backend, {name: name for name in BACKENDS})
+        if self.backend == "auto":
+            self.backend = "cython"
+        if num_threads is not None and check_integer("num_threads", num_threads, 1) != 1:
+            raise value_error("num_threads", "None or 1: the engine is serial as yet", num_threads)
+        self.num_threads = 1
+        self.sizes = [self.n_features]
+        for layer in self.layers:
+            self.sizes.append(layer.output_size(self.sizes[-1]))
+        self._make_buffers()
+        self._plan = None
+        self._last_loss = None
+        self._lock = threading.Lock()
+
+    def _make_buffers(self):
+        """The flat buffers, weights first so that a penalty is a prefix, and the initial values."""
+        rng = np.random.Generator(np.random.PCG64(self.seed))
+        specs = []
+        for i, (layer, n_in) in enumerate(zip(self.layers, self.sizes, strict=False), 1):
+            specs += [(f"{name}{i}", *spec) for name, *spec in layer.parameters(n_in)]
+        specs.sort(key=lambda spec: not spec[-1])
+        self._shapes = {name: shape for name, shape, _, _ in specs}
+        self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
+        self.n_weights = sum(math.prod(shape) for _, shape, _, is_weight in specs if is_weight)
+        _, (self._parameters, self._gradient) = aligned_empty([self.n_parameters] * 2, self.dtype)
+        self._gradient[:] = 0
+        views = self.views()
+        for name, shape, initializer, _ in specs:
+            views[name][...] = initializer.values(rng, shape, **initializer.parameters)
+
+    @property
+    def parameters(self):
+        """Flat, writable view of all parameters."""
+        return self._parameters
+
+    @property
+    def gradient(self):
+        """Flat array with the gradient of the last training step or `loss_and_gradient`."""
+        return self._gradient
+
+    def views(self, flat=None):
+        """The parts of the parameters by name, "w1", "b1", ..., as views; or those of another flat array."""
+        flat = self._parameters if flat is None else flat
+        views, start = {}, 0
+        for name, shape in self._shapes.items():
+            size = math.prod(shape)
+            views[name] = flat[start : start + size].reshape(shape)
+            start += size
+        return views
+
+    # ---- running
+
+    @contextlib.contextmanager
+    def _in_use(self):
+        """One caller at a time: the workspace is shared."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("this network is in use by another thread; give each thread a network of its own")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _plan_for(self, rows, loss_kernel=None):
+        """The plan, made anew when it is too small or for other targets."""
+        plan = self._plan
+        kernel = loss_kernel or (plan.loss_kernel if plan else self.loss_function.kernels[0])
+        if plan is None or plan.capacity < rows or plan.loss_kernel is not kernel:
+            capacity = max(rows, plan.capacity if plan else 0)
+            self._plan = plan = Plan(self, capacity, kernel)
+        return plan
+
+    def _minibatch(self, x, y, loss_kernel):
+        """The plan, set to these checked arrays: in place if they can be used where they lie, else by a cast."""
+        plan = self._plan_for(len(x), loss_kernel)
+        arrays = {"x": x} if y is None else {"x": x, "y": y}
+        plan.set_minibatch(**{name: _usable(array, plan.own[name].dtype) for name, array in arrays.items()})
+        return plan
+
+    def forward(self, x):
+        """Raw outputs (rows, n_out) for x (rows, n_features).
+
+        Raises TypeError or ValueError if x is not real numbers, finite, of n_features columns.
+        """
+        return self._outputs(x, None)
+
+    def predict(self, x):
+        """Outputs after the loss's link: probabilities for cross-entropy, values otherwise; (rows, n_out)."""
+        return self._outputs(x, self.loss_function.link)
+
+    def _outputs(self, x, link):
+        x = check_rows("x", x, self.n_features)
+        result = np.empty((len(x), self.sizes[-1]), self.dtype)
+        with self._in_use():
+            for start in range(0, len(x), BLOCK_ROWS):
+                rows = slice(start, start + BLOCK_ROWS)
+                plan = self._minibatch(x[rows], None, None)
+                plan.run("forward", "forward")
+                self._check_inputs(plan, x)
+                result[rows] = plan.buffers[plan.output][: plan.rows]
+        if link is not None:
+            raw = result.copy()
+            link.body(link.choose_body(self.backend))(result, raw)
+        return result
+
+    def loss(self, x, y):
+        """Mean loss over the rows, with the penalty. x: (rows, n_features); y: integer labels (rows,) for
+        softmax_cross_entropy, else (rows, n_out), or (rows,) for one output.
+
+        Raises TypeError or ValueError naming the argument.
+        """
+        x, y, kernel = self._checked(x, y)
+        total = 0.0
+        with self._in_use():
+            for start in range(0, len(x), BLOCK_ROWS):
+                rows = slice(start, start + BLOCK_ROWS)
+                plan = self._minibatch(x[rows], y[rows], kernel)
+                plan.run("forward", "loss")
+                self._check_inputs(plan, x)
+                # Every block adds the penalty: weighted by its rows, it is added once.
+                total += plan.buffers["total"][0] * plan.rows
+        return total / len(x)
+
+    def loss_and_gradient(self, x, y):
+        """Mean loss as `loss`, and its gradient with respect to `parameters` as a flat array (a copy)."""
+        x, y, kernel = self._checked(x, y)
+        with self._in_use():
+            plan = self._minibatch(x, y, kernel)
+            plan.run("forward", "parameters")
+            self._check_inputs(plan, x)
+            return float(plan.buffers["total"][0]), self._gradient.copy()
+
+    def train_step(self, x, y, optimizer):
+        """One update from one minibatch, in place; returns its loss before the update.
+
+        Raises TypeError or ValueError naming the argument, and DivergenceError if the loss or the gradient is not
+        finite; then the parameters are those before the step.
+        """
+        x = check_rows("x", x, self.n_features)
+        y, kernel = check_targets("y", y, len(x), self.loss_function, self.sizes[-1])
+        check_optimizer(optimizer)
+        with self._in_use():
+            return self._step(self._minibatch(x, y, kernel), optimizer, x, y)
+
+    def _step(self, plan, optimizer, x, y, epoch=None):
+        """The plan's minibatch, forward, back and updated; x and y serve the messages."""
+        plan.use_optimizer(optimizer)
+        learning_rate = optimizer.rate()
+        step = optimizer.steps + 1
+        plan.set_update(learning_rate, optimizer.scalars(learning_rate, step))
+        plan.run("forward", "parameters")
+        total = float(plan.buffers["total"][0])
+        if not (math.isfinite(total) and plan.buffers["bad_inputs"][0] == 0 and plan.buffers["bad_gradients"][0] == 0):
+            self._check_inputs(plan, x)
+            check_values("y", y, self.dtype, plan.loss_kernel.arrays["y"], self.sizes[-1])
+            last = self._last_loss
+            raise DivergenceError(step, epoch=epoch, loss=total, learning_rate=learning_rate, last_loss=last)
+        plan.run("update", "update")
+        optimizer.steps = step
+        self._last_loss = total
+        return total
+
+    def _checked(self, x, y):
+        x = check_rows("x", x, self.n_features)
+        y, kernel = check_targets("y", y, len(x), self.loss_function, self.sizes[-1])
+        check_values("y", y, self.dtype, kernel.arrays["y"], self.sizes[-1])
+        return x, y, kernel
+
+    def _check_inputs(self, plan, x):
+        if plan.buffers["bad_inputs"][0]:
+            check_values("x", x, self.dtype)
+
+    fit = fit
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name not in ("_plan", "_lock")}
+
+    def __setstate__(self, state):
+        vars(self).update(state, _plan=None, _lock=threading.Lock())
+
+    # ---- telling and keeping
+
+    def describe(self):
+        """The plan as text: one line an operation, with the body in use."""
+        plan = self._plan_for(1)
+        return "\n".join([repr(self), *plan.describe()])
+
+    def save(self, path, *, optimizer=None):
+        """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`."""
+        from .checkpoint import save
+
+        save(path, self, optimizer)
+
+    def config(self):
+        """What a file needs to make this network again, besides the parameters."""
+        return {
+            "n_features": self.n_features,
+            "layers": [layer.config() for layer in self.layers],
+            "loss": self.loss_function.config(),
+            "l1": self.l1,
+            "l2": self.l2,
+            "dtype": str(self.dtype),
+            "seed": self.seed,
+        }
+
+    def __repr__(self):
+        sizes = "-".join(map(str, self.sizes))
+        return (
+            f"Network({sizes}, loss={self.loss_function!r}, dtype={self.dtype}, backend={self.backend}): "
+            f"{self.n_parameters:,} parameters"
+        )
+
+
+def check_optimizer(optimizer):
+    if not isinstance(optimizer, Optimizer):
+        raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3)", f"{shown(optimizer)}")
+
+
+def _dtype_name(dtype):
+    """The name of a dtype given as a name, a numpy dtype or a numpy type."""
+    try:
+        return dtype if isinstance(dtype, str) else str(np.dtype(dtype))
+    except TypeError:
+        return dtype
+
+
+def _usable(array, dtype):
+    """The array itself if a kernel can read it where it lies, else a contiguous copy in dtype."""
+    with np.errstate(over="ignore"):
+        return np.require(array, dtype, ["C", "ALIGNED"])

@@ -1,0 +1,354 @@
+"""Optimizers: hyper-parameters, state, and one fused kernel each over the flat buffer of the parameters.
+
+Formulas are those of the papers as torch.optim computes them. `weight_decay` adds weight_decay * p to the gradient,
+in AdamW it shrinks p instead (decoupled). Scalars are worked out in float64, once a step.
+"""
+
+import weakref
+
+import numpy as np
+
+from .errors import check_number, shown, type_error, value_error
+from .kernel import DTYPES, In, InOut, kernel
+from .schedules import SCHEDULES, constant
+
+FRACTION = {"low": 0.0, "high": 1.0, "high_open": True}
+RANGES = {
+    "momentum": FRACTION,
+    "alpha": FRACTION,
+    "beta1": FRACTION,
+    "beta2": FRACTION,
+    # The smallest normal float32: an eps that float32 rounds to 0 would divide by 0.
+    "eps": {"low": float(np.finfo(np.float32).tiny)},
+    "weight_decay": {"low": 0.0},
+    "initial_accumulator": {"low": 0.0},
+}
+
+
+@kernel
+def sgd_step(p: InOut("n"), g: In("n"), lr: float, weight_decay: float):
+    """p <- p - lr (g + weight_decay p)."""
+    p -= lr * (g + weight_decay * p)
+
+
+@sgd_step.loop
+def sgd_step(p, g, lr, weight_decay):
+    lr, weight_decay = p.dtype.type(lr), p.dtype.type(weight_decay)
+    for i in range(p.size):
+        p[i] -= lr * (g[i] + weight_decay * p[i])
+
+
+@kernel
+def momentum_step(p: InOut("n"), b: InOut("n"), g: In("n"), lr: float, momentum: float, weight_decay: float):
+    """b <- momentum b + d, d = g + weight_decay p;  p <- p - lr b. Polyak 1964."""
+    b *= momentum
+    b += g + weight_decay * p
+    p -= lr * b
+
+
+@momentum_step.loop
+def momentum_step(p, b, g, lr, momentum, weight_decay):
+    lr, momentum, weight_decay = p.dtype.type(lr), p.dtype.type(momentum), p.dtype.type(weight_decay)
+    for i in range(p.size):
+        b[i] = momentum * b[i] + (g[i] + weight_decay * p[i])
+        p[i] -= lr * b[i]
+
+
+@kernel
+def nesterov_step(p: InOut("n"), b: InOut("n"), g: In("n"), lr: float, momentum: float, weight_decay: float):
+    """b <- momentum b + d, d = g + weight_decay p;  p <- p - lr (d + momentum b). Sutskever et al. 2013, as
+    torch.optim.SGD(nesterov=True)."""
+    d = g + weight_decay * p
+    b *= momentum
+    b += d
+    p -= lr * (d + momentum * b)
+
+
+@nesterov_step.loop
+def nesterov_step(p, b, g, lr, momentum, weight_decay):
+    lr, momentum, weight_decay = p.dtype.type(lr), p.dtype.type(momentum), p.dtype.type(weight_decay)
+    for i in range(p.size):
+        d = g[i] + weight_decay * p[i]
+        b[i] = momentum * b[i] + d
+        p[i] -= lr * (d + momentum * b[i])
+
+
+@kernel
+def adagrad_step(
+    p: InOut("n"), s: InOut("n", domain="nonnegative"), g: In("n"), lr: float, eps: float, weight_decay: float
+):
+    """s <- s + d^2, d = g + weight_decay p;  p <- p - lr d / (sqrt(s) + eps). Duchi et al. 2011."""
+    d = g + weight_decay * p
+    s += d * d
+    p -= lr * d / (np.sqrt(s) + eps)
+
+
+@adagrad_step.loop
+def adagrad_step(p, s, g, lr, eps, weight_decay):
+    lr, eps, weight_decay = p.dtype.type(lr), p.dtype.type(eps), p.dtype.type(weight_decay)
+    for i in range(p.size):
+        d = g[i] + weight_decay * p[i]
+        s[i] += d * d
+        p[i] -= lr * d / (np.sqrt(s[i]) + eps)
+
+
+@kernel
+def rmsprop_step(
+    p: InOut("n"),
+    v: InOut("n", domain="nonnegative"),
+    g: In("n"),
+    lr: float,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+):
+    """v <- alpha v + (1 - alpha) d^2, d = g + weight_decay p;  p <- p - lr d / (sqrt(v) + eps). Tieleman & Hinton
+    2012."""
+    d = g + weight_decay * p
+    v *= alpha
+    v += (1 - alpha) * d * d
+    p -= lr * d / (np.sqrt(v) + eps)
+
+
+@rmsprop_step.loop
+def rmsprop_step(p, v, g, lr, alpha, eps, weight_decay):
+    fresh = p.dtype.type(1 - alpha)
+    lr, alpha, eps, weight_decay = p.dtype.type(lr), p.dtype.type(alpha), p.dtype.type(eps), p.dtype.type(weight_decay)
+    for i in range(p.size):
+        d = g[i] + weight_decay * p[i]
+        v[i] = alpha * v[i] + fresh * d * d
+        p[i] -= lr * d / (np.sqrt(v[i]) + eps)
+
+
+@kernel
+def adam_step(
+    p: InOut("n"),
+    m: InOut("n"),
+    v: InOut("n", domain="nonnegative"),
+    g: In("n"),
+    rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    shrink: float,
+):
+    """m <- beta1 m + (1 - beta1) d,  v <- beta2 v + (1 - beta2) d^2,  d = g + weight_decay p;
+    p <- shrink p - rate m / (sqrt(v) + eps).
+
+    The bias corrections of step t are folded in by the caller, c1 = 1 - beta1^t, c2 = 1 - beta2^t:
+    rate = lr sqrt(c2) / c1, eps = sqrt(c2) eps; and decoupled decay as shrink = 1 - lr decay. Kingma & Ba 2015,
+    arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101."""
+    d = g + weight_decay * p
+    m *= beta1
+    m += (1 - beta1) * d
+    v *= beta2
+    v += (1 - beta2) * d * d
+    p *= shrink
+    p -= rate * m / (np.sqrt(v) + eps)
+
+
+@adam_step.loop
+def adam_step(p, m, v, g, rate, beta1, beta2, eps, weight_decay, shrink):
+    fresh1, fresh2 = p.dtype.type(1 - beta1), p.dtype.type(1 - beta2)
+    rate, beta1, beta2 = p.dtype.type(rate), p.dtype.type(beta1), p.dtype.type(beta2)
+    eps, weight_decay, shrink = p.dtype.type(eps), p.dtype.type(weight_decay), p.dtype.type(shrink)
+    for i in range(p.size):
+        d = g[i] + weight_decay * p[i]
+        m[i] = beta1 * m[i] + fresh1 * d
+        v[i] = beta2 * v[i] + fresh2 * d * d
+        p[i] = shrink * p[i] - rate * m[i] / (np.sqrt(v[i]) + eps)
+
+
+class Optimizer:
+    """What every optimizer does: checks its hyper-parameters, holds the state, makes the step.
+
+    learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made.
+    `steps` counts the updates; `state` maps the name of each slot to a list of flat arrays, one for each parameter
+    array (a network is one). An optimizer drives one network, or one list of arrays, for its life.
+    """
+
+    kernel = None
+
+    def __init__(self, learning_rate, **hyper):
+        self.learning_rate = learning_rate
+        self.schedule = learning_rate if callable(learning_rate) else constant(learning_rate)
+        self.hyper = {name: check_number(name, value, **RANGES[name]) for name, value in hyper.items()}
+        self.steps = 0
+        self.state = {}
+        self._network = None
+
+    @property
+    def slots(self):
+        """Names of the state arrays: what the kernel updates besides p."""
+        return [name for name, a in self.kernel.arrays.items() if a.direction == "inout" and name != "p"]
+
+    def initial(self, slot):
+        """Initial value of a state array."""
+        return 0.0
+
+    def rate(self):
+        """The learning rate of the next update; raises if a schedule gives one that is not finite or negative."""
+        return check_number(f"learning_rate (of step {self.steps + 1})", float(self.schedule(self.steps)), 0.0)
+
+    def scalars(self, lr, t):
+        """The scalars of the kernel at update t = 1, 2, ..., in its order."""
+        raise NotImplementedError
+
+    def allocate(self, parameters):
+        """Makes the state for flat parameter arrays on first use; later it must fit them."""
+        shapes = [(p.size, p.dtype) for p in parameters]
+        for arrays in self.state.values():
+            held = [(s.size, s.dtype) for s in arrays]
+            if held != shapes:
+                raise value_error("params", f"arrays like those of the first step, {held}", shapes)
+        if not self.state:
+            self.state = {
+                slot: [np.full(p.size, self.initial(slot), p.dtype) for p in parameters] for slot in self.slots
+            }
+
+    def bind(self, network):
+        """Takes charge of a network; another one needs another optimizer, since the state belongs to parameters."""
+        if self._network is not None and self._network() is not network:
+            raise value_error("optimizer", "an optimizer of this network's own", f"{self!r}, which drives another")
+        self.allocate([network.parameters])
+        self._network = weakref.ref(network)
+
+    def step(self, params, grads):
+        """Updates params in place from grads: arrays, or lists of arrays of equal shapes, C-contiguous, float32 or
+        float64; anything that shares its memory by DLPack (torch CPU tensors) is one, too.
+
+        Raises TypeError or ValueError naming the argument; then nothing has changed.
+        """
+        parameters, gradients = _flat_arrays("params", params, True), _flat_arrays("grads", grads, False)
+        if len(parameters) != len(gradients):
+            raise value_error("grads", f"{len(parameters)} arrays as in params", len(gradients))
+        for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
+            if p.size != g.size or p.dtype != g.dtype:
+                raise value_error(f"grads[{i}]", f"a {p.dtype} array of {p.size} elements as in params", shown(g))
+            if np.may_share_memory(p, g):
+                raise value_error(f"grads[{i}]", "memory of its own", "memory shared with params")
+        scalars = self.scalars(self.rate(), self.steps + 1)
+        self.allocate(parameters)
+        for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
+            self.kernel(p, *(self.state[slot][i] for slot in self.slots), g, *scalars)
+        self.steps += 1
+
+    def __getstate__(self):
+        return {**vars(self), "_network": None}
+
+    def config(self):
+        """Name, hyper-parameters and schedule, to be written to a file; None for the schedule if it is the user's
+        own function."""
+        schedule = self.schedule.config() if type(self.schedule).__name__ in SCHEDULES else None
+        return {"name": type(self).__name__, "learning_rate": schedule, **self.options()}
+
+    def options(self):
+        """Arguments of the constructor besides the learning rate."""
+        return dict(self.hyper)
+
+    def __repr__(self):
+        options = "".join(f", {name}={value!r}" for name, value in self.options().items())
+        return f"{type(self).__name__}({self.learning_rate!r}{options})"
+
+
+def _flat_arrays(argument, values, writable):
+    """Flat views of an array or of a list of arrays."""
+    single = isinstance(values, np.ndarray) or hasattr(values, "__dlpack__")
+    flat = []
+    for i, value in enumerate([values] if single else values):
+        name = argument if single else f"{argument}[{i}]"
+        array = value if isinstance(value, np.ndarray) else np.from_dlpack(value)
+        if str(array.dtype) not in DTYPES:
+            raise type_error(name, "a float32 or float64 array", shown(array))
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            raise value_error(name, "a C-contiguous, aligned array", f"strides {array.strides}")
+        if writable and not array.flags.writeable:
+            raise value_error(name, "a writable array", f"a read-only {shown(array)}")
+        flat.append(array.reshape(-1))
+    return flat
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent; with momentum > 0 heavy-ball momentum, with nesterov=True Nesterov's.
+
+    p <- p - lr (g + weight_decay p);  with momentum see `fastgd.kernels.momentum_step` and `nesterov_step`. As
+    torch.optim.SGD with dampening 0.
+    """
+
+    def __init__(self, learning_rate=1e-2, *, momentum=0.0, nesterov=False, weight_decay=0.0):
+        super().__init__(learning_rate, momentum=momentum, weight_decay=weight_decay)
+        if not isinstance(nesterov, bool):
+            raise type_error("nesterov", "True or False", shown(nesterov))
+        if nesterov and self.hyper["momentum"] == 0:
+            raise value_error("momentum", "a number > 0 with nesterov=True", momentum)
+        self.nesterov = nesterov
+        self.kernel = sgd_step if self.hyper["momentum"] == 0 else nesterov_step if nesterov else momentum_step
+
+    def scalars(self, lr, t):
+        if self.kernel is sgd_step:
+            return lr, self.hyper["weight_decay"]
+        return lr, self.hyper["momentum"], self.hyper["weight_decay"]
+
+    def options(self):
+        return {**self.hyper, "nesterov": self.nesterov}
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad: s <- s + g^2;  p <- p - lr g / (sqrt(s) + eps), s starting at initial_accumulator.
+    Duchi et al. 2011. As torch.optim.Adagrad with lr_decay 0 (`schedules.inverse_time` is that decay)."""
+
+    kernel = adagrad_step
+
+    def __init__(self, learning_rate=1e-2, *, eps=1e-10, weight_decay=0.0, initial_accumulator=0.0):
+        super().__init__(learning_rate, eps=eps, weight_decay=weight_decay, initial_accumulator=initial_accumulator)
+
+    def initial(self, slot):
+        return self.hyper["initial_accumulator"]
+
+    def scalars(self, lr, t):
+        return lr, self.hyper["eps"], self.hyper["weight_decay"]
+
+
+class RMSProp(Optimizer):
+    """RMSProp: v <- alpha v + (1 - alpha) g^2;  p <- p - lr g / (sqrt(v) + eps). Tieleman & Hinton 2012. As
+    torch.optim.RMSprop, eps outside the root."""
+
+    kernel = rmsprop_step
+
+    def __init__(self, learning_rate=1e-2, *, alpha=0.99, eps=1e-8, weight_decay=0.0):
+        super().__init__(learning_rate, alpha=alpha, eps=eps, weight_decay=weight_decay)
+
+    def scalars(self, lr, t):
+        return lr, self.hyper["alpha"], self.hyper["eps"], self.hyper["weight_decay"]
+
+
+class Adam(Optimizer):
+    """Adam: m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2,
+    p <- p - lr m' / (sqrt(v') + eps),  m' = m / (1 - beta1^t),  v' = v / (1 - beta2^t).
+    Kingma & Ba 2015, arXiv:1412.6980. As torch.optim.Adam: weight_decay is added to the gradient."""
+
+    kernel = adam_step
+    decoupled = False
+
+    def __init__(self, learning_rate=1e-3, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
+        super().__init__(learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+    def scalars(self, lr, t):
+        beta1, beta2, eps, decay = self.hyper.values()
+        c1, root2 = 1 - beta1**t, (1 - beta2**t) ** 0.5
+        added, shrink = (0.0, 1 - lr * decay) if self.decoupled else (decay, 1.0)
+        return lr * root2 / c1, beta1, beta2, eps * root2, added, shrink
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p <- (1 - lr weight_decay) p, then as `Adam` with weight_decay 0.
+    Loshchilov & Hutter 2019, arXiv:1711.05101. As torch.optim.AdamW."""
+
+    decoupled = True
+
+    def __init__(self, learning_rate=1e-3, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=1e-2):
+        super().__init__(learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+
+OPTIMIZERS = {optimizer.__name__: optimizer for optimizer in (SGD, AdaGrad, RMSProp, Adam, AdamW)}

@@ -1,0 +1,205 @@
+# Bodies of fastgd/activations.py: a point function and one loop each.
+
+cdef struct Elementwise:                # (y, x) forward; (dy, kept) backward, in place on dy
+    real *y
+    const real *x
+    int64_t rows, n
+
+cdef struct ElementwiseParameter:       # the same with one parameter of the activation
+    real *y
+    const real *x
+    int64_t rows, n
+    double parameter
+
+
+cdef void relu_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = 0 if a.x[i] < 0 else a.x[i]
+
+register("relu_forward", relu_forward, sizeof(Elementwise))
+
+
+cdef void relu_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = a.y[i] if a.x[i] > 0 else 0
+
+register("relu_backward", relu_backward, sizeof(Elementwise))
+
+
+cdef void leaky_relu_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const ElementwiseParameter *a = <const ElementwiseParameter *>args
+    cdef real slope = <real>a.parameter
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = slope * a.x[i] if a.x[i] < 0 else a.x[i]
+
+register("leaky_relu_forward", leaky_relu_forward, sizeof(ElementwiseParameter))
+
+
+cdef void leaky_relu_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const ElementwiseParameter *a = <const ElementwiseParameter *>args
+    cdef real slope = <real>a.parameter
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = a.y[i] if a.x[i] > 0 else slope * a.y[i]
+
+register("leaky_relu_backward", leaky_relu_backward, sizeof(ElementwiseParameter))
+
+
+cdef void elu_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const ElementwiseParameter *a = <const ElementwiseParameter *>args
+    cdef real alpha = <real>a.parameter
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = a.x[i] if a.x[i] > 0 else alpha * expm1(a.x[i])
+
+register("elu_forward", elu_forward, sizeof(ElementwiseParameter))
+
+
+cdef void elu_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const ElementwiseParameter *a = <const ElementwiseParameter *>args
+    cdef real alpha = <real>a.parameter
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = a.y[i] if a.x[i] > 0 else a.y[i] * (a.x[i] + alpha)
+
+register("elu_backward", elu_backward, sizeof(ElementwiseParameter))
+
+
+cdef void tanh_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = tanh(a.x[i])
+
+register("tanh_forward", tanh_forward, sizeof(Elementwise))
+
+
+cdef void tanh_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] *= 1 - a.x[i] * a.x[i]
+
+register("tanh_backward", tanh_backward, sizeof(Elementwise))
+
+
+cdef inline real sigmoid(real x) noexcept nogil:
+    # exp of a negative number only: it cannot overflow.
+    cdef real e = exp(-fabs(x))
+    return 1 / (1 + e) if x >= 0 else e / (1 + e)
+
+
+cdef void sigmoid_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = sigmoid(a.x[i])
+
+register("sigmoid_forward", sigmoid_forward, sizeof(Elementwise))
+
+
+cdef void sigmoid_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] *= a.x[i] * (1 - a.x[i])
+
+register("sigmoid_backward", sigmoid_backward, sizeof(Elementwise))
+
+
+cdef inline real softplus(real x) noexcept nogil:
+    cdef real positive = 0 if x < 0 else x
+    return positive + log1p(exp(-fabs(x)))
+
+
+cdef void softplus_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = softplus(a.x[i])
+
+register("softplus_forward", softplus_forward, sizeof(Elementwise))
+
+
+cdef void softplus_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] *= -expm1(-a.x[i])
+
+register("softplus_backward", softplus_backward, sizeof(Elementwise))
+
+
+cdef inline real normal_cdf(real x) noexcept nogil:
+    return (1 + erf(x * <real>0.7071067811865475244)) / 2
+
+
+cdef void gelu_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = a.x[i] * normal_cdf(a.x[i])
+
+register("gelu_forward", gelu_forward, sizeof(Elementwise))
+
+
+cdef void gelu_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef real x
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        x = a.x[i]
+        a.y[i] *= normal_cdf(x) + x * <real>0.3989422804014326779 * exp(-x * x / 2)
+
+register("gelu_backward", gelu_backward, sizeof(Elementwise))
+
+
+cdef inline real gelu_tanh_inner(real x) noexcept nogil:
+    return tanh(<real>0.7978845608028653559 * (x + <real>0.044715 * x * x * x))
+
+
+cdef void gelu_tanh_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = a.x[i] * (1 + gelu_tanh_inner(a.x[i])) / 2
+
+register("gelu_tanh_forward", gelu_tanh_forward, sizeof(Elementwise))
+
+
+cdef void gelu_tanh_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef real x, t, slope
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        x = a.x[i]
+        t = gelu_tanh_inner(x)
+        slope = <real>0.7978845608028653559 * (1 + 3 * <real>0.044715 * x * x)
+        a.y[i] *= (1 + t + x * (1 - t * t) * slope) / 2
+
+register("gelu_tanh_backward", gelu_tanh_backward, sizeof(Elementwise))
+
+
+cdef void silu_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = a.x[i] * sigmoid(a.x[i])
+
+register("silu_forward", silu_forward, sizeof(Elementwise))
+
+
+cdef void silu_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef real s
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        s = sigmoid(a.x[i])
+        a.y[i] *= s * (1 + a.x[i] * (1 - s))
+
+register("silu_backward", silu_backward, sizeof(Elementwise))

@@ -1,0 +1,26 @@
+# cython: language_level=3
+"""Which of the compiled kernel variants this processor, under this operating system, can run."""
+
+cdef extern from *:
+    """
+    #if defined(__x86_64__) || defined(_M_X64)
+    /* The compiler's builtin looks at cpuid and at what the operating system saves on a context switch. */
+    static const char *fastgd_variants(void) {
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("x86-64-v4")) return "v4 v3 v2";
+        if (__builtin_cpu_supports("x86-64-v3")) return "v3 v2";
+        if (__builtin_cpu_supports("x86-64-v2")) return "v2";
+        return "";
+    }
+    #elif defined(__aarch64__) || defined(_M_ARM64)
+    static const char *fastgd_variants(void) { return "aarch64"; }
+    #else
+    static const char *fastgd_variants(void) { return "generic"; }
+    #endif
+    """
+    const char *fastgd_variants()
+
+
+def variants():
+    """Names of the variants that can run here, the fastest first."""
+    return tuple(fastgd_variants().decode("ascii").split())

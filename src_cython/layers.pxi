@@ -1,0 +1,74 @@
+# Bodies of fastgd/layers.py.
+
+cdef struct DenseForward:
+    real *y
+    const real *x
+    const real *w
+    const real *b
+    int64_t rows, n_out, n_in
+
+
+cdef void dense_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const DenseForward *a = <const DenseForward *>args
+    cdef real *y = a.y + begin * a.n_out
+    cdef int64_t i, j
+    for i in range(end - begin):
+        for j in range(a.n_out):
+            y[i * a.n_out + j] = a.b[j]
+    gemm(y, a.n_out, a.x + begin * a.n_in, a.n_in, 1, a.w, a.n_out, 1, end - begin, a.n_out, a.n_in)
+
+register("dense_forward", dense_forward, sizeof(DenseForward))
+
+
+cdef struct DenseBackwardInput:
+    real *dx
+    const real *dy
+    const real *w
+    int64_t rows, n_in, n_out
+
+
+cdef void dense_backward_input(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const DenseBackwardInput *a = <const DenseBackwardInput *>args
+    cdef real *dx = a.dx + begin * a.n_in
+    cdef int64_t i
+    for i in range((end - begin) * a.n_in):
+        dx[i] = 0
+    gemm(dx, a.n_in, a.dy + begin * a.n_out, a.n_out, 1, a.w, 1, a.n_out, end - begin, a.n_in, a.n_out)
+
+register("dense_backward_input", dense_backward_input, sizeof(DenseBackwardInput))
+
+
+cdef struct DenseBackwardWeights:
+    real *dw
+    const real *x
+    const real *dy
+    int64_t n_in, n_out, rows
+
+
+cdef void dense_backward_weights(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const DenseBackwardWeights *a = <const DenseBackwardWeights *>args
+    cdef real *dw = a.dw + begin * a.n_out
+    cdef int64_t i
+    for i in range((end - begin) * a.n_out):
+        dw[i] = 0
+    gemm(dw, a.n_out, a.x + begin, 1, a.n_in, a.dy, a.n_out, 1, end - begin, a.n_out, a.rows)
+
+register("dense_backward_weights", dense_backward_weights, sizeof(DenseBackwardWeights))
+
+
+cdef struct DenseBackwardBias:
+    real *db
+    const real *dy
+    int64_t n_out, rows
+
+
+cdef void dense_backward_bias(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const DenseBackwardBias *a = <const DenseBackwardBias *>args
+    cdef int64_t i, j
+    for j in range(begin, end):
+        a.db[j] = 0
+    for i in range(a.rows):
+        for j in range(begin, end):
+            a.db[j] += a.dy[i * a.n_out + j]
+
+register("dense_backward_bias", dense_backward_bias, sizeof(DenseBackwardBias))

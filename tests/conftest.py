@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+import fastgd
+from fastgd.kernel import DTYPES
+
+BACKENDS = ("numpy", "numba", "cython")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture(params=list(DTYPES))
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def small(rng):
+    """A small classifier with data: 5-8-3, 11 rows."""
+    x = rng.normal(size=(11, 5)).astype(np.float32)
+    y = rng.integers(0, 3, 11)
+    network = fastgd.Network(5, [fastgd.Dense(8, "tanh"), fastgd.Dense(3)], loss="softmax_cross_entropy")
+    return network, x, y

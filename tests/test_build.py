@@ -1,0 +1,113 @@
+"""The installed package: variants of the instruction set, what an import brings in, missing extras."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import fastgd
+from fastgd import _cpu
+
+CHECK = """
+import numpy as np, fastgd
+from fastgd.selfcheck import TOLERANCES, CHECKED_SIZES, body_error
+from fastgd.kernel import variant
+for kernel in vars(fastgd.kernels).values():
+    for dtype in TOLERANCES:
+        assert body_error(kernel, "cython", CHECKED_SIZES, dtype, np.random.default_rng(0)) <= TOLERANCES[dtype], kernel
+print(variant())
+"""
+
+
+def python(code, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _cpu.variants())
+def test_every_variant_this_processor_runs_is_right(name, tmp_path):
+    done = python(CHECK, tmp_path, FASTGD_ISA=name)
+    assert done.stdout.strip() == name, done.stderr
+
+
+def test_the_best_variant_is_the_default(tmp_path):
+    assert python(CHECK, tmp_path, FASTGD_ISA="").stdout.strip() == _cpu.variants()[0]
+
+
+@pytest.mark.parametrize("wanted", ["v9", "avx2", "V3"])
+def test_unknown_variant_is_an_error(wanted, tmp_path):
+    done = python(CHECK, tmp_path, FASTGD_ISA=wanted)
+    assert done.returncode != 0
+    assert "FASTGD_ISA" in done.stderr
+    assert repr(wanted) in done.stderr
+    assert repr(_cpu.variants()[0]) in done.stderr
+
+
+def test_unavailable_variant_is_an_error(monkeypatch):
+    fastgd.kernel.variant.cache_clear()
+    try:
+        monkeypatch.setattr(_cpu, "variants", lambda: ("v3", "v2"))
+        monkeypatch.setenv("FASTGD_ISA", "v4")
+        with pytest.raises(ImportError, match="FASTGD_ISA.*'v3', 'v2'.*'v4'"):
+            fastgd.kernel.variant()
+        monkeypatch.setattr(_cpu, "variants", lambda: ())
+        with pytest.raises(ImportError, match="v2"):
+            fastgd.kernel.variant()
+    finally:
+        fastgd.kernel.variant.cache_clear()
+
+
+def test_import_is_light_and_changes_nothing(tmp_path):
+    code = """
+import sys, numpy as np, signal, threading
+before = np.geterr(), signal.getsignal(signal.SIGINT), threading.active_count(), np.random.get_state()[1].tolist()
+import fastgd
+heavy = [m for m in ("numba", "matplotlib", "sklearn", "scipy", "torch") if m in sys.modules]
+assert not heavy, heavy
+after = np.geterr(), signal.getsignal(signal.SIGINT), threading.active_count(), np.random.get_state()[1].tolist()
+assert before == after
+assert sys.float_info.min / 2 != 0
+"""
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "extra"),
+    [
+        ("numba", "fastgd.Network(2, [fastgd.Dense(1)], loss='mse', backend='numba').describe()", "fastgd[numba]"),
+        ("matplotlib", "fastgd.plots.plot_loss(fastgd.History())", "fastgd[plots]"),
+        ("sklearn", "fastgd.cli.digits()", "fastgd[sklearn]"),
+    ],
+)
+def test_a_missing_extra_says_what_to_install(module, code, extra, tmp_path):
+    block = f"import sys; sys.modules[{module!r}] = None; import fastgd, fastgd.plots, fastgd.cli; {code}"
+    done = python(block, tmp_path)
+    assert "ImportError" in done.stderr
+    assert f"pip install '{extra}'" in done.stderr
+
+
+def test_compiled_modules_of_another_version_are_refused(monkeypatch):
+    kernel = fastgd.kernels.sgd_step
+    monkeypatch.setattr(kernel, "slots", (*kernel.slots, "more"))
+    with pytest.raises(ImportError, match="sgd_step.*install it again"):
+        kernel.address("cython", "float32")
+
+
+def test_runner_refuses_places_it_has_not():
+    from fastgd._plan import Runner
+
+    runner = Runner(2)
+    for call in (lambda: runner.set(2, 0, 0), lambda: runner.set_share(-1, 0, 1), lambda: runner.run(0, 3)):
+        with pytest.raises(IndexError, match="expected"):
+            call()
+
+
+def test_show_config(capsys):
+    fastgd.show_config()
+    text = capsys.readouterr().out
+    assert fastgd.__version__ in text
+    assert fastgd.kernel.variant() in text

@@ -1,0 +1,155 @@
+"""The gradient of whole networks against 4th-order central differences, for every activation x loss."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from cases import KINKED_ACTIVATIONS
+
+import fastgd
+from fastgd.activations import ACTIVATIONS
+from fastgd.kernel import Kernel
+from fastgd.losses import LOSSES
+from fastgd.network import Network
+from fastgd.selfcheck import GRADIENT_TOLERANCE, gradient_error
+
+ROWS, SIZES = 6, (4, 5, 5, 3)
+STEP = 1e-3
+
+
+def make(activation, loss, backend="cython", **options):
+    layers = [
+        fastgd.Dense(SIZES[1], activation),
+        fastgd.Dense(SIZES[2], activation, bias_init=np.full(SIZES[2], 0.1)),
+        fastgd.Dense(SIZES[3]),
+    ]
+    return Network(SIZES[0], layers, loss=loss, dtype="float64", backend=backend, seed=3, **options)
+
+
+def targets(kernel, rng):
+    domain = kernel.arrays["y"].domain
+    if domain == "labels":
+        return rng.integers(0, SIZES[-1], ROWS)
+    if domain == "probabilities":
+        return rng.dirichlet(np.ones(SIZES[-1]), ROWS)
+    return rng.uniform(0, 1, (ROWS, SIZES[-1]))
+
+
+def distance_to_kinks(network, x, y):
+    """Smallest distance of a pre-activation from the kink of its activation, and of |z - y| from the kinks of the
+    loss, by the numpy formulas."""
+    views, a, distance = network.views(), x, np.inf
+    for i, layer in enumerate(network.layers, 1):
+        z = a @ views[f"w{i}"] + views[f"b{i}"]
+        if layer.activation.name in KINKED_ACTIVATIONS:
+            distance = min(distance, np.abs(z - KINKED_ACTIVATIONS[layer.activation.name]).min())
+        a = z.copy()
+        if layer.activation.forward is not None:
+            layer.activation.forward.reference(a, z, *layer.activation.parameters.values())
+    kink = {"mae": 0.0, "huber": network.loss_function.parameters.get("delta")}.get(network.loss_function.name)
+    return distance if kink is None else min(distance, np.abs(np.abs(a - y) - kink).min())
+
+
+def case(activation, loss, backend="cython", kernel=None, **options):
+    """A network and data whose gradient is smooth within the reach of the differences."""
+    network = make(activation, loss, backend, **options)
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(ROWS, SIZES[0]))
+        y = targets(kernel or network.loss_function.kernels[-1], rng)
+        if distance_to_kinks(network, x, y) > 20 * STEP * max(1.0, np.abs(x).max()):
+            return network, x, y
+    raise AssertionError("no data clear of the kinks")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_and_loss(activation, loss, backend):
+    network, x, y = case(activation, loss, backend)
+    assert gradient_error(network, x, y, STEP) <= GRADIENT_TOLERANCE
+
+
+def test_labels_smoothing_and_penalties(backend):
+    loss = LOSSES["softmax_cross_entropy"](label_smoothing=0.1)
+    network, x, y = case("tanh", loss, backend, loss.kernels[0], l1=0.01, l2=0.1)
+    assert gradient_error(network, x, y, STEP) <= GRADIENT_TOLERANCE
+
+
+def test_activation_on_the_last_layer(backend, rng):
+    network = Network(3, [fastgd.Dense(2, "sigmoid")], loss="mse", dtype="float64", backend=backend)
+    x, y = rng.normal(size=(5, 3)), rng.uniform(0, 1, (5, 2))
+    assert gradient_error(network, x, y, STEP) <= GRADIENT_TOLERANCE
+
+
+def test_float32_gradient_is_the_float64_one_rounded(backend, rng):
+    x, y = rng.normal(size=(64, 20)).astype(np.float32), rng.integers(0, 10, 64)
+    gradients = {}
+    for dtype in ("float64", "float32"):
+        layers = [fastgd.Dense(50, "tanh"), fastgd.Dense(10)]
+        network = Network(20, layers, loss="softmax_cross_entropy", dtype=dtype, backend=backend)
+        network.parameters[:] = Network(20, layers, loss="softmax_cross_entropy").parameters
+        gradients[dtype] = network.loss_and_gradient(x, y)[1]
+    error = np.abs(gradients["float32"] - gradients["float64"]).max()
+    assert error <= 1e-6 * np.abs(gradients["float64"]).max()
+
+
+# ---- negative controls: seeded mutants must fail the check
+
+
+def wrong(kernel, change):
+    """The kernel with a numpy body that `change` spoils after the right one has run."""
+    mutant = Kernel(kernel.reference)
+
+    def reference(*arguments):
+        kernel.reference(*arguments)
+        change(*arguments)
+
+    mutant.reference = reference
+    return mutant
+
+
+def scaled(index, factor):
+    def change(*arguments):
+        arguments[index][...] *= factor
+
+    return change
+
+
+def last_row_skipped(db, dy):
+    db -= dy[-1]
+
+
+def sign_of_one_unit(db, dy):
+    db[0] *= -1
+
+
+def penalty_on_biases(db, dy):
+    db += 0.1
+
+
+MUTANTS = {
+    "factor 1 + 1e-6 in dw": ("layers", "dense_backward_weights", scaled(0, 1 + 1e-6)),
+    "factor 1 + 1e-6 in dx": ("layers", "dense_backward_input", scaled(0, 1 + 1e-6)),
+    "factor 1 + 1e-6 in the activation": (None, "tanh_backward", scaled(0, 1 + 1e-6)),
+    "missing 1/batch": (None, "mse_loss", scaled(1, ROWS)),
+    "last row skipped": ("layers", "dense_backward_bias", last_row_skipped),
+    "sign of one unit": ("layers", "dense_backward_bias", sign_of_one_unit),
+    "penalty on biases": ("layers", "dense_backward_bias", penalty_on_biases),
+    "missing penalty": ("plan", "penalty_gradient", lambda g, w, l1, l2: g.__isub__(l2 * w)),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_gradient_check_catches_mutants(name, monkeypatch):
+    module, kernel_name, change = MUTANTS[name]
+    mutant = wrong(getattr(fastgd.kernels, kernel_name), change)
+    activation, loss = ACTIVATIONS["tanh"], LOSSES["mse"]
+    network, x, y = case(activation, loss, "numpy", l2=0.1)
+    assert gradient_error(network, x, y, STEP) <= GRADIENT_TOLERANCE
+    if module is not None:
+        monkeypatch.setattr(getattr(fastgd, module), kernel_name, mutant)
+    else:
+        activation = dataclasses.replace(activation, backward=mutant) if kernel_name == "tanh_backward" else activation
+        loss = dataclasses.replace(loss, kernels=(mutant,)) if kernel_name == "mse_loss" else loss
+    spoiled = make(activation, loss, "numpy", l2=0.1)
+    assert gradient_error(spoiled, x, y, STEP) > GRADIENT_TOLERANCE

@@ -1,0 +1,184 @@
+"""Every compiled body of every kernel against the numpy body: values, side effects, and the checks at the door."""
+
+import inspect
+
+import numpy as np
+import pytest
+from cases import KERNELS, awkward_sizes
+
+import fastgd
+from fastgd.kernel import DTYPES, In, InOut, Kernel, Out
+from fastgd.selfcheck import TOLERANCES, body_error, example
+
+
+@pytest.mark.parametrize("body", ["numba", "cython"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_body_matches_reference(name, body, dtype, rng):
+    kernel = KERNELS[name]
+    for sizes in awkward_sizes(kernel):
+        error = body_error(kernel, body, sizes, dtype, rng)
+        assert error <= TOLERANCES[dtype], f"{name}, {body}, {sizes}: {error:.2e}"
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_reference_keeps_the_precision(name, rng):
+    """The numpy body in float32 is the float64 one rounded: no scalar lifts or lowers the precision."""
+    kernel = KERNELS[name]
+    assert body_error(kernel, "numpy", {d: 1 if d == "one" else 9 for d in kernel.dims}, "float32", rng) <= 3e-6
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernel_has_every_body_and_a_formula(name):
+    kernel = KERNELS[name]
+    assert kernel.bodies() == ("numpy", "numba", "cython")
+    assert kernel.__doc__
+    assert list(inspect.signature(kernel.reference).parameters) == [*kernel.arrays, *kernel.scalars]
+
+
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_outputs_do_not_depend_on_what_they_held(name, body, rng):
+    kernel = KERNELS[name]
+    first = example(kernel, {d: 1 if d == "one" else 9 for d in kernel.dims}, "float64", rng)
+    second = [np.copy(a) for a in first]
+    for spec, a in zip(kernel.arrays.values(), second, strict=False):
+        if spec.direction == "out":
+            a[...] = np.nan if a.dtype.kind == "f" else 77
+    kernel.body(body)(*first)
+    kernel.body(body)(*second)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("body", ["numba", "cython"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_shares_of_the_work_add_up(name, body, dtype, rng):
+    """Run as three shares, a kernel gives the bits of one: and it writes nothing outside its share."""
+    kernel = KERNELS[name]
+    sizes = {d: 1 if d == "one" else 23 for d in kernel.dims}
+    whole = example(kernel, sizes, dtype, rng)
+    shared = [np.copy(a) for a in whole]
+    kernel.body(body)(*whole)
+    record = kernel.record(shared, sizes)
+    runner = fastgd.kernel.plan_module().Runner(3)
+    cuts = [0, 1, 1, 1] if kernel.range_dim == "one" else [0, 5, 6, 23]
+    for i in range(3):
+        runner.set(i, kernel.address(body, np.dtype(dtype)), record.ctypes.data)
+        runner.set_share(i, cuts[i], cuts[i + 1])
+    for i in (2, 0, 1):
+        runner.run(i, i + 1)
+    for a, b in zip(whole, shared, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def mutant_factor(p, g, lr, weight_decay):
+    p -= lr * (g + weight_decay * p) * (1 + 1e-6)
+
+
+def mutant_term(p, g, lr, weight_decay):
+    p -= lr * g
+
+
+def mutant_last(p, g, lr, weight_decay):
+    p[:-1] -= lr * (g[:-1] + weight_decay * p[:-1])
+
+
+def mutant_writes_input(p, g, lr, weight_decay):
+    p -= lr * (g + weight_decay * p)
+    g[0] = 0
+
+
+@pytest.mark.parametrize("mutant", [mutant_factor, mutant_term, mutant_last, mutant_writes_input])
+def test_comparison_catches_mutants(mutant, rng):
+    kernel = KERNELS["sgd_step"]
+    wrong = Kernel(kernel.reference)
+    wrong.body = lambda name: mutant
+    assert body_error(kernel, "cython", {"n": 1000}, "float64", rng) <= TOLERANCES["float64"]
+    assert body_error(wrong, "cython", {"n": 1000}, "float64", rng) > TOLERANCES["float64"]
+
+
+def test_relu_lets_nan_through():
+    for body in ("numpy", "numba", "cython"):
+        x = np.array([[np.nan, -1.0, 2.0]])
+        y = np.zeros_like(x)
+        KERNELS["relu_forward"].body(body)(y, x)
+        np.testing.assert_array_equal(y, [[np.nan, 0.0, 2.0]])
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2**40])
+def test_label_out_of_range_gives_nan_and_touches_nothing_else(label):
+    for body in ("numpy", "numba", "cython"):
+        z, weight = np.zeros((2, 3)), np.ones(2)
+        loss, dz = np.zeros(2), np.zeros((2, 3))
+        KERNELS["softmax_cross_entropy_labels_loss"].body(body)(loss, dz, z, np.array([label, 1]), weight, 0.0)
+        assert np.isnan(loss[0])
+        assert loss[1] == pytest.approx(np.log(3))
+
+
+def test_extreme_logits_are_finite(dtype):
+    for body in ("numpy", "numba", "cython"):
+        z = np.array([[1e4, -1e4, 0.0]], dtype)
+        loss, dz, weight = np.zeros(1, dtype), np.zeros_like(z), np.ones(1, dtype)
+        KERNELS["softmax_cross_entropy_labels_loss"].body(body)(loss, dz, z, np.array([1]), weight, 0.0)
+        assert loss[0] == pytest.approx(2e4)
+        np.testing.assert_allclose(dz, [[1, -1, 0]], atol=1e-6)
+        KERNELS["binary_cross_entropy_loss"].body(body)(loss, dz, z, np.zeros_like(z), weight)
+        assert np.isfinite(loss).all()
+        assert np.isfinite(dz).all()
+
+
+def arguments(dtype="float32"):
+    return [np.zeros(4, dtype), np.ones(4, dtype), 0.1, 0.0]
+
+
+BAD_CALLS = {
+    "count": (lambda a: a[:3], TypeError, "got 3 arguments"),
+    "not an array": (lambda a: [[0.0], *a[1:]], TypeError, "'p'.*numpy array.*list"),
+    "dtype": (lambda a: [a[0], a[1].astype(np.float64), *a[2:]], TypeError, "'g'.*float32.*float64"),
+    "integers": (lambda a: [a[0].astype(int), *a[1:]], TypeError, "'p'.*float32 or float64"),
+    "shape": (lambda a: [a[0], np.ones(5, np.float32), *a[2:]], ValueError, r"'g'.*shape \(4\).*\(5,\)"),
+    "rank": (lambda a: [a[0], np.ones((4, 1), np.float32), *a[2:]], ValueError, "'g'.*shape"),
+    "strides": (lambda a: [a[0], np.ones(8, np.float32)[::2], *a[2:]], ValueError, "'g'.*C-contiguous"),
+    "byte order": (lambda a: [a[0], a[1].astype(">f4"), *a[2:]], TypeError, "'g'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_bad_call_is_refused(case):
+    change, error, match = BAD_CALLS[case]
+    call = change(arguments())
+    with pytest.raises(error, match=match):
+        fastgd.kernels.sgd_step(*call)
+    np.testing.assert_array_equal(call[0], np.zeros_like(call[0]))
+
+
+def test_read_only_output_is_refused():
+    p, g, *rest = arguments()
+    p.flags.writeable = False
+    with pytest.raises(ValueError, match="'p'.*writable.*read-only"):
+        fastgd.kernels.sgd_step(p, g, *rest)
+
+
+def test_unknown_body_is_refused():
+    with pytest.raises(ValueError, match="'cyton'; did you mean 'cython'"):
+        fastgd.kernels.sgd_step.body("cyton")
+
+
+def test_compiled_modules_have_no_body_without_a_contract():
+    for dtype in DTYPES:
+        assert set(fastgd.kernel._cython_bodies(dtype)) == set(KERNELS)
+
+
+def test_a_loop_must_have_the_arguments_of_its_kernel():
+    def doubled(y: Out("n"), x: In("n"), a: float):
+        """y <- a x."""
+
+    kernel = Kernel(doubled)
+    with pytest.raises(TypeError, match="doubled: its loop takes"):
+        kernel.loop(lambda y, a, x: None)
+
+    def late(y: Out("n"), a: float, x: InOut("n")):
+        """Scalars must come last."""
+
+    with pytest.raises(TypeError, match="arrays first"):
+        Kernel(late)

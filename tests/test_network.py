@@ -1,0 +1,319 @@
+"""The public face of a network: shapes, views, plan, in-place work, and bad input that changes nothing."""
+
+import copy
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+import fastgd
+from fastgd import Adam, Dense, Network
+
+
+def classifier(**options):
+    return Network(5, [Dense(8, "relu"), Dense(3)], loss="softmax_cross_entropy", **options)
+
+
+def test_forward_is_the_formula(backend, dtype, rng):
+    network = classifier(backend=backend, dtype=dtype)
+    x = rng.normal(size=(600, 5))
+    w = {name: view.astype(np.float64) for name, view in network.views().items()}
+    z = np.maximum(x @ w["w1"] + w["b1"], 0) @ w["w2"] + w["b2"]
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    np.testing.assert_allclose(network.forward(x), z, rtol=tolerance, atol=tolerance)
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(network.predict(x), p, rtol=tolerance, atol=tolerance)
+    assert network.forward(x).dtype == dtype
+
+
+def test_predict_of_the_other_links(backend, rng):
+    x = rng.normal(size=(4, 5))
+    for loss, link in (("mse", lambda z: z), ("binary_cross_entropy", lambda z: 1 / (1 + np.exp(-z)))):
+        network = Network(5, [Dense(2)], loss=loss, dtype="float64", backend=backend)
+        np.testing.assert_allclose(network.predict(x), link(network.forward(x)), rtol=1e-14)
+
+
+def test_loss_is_the_mean_with_the_penalty(backend, rng):
+    network = Network(5, [Dense(2)], loss="mse", l1=0.1, l2=0.2, dtype="float64", backend=backend)
+    x, y = rng.normal(size=(700, 5)), rng.normal(size=(700, 2))
+    w = network.views()["w1"]
+    expected = ((network.forward(x) - y) ** 2).mean() + 0.1 * np.abs(w).sum() + 0.1 * (w * w).sum()
+    assert network.loss(x, y) == pytest.approx(expected, rel=1e-12)
+    assert network.loss_and_gradient(x, y)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_parameters_are_views_of_one_aligned_buffer():
+    network = classifier()
+    assert network.parameters.size == 5 * 8 + 8 + 8 * 3 + 3
+    assert network.parameters.ctypes.data % 64 == 0
+    assert list(network.views()) == ["w1", "w2", "b1", "b2"]
+    network.views()["b2"][1] = 7
+    assert network.parameters[-2] == 7
+    x = np.zeros((1, 5))
+    assert network.forward(x)[0, 1] == 7
+
+
+def test_train_step_uses_arrays_where_they_lie(backend, rng):
+    network = classifier(backend=backend)
+    x, y = rng.normal(size=(6, 5)).astype(np.float32), rng.integers(0, 3, 6)
+    x.flags.writeable = y.flags.writeable = False
+    network.train_step(x, y, Adam())
+    plan = network._plan
+    assert plan.buffers["x"] is x
+    assert plan.buffers["y"] is y
+
+
+def test_train_step_casts_what_it_cannot_use(backend, rng):
+    x, y = rng.integers(0, 255, (6, 10)), rng.integers(0, 3, 6)
+    usable = np.ascontiguousarray(x[:, ::2], np.float32)
+    steps = []
+    for xs, ys in (
+        (usable, y),
+        (x[:, ::2].astype(np.uint8), y.astype(np.uint8)),
+        (np.asfortranarray(usable.astype(">f8")), y.astype(np.int32)),
+        (usable.tolist(), y.tolist()),
+    ):
+        network = classifier(backend=backend)
+        network.train_step(xs, ys, Adam())
+        steps.append(network.parameters.copy())
+    for step in steps[1:]:
+        np.testing.assert_array_equal(step, steps[0])
+
+
+def test_misaligned_input(backend, rng):
+    raw = np.zeros(6 * 5 * 4 + 1, np.uint8)
+    x = raw[1:].view(np.float32).reshape(6, 5)
+    x[...] = rng.normal(size=(6, 5))
+    network = classifier(backend=backend)
+    np.testing.assert_array_equal(network.forward(x), network.forward(x.copy()))
+
+
+def test_gradient_does_not_depend_on_the_workspace(backend, small):
+    network, x, y = small
+    network = Network(5, network.layers, loss="softmax_cross_entropy", backend=backend)
+    loss, gradient = network.loss_and_gradient(x, y)
+    network._plan.workspace[:] = np.nan
+    network.gradient[:] = np.nan
+    network._plan.rows = 0
+    again = network.loss_and_gradient(x, y)
+    assert again[0] == loss
+    np.testing.assert_array_equal(again[1], gradient)
+
+
+def test_any_number_of_rows_in_any_order(backend, rng):
+    """One plan serves shorter minibatches: a row's result does not depend on its company."""
+    network = classifier(backend=backend, dtype="float64")
+    x, y = rng.normal(size=(40, 5)), rng.integers(0, 3, 40)
+    expected = network.forward(x)
+    for rows in (40, 1, 13, 40, 39):
+        np.testing.assert_allclose(network.forward(x[:rows]), expected[:rows], rtol=1e-13)
+        loss, gradient = network.loss_and_gradient(x[:rows], y[:rows])
+        fresh = classifier(backend=backend, dtype="float64").loss_and_gradient(x[:rows], y[:rows])
+        assert loss == pytest.approx(fresh[0], rel=1e-14)
+        np.testing.assert_array_equal(gradient, fresh[1])
+
+
+def test_same_seed_same_parameters():
+    np.testing.assert_array_equal(classifier(seed=1).parameters, classifier(seed=1).parameters)
+    assert not np.array_equal(classifier(seed=1).parameters, classifier(seed=2).parameters)
+
+
+def test_describe_tells_the_plan(backend):
+    text = classifier(backend=backend, l2=0.1).describe()
+    lines = text.splitlines()
+    assert "5-8-3" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == sorted(
+        (line.split()[0] for line in lines[1:]), key=fastgd.plan.PHASES.index
+    )
+    assert all(line.endswith(backend) for line in lines[1:])
+    for kernel in ("dense_forward", "relu_backward", "softmax_cross_entropy_labels_loss", "penalty_gradient"):
+        assert kernel in text
+
+
+def test_copy_and_pickle_carry_on_alike(rng):
+    x, y = rng.normal(size=(6, 5)), rng.integers(0, 3, 6)
+    network, optimizer = classifier(), Adam(0.1)
+    network.train_step(x, y, optimizer)
+    twins = [copy.deepcopy((network, optimizer)), pickle.loads(pickle.dumps((network, optimizer)))]
+    network.train_step(x, y, optimizer)
+    for twin, twin_optimizer in twins:
+        twin.train_step(x, y, twin_optimizer)
+        np.testing.assert_array_equal(twin.parameters, network.parameters)
+
+
+def test_each_thread_its_own_network(rng):
+    x, y = rng.normal(size=(32, 5)), rng.integers(0, 3, 32)
+
+    def train(results, i):
+        network = classifier(seed=i)
+        network.fit(x, y, epochs=50)
+        results[i] = network.parameters.copy()
+
+    serial, threaded = {}, {}
+    for i in range(4):
+        train(serial, i)
+    threads = [threading.Thread(target=train, args=(threaded, i)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(4):
+        np.testing.assert_array_equal(serial[i], threaded[i])
+
+
+def test_one_network_in_two_threads_is_refused(small):
+    network, x, y = small
+    with network._in_use(), pytest.raises(RuntimeError, match="in use by another thread"):
+        network.train_step(x, y, Adam())
+
+
+# ---- bad input
+
+
+NOT_FINITE = np.full((11, 5), np.nan)
+ONE_INF = np.zeros((11, 5))
+ONE_INF[3, 2] = np.inf
+BAD_X = {
+    "one dimension": (np.zeros(5), ValueError, "2-D.*reshape"),
+    "three dimensions": (np.zeros((1, 11, 5)), ValueError, "2-D"),
+    "features": (np.zeros((11, 4)), ValueError, "5 features.*4"),
+    "no rows": (np.zeros((0, 5)), ValueError, "at least 1 row"),
+    "nan": (NOT_FINITE, ValueError, r"finite.*nan.*\(0, 0\)"),
+    "inf": (ONE_INF, ValueError, r"finite.*inf.*\(3, 2\)"),
+    "overflow in float32": (np.full((11, 5), 1e300), ValueError, "finite.*inf"),
+    "text": (np.full((11, 5), "a"), TypeError, "real numbers.*<U1"),
+    "object": (np.full((11, 5), None), TypeError, "real numbers.*object"),
+    "complex": (np.zeros((11, 5), complex), TypeError, "real numbers.*complex128"),
+    "ragged": ([[1.0, 2.0], [1.0]], TypeError, "real numbers"),
+    "masked": (np.ma.zeros((11, 5)), TypeError, "mask"),
+    "none": (None, TypeError, "real numbers"),
+}
+BAD_Y = {
+    "rows": (np.zeros(10, int), ValueError, r"\(11,\).*\(10,\)"),
+    "too large": (np.full(11, 3), ValueError, r"\[0, 2\].*3.*index 0"),
+    "negative": (np.full(11, -1), ValueError, r"\[0, 2\].*-1"),
+    "float labels": (np.zeros(11), TypeError, "integer labels.*float64.*astype"),
+    "column": (np.zeros((11, 1), int), ValueError, "shape"),
+    "sum": (np.full((11, 3), 0.5), ValueError, "sum to 1"),
+    "negative probability": (np.tile([1.5, -0.5, 0.0], (11, 1)), ValueError, "sum to 1"),
+    "nan": (np.full((11, 3), np.nan), ValueError, "index"),
+    "text": (np.full(11, "a"), TypeError, "real numbers"),
+}
+
+
+def unchanged(network, optimizer, call, error, match):
+    parameters = network.parameters.copy()
+    state = {slot: [a.copy() for a in arrays] for slot, arrays in optimizer.state.items()}
+    steps = optimizer.steps
+    with pytest.raises(error, match=match):
+        call()
+    np.testing.assert_array_equal(network.parameters, parameters)
+    assert optimizer.steps == steps
+    for slot, arrays in state.items():
+        for held, array in zip(arrays, optimizer.state[slot], strict=True):
+            np.testing.assert_array_equal(held, array)
+
+
+@pytest.mark.parametrize("case", BAD_X)
+def test_bad_x(case, backend, small):
+    _, good, y = small
+    x, error, match = BAD_X[case]
+    network, optimizer = classifier(backend=backend), Adam()
+    network.train_step(good, y, optimizer)
+    for name, call in (
+        ("x", lambda: network.forward(x)),
+        ("x", lambda: network.predict(x)),
+        ("x", lambda: network.loss(x, y)),
+        ("x", lambda: network.loss_and_gradient(x, y)),
+        ("x", lambda: network.train_step(x, y, optimizer)),
+        ("X", lambda: network.fit(x, y, optimizer=optimizer)),
+    ):
+        unchanged(network, optimizer, call, error, f"'{name}'.*{match}")
+
+
+@pytest.mark.parametrize("case", BAD_Y)
+def test_bad_y(case, backend, small):
+    _, x, good = small
+    y, error, match = BAD_Y[case]
+    network, optimizer = classifier(backend=backend), Adam()
+    network.train_step(x, good, optimizer)
+    for call in (
+        lambda: network.loss(x, y),
+        lambda: network.loss_and_gradient(x, y),
+        lambda: network.train_step(x, y, optimizer),
+        lambda: network.fit(x, y, optimizer=optimizer),
+        lambda: network.fit(x, good, optimizer=optimizer, epochs=1, validation_data=(x, y)),
+    ):
+        unchanged(network, optimizer, call, error, f"'(y|validation_data.1.)'.*{match}")
+
+
+@pytest.mark.parametrize("y", [np.full((11, 2), 1.5), np.full((11, 2), -0.1), np.full((11, 2), np.inf)])
+def test_bad_binary_targets(y, backend, small):
+    _, x, _ = small
+    network, optimizer = Network(5, [Dense(2)], loss="binary_cross_entropy", backend=backend), Adam()
+    for call in (lambda: network.loss(x, y), lambda: network.train_step(x, y, optimizer)):
+        unchanged(network, optimizer, call, ValueError, "'y'.*index")
+
+
+BAD_OPTIONS = {
+    "n_features 0": (lambda: Network(0, [Dense(1)], loss="mse"), ValueError, "'n_features'.*>= 1.*0"),
+    "n_features float": (lambda: Network(2.0, [Dense(1)], loss="mse"), TypeError, "'n_features'.*float"),
+    "no layers": (lambda: Network(2, [], loss="mse"), ValueError, "'layers'"),
+    "not layers": (lambda: Network(2, [3], loss="mse"), TypeError, "'layers'"),
+    "units": (lambda: Dense(0), ValueError, "'units'.*>= 1.*0"),
+    "units bool": (lambda: Dense(True), TypeError, "'units'"),
+    "activation": (lambda: Dense(1, "rleu"), ValueError, "'activation'.*'rleu'; did you mean 'relu'"),
+    "activation type": (lambda: Dense(1, 3), TypeError, "'activation'.*3"),
+    "initializer": (lambda: Dense(1, weight_init="he"), ValueError, "'weight_init'"),
+    "initial shape": (lambda: Network(2, [Dense(1, weight_init=np.zeros((1, 2)))], loss="mse"), ValueError,
+                      r"'weight_init'.*\(2, 1\).*\(1, 2\)"),
+    "initial nan": (lambda: Dense(1, bias_init=np.array([np.nan])), ValueError, "'bias_init'.*finite"),
+    "loss": (lambda: Network(2, [Dense(1)], loss="mean"), ValueError, "'loss'.*'mean'"),
+    "loss parameter": (lambda: fastgd.losses.huber(delta=0), ValueError, "'delta'"),
+    "loss option": (lambda: fastgd.losses.huber(delt=1), ValueError, "'delt'; did you mean 'delta'"),
+    "smoothing": (lambda: fastgd.losses.softmax_cross_entropy(label_smoothing=1.5), ValueError, "'label_smoothing'"),
+    "slope": (lambda: fastgd.activations.leaky_relu(negative_slope=-1), ValueError, "'negative_slope'"),
+    "dtype": (lambda: classifier(dtype="float16"), ValueError, "'dtype'.*float16"),
+    "dtype type": (lambda: classifier(dtype=3.5), TypeError, "'dtype'"),
+    "backend": (lambda: classifier(backend="cyton"), ValueError, "'cyton'; did you mean 'cython'"),
+    "seed": (lambda: classifier(seed=-1), ValueError, "'seed'"),
+    "l2": (lambda: classifier(l2=-1.0), ValueError, "'l2'"),
+    "l1 nan": (lambda: classifier(l1=float("nan")), ValueError, "'l1'.*nan"),
+    "threads": (lambda: classifier(num_threads=2), ValueError, "'num_threads'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options(case):
+    make, error, match = BAD_OPTIONS[case]
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_optimizer_must_be_one(small):
+    network, x, y = small
+    for optimizer in ("adam", None, Adam):
+        with pytest.raises(TypeError, match="'optimizer'"):
+            network.train_step(x, y, optimizer)
+
+
+def test_user_arrays_and_orthogonal_initializers():
+    w = np.arange(6.0).reshape(2, 3)
+    network = Network(
+        2, [Dense(3, weight_init=w, bias_init=np.ones(3)), Dense(5, weight_init="orthogonal")], loss="mse"
+    )
+    np.testing.assert_array_equal(network.views()["w1"], w)
+    np.testing.assert_array_equal(network.views()["b1"], np.ones(3))
+    q = network.views()["w2"]
+    np.testing.assert_allclose(q @ q.T, np.eye(3), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "variance"), [("glorot", 2 / 500), ("he", 2 / 300), ("lecun", 1 / 300)])
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+def test_initializers_have_their_variance(name, kind, variance):
+    w = Network(300, [Dense(200, weight_init=f"{name}_{kind}")], loss="mse").views()["w1"]
+    assert w.var() == pytest.approx(variance, rel=0.03)
+    assert abs(w.mean()) < 4 * (variance / w.size) ** 0.5
+    if kind == "uniform":
+        assert np.abs(w).max() <= (3 * variance) ** 0.5

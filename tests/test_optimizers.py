@@ -1,0 +1,152 @@
+"""Optimizers on their own and in training: convergence, state, checks. Formulas are in test_golden.py."""
+
+import numpy as np
+import pytest
+from cases import OPTIMIZERS
+
+import fastgd
+from fastgd import SGD, AdaGrad, Adam, AdamW, RMSProp
+
+RATES = {"SGD": 0.1, "momentum": 0.02, "Nesterov": 0.02, "AdaGrad": 0.5, "RMSProp": 0.01, "Adam": 0.05, "AdamW": 0.05}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_finds_the_bottom_of_a_parabola(name, dtype):
+    p, centre = np.zeros(3, dtype), np.array([1.0, -2.0, 0.5], dtype)
+    optimizer = OPTIMIZERS[name](RATES[name])
+    if name == "AdamW":
+        optimizer = AdamW(RATES[name], weight_decay=0.0)
+    for _ in range(2000):
+        optimizer.step(p, np.array([1.0, 2.0, 4.0], dtype) * (p - centre))
+    np.testing.assert_allclose(p, centre, atol=0.02)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_list_of_arrays_is_one_array_cut(name, dtype, rng):
+    whole = rng.normal(size=30).astype(dtype)
+    parts = [whole[:12].copy().reshape(3, 4), whole[12:].copy()]
+    one, many = OPTIMIZERS[name](0.1), OPTIMIZERS[name](0.1)
+    for _ in range(5):
+        g = rng.normal(size=30).astype(dtype)
+        one.step(whole, g)
+        many.step(parts, [g[:12].reshape(3, 4), g[12:]])
+    np.testing.assert_array_equal(np.concatenate([part.ravel() for part in parts]), whole)
+
+
+def test_step_is_the_network_step(rng):
+    """The same gradients through `step` and through a network give the same parameters."""
+    x, y = rng.normal(size=(9, 4)), rng.normal(size=(9, 2))
+    network = fastgd.Network(4, [fastgd.Dense(2)], loss="mse", dtype="float64")
+    p = network.parameters.copy()
+    inside, outside = Adam(0.1), Adam(0.1)
+    for _ in range(3):
+        outside.step(p, network.loss_and_gradient(x, y)[1])
+        network.train_step(x, y, inside)
+    np.testing.assert_array_equal(network.parameters, p)
+
+
+class Tensor:
+    """A stranger that shares its memory by DLPack."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def test_dlpack_memory_is_updated_in_place():
+    p = np.ones(3, np.float32)
+    SGD(0.5).step(Tensor(p), Tensor(np.ones(3, np.float32)))
+    np.testing.assert_array_equal(p, np.full(3, 0.5))
+
+
+def test_learning_rate_may_be_any_function_of_the_step():
+    p = np.zeros(1)
+    optimizer = SGD(lambda step: 1.0 / (step + 1))
+    for _ in range(3):
+        optimizer.step(p, np.ones(1))
+    assert p[0] == pytest.approx(-(1 + 1 / 2 + 1 / 3))
+
+
+P, G = np.ones(3), np.ones(3)
+READ_ONLY = np.ones(3)
+READ_ONLY.flags.writeable = False
+BAD_STEPS = {
+    "count": ([P], [G, G], ValueError, "'grads'.*1 arrays.*2"),
+    "size": (P, np.ones(4), ValueError, r"'grads\[0\]'.*3 elements"),
+    "dtype": (P, np.ones(3, np.float32), ValueError, r"'grads\[0\]'.*float64"),
+    "integers": (np.ones(3, int), G, TypeError, "'params'.*float32 or float64"),
+    "strided": (np.ones(6)[::2], G, ValueError, "'params'.*C-contiguous"),
+    "read-only": (READ_ONLY, G, ValueError, "'params'.*writable"),
+    "aliasing": (P, P, ValueError, r"'grads\[0\]'.*memory of its own"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STEPS)
+def test_bad_step(case):
+    p, g, error, match = BAD_STEPS[case]
+    optimizer = Adam()
+    with pytest.raises(error, match=match):
+        optimizer.step(p, g)
+    np.testing.assert_array_equal(P, np.ones(3))
+    assert optimizer.steps == 0
+    assert optimizer.state == {}
+
+
+def test_state_of_another_shape_is_refused():
+    optimizer = Adam()
+    optimizer.step(np.ones(3), np.ones(3))
+    with pytest.raises(ValueError, match="'params'.*first step"):
+        optimizer.step(np.ones(4), np.ones(4))
+
+
+def test_an_optimizer_drives_one_network(small):
+    network, x, y = small
+    other = fastgd.Network(5, network.layers, loss="softmax_cross_entropy", seed=1)
+    optimizer = Adam()
+    network.train_step(x, y, optimizer)
+    before = other.parameters.copy()
+    with pytest.raises(ValueError, match="'optimizer'.*drives another"):
+        other.train_step(x, y, optimizer)
+    np.testing.assert_array_equal(other.parameters, before)
+
+
+NAN = float("nan")
+BAD_HYPER = {
+    "lr zero": (lambda: SGD(0.0), ValueError, "'learning_rate'.*0"),
+    "lr negative": (lambda: SGD(-0.1), ValueError, "'learning_rate'.*-0.1"),
+    "lr nan": (lambda: Adam(NAN), ValueError, "'learning_rate'.*nan"),
+    "lr inf": (lambda: Adam(float("inf")), ValueError, "'learning_rate'.*inf"),
+    "lr text": (lambda: Adam("fast"), TypeError, "'learning_rate'.*'fast'"),
+    "lr bool": (lambda: Adam(True), TypeError, "'learning_rate'"),
+    "momentum 1": (lambda: SGD(0.1, momentum=1.0), ValueError, r"'momentum'.*\[0, 1\).*1.0"),
+    "nesterov": (lambda: SGD(0.1, nesterov=True), ValueError, "'momentum'"),
+    "nesterov type": (lambda: SGD(0.1, momentum=0.9, nesterov=1), TypeError, "'nesterov'"),
+    "beta2": (lambda: Adam(beta2=1.0), ValueError, "'beta2'"),
+    "eps becomes 0 in float32": (lambda: Adam(eps=1e-50), ValueError, "'eps'.*1e-50"),
+    "decay": (lambda: AdamW(weight_decay=-1.0), ValueError, "'weight_decay'"),
+    "alpha": (lambda: RMSProp(alpha=NAN), ValueError, "'alpha'.*nan"),
+    "accumulator": (lambda: AdaGrad(initial_accumulator=-1), ValueError, "'initial_accumulator'"),
+    "schedule": (lambda: fastgd.schedules.cosine(1e-3, total_steps=0), ValueError, "'total_steps'.*0"),
+    "schedule rate": (lambda: fastgd.schedules.step(-1.0, every=3), ValueError, "'learning_rate'"),
+    "factor": (lambda: fastgd.schedules.exponential(1.0, every=3, factor=2.0), ValueError, "'factor'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_HYPER)
+def test_bad_hyperparameters(case):
+    make, error, match = BAD_HYPER[case]
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_a_schedule_that_gives_nan_stops_before_the_update(small):
+    network, x, y = small
+    before = network.parameters.copy()
+    with pytest.raises(ValueError, match=r"learning_rate \(of step 1\).*nan"):
+        network.train_step(x, y, SGD(lambda step: NAN))
+    np.testing.assert_array_equal(network.parameters, before)

@@ -1,0 +1,202 @@
+"""fit() on real data and on small problems: the three forms of descent, stopping, divergence, backends alike."""
+
+import numpy as np
+import pytest
+from cases import OPTIMIZERS
+from conftest import BACKENDS
+
+import fastgd
+from fastgd import SGD, Adam, Dense, DivergenceError, Network
+from fastgd.cli import digits
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits()
+
+
+def digit_network(**options):
+    return Network(64, [Dense(32, "tanh"), Dense(10)], loss="softmax_cross_entropy", **options)
+
+
+def test_backends_agree_after_three_epochs(data):
+    (X, y), _ = data
+    for dtype, tolerance in (("float64", 1e-10), ("float32", 1e-4)):
+        ends = {}
+        for backend in BACKENDS:
+            network = Network(64, [Dense(64, "relu"), Dense(10)], loss="softmax_cross_entropy", dtype=dtype,
+                              backend=backend)  # fmt: skip
+            network.fit(X, y, optimizer=Adam(1e-3), epochs=3)
+            ends[backend] = network.parameters.copy()
+        largest = np.abs(ends["numpy"]).max()
+        for backend in ("numba", "cython"):
+            assert np.abs(ends[backend] - ends["numpy"]).max() <= tolerance * largest, (backend, dtype)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_learns_digits(name, backend, data):
+    (X, y), (X_test, y_test) = data
+    rate = {"SGD": 0.1, "momentum": 0.02, "Nesterov": 0.02, "AdaGrad": 0.05}.get(name, 3e-3)
+    network = digit_network(backend=backend)
+    network.fit(X, y, optimizer=OPTIMIZERS[name](rate), epochs=15)
+    assert (network.predict(X_test).argmax(axis=1) == y_test).mean() >= 0.93
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(None, 1), (1, 1438), (32, 45), (5000, 1)])
+def test_three_forms_of_descent(batch_size, steps, data):
+    (X, y), _ = data
+    network = digit_network()
+    before = network.loss(X, y)
+    history = network.fit(X, y, optimizer=SGD(0.05), batch_size=batch_size, epochs=2)
+    assert history.steps == 2 * steps
+    assert network.loss(X, y) < before
+
+
+def test_batch_descent_is_the_formula(rng, backend):
+    """One step of batch descent on linear regression: w - lr dL/dw."""
+    X, y = rng.normal(size=(50, 3)), rng.normal(size=50)
+    network = Network(3, [Dense(1)], loss="mse", dtype="float64", backend=backend)
+    w = network.views()["w1"].copy()
+    history = network.fit(X, y, optimizer=SGD(0.1), batch_size=None, epochs=1)
+    residual = X @ w[:, 0] - y
+    assert history.loss == [pytest.approx((residual**2).mean())]
+    np.testing.assert_allclose(network.views()["w1"][:, 0], w[:, 0] - 0.1 * 2 * X.T @ residual / 50, rtol=1e-12)
+
+
+def test_fit_is_a_loop_over_minibatches(data):
+    """A user's own loop with train_step gives the bits of fit."""
+    (X, y), _ = data
+    fitted, stepped, optimizer = digit_network(seed=5), digit_network(seed=5), Adam()
+    fitted.fit(X, y, optimizer=Adam(), batch_size=100, epochs=2)
+    for epoch in range(2):
+        for xb, yb in fastgd.minibatches(X, y, batch_size=100, seed=5, epoch=epoch):
+            stepped.train_step(xb, yb, optimizer)
+    np.testing.assert_array_equal(fitted.parameters, stepped.parameters)
+
+
+def test_any_dtype_and_layout_of_x_trains_alike(data, tmp_path):
+    (X, y), _ = data
+    X = np.rint(X[:200] * 16)
+    np.save(tmp_path / "x.npy", X.astype(np.uint8))
+    wide = np.zeros((200, 128), np.float32)
+    wide[:, ::2] = X
+    ends = []
+    for x in (X.astype(np.float32), X, X.astype(np.uint8), np.asfortranarray(X), wide[:, ::2],
+              np.load(tmp_path / "x.npy", mmap_mode="r")):  # fmt: skip
+        network = digit_network()
+        network.fit(x, y[:200], epochs=2)
+        ends.append(network.parameters.copy())
+    for end in ends[1:]:
+        np.testing.assert_array_equal(end, ends[0])
+
+
+def test_probability_rows_train_like_labels(data):
+    (X, y), _ = data
+    ends = []
+    for targets in (y, np.eye(10)[y]):
+        network = digit_network(dtype="float64")
+        network.fit(X, targets, epochs=2)
+        ends.append(network.parameters.copy())
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-9, atol=1e-12)
+
+
+def test_without_shuffle_the_order_is_that_of_the_data(rng):
+    X, y = rng.normal(size=(10, 3)), rng.normal(size=(10, 1))
+    fitted, stepped = (Network(3, [Dense(1)], loss="mse") for _ in range(2))
+    optimizer = SGD(0.1)
+    fitted.fit(X, y, optimizer=SGD(0.1), batch_size=4, epochs=1, shuffle=False)
+    for start in (0, 4, 8):
+        stepped.train_step(X[start : start + 4], y[start : start + 4], optimizer)
+    np.testing.assert_array_equal(fitted.parameters, stepped.parameters)
+
+
+def test_stops_when_the_loss_no_longer_falls(rng):
+    X, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    network = Network(3, [Dense(1)], loss="mse")
+    history = network.fit(X, y, optimizer=SGD(0.1), batch_size=None, epochs=1000, tolerance=1e-5, patience=5)
+    assert history.stopped == "converged"
+    assert len(history.loss) < 200
+    assert min(history.loss[-5:]) >= history.loss[-6] - 1e-5
+    endless = Network(3, [Dense(1)], loss="mse").fit(X, y, optimizer=SGD(0.1), batch_size=None, epochs=50)
+    assert (endless.stopped, len(endless.loss)) == ("epochs", 50)
+
+
+def test_patience_watches_the_validation_loss(rng):
+    X, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    network = Network(3, [Dense(1)], loss="mse")
+    opposite = (X, -y)
+    history = network.fit(X, y, optimizer=SGD(0.1), epochs=500, validation_data=opposite, patience=3)
+    assert history.stopped == "converged"
+    assert len(history.loss) == len(history.validation_loss) < 50
+    assert history.validation_loss[-1] == pytest.approx(network.loss(*opposite))
+
+
+@pytest.mark.parametrize("optimizer", [lambda: SGD(1e6), lambda: SGD(1e6, momentum=0.9), lambda: SGD(1e30)])
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_divergence_keeps_the_last_good_parameters(optimizer, loss, backend, dtype, rng):
+    X, y = rng.normal(size=(64, 8)), rng.normal(size=(64, 2))
+
+    def make():
+        layers = [Dense(16, "leaky_relu"), Dense(16, "leaky_relu"), Dense(2)]
+        return Network(8, layers, loss=loss, dtype=dtype, backend=backend)
+
+    network = make()
+    with pytest.raises(DivergenceError, match=r"diverged at step \d+ \(epoch \d+\).*learning_rate") as caught:
+        network.fit(X, y, optimizer=optimizer(), batch_size=16, epochs=2000)
+    assert np.isfinite(network.parameters).all()
+    twin, twin_optimizer, steps = make(), optimizer(), 0
+    for epoch in range(2000):
+        for xb, yb in fastgd.minibatches(X, y, batch_size=16, epoch=epoch):
+            if steps == caught.value.step - 1:
+                break
+            twin.train_step(xb, yb, twin_optimizer)
+            steps += 1
+        if steps == caught.value.step - 1:
+            break
+    np.testing.assert_array_equal(twin.parameters, network.parameters)
+
+
+def test_divergence_on_digits(backend, data):
+    (X, y), _ = data
+    network = Network(64, [Dense(64, "elu"), Dense(64, "elu"), Dense(10)], loss="softmax_cross_entropy",
+                      backend=backend)  # fmt: skip
+    with pytest.raises(DivergenceError):
+        network.fit(X * 16, y, optimizer=SGD(1e6), epochs=50)
+    assert np.isfinite(network.parameters).all()
+
+
+BAD_FIT = {
+    "batch_size 0": ({"batch_size": 0}, ValueError, "'batch_size'.*>= 1.*0"),
+    "batch_size float": ({"batch_size": 2.0}, TypeError, "'batch_size'.*float"),
+    "epochs": ({"epochs": -1}, ValueError, "'epochs'.*>= 0"),
+    "tolerance": ({"tolerance": -1.0}, ValueError, "'tolerance'"),
+    "patience": ({"patience": 0}, ValueError, "'patience'"),
+    "optimizer": ({"optimizer": "adam"}, TypeError, "'optimizer'"),
+    "validation": ({"validation_data": 3}, TypeError, "'validation_data'.*pair"),
+    "validation X": ({"validation_data": (np.zeros((2, 4)), np.zeros(2, int))}, ValueError, "5 features"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FIT)
+def test_bad_fit(case, small):
+    network, x, y = small
+    options, error, match = BAD_FIT[case]
+    before = network.parameters.copy()
+    with pytest.raises(error, match=match):
+        network.fit(x, y, **options)
+    np.testing.assert_array_equal(network.parameters, before)
+
+
+def test_no_epochs_change_nothing(small):
+    network, x, y = small
+    before = network.parameters.copy()
+    assert network.fit(x, y, epochs=0).loss == []
+    np.testing.assert_array_equal(network.parameters, before)
+
+
+def test_progress_is_shown_when_asked_for(small, capfd):
+    network, x, y = small
+    network.fit(x, y, epochs=2)
+    assert capfd.readouterr().err == ""
+    network.fit(x, y, epochs=2, progress=True)
+    assert "2/2" in capfd.readouterr().err
