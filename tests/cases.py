@@ -1,5 +1,5 @@
-"""The tables that tests and benchmarks share. A new kernel, activation, loss or optimizer is found by its name in the
-package; its line here says with which scalars it is timed, or where a kink of it lies."""
+"""The tables that tests and benchmarks share. A new kernel, activation or loss is found by its name in the package;
+an optimizer has a line here, and so has an activation whose derivative jumps."""
 
 import fastgd
 from fastgd.kernel import kernels
@@ -18,6 +18,18 @@ OPTIMIZERS = {
     "Adam": lambda lr: fastgd.Adam(lr),
     "AdamW": lambda lr: fastgd.AdamW(lr),
 }
+# Dimensions of a small and of a medium network to time kernels at; "parameters" is the length of a flat buffer.
+BENCHMARKED = {
+    "small": {"rows": 32, "n": 64, "k": 10, "n_in": 64, "n_out": 64, "one": 1, "parameters": 4_810},
+    "medium": {"rows": 128, "n": 512, "k": 10, "n_in": 784, "n_out": 512, "one": 1, "parameters": 400_000},
+}
+
+
+def benchmark_sizes(kernel, size):
+    """Sizes of the kernel's dimensions; n is the length of a flat buffer where the arrays are one-dimensional."""
+    sizes = BENCHMARKED[size]
+    flat = all(len(array.dims) == 1 for array in kernel.arrays.values())
+    return sizes | ({"n": sizes["parameters"]} if flat else {})
 
 
 def awkward_sizes(kernel):
