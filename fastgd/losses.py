@@ -127,10 +127,7 @@ def softmax_cross_entropy_loss(loss, dz, z, y, weight, label_smoothing):
     k = z.shape[1]
     keep, base = loss.dtype.type(1 - label_smoothing), loss.dtype.type(label_smoothing / k)
     for i in range(z.shape[0]):
-        top = z[i, 0]
-        for j in range(k):
-            if z[i, j] > top:
-                top = z[i, j]
+        top = z[i].max()
         total, mass, value = loss.dtype.type(0), loss.dtype.type(0), loss.dtype.type(0)
         for j in range(k):
             dz[i, j] = np.exp(z[i, j] - top)
@@ -171,10 +168,7 @@ def softmax_cross_entropy_labels_loss(loss, dz, z, y, weight, label_smoothing):
     k = z.shape[1]
     keep, base = loss.dtype.type(1 - label_smoothing), loss.dtype.type(label_smoothing / k)
     for i in range(z.shape[0]):
-        top = z[i, 0]
-        for j in range(k):
-            if z[i, j] > top:
-                top = z[i, j]
+        top = z[i].max()
         total, shifted = loss.dtype.type(0), loss.dtype.type(0)
         for j in range(k):
             shifted += z[i, j] - top
@@ -234,10 +228,7 @@ def softmax_forward(p: Out("rows", "k"), z: In("rows", "k")):
 def softmax_forward(p, z):
     k = z.shape[1]
     for i in range(z.shape[0]):
-        top = z[i, 0]
-        for j in range(k):
-            if z[i, j] > top:
-                top = z[i, j]
+        top = z[i].max()
         total = p.dtype.type(0)
         for j in range(k):
             p[i, j] = np.exp(z[i, j] - top)
