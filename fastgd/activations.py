@@ -17,6 +17,7 @@ SQRT_HALF = 0.5**0.5
 SQRT_2_OVER_PI = (2 / math.pi) ** 0.5
 INV_SQRT_2PI = 1 / (2 * math.pi) ** 0.5
 GELU_CUBIC = 0.044715
+GELU_FLAT = 100.0  # the slope of gelu is 0 or 1 from there on
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -205,7 +206,7 @@ def softplus_backward(dy, y):
 def gelu_forward(y: Out("rows", "n"), x: In("rows", "n")):
     """y <- x Phi(x), Phi the normal distribution function: the exact form. Hendrycks & Gimpel 2016,
     arXiv:1606.08415."""
-    np.copyto(y, x * (1 + erf(x * SQRT_HALF)) / 2)
+    np.copyto(y, x * ((1 + erf(x * SQRT_HALF)) / 2))
 
 
 @gelu_forward.loop
@@ -214,7 +215,7 @@ def gelu_forward(y, x):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             v = x[i, j]
-            y[i, j] = v * (1 + math.erf(v * root)) / 2
+            y[i, j] = v * ((1 + math.erf(v * root)) / 2)
 
 
 @kernel
@@ -236,7 +237,7 @@ def gelu_backward(dy, x):
 def gelu_tanh_forward(y: Out("rows", "n"), x: In("rows", "n")):
     """y <- x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: the tanh form of gelu. Hendrycks & Gimpel 2016,
     arXiv:1606.08415."""
-    np.copyto(y, x * (1 + np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x))) / 2)
+    np.copyto(y, x * ((1 + np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x))) / 2))
 
 
 @gelu_tanh_forward.loop
@@ -245,22 +246,24 @@ def gelu_tanh_forward(y, x):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             v = x[i, j]
-            y[i, j] = v * (1 + math.tanh(scale * (v + cubic * v * v * v))) / 2
+            y[i, j] = v * ((1 + math.tanh(scale * (v + cubic * v * v * v))) / 2)
 
 
 @kernel
 def gelu_tanh_backward(dy: InOut("rows", "n"), x: In("rows", "n")):
-    """dy <- dy (1 + t + x (1 - t^2) sqrt(2 / pi) (1 + 3 * 0.044715 x^2)) / 2, t the tanh of the forward pass."""
+    """dy <- dy (1 + t + x (1 - t^2) sqrt(2 / pi) (1 + 3 * 0.044715 x^2)) / 2, t the tanh of the forward pass. It is 0
+    or dy beyond |x| = 100, where the powers of x would overflow."""
+    x = np.clip(x, -GELU_FLAT, GELU_FLAT)
     t = np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x))
     dy *= (1 + t + x * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x * x)) / 2
 
 
 @gelu_tanh_backward.loop
 def gelu_tanh_backward(dy, x):
-    scale, cubic = x.dtype.type(SQRT_2_OVER_PI), x.dtype.type(GELU_CUBIC)
+    scale, cubic, flat = x.dtype.type(SQRT_2_OVER_PI), x.dtype.type(GELU_CUBIC), x.dtype.type(GELU_FLAT)
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            v = x[i, j]
+            v = min(max(x[i, j], -flat), flat)
             t = math.tanh(scale * (v + cubic * v * v * v))
             dy[i, j] *= (1 + t + v * (1 - t * t) * scale * (1 + 3 * cubic * v * v)) / 2
 

@@ -1,18 +1,21 @@
 """Saving and loading: a safetensors file that holds the parameters by name, the optimizer's state, and in its
 metadata, as JSON, what it takes to make both again. No pickle."""
 
+import contextlib
 import json
 import os
+import shutil
 
 import numpy as np
+import safetensors.numpy
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from .activations import ACTIVATIONS
 from .choice import pick
-from .errors import CheckpointError, choose, value_error
+from .errors import CheckpointError, check_integer, choose, shown, type_error, value_error
 from .layers import LAYERS
 from .losses import LOSSES, Loss
-from .optimizers import OPTIMIZERS
+from .optimizers import OPTIMIZERS, Optimizer
 from .schedules import SCHEDULES
 
 FORMAT = 1
@@ -21,19 +24,57 @@ FORMAT = 1
 def save(path, network, optimizer=None):
     """Writes network and optimizer to `path`. Other safetensors readers see the parameters as "w1", "b1", ...
 
-    Raises OSError if the file cannot be written."""
-    content = {"format": FORMAT, "network": network.config()}
+    Raises OSError if the file cannot be written, TypeError or ValueError if `load` could not read it again; then what
+    was at `path` is still there."""
+    for layer in network.layers:
+        _check_known("activation", layer.activation, ACTIVATIONS)
+    _check_known("loss", network.loss_function, LOSSES)
+    content = {"format": FORMAT, "network": network.config(), "epochs": network.epochs}
     tensors = {name: np.ascontiguousarray(view) for name, view in network.views().items()}
     if optimizer is not None:
+        if not isinstance(optimizer, Optimizer):
+            raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3)", shown(optimizer))
+        optimizer.check_network(network)
         config = optimizer.config()
         if config["learning_rate"] is None:
             raise value_error("optimizer", "a learning rate or schedule of fastgd's own to save", repr(optimizer))
         content["optimizer"] = {**config, "steps": optimizer.steps}
         tensors |= {f"optimizer.{slot}": arrays[0] for slot, arrays in optimizer.state.items()}
+    _write(_path(path), safetensors.numpy.save(tensors, metadata={"fastgd": json.dumps(content)}))
+
+
+def _path(path):
     try:
-        save_file(tensors, os.fspath(path), metadata={"fastgd": json.dumps(content)})
-    except SafetensorError as error:
-        raise OSError(f"cannot write {os.fspath(path)!r}: {error}") from None
+        return os.fsdecode(path)
+    except TypeError:
+        raise type_error("path", "a path", f"{shown(path)} ({type(path).__name__})") from None
+
+
+def _write(path, content):
+    """Replaces the file at `path`, or the one a link there points to, in one go; a device is written to."""
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            file.write(content)
+        return
+    sibling = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(sibling, "xb") as file:
+            file.write(content)
+        if os.path.exists(path):
+            shutil.copymode(path, sibling)
+        os.replace(sibling, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(sibling)
+        raise
+
+
+def _check_known(argument, choice, table):
+    """Raises unless a name in a file will mean the same thing again."""
+    known = table.get(choice.name)
+    if known is None or known(**choice.parameters) != choice:
+        raise value_error(argument, f"one of fastgd's own to save: {', '.join(table)}", repr(choice))
 
 
 def load(path, *, backend="auto"):
@@ -43,7 +84,9 @@ def load(path, *, backend="auto"):
     """
     from .network import Network
 
-    path = os.fspath(path)
+    path = _path(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"load({path!r}): expected a file, got a folder")
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
@@ -60,10 +103,11 @@ def load(path, *, backend="auto"):
         layers = [choose("layer", layer["layer"], LAYERS).from_config(layer) for layer in config.pop("layers")]
         loss = _chosen("loss", config.pop("loss"), LOSSES, Loss)
         network = Network(config.pop("n_features"), layers, loss=loss, backend=backend, **config)
+        network.epochs = check_integer("epochs", content["epochs"], 0)
         for name, view in network.views().items():
             _fill(name, view, tensors)
         return network, _optimizer(content.get("optimizer"), network, tensors)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, MemoryError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"load({path!r}): {error}") from error
 
 
@@ -78,7 +122,9 @@ def _optimizer(config, network, tensors):
     schedule, steps = dict(config.pop("learning_rate")), config.pop("steps")
     learning_rate = choose("schedule", schedule.pop("name"), SCHEDULES)(**schedule)
     optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(learning_rate, **config)
-    optimizer.steps = steps
+    optimizer.steps = check_integer("steps", steps, 0)
+    if optimizer.steps == 0 and not any(name.startswith("optimizer.") for name in tensors):
+        return optimizer  # saved before its first update, which makes the state
     optimizer.bind(network)
     for slot, (array,) in optimizer.state.items():
         _fill(f"optimizer.{slot}", array, tensors)

@@ -17,10 +17,11 @@ class Choice:
     ranges: Mapping = dataclasses.field(default_factory=dict, kw_only=True, repr=False)
 
     def __call__(self, **parameters):
+        checked = {}
         for name, value in parameters.items():
             choose(f"{self.name}()", name, self.parameters)
-            check_number(name, value, **self.ranges.get(name, {}))
-        return dataclasses.replace(self, parameters={**self.parameters, **parameters})
+            checked[name] = check_number(name, value, **self.ranges.get(name, {}))
+        return dataclasses.replace(self, parameters={**self.parameters, **checked})
 
     def __hash__(self):
         return hash((self.name, *self.parameters.items()))

@@ -10,7 +10,7 @@ import numpy as np
 
 from .config import __version__
 from .data import check_batch_size
-from .errors import choose
+from .errors import choose, value_error
 from .layers import Dense
 from .losses import softmax_cross_entropy
 from .network import BACKENDS, Network
@@ -43,9 +43,15 @@ DATASETS = {"digits": digits}
 
 def train(arguments):
     """`fastgd train`: trains on a data set, prints loss and test accuracy, saves the model and the loss curve."""
-    for path in filter(None, (arguments.save, arguments.plot)):
-        if not os.path.isdir(os.path.dirname(path) or "."):
-            raise FileNotFoundError(f"no folder for {path!r}")
+    for option, path in (("--save", arguments.save), ("--plot", arguments.plot)):
+        if not path and option == "--plot":
+            continue
+        if not path or os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
+            raise value_error(option, "a file in a folder that exists", repr(path))
+    if arguments.plot:  # a missing extra or an unknown kind of picture shows before the training
+        from .plots import check_picture, plot_loss
+
+        check_picture("--plot", arguments.plot)
     (X, y), (X_test, y_test) = choose("DATA", arguments.data, DATASETS)()
     hidden = [Dense(units, arguments.activation, weight_init="he_uniform") for units in arguments.hidden]
     network = Network(
@@ -79,14 +85,15 @@ def train(arguments):
     network.save(arguments.save, optimizer=optimizer)
     print(f"model saved to {arguments.save}")
     if arguments.plot:
-        from .plots import plot_loss
-
         plot_loss(history, f"Loss on {arguments.data}").savefig(arguments.plot, dpi=150)
         print(f"loss curve saved to {arguments.plot}")
 
 
 def _hidden(text):
-    return [int(units) for units in text.split(",") if units]
+    try:
+        return [int(units) for units in text.split(",") if units]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers such as 128,64, got {text!r}") from None
 
 
 def parser():
@@ -120,12 +127,15 @@ def parser():
 
 
 def main(argv=None):
-    """Runs the command line; returns the exit code: 0, 1 for an error, 2 for wrong usage."""
+    """Runs the command line; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
+    except KeyboardInterrupt:
+        print(f"fastgd {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         if arguments.debug:
             raise
-        print(f"fastgd {arguments.command}: {error}", file=sys.stderr)
+        print(f"fastgd {arguments.command}: {error or type(error).__name__}", file=sys.stderr)
         return 1

@@ -134,6 +134,9 @@ def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=Fa
     X: (rows, ...), y: (rows, ...), arrays. batch_size: int >= 1, or None for all rows. The last batch may be shorter;
     drop_last=True leaves it out. The batches are arrays of their own.
     """
+    for name, array in (("X", X), ("y", y)):
+        if isinstance(array, np.ma.MaskedArray):
+            raise type_error(name, "an array without a mask", "a masked array")
     X, y = np.asarray(X), np.asarray(y)
     if X.ndim == 0 or len(X) == 0:
         raise value_error("X", "at least 1 row", shown(X))

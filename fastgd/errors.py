@@ -13,6 +13,7 @@ class DivergenceError(ArithmeticError):
 
     def __init__(self, step, *, epoch=None, loss, learning_rate, last_loss=None):
         self.step, self.epoch, self.loss, self.learning_rate = step, epoch, loss, learning_rate
+        self.last_loss = last_loss
         where = f"step {step}" if epoch is None else f"step {step} (epoch {epoch})"
         what = f"loss {loss}" if not math.isfinite(loss) else f"a gradient too large to follow (loss {loss:.4g})"
         last = "" if last_loss is None else f"; last finite loss {last_loss:.4g}"
@@ -21,6 +22,14 @@ class DivergenceError(ArithmeticError):
             f"learning_rate {learning_rate:.4g}. The parameters are those before this step. "
             "Try a smaller learning rate, or scale the inputs."
         )
+
+    def __reduce__(self):
+        return _divergence, (vars(self),)
+
+
+def _divergence(fields):
+    """A DivergenceError from its fields: to pickle it, as process pools do."""
+    return DivergenceError(**fields)
 
 
 class CheckpointError(ValueError):
@@ -44,11 +53,12 @@ def type_error(argument, expected, got):
 
 
 def check_integer(argument, value, low):
-    """`value` as an int of at least `low`."""
+    """`value` as an int of at least `low`, below 2^63."""
+    expected = f"an integer >= {low}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise type_error(argument, f"an integer >= {low}", f"{shown(value)} ({type(value).__name__})")
-    if value < low:
-        raise value_error(argument, f"an integer >= {low}", value)
+        raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
+    if not low <= value < 2**63:
+        raise value_error(argument, expected if value < low else f"{expected} and below 2^63", shown(int(value)))
     return int(value)
 
 
@@ -58,7 +68,10 @@ def check_number(argument, value, low=-math.inf, high=math.inf, *, low_open=Fals
     expected = f"a finite number in {opening}{low:g}, {high:g}{closing}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
-    value = float(value)
+    try:
+        value = float(value)
+    except OverflowError:
+        raise value_error(argument, expected, shown(value)) from None
     inside = (value > low if low_open else value >= low) and (value < high if high_open else value <= high)
     if not (math.isfinite(value) and inside):
         raise value_error(argument, expected, value)

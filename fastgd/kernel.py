@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import numbers
 import os
 import types
 
@@ -179,15 +180,18 @@ class Kernel:
             if array.dtype != expected:
                 raise type_error(name, f"{expected} like the other arrays", shown(array))
             shape = tuple(sizes.setdefault(d, n) for d, n in zip(spec.dims, array.shape, strict=False))
-            if array.ndim != len(spec.dims) or array.shape != shape:
-                known = ", ".join(str(sizes.get(dim, dim)) for dim in spec.dims)
-                raise value_error(name, f"shape ({known})", shown(array))
+            if array.ndim != len(spec.dims) or array.shape != shape or 0 in shape:
+                known = ", ".join(str(sizes.get(dim) or dim) for dim in spec.dims)
+                raise value_error(name, f"shape ({known}), nothing empty", shown(array))
             if not (array.flags.c_contiguous and array.flags.aligned):
                 raise value_error(
                     name, "a C-contiguous, aligned array", f"strides {array.strides}; use np.ascontiguousarray"
                 )
             if spec.direction != "in" and not array.flags.writeable:
                 raise value_error(name, "a writable array", f"a read-only {shown(array)}")
+        for name, value in zip(self.scalars, arguments[len(self.arrays) :], strict=True):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise type_error(name, "a real number", f"{shown(value)} ({type(value).__name__})")
         return dtype, sizes
 
     def record(self, arguments, sizes):

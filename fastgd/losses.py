@@ -179,8 +179,9 @@ def softmax_cross_entropy_labels_loss(loss, dz, z, y, weight, label_smoothing):
             dz[i, j] = weight[i] * (dz[i, j] / total - base)
         if 0 <= y[i] < k:
             dz[i, y[i]] -= weight[i] * keep
-            # The sum over j of log(total) - shifted_j is k log(total) - shifted.
-            loss[i] = weight[i] * (log_total - keep * (z[i, y[i]] - top) - base * shifted)
+            # The sum over j of log(total) - shifted_j is k log(total) - shifted, which may overflow.
+            rest = base * shifted if base > 0 else loss.dtype.type(0)
+            loss[i] = weight[i] * (log_total - keep * (z[i, y[i]] - top) - rest)
         else:
             loss[i] = np.nan
 
@@ -197,7 +198,8 @@ def binary_cross_entropy_loss(
     BCEWithLogitsLoss."""
     scale = weight / z.shape[1]
     valid = ((y >= 0) & (y <= 1)).all(axis=1)
-    value = np.logaddexp(0, z) - z * y
+    # max(z, 0) - z y first: where both are z they cancel without a trace of rounding.
+    value = (np.maximum(z, 0) - z * y) + np.log1p(np.exp(-np.abs(z)))
     np.copyto(loss, np.where(valid, scale * value.sum(axis=1), np.nan))
     np.multiply(sigmoid_of(z) - y, scale[:, None], out=dz)
 
@@ -213,7 +215,7 @@ def binary_cross_entropy_loss(loss, dz, z, y, weight):
             v = z[i, j]
             e = np.exp(-abs(v))
             valid = valid and 0 <= y[i, j] <= 1
-            total += (0 if v < 0 else v) + np.log1p(e) - v * y[i, j]
+            total += ((0 if v < 0 else v) - v * y[i, j]) + np.log1p(e)
             dz[i, j] = scale * ((1 / (1 + e) if v >= 0 else e / (1 + e)) - y[i, j])
         loss[i] = scale * total if valid else np.nan
 

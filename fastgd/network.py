@@ -1,15 +1,14 @@
 """The network: flat buffers, views of them, and the plan that walks them."""
 
-import contextlib
 import math
-import threading
 
 import numpy as np
 
 from .choice import pick
 from .data import check_rows, check_targets, check_values
 from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
-from .kernel import DTYPES
+from .kernel import DTYPES, plan_module
+from .layers import LAYERS
 from .losses import LOSSES, Loss
 from .optimizers import Optimizer
 from .plan import Plan, aligned_empty
@@ -33,15 +32,17 @@ class Network:
     backend: "cython", "numba" or "numpy"; "auto" is "cython".
     num_threads: None or 1 (the engine is serial as yet).
 
-    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. Arrays of the network's
-    dtype that are C-contiguous and aligned are used where they lie, others are cast.
+    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `epochs` counts the
+    passes over data that `fit` has made. Arrays of the network's dtype that are C-contiguous and aligned are used where
+    they lie, others are cast.
     """
 
     def __init__(
         self, n_features, layers, *, loss, l1=0.0, l2=0.0, dtype="float32", seed=0, backend="auto", num_threads=None
     ):
         self.n_features = check_integer("n_features", n_features, 1)
-        if not isinstance(layers, (list, tuple)) or not all(hasattr(layer, "forward") for layer in layers):
+        kinds = tuple(LAYERS.values())
+        if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, kinds) for layer in layers):
             raise type_error("layers", "a list of layers such as Dense(64, 'relu')", shown(layers))
         if not layers:
             raise value_error("layers", "at least one layer", "[]")
@@ -60,9 +61,10 @@ class Network:
         for layer in self.layers:
             self.sizes.append(layer.output_size(self.sizes[-1]))
         self._make_buffers()
+        self.epochs = 0
         self._plan = None
         self._last_loss = None
-        self._lock = threading.Lock()
+        self._turn = plan_module().Turn()
 
     def _make_buffers(self):
         """The flat buffers, weights first so that a penalty is a prefix, and the initial values."""
@@ -78,7 +80,13 @@ class Network:
         self._gradient[:] = 0
         views = self.views()
         for name, shape, initializer, _ in specs:
-            views[name][...] = initializer.values(rng, shape, **initializer.parameters)
+            values = initializer.values(rng, shape, **initializer.parameters)
+            with np.errstate(over="ignore"):
+                views[name][...] = values
+            if not np.isfinite(views[name]).all():
+                raise value_error(
+                    f"initial values of {name}", f"numbers that are finite in {self.dtype}", shown(values)
+                )
 
     @property
     def parameters(self):
@@ -93,6 +101,8 @@ class Network:
     def views(self, flat=None):
         """The parts of the parameters by name, "w1", "b1", ..., as views; or those of another flat array."""
         flat = self._parameters if flat is None else flat
+        if not isinstance(flat, np.ndarray) or flat.shape != (self.n_parameters,):
+            raise value_error("flat", f"a flat array of {self.n_parameters} elements", shown(flat))
         views, start = {}, 0
         for name, shape in self._shapes.items():
             size = math.prod(shape)
@@ -102,18 +112,10 @@ class Network:
 
     # ---- running
 
-    @contextlib.contextmanager
-    def _in_use(self):
-        """One caller at a time: the workspace is shared."""
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("this network is in use by another thread; give each thread a network of its own")
-        try:
-            yield
-        finally:
-            self._lock.release()
-
     def _plan_for(self, rows, loss_kernel=None):
-        """The plan, made anew when it is too small or for other targets."""
+        """The plan, made anew when it is too small, for other targets, or left half set by an interrupted call."""
+        if self._turn.disturbed:
+            self._plan, self._turn.disturbed = None, False
         plan = self._plan
         kernel = loss_kernel or (plan.loss_kernel if plan else self.loss_function.kernels[0])
         if plan is None or plan.capacity < rows or plan.loss_kernel is not kernel:
@@ -142,7 +144,7 @@ class Network:
     def _outputs(self, x, link):
         x = check_rows("x", x, self.n_features)
         result = np.empty((len(x), self.sizes[-1]), self.dtype)
-        with self._in_use():
+        with self._turn:
             for start in range(0, len(x), BLOCK_ROWS):
                 rows = slice(start, start + BLOCK_ROWS)
                 plan = self._minibatch(x[rows], None, None)
@@ -161,21 +163,25 @@ class Network:
         Raises TypeError or ValueError naming the argument.
         """
         x, y, kernel = self._checked(x, y)
+        with self._turn:
+            return self._mean_loss(x, y, kernel)
+
+    def _mean_loss(self, x, y, kernel):
+        """`loss` of checked arrays, block by block."""
         total = 0.0
-        with self._in_use():
-            for start in range(0, len(x), BLOCK_ROWS):
-                rows = slice(start, start + BLOCK_ROWS)
-                plan = self._minibatch(x[rows], y[rows], kernel)
-                plan.run("forward", "loss")
-                self._check_inputs(plan, x)
-                # Every block adds the penalty: weighted by its rows, it is added once.
-                total += plan.buffers["total"][0] * plan.rows
+        for start in range(0, len(x), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            plan = self._minibatch(x[rows], y[rows], kernel)
+            plan.run("forward", "loss")
+            self._check_inputs(plan, x)
+            # Every block adds the penalty: weighted by its rows, it is added once.
+            total += float(plan.buffers["total"][0]) * plan.rows
         return total / len(x)
 
     def loss_and_gradient(self, x, y):
         """Mean loss as `loss`, and its gradient with respect to `parameters` as a flat array (a copy)."""
         x, y, kernel = self._checked(x, y)
-        with self._in_use():
+        with self._turn:
             plan = self._minibatch(x, y, kernel)
             plan.run("forward", "parameters")
             self._check_inputs(plan, x)
@@ -187,10 +193,14 @@ class Network:
         Raises TypeError or ValueError naming the argument, and DivergenceError if the loss or the gradient is not
         finite; then the parameters are those before the step.
         """
-        x = check_rows("x", x, self.n_features)
-        y, kernel = check_targets("y", y, len(x), self.loss_function, self.sizes[-1])
         check_optimizer(optimizer)
-        with self._in_use():
+        if optimizer.state:  # a bad value shows in the loss or the gradient
+            x = check_rows("x", x, self.n_features)
+            y, kernel = check_targets("y", y, len(x), self.loss_function, self.sizes[-1])
+        else:  # the first step binds the optimizer, so all is checked before
+            x, y, kernel = self._checked(x, y)
+            check_values("x", x, self.dtype)
+        with self._turn:
             return self._step(self._minibatch(x, y, kernel), optimizer, x, y)
 
     def _step(self, plan, optimizer, x, y, epoch=None):
@@ -198,10 +208,15 @@ class Network:
         plan.use_optimizer(optimizer)
         learning_rate = optimizer.rate()
         step = optimizer.steps + 1
-        plan.set_update(learning_rate, optimizer.scalars(learning_rate, step))
+        scalars = optimizer.scalars(learning_rate, step)
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.array(scalars, self.dtype)).all():
+                raise value_error("learning_rate", f"a step whose scalars are finite in {self.dtype}", learning_rate)
+        plan.set_update(learning_rate, scalars)
         plan.run("forward", "parameters")
         total = float(plan.buffers["total"][0])
-        if not (math.isfinite(total) and plan.buffers["bad_inputs"][0] == 0 and plan.buffers["bad_gradients"][0] == 0):
+        good = math.isfinite(total) and plan.buffers["bad_inputs"][0] == 0 and plan.buffers["bad_gradients"][0] == 0
+        if not good or self._decay_overflows(optimizer, learning_rate):
             self._check_inputs(plan, x)
             check_values("y", y, self.dtype, plan.loss_kernel.arrays["y"], self.sizes[-1])
             last = self._last_loss
@@ -210,6 +225,14 @@ class Network:
         optimizer.steps = step
         self._last_loss = total
         return total
+
+    def _decay_overflows(self, optimizer, learning_rate):
+        """Whether weight decay may carry the parameters beyond the largest number. Decay shrinks them as long as
+        neither it nor the learning rate is above 1; above, they may grow by a factor each step."""
+        factor = max(1.0, learning_rate) * max(1.0, optimizer.hyper.get("weight_decay", 0.0))
+        if factor == 1 or optimizer.hyper.get("weight_decay", 0.0) == 0:
+            return False
+        return not np.abs(self._parameters).max() <= float(np.finfo(self.dtype).max) ** 0.5 / factor
 
     def _checked(self, x, y):
         x = check_rows("x", x, self.n_features)
@@ -224,10 +247,10 @@ class Network:
     fit = fit
 
     def __getstate__(self):
-        return {name: value for name, value in vars(self).items() if name not in ("_plan", "_lock")}
+        return {name: value for name, value in vars(self).items() if name not in ("_plan", "_turn")}
 
     def __setstate__(self, state):
-        vars(self).update(state, _plan=None, _lock=threading.Lock())
+        vars(self).update(state, _plan=None, _turn=plan_module().Turn())
 
     # ---- telling and keeping
 
@@ -270,7 +293,7 @@ def check_optimizer(optimizer):
 def _dtype_name(dtype):
     """The name of a dtype given as a name, a numpy dtype or a numpy type."""
     try:
-        return dtype if isinstance(dtype, str) else str(np.dtype(dtype))
+        return dtype if dtype is None or isinstance(dtype, str) else str(np.dtype(dtype))
     except TypeError:
         return dtype
 

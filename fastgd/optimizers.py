@@ -172,11 +172,20 @@ class Optimizer:
 
     def __init__(self, learning_rate, **hyper):
         self.learning_rate = learning_rate
-        self.schedule = learning_rate if callable(learning_rate) else constant(learning_rate)
         self.hyper = {name: check_number(name, value, **RANGES[name]) for name, value in hyper.items()}
         self.steps = 0
         self.state = {}
         self._network = None
+
+    @property
+    def learning_rate(self):
+        """A number, a schedule or a function of the number of updates made; may be set between two steps."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        self.schedule = value if callable(value) else constant(value)
+        self._learning_rate = value
 
     @property
     def slots(self):
@@ -189,45 +198,57 @@ class Optimizer:
 
     def rate(self):
         """The learning rate of the next update; raises if a schedule gives one that is not finite or negative."""
-        return check_number(f"learning_rate (of step {self.steps + 1})", float(self.schedule(self.steps)), 0.0)
+        value = self.schedule(self.steps)
+        value = value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
+        return check_number(f"learning_rate (of step {self.steps + 1})", value, 0.0)
 
     def scalars(self, lr, t):
         """The scalars of the kernel at update t = 1, 2, ..., in its order."""
         raise NotImplementedError
 
-    def allocate(self, parameters):
-        """Makes the state for flat parameter arrays on first use; later it must fit them."""
+    def check_fit(self, parameters):
+        """Raises unless the state, if there is one, is for such flat parameter arrays."""
         shapes = [(p.size, p.dtype) for p in parameters]
         for arrays in self.state.values():
             held = [(s.size, s.dtype) for s in arrays]
             if held != shapes:
                 raise value_error("params", f"arrays like those of the first step, {held}", shapes)
+
+    def allocate(self, parameters):
+        """Makes the state for flat parameter arrays on first use; later it must fit them."""
+        self.check_fit(parameters)
         if not self.state:
             self.state = {
                 slot: [np.full(p.size, self.initial(slot), p.dtype) for p in parameters] for slot in self.slots
             }
 
-    def bind(self, network):
-        """Takes charge of a network; another one needs another optimizer, since the state belongs to parameters."""
+    def check_network(self, network):
+        """Raises unless this optimizer is free or drives this network: the state belongs to parameters."""
         if self._network is not None and self._network() is not network:
             raise value_error("optimizer", "an optimizer of this network's own", f"{self!r}, which drives another")
+        self.check_fit([network.parameters])
+
+    def bind(self, network):
+        """Takes charge of a network; another one needs another optimizer."""
+        self.check_network(network)
         self.allocate([network.parameters])
         self._network = weakref.ref(network)
 
     def step(self, params, grads):
-        """Updates params in place from grads: arrays, or lists of arrays of equal shapes, C-contiguous, float32 or
-        float64; anything that shares its memory by DLPack (torch CPU tensors) is one, too.
+        """Updates params in place from grads: an array and its gradient, or lists of them, of equal shapes,
+        C-contiguous, float32 or float64; anything that shares its memory by DLPack (a detached torch CPU tensor) is an
+        array, too.
 
         Raises TypeError or ValueError naming the argument; then nothing has changed.
         """
-        parameters, gradients = _flat_arrays("params", params, True), _flat_arrays("grads", grads, False)
+        parameters, gradients = _arrays("params", params, True), _arrays("grads", grads, False)
         if len(parameters) != len(gradients):
             raise value_error("grads", f"{len(parameters)} arrays as in params", len(gradients))
         for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
-            if p.size != g.size or p.dtype != g.dtype:
-                raise value_error(f"grads[{i}]", f"a {p.dtype} array of {p.size} elements as in params", shown(g))
-            if np.may_share_memory(p, g):
-                raise value_error(f"grads[{i}]", "memory of its own", "memory shared with params")
+            if p.shape != g.shape or p.dtype != g.dtype:
+                raise value_error(f"grads[{i}]", f"a {p.dtype} array of shape {p.shape} as in params", shown(g))
+        _check_apart(parameters, gradients)
+        parameters, gradients = [p.reshape(-1) for p in parameters], [g.reshape(-1) for g in gradients]
         scalars = self.scalars(self.rate(), self.steps + 1)
         self.allocate(parameters)
         for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
@@ -252,21 +273,48 @@ class Optimizer:
         return f"{type(self).__name__}({self.learning_rate!r}{options})"
 
 
-def _flat_arrays(argument, values, writable):
-    """Flat views of an array or of a list of arrays."""
+def _arrays(argument, values, writable):
+    """An array or a list of arrays as a list of numpy arrays that share their memory."""
     single = isinstance(values, np.ndarray) or hasattr(values, "__dlpack__")
-    flat = []
+    if not (single or isinstance(values, (list, tuple))):
+        raise type_error(argument, "an array or a list of arrays", f"{shown(values)} ({type(values).__name__})")
+    arrays = []
     for i, value in enumerate([values] if single else values):
         name = argument if single else f"{argument}[{i}]"
-        array = value if isinstance(value, np.ndarray) else np.from_dlpack(value)
+        array = _as_numpy(name, value)
         if str(array.dtype) not in DTYPES:
             raise type_error(name, "a float32 or float64 array", shown(array))
         if not (array.flags.c_contiguous and array.flags.aligned):
             raise value_error(name, "a C-contiguous, aligned array", f"strides {array.strides}")
         if writable and not array.flags.writeable:
             raise value_error(name, "a writable array", f"a read-only {shown(array)}")
-        flat.append(array.reshape(-1))
-    return flat
+        arrays.append(array)
+    return arrays
+
+
+def _as_numpy(argument, value):
+    """A numpy array over the memory of a value."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not hasattr(value, "__dlpack__"):
+        raise type_error(argument, "a float32 or float64 array", f"{shown(value)} ({type(value).__name__})")
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise type_error(argument, "a float32 or float64 array in memory numpy can share", str(error)) from None
+
+
+def _check_apart(parameters, gradients):
+    """Raises unless the memory of each parameter array is its own."""
+    spans = [(*np.lib.array_utils.byte_bounds(p), f"params[{i}]", True) for i, p in enumerate(parameters) if p.size]
+    spans += [(*np.lib.array_utils.byte_bounds(g), f"grads[{i}]", False) for i, g in enumerate(gradients) if g.size]
+    spans.sort()
+    end, owner, written = 0, None, False
+    for low, high, name, is_parameter in spans:
+        if low < end and (is_parameter or written):
+            raise value_error(name, "memory of its own", f"memory shared with {owner}")
+        if high > end:
+            end, owner, written = high, name, is_parameter
 
 
 class SGD(Optimizer):

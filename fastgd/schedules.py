@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from .errors import check_integer, check_number
+from .errors import check_integer, check_number, value_error
 
 
 class Schedule:
@@ -93,6 +93,11 @@ class cosine(Schedule):
     total_steps: "int"
     warmup_steps: "int" = 0
     final: "float" = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.warmup_steps > self.total_steps:
+            raise value_error("warmup_steps", f"at most total_steps = {self.total_steps}", self.warmup_steps)
 
     def __call__(self, step):
         step = np.asarray(step)

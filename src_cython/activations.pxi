@@ -167,7 +167,7 @@ cdef void gelu_tanh_forward(const void *args, int64_t begin, int64_t end) noexce
     cdef const Elementwise *a = <const Elementwise *>args
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
-        a.y[i] = a.x[i] * (1 + gelu_tanh_inner(a.x[i])) / 2
+        a.y[i] = a.x[i] * ((1 + gelu_tanh_inner(a.x[i])) / 2)
 
 register("gelu_tanh_forward", gelu_tanh_forward, sizeof(Elementwise))
 
@@ -178,6 +178,7 @@ cdef void gelu_tanh_backward(const void *args, int64_t begin, int64_t end) noexc
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
         x = a.x[i]
+        x = 100 if x > 100 else -100 if x < -100 else x     # the powers of x would overflow; NaN stays
         t = gelu_tanh_inner(x)
         slope = <real>0.7978845608028653559 * (1 + 3 * <real>0.044715 * x * x)
         a.y[i] *= (1 + t + x * (1 - t * t) * slope) / 2

@@ -143,7 +143,8 @@ cdef void softmax_cross_entropy_labels_loss(const void *args, int64_t begin, int
             dz[j] = a.weight[i] * (dz[j] / total - base)
         if 0 <= label < a.k:
             dz[label] -= a.weight[i] * keep
-            a.loss[i] = a.weight[i] * (log_total - keep * (z[label] - top) - base * shifted)
+            # The sum over j of log(total) - shifted_j is k log(total) - shifted, which may overflow.
+            a.loss[i] = a.weight[i] * (log_total - keep * (z[label] - top) - (base * shifted if base > 0 else 0))
         else:
             a.loss[i] = <real>NAN
 
@@ -163,7 +164,7 @@ cdef void binary_cross_entropy_loss(const void *args, int64_t begin, int64_t end
             z = a.z[j]
             y = a.y[j]
             valid = valid and 0 <= y <= 1
-            total += softplus(z) - z * y
+            total += ((0 if z < 0 else z) - z * y) + log1p(exp(-fabs(z)))
             a.dz[j] = scale * (sigmoid(z) - y)
         a.loss[i] = scale * total if valid else <real>NAN
 

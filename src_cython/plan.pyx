@@ -54,3 +54,20 @@ cdef class Runner:
                 operation = &self.operations[i]
                 if operation.begin < operation.end:
                     operation.kernel(operation.args, operation.begin, operation.end)
+
+
+cdef class Turn:
+    """`with turn:` serves one caller at a time; a second one gets a RuntimeError. In C, so that a signal cannot fall
+    between taking the turn and the promise to give it back. `disturbed` tells that a caller left by an exception."""
+    cdef bint taken
+    cdef public bint disturbed
+
+    def __enter__(self):
+        if self.taken:
+            raise RuntimeError("this network is in use by another call; give each thread a network of its own")
+        self.taken = True
+
+    def __exit__(self, kind, value, traceback):
+        self.taken = False
+        if kind is not None:
+            self.disturbed = True

@@ -1,5 +1,8 @@
 """Saving and loading."""
 
+import dataclasses
+import os
+
 import numpy as np
 import pytest
 from cases import OPTIMIZERS
@@ -58,6 +61,69 @@ def test_a_learning_rate_of_ones_own_cannot_be_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_saved_before_the_first_update(tmp_path, small):
+    _, x, y = small
+    rich_network().save(tmp_path / "m", optimizer=fastgd.Adam(1e-3))
+    network, optimizer = fastgd.load(tmp_path / "m")
+    twin, twin_optimizer = rich_network(), fastgd.Adam(1e-3)
+    for n, o in ((network, optimizer), (twin, twin_optimizer)):
+        n.fit(x, y, optimizer=o, epochs=2)
+    np.testing.assert_array_equal(network.parameters, twin.parameters)
+
+
+def test_numpy_scalars_are_saved(tmp_path):
+    activation = fastgd.activations.leaky_relu(negative_slope=np.float32(0.25))
+    Network(5, [Dense(3, activation)], loss="mse").save(tmp_path / "m")
+    assert fastgd.load(tmp_path / "m")[0].layers[0].activation == activation
+
+
+def test_what_load_would_refuse_is_not_saved(tmp_path, small):
+    _, x, y = small
+    other, optimizer = rich_network(), fastgd.Adam()
+    other.train_step(x, y, optimizer)
+    strange = dataclasses.replace(fastgd.activations.relu, name="mine")
+    for network, options, match in (
+        (rich_network(), {"optimizer": optimizer}, "'optimizer'.*drives another"),
+        (rich_network(), {"optimizer": 5}, "'optimizer'.*5"),
+        (Network(5, [Dense(3, strange)], loss="mse"), {}, "'activation'.*mine"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=match):
+            network.save(tmp_path / "m", **options)
+    with pytest.raises(TypeError, match="'path'.*None"):
+        rich_network().save(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_keeps_its_mode_and_its_link(tmp_path):
+    target, link = tmp_path / "model", tmp_path / "link"
+    rich_network().save(target)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert target.stat().st_mode & 0o777 == 0o666 & ~umask
+    target.chmod(0o640)
+    link.symlink_to(target)
+    rich_network().save(link)
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model"]
+    with pytest.raises(OSError, match="folder"):
+        fastgd.load(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    rich_network().save(tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(fastgd.checkpoint.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        rich_network().save(tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def damaged(tmp_path, damage):
     path = tmp_path / "model.safetensors"
     rich_network().save(path)
@@ -76,6 +142,9 @@ def damaged(tmp_path, damage):
         (lambda t: {}, "saved by fastgd"),
         (lambda t: {"fastgd": "no json"}, "load"),
         (lambda t: {"fastgd": '{"format": 99}'}, "'format'.*1.*99"),
+        (lambda t: {"fastgd": "[" * 100_000}, "load"),
+        (lambda t: {"fastgd": '{"format": 1, "network": 3}'}, "load"),
+        (lambda t: {"fastgd": '{"format": 1, "network": {"layers": [], "loss": []}}'}, "load"),
         (lambda t: t.pop("w2") is None or None, "'w2'.*none"),
         (lambda t: t.update(w1=np.zeros((2, 2))), r"'w1'.*\(5, 8\).*\(2, 2\)"),
         (lambda t: t.update(b1=np.zeros(8, np.float32)), "'b1'.*float64.*float32"),

@@ -11,6 +11,10 @@ from fastgd.kernel import DTYPES, In, InOut, Kernel, Out
 from fastgd.selfcheck import TOLERANCES, body_error, example
 
 
+def copied(arguments):
+    return [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+
+
 @pytest.mark.parametrize("body", ["numba", "cython"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_body_matches_reference(name, body, dtype, rng):
@@ -40,7 +44,7 @@ def test_kernel_has_every_body_and_a_formula(name):
 def test_outputs_do_not_depend_on_what_they_held(name, body, rng):
     kernel = KERNELS[name]
     first = example(kernel, {d: 1 if d == "one" else 9 for d in kernel.dims}, "float64", rng)
-    second = [np.copy(a) for a in first]
+    second = copied(first)
     for spec, a in zip(kernel.arrays.values(), second, strict=False):
         if spec.direction == "out":
             a[...] = np.nan if a.dtype.kind == "f" else 77
@@ -57,7 +61,7 @@ def test_shares_of_the_work_add_up(name, body, dtype, rng):
     kernel = KERNELS[name]
     sizes = {d: 1 if d == "one" else 23 for d in kernel.dims}
     whole = example(kernel, sizes, dtype, rng)
-    shared = [np.copy(a) for a in whole]
+    shared = copied(whole)
     kernel.body(body)(*whole)
     record = kernel.record(shared, sizes)
     runner = fastgd.kernel.plan_module().Runner(3)
@@ -182,3 +186,37 @@ def test_a_loop_must_have_the_arguments_of_its_kernel():
 
     with pytest.raises(TypeError, match="arrays first"):
         Kernel(late)
+
+
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
+@pytest.mark.parametrize(("lr", "error"), [(None, TypeError), ("0.5", TypeError), (1j, TypeError), (True, TypeError)])
+def test_a_scalar_must_be_a_real_number(body, lr, error):
+    p = np.zeros(3)
+    with pytest.raises(error, match="'lr'.*real number"):
+        fastgd.kernels.sgd_step.body(body)(p, np.ones(3), lr, 0.0)
+    assert not p.any()
+
+
+def test_empty_arrays_are_refused():
+    with pytest.raises(ValueError, match="'y'.*nothing empty"):
+        fastgd.kernels.relu_forward(np.zeros((3, 0)), np.zeros((3, 0)))
+
+
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
+@pytest.mark.parametrize("name", [n for n in KERNELS if n.endswith("_backward") and "dense" not in n])
+def test_slopes_of_activations_far_out_are_finite(name, body, dtype):
+    """Where the input is kept it may be huge; the output of a bounded activation may not."""
+    kernel = KERNELS[name]
+    if "x" in kernel.arrays:
+        dy, x = np.ones((1, 4), dtype), np.array([[-1e30, -1e4, 1e4, 1e30]], dtype)
+        kernel.body(body)(dy, x, *(0.5 for _ in kernel.scalars))
+        np.testing.assert_allclose(dy, [[0, 0, 1, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
+def test_binary_cross_entropy_keeps_small_losses(body):
+    """At z = 15, y = 1 the loss is log(1 + exp(-15)): z must cancel before it is added."""
+    loss, dz = np.zeros(1, np.float32), np.zeros((1, 1), np.float32)
+    z, one = np.full((1, 1), 15, np.float32), np.ones((1, 1), np.float32)
+    fastgd.kernels.binary_cross_entropy_loss.body(body)(loss, dz, z, one, np.ones(1, np.float32))
+    assert loss[0] == pytest.approx(np.log1p(np.exp(-15.0)), rel=1e-5)

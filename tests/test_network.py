@@ -164,7 +164,7 @@ def test_each_thread_its_own_network(rng):
 
 def test_one_network_in_two_threads_is_refused(small):
     network, x, y = small
-    with network._in_use(), pytest.raises(RuntimeError, match="in use by another thread"):
+    with network._turn, pytest.raises(RuntimeError, match="in use by another call"):
         network.train_step(x, y, Adam())
 
 
@@ -261,6 +261,15 @@ BAD_OPTIONS = {
     "n_features float": (lambda: Network(2.0, [Dense(1)], loss="mse"), TypeError, "'n_features'.*float"),
     "no layers": (lambda: Network(2, [], loss="mse"), ValueError, "'layers'"),
     "not layers": (lambda: Network(2, [3], loss="mse"), TypeError, "'layers'"),
+    "activation as layer": (lambda: Network(2, [fastgd.activations.relu], loss="mse"), TypeError, "'layers'"),
+    "class as layer": (lambda: Network(2, [Dense], loss="mse"), TypeError, "'layers'"),
+    "units huge": (lambda: Dense(10**30), ValueError, "'units'.*below 2"),
+    "huge number": (lambda: classifier(l2=10**400), ValueError, "'l2'.*finite"),
+    "initial overflow": (lambda: Network(1, [Dense(1, weight_init=np.full((1, 1), 1e300))], loss="mse"), ValueError,
+                         "initial values of w1.*finite in float32"),
+    "dtype None": (lambda: classifier(dtype=None), TypeError, "'dtype'"),
+    "flat": (lambda: classifier().views(np.zeros(3)), ValueError, "'flat'.*75 elements"),
+    "warm-up": (lambda: fastgd.schedules.cosine(0.1, 10, warmup_steps=11), ValueError, "'warmup_steps'.*10.*11"),
     "units": (lambda: Dense(0), ValueError, "'units'.*>= 1.*0"),
     "units bool": (lambda: Dense(True), TypeError, "'units'"),
     "activation": (lambda: Dense(1, "rleu"), ValueError, "'activation'.*'rleu'; did you mean 'relu'"),

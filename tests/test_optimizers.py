@@ -72,17 +72,42 @@ def test_learning_rate_may_be_any_function_of_the_step():
     assert p[0] == pytest.approx(-(1 + 1 / 2 + 1 / 3))
 
 
+def test_learning_rate_may_be_set_between_steps():
+    p = np.zeros(1)
+    optimizer = SGD(1.0)
+    optimizer.step(p, np.ones(1))
+    optimizer.learning_rate = 0.5
+    optimizer.step(p, np.ones(1))
+    assert p[0] == -1.5
+    with pytest.raises(ValueError, match="'learning_rate'.*-1"):
+        optimizer.learning_rate = -1
+    assert optimizer.learning_rate == 0.5
+
+
+@pytest.mark.parametrize("value", ["x", None, -1.0, np.nan])
+def test_a_schedule_must_give_a_number(value):
+    p = np.zeros(1)
+    with pytest.raises((TypeError, ValueError), match="'learning_rate .of step 1.'"):
+        SGD(lambda step: value).step(p, np.ones(1))
+    assert p[0] == 0
+
+
 P, G = np.ones(3), np.ones(3)
 READ_ONLY = np.ones(3)
 READ_ONLY.flags.writeable = False
 BAD_STEPS = {
     "count": ([P], [G, G], ValueError, "'grads'.*1 arrays.*2"),
-    "size": (P, np.ones(4), ValueError, r"'grads\[0\]'.*3 elements"),
+    "size": (P, np.ones(4), ValueError, r"'grads\[0\]'.*\(3,\).*\(4,\)"),
+    "shape": (np.ones((2, 3)), np.ones((3, 2)), ValueError, r"'grads\[0\]'.*\(2, 3\).*\(3, 2\)"),
+    "a number": (P, 1.5, TypeError, "'grads'.*1.5"),
+    "lists of numbers": ([[1.0]], [[1.0]], TypeError, r"'params\[0\]'.*\[1.0\]"),
     "dtype": (P, np.ones(3, np.float32), ValueError, r"'grads\[0\]'.*float64"),
     "integers": (np.ones(3, int), G, TypeError, "'params'.*float32 or float64"),
     "strided": (np.ones(6)[::2], G, ValueError, "'params'.*C-contiguous"),
     "read-only": (READ_ONLY, G, ValueError, "'params'.*writable"),
-    "aliasing": (P, P, ValueError, r"'grads\[0\]'.*memory of its own"),
+    "aliasing": (P, P, ValueError, r"'params\[0\]'.*memory of its own.*grads\[0\]"),
+    "twice": ([P, P], [G, np.ones(3)], ValueError, r"'params\[1\]'.*memory of its own.*params\[0\]"),
+    "aliasing another": ([P, np.ones(3)], [G, P[:3]], ValueError, "memory of its own"),
 }
 
 

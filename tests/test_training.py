@@ -1,12 +1,15 @@
 """fit() on real data and on small problems: the three forms of descent, stopping, divergence, backends alike."""
 
+import pickle
+import sys
+
 import numpy as np
 import pytest
 from cases import OPTIMIZERS
 from conftest import BACKENDS
 
 import fastgd
-from fastgd import SGD, Adam, Dense, DivergenceError, Network
+from fastgd import SGD, Adam, Dense, DivergenceError, Network, RMSProp
 from fastgd.cli import digits
 
 
@@ -156,6 +159,100 @@ def test_divergence_keeps_the_last_good_parameters(optimizer, loss, backend, dty
     np.testing.assert_array_equal(twin.parameters, network.parameters)
 
 
+@pytest.mark.parametrize("make", [
+    lambda: SGD(1e6, weight_decay=0.01),
+    lambda: SGD(1e6, momentum=0.9, weight_decay=0.01),
+    lambda: fastgd.AdamW(1e6),
+])  # fmt: skip
+@pytest.mark.parametrize("loss", ["mae", "softmax_cross_entropy"])
+def test_divergence_by_weight_decay_keeps_finite_parameters(make, loss, backend, dtype, rng):
+    """The loss and its gradient stay finite while the decay multiplies the parameters."""
+    X, optimizer = rng.normal(size=(37, 4)), make()
+    y = rng.integers(0, 3, 37) if loss.startswith("softmax") else rng.normal(size=(37, 3))
+    network = Network(4, [Dense(3)], loss=loss, dtype=dtype, backend=backend)
+    with pytest.raises(DivergenceError):
+        network.fit(X, y, optimizer=optimizer, batch_size=None, epochs=400)
+    assert np.isfinite(network.parameters).all()
+    assert all(np.isfinite(array).all() for (array,) in optimizer.state.values())
+
+
+def test_a_learning_rate_beyond_the_precision_is_refused(backend, rng):
+    network = Network(4, [Dense(3, weight_init="zeros")], loss="mse", backend=backend)
+    with pytest.raises(ValueError, match="'learning_rate'.*finite in float32"):
+        network.train_step(rng.normal(size=(5, 4)), np.zeros((5, 3)), SGD(1e39))
+    assert not network.parameters.any()
+
+
+def test_divergence_error_travels_between_processes():
+    error = pickle.loads(pickle.dumps(DivergenceError(7, epoch=2, loss=np.inf, learning_rate=0.1, last_loss=3.0)))
+    assert (error.step, error.epoch, error.last_loss) == (7, 2, 3.0)
+    assert "step 7 (epoch 2)" in str(error)
+
+
+def test_fit_goes_on_shuffling_where_it_stopped(data):
+    """Three calls of one epoch are one call of three."""
+    (X, y), _ = data
+    ends = []
+    for calls, epochs in ((1, 3), (3, 1)):
+        network, optimizer = digit_network(), Adam()
+        for _ in range(calls):
+            network.fit(X, y, optimizer=optimizer, epochs=epochs)
+        ends.append(network.parameters.copy())
+        assert network.epochs == 3
+    np.testing.assert_array_equal(*ends)
+
+
+@pytest.mark.parametrize("place", ["set_rows", "set_minibatch", "use_optimizer", "_bind", "run", "_step", "take_rows"])
+def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
+    """Ctrl-C at any line of the inner functions: parameters finite, and the next results those of a fresh network."""
+    X, y = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
+
+    def interrupt(frame, event, argument):
+        nonlocal countdown
+        if frame.f_code.co_name == place and "fastgd" in frame.f_code.co_filename:
+            countdown -= 1
+            if countdown == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return interrupt
+
+    for line in (1, 2, 3, 4, 5, 7, 10, 15, 22, 40, 60)[: 5 if place == "_bind" else None]:
+        network = Network(4, [Dense(5, "tanh"), Dense(3)], loss="softmax_cross_entropy", backend=backend)
+        network.fit(X, y, optimizer=Adam(), epochs=1)
+        countdown = line
+        sys.settrace(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                network.fit(X, y, optimizer=SGD(0.1), epochs=50)
+        finally:
+            sys.settrace(None)
+        assert np.isfinite(network.parameters).all()
+        twin = Network(4, [Dense(5, "tanh"), Dense(3)], loss="softmax_cross_entropy", backend=backend)
+        twin.parameters[:] = network.parameters
+        for rows in (90, 32, 26):
+            expected, gradient = twin.loss_and_gradient(X[:rows], y[:rows])
+            assert network.loss(X[:rows], y[:rows]) == pytest.approx(expected, rel=1e-6)
+            np.testing.assert_array_equal(network.loss_and_gradient(X[:rows], y[:rows])[1], gradient)
+        optimizer, twin_optimizer = RMSProp(), RMSProp()
+        assert network.train_step(X, y, optimizer) == twin.train_step(X, y, twin_optimizer)
+
+
+def test_fit_owns_the_network(rng):
+    """Another call while it trains is refused; the training goes on."""
+    X, y = rng.normal(size=(64, 4)), rng.integers(0, 3, 64)
+    network, refused = Network(4, [Dense(3)], loss="softmax_cross_entropy"), []
+
+    def intrude(step):
+        with pytest.raises(RuntimeError, match="in use by another call"):
+            network.predict(X)
+        refused.append(step)
+        return 0.1
+
+    history = network.fit(X, y, optimizer=SGD(intrude), epochs=3)
+    assert len(history.loss) == 3
+    assert refused
+
+
 def test_divergence_on_digits(backend, data):
     (X, y), _ = data
     network = Network(64, [Dense(64, "elu"), Dense(64, "elu"), Dense(10)], loss="softmax_cross_entropy",
@@ -166,6 +263,7 @@ def test_divergence_on_digits(backend, data):
 
 
 BAD_FIT = {
+    "shuffle": ({"shuffle": "a"}, TypeError, "'shuffle'.*'a'"),
     "batch_size 0": ({"batch_size": 0}, ValueError, "'batch_size'.*>= 1.*0"),
     "batch_size float": ({"batch_size": 2.0}, TypeError, "'batch_size'.*float"),
     "epochs": ({"epochs": -1}, ValueError, "'epochs'.*>= 0"),
