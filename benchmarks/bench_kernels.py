@@ -8,8 +8,9 @@ The name of a row is the body; the numpy body is the reference of its group.
 import numpy as np
 import pytest
 from cases import BENCHMARKED, KERNELS, benchmark_sizes
+from fastgd._plan import call_kernel
 
-from fastgd.kernel import BODIES, plan_module
+from fastgd.kernel import BODIES
 from fastgd.selfcheck import example
 
 
@@ -26,7 +27,5 @@ def bench_kernel(benchmark, name, size, body):
         return
     # As the plan runs it: bound once, one native call.
     record = kernel.record(arguments, sizes)
-    runner = plan_module().Runner(1)
-    runner.set(0, kernel.address(body, np.dtype(np.float32)), record.ctypes.data)
-    runner.set_share(0, 0, sizes[kernel.range_dim])
-    benchmark(runner.run, 0, 1)
+    address = kernel.address(body, np.dtype(np.float32))
+    benchmark(call_kernel, address, record.ctypes.data, 0, sizes[kernel.range_dim])

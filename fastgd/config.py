@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 
 from .kernel import variant
+from .threads import default_threads
 
 __version__ = importlib.metadata.version("fastgd")
 
@@ -24,7 +25,7 @@ def config():
         **{package: _version(package) for package in packages},
         "machine": f"{platform.machine()} {platform.system()}",
         "instruction set": variant(),
-        "threads": 1,
+        "threads": default_threads(),
     }
 
 

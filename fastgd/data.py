@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from .errors import check_integer, shown, type_error, value_error
-from .kernel import In, Out, kernel
+from .kernel import In, InOut, Out, kernel
 
 # Rows looked at in one go when a whole data set is checked: bounds the memory a check takes.
 CHECK_ROWS = 4096
@@ -25,6 +25,100 @@ def count_exceeding(count, x, limit):
         for j in range(x.shape[1]):
             total += not abs(x[i, j]) <= bound
     count[0] = total
+
+
+@kernel
+def gather_rows(
+    out: Out("rows", "n"), source: In("m", "n"), index: In("rows", dtype="int64", domain="labels", below="m")
+):
+    """out <- the rows of source that index names; an index beyond them means the nearest."""
+    np.take(source, index, axis=0, out=out, mode="clip")
+
+
+@gather_rows.loop
+def gather_rows(out, source, index):
+    for i in range(index.size):
+        row = min(max(index[i], 0), source.shape[0] - 1)
+        for j in range(out.shape[1]):
+            out[i, j] = source[row, j]
+
+
+@kernel
+def gather_labels(
+    out: Out("rows", dtype="int64"),
+    source: In("m", dtype="int64"),
+    index: In("rows", dtype="int64", domain="labels", below="m"),
+):
+    """out <- the labels of source that index names; an index beyond them means the nearest."""
+    np.take(source, index, out=out, mode="clip")
+
+
+@gather_labels.loop
+def gather_labels(out, source, index):
+    for i in range(index.size):
+        out[i] = source[min(max(index[i], 0), source.size - 1)]
+
+
+@kernel
+def fill_rows(out: Out("rows"), value: float):
+    """out <- value."""
+    out.fill(value)
+
+
+@fill_rows.loop
+def fill_rows(out, value):
+    for i in range(out.size):
+        out[i] = value
+
+
+@kernel
+def peak_of_rows(peak: Out("rows"), x: In("rows", "n")):
+    """peak <- the largest magnitude in each row of x, NaN if one is NaN."""
+    np.max(np.abs(x), axis=1, out=peak)
+
+
+@peak_of_rows.loop
+def peak_of_rows(peak, x):
+    for i in range(x.shape[0]):
+        top = abs(x[i, 0])
+        for j in range(x.shape[1]):
+            v = abs(x[i, j])
+            if v > top or v != v:
+                top = v
+        peak[i] = top
+
+
+@kernel
+def raise_peak_of_rows(peak: InOut("rows", domain="nonnegative"), x: In("rows", "n")):
+    """peak <- the larger of peak >= 0 and the largest magnitude in each row of x, NaN if one is NaN."""
+    np.maximum(peak, np.max(np.abs(x), axis=1), out=peak)
+
+
+@raise_peak_of_rows.loop
+def raise_peak_of_rows(peak, x):
+    for i in range(x.shape[0]):
+        top = peak[i]
+        for j in range(x.shape[1]):
+            v = abs(x[i, j])
+            if v > top or v != v:
+                top = v
+        peak[i] = top
+
+
+@kernel
+def largest_peak(largest: Out("one", dtype="float64"), peak: In("rows", domain="nonnegative")):
+    """largest <- the largest of the numbers peak >= 0, NaN if one is NaN."""
+    largest[0] = np.max(peak)
+
+
+@largest_peak.loop
+def largest_peak(largest, peak):
+    top = 0.0
+    for i in range(peak.size):
+        v = peak[i]
+        if v > top or v != v:
+            top = v
+    largest[0] = top
 
 
 def check_rows(argument, x, n_features):

@@ -37,10 +37,15 @@ def compile_loop(kernel, dtype):
     names = {"_loop": numba.njit(kernel.loop_function, **OPTIONS), "_pointer": _pointer, "_carray": numba.carray}
     values = []
     for name, spec in kernel.arrays.items():
-        names[f"_{name}_dtype"] = np.dtype(spec.dtype or dtype).type
-        shape = "".join(f"record.{dim}, " for dim in spec.dims)
-        cut = ", ".join("begin:end" if dim == kernel.range_dim else ":" for dim in spec.dims)
-        values.append(f"_carray(_pointer(record.{name}), ({shape}), _{name}_dtype)[{cut}]")
+        array_dtype = np.dtype(spec.dtype or dtype)
+        names[f"_{name}_dtype"] = array_dtype.type
+        address, sizes, cut = f"record.{name}", [f"record.{dim}" for dim in spec.dims], ""
+        if spec.dims[0] == kernel.range_dim:  # a cut by hand is known to be contiguous
+            address += f" + begin * {' * '.join([*sizes[1:], str(array_dtype.itemsize)])}"
+            sizes[0] = "end - begin"
+        elif kernel.range_dim in spec.dims:
+            cut = "[" + ", ".join("begin:end" if dim == kernel.range_dim else ":" for dim in spec.dims) + "]"
+        values.append(f"_carray(_pointer({address}), ({', '.join(sizes)},), _{name}_dtype){cut}")
     values += [f"record.{name}" for name in kernel.scalars]
     # Numba compiles functions of a fixed signature, so the unpacking of a record is written out for each kernel.
     source = f"""def entry(args, begin, end):

@@ -24,6 +24,7 @@ import types
 
 import numpy as np
 
+from ._plan import call_kernel
 from .errors import choose, shown, type_error, value_error
 
 BODIES = ("numpy", "numba", "cython")
@@ -159,10 +160,7 @@ class Kernel:
                 self.reference(*arguments)
             return
         record = self.record(arguments, sizes)
-        runner = plan_module().Runner(1)
-        runner.set(0, self.address(body, dtype), record.ctypes.data)
-        runner.set_share(0, 0, sizes[self.range_dim])
-        runner.run(0, 1)
+        call_kernel(self.address(body, dtype), record.ctypes.data, 0, sizes[self.range_dim])
 
     def check(self, arguments):
         """The precision and the sizes of the dimensions of these arguments; raises if they break the contract."""
@@ -192,7 +190,7 @@ class Kernel:
         for name, value in zip(self.scalars, arguments[len(self.arrays) :], strict=True):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise type_error(name, "a real number", f"{shown(value)} ({type(value).__name__})")
-        return dtype, sizes
+        return dtype or DTYPES["float32"], sizes  # without arrays of its precision a kernel is the same in both
 
     def record(self, arguments, sizes):
         """The record of a compiled body as int64 slots. The caller keeps the arrays alive."""
@@ -208,11 +206,6 @@ class Kernel:
 
     def __repr__(self):
         return f"<kernel {self.name}{self.__signature__}>"
-
-
-def plan_module():
-    """The compiled runner."""
-    return importlib.import_module("._plan", __package__)
 
 
 # Every kernel by name: `fastgd.kernels`.

@@ -4,19 +4,27 @@ import math
 
 import numpy as np
 
+from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, Turn
 from .choice import pick
 from .data import check_rows, check_targets, check_values
 from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
-from .kernel import DTYPES, plan_module
+from .kernel import DTYPES
 from .layers import LAYERS
 from .losses import LOSSES, Loss
-from .optimizers import Optimizer
+from .optimizers import Adam, Optimizer
 from .plan import Plan, aligned_empty
+from .schedules import Schedule
+from .steps import Steps
+from .threads import check_threads
 from .training import fit
 
 BACKENDS = ("auto", *("cython", "numba", "numpy"))
 # Rows that forward, predict and loss send through the network at a time: bounds the workspace they need.
 BLOCK_ROWS = 256
+# How long training runs natively before Python looks for signals.
+SLICE_SECONDS = 0.05
+# For how many steps to come the values of hyper-parameters are worked out, at most, for steps called one at a time.
+MAX_QUICK_STEPS = 4096
 
 
 class Network:
@@ -30,7 +38,8 @@ class Network:
     dtype: "float32" or "float64".
     seed: int, of the initial values and of the shuffling in `fit`.
     backend: "cython", "numba" or "numpy"; "auto" is "cython".
-    num_threads: None or 1 (the engine is serial as yet).
+    num_threads: int >= 1, or None for FASTGD_NUM_THREADS, OMP_NUM_THREADS or as many as there are cores to run on.
+        Small steps use fewer. The results do not depend on it, bit for bit.
 
     `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `epochs` counts the
     passes over data that `fit` has made. Arrays of the network's dtype that are C-contiguous and aligned are used where
@@ -54,17 +63,15 @@ class Network:
         self.backend = choose("backend", backend, {name: name for name in BACKENDS})
         if self.backend == "auto":
             self.backend = "cython"
-        if num_threads is not None and check_integer("num_threads", num_threads, 1) != 1:
-            raise value_error("num_threads", "None or 1: the engine is serial as yet", num_threads)
-        self.num_threads = 1
+        self.num_threads = check_threads(num_threads)
         self.sizes = [self.n_features]
         for layer in self.layers:
             self.sizes.append(layer.output_size(self.sizes[-1]))
         self._make_buffers()
         self.epochs = 0
-        self._plan = None
+        self._drop_plan()
         self._last_loss = None
-        self._turn = plan_module().Turn()
+        self._turn = Turn()
 
     def _make_buffers(self):
         """The flat buffers, weights first so that a penalty is a prefix, and the initial values."""
@@ -112,14 +119,19 @@ class Network:
 
     # ---- running
 
+    def _drop_plan(self):
+        self._plan, self._quick_step, self._quick_steps = None, _not_ready, 16
+
     def _plan_for(self, rows, loss_kernel=None):
         """The plan, made anew when it is too small, for other targets, or left half set by an interrupted call."""
         if self._turn.disturbed:
-            self._plan, self._turn.disturbed = None, False
+            self._drop_plan()
+            self._turn.disturbed = False
         plan = self._plan
         kernel = loss_kernel or (plan.loss_kernel if plan else self.loss_function.kernels[0])
         if plan is None or plan.capacity < rows or plan.loss_kernel is not kernel:
             capacity = max(rows, plan.capacity if plan else 0)
+            self._drop_plan()
             self._plan = plan = Plan(self, capacity, kernel)
         return plan
 
@@ -148,7 +160,7 @@ class Network:
             for start in range(0, len(x), BLOCK_ROWS):
                 rows = slice(start, start + BLOCK_ROWS)
                 plan = self._minibatch(x[rows], None, None)
-                plan.run("forward", "forward")
+                plan.run("forward")
                 self._check_inputs(plan, x)
                 result[rows] = plan.buffers[plan.output][: plan.rows]
         if link is not None:
@@ -172,7 +184,7 @@ class Network:
         for start in range(0, len(x), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
             plan = self._minibatch(x[rows], y[rows], kernel)
-            plan.run("forward", "loss")
+            plan.run("loss")
             self._check_inputs(plan, x)
             # Every block adds the penalty: weighted by its rows, it is added once.
             total += float(plan.buffers["total"][0]) * plan.rows
@@ -183,7 +195,7 @@ class Network:
         x, y, kernel = self._checked(x, y)
         with self._turn:
             plan = self._minibatch(x, y, kernel)
-            plan.run("forward", "parameters")
+            plan.run("gradient")
             self._check_inputs(plan, x)
             return float(plan.buffers["total"][0]), self._gradient.copy()
 
@@ -193,6 +205,11 @@ class Network:
         Raises TypeError or ValueError naming the argument, and DivergenceError if the loss or the gradient is not
         finite; then the parameters are those before the step.
         """
+        loss = self._quick_step(x, y, optimizer)
+        return self._prepared_step(x, y, optimizer) if loss is None else loss
+
+    def _prepared_step(self, x, y, optimizer):
+        """`train_step` of anything: checks, casts, and raises. Makes ready for the quick way where it applies."""
         check_optimizer(optimizer)
         if optimizer.state:  # a bad value shows in the loss or the gradient
             x = check_rows("x", x, self.n_features)
@@ -201,38 +218,50 @@ class Network:
             x, y, kernel = self._checked(x, y)
             check_values("x", x, self.dtype)
         with self._turn:
-            return self._step(self._minibatch(x, y, kernel), optimizer, x, y)
+            plan = self._plan_for(len(x), kernel)
+            plan.use_optimizer(optimizer)
+            x_used, y_used = (_usable(array, plan.own[name].dtype) for name, array in (("x", x), ("y", y)))
+            steps = Steps.of(plan, optimizer, x_used, y_used, rows=[len(x)], starts=[0])
+            failed = self._train(plan, steps, optimizer)
+            if failed is not None:
+                check_values("x", x, self.dtype)
+                check_values("y", y, self.dtype, kernel.arrays["y"], self.sizes[-1])
+                raise self._divergence(steps, failed, optimizer)
+            quick = self.backend != "numpy" and isinstance(optimizer.schedule, Schedule)
+            if quick and x_used is x and y_used is y and self._decay_limits(steps, optimizer) is None:
+                self._quick_steps = min(4 * self._quick_steps, MAX_QUICK_STEPS)
+                self._quick_step = plan.quick_step(optimizer, self._quick_steps)
+            return float(steps.totals[0])
 
-    def _step(self, plan, optimizer, x, y, epoch=None):
-        """The plan's minibatch, forward, back and updated; x and y serve the messages."""
-        plan.use_optimizer(optimizer)
-        learning_rate = optimizer.rate()
-        step = optimizer.steps + 1
-        scalars = optimizer.scalars(learning_rate, step)
-        with np.errstate(over="ignore"):
-            if not np.isfinite(np.array(scalars, self.dtype)).all():
-                raise value_error("learning_rate", f"a step whose scalars are finite in {self.dtype}", learning_rate)
-        plan.set_update(learning_rate, scalars)
-        plan.run("forward", "parameters")
-        total = float(plan.buffers["total"][0])
-        good = math.isfinite(total) and plan.buffers["bad_inputs"][0] == 0 and plan.buffers["bad_gradients"][0] == 0
-        if not good or self._decay_overflows(optimizer, learning_rate):
-            self._check_inputs(plan, x)
-            check_values("y", y, self.dtype, plan.loss_kernel.arrays["y"], self.sizes[-1])
-            last = self._last_loss
-            raise DivergenceError(step, epoch=epoch, loss=total, learning_rate=learning_rate, last_loss=last)
-        plan.run("update", "update")
-        optimizer.steps = step
-        self._last_loss = total
-        return total
+    def _train(self, plan, steps, optimizer):
+        """Runs training steps; returns None, or the step that diverged."""
+        s, walk = 0, plan.best_walk
+        risky = self._decay_limits(steps, optimizer)
+        while s < len(steps):
+            end = len(steps) if risky is None else s + 1
+            if risky is not None and not np.abs(self._parameters).max() <= risky[s]:
+                return s
+            s, status = plan.train(steps, s, end, walk, SLICE_SECONDS)
+            if status == HIGH_PEAK:  # the gradient may be too large: look at it before it is used
+                walk = "step"
+            elif status in (BAD_LOSS, BAD_GRADIENT):
+                return s
+        self._last_loss = float(steps.totals[-1])
+        return None
 
-    def _decay_overflows(self, optimizer, learning_rate):
-        """Whether weight decay may carry the parameters beyond the largest number. Decay shrinks them as long as
-        neither it nor the learning rate is above 1; above, they may grow by a factor each step."""
-        factor = max(1.0, learning_rate) * max(1.0, optimizer.hyper.get("weight_decay", 0.0))
-        if factor == 1 or optimizer.hyper.get("weight_decay", 0.0) == 0:
-            return False
-        return not np.abs(self._parameters).max() <= float(np.finfo(self.dtype).max) ** 0.5 / factor
+    def _divergence(self, steps, s, optimizer, epoch=None):
+        last = float(steps.totals[s - 1]) if s else getattr(self._quick_step, "last_loss", self._last_loss)
+        loss, rate = float(steps.totals[s]), float(steps.rates[s])
+        return DivergenceError(optimizer.steps + 1, epoch=epoch, loss=loss, learning_rate=rate, last_loss=last)
+
+    def _decay_limits(self, steps, optimizer):
+        """How large parameters may be before each step, if weight decay may carry them beyond the largest number.
+        It shrinks them as long as neither it nor the learning rate is above 1; above, they may grow by a factor."""
+        decay = optimizer.hyper.get("weight_decay", 0.0)
+        factors = np.maximum(1.0, steps.rates) * max(1.0, decay)
+        if decay == 0 or (factors == 1).all():
+            return None
+        return np.where(factors == 1, np.inf, float(np.finfo(self.dtype).max) ** 0.5 / factors)
 
     def _checked(self, x, y):
         x = check_rows("x", x, self.n_features)
@@ -241,16 +270,18 @@ class Network:
         return x, y, kernel
 
     def _check_inputs(self, plan, x):
-        if plan.buffers["bad_inputs"][0]:
+        if not np.isfinite(plan.buffers["peak"][0]):
             check_values("x", x, self.dtype)
 
     fit = fit
 
     def __getstate__(self):
-        return {name: value for name, value in vars(self).items() if name not in ("_plan", "_turn")}
+        made = ("_plan", "_turn", "_quick_step", "_quick_steps")
+        return {name: value for name, value in vars(self).items() if name not in made}
 
     def __setstate__(self, state):
-        vars(self).update(state, _plan=None, _turn=plan_module().Turn())
+        vars(self).update(state, _turn=Turn())
+        self._drop_plan()
 
     # ---- telling and keeping
 
@@ -258,6 +289,21 @@ class Network:
         """The plan as text: one line an operation, with the body in use."""
         plan = self._plan_for(1)
         return "\n".join([repr(self), *plan.describe()])
+
+    def memory_estimate(self, batch_size, optimizer=None):
+        """Bytes that training takes, besides the data, as a dict: "parameters", "gradient", "optimizer" (its state;
+        Adam's if None), "workspace" (activations and their gradients, for minibatches of `batch_size` rows) and
+        "total"."""
+        rows = check_integer("batch_size", batch_size, 1)
+        slots = len((Adam() if optimizer is None else optimizer).slots)
+        plan = self._plan or Plan(self, 1, self.loss_function.kernels[0])
+        parts = {
+            "parameters": self._parameters.nbytes,
+            "gradient": self._gradient.nbytes,
+            "optimizer": slots * self._parameters.nbytes,
+            "workspace": rows * plan.bytes_of_a_row(),
+        }
+        return {**parts, "total": sum(parts.values())}
 
     def save(self, path, *, optimizer=None):
         """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`."""
@@ -283,6 +329,10 @@ class Network:
             f"Network({sizes}, loss={self.loss_function!r}, dtype={self.dtype}, backend={self.backend}): "
             f"{self.n_parameters:,} parameters"
         )
+
+
+def _not_ready(x, y, optimizer):
+    """In place of a `QuickStep`."""
 
 
 def check_optimizer(optimizer):

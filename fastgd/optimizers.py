@@ -10,7 +10,7 @@ import numpy as np
 
 from .errors import check_number, shown, type_error, value_error
 from .kernel import DTYPES, In, InOut, kernel
-from .schedules import SCHEDULES, constant
+from .schedules import SCHEDULES, Schedule, constant
 
 FRACTION = {"low": 0.0, "high": 1.0, "high_open": True}
 RANGES = {
@@ -113,10 +113,10 @@ def rmsprop_step(
 @rmsprop_step.loop
 def rmsprop_step(p, v, g, lr, alpha, eps, weight_decay):
     fresh = p.dtype.type(1 - alpha)
-    lr, alpha, eps, weight_decay = p.dtype.type(lr), p.dtype.type(alpha), p.dtype.type(eps), p.dtype.type(weight_decay)
+    lr, eps, weight_decay = p.dtype.type(lr), p.dtype.type(eps), p.dtype.type(weight_decay)
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
-        v[i] = alpha * v[i] + fresh * d * d
+        v[i] += fresh * (d * d - v[i])
         p[i] -= lr * d / (np.sqrt(v[i]) + eps)
 
 
@@ -151,12 +151,12 @@ def adam_step(
 @adam_step.loop
 def adam_step(p, m, v, g, rate, beta1, beta2, eps, weight_decay, shrink):
     fresh1, fresh2 = p.dtype.type(1 - beta1), p.dtype.type(1 - beta2)
-    rate, beta1, beta2 = p.dtype.type(rate), p.dtype.type(beta1), p.dtype.type(beta2)
+    rate = p.dtype.type(rate)
     eps, weight_decay, shrink = p.dtype.type(eps), p.dtype.type(weight_decay), p.dtype.type(shrink)
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
-        m[i] = beta1 * m[i] + fresh1 * d
-        v[i] = beta2 * v[i] + fresh2 * d * d
+        m[i] += fresh1 * (d - m[i])
+        v[i] += fresh2 * (d * d - v[i])
         p[i] = shrink * p[i] - rate * m[i] / (np.sqrt(v[i]) + eps)
 
 
@@ -171,9 +171,9 @@ class Optimizer:
     kernel = None
 
     def __init__(self, learning_rate, **hyper):
-        self.learning_rate = learning_rate
         self.hyper = {name: check_number(name, value, **RANGES[name]) for name, value in hyper.items()}
-        self.steps = 0
+        self.counter = np.zeros(2, np.int64)  # steps, on which the native runner counts, and changes made by hand
+        self.learning_rate = learning_rate
         self.state = {}
         self._network = None
 
@@ -186,6 +186,16 @@ class Optimizer:
     def learning_rate(self, value):
         self.schedule = value if callable(value) else constant(value)
         self._learning_rate = value
+        self.counter[1] += 1
+
+    @property
+    def steps(self):
+        """Updates made."""
+        return int(self.counter[0])
+
+    @steps.setter
+    def steps(self, value):
+        self.counter[:] = value, self.counter[1] + 1
 
     @property
     def slots(self):
@@ -196,11 +206,31 @@ class Optimizer:
         """Initial value of a state array."""
         return 0.0
 
-    def rate(self):
-        """The learning rate of the next update; raises if a schedule gives one that is not finite or negative."""
-        value = self.schedule(self.steps)
+    def table(self, count, dtype):
+        """The learning rates of the next `count` updates, and the scalars of the kernel for each, a row an update.
+
+        Raises TypeError or ValueError if a schedule gives what is no finite number >= 0, or one too large for dtype.
+        """
+        steps = np.arange(self.steps, self.steps + count)
+        if isinstance(self.schedule, Schedule):
+            rates = np.broadcast_to(np.asarray(self.schedule(steps), np.float64), count)
+        else:
+            rates = np.array([self._checked_rate(step) for step in steps.tolist()])
+        table = np.empty((count, len(self.kernel.scalars)))
+        for column, values in enumerate(self.scalars(rates, steps + 1.0)):
+            table[:, column] = values
+        with np.errstate(over="ignore"):
+            good = np.isfinite(table.astype(dtype)).all(axis=1)
+        if not good.all():
+            step = int(np.argmin(good))
+            expected = f"a number whose step is finite in {dtype}"
+            raise value_error(f"learning_rate (of step {self.steps + step + 1})", expected, float(rates[step]))
+        return rates, table
+
+    def _checked_rate(self, step):
+        value = self.schedule(step)
         value = value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
-        return check_number(f"learning_rate (of step {self.steps + 1})", value, 0.0)
+        return check_number(f"learning_rate (of step {step + 1})", value, 0.0)
 
     def scalars(self, lr, t):
         """The scalars of the kernel at update t = 1, 2, ..., in its order."""
@@ -249,7 +279,7 @@ class Optimizer:
                 raise value_error(f"grads[{i}]", f"a {p.dtype} array of shape {p.shape} as in params", shown(g))
         _check_apart(parameters, gradients)
         parameters, gradients = [p.reshape(-1) for p in parameters], [g.reshape(-1) for g in gradients]
-        scalars = self.scalars(self.rate(), self.steps + 1)
+        scalars = self.table(1, np.result_type(*parameters))[1][0].tolist()
         self.allocate(parameters)
         for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
             self.kernel(p, *(self.state[slot][i] for slot in self.slots), g, *scalars)

@@ -1,26 +1,99 @@
 """The plan: the way of a minibatch, written down once as a list of kernels bound to their buffers.
 
 Layers and the loss write operations down by name of kernel and buffers; then the plan lays out one workspace for all
-buffers, chooses a body for every kernel and binds it. Running is walking a part of the list: in C for compiled
+buffers, chooses a body for every kernel and binds it. Running is walking parts of the list: in C for compiled
 bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
 
+    gather       the rows of the minibatch out of the data
+    weight       what each row counts
     forward      the rows through the layers
     loss         value, and gradient of the outputs
     backward     the gradient of the rows, layer by layer
+    inputs       the largest magnitude of the inputs
+    peaks        ... and of all that the gradient of the parameters is made of
+    total        sums over the rows
+    peak         the largest of the rows' magnitudes
     parameters   the gradient of the parameters
+    penalty      ... with that of the penalty
+    check        how many elements of it are too large
     update       the optimizer
 """
 
 import dataclasses
+import time
 
 import numpy as np
 
-from .data import count_exceeding
-from .kernel import Kernel, plan_module
+from ._plan import (
+    BAD_GRADIENT,
+    BAD_LOSS,
+    BY_ROWS,
+    CHECK_GRADIENT,
+    CHECK_LOSS,
+    CHECK_PEAK,
+    DONE,
+    FUSED,
+    OUT_OF_TIME,
+    QuickStep,
+    Runner,
+)
+from .data import (
+    count_exceeding,
+    fill_rows,
+    gather_labels,
+    gather_rows,
+    largest_peak,
+    peak_of_rows,
+    raise_peak_of_rows,
+)
+from .kernel import Kernel
 from .losses import penalty_gradient, penalty_value, sum_loss
+from .steps import Feeds, Steps, addresses
 
-PHASES = ("forward", "loss", "backward", "parameters", "update")
+PHASES = (
+    "gather", "weight", "forward", "loss", "backward", "inputs", "peaks", "total", "peak", "parameters", "penalty",
+    "check", "update",
+)  # fmt: skip
 ALIGNMENT = 64
+# Rows that a thread takes through all layers at a time: their activations stay in the second cache.
+ROW_BLOCK = 256
+# Shares of threads begin at multiples of so many rows, or elements of flat arrays.
+GRAIN = 8
+# Floating-point operations that are worth a thread.
+THREAD_WORK = 2e6
+# ... and that may pass without a look at the clock.
+LOOK_WORK = 1_000_000
+# A network whose parameters, gradient and optimizer state fill more bytes than this updates each part of the
+# parameters as its gradient is finished; else one sweep over all of them costs less.
+FUSED_BYTES = 512 * 1024
+# How many elements of the gradient are finished before they are used, and at least how many rows of weights: each
+# block packs the gradient of the outputs anew.
+FUSED_BLOCK, FUSED_ROWS = 64 * 1024, 256
+
+# A walk is a list of stages: phases shared by the threads (first, last), phases that the last thread to finish them
+# runs alone (first, last), flags. See plan.pyx.
+_INPUTS = ("inputs", "inputs", "peak", "peak", BY_ROWS)
+_GRADIENT = ("parameters", "parameters", None, None, 0)
+WALKS = {
+    "forward": (_INPUTS, ("forward", "forward", None, None, BY_ROWS)),
+    "loss": (_INPUTS, ("weight", "loss", "total", "total", BY_ROWS)),
+    "gradient": (
+        _INPUTS,
+        ("weight", "backward", "total", "total", BY_ROWS),
+        _GRADIENT,
+        ("penalty", "penalty", None, None, 0),
+    ),
+    "step": (
+        ("weight", "backward", "total", "total", BY_ROWS | CHECK_LOSS),
+        _GRADIENT,
+        ("penalty", "penalty", "check", "check", CHECK_GRADIENT),
+        ("update", "update", None, None, 0),
+    ),
+    "fused": (
+        ("weight", "peaks", "total", "peak", BY_ROWS | CHECK_LOSS | CHECK_PEAK),
+        ("parameters", "parameters", None, None, FUSED),
+    ),
+}
 
 
 def aligned_empty(sizes, dtype):
@@ -46,6 +119,10 @@ class Operation:
     row_dim: str | None = None
     arguments: list | None = None
     record: np.ndarray | None = None
+
+    def slot(self, name):
+        """Address of the slot of the record that holds an array, a dimension or a scalar."""
+        return self.record.ctypes.data + 8 * self.kernel.slots.index(name)
 
 
 class Plan:
@@ -77,8 +154,10 @@ class Plan:
 
     def _write_down(self):
         network = self.network
-        largest = float(np.finfo(self.dtype).max)
-        self.add("forward", count_exceeding, "bad_inputs", "x", largest)
+        self.add("gather", gather_rows, "x", "data.x", "index")
+        labels = len(self.loss_kernel.arrays["y"].dims) == 1
+        self.add("gather", gather_labels if labels else gather_rows, "y", "data.y", "index")
+        self.add("weight", fill_rows, "weight", 1.0)
         names = ["x"]
         for i, layer in enumerate(network.layers, 1):
             names.append(layer.forward(self, i, names[-1]))
@@ -86,20 +165,23 @@ class Plan:
         gradients = [None] + [self.row_buffer(f"da{i}", n) for i, n in enumerate(network.sizes[1:], 1)]
         scalars = network.loss_function.parameters.values()
         self.add("loss", self.loss_kernel, "losses", gradients[-1], self.output, "y", "weight", *scalars)
-        self.add("loss", sum_loss, "total", "losses")
         for i in range(len(network.layers), 0, -1):
             network.layers[i - 1].backward(self, i, names[i - 1], gradients[i], gradients[i - 1])
+        self.add("inputs", peak_of_rows, "peaks", "x")
+        for name in (*names[1:-1], *gradients[1:]):
+            self.add("peaks", raise_peak_of_rows, "peaks", name)
+        self.add("total", sum_loss, "total", "losses")
+        self.add("peak", largest_peak, "peak", "peaks")
         if network.l1 or network.l2:
-            self.add("loss", penalty_value, "total", "penalized", network.l1, network.l2)
-            self.add("parameters", penalty_gradient, "dpenalized", "penalized", network.l1, network.l2)
-        self.add("parameters", count_exceeding, "bad_gradients", "gradient", largest)
-        self._gradient_check = self._phases["parameters"][-1]
+            self.add("total", penalty_value, "total", "penalized", network.l1, network.l2)
+            self.add("penalty", penalty_gradient, "dpenalized", "penalized", network.l1, network.l2)
+        self.add("check", count_exceeding, "bad_gradients", "gradient", 0.0)
 
     # ---- laid out and bound
 
     def _lay_out(self):
         network, capacity = self.network, self.capacity
-        sizes = {**self._row_sizes, "losses": None, "weight": None}
+        sizes = {**self._row_sizes, "losses": None, "weight": None, "peaks": None}
         self.workspace, pieces = aligned_empty([capacity * (n or 1) for n in sizes.values()], self.dtype)
         for (name, columns), piece in zip(sizes.items(), pieces, strict=True):
             self.buffers[name] = piece if columns is None else piece.reshape(capacity, columns)
@@ -111,30 +193,41 @@ class Plan:
             "y": np.zeros((capacity, *columns), y.dtype or self.dtype),
         }
         self.buffers |= self.own
-        self._row_names = {*sizes, *self.own}
+        self.buffers |= {f"data.{name}": array for name, array in self.own.items()}
+        self.buffers["index"] = np.zeros(capacity, np.int64)
+        self._row_names = {*sizes, *self.own, "index"}
         for prefix, flat in (("", network.parameters), ("d", network.gradient)):
             self.buffers |= {prefix + name: view for name, view in network.views(flat).items()}
             self.buffers[f"{prefix}penalized"] = flat[: network.n_weights]
             self.buffers[f"{prefix}parameters"] = flat
         self.buffers["gradient"] = network.gradient.reshape(1, -1)
         self.buffers["total"] = np.zeros(1, np.float64)
-        self.buffers["bad_inputs"] = np.zeros(1, np.int64)
+        self.buffers["peak"] = np.zeros(1, np.float64)
         self.buffers["bad_gradients"] = np.zeros(1, np.int64)
 
+    def bytes_of_a_row(self):
+        """Bytes of workspace that a row of the minibatch takes."""
+        return sum(self.buffers[name].nbytes for name in self._row_names) // self.capacity
+
     def _bind_all(self):
+        """Operations in order, with a place for the update, each bound to its buffers; and the runner over them."""
         self.operations, self.ends = [], {}
         for phase in PHASES:
             self.operations += self._phases[phase]
             self.ends[phase] = len(self.operations)
         self._runner = None
-        if self.network.backend != "numpy":
-            self._runner = plan_module().Runner(len(self.operations) + 1)  # and one for the update
+        self._table = np.zeros((len(self.operations) + 1, 10), np.int64)
         for i, operation in enumerate(self.operations):
             self._bind(i, operation)
-        self._users = {
-            name: [(o, o.buffers.index(name)) for o in self.operations if name in o.buffers] for name in self.own
-        }
-        self.set_rows(self.capacity)
+        if self.network.backend != "numpy":
+            total = self._phases["total"][0]
+            self._runner = Runner(
+                self._table,
+                total=total.slot("total"),
+                peak=self.buffers["peak"].ctypes.data,
+                bad_gradients=self.buffers["bad_gradients"].ctypes.data,
+                row_block=ROW_BLOCK,
+            )
 
     def _bind(self, i, operation):
         kernel = operation.kernel
@@ -146,8 +239,12 @@ class Plan:
         _, sizes = kernel.check(operation.arguments)
         if operation.body != "numpy":
             operation.record = kernel.record(operation.arguments, sizes)
-            self._runner.set(i, kernel.address(operation.body, self.dtype), operation.record.ctypes.data)
-            self._runner.set_share(i, 0, sizes[kernel.range_dim])
+            rows = operation.slot(operation.row_dim) if operation.row_dim else 0
+            by_rows = operation.row_dim == kernel.range_dim
+            self._table[i] = (
+                kernel.address(operation.body, self.dtype), operation.record.ctypes.data,
+                sizes[kernel.range_dim], GRAIN, rows, by_rows, -1, 0, 0, 0,
+            )  # fmt: skip
 
     def use_optimizer(self, optimizer):
         """Makes the update phase that of the optimizer."""
@@ -161,44 +258,58 @@ class Plan:
         kernel = optimizer.kernel
         self._phases["update"].clear()
         self.add("update", kernel, *(names[name] for name in kernel.arrays), *(0.0 for _ in kernel.scalars))
-        start = self.ends["parameters"]
-        self.operations[start:] = self._phases["update"]
-        self.ends["update"] = start + 1
-        self._bind(start, self.operations[start])
+        place = self.ends["check"]
+        self.operations[place:] = self._phases["update"]
+        self.ends["update"] = place + 1
+        self._bind(place, self.operations[place])
+        self._follow(place)
         self._optimizer = optimizer
+        penalty = self.network.l1 or self.network.l2
+        size = self.network.parameters.nbytes * (2 + len(optimizer.state))
+        native = self._runner is not None
+        self.best_walk = "fused" if native and not penalty and size > FUSED_BYTES else "step"
+
+    def _follow(self, update):
+        """Makes the update follow each operation that finishes a part of the gradient."""
+        start = self.ends["peak"]
+        flat = self.network.gradient
+        for i, operation in enumerate(self._phases["parameters"], start):
+            part = operation.arguments[0]
+            scale = part.size // part.shape[0]
+            offset = (part.ctypes.data - flat.ctypes.data) // flat.itemsize
+            block = max(FUSED_ROWS, FUSED_BLOCK // scale // GRAIN * GRAIN)
+            self._table[i, 6:] = update, block, scale, offset
 
     # ---- for each minibatch
 
+    def _operations_with(self, name):
+        return [(o, o.buffers.index(name)) for o in self.operations if name in o.buffers]
+
+    def _slots(self, name, stages):
+        """Addresses of the slots that hold the address of a buffer, in the operations of some stages."""
+        ranges = [*stages[:, 0:2].tolist(), *stages[:, 2:4].tolist()]
+        used = {i for first, last in ranges for i in range(first, last)}
+        found = [(i, operation, operation.buffers) for i, operation in enumerate(self.operations) if i in used]
+        return [o.record.ctypes.data + 8 * names.index(name) for _, o, names in found if name in names]
+
+    def point(self, name, array):
+        """Makes the operations use another array for a buffer: C-contiguous, aligned, of the same dtype."""
+        self.buffers[name] = array
+        for operation, j in self._operations_with(name):
+            operation.arguments[j] = array
+            if operation.record is not None:
+                operation.record[j] = array.ctypes.data
+
     def set_rows(self, rows):
-        """Makes every operation work on the first `rows` rows of its buffers, with weight 1 / rows each."""
-        if rows == self.rows:
-            return
+        """Makes the operations work on the first `rows` rows of their buffers, with weight 1 / rows each. The runner
+        sets the sizes in the records by itself."""
         self.rows = rows
-        self.buffers["weight"][:rows] = 1 / rows
-        for i, operation in enumerate(self.operations):
-            if operation.row_dim is None:
-                continue
-            kernel = operation.kernel
-            if operation.record is None:
+        self.set_scalars(self._phases["weight"][0], [1 / rows])
+        if self._runner is None:
+            for operation in self.operations:
                 for j, name in enumerate(operation.buffers):
                     if name in self._row_names:
                         operation.arguments[j] = self.buffers[name][:rows]
-            else:
-                operation.record[kernel.slots.index(operation.row_dim)] = rows
-                if operation.row_dim == kernel.range_dim:
-                    self._runner.set_share(i, 0, rows)
-
-    def set_minibatch(self, **arrays):
-        """Points the operations to the rows of x, and of y if given, where they lie: C-contiguous, aligned, of the
-        dtype of `own`."""
-        self.set_rows(len(arrays["x"]))
-        for name, array in arrays.items():
-            self.buffers[name] = array
-            address = array.ctypes.data
-            for operation, j in self._users[name]:
-                operation.arguments[j] = array
-                if operation.record is not None:
-                    operation.record[j] = address
 
     def set_scalars(self, operation, scalars):
         """Sets the scalars of an operation."""
@@ -206,23 +317,136 @@ class Plan:
         if operation.record is not None:
             operation.record.view(np.float64)[-len(scalars) :] = scalars
 
-    def set_update(self, learning_rate, scalars):
-        """Sets the hyper-parameters of the update, and how large a gradient may be for it: within the square root of
-        the largest number squares do not overflow, nor do updates at a learning rate above 1."""
-        limit = float(np.finfo(self.dtype).max) ** 0.5 / max(1.0, learning_rate)
-        self.set_scalars(self._gradient_check, [limit])
-        self.set_scalars(self.operations[-1], scalars)
+    def set_minibatch(self, **arrays):
+        """Points the operations to the rows of x, and of y if given, where they lie: C-contiguous, aligned, of the
+        dtype of `own`."""
+        self.set_rows(len(arrays["x"]))
+        for name, array in arrays.items():
+            self.point(name, array)
 
-    def run(self, first, last):
-        """Runs the phases from `first` to `last`."""
-        start = 0 if first == PHASES[0] else self.ends[PHASES[PHASES.index(first) - 1]]
-        end = self.ends[last]
-        if self._runner is not None:
-            self._runner.run(start, end)
-            return
+    def threads(self, rows):
+        """How many threads the work on so many rows is worth."""
+        return int(max(1, min(self.network.num_threads, self._work(rows) // THREAD_WORK, -(-rows // GRAIN))))
+
+    def _work(self, rows):
+        """Floating-point operations of a step, about."""
+        return 6 * rows * self.network.n_weights
+
+    def _stages(self, walk, gather=False):
+        """The stages of a walk: the operations of each, as ranges, and its flags."""
+        stages = []
+        for first, last, closing, end, flags in WALKS[walk]:
+            first = "gather" if gather and first == "weight" else first
+            shared, alone = self._range(first, last), self._range(closing, end) if closing else (0, 0)
+            if shared[0] < shared[1] or alone[0] < alone[1]:
+                stages.append((*shared, *alone, flags))
+        return np.array(stages, np.int64)
+
+    def _range(self, first, last):
+        i = PHASES.index(first)
+        return self.ends[PHASES[i - 1]] if i else 0, self.ends[last]
+
+    def run(self, walk):
+        """Walks once, with the minibatch that is set."""
+        self.point("total", self.buffers["total"])
+        stages = self._stages(walk)
+        if self._runner is None:
+            self._walk_in_python(stages)
+        else:
+            self._runner.run(stages, self.rows, threads=self.threads(self.rows))
+
+    def _walk_in_python(self, stages):
+        """One walk over numpy bodies; returns why it stopped."""
         with np.errstate(all="ignore"):  # as the compiled bodies do: what comes of it is checked
-            for operation in self.operations[start:end]:
-                operation.kernel.reference(*operation.arguments)
+            for first, last, closing, end, flags in stages:
+                for operation in (*self.operations[first:last], *self.operations[closing:end]):
+                    operation.kernel.reference(*operation.arguments)
+                if flags & CHECK_LOSS and not np.isfinite(self.buffers["total"][0]):
+                    return BAD_LOSS
+                if flags & CHECK_GRADIENT and self.buffers["bad_gradients"][0]:
+                    return BAD_GRADIENT
+        return DONE
+
+    # ---- training
+
+    def train(self, steps, first, end, walk, seconds):
+        """Runs training steps first, ..., end - 1, for about so many seconds; returns the step at which it stopped,
+        and why. The optimizer is in use already."""
+        if self._runner is None:
+            return self._train_in_python(steps, first, end, seconds)
+        feeds, stages = Feeds(), self._stages(walk, gather=not steps.in_place)
+        self._feed_update(feeds, steps)
+        feeds.add([self._runner.peak_limit], steps.limits, 1)
+        feeds.add(self._weight_slots, 1 / steps.rows)
+        if steps.in_place:
+            feeds.add(self._slots("x", stages), addresses(steps.x, steps.starts))
+            feeds.add(self._slots("y", stages), addresses(steps.y, steps.starts))
+        else:
+            self.set_minibatch(**self.own)
+            for name, array in (("data.x", steps.x), ("data.y", steps.y)):
+                self.point(name, array)
+                for operation, _ in self._operations_with(name):
+                    operation.record[operation.kernel.slots.index("m")] = len(array)
+            feeds.add(self._slots("index", stages), addresses(steps.order, steps.starts))
+        done = np.searchsorted(steps.ends, first, side="right")
+        rows = int(steps.rows[0])
+        result = self._runner.run(
+            stages, rows, first=first, end=end,
+            feeds=feeds.table(), rows_of_step=steps.rows, marks=steps.ends[done:],
+            times=steps.times[done:], counter=self._optimizer.counter, threads=self.threads(rows), seconds=seconds,
+            steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
+        )  # fmt: skip
+        self.point("data.x", self.own["x"])  # what the caller owns is not kept
+        self.point("data.y", self.own["y"])
+        return result
+
+    def _feed_update(self, feeds, steps):
+        """What every step needs but the minibatch: where its loss goes, hyper-parameters, limit of the gradient."""
+        total = self._phases["total"]
+        feeds.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
+        for column, name in enumerate(self.operations[-1].kernel.scalars):
+            feeds.add([self.operations[-1].slot(name)], steps.scalars, column)
+        feeds.add([self._phases["check"][0].slot("limit")], steps.limits, 0)
+
+    @property
+    def _weight_slots(self):
+        return [operation.slot("value") for operation in self._phases["weight"]]
+
+    def quick_step(self, optimizer, count):
+        """A `QuickStep` for the next `count` steps of the optimizer, which is in use already."""
+        steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
+        feeds = Feeds()
+        self._feed_update(feeds, steps)
+        x, y, stages = self.own["x"], self.own["y"], self._stages(self.best_walk)
+        return QuickStep(
+            self._runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
+            x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
+            weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.limits[:, 0]), counter=optimizer.counter,
+            capacity=self.capacity, x=x, y=y, labels=y.ndim == 1, threads=self.network.num_threads,
+            work_of_row=6.0 * self.network.n_weights, thread_work=THREAD_WORK, kept=(self, steps, feeds),
+        )  # fmt: skip
+
+    def _train_in_python(self, steps, first, end, seconds):
+        deadline = time.monotonic() + seconds
+        stages = self._stages("step")
+        for s in range(first, end):
+            if s > first and time.monotonic() > deadline:
+                return s, OUT_OF_TIME
+            start, rows = int(steps.starts[s]), int(steps.rows[s])
+            if steps.in_place:
+                self.set_minibatch(x=steps.x[start : start + rows], y=steps.y[start : start + rows])
+            else:
+                index = steps.order[start : start + rows]
+                self.set_minibatch(x=np.take(steps.x, index, axis=0), y=np.take(steps.y, index, axis=0))
+            self.set_scalars(self.operations[-1], steps.scalars[s].tolist())
+            self.set_scalars(self._phases["check"][0], [float(steps.limits[s, 0])])
+            status = self._walk_in_python(stages)
+            steps.totals[s] = self.buffers["total"][0]
+            if status != DONE:
+                return s, status
+            self._optimizer.steps += 1
+            steps.times[steps.ends == s + 1] = time.monotonic()
+        return end, DONE
 
     def describe(self):
         """One line an operation: phase, kernel with buffers and their shapes, body in use."""

@@ -19,7 +19,7 @@ from .optimizers import Adam
 TOLERANCES = {"float32": 3e-6, "float64": 1e-13}
 # Largest error of a gradient in float64 against 4th-order differences, normalised as `gradient_error` does.
 GRADIENT_TOLERANCE = 1e-8
-CHECKED_SIZES = {"rows": 9, "n": 17, "n_in": 33, "n_out": 17, "k": 10, "one": 1}
+CHECKED_SIZES = {"rows": 9, "m": 19, "n": 17, "n_in": 33, "n_out": 17, "k": 10, "one": 1}
 TIMED = (
     ("4-16-1, batch 1", 4, (16,), 1, 1),
     ("64-64-10, batch 32", 64, (64,), 10, 32),

@@ -10,6 +10,11 @@ import numpy as np
 from .data import check_batch_size, check_rows, check_targets, check_values, epoch_order, take_rows
 from .errors import check_integer, check_number, shown, type_error
 from .optimizers import Adam, Optimizer
+from .steps import Steps
+
+# Rows of the steps that are laid out to be run in one go, and bytes of those that are gathered beforehand.
+CHUNK_ROWS = 2**18
+STAGED_BYTES = 2**21
 
 
 @dataclasses.dataclass
@@ -73,15 +78,30 @@ def fit(
     check_values("y", y, self.dtype, kernel.arrays["y"], self.sizes[-1])
     if validation_data is not None:
         validation_data = _checked_validation(self, validation_data)
-    history, best, waited, started = History(), math.inf, 0, time.perf_counter()
+    history, best, waited, started = History(), math.inf, 0, time.monotonic()
+    watching = validation_data is not None or patience < math.inf or progress
+    total, rows = 0.0, 0
     with self._turn, _bar(progress, epochs) as bar:
-        for epoch in range(1, epochs + 1):
-            history.loss.append(_run_epoch(self, X, y, kernel, optimizer, size, epoch, shuffle))
-            history.steps += math.ceil(len(X) / size)
-            history.learning_rate.append(float(optimizer.schedule(optimizer.steps - 1)))
+        for first_epoch, steps in _chunks(self, X, y, kernel, optimizer, size, epochs, shuffle, watching):
+            failed = self._train(self._plan, steps, optimizer)
+            if failed is not None:
+                epoch = first_epoch + int(np.searchsorted(steps.ends, failed, side="right"))
+                raise self._divergence(steps, failed, optimizer, epoch)
+            weighted = steps.rows * steps.totals
+            begin = 0
+            for end, now in zip(steps.ends.tolist(), steps.times.tolist(), strict=True):
+                total, rows = total + weighted[begin:end].sum(), rows + int(steps.rows[begin:end].sum())
+                history.loss.append(float(total / rows))
+                history.learning_rate.append(float(steps.rates[end - 1]))
+                history.seconds.append(now - started)
+                self.epochs += 1
+                total, rows, begin = 0.0, 0, end
+            total, rows = total + weighted[begin:].sum(), rows + int(steps.rows[begin:].sum())
+            history.steps += len(steps)
+            if not len(steps.ends) or not watching:
+                continue
             if validation_data is not None:
                 history.validation_loss.append(self._mean_loss(*validation_data))
-            history.seconds.append(time.perf_counter() - started)
             _tell(bar, history)
             watched = (history.validation_loss or history.loss)[-1]
             if watched < best - tolerance:
@@ -94,21 +114,50 @@ def fit(
     return history
 
 
-def _run_epoch(network, X, y, kernel, optimizer, size, epoch, shuffle):
-    """All rows once, in minibatches; returns the mean loss. Later calls of fit shuffle on where this one ends."""
-    order = epoch_order(len(X), network.seed, network.epochs, shuffle)
-    total = 0.0
-    plan = network._plan_for(size, kernel)
-    x_rows, y_rows = plan.own["x"], plan.own["y"]
-    for start in range(0, len(X), size):
-        index = order[start : start + size]
-        rows = len(index)
-        take_rows(X, index, x_rows[:rows])
-        take_rows(y, index, y_rows[:rows])
-        plan.set_minibatch(x=x_rows[:rows], y=y_rows[:rows])
-        total += rows * network._step(plan, optimizer, x_rows[:rows], y_rows[:rows], epoch)
-    network.epochs += 1
-    return total / len(X)
+def _chunks(network, X, y, kernel, optimizer, size, epochs, shuffle, watching):
+    """The steps of all epochs in pieces to be run natively, each with the number of its first epoch; with `watching`
+    no piece goes beyond the end of an epoch.
+
+    Rows that the kernels can read where they lie are read there, or gathered by the plan; of others, a piece at a
+    time is gathered and cast here.
+    """
+    n, done, per_epoch = len(X), network.epochs, -(-len(X) // size)
+    usable = X.dtype == network.dtype and X.flags.c_contiguous and X.flags.aligned
+    shuffled = shuffle and size < n  # batch descent needs no order
+    limit = max(1, (CHUNK_ROWS if usable else STAGED_BYTES // (X.shape[1] * network.dtype.itemsize)) // size)
+    y = np.require(y, kernel.arrays["y"].dtype or network.dtype, ["C", "ALIGNED"])
+    epoch, position, order = 0, 0, None
+    while epoch < epochs:
+        first_epoch, parts, sizes, ends = epoch + 1, [], [], []
+        while epoch < epochs and len(sizes) < limit and not (watching and ends):
+            if position == 0 and (shuffled or order is None):
+                order = epoch_order(n, network.seed, done + epoch, shuffled)
+            stop = min(per_epoch, position + limit - len(sizes))
+            parts.append(order[position * size : stop * size])
+            sizes += [size] * (stop - position)
+            position = stop
+            if position == per_epoch:
+                sizes[-1] = n - (per_epoch - 1) * size
+                ends.append(len(sizes))
+                epoch, position = epoch + 1, 0
+        rows, index = np.array(sizes, np.int64), np.concatenate(parts)
+        starts = np.cumsum(rows) - rows
+        plan = network._plan_for(size, kernel)
+        plan.use_optimizer(optimizer)
+        if not usable:
+            x_part, y_part = _staged(X, index, network.dtype), y[index]
+            yield first_epoch, Steps.of(plan, optimizer, x_part, y_part, rows=rows, starts=starts, ends=ends)
+        elif size == 1 or not shuffled:  # the rows of a step lie side by side
+            yield first_epoch, Steps.of(plan, optimizer, X, y, rows=rows, starts=index[starts], ends=ends)
+        else:
+            yield first_epoch, Steps.of(plan, optimizer, X, y, rows=rows, starts=starts, order=index, ends=ends)
+
+
+def _staged(X, index, dtype):
+    """Rows of X as an array of their own."""
+    rows = np.empty((len(index), X.shape[1]), dtype)
+    take_rows(X, index, rows)
+    return rows
 
 
 def _checked_validation(network, data):

@@ -88,12 +88,6 @@ cdef void tanh_backward(const void *args, int64_t begin, int64_t end) noexcept n
 register("tanh_backward", tanh_backward, sizeof(Elementwise))
 
 
-cdef inline real sigmoid(real x) noexcept nogil:
-    # exp of a negative number only: it cannot overflow.
-    cdef real e = exp(-fabs(x))
-    return 1 / (1 + e) if x >= 0 else e / (1 + e)
-
-
 cdef void sigmoid_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const Elementwise *a = <const Elementwise *>args
     cdef int64_t i
@@ -135,26 +129,23 @@ cdef void softplus_backward(const void *args, int64_t begin, int64_t end) noexce
 register("softplus_backward", softplus_backward, sizeof(Elementwise))
 
 
-cdef inline real normal_cdf(real x) noexcept nogil:
-    return (1 + erf(x * <real>0.7071067811865475244)) / 2
-
-
 cdef void gelu_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const Elementwise *a = <const Elementwise *>args
+    cdef real density
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
-        a.y[i] = a.x[i] * normal_cdf(a.x[i])
+        a.y[i] = a.x[i] * normal_cdf(a.x[i], &density)
 
 register("gelu_forward", gelu_forward, sizeof(Elementwise))
 
 
 cdef void gelu_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const Elementwise *a = <const Elementwise *>args
-    cdef real x
+    cdef real density, below
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
-        x = a.x[i]
-        a.y[i] *= normal_cdf(x) + x * <real>0.3989422804014326779 * exp(-x * x / 2)
+        below = normal_cdf(a.x[i], &density)
+        a.y[i] *= below + a.x[i] * density
 
 register("gelu_backward", gelu_backward, sizeof(Elementwise))
 

@@ -1,5 +1,17 @@
 # Bodies of fastgd/data.py.
 
+cdef inline bits magnitude(const real *x, int64_t n, bits top) noexcept nogil:
+    """The larger of top and the magnitudes of x, as bits: their order as integers is that of the numbers, and a NaN
+    is above all. So the search vectorizes."""
+    cdef const bits *b = <const bits *>x
+    cdef bits v
+    cdef int64_t i
+    for i in range(n):
+        v = b[i] & MAGNITUDE
+        top = v if v > top else top
+    return top
+
+
 cdef struct CountExceeding:
     int64_t *count
     const real *x
@@ -10,9 +22,96 @@ cdef struct CountExceeding:
 cdef void count_exceeding(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const CountExceeding *a = <const CountExceeding *>args
     cdef real limit = <real>a.limit
+    cdef bits top = magnitude(a.x, a.rows * a.n, 0)
     cdef int64_t i, count = 0
-    for i in range(a.rows * a.n):
-        count += not fabs(a.x[i]) <= limit
+    if not (<real *>&top)[0] <= limit:
+        for i in range(a.rows * a.n):
+            count += not fabs(a.x[i]) <= limit
     a.count[0] = count
 
 register("count_exceeding", count_exceeding, sizeof(CountExceeding))
+
+
+cdef struct GatherRows:
+    real *out
+    const real *source
+    const int64_t *index
+    int64_t rows, n, m
+
+
+cdef void gather_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const GatherRows *a = <const GatherRows *>args
+    cdef int64_t i
+    for i in range(begin, end):
+        memcpy(a.out + i * a.n, a.source + min(max(a.index[i], 0), a.m - 1) * a.n, a.n * sizeof(real))
+
+register("gather_rows", gather_rows, sizeof(GatherRows))
+
+
+cdef struct GatherLabels:
+    int64_t *out
+    const int64_t *source
+    const int64_t *index
+    int64_t rows, m
+
+
+cdef void gather_labels(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const GatherLabels *a = <const GatherLabels *>args
+    cdef int64_t i
+    for i in range(begin, end):
+        a.out[i] = a.source[min(max(a.index[i], 0), a.m - 1)]
+
+register("gather_labels", gather_labels, sizeof(GatherLabels))
+
+
+cdef struct FillRows:
+    real *out
+    int64_t rows
+    double value
+
+
+cdef void fill_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const FillRows *a = <const FillRows *>args
+    cdef int64_t i
+    for i in range(begin, end):
+        a.out[i] = <real>a.value
+
+register("fill_rows", fill_rows, sizeof(FillRows))
+
+
+cdef struct PeakOfRows:
+    real *peak
+    const real *x
+    int64_t rows, n
+
+
+cdef void peak_of_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const PeakOfRows *a = <const PeakOfRows *>args
+    cdef int64_t i
+    for i in range(begin, end):
+        (<bits *>a.peak)[i] = magnitude(a.x + i * a.n, a.n, 0)
+
+register("peak_of_rows", peak_of_rows, sizeof(PeakOfRows))
+
+
+cdef void raise_peak_of_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const PeakOfRows *a = <const PeakOfRows *>args
+    cdef int64_t i
+    for i in range(begin, end):
+        (<bits *>a.peak)[i] = magnitude(a.x + i * a.n, a.n, (<bits *>a.peak)[i] & MAGNITUDE)
+
+register("raise_peak_of_rows", raise_peak_of_rows, sizeof(PeakOfRows))
+
+
+cdef struct LargestPeak:
+    double *largest
+    const real *peak
+    int64_t one, rows
+
+
+cdef void largest_peak(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const LargestPeak *a = <const LargestPeak *>args
+    cdef bits top = magnitude(a.peak, a.rows, 0)
+    a.largest[0] = (<real *>&top)[0]
+
+register("largest_peak", largest_peak, sizeof(LargestPeak))

@@ -6,20 +6,31 @@ contract's arrays, then the names of their dimensions in order of appearance, th
 Record fields of the same shape share one struct. Hyper-parameters arrive as double and are rounded to `real` once.
 """
 from libc.stdint cimport int64_t, uintptr_t
+from libc.string cimport memcpy
 
 cdef extern from "simd.h" nogil:
     ctypedef double real
     ctypedef double vec     # Cython knows it as a number; the C compiler works lane by lane
-    enum: LANES, MR, NR, KC, TILE, PANEL
+    ctypedef int64_t bits
+    const bits MAGNITUDE
+    ctypedef void inlined
+    enum: LANES, MR, VECTORS, NR, WIDE, HALF_WIDE, KC, TILE, PANEL, BLOCK, PACK_ROWS, PACK_SIZE
+    void assume(bint condition)
+    void prefetch(const void *address)
+    enum: TILE_VECTORS, DOT_ROWS, DOT_PARTS, DOT_VECTORS
+    void transpose_block(real *to, int64_t ld_to, const real *source, int64_t ld_source)
     const double NAN
     real sqrt(real x)
-    real exp(real x)
-    real expm1(real x)
-    real log(real x)
-    real log1p(real x)
-    real tanh(real x)
-    real erf(real x)
     real fabs(real x)
+
+cdef extern from "elementary.h" nogil:
+    real exp "exp_real"(real x)
+    real expm1 "expm1_real"(real x)
+    real log "log_real"(real x)
+    real log1p "log1p_real"(real x)
+    real tanh "tanh_real"(real x)
+    real sigmoid "sigmoid_real"(real x)
+    real normal_cdf(real x, real *density)
 
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
 
@@ -31,6 +42,8 @@ cdef void register(str name, kernel_t body, size_t record_size):
     bodies[name] = (<uintptr_t>body, record_size)
 
 
+include "calibration.pxi"
+include "rows.pxi"
 include "data.pxi"
 include "gemm.pxi"
 include "layers.pxi"

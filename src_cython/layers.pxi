@@ -10,12 +10,11 @@ cdef struct DenseForward:
 
 cdef void dense_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseForward *a = <const DenseForward *>args
-    cdef real *y = a.y + begin * a.n_out
-    cdef int64_t i, j
-    for i in range(end - begin):
-        for j in range(a.n_out):
-            y[i * a.n_out + j] = a.b[j]
-    gemm(y, a.n_out, a.x + begin * a.n_in, a.n_in, 1, a.w, a.n_out, 1, end - begin, a.n_out, a.n_in)
+    if a.rows == 1:
+        gemv(a.y, a.b, a.x, a.w, a.n_out, a.n_out, a.n_in)
+        return
+    gemm(a.y + begin * a.n_out, a.n_out, a.b, 0, a.x + begin * a.n_in, a.n_in, 1, a.w, a.n_out, 1,
+         end - begin, a.n_out, a.n_in)
 
 register("dense_forward", dense_forward, sizeof(DenseForward))
 
@@ -29,11 +28,11 @@ cdef struct DenseBackwardInput:
 
 cdef void dense_backward_input(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseBackwardInput *a = <const DenseBackwardInput *>args
-    cdef real *dx = a.dx + begin * a.n_in
-    cdef int64_t i
-    for i in range((end - begin) * a.n_in):
-        dx[i] = 0
-    gemm(dx, a.n_in, a.dy + begin * a.n_out, a.n_out, 1, a.w, 1, a.n_out, end - begin, a.n_in, a.n_out)
+    if a.rows == 1:
+        gemv_transposed(a.dx, a.dy, a.w, a.n_out, a.n_in, a.n_out)
+        return
+    gemm(a.dx + begin * a.n_in, a.n_in, NULL, 0, a.dy + begin * a.n_out, a.n_out, 1, a.w, 1, a.n_out,
+         end - begin, a.n_in, a.n_out)
 
 register("dense_backward_input", dense_backward_input, sizeof(DenseBackwardInput))
 
@@ -47,11 +46,11 @@ cdef struct DenseBackwardWeights:
 
 cdef void dense_backward_weights(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseBackwardWeights *a = <const DenseBackwardWeights *>args
-    cdef real *dw = a.dw + begin * a.n_out
-    cdef int64_t i
-    for i in range((end - begin) * a.n_out):
-        dw[i] = 0
-    gemm(dw, a.n_out, a.x + begin, 1, a.n_in, a.dy, a.n_out, 1, end - begin, a.n_out, a.rows)
+    if a.rows == 1:
+        outer(a.dw + begin * a.n_out, a.x + begin, a.dy, end - begin, a.n_out)
+        return
+    gemm(a.dw + begin * a.n_out, a.n_out, NULL, 0, a.x + begin, 1, a.n_in, a.dy, a.n_out, 1,
+         end - begin, a.n_out, a.rows)
 
 register("dense_backward_weights", dense_backward_weights, sizeof(DenseBackwardWeights))
 
@@ -66,8 +65,8 @@ cdef void dense_backward_bias(const void *args, int64_t begin, int64_t end) noex
     cdef const DenseBackwardBias *a = <const DenseBackwardBias *>args
     cdef int64_t i, j
     for j in range(begin, end):
-        a.db[j] = 0
-    for i in range(a.rows):
+        a.db[j] = a.dy[j]
+    for i in range(1, a.rows):
         for j in range(begin, end):
             a.db[j] += a.dy[i * a.n_out + j]
 

@@ -1,5 +1,8 @@
 # Bodies of fastgd/losses.py: value and gradient of a row in one pass.
 
+cdef enum:
+    SOFTMAX_ROWS = 64       # rows of softmax worked on together
+
 cdef struct RowLoss:
     real *loss
     real *dz
@@ -79,74 +82,88 @@ cdef void huber_loss(const void *args, int64_t begin, int64_t end) noexcept nogi
 register("huber_loss", huber_loss, sizeof(RowLossParameter))
 
 
-cdef inline real shifted_exp(real *p, const real *z, int64_t k, real *top) noexcept nogil:
-    """p <- exp(z - max z), top <- max z; returns the sum of p. A NaN in z stays one."""
-    cdef real total = 0
-    cdef int64_t j
-    top[0] = z[0]
-    for j in range(1, k):
-        if z[j] > top[0]:
-            top[0] = z[j]
-    for j in range(k):
-        p[j] = exp(z[j] - top[0])
-        total += p[j]
-    return total
+cdef inline void softmax(real *p, real *log_total, real *top, const real *z, int64_t rows, int64_t k) noexcept nogil:
+    """For each row: p <- softmax(z), top <- max z, log_total <- log of the sum of exp(z - top). A NaN in z stays one.
+    The exponentials of all rows are one loop, and so are the logarithms: a row may be short for a vector."""
+    cdef real inverse
+    cdef int64_t i, j
+    for i in range(rows):
+        top[i] = largest_of(z + i * k, k)
+        for j in range(i * k, (i + 1) * k):
+            p[j] = z[j] - top[i]
+    for j in range(rows * k):
+        p[j] = exp(p[j])
+    for i in range(rows):
+        log_total[i] = sum_of(p + i * k, k)
+        inverse = 1 / log_total[i]
+        for j in range(i * k, (i + 1) * k):
+            p[j] *= inverse
+    for i in range(rows):
+        log_total[i] = log(log_total[i])
 
 
 cdef void softmax_cross_entropy_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const RowLossParameter *a = <const RowLossParameter *>args
-    cdef real smoothing = <real>a.parameter, keep = <real>(1 - a.parameter)
-    cdef real total, top, log_total, t, mass, loss
-    cdef real *dz
+    cdef real keep = <real>(1 - a.parameter), base = <real>(a.parameter / a.k)
+    cdef real log_total[SOFTMAX_ROWS]
+    cdef real top[SOFTMAX_ROWS]
+    cdef real t, mass, loss, weight
     cdef const real *z
     cdef const real *y
+    cdef real *dz
     cdef bint valid
-    cdef int64_t i, j
-    for i in range(begin, end):
-        dz = a.dz + i * a.k
-        z = a.z + i * a.k
-        y = a.y + i * a.k
-        total = shifted_exp(dz, z, a.k, &top)
-        log_total = log(total)
-        mass = 0
-        loss = 0
-        valid = True
-        for j in range(a.k):
-            valid = valid and y[j] >= 0
-            mass += y[j]
-            t = keep * y[j] + smoothing / a.k
-            loss += t * (log_total - (z[j] - top))
-            dz[j] = a.weight[i] * (dz[j] / total - t)
-        valid = valid and fabs(mass - 1) <= <real>1e-3
-        a.loss[i] = a.weight[i] * loss if valid else <real>NAN
+    cdef int64_t i, j, rows
+    while begin < end:
+        rows = min(SOFTMAX_ROWS, end - begin)
+        softmax(a.dz + begin * a.k, log_total, top, a.z + begin * a.k, rows, a.k)
+        for i in range(rows):
+            dz = a.dz + begin * a.k
+            z = a.z + begin * a.k
+            y = a.y + begin * a.k
+            weight = a.weight[begin]
+            mass = 0
+            loss = 0
+            valid = True
+            for j in range(a.k):
+                valid = valid and y[j] >= 0
+                mass += y[j]
+                t = keep * y[j] + base
+                loss += t * (log_total[i] - (z[j] - top[i]))
+                dz[j] = weight * (dz[j] - t)
+            valid = valid and fabs(mass - 1) <= <real>1e-3
+            a.loss[begin] = weight * loss if valid else <real>NAN
+            begin += 1
 
 register("softmax_cross_entropy_loss", softmax_cross_entropy_loss, sizeof(RowLossParameter))
 
 
 cdef void softmax_cross_entropy_labels_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const LabelLoss *a = <const LabelLoss *>args
-    cdef real smoothing = <real>a.parameter, keep = <real>(1 - a.parameter)
-    cdef real total, top, log_total, base, shifted
-    cdef real *dz
+    cdef real keep = <real>(1 - a.parameter), base = <real>(a.parameter / a.k)
+    cdef real log_total[SOFTMAX_ROWS]
+    cdef real top[SOFTMAX_ROWS]
+    cdef real rest, weight
     cdef const real *z
-    cdef int64_t i, j, label
-    base = smoothing / a.k
-    for i in range(begin, end):
-        dz = a.dz + i * a.k
-        z = a.z + i * a.k
-        label = a.y[i]
-        total = shifted_exp(dz, z, a.k, &top)
-        log_total = log(total)
-        shifted = 0
-        for j in range(a.k):
-            shifted += z[j] - top
-            dz[j] = a.weight[i] * (dz[j] / total - base)
-        if 0 <= label < a.k:
-            dz[label] -= a.weight[i] * keep
-            # The sum over j of log(total) - shifted_j is k log(total) - shifted, which may overflow.
-            a.loss[i] = a.weight[i] * (log_total - keep * (z[label] - top) - (base * shifted if base > 0 else 0))
-        else:
-            a.loss[i] = <real>NAN
+    cdef real *dz
+    cdef int64_t i, j, rows, label
+    while begin < end:
+        rows = min(SOFTMAX_ROWS, end - begin)
+        z = a.z + begin * a.k
+        dz = a.dz + begin * a.k
+        softmax(dz, log_total, top, z, rows, a.k)
+        for i in range(rows):
+            label = a.y[begin + i]
+            weight = a.weight[begin + i]
+            for j in range(i * a.k, (i + 1) * a.k):
+                dz[j] = weight * (dz[j] - base)
+            if 0 <= label < a.k:
+                dz[i * a.k + label] -= weight * keep
+                # The sum over j of log_total - (z_j - top).
+                rest = base * (a.k * (log_total[i] + top[i]) - sum_of(z + i * a.k, a.k)) if base > 0 else 0
+                a.loss[begin + i] = weight * (keep * (log_total[i] - (z[i * a.k + label] - top[i])) + rest)
+            else:
+                a.loss[begin + i] = <real>NAN
+        begin += rows
 
 register("softmax_cross_entropy_labels_loss", softmax_cross_entropy_labels_loss, sizeof(LabelLoss))
 
@@ -179,12 +196,13 @@ cdef struct Softmax:
 
 cdef void softmax_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const Softmax *a = <const Softmax *>args
-    cdef real total, top
-    cdef int64_t i, j
-    for i in range(begin, end):
-        total = shifted_exp(a.p + i * a.k, a.z + i * a.k, a.k, &top)
-        for j in range(i * a.k, (i + 1) * a.k):
-            a.p[j] /= total
+    cdef real log_total[SOFTMAX_ROWS]
+    cdef real top[SOFTMAX_ROWS]
+    cdef int64_t rows
+    while begin < end:
+        rows = min(SOFTMAX_ROWS, end - begin)
+        softmax(a.p + begin * a.k, log_total, top, a.z + begin * a.k, rows, a.k)
+        begin += rows
 
 register("softmax_forward", softmax_forward, sizeof(Softmax))
 

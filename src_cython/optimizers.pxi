@@ -1,4 +1,5 @@
-# Bodies of fastgd/optimizers.py: one loop over the flat buffers.
+# Bodies of fastgd/optimizers.py: one loop over the flat buffers. No sum has two products as its terms, of which the
+# compiler might fuse one in a vector and the other in what is left over: the bits would depend on the share.
 
 cdef struct SGDStep:
     real *p
@@ -81,12 +82,12 @@ cdef struct RMSPropStep:
 cdef void rmsprop_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const RMSPropStep *a = <const RMSPropStep *>args
     cdef real lr = <real>a.lr, eps = <real>a.eps, weight_decay = <real>a.weight_decay
-    cdef real alpha = <real>a.alpha, fresh = <real>(1 - a.alpha)
+    cdef real fresh = <real>(1 - a.alpha)
     cdef real d
     cdef int64_t i
     for i in range(begin, end):
         d = a.g[i] + weight_decay * a.p[i]
-        a.v[i] = alpha * a.v[i] + fresh * d * d
+        a.v[i] += fresh * (d * d - a.v[i])
         a.p[i] -= lr * d / (sqrt(a.v[i]) + eps)
 
 register("rmsprop_step", rmsprop_step, sizeof(RMSPropStep))
@@ -104,14 +105,15 @@ cdef struct AdamStep:
 cdef void adam_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const AdamStep *a = <const AdamStep *>args
     cdef real rate = <real>a.rate, eps = <real>a.eps, weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real beta1 = <real>a.beta1, fresh1 = <real>(1 - a.beta1)
-    cdef real beta2 = <real>a.beta2, fresh2 = <real>(1 - a.beta2)
-    cdef real d
+    cdef real fresh1 = <real>(1 - a.beta1), fresh2 = <real>(1 - a.beta2)
+    cdef real d, m, v
     cdef int64_t i
     for i in range(begin, end):
         d = a.g[i] + weight_decay * a.p[i]
-        a.m[i] = beta1 * a.m[i] + fresh1 * d
-        a.v[i] = beta2 * a.v[i] + fresh2 * d * d
-        a.p[i] = shrink * a.p[i] - rate * a.m[i] / (sqrt(a.v[i]) + eps)
+        m = a.m[i] + fresh1 * (d - a.m[i])
+        v = a.v[i] + fresh2 * (d * d - a.v[i])
+        a.m[i] = m
+        a.v[i] = v
+        a.p[i] = shrink * a.p[i] - rate * m / (sqrt(v) + eps)
 
 register("adam_step", adam_step, sizeof(AdamStep))

@@ -1,59 +1,299 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
-"""The native runner: walks a list of compiled kernels, whoever wrote them.
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The native runner: walks a list of compiled kernels, whoever wrote them, step after step.
 
 A compiled kernel is `void kernel(const void *args, int64_t begin, int64_t end)`: `args` is its record (pointers,
-sizes, scalars; eight bytes each), `[begin, end)` its share of the work.
+sizes, scalars; eight bytes each), `[begin, end)` its share of the work. A walk is a list of stages. In each stage the
+threads of a team share the work of its operations, then meet; the last to arrive runs the closing operations alone
+(sums, checks) and decides whether all go on.
 """
+from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+cdef extern from "pool.h" nogil:
+    ctypedef void (*team_work)(void *context, int thread, int threads) noexcept nogil
+    void pool_initialize()
+    int last_to_arrive(int threads)
+    void release(int threads)
+    void team_run(team_work work, void *context, int threads)
+    double seconds_now()
+
+pool_initialize()
 
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
 
-cdef struct Operation:
-    kernel_t kernel
-    const void *args
-    int64_t begin
-    int64_t end
+# What a stage does beside running its operations: flags.
+cpdef enum:
+    BY_ROWS = 1             # every thread takes blocks of rows through all operations
+    FUSED = 2               # the follower of an operation runs on each block as it is finished
+    CHECK_LOSS = 4          # stop if the loss is not finite
+    CHECK_PEAK = 8          # stop if the largest magnitude in the rows exceeds its limit
+    CHECK_GRADIENT = 16     # stop if elements of the gradient exceed their limit
+
+# Why a run stopped.
+cpdef enum:
+    DONE = 0
+    BAD_LOSS = 1
+    HIGH_PEAK = 2
+    BAD_GRADIENT = 3
+    OUT_OF_TIME = 4
+
+cdef enum:
+    FREE_WORK = 1_000_000   # floating-point operations for which giving up the GIL is worth its price
+
+# Eight bytes each, so that plan.py writes them as rows of an int64 array.
+cdef packed struct Operation:
+    int64_t kernel, record          # addresses
+    int64_t end                     # its work is [0, end)
+    int64_t grain                   # shares of it begin at multiples of this
+    int64_t rows                    # address of the slot of its record that holds the rows of the minibatch, or 0
+    int64_t by_rows                 # its work is those rows
+    int64_t follower                # the operation on what it has written, or -1:
+    int64_t block, scale, offset    # after a block [b, e), the follower's [offset + scale b, offset + scale e)
+
+cdef packed struct Stage:
+    int64_t first, last             # operations shared out
+    int64_t closing, end            # operations of the last to arrive
+    int64_t flags
+
+cdef packed struct Feed:            # before step s, *slot = table[s * stride]; addresses
+    int64_t slot, table, stride
+
+cdef struct Engine:
+    Operation *operations
+    int64_t n_operations
+    const Stage *stages
+    int64_t n_stages
+    const Feed *feeds
+    int64_t n_feeds
+    const int64_t *rows_of_step     # or NULL: the rows stay
+    int64_t rows, row_block
+    double **total                  # the slot that holds the address of the loss
+    const double *peak
+    double peak_limit
+    const int64_t *bad_gradients
+    int64_t step, end
+    int64_t *counter                # counts the steps, or NULL
+    const int64_t *marks            # steps after which the time is taken
+    double *times
+    int64_t n_marks
+    double deadline
+    int64_t steps_between_looks     # at the clock
+    int64_t status
+
+
+cdef void set_rows(Engine *e, int64_t rows) noexcept nogil:
+    """Makes every operation work on `rows` rows."""
+    cdef int64_t i
+    if rows == e.rows:
+        return
+    e.rows = rows
+    for i in range(e.n_operations):
+        if e.operations[i].rows:
+            (<int64_t *>e.operations[i].rows)[0] = rows
+            if e.operations[i].by_rows:
+                e.operations[i].end = rows
+
+
+cdef inline void call(const Operation *o, int64_t begin, int64_t end) noexcept nogil:
+    (<kernel_t><void *>o.kernel)(<const void *>o.record, begin, end)
+
+
+cdef void run_operations(Engine *e, int64_t first, int64_t last) noexcept nogil:
+    """Operations one after the other, each whole."""
+    cdef int64_t i
+    for i in range(first, last):
+        call(&e.operations[i], 0, e.operations[i].end)
+
+
+cdef inline void share(const Operation *o, int thread, int threads, int64_t *begin, int64_t *end) noexcept nogil:
+    """The share of a thread in the work of an operation."""
+    cdef int64_t grains
+    if threads == 1:
+        begin[0] = 0
+        end[0] = o.end
+        return
+    grains = (o.end + o.grain - 1) // o.grain
+    begin[0] = grains * thread // threads * o.grain
+    end[0] = min(o.end, grains * (thread + 1) // threads * o.grain)
+
+
+cdef void run_rows(Engine *e, const Stage *stage, int thread, int threads) noexcept nogil:
+    """A thread's rows, block by block through all operations of the stage: what one writes the next finds in cache."""
+    cdef int64_t begin, end, stop, i
+    share(&e.operations[stage.first], thread, threads, &begin, &end)
+    while begin < end:
+        stop = min(begin + e.row_block, end)
+        for i in range(stage.first, stage.last):
+            call(&e.operations[i], begin, stop)
+        begin = stop
+
+
+cdef void run_block(Engine *e, int64_t i, int64_t begin, int64_t end) noexcept nogil:
+    """An operation on a block, then those that follow it."""
+    cdef const Operation *o
+    while True:
+        o = &e.operations[i]
+        call(o, begin, end)
+        if o.follower < 0:
+            return
+        begin = o.offset + o.scale * begin
+        end = o.offset + o.scale * end
+        i = o.follower
+
+
+cdef void run_shares(Engine *e, const Stage *stage, int thread, int threads) noexcept nogil:
+    """A thread's share of each operation of the stage."""
+    cdef int64_t begin, end, stop, i
+    for i in range(stage.first, stage.last):
+        share(&e.operations[i], thread, threads, &begin, &end)
+        if not stage.flags & FUSED or e.operations[i].follower < 0:
+            if begin < end:
+                call(&e.operations[i], begin, end)
+            continue
+        while begin < end:
+            stop = min(begin + e.operations[i].block, end)
+            run_block(e, i, begin, stop)
+            begin = stop
+
+
+cdef void begin_step(Engine *e) noexcept nogil:
+    """Puts the values of this step in their places."""
+    cdef int64_t i
+    for i in range(e.n_feeds):
+        (<int64_t *>e.feeds[i].slot)[0] = (<const int64_t *>e.feeds[i].table)[e.step * e.feeds[i].stride]
+    if e.rows_of_step != NULL:
+        set_rows(e, e.rows_of_step[e.step])
+
+
+cdef void end_step(Engine *e) noexcept nogil:
+    e.step += 1
+    if e.counter != NULL:
+        e.counter[0] += 1
+    if e.n_marks and e.marks[0] == e.step:
+        e.times[0] = seconds_now()
+        e.marks += 1
+        e.times += 1
+        e.n_marks -= 1
+    if e.step == e.end:
+        return
+    if e.deadline > 0 and e.step % e.steps_between_looks == 0 and seconds_now() > e.deadline:
+        e.status = OUT_OF_TIME
+        return
+    begin_step(e)
+
+
+cdef void close_stage(Engine *e, const Stage *stage) noexcept nogil:
+    run_operations(e, stage.closing, stage.end)
+    if stage.flags & CHECK_LOSS and not isfinite(e.total[0][0]):
+        e.status = BAD_LOSS
+    elif stage.flags & CHECK_PEAK and not e.peak[0] <= e.peak_limit:
+        e.status = HIGH_PEAK
+    elif stage.flags & CHECK_GRADIENT and e.bad_gradients[0] != 0:
+        e.status = BAD_GRADIENT
+
+
+cdef void walk_steps(void *context, int thread, int threads) noexcept nogil:
+    """One thread's part of a run."""
+    cdef Engine *e = <Engine *>context
+    cdef const Stage *stage
+    cdef int64_t s
+    while e.step < e.end and e.status == DONE:
+        for s in range(e.n_stages):
+            stage = &e.stages[s]
+            if threads == 1 and e.rows <= e.row_block and not stage.flags & FUSED:
+                run_operations(e, stage.first, stage.last)
+            elif stage.flags & BY_ROWS:
+                run_rows(e, stage, thread, threads)
+            else:
+                run_shares(e, stage, thread, threads)
+            if last_to_arrive(threads):
+                close_stage(e, stage)
+                if s == e.n_stages - 1 and e.status == DONE:
+                    end_step(e)
+                release(threads)
+            if e.status != DONE:
+                return
 
 
 cdef class Runner:
-    """Holds `capacity` operations; the caller keeps the records and the arrays they point to alive."""
-    cdef Operation *operations
-    cdef Py_ssize_t capacity
+    """Runs walks over the operations of one plan.
 
-    def __cinit__(self, Py_ssize_t capacity):
-        self.operations = <Operation *>calloc(max(capacity, 1), sizeof(Operation))
-        if self.operations == NULL:
-            raise MemoryError()
-        self.capacity = capacity
+    operations: int64 array, a row for each `Operation`; it, the records and what they point to are the plan's to keep.
+    total, peak, bad_gradients: addresses of the slot with the address of the loss (float64), of the largest magnitude
+    (float64) and of the count of bad elements of the gradient (int64). row_block: rows a thread takes at a time.
+    """
+    cdef Engine engine
+    cdef object operations
 
-    def __dealloc__(self):
-        free(self.operations)
+    def __init__(self, int64_t[:, ::1] operations, *, uintptr_t total, uintptr_t peak, uintptr_t bad_gradients,
+                 int64_t row_block):
+        if operations.shape[1] * 8 != sizeof(Operation):
+            raise ValueError(f"operations: expected rows of {sizeof(Operation) // 8} slots, got {operations.shape[1]}")
+        memset(&self.engine, 0, sizeof(Engine))
+        self.operations = operations
+        self.engine.operations = <Operation *>&operations[0, 0]
+        self.engine.n_operations = operations.shape[0]
+        self.engine.total = <double **>total
+        self.engine.peak = <double *>peak
+        self.engine.bad_gradients = <int64_t *>bad_gradients
+        self.engine.row_block = row_block
 
-    def set(self, Py_ssize_t index, uintptr_t kernel, uintptr_t record):
-        """Puts a kernel and its record in a place; its share of the work is still empty."""
-        if not 0 <= index < self.capacity:
-            raise IndexError(f"index: expected 0 <= index < {self.capacity}, got {index}")
-        self.operations[index] = Operation(kernel=<kernel_t><void *>kernel, args=<const void *>record, begin=0, end=0)
+    @property
+    def peak_limit(self):
+        """Address of the limit of the peak, for a feed."""
+        return <uintptr_t>&self.engine.peak_limit
 
-    def set_share(self, Py_ssize_t index, int64_t begin, int64_t end):
-        """Sets the share `[begin, end)` of the work of one operation."""
-        if not 0 <= index < self.capacity:
-            raise IndexError(f"index: expected 0 <= index < {self.capacity}, got {index}")
-        self.operations[index].begin = begin
-        self.operations[index].end = end
+    def run(self, const int64_t[:, ::1] stages, int64_t rows, *, int64_t first=0, int64_t end=1,
+            const int64_t[:, ::1] feeds=None, const int64_t[::1] rows_of_step=None, const int64_t[::1] marks=None,
+            double[::1] times=None, int64_t[::1] counter=None, int threads=1, double seconds=0,
+            int64_t steps_between_looks=1):
+        """Runs steps first, ..., end - 1 without the GIL, and returns the step at which it stopped, and why.
 
-    def run(self, Py_ssize_t first, Py_ssize_t last):
-        """Runs the operations `first` to `last - 1`, in order, without the GIL."""
-        cdef Py_ssize_t i
-        cdef Operation *operation
-        if not 0 <= first <= last <= self.capacity:
-            raise IndexError(f"first, last: expected 0 <= first <= last <= {self.capacity}, got {first}, {last}")
+        rows: of the minibatch, if `rows_of_step` does not tell. feeds: a row for each `Feed`. marks: steps after which
+        the time is written to `times`. counter: counts the steps. seconds: stop between two steps after so long, 0
+        is never; the clock is looked at every so many steps.
+        """
+        cdef Engine *e = &self.engine
+        if stages.shape[1] * 8 != sizeof(Stage):
+            raise ValueError(f"stages: expected rows of {sizeof(Stage) // 8} slots, got {stages.shape[1]}")
+        e.stages, e.n_stages = <const Stage *>&stages[0, 0], stages.shape[0]
+        e.n_feeds = 0
+        if feeds is not None and feeds.shape[0]:
+            if feeds.shape[1] * 8 != sizeof(Feed):
+                raise ValueError(f"feeds: expected rows of {sizeof(Feed) // 8} slots, got {feeds.shape[1]}")
+            e.feeds, e.n_feeds = <const Feed *>&feeds[0, 0], feeds.shape[0]
+        e.rows_of_step = NULL if rows_of_step is None else &rows_of_step[0]
+        e.n_marks = 0
+        if marks is not None and marks.shape[0]:
+            e.marks, e.times, e.n_marks = &marks[0], &times[0], marks.shape[0]
+        e.counter = NULL if counter is None else &counter[0]
+        e.steps_between_looks = steps_between_looks
+        self.start(rows, first, end, threads, seconds)
+        return e.step, e.status
+
+    cdef void start(self, int64_t rows, int64_t first, int64_t end, int threads, double seconds):
+        cdef Engine *e = &self.engine
+        e.step, e.end, e.status = first, end, DONE
+        if first >= end:
+            return
         with nogil:
-            for i in range(first, last):
-                operation = &self.operations[i]
-                if operation.begin < operation.end:
-                    operation.kernel(operation.args, operation.begin, operation.end)
+            e.deadline = seconds_now() + seconds if seconds > 0 else 0
+            if e.rows_of_step == NULL:
+                set_rows(e, rows)
+            begin_step(e)
+            team_run(walk_steps, e, threads)
+
+
+def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
+    """Runs one compiled kernel on a share of its work."""
+    cdef kernel_t function = <kernel_t><void *>kernel
+    with nogil:
+        function(<const void *>record, begin, end)
 
 
 cdef class Turn:
@@ -71,3 +311,90 @@ cdef class Turn:
         self.taken = False
         if kind is not None:
             self.disturbed = True
+
+
+cdef class QuickStep:
+    """One training step at a time, called from Python, at next to no cost over the arithmetic. It takes what needs no
+    preparation: arrays that the kernels can read where they lie, of up to `capacity` rows, the optimizer it was made
+    for, and the next of the steps whose values lie ready in `feeds`. Anything else it leaves to the caller, by
+    returning None with nothing changed; so also a step that would not end well.
+    """
+    cdef Runner runner
+    cdef Turn turn
+    cdef object optimizer, kept
+    cdef const int64_t[:, ::1] stages, feeds
+    cdef const int64_t[::1] x_slots, y_slots
+    cdef const double[::1] limits
+    cdef int64_t[::1] counter
+    cdef double *weight
+    cdef int64_t capacity, n_features, n_outputs, next, count, begin, version
+    cdef int x_type, y_type, max_threads
+    cdef bint labels
+    cdef double work_of_row, thread_work
+    cdef readonly double last_loss
+
+    def __init__(self, runner, turn, optimizer, *, stages, feeds, x_slots, y_slots, uintptr_t weight, limits, counter,
+                 capacity, x, y, labels, threads, work_of_row, thread_work, kept):
+        """x, y: arrays like those to come. weight: address of the scalar 1 / rows. limits: of the gradient, one for
+        each step. counter: the optimizer's steps and version. kept: what must live as long as this."""
+        self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
+        self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
+        self.weight, self.limits, self.counter = <double *>weight, limits, counter
+        self.capacity, self.n_features, self.n_outputs = capacity, x.shape[1], 1 if labels else y.shape[1]
+        self.x_type, self.y_type, self.labels = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), labels
+        self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
+        self.max_threads, self.work_of_row, self.thread_work = threads, work_of_row, thread_work
+
+    cdef bint fits(self, object x, object y, object optimizer):
+        if optimizer is not self.optimizer or self.next == self.count or self.turn.taken or self.turn.disturbed:
+            return False
+        if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
+            return False
+        if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_CheckExact(y)):
+            return False
+        if not (cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY_RO(y)):
+            return False
+        if cnp.PyArray_TYPE(x) != self.x_type or cnp.PyArray_TYPE(y) != self.y_type or cnp.PyArray_NDIM(x) != 2:
+            return False
+        cdef int64_t rows = cnp.PyArray_DIM(x, 0)
+        if not 1 <= rows <= self.capacity or cnp.PyArray_DIM(x, 1) != self.n_features:
+            return False
+        cdef int y_ndim = cnp.PyArray_NDIM(y)
+        if y_ndim == 0 or cnp.PyArray_DIM(y, 0) != rows:
+            return False
+        if y_ndim == 1:
+            return self.labels or self.n_outputs == 1
+        return not self.labels and y_ndim == 2 and cnp.PyArray_DIM(y, 1) == self.n_outputs
+
+    def __call__(self, x, y, optimizer):
+        if not self.fits(x, y, optimizer):
+            return None
+        cdef Engine *e = &self.runner.engine
+        cdef int64_t rows = cnp.PyArray_DIM(x, 0), i
+        cdef int threads = <int>max(1, min(<double>self.max_threads, rows * self.work_of_row / self.thread_work))
+        for i in range(self.x_slots.shape[0]):
+            (<int64_t *>self.x_slots[i])[0] = <int64_t>cnp.PyArray_DATA(x)
+        for i in range(self.y_slots.shape[0]):
+            (<int64_t *>self.y_slots[i])[0] = <int64_t>cnp.PyArray_DATA(y)
+        self.weight[0] = 1.0 / rows
+        e.peak_limit = sqrt(self.limits[self.next] / rows)
+        e.stages, e.n_stages = <const Stage *>&self.stages[0, 0], self.stages.shape[0]
+        e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
+        if e.n_feeds:
+            e.feeds = <const Feed *>&self.feeds[0, 0]
+        e.rows_of_step, e.n_marks, e.counter, e.deadline = NULL, 0, &self.counter[0], 0
+        e.step, e.end, e.status = self.next, self.next + 1, DONE
+        self.turn.taken = True
+        set_rows(e, rows)
+        begin_step(e)
+        if rows * self.work_of_row > FREE_WORK:
+            with nogil:
+                team_run(walk_steps, e, threads)
+        else:
+            walk_steps(e, 0, 1)
+        self.turn.taken = False
+        if e.status != DONE:
+            return None
+        self.next += 1
+        self.last_loss = e.total[0][0]
+        return self.last_loss

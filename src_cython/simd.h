@@ -1,6 +1,6 @@
 /* What the kernels stand on: the element type, and one vector of it.
  *
- * real   float or double, by -DREAL; tgmath.h makes exp(x) and its kin follow it.
+ * real   float or double, by -DREAL; tgmath.h makes sqrt(x) and its kin follow it.
  * vec    VECTOR_BYTES of real, in GCC's and Clang's vector extension: + - * / work lane by lane, a scalar operand
  *        is broadcast, and loads and stores may be unaligned.
  * LANES  reals in a vec.
@@ -11,12 +11,20 @@
 #include <stdint.h>
 #include <tgmath.h>
 
+/* The register tile of the matrix product, MR rows of VECTORS vectors: as many sums as the registers hold beside a
+ * row of B and a broadcast element of A. */
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
+enum { MR = 12, VECTORS = 2 };
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
+enum { MR = 6, VECTORS = 2 };
+#elif defined(__aarch64__)
+#define VECTOR_BYTES 16
+enum { MR = 8, VECTORS = 3 };
 #else
 #define VECTOR_BYTES 16
+enum { MR = 4, VECTORS = 2 };
 #endif
 
 typedef REAL real;
@@ -24,11 +32,61 @@ typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real))
 
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
-    MR = 6,             /* rows of a register tile of the matrix product: 6 x 2 vectors of accumulators */
-    NR = 2 * LANES,     /* columns of a register tile */
-    KC = 128,           /* rows of a packed panel */
+    NR = VECTORS * LANES,         /* columns of a register tile */
+    WIDE = 8, HALF_WIDE = 4,      /* vectors of the tile of a single row: hides the latency of its sums */
+    KC = 1024 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the first cache */
     TILE = MR * NR,
-    PANEL = KC * NR
+    TILE_VECTORS = MR * VECTORS > WIDE ? MR * VECTORS : WIDE,
+    PANEL = KC * NR,
+    DOT_ROWS = 4,                 /* dot products worked on together, each in DOT_PARTS sums: 64 bytes of them */
+    DOT_PARTS = 64 / sizeof(real),
+    DOT_VECTORS = 64 / VECTOR_BYTES,
+    PACK_ROWS = 4 * MR,           /* a panel is packed for at least so many rows of A */
+    PACK_SIZE = 32768 / sizeof(real)  /* ... when its rows in place are spread over at least so many reals */
 };
+
+/* The bits of a real, and those without its sign. */
+#if REAL_BYTES == 4
+typedef int32_t bits __attribute__((may_alias));
+typedef uint32_t unsigned_bits;
+#define MAGNITUDE INT32_MAX
+#else
+typedef int64_t bits __attribute__((may_alias));
+typedef uint64_t unsigned_bits;
+#define MAGNITUDE INT64_MAX
+#endif
+
+/* A function whose arguments are constants where it is called: the loops over them unroll, its arrays are registers. */
+#define inlined __attribute__((always_inline)) void
+
+#define prefetch(address) __builtin_prefetch(address)
+
+/* Tells the compiler what it cannot see. */
+#define assume(condition) do { if (!(condition)) __builtin_unreachable(); } while (0)
+
+/* A block of BLOCK x BLOCK transposed in registers: 16-byte vectors, which every instruction set shuffles well. */
+typedef real block __attribute__((vector_size(16), aligned(sizeof(real)), may_alias));
+enum { BLOCK = 16 / sizeof(real) };
+
+static inline void transpose_block(real *to, int64_t ld_to, const real *from, int64_t ld_from)
+{
+#define ROW(i) (*(const block *)(from + (i) * ld_from))
+#define TO(i) (*(block *)(to + (i) * ld_to))
+#if REAL_BYTES == 4
+    block r0 = ROW(0), r1 = ROW(1), r2 = ROW(2), r3 = ROW(3);
+    block low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
+    block low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5), high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+    TO(0) = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+    TO(1) = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+    TO(2) = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+    TO(3) = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+#else
+    block r0 = ROW(0), r1 = ROW(1);
+    TO(0) = __builtin_shufflevector(r0, r1, 0, 2);
+    TO(1) = __builtin_shufflevector(r0, r1, 1, 3);
+#endif
+#undef ROW
+#undef TO
+}
 
 #endif

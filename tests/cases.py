@@ -20,8 +20,8 @@ OPTIMIZERS = {
 }
 # Dimensions of a small and of a medium network to time kernels at; "parameters" is the length of a flat buffer.
 BENCHMARKED = {
-    "small": {"rows": 32, "n": 64, "k": 10, "n_in": 64, "n_out": 64, "one": 1, "parameters": 4_810},
-    "medium": {"rows": 128, "n": 512, "k": 10, "n_in": 784, "n_out": 512, "one": 1, "parameters": 400_000},
+    "small": {"rows": 32, "n": 64, "k": 10, "n_in": 64, "n_out": 64, "m": 1_000, "one": 1, "parameters": 4_810},
+    "medium": {"rows": 128, "n": 512, "k": 10, "n_in": 784, "n_out": 512, "m": 1_000, "one": 1, "parameters": 400_000},
 }
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import fastgd
@@ -97,13 +98,17 @@ def test_compiled_modules_of_another_version_are_refused(monkeypatch):
         kernel.address("cython", "float32")
 
 
-def test_runner_refuses_places_it_has_not():
+def test_runner_refuses_tables_of_another_shape():
     from fastgd._plan import Runner
 
-    runner = Runner(2)
-    for call in (lambda: runner.set(2, 0, 0), lambda: runner.set_share(-1, 0, 1), lambda: runner.run(0, 3)):
-        with pytest.raises(IndexError, match="expected"):
-            call()
+    table, other = np.zeros((2, 10), np.int64), np.zeros((2, 4), np.int64)
+    with pytest.raises(ValueError, match="operations.*10 slots.*4"):
+        Runner(other, total=0, peak=0, bad_gradients=0, row_block=1)
+    runner = Runner(table, total=0, peak=0, bad_gradients=0, row_block=1)
+    with pytest.raises(ValueError, match="stages.*5 slots.*4"):
+        runner.run(other, 1)
+    with pytest.raises(ValueError, match="feeds.*3 slots.*4"):
+        runner.run(np.zeros((1, 5), np.int64), 1, feeds=other)
 
 
 def test_show_config(capsys):

@@ -1,10 +1,12 @@
 """Every compiled body of every kernel against the numpy body: values, side effects, and the checks at the door."""
 
 import inspect
+import itertools
 
 import numpy as np
 import pytest
 from cases import KERNELS, awkward_sizes
+from fastgd._plan import call_kernel
 
 import fastgd
 from fastgd.kernel import DTYPES, In, InOut, Kernel, Out
@@ -64,13 +66,11 @@ def test_shares_of_the_work_add_up(name, body, dtype, rng):
     shared = copied(whole)
     kernel.body(body)(*whole)
     record = kernel.record(shared, sizes)
-    runner = fastgd.kernel.plan_module().Runner(3)
     cuts = [0, 1, 1, 1] if kernel.range_dim == "one" else [0, 5, 6, 23]
-    for i in range(3):
-        runner.set(i, kernel.address(body, np.dtype(dtype)), record.ctypes.data)
-        runner.set_share(i, cuts[i], cuts[i + 1])
-    for i in (2, 0, 1):
-        runner.run(i, i + 1)
+    address = kernel.address(body, np.dtype(dtype))
+    for begin, end in sorted(itertools.pairwise(cuts), reverse=True):
+        if begin < end:
+            call_kernel(address, record.ctypes.data, begin, end)
     for a, b in zip(whole, shared, strict=True):
         np.testing.assert_array_equal(a, b)
 

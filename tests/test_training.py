@@ -178,7 +178,7 @@ def test_divergence_by_weight_decay_keeps_finite_parameters(make, loss, backend,
 
 def test_a_learning_rate_beyond_the_precision_is_refused(backend, rng):
     network = Network(4, [Dense(3, weight_init="zeros")], loss="mse", backend=backend)
-    with pytest.raises(ValueError, match="'learning_rate'.*finite in float32"):
+    with pytest.raises(ValueError, match="'learning_rate .of step 1.'.*finite in float32"):
         network.train_step(rng.normal(size=(5, 4)), np.zeros((5, 3)), SGD(1e39))
     assert not network.parameters.any()
 
@@ -202,7 +202,7 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
     np.testing.assert_array_equal(*ends)
 
 
-@pytest.mark.parametrize("place", ["set_rows", "set_minibatch", "use_optimizer", "_bind", "run", "_step", "take_rows"])
+@pytest.mark.parametrize("place", ["_chunks", "of", "use_optimizer", "_bind", "train", "_train", "take_rows"])
 def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
     """Ctrl-C at any line of the inner functions: parameters finite, and the next results those of a fresh network."""
     X, y = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
@@ -216,14 +216,18 @@ def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
                 raise KeyboardInterrupt
         return interrupt
 
-    for line in (1, 2, 3, 4, 5, 7, 10, 15, 22, 40, 60)[: 5 if place == "_bind" else None]:
+    for line in (1, 2, 3, 4, 5, 7, 10, 15, 22, 40, 60):
         network = Network(4, [Dense(5, "tanh"), Dense(3)], loss="softmax_cross_entropy", backend=backend)
         network.fit(X, y, optimizer=Adam(), epochs=1)
         countdown = line
         sys.settrace(interrupt)
         try:
-            with pytest.raises(KeyboardInterrupt):
-                network.fit(X, y, optimizer=SGD(0.1), epochs=50)
+            network.fit(X, y, optimizer=SGD(0.1), epochs=5)
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert line > 2, "never interrupted"
+            break
         finally:
             sys.settrace(None)
         assert np.isfinite(network.parameters).all()

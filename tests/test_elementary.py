@@ -1,0 +1,94 @@
+"""The elementary functions against more exact ones: errors in units of the last place.
+
+The sample of float32 is every 251st number there is; `python tests/test_elementary.py` takes all of them.
+"""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from fastgd import _cpu
+
+# name: the same function to more digits, the range in which it is defined, the largest error allowed
+FUNCTIONS = {
+    "exp": (np.exp, -np.inf, np.inf, 1.0),
+    "expm1": (np.expm1, -np.inf, 40.0, 2.0),
+    "log": (np.log, float(np.finfo(np.float32).tiny), np.inf, 1.5),
+    "log1p": (np.log1p, 0.0, 1.0, 2.0),
+    "tanh": (np.tanh, -np.inf, np.inf, 3.0),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), -80.0, np.inf, 3.0),
+}
+
+
+def largest_error(variant, name, x):
+    """In units of the last place of the exact value, rounded to the precision of x."""
+    exact_function = FUNCTIONS[name][0]
+    compiled = importlib.import_module(f"fastgd._kernels_{variant}_{x.dtype}")
+    x, y = np.ascontiguousarray(x), np.empty_like(x)
+    compiled.apply_elementary(name, y.ctypes.data, x.ctypes.data, x.size)
+    with np.errstate(all="ignore"):
+        exact = exact_function(x.astype(np.float64 if x.dtype == np.float32 else np.longdouble))
+        rounded = exact.astype(x.dtype)
+        infinite = np.isinf(rounded)
+        assert (y[infinite] == rounded[infinite]).all()
+        unit = np.spacing(np.abs(rounded)).astype(exact.dtype)
+        return float((np.abs(y - exact) / unit)[~infinite].max())
+
+
+def all_floats(start, step):
+    """Every `step`-th float32 number from the `start`-th on, in the order of their bits."""
+    return np.arange(start, 2**32, step, np.uint32).view(np.float32)
+
+
+def in_range(name, x):
+    _, low, high, _ = FUNCTIONS[name]
+    return x[(x >= low) & (x <= high)]
+
+
+@pytest.mark.parametrize("variant", _cpu.variants())
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float32(name, variant):
+    x = in_range(name, all_floats(0, 251))
+    assert largest_error(variant, name, x) <= FUNCTIONS[name][3]
+
+
+@pytest.mark.parametrize("variant", _cpu.variants())
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float64(name, variant, rng):
+    x = np.concatenate([rng.normal(size=100_000) * scale for scale in (1e-9, 1e-3, 0.1, 1, 10, 300)])
+    x = in_range(name, np.concatenate([x, rng.uniform(0, 1, 100_000), 10.0 ** rng.uniform(-300, 300, 100_000)]))
+    assert largest_error(variant, name, x) <= FUNCTIONS[name][3]
+
+
+@pytest.mark.parametrize("variant", _cpu.variants())
+def test_special_values(variant, dtype):
+    compiled = importlib.import_module(f"fastgd._kernels_{variant}_{dtype}")
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], dtype)
+    expected = {"exp": [np.nan, np.inf, 0, 1, 1], "tanh": [np.nan, 1, -1, 0, 0], "sigmoid": [np.nan, 1, 0, 0.5, 0.5]}
+    for name, values in expected.items():
+        y = np.empty_like(x)
+        compiled.apply_elementary(name, y.ctypes.data, x.ctypes.data, x.size)
+        np.testing.assert_array_equal(y, np.array(values, dtype))
+    with pytest.raises(ValueError, match="'cbrt'"):
+        compiled.apply_elementary("cbrt", 0, 0, 0)
+
+
+def test_variants_that_fuse_give_the_same_bits(dtype, rng):
+    x = np.abs(rng.normal(size=10_001) * 3).astype(dtype)
+    fusing = [v for v in _cpu.variants() if v != "v2"]
+    for name in FUNCTIONS:
+        results = []
+        for variant in fusing:
+            y = np.empty_like(x)
+            compiled = importlib.import_module(f"fastgd._kernels_{variant}_{dtype}")
+            compiled.apply_elementary(name, y.ctypes.data, x.ctypes.data, x.size)
+            results.append(y)
+        for y in results[1:]:
+            np.testing.assert_array_equal(y, results[0])
+
+
+if __name__ == "__main__":
+    for function in FUNCTIONS:
+        errors = [largest_error(_cpu.variants()[0], function, in_range(function, all_floats(i, 64))) for i in range(64)]
+        print(f"{function:<8} {max(errors):.3f} units of the last place over all float32")

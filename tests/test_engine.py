@@ -1,0 +1,220 @@
+"""The native engine: the ways a step may take give the same bits, allocate nothing, and can be interrupted."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+
+import numpy as np
+import pytest
+from cases import OPTIMIZERS
+
+import fastgd
+from fastgd import SGD, Adam, Dense, Network, plan
+
+
+def network(hidden=24, **options):
+    layers = [Dense(hidden, "tanh"), Dense(hidden, "relu"), Dense(5)]
+    return Network(19, layers, loss="softmax_cross_entropy", seed=1, **options)
+
+
+@pytest.fixture
+def rows(rng):
+    return rng.normal(size=(90, 19)).astype(np.float32), rng.integers(0, 5, 90)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_update_while_the_gradient_is_made_changes_no_bit(name, monkeypatch, rows):
+    ends = []
+    for limit, walk in ((2**40, "step"), (0, "fused")):
+        monkeypatch.setattr(plan, "FUSED_BYTES", limit)
+        net = network(150)
+        net.fit(*rows, optimizer=OPTIMIZERS[name](0.01), batch_size=32, epochs=3)
+        assert net._plan.best_walk == walk
+        ends.append(net.parameters.copy())
+    np.testing.assert_array_equal(*ends)
+
+
+def test_inputs_too_large_for_a_fused_update_train_all_the_same(monkeypatch, rows):
+    """Where the gradient might overflow it is looked at before it is used."""
+    X, y = rows[0] * np.float32(1e12), rows[1]
+    ends = []
+    for limit in (2**40, 0):
+        monkeypatch.setattr(plan, "FUSED_BYTES", limit)
+        net = network()
+        net.fit(X, y, optimizer=Adam(), batch_size=32, epochs=2)
+        ends.append(net.parameters.copy())
+    np.testing.assert_array_equal(*ends)
+    assert np.isfinite(ends[0]).all()
+
+
+@pytest.mark.parametrize("backend", ["numba", "cython"])
+def test_quick_steps_are_steps(backend, rows):
+    """Steps of arrays used in place, of lists, and of several sizes, mixed: the bits are those of the long way."""
+    X, y = rows
+    quick, long = network(backend=backend), network(backend=backend)
+    quick_optimizer, long_optimizer = (Adam(fastgd.schedules.cosine(0.01, 200, warmup_steps=20)) for _ in range(2))
+    for i in range(150):
+        n = (32, 32, 32, 7, 1)[i % 5]
+        x, labels = X[i % 50 :][:n], y[i % 50 :][:n]
+        loss = quick.train_step(x, labels, quick_optimizer)
+        assert long._prepared_step(x.tolist() if i % 7 == 3 else x, labels, long_optimizer) == loss
+    assert quick._quick_step.last_loss == loss
+    assert quick_optimizer.steps == 150
+    np.testing.assert_array_equal(quick.parameters, long.parameters)
+
+
+def test_a_quick_step_sees_what_was_changed(rows):
+    X, y = rows
+    net, twin = network(), network()
+    optimizer, twin_optimizer = SGD(0.1), SGD(0.1)
+    for i in range(60):
+        if i == 40:
+            optimizer.learning_rate = twin_optimizer.learning_rate = 0.01
+        if i == 50:
+            net.parameters[:] = twin.parameters[:] = 0.01
+            net.loss(X, y)
+        if i == 55:
+            optimizer = twin_optimizer = None
+            optimizer, twin_optimizer = Adam(), Adam()
+        net.train_step(X, y, optimizer)
+        twin._prepared_step(X, y, twin_optimizer)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+def test_a_quick_step_refuses_as_the_long_way_does(rows):
+    X, y = rows
+    net, optimizer = network(), Adam()
+    for _ in range(5):
+        net.train_step(X, y, optimizer)
+    before = net.parameters.copy()
+    for x, labels, error, match in (
+        (X[:, :5], y, ValueError, "19 features"),
+        (X, y[:3], ValueError, "'y'"),
+        (X, np.full(90, 9), ValueError, "'y'.*9"),
+        (np.full_like(X, np.nan), y, ValueError, "'x'.*nan"),
+        (X[:0], y[:0], ValueError, "at least 1 row"),
+    ):
+        with pytest.raises(error, match=match):
+            net.train_step(x, labels, optimizer)
+    with pytest.raises(TypeError, match="'optimizer'"):
+        net.train_step(X, y, None)
+    np.testing.assert_array_equal(net.parameters, before)
+    assert optimizer.steps == 5
+
+
+def test_batch_descent_in_one_piece_is_a_loop_of_steps(rows):
+    X, y = rows
+    fitted, stepped, optimizer = network(), network(), SGD(0.1)
+    history = fitted.fit(X, y, optimizer=SGD(0.1), batch_size=None, epochs=30)
+    losses = [stepped.train_step(X, y, optimizer) for _ in range(30)]
+    np.testing.assert_array_equal(fitted.parameters, stepped.parameters)
+    assert history.loss == losses
+    assert history.seconds == sorted(history.seconds)
+
+
+def test_pieces_of_a_run_do_not_show(monkeypatch, rows):
+    ends = []
+    for limit in (2**18, 50):
+        monkeypatch.setattr(fastgd.training, "CHUNK_ROWS", limit)
+        net = network()
+        history = net.fit(*rows, optimizer=Adam(), batch_size=16, epochs=5)
+        ends.append((net.parameters.copy(), history.loss))
+        assert history.steps == 30
+    np.testing.assert_array_equal(ends[0][0], ends[1][0])
+    np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=1e-12)
+
+
+def test_ctrl_c_during_a_native_run(rows):
+    net, optimizer = network(), Adam()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            net.fit(*rows, optimizer=optimizer, epochs=10**9)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    steps = optimizer.steps
+    assert steps > 0
+    assert np.isfinite(net.parameters).all()
+    net.train_step(*rows, optimizer)
+    assert optimizer.steps == steps + 1
+
+
+def test_memory_estimate(rows):
+    net = network(256)
+    estimate = net.memory_estimate(64)
+    assert estimate["total"] == sum(v for k, v in estimate.items() if k != "total")
+    fixed = estimate["parameters"] + estimate["gradient"] + estimate["optimizer"]
+    assert 4 * 4 * net.n_parameters <= fixed <= 4.2 * 4 * net.n_parameters
+    net.fit(*rows, optimizer=Adam(), batch_size=64, epochs=1)
+    made = net._plan
+    size = made.workspace.nbytes + made.buffers["index"].nbytes + sum(array.nbytes for array in made.own.values())
+    assert size == pytest.approx(estimate["workspace"], rel=0.02)
+    assert net.memory_estimate(64, SGD())["optimizer"] == 0
+    with pytest.raises(ValueError, match="'batch_size'"):
+        net.memory_estimate(0)
+
+
+COUNTER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stddef.h>
+static long calls;
+long allocations(void) { return calls; }
+void *malloc(size_t n) {
+    static void *(*real)(size_t);
+    if (!real) real = dlsym(RTLD_NEXT, "malloc");
+    __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED);
+    return real(n);
+}
+"""
+COUNTED = """
+import ctypes, sys, numpy as np, fastgd
+from fastgd.steps import Steps
+count = ctypes.CDLL(sys.argv[1]).allocations
+count.restype = ctypes.c_long
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(64, 19)).astype("f4"), rng.integers(0, 5, 64)
+layers = [fastgd.Dense(300, "gelu"), fastgd.Dense(200, "tanh"), fastgd.Dense(5)]
+net, opt = fastgd.Network(19, layers, loss="softmax_cross_entropy", num_threads=1), fastgd.Adam()
+net.fit(X, y, optimizer=opt, batch_size=32, epochs=1)
+taken, runner = [], net._plan._runner
+
+class Counting:
+    peak_limit = runner.peak_limit
+
+    def run(self, *arguments, **options):
+        before = count()
+        result = runner.run(*arguments, **options)
+        taken.append(count() - before)
+        return result
+
+net._plan._runner = Counting()
+for n in (10, 10, 500):
+    order = np.tile(np.arange(64), n // 2 + 1)
+    steps = Steps.of(net._plan, opt, X, y, rows=[32] * n, starts=np.arange(n) * 32, order=order)
+    net._plan.train(steps, 0, n, net._plan.best_walk, 100.0)
+print(net._plan.best_walk, taken[2] - taken[1])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts by replacing the C library's malloc")
+def test_a_step_allocates_nothing(tmp_path):
+    """490 steps more take not one allocation more."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or sysconfig.get_config_var("CC").split()[0]
+    source, library = tmp_path / "counter.c", tmp_path / "counter.so"
+    source.write_text(COUNTER)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, str(library)], capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"LD_PRELOAD": str(library)}, cwd=pathlib.Path(__file__).parent,
+    )  # fmt: skip
+    assert done.stdout.strip() == "fused 0", done.stdout + done.stderr

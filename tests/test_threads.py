@@ -1,0 +1,122 @@
+"""Threads: the same bits for any number of them, many callers, forks, and how many there are by default."""
+
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from cases import OPTIMIZERS
+
+import fastgd
+from fastgd import Adam, Dense, Network, plan, threads
+
+COUNTS = (1, 2, 3, 8, 16)
+
+
+@pytest.fixture(autouse=True)
+def _every_step_is_worth_a_thread(monkeypatch):
+    monkeypatch.setattr(plan, "THREAD_WORK", 1.0)
+
+
+def trained(num_threads, optimizer, *, backend="cython", dtype="float32", hidden=(40, 24), rows=101, l2=0.0, steps=4):
+    rng = np.random.default_rng(7)
+    X, y = rng.normal(size=(rows, 19)).astype(dtype), rng.integers(0, 5, rows)
+    layers = [*(Dense(n, a) for n, a in zip(hidden, ("tanh", "gelu"), strict=True)), Dense(5)]
+    network = Network(19, layers, loss=fastgd.losses.softmax_cross_entropy(label_smoothing=0.1), dtype=dtype, l2=l2,
+                      backend=backend, num_threads=num_threads)  # fmt: skip
+    history = network.fit(X, y, optimizer=optimizer, batch_size=rows // 2, epochs=steps)
+    for _ in range(3):
+        network.train_step(X, y, optimizer)
+    return network.parameters.copy(), np.array(history.loss), network.loss_and_gradient(X, y), network.predict(X)
+
+
+def same(a, b):
+    for left, right in zip(a, b, strict=True):
+        if isinstance(left, tuple):
+            same(left, right)
+        else:
+            np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+@pytest.mark.parametrize("hidden", [(40, 24), (300, 257)], ids=["one sweep", "fused"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_same_bits_for_any_number_of_threads(name, hidden, l2, dtype):
+    ends = [trained(n, OPTIMIZERS[name](0.01), dtype=dtype, hidden=hidden, l2=l2) for n in COUNTS]
+    for end in ends[1:]:
+        same(end, ends[0])
+
+
+def test_the_numba_backend_is_alike():
+    ends = [trained(n, Adam(), backend="numba") for n in COUNTS]
+    for end in ends[1:]:
+        same(end, ends[0])
+
+
+def test_many_python_threads_with_networks_of_their_own():
+    alone, ends = trained(2, Adam(), steps=20), {}
+    callers = [threading.Thread(target=lambda i=i: ends.update({i: trained(2, Adam(), steps=20)})) for i in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(ends) == 6
+    for end in ends.values():
+        same(end, alone)
+
+
+def _in_child(queue):
+    queue.put(trained(2, Adam()))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_a_pool_of_its_own():
+    here = trained(2, Adam())
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_in_child, args=(queue,))
+    child.start()
+    there = queue.get()
+    child.join(timeout=60)
+    assert child.exitcode == 0
+    same(there, here)
+    same(trained(2, Adam()), here)
+
+
+def default_in(environment):
+    code = "import fastgd; print(fastgd.threads.default_threads())"
+    held = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=held | environment,
+                          check=False, timeout=60)  # fmt: skip
+
+
+def test_the_environment_sets_the_default():
+    assert default_in({"OMP_NUM_THREADS": "5,2"}).stdout.strip() == "5"
+    assert default_in({"OMP_NUM_THREADS": "5", "FASTGD_NUM_THREADS": "3"}).stdout.strip() == "3"
+    assert 1 <= int(default_in({}).stdout) <= os.cpu_count()
+    bad = default_in({"FASTGD_NUM_THREADS": "many"})
+    assert bad.returncode != 0
+    assert "FASTGD_NUM_THREADS" in bad.stderr
+    assert "'many'" in bad.stderr
+
+
+def test_cores_and_quotas(tmp_path):
+    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{siblings}\n")
+    assert threads._physical_cores({0, 1, 2, 3}, tmp_path) == 2
+    assert threads._physical_cores({0, 2}, tmp_path) == 1
+    assert threads._physical_cores({7, 8, 9}, tmp_path) == 3
+    inner = tmp_path / "cgroup" / "a" / "b"
+    inner.mkdir(parents=True)
+    assert threads._cgroup_cpus(tmp_path / "cgroup", "a/b") == float("inf")
+    (inner / "cpu.max").write_text("max 100000\n")
+    (inner.parent / "cpu.max").write_text("250000 100000\n")
+    assert threads._cgroup_cpus(tmp_path / "cgroup", "a/b") == 2.5
+    assert threads._cgroup_cpus(pathlib.Path("/nowhere"), "") == float("inf")
