@@ -17,6 +17,8 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
     penalty      ... with that of the penalty
     check        how many elements of it are too large
     update       the optimizer
+
+Over 400 lines: how the list is written down, laid out, bound and walked is one train of thought.
 """
 
 import dataclasses
