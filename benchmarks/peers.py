@@ -299,15 +299,11 @@ def machine(n):
 class Process:
     """A peer at work elsewhere."""
 
-    def __init__(self, peer, threads, isa=None):
+    def __init__(self, peer, threads):
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTGD_NUM_THREADS")
         environment = os.environ | dict.fromkeys(variables, str(threads))
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-        if isa:
-            environment["XLA_FLAGS"] += f" --xla_cpu_max_isa={isa}"
-            environment |= {"FASTGD_ISA": "v3", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
-                            "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OPENBLAS_CORETYPE": "ZEN"}  # fmt: skip
         command = [sys.executable, __file__, "--serve", peer, "--threads", str(threads)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -405,7 +401,6 @@ def main():
     parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated names")
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated names")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--isa", choices=["AVX2"], help="keep all peers to this instruction set")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each sample")
     parser.add_argument("--json", help="file for the results")
@@ -421,7 +416,7 @@ def main():
     with contextlib.ExitStack() as stack:
         processes = {}
         for peer in arguments.peers.split(","):
-            processes[peer] = Process(peer, arguments.threads, arguments.isa)
+            processes[peer] = Process(peer, arguments.threads)
             stack.callback(processes[peer].close)
         for name in arguments.cells.split(","):
             results[name] = compare(name, processes, arguments.rounds, arguments.seconds)
