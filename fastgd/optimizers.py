@@ -5,6 +5,7 @@ in AdamW it shrinks p instead (decoupled). Scalars are worked out in float64, on
 its loop and one class for each optimizer, which grow with their number.
 """
 
+import math
 import weakref
 
 import numpy as np
@@ -402,6 +403,13 @@ class RMSProp(Optimizer):
         return lr, self.hyper["alpha"], self.hyper["eps"], self.hyper["weight_decay"]
 
 
+def bias_correction(beta, t):
+    """1 - beta^t. Once beta^t is far below the last place of 1 the exponent stays: numpy is slow at powers that
+    underflow, and the difference is 1."""
+    enough = 64 * math.log(2) / -math.log(beta) if beta > 0 else 1.0
+    return 1 - beta ** np.minimum(t, enough)
+
+
 class Adam(Optimizer):
     """Adam: m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2,
     p <- p - lr m' / (sqrt(v') + eps),  m' = m / (1 - beta1^t),  v' = v / (1 - beta2^t).
@@ -415,7 +423,7 @@ class Adam(Optimizer):
 
     def scalars(self, lr, t):
         beta1, beta2, eps, decay = self.hyper.values()
-        c1, root2 = 1 - beta1**t, (1 - beta2**t) ** 0.5
+        c1, root2 = bias_correction(beta1, t), bias_correction(beta2, t) ** 0.5
         added, shrink = (0.0, 1 - lr * decay) if self.decoupled else (decay, 1.0)
         return lr * root2 / c1, beta1, beta2, eps * root2, added, shrink
 

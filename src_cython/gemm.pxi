@@ -220,6 +220,7 @@ cdef void gemv(real *c, const real *init, const real *a, const real *b, int64_t 
     cdef Product t = Product(c=c, init=init, a=a, b=b, b_end=NULL, ldc=0, ld_init=0, a_row=0, a_k=1, ldb=ldb, k=k,
                              k_end=0, next=NULL, next_row=0)
     cdef real scratch[NR]
+    cdef real s
     cdef int64_t columns, p, j
     while n >= LANES:
         if n >= WIDE * LANES:
@@ -248,10 +249,11 @@ cdef void gemv(real *c, const real *init, const real *a, const real *b, int64_t 
     t.c = scratch
     if t.k:
         tile(&t, 1, 1)
-    copy_part(c, scratch, n)
-    for p in range(t.k, k):
-        for j in range(n):
-            c[j] += a[p] * t.b[p * ldb + j]
+    for j in range(n):
+        s = scratch[j]
+        for p in range(t.k, k):
+            s += a[p] * t.b[p * ldb + j]
+        c[j] = s
 
 
 cdef void outer(real *c, const real *a, const real *b, int64_t m, int64_t n) noexcept nogil:
