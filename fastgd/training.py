@@ -12,8 +12,8 @@ from .errors import check_integer, check_number, shown, type_error
 from .optimizers import Adam, Optimizer
 from .steps import Steps
 
-# Rows of the steps that are laid out to be run in one go, and bytes of those that are gathered beforehand.
-CHUNK_ROWS = 2**18
+# Steps, and rows of them, that are laid out to be run in one go, and bytes of rows that are gathered beforehand.
+CHUNK_STEPS, CHUNK_ROWS = 2**15, 2**20
 STAGED_BYTES = 2**21
 
 
@@ -124,23 +124,24 @@ def _chunks(network, X, y, kernel, optimizer, size, epochs, shuffle, watching):
     n, done, per_epoch = len(X), network.epochs, -(-len(X) // size)
     usable = X.dtype == network.dtype and X.flags.c_contiguous and X.flags.aligned
     shuffled = shuffle and size < n  # batch descent needs no order
-    limit = max(1, (CHUNK_ROWS if usable else STAGED_BYTES // (X.shape[1] * network.dtype.itemsize)) // size)
+    rows = CHUNK_ROWS if usable else STAGED_BYTES // (X.shape[1] * network.dtype.itemsize)
+    limit = max(1, min(CHUNK_STEPS, rows // size))
     y = np.require(y, kernel.arrays["y"].dtype or network.dtype, ["C", "ALIGNED"])
     epoch, position, order = 0, 0, None
     while epoch < epochs:
-        first_epoch, parts, sizes, ends = epoch + 1, [], [], []
-        while epoch < epochs and len(sizes) < limit and not (watching and ends):
+        first_epoch, parts, sizes, ends, count = epoch + 1, [], [], [], 0
+        while epoch < epochs and count < limit and not (watching and ends):
             if position == 0 and (shuffled or order is None):
                 order = epoch_order(n, network.seed, done + epoch, shuffled)
-            stop = min(per_epoch, position + limit - len(sizes))
+            stop = min(per_epoch, position + limit - count)
             parts.append(order[position * size : stop * size])
-            sizes += [size] * (stop - position)
-            position = stop
+            sizes.append(np.full(stop - position, size, np.int64))
+            count, position = count + stop - position, stop
             if position == per_epoch:
-                sizes[-1] = n - (per_epoch - 1) * size
-                ends.append(len(sizes))
+                sizes[-1][-1] = n - (per_epoch - 1) * size
+                ends.append(count)
                 epoch, position = epoch + 1, 0
-        rows, index = np.array(sizes, np.int64), np.concatenate(parts)
+        rows, index = np.concatenate(sizes), np.concatenate(parts)
         starts = np.cumsum(rows) - rows
         plan = network._plan_for(size, kernel)
         plan.use_optimizer(optimizer)
