@@ -41,9 +41,14 @@ cdef struct GatherRows:
 
 cdef void gather_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const GatherRows *a = <const GatherRows *>args
-    cdef int64_t i
+    cdef const real *row
+    cdef real *out
+    cdef int64_t i, j
     for i in range(begin, end):
-        memcpy(a.out + i * a.n, a.source + min(max(a.index[i], 0), a.m - 1) * a.n, a.n * sizeof(real))
+        row = a.source + min(max(a.index[i], 0), a.m - 1) * a.n
+        out = a.out + i * a.n
+        for j in range(a.n):            # rows may be short: a call of memcpy would cost as much
+            out[j] = row[j]
 
 register("gather_rows", gather_rows, sizeof(GatherRows))
 
