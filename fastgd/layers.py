@@ -208,6 +208,7 @@ class Dense:
             plan.add("backward", dense_backward_input, dx, dy, f"w{i}")
         plan.add("parameters", dense_backward_weights, f"dw{i}", x, dy)
         plan.add("parameters", dense_backward_bias, f"db{i}", dy)
+        plan.add_outer_product(f"b{i}", f"w{i}", x, dy)
 
     def config(self):
         """What a file needs to make this layer again; the initializers have done their work."""

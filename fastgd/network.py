@@ -12,7 +12,7 @@ from .kernel import DTYPES
 from .layers import LAYERS
 from .losses import LOSSES, Loss
 from .optimizers import Adam, Optimizer
-from .plan import Plan, aligned_empty
+from .plan import Plan, aligned_zeros
 from .schedules import Schedule
 from .steps import Steps
 from .threads import check_threads
@@ -83,8 +83,7 @@ class Network:
         self._shapes = {name: shape for name, shape, _, _ in specs}
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
         self.n_weights = sum(math.prod(shape) for _, shape, _, is_weight in specs if is_weight)
-        _, (self._parameters, self._gradient) = aligned_empty([self.n_parameters] * 2, self.dtype)
-        self._gradient[:] = 0
+        _, (self._parameters, self._gradient) = aligned_zeros([self.n_parameters] * 2, self.dtype)
         views = self.views()
         for name, shape, initializer, _ in specs:
             values = initializer.values(rng, shape, **initializer.parameters)

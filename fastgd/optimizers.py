@@ -41,6 +41,26 @@ def sgd_step(p, g, lr, weight_decay):
 
 
 @kernel
+def sgd_outer_step(
+    b: InOut("n_out"), w: InOut("n_in", "n_out"), x: In("one", "n_in"), dy: In("one", "n_out"), lr: float
+):
+    """b <- b - lr dy,  w <- w - lr x^T dy: `sgd_step` for the layer y = x w + b and a minibatch of one row, whose
+    gradient is never an array."""
+    b -= lr * dy[0]
+    w -= lr * (x.T * dy)
+
+
+@sgd_outer_step.loop
+def sgd_outer_step(b, w, x, dy, lr):
+    lr = w.dtype.type(lr)
+    for j in range(b.size):
+        b[j] -= lr * dy[0, j]
+    for i in range(w.shape[0]):
+        for j in range(w.shape[1]):
+            w[i, j] -= lr * (x[0, i] * dy[0, j])
+
+
+@kernel
 def momentum_step(p: InOut("n"), b: InOut("n"), g: In("n"), lr: float, momentum: float, weight_decay: float):
     """b <- momentum b + d, d = g + weight_decay p;  p <- p - lr b. Polyak 1964."""
     b *= momentum
@@ -171,6 +191,7 @@ class Optimizer:
     """
 
     kernel = None
+    outer_kernel = None  # like `sgd_outer_step`, with scalars of `kernel`, where the rule needs no gradient array
 
     def __init__(self, learning_rate, **hyper):
         self.hyper = {name: check_number(name, value, **RANGES[name]) for name, value in hyper.items()}
@@ -222,9 +243,9 @@ class Optimizer:
         for column, values in enumerate(self.scalars(rates, steps + 1.0)):
             table[:, column] = values
         with np.errstate(over="ignore"):
-            good = np.isfinite(table.astype(dtype)).all(axis=1)
+            good = np.isfinite(table.astype(dtype))
         if not good.all():
-            step = int(np.argmin(good))
+            step = int(np.argmin(good.all(axis=1)))
             expected = f"a number whose step is finite in {dtype}"
             raise value_error(f"learning_rate (of step {self.steps + step + 1})", expected, float(rates[step]))
         return rates, table
@@ -364,6 +385,8 @@ class SGD(Optimizer):
             raise value_error("momentum", "a number > 0 with nesterov=True", momentum)
         self.nesterov = nesterov
         self.kernel = sgd_step if self.hyper["momentum"] == 0 else nesterov_step if nesterov else momentum_step
+        if self.kernel is sgd_step and self.hyper["weight_decay"] == 0:
+            self.outer_kernel = sgd_outer_step
 
     def scalars(self, lr, t):
         if self.kernel is sgd_step:

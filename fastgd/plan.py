@@ -17,6 +17,7 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
     penalty      ... with that of the penalty
     check        how many elements of it are too large
     update       the optimizer
+    outer        the optimizer on a minibatch of one row, whose gradient is not made
 
 Over 400 lines: how the list is written down, laid out, bound and walked is one train of thought.
 """
@@ -54,7 +55,7 @@ from .steps import Feeds, Steps, addresses
 
 PHASES = (
     "gather", "weight", "forward", "loss", "backward", "inputs", "peaks", "total", "peak", "parameters", "penalty",
-    "check", "update",
+    "check", "update", "outer",
 )  # fmt: skip
 ALIGNMENT = 64
 # Rows that a thread takes through all layers at a time: their activations stay in the second cache.
@@ -71,12 +72,17 @@ FUSED_BYTES = 512 * 1024
 # How many elements of the gradient are finished before they are used, and at least how many rows of weights: each
 # block packs the gradient of the outputs anew.
 FUSED_BLOCK, FUSED_ROWS = 64 * 1024, 256
+# How many times as many parameters as values in the workspace there are for these to be checked in their stead.
+FEW_VALUES = 4
 
 # A walk is a list of stages: phases shared by the threads (first, last), phases that the last thread to finish them
 # runs alone (first, last), flags. See plan.pyx.
 _INPUTS = ("inputs", "inputs", "peak", "peak", BY_ROWS)
+_GUARDED = ("weight", "peaks", "total", "peak", BY_ROWS | CHECK_LOSS | CHECK_PEAK)
 _GRADIENT = ("parameters", "parameters", None, None, 0)
+_UPDATE = ("update", "update", None, None, 0)
 WALKS = {
+    "nothing": (),
     "forward": (_INPUTS, ("forward", "forward", None, None, BY_ROWS)),
     "loss": (_INPUTS, ("weight", "loss", "total", "total", BY_ROWS)),
     "gradient": (
@@ -89,21 +95,21 @@ WALKS = {
         ("weight", "backward", "total", "total", BY_ROWS | CHECK_LOSS),
         _GRADIENT,
         ("penalty", "penalty", "check", "check", CHECK_GRADIENT),
-        ("update", "update", None, None, 0),
+        _UPDATE,
     ),
-    "fused": (
-        ("weight", "peaks", "total", "peak", BY_ROWS | CHECK_LOSS | CHECK_PEAK),
-        ("parameters", "parameters", None, None, FUSED),
-    ),
+    "parameters": (_GRADIENT,),
+    "guarded": (_GUARDED, _GRADIENT, _UPDATE),
+    "fused": (_GUARDED, ("parameters", "parameters", None, None, FUSED)),
+    "outer": (_GUARDED, ("outer", "outer", None, None, 0)),
 }
 
 
-def aligned_empty(sizes, dtype):
+def aligned_zeros(sizes, dtype):
     """Arrays of the given sizes in one allocation, each on a cache line of its own."""
     itemsize = np.dtype(dtype).itemsize
     line = ALIGNMENT // itemsize
     starts = np.cumsum([0, *(-(-size // line) * line for size in sizes)])
-    raw = np.empty(int(starts[-1]) * itemsize + ALIGNMENT, np.uint8)
+    raw = np.zeros(int(starts[-1]) * itemsize + ALIGNMENT, np.uint8)
     shift = -raw.ctypes.data % ALIGNMENT
     block = raw[shift : shift + int(starts[-1]) * itemsize].view(dtype)
     return block, [block[start : start + size] for start, size in zip(starts, sizes, strict=False)]
@@ -135,6 +141,7 @@ class Plan:
         self.dtype = network.dtype
         self.rows = 0
         self.buffers = {}
+        self.outer_products = []
         self._optimizer = None
         self._row_sizes = {}
         self._phases = {phase: [] for phase in PHASES}
@@ -154,6 +161,10 @@ class Plan:
         n = len(kernel.arrays)
         self._phases[phase].append(Operation(kernel, arguments[:n], arguments[n:]))
 
+    def add_outer_product(self, b, w, x, dy):
+        """Notes that for a minibatch of one row the gradient of b is dy and that of w is x^T dy."""
+        self.outer_products.append((b, w, x, dy))
+
     def _write_down(self):
         network = self.network
         self.add("gather", gather_rows, "x", "data.x", "index")
@@ -170,7 +181,7 @@ class Plan:
         for i in range(len(network.layers), 0, -1):
             network.layers[i - 1].backward(self, i, names[i - 1], gradients[i], gradients[i - 1])
         self.add("inputs", peak_of_rows, "peaks", "x")
-        for name in (*names[1:-1], *gradients[1:]):
+        for name in ("workspace",) if self.capacity == 1 else (*names[1:-1], *gradients[1:]):
             self.add("peaks", raise_peak_of_rows, "peaks", name)
         self.add("total", sum_loss, "total", "losses")
         self.add("peak", largest_peak, "peak", "peaks")
@@ -184,7 +195,7 @@ class Plan:
     def _lay_out(self):
         network, capacity = self.network, self.capacity
         sizes = {**self._row_sizes, "losses": None, "weight": None, "peaks": None}
-        self.workspace, pieces = aligned_empty([capacity * (n or 1) for n in sizes.values()], self.dtype)
+        self.workspace, pieces = aligned_zeros([capacity * (n or 1) for n in sizes.values()], self.dtype)
         for (name, columns), piece in zip(sizes.items(), pieces, strict=True):
             self.buffers[name] = piece if columns is None else piece.reshape(capacity, columns)
         y = self.loss_kernel.arrays["y"]
@@ -202,6 +213,7 @@ class Plan:
             self.buffers |= {prefix + name: view for name, view in network.views(flat).items()}
             self.buffers[f"{prefix}penalized"] = flat[: network.n_weights]
             self.buffers[f"{prefix}parameters"] = flat
+        self.buffers["workspace"] = self.workspace.reshape(1, -1)
         self.buffers["gradient"] = network.gradient.reshape(1, -1)
         self.buffers["total"] = np.zeros(1, np.float64)
         self.buffers["peak"] = np.zeros(1, np.float64)
@@ -212,13 +224,13 @@ class Plan:
         return sum(self.buffers[name].nbytes for name in self._row_names) // self.capacity
 
     def _bind_all(self):
-        """Operations in order, with a place for the update, each bound to its buffers; and the runner over them."""
+        """Operations in order, with places for the update, each bound to its buffers; and the runner over them."""
         self.operations, self.ends = [], {}
         for phase in PHASES:
             self.operations += self._phases[phase]
             self.ends[phase] = len(self.operations)
         self._runner = None
-        self._table = np.zeros((len(self.operations) + 1, 10), np.int64)
+        self._table = np.zeros((len(self.operations) + 1 + len(self.outer_products), 10), np.int64)
         for i, operation in enumerate(self.operations):
             self._bind(i, operation)
         if self.network.backend != "numpy":
@@ -249,7 +261,7 @@ class Plan:
             )  # fmt: skip
 
     def use_optimizer(self, optimizer):
-        """Makes the update phase that of the optimizer."""
+        """Makes the update phases those of the optimizer."""
         if optimizer is self._optimizer:
             return
         optimizer.bind(self.network)
@@ -257,19 +269,35 @@ class Plan:
         for slot, (array,) in optimizer.state.items():
             names[slot] = f"optimizer.{slot}"
             self.buffers[names[slot]] = array
-        kernel = optimizer.kernel
         self._phases["update"].clear()
+        self._phases["outer"].clear()
+        kernel, outer = optimizer.kernel, optimizer.outer_kernel
         self.add("update", kernel, *(names[name] for name in kernel.arrays), *(0.0 for _ in kernel.scalars))
+        covered = sum(self.buffers[name].size for b, w, _, _ in self.outer_products for name in (b, w))
+        if outer and self.capacity == 1 and covered == self.network.n_parameters:
+            for product in self.outer_products:
+                self.add("outer", outer, *product, *(0.0 for _ in outer.scalars))
         place = self.ends["check"]
-        self.operations[place:] = self._phases["update"]
         self.ends["update"] = place + 1
-        self._bind(place, self.operations[place])
+        self.operations[place:] = [*self._phases["update"], *self._phases["outer"]]
+        self.ends["outer"] = len(self.operations)
+        for i, operation in enumerate(self.operations[place:], place):
+            self._bind(i, operation)
         self._follow(place)
         self._optimizer = optimizer
-        penalty = self.network.l1 or self.network.l2
-        size = self.network.parameters.nbytes * (2 + len(optimizer.state))
-        native = self._runner is not None
-        self.best_walk = "fused" if native and not penalty and size > FUSED_BYTES else "step"
+        self.best_walk = self._choose_walk()
+
+    def _choose_walk(self):
+        """The fastest way of a step through this plan; a penalty must be added to the gradient before it is checked."""
+        network = self.network
+        if self._runner is None or network.l1 or network.l2:
+            return "step"
+        few_values = self.capacity == 1 and self.workspace.size * FEW_VALUES < network.n_parameters
+        if few_values and self._phases["outer"]:
+            return "outer"
+        if network.parameters.nbytes * (2 + len(self._optimizer.state)) > FUSED_BYTES:
+            return "fused"
+        return "guarded" if few_values else "step"
 
     def _follow(self, update):
         """Makes the update follow each operation that finishes a part of the gradient."""
@@ -342,7 +370,7 @@ class Plan:
             shared, alone = self._range(first, last), self._range(closing, end) if closing else (0, 0)
             if shared[0] < shared[1] or alone[0] < alone[1]:
                 stages.append((*shared, *alone, flags))
-        return np.array(stages, np.int64)
+        return np.array(stages, np.int64).reshape(-1, 5)
 
     def _range(self, first, last):
         i = PHASES.index(first)
@@ -377,12 +405,15 @@ class Plan:
         if self._runner is None:
             return self._train_in_python(steps, first, end, seconds)
         feeds, stages = Feeds(), self._stages(walk, gather=not steps.in_place)
+        # The short way for one row makes no gradient: that of the last step is made when all is done.
+        ending = self._stages("parameters" if walk == "outer" else "nothing")
+        used = np.concatenate([stages, ending])
         self._feed_update(feeds, steps)
         feeds.add([self._runner.peak_limit], steps.limits, 1)
         feeds.add(self._weight_slots, 1 / steps.rows)
         if steps.in_place:
-            feeds.add(self._slots("x", stages), addresses(steps.x, steps.starts))
-            feeds.add(self._slots("y", stages), addresses(steps.y, steps.starts))
+            feeds.add(self._slots("x", used), addresses(steps.x, steps.starts))
+            feeds.add(self._slots("y", used), addresses(steps.y, steps.starts))
         else:
             self.set_minibatch(**self.own)
             for name, array in (("data.x", steps.x), ("data.y", steps.y)):
@@ -398,6 +429,8 @@ class Plan:
             times=steps.times[done:], counter=self._optimizer.counter, threads=self.threads(rows), seconds=seconds,
             steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
         )  # fmt: skip
+        if len(ending):
+            self._runner.run(ending, rows)
         self.point("data.x", self.own["x"])  # what the caller owns is not kept
         self.point("data.y", self.own["y"])
         return result
@@ -406,8 +439,9 @@ class Plan:
         """What every step needs but the minibatch: where its loss goes, hyper-parameters, limit of the gradient."""
         total = self._phases["total"]
         feeds.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
-        for column, name in enumerate(self.operations[-1].kernel.scalars):
-            feeds.add([self.operations[-1].slot(name)], steps.scalars, column)
+        updates = [*self._phases["update"], *self._phases["outer"]]
+        for column, name in enumerate(self._optimizer.kernel.scalars):
+            feeds.add([o.slot(name) for o in updates if name in o.kernel.scalars], steps.scalars, column)
         feeds.add([self._phases["check"][0].slot("limit")], steps.limits, 0)
 
     @property
@@ -419,7 +453,9 @@ class Plan:
         steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
         feeds = Feeds()
         self._feed_update(feeds, steps)
-        x, y, stages = self.own["x"], self.own["y"], self._stages(self.best_walk)
+        # A step by itself leaves its gradient to be looked at.
+        stages = self._stages("guarded" if self.best_walk == "outer" else self.best_walk)
+        x, y = self.own["x"], self.own["y"]
         return QuickStep(
             self._runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
             x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
@@ -440,7 +476,7 @@ class Plan:
             else:
                 index = steps.order[start : start + rows]
                 self.set_minibatch(x=np.take(steps.x, index, axis=0), y=np.take(steps.y, index, axis=0))
-            self.set_scalars(self.operations[-1], steps.scalars[s].tolist())
+            self.set_scalars(self._phases["update"][0], steps.scalars[s].tolist())
             self.set_scalars(self._phases["check"][0], [float(steps.limits[s, 0])])
             status = self._walk_in_python(stages)
             steps.totals[s] = self.buffers["total"][0]

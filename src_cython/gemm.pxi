@@ -22,7 +22,7 @@ cdef inline inlined tile(const Product *t, const int rows, const int vectors) no
     """c (rows, vectors LANES) <- init + a (rows, k) b (k, vectors LANES), k > 0. Inlined with constant rows and
     vectors, so that the sums are registers."""
     cdef vec sums[TILE_VECTORS]
-    cdef vec b[WIDE]
+    cdef vec b[VECTORS]
     cdef const real *at = t.a
     cdef const real *bt = t.b
     cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, p
@@ -81,20 +81,20 @@ cdef void any_tile(const Product *t, int64_t rows, int64_t vectors) noexcept nog
 
 
 cdef inline void copy_part(real *to, const real *source, int64_t n) noexcept nogil:
-    """to <- n reals, fewer than NR, in pieces of constant sizes."""
-    if NR > 32 and n & 32:
+    """to <- n reals, fewer than PART, in pieces of constant sizes."""
+    if PART > 32 and n & 32:
         memcpy(to, source, 32 * sizeof(real))
         to += 32
         source += 32
-    if NR > 16 and n & 16:
+    if PART > 16 and n & 16:
         memcpy(to, source, 16 * sizeof(real))
         to += 16
         source += 16
-    if NR > 8 and n & 8:
+    if PART > 8 and n & 8:
         memcpy(to, source, 8 * sizeof(real))
         to += 8
         source += 8
-    if NR > 4 and n & 4:
+    if PART > 4 and n & 4:
         memcpy(to, source, 4 * sizeof(real))
         to += 4
         source += 4
@@ -212,122 +212,198 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
         p += depth
 
 
-# Batches of one row.
+# Batches of one row. The sums are in parts, as many whatever the width of a vector, to hide the latency of adding.
 
-cdef void gemv(real *c, const real *init, const real *a, const real *b, int64_t ldb,
-               int64_t n, int64_t k) noexcept nogil:
-    """c (n) <- init + a (k) b (k, n): many columns at a time, to hide the latency of a sum."""
-    cdef Product t = Product(c=c, init=init, a=a, b=b, b_end=NULL, ldc=0, ld_init=0, a_row=0, a_k=1, ldb=ldb, k=k,
-                             k_end=0, next=NULL, next_row=0)
-    cdef real scratch[NR]
-    cdef real s
-    cdef int64_t columns, p, j
+cdef inline inlined add_products(vec *sums, const real *a, const real *b, int64_t ldb, int64_t k,
+                                 const int vectors) noexcept nogil:
+    """sums (SUM_PARTS, vectors) += a (k) b (k, vectors LANES), term p in part p % SUM_PARTS. Inlined with constant
+    vectors."""
+    cdef int64_t p = 0
+    cdef int i, j
+    while p + SUM_PARTS <= k:
+        for i in range(SUM_PARTS):
+            for j in range(vectors):
+                sums[i * vectors + j] = sums[i * vectors + j] + a[p + i] * (<vec *>(b + (p + i) * ldb + j * LANES))[0]
+        p += SUM_PARTS
+    for i in range(SUM_PARTS - 1):
+        if p + i < k:
+            for j in range(vectors):
+                sums[i * vectors + j] = sums[i * vectors + j] + a[p + i] * (<vec *>(b + (p + i) * ldb + j * LANES))[0]
+
+
+cdef inline inlined gemv_columns(real *c, const real *init, const real *a, const real *b, int64_t ldb, int64_t k,
+                                 const real *b_end, int64_t k_end, const int vectors) noexcept nogil:
+    """c (vectors LANES) <- init + a (k + k_end) b, of which the last k_end rows lie at b_end, LANES apart; k is a
+    multiple of SUM_PARTS if k_end > 0. Inlined with constant vectors."""
+    cdef vec sums[SUM_PARTS * GEMV_VECTORS]
+    cdef int i
+    for i in range(vectors):
+        sums[i] = (<vec *>(init + i * LANES))[0]
+    for i in range(vectors, SUM_PARTS * vectors):
+        sums[i] = (<vec *>zeros)[0]
+    add_products(sums, a, b, ldb, k, vectors)
+    if k_end:
+        add_products(sums, a + k, b_end, LANES, k_end, vectors)
+    for i in range(vectors):
+        (<vec *>(c + i * LANES))[0] = (sums[i] + sums[i + 2 * vectors]) + (sums[i + vectors] + sums[i + 3 * vectors])
+
+
+cdef inline real dot(real init, const real *a, const real *b, int64_t k) noexcept nogil:
+    """init + a b."""
+    cdef real sums[SUM_PARTS]
+    cdef int64_t p = 0
+    cdef int i
+    sums[0] = init
+    for i in range(1, SUM_PARTS):
+        sums[i] = 0
+    while p + SUM_PARTS <= k:
+        for i in range(SUM_PARTS):
+            sums[i] += a[p + i] * b[p + i]
+        p += SUM_PARTS
+    for i in range(SUM_PARTS - 1):
+        if p + i < k:
+            sums[i] += a[p + i] * b[p + i]
+    return (sums[0] + sums[2]) + (sums[1] + sums[3])
+
+
+cdef void gemv(real *c, const real *init, const real *a, const real *b, int64_t n, int64_t k) noexcept nogil:
+    """c (n) <- init + a (k) b (k, n)."""
+    cdef real last[(LANES + SUM_PARTS) * LANES]
+    cdef real part[LANES]
+    cdef int64_t ldb = n, i, k_end
+    if n == 1:
+        c[0] = dot(init[0], a, b, k)
+        return
     while n >= LANES:
-        if n >= WIDE * LANES:
-            columns = WIDE * LANES
-            tile(&t, 1, WIDE)
-        elif n >= HALF_WIDE * LANES:
-            columns = HALF_WIDE * LANES
-            tile(&t, 1, HALF_WIDE)
+        if n >= GEMV_VECTORS * LANES:
+            gemv_columns(c, init, a, b, ldb, k, NULL, 0, GEMV_VECTORS)
+            i = GEMV_VECTORS * LANES
         elif n >= 2 * LANES:
-            columns = 2 * LANES
-            tile(&t, 1, 2)
+            gemv_columns(c, init, a, b, ldb, k, NULL, 0, 2)
+            i = 2 * LANES
         else:
-            columns = LANES
-            tile(&t, 1, 1)
-        t.c += columns
-        t.init += columns
-        t.b += columns
-        n -= columns
+            gemv_columns(c, init, a, b, ldb, k, NULL, 0, 1)
+            i = LANES
+        c += i
+        init += i
+        b += i
+        n -= i
     if n == 0:
         return
-    # A part of a vector, as far as whole vectors may be read; the last rows element by element.
-    t.k = max(0, k - (LANES - n + ldb - 1) // ldb)
-    copy_part(scratch, t.init, n)
-    t.init = scratch
-    c = t.c
-    t.c = scratch
-    if t.k:
-        tile(&t, 1, 1)
-    for j in range(n):
-        s = scratch[j]
-        for p in range(t.k, k):
-            s += a[p] * t.b[p * ldb + j]
-        c[j] = s
+    # A part of a vector, as far as whole vectors may be read; the last rows are copied.
+    k_end = min(k, (LANES - n + ldb - 1) // ldb)
+    k_end += (k - k_end) % SUM_PARTS
+    for i in range(k_end):
+        (<vec *>(last + i * LANES))[0] = (<vec *>zeros)[0]
+        copy_part(last + i * LANES, b + (k - k_end + i) * ldb, n)
+    (<vec *>part)[0] = (<vec *>zeros)[0]
+    copy_part(part, init, n)
+    gemv_columns(part, part, a, b, ldb, k - k_end, last, k_end, 1)
+    copy_part(c, part, n)
 
 
-cdef void outer(real *c, const real *a, const real *b, int64_t m, int64_t n) noexcept nogil:
-    """c (m, n) <- a^T b, c contiguous."""
-    cdef real part[NR]
+cdef inline inlined outer_columns(real *c, int64_t ldc, real s, const real *a, const real *b, int64_t m,
+                                  const bint wide, const bint subtract) noexcept nogil:
+    """c (m, LANES if wide, else BLOCK) <- a^T b or, to subtract, c - s (a^T b). Inlined with constants."""
     cdef vec v
-    cdef int64_t whole = n - n % LANES, i, j
-    if n == 1:
-        for i in range(m):
-            c[i] = a[i] * b[0]
-        return
-    if whole < n:
-        # A whole vector for the last columns reaches into the next rows: these are written after it.
-        copy_part(part, b + whole, n - whole)
-        v = (<vec *>part)[0]
-        for i in range(m):
-            if (m - i) * n - whole >= LANES:
-                (<vec *>(c + i * n + whole))[0] = a[i] * v
-            else:
-                for j in range(whole, n):
-                    c[i * n + j] = a[i] * b[j]
-    j = 0
-    while j < whole:
-        v = (<vec *>(b + j))[0]
-        for i in range(m):
-            (<vec *>(c + i * n + j))[0] = a[i] * v
+    cdef block u
+    cdef int64_t i
+    if wide:
+        v = (<vec *>b)[0]
+    else:
+        u = (<block *>b)[0]
+    for i in range(m):
+        if wide and subtract:
+            (<vec *>c)[0] = (<vec *>c)[0] - s * (a[i] * v)
+        elif wide:
+            (<vec *>c)[0] = a[i] * v
+        elif subtract:
+            (<block *>c)[0] = (<block *>c)[0] - s * (a[i] * u)
+        else:
+            (<block *>c)[0] = a[i] * u
+        c += ldc
+
+
+cdef inline inlined outer(real *c, int64_t ldc, real s, const real *a, const real *b, int64_t m, int64_t n,
+                          const bint subtract) noexcept nogil:
+    """c (m, n) <- a^T b or, to subtract, c - s (a^T b), each product rounded. Inlined with constant subtract."""
+    cdef real last[BLOCK]
+    cdef int64_t j = 0, i, p
+    while j + LANES <= n:
+        outer_columns(c + j, ldc, s, a, b + j, m, True, subtract)
         j += LANES
+    while j + BLOCK <= n:
+        outer_columns(c + j, ldc, s, a, b + j, m, False, subtract)
+        j += BLOCK
+    if j == n:
+        return
+    if n < BLOCK:
+        for i in range(m):
+            for p in range(n):
+                if subtract:
+                    c[i * ldc + p] -= s * (a[i] * b[p])
+                else:
+                    c[i * ldc + p] = a[i] * b[p]
+        return
+    for p in range(BLOCK):      # the last block overlaps the one before: what is done there is not done again
+        last[p] = 0 if subtract and n - BLOCK + p < j else b[n - BLOCK + p]
+    outer_columns(c + n - BLOCK, ldc, s, a, last, m, False, subtract)
 
 
-cdef inline inlined dots(real *c, const real *a, const real *b, int64_t ldb, int64_t k, const int rows) noexcept nogil:
-    """c (rows) <- a (k) b^T, b (rows, k), each sum in DOT_PARTS parts whatever the width of a vector. Inlined with
-    constant rows."""
+cdef inline inlined dots(real *c, const real *a, const real *b, int64_t ldb, int64_t k, const real *a_end,
+                         const real *b_end, int64_t ldb_end, const int rows) noexcept nogil:
+    """c (DOT_ROWS) <- a (k) b^T + a_end (DOT_PARTS) b_end^T, b and b_end (rows, ...), k a multiple of DOT_PARTS;
+    term p is in part p % DOT_PARTS. Inlined with constant rows."""
     cdef vec sums[DOT_ROWS][DOT_VECTORS]
-    cdef real part[DOT_PARTS]
-    cdef int64_t p = 0, q
-    cdef int i, j, n
+    cdef real parts[DOT_ROWS * DOT_PARTS]
+    cdef int64_t p = 0
+    cdef int i, j
     for i in range(rows):
         for j in range(DOT_VECTORS):
-            sums[i][j] = (<vec *>zeros)[0]
-    while p + DOT_PARTS <= k:
+            sums[i][j] = (<vec *>(a_end + j * LANES))[0] * (<vec *>(b_end + i * ldb_end + j * LANES))[0]
+    while p < k:
         for i in range(rows):
             for j in range(DOT_VECTORS):
                 sums[i][j] = sums[i][j] + (<vec *>(a + p + j * LANES))[0] * (<vec *>(b + i * ldb + p + j * LANES))[0]
         p += DOT_PARTS
-    for i in range(rows):
+    for i in range(DOT_ROWS):
         for j in range(DOT_VECTORS):
-            (<vec *>(part + j * LANES))[0] = sums[i][j]
-        n = DOT_PARTS // 2
-        while n > 0:
-            for j in range(n):
-                part[j] += part[j + n]
-            n //= 2
-        for q in range(p, k):
-            part[0] += a[q] * b[i * ldb + q]
-        c[i] = part[0]
+            (<vec *>(parts + i * DOT_PARTS + j * LANES))[0] = sums[i][j] if i < rows else (<vec *>zeros)[0]
+    sum_parts(c, parts)
 
 
-cdef void gemv_transposed(real *c, const real *a, const real *b, int64_t ldb, int64_t n, int64_t k) noexcept nogil:
+cdef void gemv_transposed(real *c, const real *a, const real *b, int64_t n, int64_t k) noexcept nogil:
     """c (n) <- a (k) b^T, b (n, k)."""
-    cdef int64_t j = 0, p
-    cdef real s
-    if k == 1 and ldb == 1:
-        outer(c, b, a, n, 1)
-        return
-    if k < DOT_PARTS:
+    cdef real a_end[DOT_PARTS]
+    cdef real copies[DOT_ROWS * DOT_PARTS]
+    cdef real sums[DOT_ROWS]
+    cdef int64_t over = k % DOT_PARTS, whole = k - over, j = 0, i, rows, ldb_end
+    cdef const real *b_end
+    if k == 1:
         for j in range(n):
-            s = a[0] * b[j * ldb]
-            for p in range(1, k):
-                s += a[p] * b[j * ldb + p]
-            c[j] = s
+            c[j] = a[0] * b[j]
         return
-    while j + DOT_ROWS <= n:
-        dots(c + j, a, b + j * ldb, ldb, k, DOT_ROWS)
-        j += DOT_ROWS
+    memset(a_end, 0, sizeof(a_end))
+    memset(copies, 0, sizeof(copies))
+    copy_part(a_end, a + whole, over)
     while j < n:
-        dots(c + j, a, b + j * ldb, ldb, k, 1)
-        j += 1
+        rows = min(DOT_ROWS, n - j)
+        b_end = b + whole
+        ldb_end = k
+        if whole and over == 0:
+            b_end = copies          # nothing is left over: zeros
+            ldb_end = 0
+        elif (n - j - rows) * k + over < DOT_PARTS:
+            for i in range(rows):   # whole vectors would reach beyond the end of b
+                copy_part(copies + i * DOT_PARTS, b_end + i * k, over)
+            b_end = copies
+            ldb_end = DOT_PARTS
+        if rows == DOT_ROWS:
+            dots(c, a, b, k, whole, a_end, b_end, ldb_end, DOT_ROWS)
+        else:
+            for i in range(rows):
+                dots(sums, a, b + i * k, k, whole, a_end, b_end + i * ldb_end, 0, 1)
+                c[i] = sums[0]
+        c += rows
+        b += rows * k
+        j += rows

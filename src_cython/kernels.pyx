@@ -6,19 +6,21 @@ contract's arrays, then the names of their dimensions in order of appearance, th
 Record fields of the same shape share one struct. Hyper-parameters arrive as double and are rounded to `real` once.
 """
 from libc.stdint cimport int64_t, uintptr_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cdef extern from "simd.h" nogil:
     ctypedef double real
     ctypedef double vec     # Cython knows it as a number; the C compiler works lane by lane
+    ctypedef double block
     ctypedef int64_t bits
     const bits MAGNITUDE
     ctypedef void inlined
-    enum: LANES, MR, VECTORS, NR, WIDE, HALF_WIDE, KC, TILE, PANEL, BLOCK, PACK_ROWS, PACK_SIZE
+    enum: LANES, MR, VECTORS, NR, PART, KC, TILE, PANEL, BLOCK, PACK_ROWS, PACK_SIZE, SUM_PARTS, GEMV_VECTORS
     void assume(bint condition)
     void prefetch(const void *address)
     enum: TILE_VECTORS, DOT_ROWS, DOT_PARTS, DOT_VECTORS
     void transpose_block(real *to, int64_t ld_to, const real *source, int64_t ld_source)
+    void sum_parts(real *c, const real *parts)
     const double NAN
     real sqrt(real x)
     real fabs(real x)

@@ -11,7 +11,7 @@ cdef struct DenseForward:
 cdef void dense_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseForward *a = <const DenseForward *>args
     if a.rows == 1:
-        gemv(a.y, a.b, a.x, a.w, a.n_out, a.n_out, a.n_in)
+        gemv(a.y, a.b, a.x, a.w, a.n_out, a.n_in)
         return
     gemm(a.y + begin * a.n_out, a.n_out, a.b, 0, a.x + begin * a.n_in, a.n_in, 1, a.w, a.n_out, 1,
          end - begin, a.n_out, a.n_in)
@@ -29,7 +29,7 @@ cdef struct DenseBackwardInput:
 cdef void dense_backward_input(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseBackwardInput *a = <const DenseBackwardInput *>args
     if a.rows == 1:
-        gemv_transposed(a.dx, a.dy, a.w, a.n_out, a.n_in, a.n_out)
+        gemv_transposed(a.dx, a.dy, a.w, a.n_in, a.n_out)
         return
     gemm(a.dx + begin * a.n_in, a.n_in, NULL, 0, a.dy + begin * a.n_out, a.n_out, 1, a.w, 1, a.n_out,
          end - begin, a.n_in, a.n_out)
@@ -47,7 +47,7 @@ cdef struct DenseBackwardWeights:
 cdef void dense_backward_weights(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseBackwardWeights *a = <const DenseBackwardWeights *>args
     if a.rows == 1:
-        outer(a.dw + begin * a.n_out, a.x + begin, a.dy, end - begin, a.n_out)
+        outer(a.dw + begin * a.n_out, a.n_out, 0, a.x + begin, a.dy, end - begin, a.n_out, False)
         return
     gemm(a.dw + begin * a.n_out, a.n_out, NULL, 0, a.x + begin, 1, a.n_in, a.dy, a.n_out, 1,
          end - begin, a.n_out, a.rows)

@@ -18,6 +18,26 @@ cdef void sgd_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
 register("sgd_step", sgd_step, sizeof(SGDStep))
 
 
+cdef struct SGDOuterStep:
+    real *b
+    real *w
+    const real *x
+    const real *dy
+    int64_t n_out, n_in, one
+    double lr
+
+
+cdef void sgd_outer_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const SGDOuterStep *a = <const SGDOuterStep *>args
+    cdef real lr = <real>a.lr
+    cdef int64_t j
+    for j in range(begin, end):
+        a.b[j] -= lr * a.dy[j]
+    outer(a.w + begin, a.n_out, lr, a.x, a.dy + begin, a.n_in, end - begin, True)
+
+register("sgd_outer_step", sgd_outer_step, sizeof(SGDOuterStep))
+
+
 cdef struct MomentumStep:
     real *p
     real *b

@@ -12,19 +12,19 @@
 #include <tgmath.h>
 
 /* The register tile of the matrix product, MR rows of VECTORS vectors: as many sums as the registers hold beside a
- * row of B and a broadcast element of A. */
+ * row of B and a broadcast element of A; for a batch of one, SUM_PARTS rows of GEMV_VECTORS. */
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
-enum { MR = 12, VECTORS = 2 };
+enum { MR = 12, VECTORS = 2, GEMV_VECTORS = 4 };
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
-enum { MR = 6, VECTORS = 2 };
+enum { MR = 6, VECTORS = 2, GEMV_VECTORS = 2 };
 #elif defined(__aarch64__)
 #define VECTOR_BYTES 16
-enum { MR = 8, VECTORS = 3 };
+enum { MR = 8, VECTORS = 3, GEMV_VECTORS = 4 };
 #else
 #define VECTOR_BYTES 16
-enum { MR = 4, VECTORS = 2 };
+enum { MR = 4, VECTORS = 2, GEMV_VECTORS = 2 };
 #endif
 
 typedef REAL real;
@@ -33,14 +33,15 @@ typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real))
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
     NR = VECTORS * LANES,         /* columns of a register tile */
-    WIDE = 8, HALF_WIDE = 4,      /* vectors of the tile of a single row: hides the latency of its sums */
+    SUM_PARTS = 4,                /* parts of a sum of a batch of one: hides the latency of adding to it */
     KC = 1024 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the first cache */
     TILE = MR * NR,
-    TILE_VECTORS = MR * VECTORS > WIDE ? MR * VECTORS : WIDE,
+    TILE_VECTORS = MR * VECTORS,
     PANEL = KC * NR,
     DOT_ROWS = 4,                 /* dot products worked on together, each in DOT_PARTS sums: 64 bytes of them */
     DOT_PARTS = 64 / sizeof(real),
     DOT_VECTORS = 64 / VECTOR_BYTES,
+    PART = NR > DOT_PARTS ? NR : DOT_PARTS,
     PACK_ROWS = 4 * MR,           /* a panel is packed for at least so many rows of A */
     PACK_SIZE = 32768 / sizeof(real)  /* ... when its rows in place are spread over at least so many reals */
 };
@@ -87,6 +88,25 @@ static inline void transpose_block(real *to, int64_t ld_to, const real *from, in
 #endif
 #undef ROW
 #undef TO
+}
+
+/* The sum of the parts of each of DOT_ROWS dot products, by halves. */
+static inline void sum_parts(real *c, const real *parts)
+{
+    real blocks[BLOCK * BLOCK];
+    for (int i = 0; i < DOT_ROWS; i += BLOCK) {
+        for (int j = 0; j < BLOCK; j++) {
+            const block *b = (const block *)(parts + (i + j) * DOT_PARTS);
+            *(block *)(blocks + j * BLOCK) = (b[0] + b[2]) + (b[1] + b[3]);
+        }
+        transpose_block(blocks, BLOCK, blocks, BLOCK);
+        const block *t = (const block *)blocks;
+#if REAL_BYTES == 4
+        *(block *)(c + i) = (t[0] + t[2]) + (t[1] + t[3]);
+#else
+        *(block *)(c + i) = t[0] + t[1];
+#endif
+    }
 }
 
 #endif

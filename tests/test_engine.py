@@ -51,6 +51,25 @@ def test_inputs_too_large_for_a_fused_update_train_all_the_same(monkeypatch, row
     assert np.isfinite(ends[0]).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e12], ids=["checked beforehand", "checked afterwards"])
+@pytest.mark.parametrize("backend", ["numba", "cython"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_short_ways_of_one_row_change_no_bit(name, backend, scale, monkeypatch, rows):
+    """With what its gradient is made of checked beforehand, and for plain SGD without a gradient array."""
+    X, y = rows[0] * np.float32(scale), rows[1]
+    ends = []
+    for factor in (4, np.inf):
+        monkeypatch.setattr(plan, "FEW_VALUES", factor)
+        net = network(64, backend=backend)
+        net.fit(X, y, optimizer=OPTIMIZERS[name](0.01), batch_size=1, epochs=2)
+        short = "outer" if name == "SGD" else "guarded"
+        assert net._plan.best_walk == (short if factor == 4 else "step")
+        ends.append((net.parameters.copy(), net.gradient.copy()))
+    for short, long in zip(*ends, strict=True):
+        np.testing.assert_array_equal(short, long)
+        assert np.isfinite(short).all()
+
+
 @pytest.mark.parametrize("backend", ["numba", "cython"])
 def test_quick_steps_are_steps(backend, rows):
     """Steps of arrays used in place, of lists, and of several sizes, mixed: the bits are those of the long way."""
