@@ -71,7 +71,7 @@ LOOK_WORK = 1_000_000
 FUSED_BYTES = 512 * 1024
 # How many elements of the gradient are finished before they are used, and at least how many rows of weights: each
 # block packs the gradient of the outputs anew.
-FUSED_BLOCK, FUSED_ROWS = 64 * 1024, 256
+FUSED_BLOCK, FUSED_ROWS = 64 * 1024, 512
 # How many times as many parameters as values in the workspace there are for these to be checked in their stead.
 FEW_VALUES = 4
 

@@ -1,8 +1,8 @@
 # C = init + A B, the product under every dense layer. A and B have any strides, so either may be a transpose.
 #
-# The way through it: `gemm` cuts B into panels of KC rows and NR columns, and packs a panel whose rows are not
-# contiguous or lie far apart; `sweep` sends the rows of A through a panel, MR at a time; `tile` keeps MR x NR sums in
-# registers. Each element of C has one sum, over k in ascending order (a later panel starts from what the one before
+# The way through it: `gemm` cuts B into panels of NR columns, `gemm_packed` into panels of KC rows and NR columns that
+# it packs, for a B whose rows are not contiguous or lie far apart; of a large A it packs blocks. `sweep` sends the rows
+# of A through a panel, MR at a time; `tile` keeps MR x NR sums in registers. Each element of C has one sum, over k in ascending order (a later panel starts from what the one before
 # stored), so its bits depend neither on tiles and panels nor on threads nor on the width of a vector.
 
 cdef real zeros[NR]                 # the init of a product that is not added to anything
@@ -13,9 +13,7 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     const real *a
     const real *b                   # rows of contiguous elements, readable to a whole vector
     const real *b_end               # the last rows of b, copied, where a whole vector would reach beyond its memory
-    int64_t ldc, ld_init, a_row, a_k, ldb, k, k_end
-    const real *next                # where the next panel lies, to be fetched meanwhile, or NULL
-    int64_t next_row
+    int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from MR rows of a to the next
 
 
 cdef inline inlined tile(const Product *t, const int rows, const int vectors) noexcept nogil:
@@ -131,85 +129,168 @@ cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vec
         copy_part(t.c + i * t.ldc, scratch + i * NR, columns)
 
 
-cdef void sweep(Product t, int64_t m, int64_t columns) noexcept nogil:
-    """c (m, columns) <- init + a b, columns at most NR."""
-    cdef int64_t rows, vectors = (columns + LANES - 1) // LANES
-    cdef int64_t i, ahead = 0, fetched = 0
-    if t.next != NULL:
-        ahead = (t.k * MR + m - 1) // m     # rows of the next panel for each MR rows of c
-    while m > 0:
-        rows = min(MR, m)
-        for i in range(fetched, min(fetched + ahead, t.k)):
-            prefetch(t.next + i * t.next_row)
-            prefetch(t.next + i * t.next_row + NR - 1)
-        fetched += ahead
-        if columns == vectors * LANES:
-            any_tile(&t, rows, vectors)
-        else:
-            part_tile(&t, rows, columns, vectors)
-        t.c += rows * t.ldc
-        t.init += rows * t.ld_init
-        t.a += rows * t.a_row
-        m -= rows
-
-
-cdef void pack(real *panel, const real *b, int64_t b_row, int64_t b_column, int64_t k, int64_t columns) noexcept nogil:
-    """panel (k, NR) <- b (k, columns), padded with zeros."""
+cdef inline inlined pack(real *panel, const int width, const real *b, int64_t b_row, int64_t b_column, int64_t k,
+                         int64_t columns) noexcept nogil:
+    """panel (k, width) <- b (k, columns), padded with zeros; b_row or b_column is 1. Inlined with constant width."""
     cdef int64_t p = 0, j = 0, i, whole = 0
-    if b_column == 1 and columns == NR:
+    if b_column == 1 and columns == width:
         for p in range(k):
-            for j in range(NR):
-                panel[p * NR + j] = b[p * b_row + j]
+            for j in range(width):
+                panel[p * width + j] = b[p * b_row + j]
         return
     if b_row == 1:
         whole = k - k % BLOCK
         while j + BLOCK <= columns:
             p = 0
             while p < whole:
-                transpose_block(panel + p * NR + j, NR, b + p + j * b_column, b_column)
+                transpose_block(panel + p * width + j, width, b + p + j * b_column, b_column)
                 p += BLOCK
             j += BLOCK
     for p in range(k):
         for i in range(j if p < whole else 0, columns):
-            panel[p * NR + i] = b[p * b_row + i * b_column]
-        for i in range(columns, NR):
-            panel[p * NR + i] = 0
+            panel[p * width + i] = b[p * b_row + i * b_column]
+        for i in range(columns, width):
+            panel[p * width + i] = 0
+
+
+cdef struct Panel:                  # of B, being packed
+    real *to
+    const real *b
+    int64_t b_row, b_column, k, columns
+    int64_t done, fetched           # rows
+
+
+cdef void pack_more(Panel *panel, int64_t rows) noexcept nogil:
+    """Packs the rows that were fetched, and fetches so many more."""
+    cdef int64_t i = panel.done, j
+    cdef const real *at = panel.b + panel.fetched * panel.b_row
+    if i < panel.fetched:
+        pack(panel.to + i * NR, NR, panel.b + i * panel.b_row, panel.b_row, panel.b_column, panel.fetched - i,
+             panel.columns)
+    panel.done = panel.fetched
+    panel.fetched = min(panel.k, panel.done + rows)
+    rows = panel.fetched - panel.done
+    if panel.b_column == 1:
+        for i in range(rows):
+            prefetch(at + i * panel.b_row)
+            prefetch(at + i * panel.b_row + panel.columns - 1)
+    elif rows > 0:
+        for j in range(panel.columns):
+            prefetch(at + j * panel.b_column)
+            prefetch(at + j * panel.b_column + rows - 1)
+
+
+cdef void sweep(Product t, int64_t m, int64_t columns, Panel *following) noexcept nogil:
+    """c (m, columns) <- init + a b, columns at most NR. Meanwhile the following panel is packed, a few rows at a
+    time, so that its way from memory is not waited for."""
+    cdef int64_t rows, vectors = (columns + LANES - 1) // LANES
+    cdef int64_t ahead = (following.k * MR // m // BLOCK + 1) * BLOCK
+    while m > 0:
+        rows = min(MR, m)
+        if following.done < following.k:
+            pack_more(following, ahead)
+        if columns == vectors * LANES:
+            any_tile(&t, rows, vectors)
+        else:
+            part_tile(&t, rows, columns, vectors)
+        t.c += rows * t.ldc
+        t.init += rows * t.ld_init
+        t.a += t.a_tile
+        m -= rows
+    while following.done < following.k:
+        pack_more(following, following.k)
+
+
+cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int64_t m, int64_t k) noexcept nogil:
+    """packed (m / MR, k, MR) <- a (m, k), padded with zeros."""
+    while m > 0:
+        pack(packed, MR, a, a_k, a_row, k, min(MR, m))
+        packed += MR * k
+        a += MR * a_row
+        m -= MR
+
+
+cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_column, int64_t p, int64_t k,
+                           int64_t j, int64_t n) noexcept nogil:
+    """The panel of b (k, n) from row p and column j on, or an empty one."""
+    return Panel(to=to, b=b + p * b_row + j * b_column, b_row=b_row, b_column=b_column, k=min(KC, k - p),
+                 columns=min(NR, n - j), done=0, fetched=0)
+
+
+cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row,
+                      int64_t a_k, const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n,
+                      int64_t k) noexcept nogil:
+    """`gemm` with panels of b packed, and a if it is large: rows that lie a multiple of a page apart get into each
+    other's way in the caches."""
+    cdef real panels[2 * PANEL]
+    cdef int64_t p = 0, i = 0, j = 0, turn = 0, next_p, next_i, next_j, rows, mc = m
+    cdef int64_t tiles = (m + MR - 1) // MR, blocks = (tiles + MC - 1) // MC
+    cdef bint pack_a = n >= PACK_COLUMNS and max(a_row, a_k) >= PACK_STRIDE
+    cdef Panel panel = panel_at(panels, b, b_row, b_column, 0, k, 0, n), following
+    cdef Product t
+    if pack_a:
+        mc = (tiles + blocks - 1) // blocks * MR    # blocks of about equal height
+    while panel.done < panel.k:
+        pack_more(&panel, panel.k)
+    while p < k:
+        rows = min(mc, m - i)
+        if pack_a and j == 0:
+            pack_rows(packed_a, a + i * a_row + p * a_k, a_row, a_k, rows, panel.k)
+        next_p = p
+        next_i = i
+        next_j = j + NR
+        if next_j >= n:
+            next_j = 0
+            next_i += mc
+            if next_i >= m:
+                next_i = 0
+                next_p += KC
+        turn = PANEL - turn
+        following = panel_at(panels + turn, b, b_row, b_column, next_p, k, next_j, n)
+        t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
+                    ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=MR * a_row, ldb=NR, k=panel.k, k_end=0)
+        if p > 0:
+            t.init = t.c
+            t.ld_init = ldc
+        elif init != NULL:
+            t.init = init + i * ld_init + j
+        if pack_a:
+            t.a = packed_a
+            t.a_row = 1
+            t.a_k = MR
+            t.a_tile = MR * panel.k
+        sweep(t, rows, panel.columns, &following)
+        panel = following
+        p = next_p
+        i = next_i
+        j = next_j
 
 
 cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row, int64_t a_k,
                const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n, int64_t k) noexcept nogil:
     """c (m, n) <- init + a (m, k) b (k, n); init NULL is zero."""
-    cdef real panel[PANEL]
-    cdef bint packed = b_column != 1 or (m >= PACK_ROWS and k * b_row >= PACK_SIZE)
-    cdef int64_t depth = KC if packed else k
-    cdef int64_t p = 0, j, columns, over
+    cdef real end[PANEL]
+    cdef int64_t j = 0, columns, over
     cdef Product t
-    while p < k:
-        j = 0
-        while j < n:
-            columns = min(NR, n - j)
-            t = Product(c=c + j, init=&zeros[0], a=a + p * a_k, b=b + p * b_row + j * b_column, b_end=&panel[0],
-                        ldc=ldc, ld_init=ld_init, a_row=a_row, a_k=a_k, ldb=b_row, k=min(depth, k - p), k_end=0,
-                        next=NULL, next_row=b_row)
-            if init != NULL:
-                t.init = init + j
-            if packed:
-                pack(panel, t.b, b_row, b_column, t.k, columns)
-                if b_column == 1 and j + 2 * NR <= n:
-                    t.next = t.b + NR
-                t.b = panel
-                t.ldb = NR
-            elif columns % LANES:
-                # How many of the last rows a whole number of vectors would read beyond the end of b.
-                over = (columns + LANES - 1) // LANES * LANES - columns
-                t.k_end = min(k, (over + b_row - 1) // b_row)
-                t.k -= t.k_end
-                pack(panel, t.b + t.k * b_row, b_row, 1, t.k_end, columns)
-            sweep(t, m, columns)
-            j += NR
-        init = c
-        ld_init = ldc
-        p += depth
+    cdef Panel none
+    if b_column != 1 or (m >= PACK_ROWS and k * b_row >= PACK_SIZE):
+        gemm_packed(c, ldc, init, ld_init, a, a_row, a_k, b, b_row, b_column, m, n, k)
+        return
+    none.k = none.done = 0
+    while j < n:
+        columns = min(NR, n - j)
+        t = Product(c=c + j, init=&zeros[0], a=a, b=b + j, b_end=&end[0], ldc=ldc, ld_init=ld_init, a_row=a_row,
+                    a_k=a_k, a_tile=MR * a_row, ldb=b_row, k=k, k_end=0)
+        if init != NULL:
+            t.init = init + j
+        if columns % LANES:
+            # How many of the last rows a whole number of vectors would read beyond the end of b.
+            over = (columns + LANES - 1) // LANES * LANES - columns
+            t.k_end = min(k, (over + b_row - 1) // b_row)
+            t.k -= t.k_end
+            pack(end, NR, t.b + t.k * b_row, b_row, 1, t.k_end, columns)
+        sweep(t, m, columns, &none)
+        j += NR
 
 
 # Batches of one row. The sums are in parts, as many whatever the width of a vector, to hide the latency of adding.

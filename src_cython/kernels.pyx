@@ -15,10 +15,11 @@ cdef extern from "simd.h" nogil:
     ctypedef int64_t bits
     const bits MAGNITUDE
     ctypedef void inlined
-    enum: LANES, MR, VECTORS, NR, PART, KC, TILE, PANEL, BLOCK, PACK_ROWS, PACK_SIZE, SUM_PARTS, GEMV_VECTORS
+    enum: LANES, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, PANEL, BLOCK, PART
+    enum: PACK_ROWS, PACK_SIZE, PACK_COLUMNS, PACK_STRIDE, SUM_PARTS, GEMV_VECTORS, DOT_ROWS, DOT_PARTS, DOT_VECTORS
+    real *packed_a
     void assume(bint condition)
     void prefetch(const void *address)
-    enum: TILE_VECTORS, DOT_ROWS, DOT_PARTS, DOT_VECTORS
     void transpose_block(real *to, int64_t ld_to, const real *source, int64_t ld_source)
     void sum_parts(real *c, const real *parts)
     const double NAN

@@ -35,6 +35,7 @@ enum {
     NR = VECTORS * LANES,         /* columns of a register tile */
     SUM_PARTS = 4,                /* parts of a sum of a batch of one: hides the latency of adding to it */
     KC = 1024 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the first cache */
+    MC = 43,                      /* tiles of a packed block of A: MC MR x KC stay in the second cache */
     TILE = MR * NR,
     TILE_VECTORS = MR * VECTORS,
     PANEL = KC * NR,
@@ -43,8 +44,13 @@ enum {
     DOT_VECTORS = 64 / VECTOR_BYTES,
     PART = NR > DOT_PARTS ? NR : DOT_PARTS,
     PACK_ROWS = 4 * MR,           /* a panel is packed for at least so many rows of A */
-    PACK_SIZE = 32768 / sizeof(real)  /* ... when its rows in place are spread over at least so many reals */
+    PACK_SIZE = 32768 / sizeof(real), /* ... when its rows in place are spread over at least so many reals */
+    PACK_COLUMNS = 16 * NR,       /* A is packed for at least so many columns of B */
+    PACK_STRIDE = 4096 / sizeof(real) /* ... when what is read of it together lies so many reals apart */
 };
+
+/* Each thread's packed block of A: too large for the stack, and made when it is first used. */
+static __thread real packed_a[MC * MR * KC];
 
 /* The bits of a real, and those without its sign. */
 #if REAL_BYTES == 4
