@@ -2,8 +2,9 @@
 #
 # The way through it: `gemm` cuts B into panels of NR columns, `gemm_packed` into panels of KC rows and NR columns that
 # it packs, for a B whose rows are not contiguous or lie far apart; of a large A it packs blocks. `sweep` sends the rows
-# of A through a panel, MR at a time; `tile` keeps MR x NR sums in registers. Each element of C has one sum, over k in ascending order (a later panel starts from what the one before
-# stored), so its bits depend neither on tiles and panels nor on threads nor on the width of a vector.
+# of A through a panel, MR at a time; `tile` keeps MR x NR sums in registers. Each element of C has one sum, over k in
+# ascending order (a later panel starts from what the one before stored), so its bits depend neither on tiles and panels
+# nor on threads nor on the width of a vector.
 
 cdef real zeros[NR]                 # the init of a product that is not added to anything
 
