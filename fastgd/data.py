@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ._plan import fill_shuffled
 from .errors import check_integer, shown, type_error, value_error
 from .kernel import In, InOut, Out, kernel
 
@@ -214,7 +215,9 @@ def epoch_order(rows, seed, epoch, shuffle):
     """The order of the rows in an epoch: a function of the seed and the epoch alone."""
     if not shuffle:
         return np.arange(rows)
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)
+    order = np.empty(rows, np.int64)
+    fill_shuffled(order, seed % 2**64, epoch % 2**64)
+    return order
 
 
 def check_batch_size(batch_size, rows):

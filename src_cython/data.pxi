@@ -43,12 +43,15 @@ cdef void gather_rows(const void *args, int64_t begin, int64_t end) noexcept nog
     cdef const GatherRows *a = <const GatherRows *>args
     cdef const real *row
     cdef real *out
-    cdef int64_t i, j
+    cdef int64_t i, j, whole = a.n - a.n % LANES
     for i in range(begin, end):
         row = a.source + min(max(a.index[i], 0), a.m - 1) * a.n
         out = a.out + i * a.n
-        for j in range(a.n):            # rows may be short: a call of memcpy would cost as much
-            out[j] = row[j]
+        j = 0
+        while j < whole:                # rows may be short: a call of memcpy would cost as much
+            (<vec *>(out + j))[0] = (<vec *>(row + j))[0]
+            j += LANES
+        copy_part(out + j, row + j, a.n - j)
 
 register("gather_rows", gather_rows, sizeof(GatherRows))
 

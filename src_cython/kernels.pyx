@@ -47,8 +47,8 @@ cdef void register(str name, kernel_t body, size_t record_size):
 
 include "calibration.pxi"
 include "rows.pxi"
-include "data.pxi"
 include "gemm.pxi"
+include "data.pxi"
 include "layers.pxi"
 include "activations.pxi"
 include "losses.pxi"

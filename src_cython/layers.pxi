@@ -63,11 +63,6 @@ cdef struct DenseBackwardBias:
 
 cdef void dense_backward_bias(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseBackwardBias *a = <const DenseBackwardBias *>args
-    cdef int64_t i, j
-    for j in range(begin, end):
-        a.db[j] = a.dy[j]
-    for i in range(1, a.rows):
-        for j in range(begin, end):
-            a.db[j] += a.dy[i * a.n_out + j]
+    sum_of_rows(a.db + begin, a.dy + begin, a.n_out, a.rows, end - begin)
 
 register("dense_backward_bias", dense_backward_bias, sizeof(DenseBackwardBias))

@@ -7,7 +7,7 @@ threads of a team share the work of its operations, then meet; the last to arriv
 (sums, checks) and decides whether all go on.
 """
 from libc.math cimport isfinite, sqrt
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 cimport numpy as cnp
@@ -294,6 +294,29 @@ def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
     cdef kernel_t function = <kernel_t><void *>kernel
     with nogil:
         function(<const void *>record, begin, end)
+
+
+cdef inline uint64_t mixed(uint64_t z) noexcept nogil:
+    """The mixing of SplitMix64 (Steele, Lea & Flood 2014)."""
+    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
+    return z ^ (z >> 31)
+
+
+def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):
+    """order <- a permutation of 0, 1, ... that depends on the seed and the epoch alone: Durstenfeld's shuffle (1964)
+    with the numbers of SplitMix64."""
+    cdef uint64_t state = mixed(mixed(seed) + epoch)
+    cdef int64_t i, j, held
+    with nogil:
+        for i in range(order.shape[0]):
+            order[i] = i
+        for i in range(order.shape[0] - 1, 0, -1):
+            state += <uint64_t>0x9E3779B97F4A7C15
+            j = <int64_t>(<double>(mixed(state) >> 11) * 1.1102230246251565e-16 * (i + 1))      # 2^-53
+            held = order[i]
+            order[i] = order[j]
+            order[j] = held
 
 
 cdef class Turn:

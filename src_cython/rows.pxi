@@ -1,4 +1,4 @@
-# What a row of numbers is reduced to. The partial results are always 16, whatever the width of a vector: the bits are
+# What rows of numbers, or one, are reduced to. The partial results of one row are always 16, whatever the width of a vector: the bits are
 # the same on every instruction set.
 
 cdef inline real sum_of(const real *x, int64_t n) noexcept nogil:
@@ -44,3 +44,41 @@ cdef inline real largest_of(const real *x, int64_t n) noexcept nogil:
         top = x[j] if x[j] > top else top
         j += 1
     return top
+
+
+cdef inline inlined sum_of_vectors(real *s, const real *x, int64_t ldx, int64_t m, const int vectors) noexcept nogil:
+    """s (vectors LANES) <- the sum of the rows of x (m, vectors LANES). Inlined with constant vectors, so that the sums
+    are registers."""
+    cdef vec sums[4]
+    cdef int64_t i
+    cdef int j
+    for j in range(vectors):
+        sums[j] = (<vec *>(x + j * LANES))[0]
+    for i in range(1, m):
+        for j in range(vectors):
+            sums[j] = sums[j] + (<vec *>(x + i * ldx + j * LANES))[0]
+    for j in range(vectors):
+        (<vec *>(s + j * LANES))[0] = sums[j]
+
+
+cdef inline void sum_of_rows(real *s, const real *x, int64_t ldx, int64_t m, int64_t n) noexcept nogil:
+    """s (n) <- the sum of the rows of x (m, n), from the first to the last."""
+    cdef real sums[LANES]
+    cdef int64_t i, j
+    while n >= 4 * LANES:
+        sum_of_vectors(s, x, ldx, m, 4)
+        s += 4 * LANES
+        x += 4 * LANES
+        n -= 4 * LANES
+    while n >= LANES:
+        sum_of_vectors(s, x, ldx, m, 1)
+        s += LANES
+        x += LANES
+        n -= LANES
+    for j in range(n):
+        sums[j] = x[j]
+    for i in range(1, m):
+        for j in range(n):
+            sums[j] += x[i * ldx + j]
+    for j in range(n):
+        s[j] = sums[j]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fastgd
+from fastgd.data import epoch_order
 
 
 def collect(**options):
@@ -47,3 +48,14 @@ def test_batches_are_arrays_of_their_own():
 def test_bad_arguments_are_refused_at_once(arguments, error, match):
     with pytest.raises(error, match=match):
         fastgd.minibatches(*arguments)
+
+
+def test_orders_are_permutations_that_depend_on_seed_and_epoch():
+    orders = np.array([epoch_order(50, seed, epoch, True) for seed in (0, 2**40) for epoch in range(1000)])
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(50), (2000, 1)))
+    assert len({tuple(order) for order in orders}) == 2000
+    np.testing.assert_array_equal(epoch_order(50, 0, 7, True), orders[7])
+    np.testing.assert_array_equal(epoch_order(5, 0, 7, False), np.arange(5))
+    # Every row in every place equally often: chi squared of 49 * 49 degrees of freedom, within 5 deviations.
+    counts = np.array([np.bincount(column, minlength=50) for column in orders.T])
+    assert abs(((counts - 40.0) ** 2 / 40).sum() - 49**2) < 5 * (2 * 49**2) ** 0.5
