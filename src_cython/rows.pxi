@@ -1,5 +1,5 @@
-# What rows of numbers, or one, are reduced to. The partial results of one row are always 16, whatever the width of a vector: the bits are
-# the same on every instruction set.
+# What rows of numbers, or one, are reduced to. The partial results of one row are always 16, whatever the width of a
+# vector: the bits are the same on every instruction set.
 
 cdef inline real sum_of(const real *x, int64_t n) noexcept nogil:
     """x[0] + ... + x[n - 1]."""
