@@ -274,7 +274,7 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
     cdef int64_t j = 0, columns, over
     cdef Product t
     cdef Panel none
-    if b_column != 1 or (m >= PACK_ROWS and k * b_row >= PACK_SIZE):
+    if b_column != 1 or (m >= PACK_ROWS and k * b_row >= FIRST_CACHE):
         gemm_packed(c, ldc, init, ld_init, a, a_row, a_k, b, b_row, b_column, m, n, k)
         return
     none.k = none.done = 0
@@ -296,38 +296,76 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
 
 # Batches of one row. The sums are in parts, as many whatever the width of a vector, to hide the latency of adding.
 
-cdef inline inlined add_products(vec *sums, const real *a, const real *b, int64_t ldb, int64_t k,
+cdef inline bint skips_zeros(const real *a, int64_t k, int64_t n) noexcept nogil:
+    """Whether so much of a (k) is 0 that it pays to leave those rows of a matrix (k, n) out; in the first cache it does
+    not."""
+    cdef bits zero = 0
+    cdef int64_t p
+    if k * n < FIRST_CACHE:
+        return False
+    for p in range(k):
+        zero += a[p] == 0
+    return 4 * zero > k
+
+
+cdef inline int64_t list_nonzero(int64_t *rows, const real *a, int64_t k) noexcept nogil:
+    """rows <- where a (k) is not 0; returns how many that are."""
+    cdef int64_t count = 0, p
+    for p in range(k):
+        rows[count] = p
+        count += a[p] != 0
+    return count
+
+
+cdef inline inlined add_products(vec *sums, const real *a, const int64_t *rows, const real *b, int64_t ldb, int64_t k,
                                  const int vectors) noexcept nogil:
-    """sums (SUM_PARTS, vectors) += a (k) b (k, vectors LANES), term p in part p % SUM_PARTS. Inlined with constant
-    vectors."""
-    cdef int64_t p = 0
+    """sums (SUM_PARTS, vectors) += a (k) b (k, vectors LANES), term p in part p % SUM_PARTS; or those k terms that
+    rows lists. Inlined with constant vectors and constant NULL."""
+    cdef int64_t p = 0, q
     cdef int i, j
     while p + SUM_PARTS <= k:
         for i in range(SUM_PARTS):
+            q = p + i if rows == NULL else rows[p + i]
             for j in range(vectors):
-                sums[i * vectors + j] = sums[i * vectors + j] + a[p + i] * (<vec *>(b + (p + i) * ldb + j * LANES))[0]
+                sums[i * vectors + j] = sums[i * vectors + j] + a[q] * (<vec *>(b + q * ldb + j * LANES))[0]
         p += SUM_PARTS
     for i in range(SUM_PARTS - 1):
         if p + i < k:
+            q = p + i if rows == NULL else rows[p + i]
             for j in range(vectors):
-                sums[i * vectors + j] = sums[i * vectors + j] + a[p + i] * (<vec *>(b + (p + i) * ldb + j * LANES))[0]
+                sums[i * vectors + j] = sums[i * vectors + j] + a[q] * (<vec *>(b + q * ldb + j * LANES))[0]
 
 
-cdef inline inlined gemv_columns(real *c, const real *init, const real *a, const real *b, int64_t ldb, int64_t k,
-                                 const real *b_end, int64_t k_end, const int vectors) noexcept nogil:
+cdef inline inlined gemv_columns(real *c, const real *init, const real *a, const int64_t *rows, const real *b,
+                                 int64_t ldb, int64_t k, const real *b_end, int64_t k_end,
+                                 const int vectors) noexcept nogil:
     """c (vectors LANES) <- init + a (k + k_end) b, of which the last k_end rows lie at b_end, LANES apart; k is a
-    multiple of SUM_PARTS if k_end > 0. Inlined with constant vectors."""
+    multiple of SUM_PARTS if k_end > 0. Inlined with constant vectors and constant NULL."""
     cdef vec sums[SUM_PARTS * GEMV_VECTORS]
     cdef int i
     for i in range(vectors):
         sums[i] = (<vec *>(init + i * LANES))[0]
     for i in range(vectors, SUM_PARTS * vectors):
         sums[i] = (<vec *>zeros)[0]
-    add_products(sums, a, b, ldb, k, vectors)
-    if k_end:
-        add_products(sums, a + k, b_end, LANES, k_end, vectors)
+    add_products(sums, a, rows, b, ldb, k, vectors)
+    if b_end != NULL:
+        add_products(sums, a + k, NULL, b_end, LANES, k_end, vectors)
     for i in range(vectors):
         (<vec *>(c + i * LANES))[0] = (sums[i] + sums[i + 2 * vectors]) + (sums[i + vectors] + sums[i + 3 * vectors])
+
+
+cdef inline inlined gemv_vectors(real *c, const real *init, const real *a, const int64_t *rows, const real *b,
+                                 int64_t ldb, int64_t n, int64_t k) noexcept nogil:
+    """`gemv` for n columns in whole vectors. Inlined with constant NULL."""
+    cdef int64_t j = 0
+    while j + GEMV_VECTORS * LANES <= n:
+        gemv_columns(c + j, init + j, a, rows, b + j, ldb, k, NULL, 0, GEMV_VECTORS)
+        j += GEMV_VECTORS * LANES
+    while j + 2 * LANES <= n:
+        gemv_columns(c + j, init + j, a, rows, b + j, ldb, k, NULL, 0, 2)
+        j += 2 * LANES
+    if j < n:
+        gemv_columns(c + j, init + j, a, rows, b + j, ldb, k, NULL, 0, 1)
 
 
 cdef inline real dot(real init, const real *a, const real *b, int64_t k) noexcept nogil:
@@ -352,84 +390,100 @@ cdef void gemv(real *c, const real *init, const real *a, const real *b, int64_t 
     """c (n) <- init + a (k) b (k, n)."""
     cdef real last[(LANES + SUM_PARTS) * LANES]
     cdef real part[LANES]
-    cdef int64_t ldb = n, i, k_end
+    cdef int64_t rows[LISTED]
+    cdef int64_t whole = n - n % LANES, p = 0, i, k_end
     if n == 1:
         c[0] = dot(init[0], a, b, k)
         return
-    while n >= LANES:
-        if n >= GEMV_VECTORS * LANES:
-            gemv_columns(c, init, a, b, ldb, k, NULL, 0, GEMV_VECTORS)
-            i = GEMV_VECTORS * LANES
-        elif n >= 2 * LANES:
-            gemv_columns(c, init, a, b, ldb, k, NULL, 0, 2)
-            i = 2 * LANES
-        else:
-            gemv_columns(c, init, a, b, ldb, k, NULL, 0, 1)
-            i = LANES
-        c += i
-        init += i
-        b += i
-        n -= i
-    if n == 0:
+    if skips_zeros(a, k, whole):
+        while p < k:
+            i = min(LISTED, k - p)
+            gemv_vectors(c, c if p else init, a + p, rows, b + p * n, n, whole, list_nonzero(rows, a + p, i))
+            p += LISTED
+    else:
+        gemv_vectors(c, init, a, NULL, b, n, whole, k)
+    if whole == n:
         return
     # A part of a vector, as far as whole vectors may be read; the last rows are copied.
-    k_end = min(k, (LANES - n + ldb - 1) // ldb)
+    k_end = min(k, (LANES - n % LANES + n - 1) // n)
     k_end += (k - k_end) % SUM_PARTS
     for i in range(k_end):
         (<vec *>(last + i * LANES))[0] = (<vec *>zeros)[0]
-        copy_part(last + i * LANES, b + (k - k_end + i) * ldb, n)
+        copy_part(last + i * LANES, b + (k - k_end + i) * n + whole, n - whole)
     (<vec *>part)[0] = (<vec *>zeros)[0]
-    copy_part(part, init, n)
-    gemv_columns(part, part, a, b, ldb, k - k_end, last, k_end, 1)
-    copy_part(c, part, n)
+    copy_part(part, init + whole, n - whole)
+    gemv_columns(part, part, a, NULL, b + whole, n, k - k_end, last, k_end, 1)
+    copy_part(c + whole, part, n - whole)
 
 
-cdef inline inlined outer_columns(real *c, int64_t ldc, real s, const real *a, const real *b, int64_t m,
-                                  const bint wide, const bint subtract) noexcept nogil:
-    """c (m, LANES if wide, else BLOCK) <- a^T b or, to subtract, c - s (a^T b). Inlined with constants."""
+cdef inline inlined outer_columns(real *c, int64_t ldc, real s, const real *a, const int64_t *rows, const real *b,
+                                  int64_t m, const bint wide, const bint subtract) noexcept nogil:
+    """c (m, LANES if wide, else BLOCK) <- a^T b or, to subtract, c - s (a^T b), in those m rows that are listed if rows
+    is not NULL. Inlined with constants."""
     cdef vec v
     cdef block u
-    cdef int64_t i
+    cdef real *at
+    cdef int64_t i, q
     if wide:
         v = (<vec *>b)[0]
     else:
         u = (<block *>b)[0]
     for i in range(m):
+        q = i if rows == NULL else rows[i]
+        at = c + q * ldc
         if wide and subtract:
-            (<vec *>c)[0] = (<vec *>c)[0] - s * (a[i] * v)
+            (<vec *>at)[0] = (<vec *>at)[0] - s * (a[q] * v)
         elif wide:
-            (<vec *>c)[0] = a[i] * v
+            (<vec *>at)[0] = a[q] * v
         elif subtract:
-            (<block *>c)[0] = (<block *>c)[0] - s * (a[i] * u)
+            (<block *>at)[0] = (<block *>at)[0] - s * (a[q] * u)
         else:
-            (<block *>c)[0] = a[i] * u
-        c += ldc
+            (<block *>at)[0] = a[q] * u
 
 
-cdef inline inlined outer(real *c, int64_t ldc, real s, const real *a, const real *b, int64_t m, int64_t n,
-                          const bint subtract) noexcept nogil:
-    """c (m, n) <- a^T b or, to subtract, c - s (a^T b), each product rounded. Inlined with constant subtract."""
+cdef inline inlined outer_rows(real *c, int64_t ldc, real s, const real *a, const int64_t *rows, const real *b,
+                               int64_t m, int64_t n, const bint subtract) noexcept nogil:
+    """`outer_columns` for n columns. Inlined with constants."""
     cdef real last[BLOCK]
-    cdef int64_t j = 0, i, p
+    cdef int64_t j = 0, i, p, q
     while j + LANES <= n:
-        outer_columns(c + j, ldc, s, a, b + j, m, True, subtract)
+        outer_columns(c + j, ldc, s, a, rows, b + j, m, True, subtract)
         j += LANES
     while j + BLOCK <= n:
-        outer_columns(c + j, ldc, s, a, b + j, m, False, subtract)
+        outer_columns(c + j, ldc, s, a, rows, b + j, m, False, subtract)
         j += BLOCK
     if j == n:
         return
     if n < BLOCK:
         for i in range(m):
+            q = i if rows == NULL else rows[i]
             for p in range(n):
                 if subtract:
-                    c[i * ldc + p] -= s * (a[i] * b[p])
+                    c[q * ldc + p] -= s * (a[q] * b[p])
                 else:
-                    c[i * ldc + p] = a[i] * b[p]
+                    c[q * ldc + p] = a[q] * b[p]
         return
     for p in range(BLOCK):      # the last block overlaps the one before: what is done there is not done again
         last[p] = 0 if subtract and n - BLOCK + p < j else b[n - BLOCK + p]
-    outer_columns(c + n - BLOCK, ldc, s, a, last, m, False, subtract)
+    outer_columns(c + n - BLOCK, ldc, s, a, rows, last, m, False, subtract)
+
+
+cdef void outer(real *c, int64_t ldc, const real *a, const real *b, int64_t m, int64_t n) noexcept nogil:
+    """c (m, n) <- a^T b."""
+    outer_rows(c, ldc, 0, a, NULL, b, m, n, False)
+
+
+cdef void subtract_outer(real *c, int64_t ldc, real s, const real *a, const real *b, int64_t m,
+                         int64_t n) noexcept nogil:
+    """c (m, n) <- c - s (a^T b), each product rounded."""
+    cdef int64_t rows[LISTED]
+    cdef int64_t i = 0
+    if not skips_zeros(a, m, n):
+        outer_rows(c, ldc, s, a, NULL, b, m, n, True)
+        return
+    while i < m:
+        outer_rows(c + i * ldc, ldc, s, a + i, rows, b, list_nonzero(rows, a + i, min(LISTED, m - i)), n, True)
+        i += LISTED
 
 
 cdef inline inlined dots(real *c, const real *a, const real *b, int64_t ldb, int64_t k, const real *a_end,

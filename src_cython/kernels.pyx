@@ -16,7 +16,8 @@ cdef extern from "simd.h" nogil:
     const bits MAGNITUDE
     ctypedef void inlined
     enum: LANES, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, PANEL, BLOCK, PART
-    enum: PACK_ROWS, PACK_SIZE, PACK_COLUMNS, PACK_STRIDE, SUM_PARTS, GEMV_VECTORS, DOT_ROWS, DOT_PARTS, DOT_VECTORS
+    enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, LISTED, SUM_PARTS, GEMV_VECTORS
+    enum: DOT_ROWS, DOT_PARTS, DOT_VECTORS
     real *packed_a
     void assume(bint condition)
     void prefetch(const void *address)

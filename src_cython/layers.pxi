@@ -47,7 +47,7 @@ cdef struct DenseBackwardWeights:
 cdef void dense_backward_weights(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseBackwardWeights *a = <const DenseBackwardWeights *>args
     if a.rows == 1:
-        outer(a.dw + begin * a.n_out, a.n_out, 0, a.x + begin, a.dy, end - begin, a.n_out, False)
+        outer(a.dw + begin * a.n_out, a.n_out, a.x + begin, a.dy, end - begin, a.n_out)
         return
     gemm(a.dw + begin * a.n_out, a.n_out, NULL, 0, a.x + begin, 1, a.n_in, a.dy, a.n_out, 1,
          end - begin, a.n_out, a.rows)

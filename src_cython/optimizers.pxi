@@ -33,7 +33,7 @@ cdef void sgd_outer_step(const void *args, int64_t begin, int64_t end) noexcept 
     cdef int64_t j
     for j in range(begin, end):
         a.b[j] -= lr * a.dy[j]
-    outer(a.w + begin, a.n_out, lr, a.x, a.dy + begin, a.n_in, end - begin, True)
+    subtract_outer(a.w + begin, a.n_out, lr, a.x, a.dy + begin, a.n_in, end - begin)
 
 register("sgd_outer_step", sgd_outer_step, sizeof(SGDOuterStep))
 

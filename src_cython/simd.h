@@ -39,12 +39,13 @@ enum {
     TILE = MR * NR,
     TILE_VECTORS = MR * VECTORS,
     PANEL = KC * NR,
+    LISTED = 256,                 /* rows of a batch of one that are not 0, listed at a time */
     DOT_ROWS = 4,                 /* dot products worked on together, each in DOT_PARTS sums: 64 bytes of them */
     DOT_PARTS = 64 / sizeof(real),
     DOT_VECTORS = 64 / VECTOR_BYTES,
     PART = NR > DOT_PARTS ? NR : DOT_PARTS,
     PACK_ROWS = 4 * MR,           /* a panel is packed for at least so many rows of A */
-    PACK_SIZE = 32768 / sizeof(real), /* ... when its rows in place are spread over at least so many reals */
+    FIRST_CACHE = 32768 / sizeof(real), /* ... when its rows in place are spread over at least so many reals */
     PACK_COLUMNS = 16 * NR,       /* A is packed for at least so many columns of B */
     PACK_STRIDE = 4096 / sizeof(real) /* ... when what is read of it together lies so many reals apart */
 };

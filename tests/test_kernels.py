@@ -75,6 +75,22 @@ def test_shares_of_the_work_add_up(name, body, dtype, rng):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("zeros", [0.1, 0.5, 1.0])
+def test_rows_of_zeros_are_left_out_exactly(zeros, dtype, rng):
+    """A batch of one: forward and the update of plain SGD leave out what is multiplied by 0."""
+    n_in, n_out = 700, 70
+    w, b = rng.normal(size=(n_in, n_out)).astype(dtype), rng.normal(size=n_out).astype(dtype)
+    x, dy = rng.normal(size=(1, n_in)).astype(dtype), rng.normal(size=(1, n_out)).astype(dtype)
+    x[rng.random(x.shape) < zeros] = 0
+    tolerance = TOLERANCES[dtype] * 30
+    y = np.empty((1, n_out), dtype)
+    fastgd.kernels.dense_forward(y, x, w, b)
+    np.testing.assert_allclose(y, x.astype("f8") @ w.astype("f8") + b, rtol=0, atol=tolerance)
+    expected = w - 0.1 * (x.astype("f8").T @ dy.astype("f8"))
+    fastgd.kernels.sgd_outer_step(b, w, x, dy, 0.1)
+    np.testing.assert_allclose(w, expected, rtol=0, atol=tolerance)
+
+
 def mutant_factor(p, g, lr, weight_decay):
     p -= lr * (g + weight_decay * p) * (1 + 1e-6)
 
