@@ -22,7 +22,7 @@ cdef inline inlined tile(const Product *t, const int rows, const int vectors) no
     vectors, so that the sums are registers."""
     cdef vec sums[TILE_VECTORS]
     cdef vec b[VECTORS]
-    cdef const real *at = t.a
+    cdef const real *at[TILE_GROUPS]        # of every third row: what lies between is reached from there
     cdef const real *bt = t.b
     cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, p
     cdef int i, j
@@ -30,12 +30,17 @@ cdef inline inlined tile(const Product *t, const int rows, const int vectors) no
     for i in range(rows):
         for j in range(vectors):
             sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0]
+    for i in range(0, rows, 3):
+        at[i // 3] = t.a + i * a_row
     for p in range(k):
         for j in range(vectors):
-            b[j] = (<vec *>(bt + p * ldb + j * LANES))[0]
+            b[j] = (<vec *>(bt + j * LANES))[0]
         for i in range(rows):
             for j in range(vectors):
-                sums[i * vectors + j] = sums[i * vectors + j] + at[i * a_row + p * a_k] * b[j]
+                sums[i * vectors + j] = sums[i * vectors + j] + at[i // 3][i % 3 * a_row] * b[j]
+        for i in range(0, rows, 3):
+            at[i // 3] += a_k
+        bt += ldb
     for i in range(rows):
         for j in range(vectors):
             (<vec *>(t.c + i * t.ldc + j * LANES))[0] = sums[i * vectors + j]
@@ -213,9 +218,10 @@ cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int
 
 cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_column, int64_t p, int64_t k,
                            int64_t j, int64_t n) noexcept nogil:
-    """The panel of b (k, n) from row p and column j on, or an empty one."""
-    return Panel(to=to, b=b + p * b_row + j * b_column, b_row=b_row, b_column=b_column, k=min(KC, k - p),
-                 columns=min(NR, n - j), done=0, fetched=0)
+    """The panel of b (k, n) from row p and column j on, or an empty one. Panels are of about equal height."""
+    cdef int64_t blocks = (k + KC - 1) // KC * BLOCK
+    return Panel(to=to, b=b + p * b_row + j * b_column, b_row=b_row, b_column=b_column,
+                 k=min((k + blocks - 1) // blocks * BLOCK, k - p), columns=min(NR, n - j), done=0, fetched=0)
 
 
 cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row,
@@ -245,7 +251,7 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
             next_i += mc
             if next_i >= m:
                 next_i = 0
-                next_p += KC
+                next_p += panel.k
         turn = PANEL - turn
         following = panel_at(panels + turn, b, b_row, b_column, next_p, k, next_j, n)
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,

@@ -15,7 +15,7 @@ cdef extern from "simd.h" nogil:
     ctypedef int64_t bits
     const bits MAGNITUDE
     ctypedef void inlined
-    enum: LANES, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, PANEL, BLOCK, PART
+    enum: LANES, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, PART
     enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, LISTED, SUM_PARTS, GEMV_VECTORS
     enum: DOT_ROWS, DOT_PARTS, DOT_VECTORS
     real *packed_a

@@ -34,10 +34,11 @@ enum {
     LANES = VECTOR_BYTES / sizeof(real),
     NR = VECTORS * LANES,         /* columns of a register tile */
     SUM_PARTS = 4,                /* parts of a sum of a batch of one: hides the latency of adding to it */
-    KC = 1024 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the first cache */
+    KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the first cache */
     MC = 43,                      /* tiles of a packed block of A: MC MR x KC stay in the second cache */
     TILE = MR * NR,
     TILE_VECTORS = MR * VECTORS,
+    TILE_GROUPS = (MR + 2) / 3,
     PANEL = KC * NR,
     LISTED = 256,                 /* rows of a batch of one that are not 0, listed at a time */
     DOT_ROWS = 4,                 /* dot products worked on together, each in DOT_PARTS sums: 64 bytes of them */
