@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, Turn
+from .buffers import aligned_zeros
 from .choice import pick
 from .data import check_rows, check_targets, check_values
 from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
@@ -12,7 +13,7 @@ from .kernel import DTYPES
 from .layers import LAYERS
 from .losses import LOSSES, Loss
 from .optimizers import Adam, Optimizer
-from .plan import Plan, aligned_zeros
+from .plan import Plan
 from .schedules import Schedule
 from .steps import Steps
 from .threads import check_threads
@@ -83,7 +84,7 @@ class Network:
         self._shapes = {name: shape for name, shape, _, _ in specs}
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
         self.n_weights = sum(math.prod(shape) for _, shape, _, is_weight in specs if is_weight)
-        _, (self._parameters, self._gradient) = aligned_zeros([self.n_parameters] * 2, self.dtype)
+        _, (self._parameters, self._gradient) = aligned_zeros([self.n_parameters] * 2, self.dtype, quarter=0)
         views = self.views()
         for name, shape, initializer, _ in specs:
             values = initializer.values(rng, shape, **initializer.parameters)

@@ -10,6 +10,7 @@ import weakref
 
 import numpy as np
 
+from .buffers import aligned_zeros
 from .errors import check_number, shown, type_error, value_error
 from .kernel import DTYPES, In, InOut, kernel
 from .schedules import SCHEDULES, Schedule, constant
@@ -271,9 +272,12 @@ class Optimizer:
         """Makes the state for flat parameter arrays on first use; later it must fit them."""
         self.check_fit(parameters)
         if not self.state:
-            self.state = {
-                slot: [np.full(p.size, self.initial(slot), p.dtype) for p in parameters] for slot in self.slots
-            }
+            # Beside the parameters and the gradient of a network.
+            made = [aligned_zeros([p.size] * len(self.slots), p.dtype, quarter=2)[1] for p in parameters]
+            for arrays in made:
+                for slot, array in zip(self.slots, arrays, strict=True):
+                    array += self.initial(slot)
+            self.state = {slot: [arrays[i] for arrays in made] for i, slot in enumerate(self.slots)}
 
     def check_network(self, network):
         """Raises unless this optimizer is free or drives this network: the state belongs to parameters."""

@@ -40,6 +40,7 @@ from ._plan import (
     QuickStep,
     Runner,
 )
+from .buffers import aligned_zeros
 from .data import (
     count_exceeding,
     fill_rows,
@@ -57,7 +58,6 @@ PHASES = (
     "gather", "weight", "forward", "loss", "backward", "inputs", "peaks", "total", "peak", "parameters", "penalty",
     "check", "update", "outer",
 )  # fmt: skip
-ALIGNMENT = 64
 # Rows that a thread takes through all layers at a time: their activations stay in the second cache.
 ROW_BLOCK = 256
 # Shares of threads begin at multiples of so many rows, or elements of flat arrays.
@@ -102,17 +102,6 @@ WALKS = {
     "fused": (_GUARDED, ("parameters", "parameters", None, None, FUSED)),
     "outer": (_GUARDED, ("outer", "outer", None, None, 0)),
 }
-
-
-def aligned_zeros(sizes, dtype):
-    """Arrays of the given sizes in one allocation, each on a cache line of its own."""
-    itemsize = np.dtype(dtype).itemsize
-    line = ALIGNMENT // itemsize
-    starts = np.cumsum([0, *(-(-size // line) * line for size in sizes)])
-    raw = np.zeros(int(starts[-1]) * itemsize + ALIGNMENT, np.uint8)
-    shift = -raw.ctypes.data % ALIGNMENT
-    block = raw[shift : shift + int(starts[-1]) * itemsize].view(dtype)
-    return block, [block[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 
 
 @dataclasses.dataclass

@@ -21,6 +21,8 @@ cdef extern from "pool.h" nogil:
     void release(int threads)
     void team_run(team_work work, void *context, int threads)
     double seconds_now()
+    uint64_t flush_subnormals()
+    void restore_subnormals(uint64_t before)
 
 pool_initialize()
 
@@ -292,8 +294,11 @@ cdef class Runner:
 def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
     """Runs one compiled kernel on a share of its work."""
     cdef kernel_t function = <kernel_t><void *>kernel
+    cdef uint64_t before
     with nogil:
+        before = flush_subnormals()
         function(<const void *>record, begin, end)
+        restore_subnormals(before)
 
 
 cdef inline uint64_t mixed(uint64_t z) noexcept nogil:
@@ -414,7 +419,7 @@ cdef class QuickStep:
             with nogil:
                 team_run(walk_steps, e, threads)
         else:
-            walk_steps(e, 0, 1)
+            team_run(walk_steps, e, 1)
         self.turn.taken = False
         if e.status != DONE:
             return None

@@ -8,10 +8,14 @@
  *     if (last_to_arrive(threads)) { ...; release(threads); }
  *
  * Threads wait spinning for a while, then asleep. The child of a fork starts with an empty pool.
+ *
+ * Work runs with numbers too small to be normal taken as 0, on its own thread and for its own time: a processor needs
+ * many times as long for them, and they come by themselves where gradients vanish and averages of them decay.
  */
 #ifndef FASTGD_POOL_H
 #define FASTGD_POOL_H
 
+#include <stdint.h>
 #include <time.h>
 
 typedef void (*team_work)(void *context, int thread, int threads);
@@ -26,6 +30,37 @@ static double seconds_now(void)
     timespec_get(&t, TIME_UTC);
 #endif
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Takes subnormal numbers as 0; returns what `restore_subnormals` needs to take them as numbers again. */
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+static uint64_t flush_subnormals(void)
+{
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040);    /* inputs, and results */
+    return before;
+}
+static void restore_subnormals(uint64_t before) { _mm_setcsr((unsigned)before); }
+#elif defined(__aarch64__)
+static uint64_t flush_subnormals(void)
+{
+    uint64_t before;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(before));
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(before | (uint64_t)1 << 24));
+    return before;
+}
+static void restore_subnormals(uint64_t before) { __asm__ __volatile__("msr fpcr, %0" : : "r"(before)); }
+#else
+static uint64_t flush_subnormals(void) { return 0; }
+static void restore_subnormals(uint64_t before) { (void)before; }
+#endif
+
+static void work_flushed(team_work work, void *context, int thread, int threads)
+{
+    uint64_t before = flush_subnormals();
+    work(context, thread, threads);
+    restore_subnormals(before);
 }
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -119,7 +154,7 @@ static void release(int threads)
 
 static void team_member(int thread, int threads)
 {
-    pool.work(pool.context, thread, threads);
+    work_flushed(pool.work, pool.context, thread, threads);
     if (last_to_arrive(threads))
         release(threads);
 }
@@ -177,7 +212,7 @@ static void team_run(team_work work, void *context, int threads)
     if (threads > MAX_THREADS)
         threads = MAX_THREADS;
     if (threads <= 1 || pthread_mutex_trylock(&pool.busy)) {
-        work(context, 0, 1);
+        work_flushed(work, context, 0, 1);
         return;
     }
     threads = start_workers(threads - 1) + 1;
@@ -194,7 +229,11 @@ static void team_run(team_work work, void *context, int threads)
 static void pool_initialize(void) {}
 static int last_to_arrive(int threads) { (void)threads; return 1; }
 static void release(int threads) { (void)threads; }
-static void team_run(team_work work, void *context, int threads) { (void)threads; work(context, 0, 1); }
+static void team_run(team_work work, void *context, int threads) 
+{
+    (void)threads;
+    work_flushed(work, context, 0, 1);
+}
 
 #endif
 #endif

@@ -236,3 +236,14 @@ def test_binary_cross_entropy_keeps_small_losses(body):
     z, one = np.full((1, 1), 15, np.float32), np.ones((1, 1), np.float32)
     fastgd.kernels.binary_cross_entropy_loss.body(body)(loss, dz, z, one, np.ones(1, np.float32))
     assert loss[0] == pytest.approx(np.log1p(np.exp(-15.0)), rel=1e-5)
+
+
+@pytest.mark.parametrize("body", ["numba", "cython"])
+def test_subnormal_numbers_are_0_in_compiled_bodies_and_nowhere_else(body, dtype):
+    tiny = np.finfo(dtype).smallest_subnormal
+    p, g = np.zeros(40, dtype), np.full(40, tiny)
+    fastgd.kernels.sgd_step.body(body)(p, g, 1.0, 0.0)
+    assert not p.any()
+    net = fastgd.Network(3, [fastgd.Dense(2)], loss="mse", dtype=dtype, backend=body, num_threads=2)
+    net.fit(np.ones((8, 3), dtype), np.ones((8, 2), dtype), epochs=2)
+    assert (g * g.dtype.type(1) == tiny).all()

@@ -1,0 +1,27 @@
+"""Memory for the arrays that kernels work on."""
+
+import numpy as np
+
+LINE, PAGE = 64, 4096
+
+
+def aligned_zeros(sizes, dtype, quarter=None):
+    """One allocation and, within it, arrays of the given sizes, each on a cache line of its own.
+
+    With a `quarter`, those larger than a page begin a quarter of a page after one another, the first of them so many
+    quarters into a page: a processor tells by the place within a page whether a load must wait for an earlier store,
+    so that arrays walked side by side would wait for each other if they lay alike.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    starts, end = [], 0
+    for size in sizes:
+        start = -(-end // LINE) * LINE
+        if quarter is not None and size * itemsize > PAGE:
+            start += (quarter % 4 * (PAGE // 4) - start) % PAGE
+            quarter += 1
+        starts.append(start)
+        end = start + size * itemsize
+    raw = np.zeros(end + PAGE, np.uint8)
+    shift = -raw.ctypes.data % PAGE
+    block = raw[shift : shift + end].view(dtype)
+    return block, [block[start // itemsize :][:size] for start, size in zip(starts, sizes, strict=True)]
