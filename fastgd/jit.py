@@ -1,6 +1,6 @@
 """Compiles the loop of a kernel with Numba into a C function with the signature of every compiled body.
 
-The only module that imports numba, and it is imported when a Numba body is first asked for.
+Of all modules only this one and jit_gemm.py import numba, and they are imported when a Numba body is first asked for.
 """
 
 import functools
@@ -13,6 +13,8 @@ except ImportError as error:
     raise ImportError("the Numba backend needs numba: pip install 'fastgd[numba]'") from error
 from numba import types
 from numba.extending import intrinsic
+
+from . import jit_gemm  # noqa: F401  gives compiled loops their `add_product`
 
 # No reassociation: a sum keeps its order. Contraction to FMA is what the C compiler does, too.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
