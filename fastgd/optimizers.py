@@ -231,25 +231,26 @@ class Optimizer:
         return 0.0
 
     def table(self, count, dtype):
-        """The learning rates of the next `count` updates, and the scalars of the kernel for each, a row an update.
+        """The learning rates of the next `count` updates, and each scalar of the kernel: arrays with an element an
+        update, of stride 0 where they stay the same.
 
         Raises TypeError or ValueError if a schedule gives what is no finite number >= 0, or one too large for dtype.
         """
         steps = np.arange(self.steps, self.steps + count)
         if isinstance(self.schedule, Schedule):
-            rates = np.broadcast_to(np.asarray(self.schedule(steps), np.float64), count)
+            rates = self.schedule(steps)
         else:
             rates = np.array([self._checked_rate(step) for step in steps.tolist()])
-        table = np.empty((count, len(self.kernel.scalars)))
-        for column, values in enumerate(self.scalars(rates, steps + 1.0)):
-            table[:, column] = values
-        with np.errstate(over="ignore"):
-            good = np.isfinite(table.astype(dtype))
-        if not good.all():
-            step = int(np.argmin(good.all(axis=1)))
-            expected = f"a number whose step is finite in {dtype}"
-            raise value_error(f"learning_rate (of step {self.steps + step + 1})", expected, float(rates[step]))
-        return rates, table
+        once = rates[0] if rates.strides == (0,) else rates
+        scalars = [np.broadcast_to(np.float64(values), count) for values in self.scalars(once, steps + 1.0)]
+        for values in scalars:
+            with np.errstate(over="ignore"):
+                good = np.isfinite((values[:1] if values.strides == (0,) else values).astype(dtype))
+            if not good.all():
+                step = int(np.argmin(good))
+                expected = f"a number whose step is finite in {dtype}"
+                raise value_error(f"learning_rate (of step {self.steps + step + 1})", expected, float(rates[step]))
+        return rates, scalars
 
     def _checked_rate(self, step):
         value = self.schedule(step)
@@ -306,7 +307,7 @@ class Optimizer:
                 raise value_error(f"grads[{i}]", f"a {p.dtype} array of shape {p.shape} as in params", shown(g))
         _check_apart(parameters, gradients)
         parameters, gradients = [p.reshape(-1) for p in parameters], [g.reshape(-1) for g in gradients]
-        scalars = self.table(1, np.result_type(*parameters))[1][0].tolist()
+        scalars = [float(values[0]) for values in self.table(1, np.result_type(*parameters))[1]]
         self.allocate(parameters)
         for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
             self.kernel(p, *(self.state[slot][i] for slot in self.slots), g, *scalars)
@@ -431,10 +432,10 @@ class RMSProp(Optimizer):
 
 
 def bias_correction(beta, t):
-    """1 - beta^t. Once beta^t is far below the last place of 1 the exponent stays: numpy is slow at powers that
-    underflow, and the difference is 1."""
+    """1 - beta^t for a number t, or ascending ones. Once beta^t is far below the last place of 1 the exponent stays: numpy is slow at
+    powers that underflow, and the difference is 1."""
     enough = 64 * math.log(2) / -math.log(beta) if beta > 0 else 1.0
-    return 1 - beta ** np.minimum(t, enough)
+    return 1 - beta ** (enough if np.ravel(t)[0] >= enough else np.minimum(t, enough))
 
 
 class Adam(Optimizer):

@@ -398,7 +398,7 @@ class Plan:
         ending = self._stages("parameters" if walk == "outer" else "nothing")
         used = np.concatenate([stages, ending])
         self._feed_update(feeds, steps)
-        feeds.add([self._runner.peak_limit], steps.limits, 1)
+        feeds.add([self._runner.peak_limit], steps.peak_limits)
         feeds.add(self._weight_slots, 1 / steps.rows)
         if steps.in_place:
             feeds.add(self._slots("x", used), addresses(steps.x, steps.starts))
@@ -429,9 +429,9 @@ class Plan:
         total = self._phases["total"]
         feeds.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
         updates = [*self._phases["update"], *self._phases["outer"]]
-        for column, name in enumerate(self._optimizer.kernel.scalars):
-            feeds.add([o.slot(name) for o in updates if name in o.kernel.scalars], steps.scalars, column)
-        feeds.add([self._phases["check"][0].slot("limit")], steps.limits, 0)
+        for name, values in zip(self._optimizer.kernel.scalars, steps.scalars, strict=True):
+            feeds.add([o.slot(name) for o in updates if name in o.kernel.scalars], values)
+        feeds.add([self._phases["check"][0].slot("limit")], steps.gradient_limits)
 
     @property
     def _weight_slots(self):
@@ -448,7 +448,7 @@ class Plan:
         return QuickStep(
             self._runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
             x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
-            weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.limits[:, 0]), counter=optimizer.counter,
+            weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
             capacity=self.capacity, x=x, y=y, labels=y.ndim == 1, threads=self.network.num_threads,
             work_of_row=6.0 * self.network.n_weights, thread_work=THREAD_WORK, kept=(self, steps, feeds),
         )  # fmt: skip
@@ -465,8 +465,8 @@ class Plan:
             else:
                 index = steps.order[start : start + rows]
                 self.set_minibatch(x=np.take(steps.x, index, axis=0), y=np.take(steps.y, index, axis=0))
-            self.set_scalars(self._phases["update"][0], steps.scalars[s].tolist())
-            self.set_scalars(self._phases["check"][0], [float(steps.limits[s, 0])])
+            self.set_scalars(self._phases["update"][0], [float(values[s]) for values in steps.scalars])
+            self.set_scalars(self._phases["check"][0], [float(steps.gradient_limits[s])])
             status = self._walk_in_python(stages)
             steps.totals[s] = self.buffers["total"][0]
             if status != DONE:

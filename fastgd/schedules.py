@@ -44,7 +44,7 @@ class constant(Schedule):
     learning_rate: "float"
 
     def __call__(self, step):
-        return self.learning_rate + 0.0 * np.asarray(step)
+        return np.broadcast_to(self.learning_rate, np.shape(step))[()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 @dataclasses.dataclass
 class Steps:
     """Training steps to run: step s takes rows[s] rows of x and y, those at order[starts[s]:], or with `in_place`
-    those from starts[s] on. `scalars` and `limits` (of the gradient, of the peak) have a row for each step, and the
-    losses go to `totals`. `ends` are steps after which the time is noted in `times`; `rates` are learning rates."""
+    those from starts[s] on. Each of `scalars`, `gradient_limits` and `peak_limits` has an element for each step, and
+    the losses go to `totals`. `ends` are steps after which the time is noted in `times`; `rates` are learning rates."""
 
     x: np.ndarray
     y: np.ndarray
@@ -18,8 +18,9 @@ class Steps:
     starts: np.ndarray
     order: np.ndarray | None
     rates: np.ndarray
-    scalars: np.ndarray
-    limits: np.ndarray
+    scalars: list
+    gradient_limits: np.ndarray
+    peak_limits: np.ndarray
     totals: np.ndarray
     ends: np.ndarray
     times: np.ndarray
@@ -30,10 +31,11 @@ class Steps:
         not overflow, nor do updates at a learning rate above 1; it is that where its factors are within the peak."""
         rows, starts = np.asarray(rows, np.int64), np.asarray(starts, np.int64)
         rates, scalars = optimizer.table(len(rows), plan.dtype)
-        gradient = float(np.finfo(plan.dtype).max) ** 0.5 / np.maximum(1.0, rates)
-        limits = np.stack([gradient, np.sqrt(gradient / rows)], axis=1)
+        largest = rates[0] if rates.strides == (0,) else rates
+        gradient = float(np.finfo(plan.dtype).max) ** 0.5 / np.maximum(1.0, largest)
+        limits = np.broadcast_to(gradient, len(rows)), np.sqrt(gradient / rows)
         ends = np.asarray(ends, np.int64)
-        return cls(x, y, rows, starts, order, rates, scalars, limits, np.zeros(len(rows)), ends, np.zeros(len(ends)))
+        return cls(x, y, rows, starts, order, rates, scalars, *limits, np.zeros(len(rows)), ends, np.zeros(len(ends)))
 
     @property
     def in_place(self):
@@ -44,23 +46,24 @@ class Steps:
 
 
 class Feeds:
-    """What the runner puts into slots of records before each step: a row of a table for every step."""
+    """What the runner puts into slots of records before each step."""
 
     def __init__(self):
-        self._rows, self._tables = [], []
+        self._rows, self._values = [], []
 
-    def add(self, slots, table, column=0):
-        """Feeds the slots at these addresses from a column of 8-byte numbers; a number that stays is put there now."""
-        values = table.reshape(len(table), -1)[:, column].view(np.int64)
-        if (values == values[0]).all():
+    def add(self, slots, values):
+        """Feeds the slots at these addresses from an array of 8-byte numbers, one for each step; a number that stays is
+        put there now."""
+        bits = values[:1].view(np.int64)[0]
+        if values.strides == (0,) or (values.view(np.int64) == bits).all():
             for slot in slots:
-                ctypes.c_int64.from_address(slot).value = int(values[0])
+                ctypes.c_int64.from_address(slot).value = int(bits)
             return
-        self._tables.append(table)  # kept alive
-        self._rows += [(slot, table.ctypes.data + 8 * column, table.strides[0] // 8) for slot in slots]
+        self._values.append(values)  # kept alive
+        self._rows += [(slot, values.ctypes.data) for slot in slots]
 
     def table(self):
-        return np.array(self._rows, np.int64).reshape(-1, 3)
+        return np.array(self._rows, np.int64).reshape(-1, 2)
 
 
 def addresses(array, rows):

@@ -6,7 +6,7 @@ contract's arrays, then the names of their dimensions in order of appearance, th
 Record fields of the same shape share one struct. Hyper-parameters arrive as double and are rounded to `real` once.
 """
 from libc.stdint cimport int64_t, uintptr_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 cdef extern from "simd.h" nogil:
     ctypedef double real
@@ -15,14 +15,14 @@ cdef extern from "simd.h" nogil:
     ctypedef int64_t bits
     const bits MAGNITUDE
     ctypedef void inlined
-    enum: LANES, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, PART
-    enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, LISTED, SUM_PARTS, GEMV_VECTORS
+    enum: LANES, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, BLOCKS, PART
+    enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, LISTED, SUM_PARTS, GEMV_VECTORS, OUTER_VECTORS
     enum: DOT_ROWS, DOT_PARTS, DOT_VECTORS
     real *packed_a
     void assume(bint condition)
     void prefetch(const void *address)
     void transpose_block(real *to, int64_t ld_to, const real *source, int64_t ld_source)
-    void sum_parts(real *c, const real *parts)
+    void sum_parts(real *c, const vec *sums)
     const double NAN
     real sqrt(real x)
     real fabs(real x)

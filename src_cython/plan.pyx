@@ -62,8 +62,8 @@ cdef packed struct Stage:
     int64_t closing, end            # operations of the last to arrive
     int64_t flags
 
-cdef packed struct Feed:            # before step s, *slot = table[s * stride]; addresses
-    int64_t slot, table, stride
+cdef packed struct Feed:            # before step s, *slot = values[s]; addresses
+    int64_t slot, values
 
 cdef struct Engine:
     Operation *operations
@@ -85,6 +85,7 @@ cdef struct Engine:
     int64_t n_marks
     double deadline
     int64_t steps_between_looks     # at the clock
+    int64_t next_look               # step before which it is
     int64_t status
 
 
@@ -167,7 +168,7 @@ cdef void begin_step(Engine *e) noexcept nogil:
     """Puts the values of this step in their places."""
     cdef int64_t i
     for i in range(e.n_feeds):
-        (<int64_t *>e.feeds[i].slot)[0] = (<const int64_t *>e.feeds[i].table)[e.step * e.feeds[i].stride]
+        (<int64_t *>e.feeds[i].slot)[0] = (<const int64_t *>e.feeds[i].values)[e.step]
     if e.rows_of_step != NULL:
         set_rows(e, e.rows_of_step[e.step])
 
@@ -183,9 +184,11 @@ cdef void end_step(Engine *e) noexcept nogil:
         e.n_marks -= 1
     if e.step == e.end:
         return
-    if e.deadline > 0 and e.step % e.steps_between_looks == 0 and seconds_now() > e.deadline:
-        e.status = OUT_OF_TIME
-        return
+    if e.step == e.next_look:
+        e.next_look += e.steps_between_looks
+        if seconds_now() > e.deadline:
+            e.status = OUT_OF_TIME
+            return
     begin_step(e)
 
 
@@ -283,8 +286,9 @@ cdef class Runner:
         e.step, e.end, e.status = first, end, DONE
         if first >= end:
             return
+        e.next_look = first + e.steps_between_looks if seconds > 0 else -1
         with nogil:
-            e.deadline = seconds_now() + seconds if seconds > 0 else 0
+            e.deadline = seconds_now() + seconds
             if e.rows_of_step == NULL:
                 set_rows(e, rows)
             begin_step(e)
@@ -410,7 +414,7 @@ cdef class QuickStep:
         e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
         if e.n_feeds:
             e.feeds = <const Feed *>&self.feeds[0, 0]
-        e.rows_of_step, e.n_marks, e.counter, e.deadline = NULL, 0, &self.counter[0], 0
+        e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
         e.step, e.end, e.status = self.next, self.next + 1, DONE
         self.turn.taken = True
         set_rows(e, rows)

@@ -41,6 +41,7 @@ enum {
     TILE_GROUPS = (MR + 2) / 3,
     PANEL = KC * NR,
     LISTED = 256,                 /* rows of a batch of one that are not 0, listed at a time */
+    OUTER_VECTORS = 2,            /* of a row of an outer product */
     DOT_ROWS = 4,                 /* dot products worked on together, each in DOT_PARTS sums: 64 bytes of them */
     DOT_PARTS = 64 / sizeof(real),
     DOT_VECTORS = 64 / VECTOR_BYTES,
@@ -75,7 +76,8 @@ typedef uint64_t unsigned_bits;
 
 /* A block of BLOCK x BLOCK transposed in registers: 16-byte vectors, which every instruction set shuffles well. */
 typedef real block __attribute__((vector_size(16), aligned(sizeof(real)), may_alias));
-enum { BLOCK = 16 / sizeof(real) };
+/* BLOCKS hold any part of a vector that is not whole. */
+enum { BLOCK = 16 / sizeof(real), BLOCKS = VECTOR_BYTES / 16 };
 
 static inline void transpose_block(real *to, int64_t ld_to, const real *from, int64_t ld_from)
 {
@@ -98,17 +100,38 @@ static inline void transpose_block(real *to, int64_t ld_to, const real *from, in
 #undef TO
 }
 
-/* The sum of the parts of each of DOT_ROWS dot products, by halves. */
-static inline void sum_parts(real *c, const real *parts)
+/* 64 bytes of vectors to 16: the sum of the second half and the first, and the same again. */
+static inline __attribute__((always_inline)) block folded(const vec *v)
 {
-    real blocks[BLOCK * BLOCK];
+#if VECTOR_BYTES == 16
+    return (v[0] + v[2]) + (v[1] + v[3]);
+#else
+    typedef real half __attribute__((vector_size(32), aligned(sizeof(real)), may_alias));
+#if VECTOR_BYTES == 32
+    half h = v[0] + v[1];
+#elif REAL_BYTES == 4
+    half h = __builtin_shufflevector(v[0], v[0], 0, 1, 2, 3, 4, 5, 6, 7)
+           + __builtin_shufflevector(v[0], v[0], 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    half h = __builtin_shufflevector(v[0], v[0], 0, 1, 2, 3) + __builtin_shufflevector(v[0], v[0], 4, 5, 6, 7);
+#endif
+#if REAL_BYTES == 4
+    return __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+#else
+    return __builtin_shufflevector(h, h, 0, 1) + __builtin_shufflevector(h, h, 2, 3);
+#endif
+#endif
+}
+
+/* The sum of the DOT_PARTS parts of each of DOT_ROWS dot products. */
+static inline __attribute__((always_inline)) void sum_parts(real *c, const vec *sums)
+{
+    block blocks[DOT_ROWS];
+    for (int i = 0; i < DOT_ROWS; i++)
+        blocks[i] = folded(sums + i * DOT_VECTORS);
     for (int i = 0; i < DOT_ROWS; i += BLOCK) {
-        for (int j = 0; j < BLOCK; j++) {
-            const block *b = (const block *)(parts + (i + j) * DOT_PARTS);
-            *(block *)(blocks + j * BLOCK) = (b[0] + b[2]) + (b[1] + b[3]);
-        }
-        transpose_block(blocks, BLOCK, blocks, BLOCK);
-        const block *t = (const block *)blocks;
+        block t[BLOCK];
+        transpose_block((real *)t, BLOCK, (const real *)(blocks + i), BLOCK);
 #if REAL_BYTES == 4
         *(block *)(c + i) = (t[0] + t[2]) + (t[1] + t[3]);
 #else

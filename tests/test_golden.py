@@ -74,7 +74,7 @@ def test_optimizer(name, backend, dtype):
     path = GOLDEN[f"optimizer.{name}.path"]
     for t, (g, expected) in enumerate(zip(GOLDEN["optimizer.gradients"], path, strict=True), 1):
         state = [optimizer.state[slot][0] for slot in optimizer.slots]
-        step(p, *state, g.astype(dtype), *optimizer.table(1, dtype)[1][0])
+        step(p, *state, g.astype(dtype), *(values[0] for values in optimizer.table(1, dtype)[1]))
         optimizer.steps = t
         close(p, expected, dtype, slack=t)
 
