@@ -82,22 +82,60 @@ cdef void huber_loss(const void *args, int64_t begin, int64_t end) noexcept nogi
 register("huber_loss", huber_loss, sizeof(RowLossParameter))
 
 
+cdef inline void softmax_columns(real *p, real *total, real *top, const real *z, int64_t rows,
+                                 int64_t k) noexcept nogil:
+    """`softmax` of rows shorter than ROW_PARTS: a vector holds a column of several rows. The same bits."""
+    cdef real t[ROW_PARTS * SOFTMAX_ROWS]
+    cdef real largest[SOFTMAX_ROWS]
+    cdef real sums[SOFTMAX_ROWS]
+    cdef real *column
+    cdef int64_t i, j
+    for i in range(rows):
+        for j in range(k):
+            t[j * SOFTMAX_ROWS + i] = z[i * k + j]
+        largest[i] = z[i * k]
+        sums[i] = 0
+    for j in range(1, k):
+        column = t + j * SOFTMAX_ROWS
+        for i in range(rows):
+            largest[i] = column[i] if column[i] > largest[i] else largest[i]
+    for j in range(k):
+        column = t + j * SOFTMAX_ROWS
+        for i in range(rows):
+            column[i] = exp(column[i] - largest[i])
+            sums[i] += column[i]
+    for i in range(rows):
+        top[i] = largest[i]
+        total[i] = sums[i]
+        sums[i] = 1 / sums[i]
+    for j in range(k):
+        column = t + j * SOFTMAX_ROWS
+        for i in range(rows):
+            column[i] *= sums[i]
+    for i in range(rows):
+        for j in range(k):
+            p[i * k + j] = t[j * SOFTMAX_ROWS + i]
+
+
 cdef inline void softmax(real *p, real *log_total, real *top, const real *z, int64_t rows, int64_t k) noexcept nogil:
     """For each row: p <- softmax(z), top <- max z, log_total <- log of the sum of exp(z - top). A NaN in z stays one.
     The exponentials of all rows are one loop, and so are the logarithms: a row may be short for a vector."""
     cdef real inverse
     cdef int64_t i, j
-    for i in range(rows):
-        top[i] = largest_of(z + i * k, k)
-        for j in range(i * k, (i + 1) * k):
-            p[j] = z[j] - top[i]
-    for j in range(rows * k):
-        p[j] = exp(p[j])
-    for i in range(rows):
-        log_total[i] = sum_of(p + i * k, k)
-        inverse = 1 / log_total[i]
-        for j in range(i * k, (i + 1) * k):
-            p[j] *= inverse
+    if k < ROW_PARTS and rows >= LANES:
+        softmax_columns(p, log_total, top, z, rows, k)
+    else:
+        for i in range(rows):
+            top[i] = largest_of(z + i * k, k)
+            for j in range(i * k, (i + 1) * k):
+                p[j] = z[j] - top[i]
+        for j in range(rows * k):
+            p[j] = exp(p[j])
+        for i in range(rows):
+            log_total[i] = sum_of(p + i * k, k)
+            inverse = 1 / log_total[i]
+            for j in range(i * k, (i + 1) * k):
+                p[j] *= inverse
     for i in range(rows):
         log_total[i] = log(log_total[i])
 

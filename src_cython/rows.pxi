@@ -1,19 +1,22 @@
 # What rows of numbers, or one, are reduced to. The partial results of one row are always 16, whatever the width of a
-# vector: the bits are the same on every instruction set.
+# vector: the bits are the same on every instruction set. A shorter row is summed in its order.
+
+cdef enum:
+    ROW_PARTS = 16
 
 cdef inline real sum_of(const real *x, int64_t n) noexcept nogil:
     """x[0] + ... + x[n - 1]."""
-    cdef real part[16]
+    cdef real part[ROW_PARTS]
     cdef real total = 0
     cdef int64_t j = 0
     cdef int i
-    if n >= 16:
-        for i in range(16):
+    if n >= ROW_PARTS:
+        for i in range(ROW_PARTS):
             part[i] = 0
-        while j + 16 <= n:
-            for i in range(16):
+        while j + ROW_PARTS <= n:
+            for i in range(ROW_PARTS):
                 part[i] += x[j + i]
-            j += 16
+            j += ROW_PARTS
         for i in range(8):
             part[i] += part[i + 8]
         for i in range(4):
@@ -27,18 +30,18 @@ cdef inline real sum_of(const real *x, int64_t n) noexcept nogil:
 
 cdef inline real largest_of(const real *x, int64_t n) noexcept nogil:
     """The largest of x; NaN only if x[0] is."""
-    cdef real part[16]
+    cdef real part[ROW_PARTS]
     cdef real top = x[0]
     cdef int64_t j = 0
     cdef int i
-    if n >= 16:
-        for i in range(16):
+    if n >= ROW_PARTS:
+        for i in range(ROW_PARTS):
             part[i] = x[i]
-        while j + 16 <= n:
-            for i in range(16):
+        while j + ROW_PARTS <= n:
+            for i in range(ROW_PARTS):
                 part[i] = x[j + i] if x[j + i] > part[i] else part[i]
-            j += 16
-        for i in range(16):
+            j += ROW_PARTS
+        for i in range(ROW_PARTS):
             top = part[i] if part[i] > top else top
     while j < n:
         top = x[j] if x[j] > top else top
