@@ -1,8 +1,8 @@
 """Activation functions: forward and backward kernels, and the table by name.
 
-Forward is `y <- f(x)`; y may be x. Backward multiplies a gradient by the derivative, in place: `dy <- dy f'`, told by
-what the activation keeps: its output y, where the derivative follows from it (forward then works in place), else its
-input x.
+Forward is `y <- f(x)`. Backward multiplies a gradient by the derivative, in place: `dy <- dy f'`, told by what the
+activation keeps: its output y, where the derivative follows from it (forward then works in place), else its slope,
+which forward leaves in the place of x.
 """
 
 import dataclasses
@@ -203,75 +203,54 @@ def softplus_backward(dy, y):
 
 
 @kernel
-def gelu_forward(y: Out("rows", "n"), x: In("rows", "n")):
-    """y <- x Phi(x), Phi the normal distribution function: the exact form. Hendrycks & Gimpel 2016,
-    arXiv:1606.08415."""
-    np.copyto(y, x * ((1 + erf(x * SQRT_HALF)) / 2))
+def gelu_forward(y: Out("rows", "n"), x: InOut("rows", "n")):
+    """y <- x Phi(x), x <- Phi(x) + x phi(x), Phi the normal distribution function, phi its density: the exact form.
+    Hendrycks & Gimpel 2016, arXiv:1606.08415."""
+    below = (1 + erf(x * SQRT_HALF)) / 2
+    np.multiply(x, below, out=y)
+    x *= INV_SQRT_2PI * np.exp(-x * x / 2)
+    x += below
 
 
 @gelu_forward.loop
 def gelu_forward(y, x):
-    root = x.dtype.type(SQRT_HALF)
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            v = x[i, j]
-            y[i, j] = v * ((1 + math.erf(v * root)) / 2)
-
-
-@kernel
-def gelu_backward(dy: InOut("rows", "n"), x: In("rows", "n")):
-    """dy <- dy (Phi(x) + x phi(x)), phi the normal density."""
-    dy *= (1 + erf(x * SQRT_HALF)) / 2 + x * INV_SQRT_2PI * np.exp(-x * x / 2)
-
-
-@gelu_backward.loop
-def gelu_backward(dy, x):
     root, density = x.dtype.type(SQRT_HALF), x.dtype.type(INV_SQRT_2PI)
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             v = x[i, j]
-            dy[i, j] *= (1 + math.erf(v * root)) / 2 + v * density * math.exp(-v * v / 2)
+            below = (1 + math.erf(v * root)) / 2
+            y[i, j] = v * below
+            x[i, j] = below + v * density * math.exp(-v * v / 2)
 
 
 @kernel
-def gelu_tanh_forward(y: Out("rows", "n"), x: In("rows", "n")):
-    """y <- x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: the tanh form of gelu. Hendrycks & Gimpel 2016,
-    arXiv:1606.08415."""
-    np.copyto(y, x * ((1 + np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x))) / 2))
+def gelu_tanh_forward(y: Out("rows", "n"), x: InOut("rows", "n")):
+    """y <- x (1 + t) / 2, t = tanh(sqrt(2 / pi) (x + 0.044715 x^3)): the tanh form of gelu. Hendrycks & Gimpel 2016,
+    arXiv:1606.08415. x <- (1 + t + x (1 - t^2) sqrt(2 / pi) (1 + 3 * 0.044715 x^2)) / 2, which is 0 or 1 beyond
+    |x| = 100, where the powers of x would overflow."""
+    v = np.clip(x, -GELU_FLAT, GELU_FLAT)
+    t = np.tanh(SQRT_2_OVER_PI * (v + GELU_CUBIC * v * v * v))
+    np.multiply(x, (1 + t) / 2, out=y)
+    np.copyto(x, (1 + t + v * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * v * v)) / 2)
 
 
 @gelu_tanh_forward.loop
 def gelu_tanh_forward(y, x):
-    scale, cubic = x.dtype.type(SQRT_2_OVER_PI), x.dtype.type(GELU_CUBIC)
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            v = x[i, j]
-            y[i, j] = v * ((1 + math.tanh(scale * (v + cubic * v * v * v))) / 2)
-
-
-@kernel
-def gelu_tanh_backward(dy: InOut("rows", "n"), x: In("rows", "n")):
-    """dy <- dy (1 + t + x (1 - t^2) sqrt(2 / pi) (1 + 3 * 0.044715 x^2)) / 2, t the tanh of the forward pass. It is 0
-    or dy beyond |x| = 100, where the powers of x would overflow."""
-    x = np.clip(x, -GELU_FLAT, GELU_FLAT)
-    t = np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x))
-    dy *= (1 + t + x * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x * x)) / 2
-
-
-@gelu_tanh_backward.loop
-def gelu_tanh_backward(dy, x):
     scale, cubic, flat = x.dtype.type(SQRT_2_OVER_PI), x.dtype.type(GELU_CUBIC), x.dtype.type(GELU_FLAT)
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             v = min(max(x[i, j], -flat), flat)
             t = math.tanh(scale * (v + cubic * v * v * v))
-            dy[i, j] *= (1 + t + v * (1 - t * t) * scale * (1 + 3 * cubic * v * v)) / 2
+            y[i, j] = x[i, j] * ((1 + t) / 2)
+            x[i, j] = (1 + t + v * (1 - t * t) * scale * (1 + 3 * cubic * v * v)) / 2
 
 
 @kernel
-def silu_forward(y: Out("rows", "n"), x: In("rows", "n")):
-    """y <- x sigmoid(x), also called swish. Elfwing et al. 2018, arXiv:1702.03118."""
-    np.copyto(y, x * sigmoid_of(x))
+def silu_forward(y: Out("rows", "n"), x: InOut("rows", "n")):
+    """y <- x s, x <- s (1 + x (1 - s)), s = sigmoid(x); also called swish. Elfwing et al. 2018, arXiv:1702.03118."""
+    s = sigmoid_of(x)
+    np.multiply(x, s, out=y)
+    np.copyto(x, s * (1 + x * (1 - s)))
 
 
 @silu_forward.loop
@@ -280,30 +259,28 @@ def silu_forward(y, x):
         for j in range(x.shape[1]):
             v = x[i, j]
             e = math.exp(-abs(v))
-            y[i, j] = v / (1 + e) if v >= 0 else v * e / (1 + e)
+            s = 1 / (1 + e) if v >= 0 else e / (1 + e)
+            y[i, j] = v * s
+            x[i, j] = s * (1 + v * (1 - s))
 
 
 @kernel
-def silu_backward(dy: InOut("rows", "n"), x: In("rows", "n")):
-    """dy <- dy s (1 + x (1 - s)), s = sigmoid(x)."""
-    s = sigmoid_of(x)
-    dy *= s * (1 + x * (1 - s))
+def slope_backward(dy: InOut("rows", "n"), slope: In("rows", "n")):
+    """dy <- dy slope."""
+    dy *= slope
 
 
-@silu_backward.loop
-def silu_backward(dy, x):
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            v = x[i, j]
-            e = math.exp(-abs(v))
-            s = 1 / (1 + e) if v >= 0 else e / (1 + e)
-            dy[i, j] *= s * (1 + v * (1 - s))
+@slope_backward.loop
+def slope_backward(dy, slope):
+    for i in range(dy.shape[0]):
+        for j in range(dy.shape[1]):
+            dy[i, j] *= slope[i, j]
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=True)
 class Activation(Choice):
-    """An activation function. `keeps` says what its backward kernel reads: "output" or "input". The identity has no
-    kernels. Its parameters are the scalars of both kernels, in order."""
+    """An activation function. `keeps` says what its backward kernel reads: "output" or "slope". The identity has no
+    kernels. Its parameters are the scalars of its kernels, in order."""
 
     forward: Kernel | None
     backward: Kernel | None
@@ -322,8 +299,8 @@ elu = Activation("elu", elu_forward, elu_backward, parameters={"alpha": 1.0}, ra
 tanh = Activation("tanh", tanh_forward, tanh_backward)
 sigmoid = Activation("sigmoid", sigmoid_forward, sigmoid_backward)
 softplus = Activation("softplus", softplus_forward, softplus_backward)
-gelu = Activation("gelu", gelu_forward, gelu_backward, "input")
-gelu_tanh = Activation("gelu_tanh", gelu_tanh_forward, gelu_tanh_backward, "input")
-silu = Activation("silu", silu_forward, silu_backward, "input")
+gelu = Activation("gelu", gelu_forward, slope_backward, "slope")
+gelu_tanh = Activation("gelu_tanh", gelu_tanh_forward, slope_backward, "slope")
+silu = Activation("silu", silu_forward, slope_backward, "slope")
 
 ACTIVATIONS = {a.name: a for a in (identity, relu, leaky_relu, elu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu)}

@@ -118,8 +118,10 @@ class Dense:
         """Writes the backward pass down: dy is consumed; dx is written unless it is None."""
         act = self.activation
         if act.backward is not None:
-            kept = f"a{i}" if act.keeps == "output" else f"z{i}"
-            plan.add("backward", act.backward, dy, kept, *act.parameters.values())
+            if act.keeps == "output":
+                plan.add("backward", act.backward, dy, f"a{i}", *act.parameters.values())
+            else:
+                plan.add("backward", act.backward, dy, f"z{i}")
         if dx is not None:
             plan.add("backward", dense_backward_input, dx, dy, f"w{i}")
         plan.add("parameters", dense_backward_weights, f"dw{i}", x, dy)

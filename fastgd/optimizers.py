@@ -432,8 +432,8 @@ class RMSProp(Optimizer):
 
 
 def bias_correction(beta, t):
-    """1 - beta^t for a number t, or ascending ones. Once beta^t is far below the last place of 1 the exponent stays: numpy is slow at
-    powers that underflow, and the difference is 1."""
+    """1 - beta^t for a number t, or ascending ones. Once beta^t is far below the last place of 1 the exponent stays:
+    numpy is slow at powers that underflow, and the difference is 1."""
     enough = 64 * math.log(2) / -math.log(beta) if beta > 0 else 1.0
     return 1 - beta ** (enough if np.ravel(t)[0] >= enough else np.minimum(t, enough))
 

@@ -5,6 +5,11 @@ cdef struct Elementwise:                # (y, x) forward; (dy, kept) backward, i
     const real *x
     int64_t rows, n
 
+cdef struct ElementwiseSlope:           # (y, x) forward, which leaves the derivative in x
+    real *y
+    real *x
+    int64_t rows, n
+
 cdef struct ElementwiseParameter:       # the same with one parameter of the activation
     real *y
     const real *x
@@ -130,68 +135,50 @@ register("softplus_backward", softplus_backward, sizeof(Elementwise))
 
 
 cdef void gelu_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const Elementwise *a = <const Elementwise *>args
-    cdef real density
+    cdef const ElementwiseSlope *a = <const ElementwiseSlope *>args
+    cdef real x, below, density
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
-        a.y[i] = a.x[i] * normal_cdf(a.x[i], &density)
+        x = a.x[i]
+        below = normal_cdf(x, &density)
+        a.y[i] = x * below
+        a.x[i] = below + x * density
 
-register("gelu_forward", gelu_forward, sizeof(Elementwise))
-
-
-cdef void gelu_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const Elementwise *a = <const Elementwise *>args
-    cdef real density, below
-    cdef int64_t i
-    for i in range(begin * a.n, end * a.n):
-        below = normal_cdf(a.x[i], &density)
-        a.y[i] *= below + a.x[i] * density
-
-register("gelu_backward", gelu_backward, sizeof(Elementwise))
-
-
-cdef inline real gelu_tanh_inner(real x) noexcept nogil:
-    return tanh(<real>0.7978845608028653559 * (x + <real>0.044715 * x * x * x))
+register("gelu_forward", gelu_forward, sizeof(ElementwiseSlope))
 
 
 cdef void gelu_tanh_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const Elementwise *a = <const Elementwise *>args
-    cdef int64_t i
-    for i in range(begin * a.n, end * a.n):
-        a.y[i] = a.x[i] * ((1 + gelu_tanh_inner(a.x[i])) / 2)
-
-register("gelu_tanh_forward", gelu_tanh_forward, sizeof(Elementwise))
-
-
-cdef void gelu_tanh_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const Elementwise *a = <const Elementwise *>args
+    cdef const ElementwiseSlope *a = <const ElementwiseSlope *>args
     cdef real x, t, slope
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
         x = a.x[i]
         x = 100 if x > 100 else -100 if x < -100 else x     # the powers of x would overflow; NaN stays
-        t = gelu_tanh_inner(x)
+        t = tanh(<real>0.7978845608028653559 * (x + <real>0.044715 * x * x * x))
         slope = <real>0.7978845608028653559 * (1 + 3 * <real>0.044715 * x * x)
-        a.y[i] *= (1 + t + x * (1 - t * t) * slope) / 2
+        a.y[i] = a.x[i] * ((1 + t) / 2)
+        a.x[i] = (1 + t + x * (1 - t * t) * slope) / 2
 
-register("gelu_tanh_backward", gelu_tanh_backward, sizeof(Elementwise))
+register("gelu_tanh_forward", gelu_tanh_forward, sizeof(ElementwiseSlope))
 
 
 cdef void silu_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const ElementwiseSlope *a = <const ElementwiseSlope *>args
+    cdef real x, s
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        x = a.x[i]
+        s = sigmoid(x)
+        a.y[i] = x * s
+        a.x[i] = s * (1 + x * (1 - s))
+
+register("silu_forward", silu_forward, sizeof(ElementwiseSlope))
+
+
+cdef void slope_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const Elementwise *a = <const Elementwise *>args
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
-        a.y[i] = a.x[i] * sigmoid(a.x[i])
+        a.y[i] *= a.x[i]
 
-register("silu_forward", silu_forward, sizeof(Elementwise))
-
-
-cdef void silu_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const Elementwise *a = <const Elementwise *>args
-    cdef real s
-    cdef int64_t i
-    for i in range(begin * a.n, end * a.n):
-        s = sigmoid(a.x[i])
-        a.y[i] *= s * (1 + a.x[i] * (1 - s))
-
-register("silu_backward", silu_backward, sizeof(Elementwise))
+register("slope_backward", slope_backward, sizeof(Elementwise))
