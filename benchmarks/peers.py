@@ -10,7 +10,8 @@ fastgd's `fit` and the JAX loop run many steps a call, the others are called onc
 their minibatches cut beforehand; fastgd shuffles and gathers them in the time that is measured.
 
 limit: floating-point operations / rate of fused multiply-adds + bytes of parameters and optimizer state / bandwidth
-of an update of that size, both measured by fastgd's kernels in the same rounds.
+of an update of that size, both measured by fastgd's kernels in the same rounds. "best peer / limit" is the ratio to the
+best peer that a trainer at the limit would have. Below the table: the rates of bare matrix products.
 
 Over 400 lines: nine peers, their processes, the table and the picture, which nothing else needs.
 """
@@ -40,6 +41,7 @@ CELLS = {
     "gelu_b128": ((784, 512, 512, 10), 128, "gelu", "AdamW"),
     "large_b512": ((1024, 2048, 2048, 1024), 512, "relu", "Adam"),
 }
+PRODUCTS = ((256, 256, 256), (128, 512, 784))  # rows, n_out, n_in
 REGRESSION = ("tiny_b1", "small_b1_sgd")
 RATE = 1e-4
 CHECKED_STEPS = 10
@@ -242,7 +244,7 @@ OWN = ("fastgd fit", "fastgd step", "fastgd numba", "numpy")
 
 def serve(peer, threads):
     """Commands: "cell NAME" answers with the losses, or null; "run SECONDS" with microseconds a step; "machine N" with
-    the rate of multiply-adds (GFLOP/s) and the bandwidth (GB/s) of an update that touches N floats."""
+    what `machine` tells."""
     if peer.startswith("torch"):
         import torch
 
@@ -272,28 +274,36 @@ def serve(peer, threads):
 
 
 def machine(n):
-    """Rate of fused multiply-adds (GFLOP/s), and bandwidth (GB/s) of an update that touches n floats, or 8192 if they
-    are fewer: what is called at once costs nothing there."""
+    """Rate of fused multiply-adds (GFLOP/s), bandwidth (GB/s) of an update that touches n floats, or 8192 if they are
+    fewer (what is called at once costs nothing there), and rates of the bare PRODUCTS (GFLOP/s)."""
     import importlib
-
-    from fastgd._plan import call_kernel
 
     import fastgd
 
     compiled = importlib.import_module(f"fastgd._kernels_{fastgd.kernel.variant()}_float32")
     start = time.perf_counter()
     operations = compiled.fused_multiply_adds(400_000)
-    rate = operations / (time.perf_counter() - start) / 1e9
+    rates = [operations / (time.perf_counter() - start) / 1e9]
     half = max(n, 8192) // 2
-    kernel, arguments = fastgd.kernels.sgd_step, (np.zeros(half, np.float32), np.zeros(half, np.float32), 0.1, 0.0)
+    update = (np.zeros(half, np.float32), np.zeros(half, np.float32), 0.1, 0.0)
+    rates.append(12 * half / seconds_of(fastgd.kernels.sgd_step, update, max(1, int(1e7 / half))) / 1e9)
+    for rows, n_out, n_in in PRODUCTS:
+        arrays = [np.ones(shape, np.float32) for shape in ((rows, n_out), (rows, n_in), (n_in, n_out), n_out)]
+        rates.append(2 * rows * n_out * n_in / seconds_of(fastgd.kernels.dense_forward, arrays, 20) / 1e9)
+    return rates
+
+
+def seconds_of(kernel, arguments, repeats):
+    """Seconds a call of a Cython body."""
+    from fastgd._plan import call_kernel
+
     dtype, sizes = kernel.check(arguments)
-    record, address = kernel.record(arguments, sizes), kernel.address("cython", dtype)
-    repeats = max(1, int(1e7 / half))
-    call_kernel(address, record.ctypes.data, 0, half)
+    record, address, end = kernel.record(arguments, sizes), kernel.address("cython", dtype), sizes[kernel.range_dim]
+    call_kernel(address, record.ctypes.data, 0, end)
     start = time.perf_counter()
     for _ in range(repeats):
-        call_kernel(address, record.ctypes.data, 0, half)
-    return rate, repeats * 12 * half / (time.perf_counter() - start) / 1e9
+        call_kernel(address, record.ctypes.data, 0, end)
+    return (time.perf_counter() - start) / repeats
 
 
 class Process:
@@ -325,7 +335,7 @@ class Process:
 
 
 def compare(name, processes, rounds, seconds):
-    """Medians for a cell: microseconds of each peer, rate and bandwidth."""
+    """Medians for a cell: microseconds of each peer, rates and bandwidth."""
     task = Task(name)
     weights = sum(w.size for w in task.weights)
     parameters = weights + sum(task.sizes[1:])
@@ -342,13 +352,14 @@ def compare(name, processes, rounds, seconds):
         machines.append(processes["fastgd fit"].ask("machine", (2 + slots) * parameters))
         for peer, process in ready.items():
             samples[peer].append(process.ask("run", seconds))
-    rate, bandwidth = np.median(machines, axis=0)
+    rate, bandwidth, *products = np.median(machines, axis=0)
     flops = 6 * task.batch * weights - 2 * task.batch * task.sizes[0] * task.sizes[1]
     traffic = 4 * parameters * (2 + 2 * slots)
     return {
         "microseconds": {peer: float(np.median(s)) for peer, s in samples.items()},
         "gflops": float(rate),
         "gigabytes_per_second": float(bandwidth),
+        "products_gflops": [float(product) for product in products],
         "limit": float(flops / rate / 1e3 + traffic / bandwidth / 1e3),
     }
 
@@ -364,17 +375,21 @@ def summary(result):
 
 def print_table(results):
     peers = list(PEERS)
-    print("| cell | " + " | ".join(peers) + " | best peer / fastgd fit | GFLOP/s | GB/s | limit / measured |")
-    print("|---|" + "---|" * (len(peers) + 4))
+    own = ("best peer / fastgd fit", "best peer / limit", "GFLOP/s", "GB/s", "limit / fastgd fit")
+    print(f"| {' | '.join(('cell', *peers, *own))} |")
+    print("|---|" + "---|" * (len(peers) + len(own)))
     for name, result in results.items():
         us, (best, ratio, share) = result["microseconds"], summary(result)
         figures = " | ".join(f"{us[p]:.3g}" if p in us else "-" for p in peers)
         machine_figures = f"{result['gflops']:.0f} | {result['gigabytes_per_second']:.0f} | {share:.2f}"
-        print(f"| {name} | {figures} | {ratio:.2f} ({best}) | {machine_figures} |")
+        print(f"| {name} | {figures} | {ratio:.2f} ({best}) | {ratio / share:.2f} | {machine_figures} |")
     eager = [r["microseconds"]["torch eager"] / r["microseconds"]["fastgd fit"] for r in results.values()
              if "torch eager" in r["microseconds"]]  # fmt: skip
     if eager:
         print(f"\ntorch eager / fastgd fit, geometric mean: {np.exp(np.mean(np.log(eager))):.1f}")
+    shares = np.median([np.array(r["products_gflops"]) / r["gflops"] for r in results.values()], axis=0)
+    named = [f"{'x'.join(map(str, sizes))} {share:.2f}" for sizes, share in zip(PRODUCTS, shares, strict=True)]
+    print(f"\nbare products / fused multiply-adds: {', '.join(named)}")
 
 
 def plot(results, path, threads):
