@@ -108,6 +108,12 @@ def _add_product(c, a, b):
 
     def product(c, a, b):
         m, n, k = c.shape[0], c.shape[1], b.shape[0]
+        if m == 1 or k == 1:
+            for i in range(m):
+                for p in range(k):
+                    for j in range(n):
+                        c[i, j] += a[i, p] * b[p, j]
+            return
         zero = c.dtype.type(0)
         panel = np.empty((PANEL_ROWS, lanes), c.dtype)
         part = np.zeros((TILE_ROWS, lanes), c.dtype)  # of c, where the columns that are left fill no vector
