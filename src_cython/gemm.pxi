@@ -14,33 +14,48 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     const real *a
     const real *b                   # rows of contiguous elements, readable to a whole vector
     const real *b_end               # the last rows of b, copied, where a whole vector would reach beyond its memory
+    bint fetch_b, fetch_c           # whether a whole tile fetches the following panel, and c, from far away
+    const real *ahead               # the former with every `every` terms: [ahead, ahead + ahead_width], ahead_step from
+    int64_t every, ahead_step, ahead_width                    # the one before
     int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from MR rows of a to the next
 
 
-cdef inline inlined tile(const Product *t, const int rows, const int vectors) noexcept nogil:
-    """c (rows, vectors LANES) <- init + a (rows, k) b (k, vectors LANES), k > 0. Inlined with constant rows and
-    vectors, so that the sums are registers."""
+cdef inline inlined tile(const Product *t, const int rows, const int vectors, const bint fetching) noexcept nogil:
+    """c (rows, vectors LANES) <- init + a (rows, k) b (k, vectors LANES), k > 0. Inlined with constants, so that the
+    sums are registers."""
     cdef vec sums[TILE_VECTORS]
     cdef vec b[VECTORS]
     cdef const real *at[TILE_GROUPS]        # of every third row: what lies between is reached from there
     cdef const real *bt = t.b
-    cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, p
+    cdef const real *ahead = t.ahead
+    cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, terms = k, p
     cdef int i, j
-    assume(k > 0)
     for i in range(rows):
         for j in range(vectors):
+            if fetching and t.fetch_c:
+                prefetch_to_write(t.c + i * t.ldc + j * LANES)
             sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0]
     for i in range(0, rows, 3):
         at[i // 3] = t.a + i * a_row
-    for p in range(k):
-        for j in range(vectors):
-            b[j] = (<vec *>(bt + j * LANES))[0]
-        for i in range(rows):
+    while True:
+        if fetching and t.fetch_b:
+            prefetch(ahead)
+            prefetch(ahead + t.ahead_width)
+            ahead += t.ahead_step
+            terms = min(k, t.every)
+        assume(terms > 0)
+        for p in range(terms):
             for j in range(vectors):
-                sums[i * vectors + j] = sums[i * vectors + j] + at[i // 3][i % 3 * a_row] * b[j]
-        for i in range(0, rows, 3):
-            at[i // 3] += a_k
-        bt += ldb
+                b[j] = (<vec *>(bt + j * LANES))[0]
+            for i in range(rows):
+                for j in range(vectors):
+                    sums[i * vectors + j] = sums[i * vectors + j] + at[i // 3][i % 3 * a_row] * b[j]
+            for i in range(0, rows, 3):
+                at[i // 3] += a_k
+            bt += ldb
+        k -= terms
+        if not fetching or k == 0:
+            break
     for i in range(rows):
         for j in range(vectors):
             (<vec *>(t.c + i * t.ldc + j * LANES))[0] = sums[i * vectors + j]
@@ -49,34 +64,36 @@ cdef inline inlined tile(const Product *t, const int rows, const int vectors) no
 cdef inline inlined tile_rows(const Product *t, int64_t rows, const int vectors) noexcept nogil:
     """`tile` for 1 to MR rows; what a smaller MR leaves out is never compiled."""
     if rows >= MR:
-        tile(t, MR, vectors)
+        tile(t, MR, vectors, False)
     elif rows == 1:
-        tile(t, 1, vectors)
+        tile(t, 1, vectors, False)
     elif rows == 2:
-        tile(t, 2, vectors)
+        tile(t, 2, vectors, False)
     elif rows == 3:
-        tile(t, 3, vectors)
+        tile(t, 3, vectors, False)
     elif rows == 4:
-        tile(t, min(MR, 4), vectors)
+        tile(t, min(MR, 4), vectors, False)
     elif rows == 5:
-        tile(t, min(MR, 5), vectors)
+        tile(t, min(MR, 5), vectors, False)
     elif rows == 6:
-        tile(t, min(MR, 6), vectors)
+        tile(t, min(MR, 6), vectors, False)
     elif rows == 7:
-        tile(t, min(MR, 7), vectors)
+        tile(t, min(MR, 7), vectors, False)
     elif rows == 8:
-        tile(t, min(MR, 8), vectors)
+        tile(t, min(MR, 8), vectors, False)
     elif rows == 9:
-        tile(t, min(MR, 9), vectors)
+        tile(t, min(MR, 9), vectors, False)
     elif rows == 10:
-        tile(t, min(MR, 10), vectors)
+        tile(t, min(MR, 10), vectors, False)
     elif rows == 11:
-        tile(t, min(MR, 11), vectors)
+        tile(t, min(MR, 11), vectors, False)
 
 
 cdef void any_tile(const Product *t, int64_t rows, int64_t vectors) noexcept nogil:
     """`tile` for 1 to MR rows and 1 to VECTORS vectors."""
-    if vectors == VECTORS:
+    if vectors == VECTORS and rows == MR and (t.fetch_b or t.fetch_c):
+        tile(t, MR, VECTORS, True)
+    elif vectors == VECTORS:
         tile_rows(t, rows, VECTORS)
     elif vectors == 1:
         tile_rows(t, rows, 1)
@@ -166,35 +183,38 @@ cdef struct Panel:                  # of B, being packed
     int64_t done, fetched           # rows
 
 
-cdef void pack_more(Panel *panel, int64_t rows) noexcept nogil:
-    """Packs the rows that were fetched, and fetches so many more."""
-    cdef int64_t i = panel.done, j
-    cdef const real *at = panel.b + panel.fetched * panel.b_row
+cdef void pack_more(Panel *panel, int64_t rows, Product *t) noexcept nogil:
+    """Packs the rows that were fetched, and has so many more fetched while t is at work."""
+    cdef int64_t i = panel.done
     if i < panel.fetched:
         pack(panel.to + i * NR, NR, panel.b + i * panel.b_row, panel.b_row, panel.b_column, panel.fetched - i,
              panel.columns)
     panel.done = panel.fetched
     panel.fetched = min(panel.k, panel.done + rows)
     rows = panel.fetched - panel.done
+    t.fetch_b = t.fetch_b and rows > 0
+    t.ahead = panel.b + panel.done * panel.b_row
     if panel.b_column == 1:
-        for i in range(rows):
-            prefetch(at + i * panel.b_row)
-            prefetch(at + i * panel.b_row + panel.columns - 1)
-    elif rows > 0:
-        for j in range(panel.columns):
-            prefetch(at + j * panel.b_column)
-            prefetch(at + j * panel.b_column + rows - 1)
+        t.ahead_step = panel.b_row
+        t.ahead_width = panel.columns - 1
+        t.every = t.k // max(1, rows)
+    else:
+        t.ahead_step = panel.b_column
+        t.ahead_width = rows - 1
+        t.every = t.k // max(1, panel.columns)
+    t.every = max(1, t.every)
 
 
 cdef void sweep(Product t, int64_t m, int64_t columns, Panel *following) noexcept nogil:
-    """c (m, columns) <- init + a b, columns at most NR. Meanwhile the following panel is packed, a few rows at a
-    time, so that its way from memory is not waited for."""
-    cdef int64_t rows, vectors = (columns + LANES - 1) // LANES
-    cdef int64_t ahead = (following.k * MR // m // BLOCK + 1) * BLOCK
+    """c (m, columns) <- init + a b, columns at most NR. Meanwhile the following panel, unless it is NULL, is packed, a
+    few rows at a time."""
+    cdef int64_t rows, ahead = 0, vectors = (columns + LANES - 1) // LANES
+    if following != NULL:
+        ahead = (following.k * MR // m // LINE + 1) * LINE
     while m > 0:
         rows = min(MR, m)
-        if following.done < following.k:
-            pack_more(following, ahead)
+        if following != NULL:
+            pack_more(following, ahead, &t)
         if columns == vectors * LANES:
             any_tile(&t, rows, vectors)
         else:
@@ -203,8 +223,8 @@ cdef void sweep(Product t, int64_t m, int64_t columns, Panel *following) noexcep
         t.init += rows * t.ld_init
         t.a += t.a_tile
         m -= rows
-    while following.done < following.k:
-        pack_more(following, following.k)
+    while following != NULL and following.done < following.k:
+        pack_more(following, following.k, &t)
 
 
 cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int64_t m, int64_t k) noexcept nogil:
@@ -219,9 +239,9 @@ cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int
 cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_column, int64_t p, int64_t k,
                            int64_t j, int64_t n) noexcept nogil:
     """The panel of b (k, n) from row p and column j on, or an empty one. Panels are of about equal height."""
-    cdef int64_t blocks = (k + KC - 1) // KC * BLOCK
+    cdef int64_t lines = (k + KC - 1) // KC * LINE
     return Panel(to=to, b=b + p * b_row + j * b_column, b_row=b_row, b_column=b_column,
-                 k=min((k + blocks - 1) // blocks * BLOCK, k - p), columns=min(NR, n - j), done=0, fetched=0)
+                 k=min((k + lines - 1) // lines * LINE, k - p), columns=min(NR, n - j), done=0, fetched=0)
 
 
 cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row,
@@ -235,10 +255,10 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
     cdef bint pack_a = n >= PACK_COLUMNS and max(a_row, a_k) >= PACK_STRIDE
     cdef Panel panel = panel_at(panels, b, b_row, b_column, 0, k, 0, n), following
     cdef Product t
+    cdef bint fetch_b = k * n >= FAR, fetch_c = m * n >= FAR
     if pack_a:
         mc = (tiles + blocks - 1) // blocks * MR    # blocks of about equal height
-    while panel.done < panel.k:
-        pack_more(&panel, panel.k)
+    pack(panel.to, NR, b, b_row, b_column, panel.k, panel.columns)
     while p < k:
         rows = min(mc, m - i)
         if pack_a and j == 0:
@@ -255,7 +275,8 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
         turn = PANEL - turn
         following = panel_at(panels + turn, b, b_row, b_column, next_p, k, next_j, n)
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
-                    ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=MR * a_row, ldb=NR, k=panel.k, k_end=0)
+                    ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=MR * a_row, ldb=NR, k=panel.k, k_end=0,
+                    fetch_b=fetch_b, fetch_c=fetch_c)
         if p > 0:
             t.init = t.c
             t.ld_init = ldc
@@ -279,15 +300,13 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
     cdef real end[PANEL]
     cdef int64_t j = 0, columns, over
     cdef Product t
-    cdef Panel none
     if b_column != 1 or (m >= PACK_ROWS and k * b_row >= FIRST_CACHE):
         gemm_packed(c, ldc, init, ld_init, a, a_row, a_k, b, b_row, b_column, m, n, k)
         return
-    none.k = none.done = 0
     while j < n:
         columns = min(NR, n - j)
         t = Product(c=c + j, init=&zeros[0], a=a, b=b + j, b_end=&end[0], ldc=ldc, ld_init=ld_init, a_row=a_row,
-                    a_k=a_k, a_tile=MR * a_row, ldb=b_row, k=k, k_end=0)
+                    a_k=a_k, a_tile=MR * a_row, ldb=b_row, k=k, k_end=0, fetch_b=False, fetch_c=False)
         if init != NULL:
             t.init = init + j
         if columns % LANES:
@@ -296,7 +315,7 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
             t.k_end = min(k, (over + b_row - 1) // b_row)
             t.k -= t.k_end
             pack(end, NR, t.b + t.k * b_row, b_row, 1, t.k_end, columns)
-        sweep(t, m, columns, &none)
+        sweep(t, m, columns, NULL)
         j += NR
 
 

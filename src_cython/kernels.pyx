@@ -15,12 +15,13 @@ cdef extern from "simd.h" nogil:
     ctypedef int64_t bits
     const bits MAGNITUDE
     ctypedef void inlined
-    enum: LANES, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, BLOCKS, PART
-    enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, LISTED, SUM_PARTS, GEMV_VECTORS, OUTER_VECTORS
+    enum: LANES, LINE, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, BLOCKS, PART
+    enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, FAR, LISTED, SUM_PARTS, GEMV_VECTORS, OUTER_VECTORS
     enum: DOT_ROWS, DOT_PARTS, DOT_VECTORS
     real *packed_a
     void assume(bint condition)
     void prefetch(const void *address)
+    void prefetch_to_write(void *address)
     void transpose_block(real *to, int64_t ld_to, const real *source, int64_t ld_source)
     void sum_parts(real *c, const vec *sums)
     const double NAN

@@ -32,6 +32,7 @@ typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real))
 
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
+    LINE = 64 / sizeof(real),     /* of a cache */
     NR = VECTORS * LANES,         /* columns of a register tile */
     SUM_PARTS = 4,                /* parts of a sum of a batch of one: hides the latency of adding to it */
     KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the first cache */
@@ -46,6 +47,7 @@ enum {
     DOT_PARTS = 64 / sizeof(real),
     DOT_VECTORS = 64 / VECTOR_BYTES,
     PART = NR > DOT_PARTS ? NR : DOT_PARTS,
+    FAR = 524288 / sizeof(real),  /* reals that do not stay in the second cache from one step to the next */
     PACK_ROWS = 4 * MR,           /* a panel is packed for at least so many rows of A */
     FIRST_CACHE = 32768 / sizeof(real), /* ... when its rows in place are spread over at least so many reals */
     PACK_COLUMNS = 16 * NR,       /* A is packed for at least so many columns of B */
@@ -70,6 +72,7 @@ typedef uint64_t unsigned_bits;
 #define inlined __attribute__((always_inline)) void
 
 #define prefetch(address) __builtin_prefetch(address)
+#define prefetch_to_write(address) __builtin_prefetch(address, 1)
 
 /* Tells the compiler what it cannot see. */
 #define assume(condition) do { if (!(condition)) __builtin_unreachable(); } while (0)
