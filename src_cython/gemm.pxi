@@ -2,9 +2,10 @@
 #
 # The way through it: `gemm` cuts B into panels of NR columns, `gemm_packed` into panels of KC rows and NR columns that
 # it packs, for a B whose rows are not contiguous or lie far apart; of a large A it packs blocks. `sweep` sends the rows
-# of A through a panel, MR at a time; `tile` keeps MR x NR sums in registers. Each element of C has one sum, over k in
-# ascending order (a later panel starts from what the one before stored), so its bits depend neither on tiles and panels
-# nor on threads nor on the width of a vector.
+# of A through a panel, MR at a time, and packs the panel that follows; `tile` keeps MR x NR sums in registers, and in
+# between fetches what is too large to be in a cache. Each element of C has one sum, over k in ascending order (a later
+# panel starts from what the one before stored), so its bits depend neither on tiles and panels nor on threads nor on
+# the width of a vector.
 
 cdef real zeros[NR]                 # the init of a product that is not added to anything
 
@@ -14,9 +15,9 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     const real *a
     const real *b                   # rows of contiguous elements, readable to a whole vector
     const real *b_end               # the last rows of b, copied, where a whole vector would reach beyond its memory
-    bint fetch_b, fetch_c           # whether a whole tile fetches the following panel, and c, from far away
-    const real *ahead               # the former with every `every` terms: [ahead, ahead + ahead_width], ahead_step from
-    int64_t every, ahead_step, ahead_width                    # the one before
+    bint fetch_b, fetch_c           # whether a whole tile fetches the following panel of b, and its part of c
+    const real *ahead               # in the following panel; with every `every` terms [ahead, ahead + ahead_width] is
+    int64_t every, ahead_width, ahead_step                    # fetched, and ahead moves by ahead_step
     int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from MR rows of a to the next
 
 

@@ -35,7 +35,7 @@ enum {
     LINE = 64 / sizeof(real),     /* of a cache */
     NR = VECTORS * LANES,         /* columns of a register tile */
     SUM_PARTS = 4,                /* parts of a sum of a batch of one: hides the latency of adding to it */
-    KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the first cache */
+    KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the second cache */
     MC = 43,                      /* tiles of a packed block of A: MC MR x KC stay in the second cache */
     TILE = MR * NR,
     TILE_VECTORS = MR * VECTORS,
