@@ -6,11 +6,12 @@
 Every peer is a process of its own, all pinned to the same processors with the same number of threads, and they take
 turns: one sample each, round after round; figures are medians. All start from the same weights and take the same
 minibatches in the same order, and a cell counts only if their losses agree (scikit-learn draws its own weights).
+With `--threads 2` "fastgd 1 thread" is `fit` with one of them.
 fastgd's `fit` and the JAX loop run many steps a call, the others are called once a step from Python. The peers get
 their minibatches cut beforehand; fastgd shuffles and gathers them in the time that is measured.
 
 limit: floating-point operations / rate of fused multiply-adds + bytes of parameters and optimizer state / bandwidth
-of an update of that size, both measured by fastgd's kernels in the same rounds. "best peer / limit" is the ratio to the
+of an update of that size, both measured by fastgd's kernels in the same rounds, by the number of threads. "best peer / limit" is the ratio to the
 best peer that a trainer at the limit would have. Below the table: the rates of bare matrix products.
 
 Over 400 lines: nine peers, their processes, the table and the picture, which nothing else needs.
@@ -225,8 +226,10 @@ def sklearn_fit(task):
     return None, run
 
 
+ALONE = "fastgd 1 thread"
 PEERS = {
     "fastgd fit": fastgd_fit,
+    ALONE: fastgd_fit,
     "fastgd step": fastgd_step,
     "fastgd numba": lambda task: fastgd_fit(task, "numba"),
     "numpy": lambda task: fastgd_fit(task, "numpy"),
@@ -236,7 +239,7 @@ PEERS = {
     "JAX scan": lambda task: jax_step(task, loop=True),
     "scikit-learn": sklearn_fit,
 }
-OWN = ("fastgd fit", "fastgd step", "fastgd numba", "numpy")
+OWN = ("fastgd fit", ALONE, "fastgd step", "fastgd numba", "numpy")
 
 
 # ---- a peer's process: reads a line, answers with a line
@@ -334,7 +337,7 @@ class Process:
 # ---- the comparison
 
 
-def compare(name, processes, rounds, seconds):
+def compare(name, processes, rounds, seconds, threads):
     """Medians for a cell: microseconds of each peer, rates and bandwidth."""
     task = Task(name)
     weights = sum(w.size for w in task.weights)
@@ -360,7 +363,7 @@ def compare(name, processes, rounds, seconds):
         "gflops": float(rate),
         "gigabytes_per_second": float(bandwidth),
         "products_gflops": [float(product) for product in products],
-        "limit": float(flops / rate / 1e3 + traffic / bandwidth / 1e3),
+        "limit": float(flops / rate + traffic / bandwidth) / 1e3 / threads,
     }
 
 
@@ -374,7 +377,7 @@ def summary(result):
 
 
 def print_table(results):
-    peers = list(PEERS)
+    peers = [peer for peer in PEERS if any(peer in r["microseconds"] for r in results.values())]
     own = ("best peer / fastgd fit", "best peer / limit", "GFLOP/s", "GB/s", "limit / fastgd fit")
     print(f"| {' | '.join(('cell', *peers, *own))} |")
     print("|---|" + "---|" * (len(peers) + len(own)))
@@ -383,6 +386,9 @@ def print_table(results):
         figures = " | ".join(f"{us[p]:.3g}" if p in us else "-" for p in peers)
         machine_figures = f"{result['gflops']:.0f} | {result['gigabytes_per_second']:.0f} | {share:.2f}"
         print(f"| {name} | {figures} | {ratio:.2f} ({best}) | {ratio / share:.2f} | {machine_figures} |")
+    if ALONE in peers:
+        gains = {name: r["microseconds"][ALONE] / r["microseconds"]["fastgd fit"] for name, r in results.items()}
+        print(f"\n{ALONE} / fastgd fit: {', '.join(f'{name} {gain:.2f}' for name, gain in gains.items())}")
     eager = [r["microseconds"]["torch eager"] / r["microseconds"]["fastgd fit"] for r in results.values()
              if "torch eager" in r["microseconds"]]  # fmt: skip
     if eager:
@@ -397,7 +403,18 @@ def plot(results, path, threads):
 
     figure = Figure(figsize=(11, 1.2 + 0.62 * len(results)), layout="constrained")
     axes = figure.subplots()
-    colours = ("#0b4f8a", "#5b9bd5", "#a8c8e8", "#7f7f7f", "#e07b00", "#f2b266", "#2e7d32", "#8bc34a", "#b0487f")
+    colours = (
+        "#0b4f8a",
+        "#26a69a",
+        "#5b9bd5",
+        "#a8c8e8",
+        "#7f7f7f",
+        "#e07b00",
+        "#f2b266",
+        "#2e7d32",
+        "#8bc34a",
+        "#b0487f",
+    )
     height = 0.85 / len(PEERS)
     for i, (peer, colour) in enumerate(zip(PEERS, colours, strict=True)):
         rows = [(k, r["microseconds"][peer]) for k, r in enumerate(results.values()) if peer in r["microseconds"]]
@@ -431,10 +448,11 @@ def main():
     with contextlib.ExitStack() as stack:
         processes = {}
         for peer in arguments.peers.split(","):
-            processes[peer] = Process(peer, arguments.threads)
-            stack.callback(processes[peer].close)
+            if peer != ALONE or arguments.threads > 1:
+                processes[peer] = Process(peer, 1 if peer == ALONE else arguments.threads)
+                stack.callback(processes[peer].close)
         for name in arguments.cells.split(","):
-            results[name] = compare(name, processes, arguments.rounds, arguments.seconds)
+            results[name] = compare(name, processes, arguments.rounds, arguments.seconds, arguments.threads)
             print(name, json.dumps(results[name]["microseconds"]), file=sys.stderr, flush=True)
     print_table(results)
     if arguments.json:
