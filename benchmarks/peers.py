@@ -6,13 +6,14 @@
 Every peer is a process of its own, all pinned to the same processors with the same number of threads, and they take
 turns: one sample each, round after round; figures are medians. All start from the same weights and take the same
 minibatches in the same order, and a cell counts only if their losses agree (scikit-learn draws its own weights).
-With `--threads 2` "fastgd 1 thread" is `fit` with one of them.
 fastgd's `fit` and the JAX loop run many steps a call, the others are called once a step from Python. The peers get
-their minibatches cut beforehand; fastgd shuffles and gathers them in the time that is measured.
+their minibatches cut beforehand; fastgd shuffles and gathers them in the time that is measured. With `--threads 2`
+"fastgd 1 thread" is `fit` with one of them.
 
 limit: floating-point operations / rate of fused multiply-adds + bytes of parameters and optimizer state / bandwidth
-of an update of that size, both measured by fastgd's kernels in the same rounds, by the number of threads. "best peer / limit" is the ratio to the
-best peer that a trainer at the limit would have. Below the table: the rates of bare matrix products.
+of an update of that size, both measured by fastgd's kernels in the same rounds, and divided by the number of threads.
+"best peer / limit" is the ratio to the best peer that a trainer at the limit would have. Below the table: the rates of
+bare matrix products.
 
 Over 400 lines: nine peers, their processes, the table and the picture, which nothing else needs.
 """
@@ -403,20 +404,12 @@ def plot(results, path, threads):
 
     figure = Figure(figsize=(11, 1.2 + 0.62 * len(results)), layout="constrained")
     axes = figure.subplots()
-    colours = (
-        "#0b4f8a",
-        "#26a69a",
-        "#5b9bd5",
-        "#a8c8e8",
-        "#7f7f7f",
-        "#e07b00",
-        "#f2b266",
-        "#2e7d32",
-        "#8bc34a",
-        "#b0487f",
+    blues, others = (
+        ("#0b4f8a", "#2f6fa8", "#5b9bd5", "#a8c8e8", "#7f7f7f"),
+        ("#e07b00", "#f2b266", "#2e7d32", "#8bc34a"),
     )
     height = 0.85 / len(PEERS)
-    for i, (peer, colour) in enumerate(zip(PEERS, colours, strict=True)):
+    for i, (peer, colour) in enumerate(zip(PEERS, (*blues, *others, "#b0487f"), strict=True)):
         rows = [(k, r["microseconds"][peer]) for k, r in enumerate(results.values()) if peer in r["microseconds"]]
         if rows:
             axes.barh([k + i * height for k, _ in rows], [t for _, t in rows], height, color=colour, label=peer)
