@@ -404,12 +404,9 @@ def plot(results, path, threads):
 
     figure = Figure(figsize=(11, 1.2 + 0.62 * len(results)), layout="constrained")
     axes = figure.subplots()
-    blues, others = (
-        ("#0b4f8a", "#2f6fa8", "#5b9bd5", "#a8c8e8", "#7f7f7f"),
-        ("#e07b00", "#f2b266", "#2e7d32", "#8bc34a"),
-    )
+    colours = "#0b4f8a #2f6fa8 #5b9bd5 #a8c8e8 #7f7f7f #e07b00 #f2b266 #2e7d32 #8bc34a #b0487f".split()
     height = 0.85 / len(PEERS)
-    for i, (peer, colour) in enumerate(zip(PEERS, (*blues, *others, "#b0487f"), strict=True)):
+    for i, (peer, colour) in enumerate(zip(PEERS, colours, strict=True)):
         rows = [(k, r["microseconds"][peer]) for k, r in enumerate(results.values()) if peer in r["microseconds"]]
         if rows:
             axes.barh([k + i * height for k, _ in rows], [t for _, t in rows], height, color=colour, label=peer)
