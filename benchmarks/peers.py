@@ -400,13 +400,13 @@ def print_table(results):
 
 
 def plot(results, path, threads):
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 1.2 + 0.62 * len(results)), layout="constrained")
     axes = figure.subplots()
-    colours = "#0b4f8a #2f6fa8 #5b9bd5 #a8c8e8 #7f7f7f #e07b00 #f2b266 #2e7d32 #8bc34a #b0487f".split()
     height = 0.85 / len(PEERS)
-    for i, (peer, colour) in enumerate(zip(PEERS, colours, strict=True)):
+    for i, (peer, colour) in enumerate(zip(PEERS, colormaps["tab10"].colors, strict=True)):
         rows = [(k, r["microseconds"][peer]) for k, r in enumerate(results.values()) if peer in r["microseconds"]]
         if rows:
             axes.barh([k + i * height for k, _ in rows], [t for _, t in rows], height, color=colour, label=peer)
