@@ -11,7 +11,8 @@ their minibatches cut beforehand; fastgd shuffles and gathers them in the time t
 "fastgd 1 thread" is `fit` with one of them.
 
 limit: floating-point operations / rate of fused multiply-adds + bytes of parameters and optimizer state / bandwidth
-of an update of that size, both measured by fastgd's kernels in the same rounds, and divided by the number of threads.
+of an update of that size, both measured by fastgd's kernels in the same rounds, and divided by the number of threads,
+as if their bandwidths added up.
 "best peer / limit" is the ratio to the best peer that a trainer at the limit would have. Below the table: the rates of
 bare matrix products.
 
@@ -388,8 +389,9 @@ def print_table(results):
         machine_figures = f"{result['gflops']:.0f} | {result['gigabytes_per_second']:.0f} | {share:.2f}"
         print(f"| {name} | {figures} | {ratio:.2f} ({best}) | {ratio / share:.2f} | {machine_figures} |")
     if ALONE in peers:
-        gains = {name: r["microseconds"][ALONE] / r["microseconds"]["fastgd fit"] for name, r in results.items()}
-        print(f"\n{ALONE} / fastgd fit: {', '.join(f'{name} {gain:.2f}' for name, gain in gains.items())}")
+        times = {name: r["microseconds"] for name, r in results.items() if ALONE in r["microseconds"]}
+        gains = [f"{name} {us[ALONE] / us['fastgd fit']:.2f}" for name, us in times.items()]
+        print(f"\n{ALONE} / fastgd fit: {', '.join(gains)}")
     eager = [r["microseconds"]["torch eager"] / r["microseconds"]["fastgd fit"] for r in results.values()
              if "torch eager" in r["microseconds"]]  # fmt: skip
     if eager:

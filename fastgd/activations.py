@@ -2,7 +2,7 @@
 
 Forward is `y <- f(x)`. Backward multiplies a gradient by the derivative, in place: `dy <- dy f'`, told by what the
 activation keeps: its output y, where the derivative follows from it (forward then works in place), else its slope,
-which forward leaves in the place of x.
+which forward leaves in the place of x: there y and x must be different arrays.
 """
 
 import dataclasses

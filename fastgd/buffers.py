@@ -21,7 +21,8 @@ def aligned_zeros(sizes, dtype, quarter=None):
             quarter += 1
         starts.append(start)
         end = start + size * itemsize
-    raw = np.zeros(end + PAGE, np.uint8)
-    shift = -raw.ctypes.data % PAGE
+    unit = PAGE if end > PAGE else LINE
+    raw = np.zeros(end + unit, np.uint8)
+    shift = -raw.ctypes.data % unit
     block = raw[shift : shift + end].view(dtype)
     return block, [block[start // itemsize :][:size] for start, size in zip(starts, sizes, strict=True)]

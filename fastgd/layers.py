@@ -109,7 +109,7 @@ class Dense:
             plan.add("forward", dense_forward, y, x, f"w{i}", f"b{i}")
             plan.add("forward", act.forward, y, y, *scalars)
         else:
-            z = plan.row_buffer(f"z{i}", self.units)
+            z = plan.row_buffer(f"z{i}", self.units)  # after the forward pass the slope of the activation
             plan.add("forward", dense_forward, z, x, f"w{i}", f"b{i}")
             plan.add("forward", act.forward, y, z, *scalars)
         return y

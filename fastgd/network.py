@@ -70,8 +70,9 @@ class Network:
             self.sizes.append(layer.output_size(self.sizes[-1]))
         self._make_buffers()
         self.epochs = 0
-        self._drop_plan()
+        self._quick_step = _not_ready
         self._last_loss = None
+        self._drop_plan()
         self._turn = Turn()
 
     def _make_buffers(self):
@@ -102,7 +103,7 @@ class Network:
 
     @property
     def gradient(self):
-        """Flat array with the gradient of the last training step or `loss_and_gradient`."""
+        """Flat array with the gradient of the last training step that did not diverge, or of `loss_and_gradient`."""
         return self._gradient
 
     def views(self, flat=None):
@@ -120,7 +121,15 @@ class Network:
     # ---- running
 
     def _drop_plan(self):
-        self._plan, self._quick_step, self._quick_steps = None, _not_ready, 16
+        self._plan, self._quick_steps = None, 16
+        self._drop_quick_step()
+
+    def _drop_quick_step(self):
+        self._last_loss, self._quick_step = self._loss_before(), _not_ready
+
+    def _loss_before(self):
+        """The loss of the last training step, or None."""
+        return getattr(self._quick_step, "last_loss", self._last_loss)
 
     def _plan_for(self, rows, loss_kernel=None):
         """The plan, made anew when it is too small, for other targets, or left half set by an interrupted call."""
@@ -230,11 +239,12 @@ class Network:
             quick = self.backend != "numpy" and isinstance(optimizer.schedule, Schedule)
             if quick and x_used is x and y_used is y and self._decay_limits(steps, optimizer) is None:
                 self._quick_steps = min(4 * self._quick_steps, MAX_QUICK_STEPS)
-                self._quick_step = plan.quick_step(optimizer, self._quick_steps)
+                self._quick_step = plan.quick_step(optimizer, self._quick_steps, self._last_loss)
             return float(steps.totals[0])
 
     def _train(self, plan, steps, optimizer):
         """Runs training steps; returns None, or the step that diverged."""
+        self._drop_quick_step()  # it is not the next step any more, perhaps not even of the optimizer in use
         s, walk = 0, plan.best_walk
         risky = self._decay_limits(steps, optimizer)
         while s < len(steps):
@@ -250,7 +260,7 @@ class Network:
         return None
 
     def _divergence(self, steps, s, optimizer, epoch=None):
-        last = float(steps.totals[s - 1]) if s else getattr(self._quick_step, "last_loss", self._last_loss)
+        last = float(steps.totals[s - 1]) if s else self._last_loss
         loss, rate = float(steps.totals[s]), float(steps.rates[s])
         return DivergenceError(optimizer.steps + 1, epoch=epoch, loss=loss, learning_rate=rate, last_loss=last)
 
@@ -277,10 +287,11 @@ class Network:
 
     def __getstate__(self):
         made = ("_plan", "_turn", "_quick_step", "_quick_steps")
-        return {name: value for name, value in vars(self).items() if name not in made}
+        kept = {name: value for name, value in vars(self).items() if name not in made}
+        return {**kept, "_last_loss": self._loss_before()}
 
     def __setstate__(self, state):
-        vars(self).update(state, _turn=Turn())
+        vars(self).update(state, _turn=Turn(), _quick_step=_not_ready)
         self._drop_plan()
 
     # ---- telling and keeping

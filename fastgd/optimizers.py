@@ -238,7 +238,7 @@ class Optimizer:
         """
         steps = np.arange(self.steps, self.steps + count)
         if isinstance(self.schedule, Schedule):
-            rates = self.schedule(steps)
+            rates = np.broadcast_to(np.asarray(self.schedule(steps), np.float64), count)
         else:
             rates = np.array([self._checked_rate(step) for step in steps.tolist()])
         once = rates[0] if rates.strides == (0,) else rates
@@ -274,11 +274,12 @@ class Optimizer:
         self.check_fit(parameters)
         if not self.state:
             # Beside the parameters and the gradient of a network.
-            made = [aligned_zeros([p.size] * len(self.slots), p.dtype, quarter=2)[1] for p in parameters]
+            slots = self.slots
+            made = [aligned_zeros([p.size] * len(slots), p.dtype, quarter=2)[1] for p in parameters if slots]
             for arrays in made:
-                for slot, array in zip(self.slots, arrays, strict=True):
+                for slot, array in zip(slots, arrays, strict=True):
                     array += self.initial(slot)
-            self.state = {slot: [arrays[i] for arrays in made] for i, slot in enumerate(self.slots)}
+            self.state = {slot: [arrays[i] for arrays in made] for i, slot in enumerate(slots)}
 
     def check_network(self, network):
         """Raises unless this optimizer is free or drives this network: the state belongs to parameters."""

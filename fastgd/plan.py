@@ -270,6 +270,7 @@ class Plan:
         self.ends["update"] = place + 1
         self.operations[place:] = [*self._phases["update"], *self._phases["outer"]]
         self.ends["outer"] = len(self.operations)
+        self._table[place:] = 0
         for i, operation in enumerate(self.operations[place:], place):
             self._bind(i, operation)
         self._follow(place)
@@ -404,7 +405,8 @@ class Plan:
             feeds.add(self._slots("x", used), addresses(steps.x, steps.starts))
             feeds.add(self._slots("y", used), addresses(steps.y, steps.starts))
         else:
-            self.set_minibatch(**self.own)
+            for name, array in self.own.items():
+                self.point(name, array)
             for name, array in (("data.x", steps.x), ("data.y", steps.y)):
                 self.point(name, array)
                 for operation, _ in self._operations_with(name):
@@ -418,7 +420,7 @@ class Plan:
             times=steps.times[done:], counter=self._optimizer.counter, threads=self.threads(rows), seconds=seconds,
             steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
         )  # fmt: skip
-        if len(ending):
+        if len(ending) and result[1] in (DONE, OUT_OF_TIME):
             self._runner.run(ending, rows)
         self.point("data.x", self.own["x"])  # what the caller owns is not kept
         self.point("data.y", self.own["y"])
@@ -437,7 +439,7 @@ class Plan:
     def _weight_slots(self):
         return [operation.slot("value") for operation in self._phases["weight"]]
 
-    def quick_step(self, optimizer, count):
+    def quick_step(self, optimizer, count, last_loss):
         """A `QuickStep` for the next `count` steps of the optimizer, which is in use already."""
         steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
         feeds = Feeds()
@@ -450,7 +452,8 @@ class Plan:
             x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
             weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
             capacity=self.capacity, x=x, y=y, labels=y.ndim == 1, threads=self.network.num_threads,
-            work_of_row=6.0 * self.network.n_weights, thread_work=THREAD_WORK, kept=(self, steps, feeds),
+            work_of_row=6.0 * self.network.n_weights, thread_work=THREAD_WORK, last_loss=last_loss,
+            kept=(self, steps, feeds),
         )  # fmt: skip
 
     def _train_in_python(self, steps, first, end, seconds):

@@ -103,20 +103,16 @@ cdef void any_tile(const Product *t, int64_t rows, int64_t vectors) noexcept nog
 
 
 cdef inline void copy_part(real *to, const real *source, int64_t n) noexcept nogil:
-    """to <- n reals, fewer than PART, in pieces of constant sizes."""
-    if PART > 32 and n & 32:
-        memcpy(to, source, 32 * sizeof(real))
-        to += 32
-        source += 32
-    if PART > 16 and n & 16:
+    """to <- n reals, fewer than NR, in pieces of constant sizes."""
+    if NR > 16 and n & 16:
         memcpy(to, source, 16 * sizeof(real))
         to += 16
         source += 16
-    if PART > 8 and n & 8:
+    if NR > 8 and n & 8:
         memcpy(to, source, 8 * sizeof(real))
         to += 8
         source += 8
-    if PART > 4 and n & 4:
+    if NR > 4 and n & 4:
         memcpy(to, source, 4 * sizeof(real))
         to += 4
         source += 4
@@ -250,11 +246,10 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
                       int64_t k) noexcept nogil:
     """`gemm` with panels of b packed, and a if it is large: rows that lie a multiple of a page apart get into each
     other's way in the caches."""
-    cdef real panels[2 * PANEL]
     cdef int64_t p = 0, i = 0, j = 0, turn = 0, next_p, next_i, next_j, rows, mc = m
     cdef int64_t tiles = (m + MR - 1) // MR, blocks = (tiles + MC - 1) // MC
     cdef bint pack_a = n >= PACK_COLUMNS and max(a_row, a_k) >= PACK_STRIDE
-    cdef Panel panel = panel_at(panels, b, b_row, b_column, 0, k, 0, n), following
+    cdef Panel panel = panel_at(packed_b, b, b_row, b_column, 0, k, 0, n), following
     cdef Product t
     cdef bint fetch_b = k * n >= FAR, fetch_c = m * n >= FAR
     if pack_a:
@@ -274,7 +269,7 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
                 next_i = 0
                 next_p += panel.k
         turn = PANEL - turn
-        following = panel_at(panels + turn, b, b_row, b_column, next_p, k, next_j, n)
+        following = panel_at(packed_b + turn, b, b_row, b_column, next_p, k, next_j, n)
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
                     ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=MR * a_row, ldb=NR, k=panel.k, k_end=0,
                     fetch_b=fetch_b, fetch_c=fetch_c)
@@ -298,7 +293,7 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
 cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row, int64_t a_k,
                const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n, int64_t k) noexcept nogil:
     """c (m, n) <- init + a (m, k) b (k, n); init NULL is zero."""
-    cdef real end[PANEL]
+    cdef real end[LANES * NR]
     cdef int64_t j = 0, columns, over
     cdef Product t
     if b_column != 1 or (m >= PACK_ROWS and k * b_row >= FIRST_CACHE):
@@ -416,12 +411,12 @@ cdef inline inlined gemv_column(real *c, real init, const real *a, const int64_t
     while p + SUM_PARTS <= k:
         for i in range(SUM_PARTS):
             q = p + i if rows == NULL else rows[p + i]
-            sums[i] += a[q] * b[q * ldb]
+            sums[i] = multiply_add(a[q], b[q * ldb], sums[i])
         p += SUM_PARTS
     for i in range(SUM_PARTS - 1):
         if p + i < k:
             q = p + i if rows == NULL else rows[p + i]
-            sums[i] += a[q] * b[q * ldb]
+            sums[i] = multiply_add(a[q], b[q * ldb], sums[i])
     c[0] = (sums[0] + sums[2]) + (sums[1] + sums[3])
 
 
@@ -432,7 +427,7 @@ cdef inline inlined gemv_rows(real *c, const real *init, const real *a, const in
     while j + GEMV_VECTORS * LANES <= n:
         gemv_columns(c + j, init + j, a, rows, b + j, n, k, GEMV_VECTORS)
         j += GEMV_VECTORS * LANES
-    while j + 2 * LANES <= n:
+    while GEMV_VECTORS > 2 and j + 2 * LANES <= n:
         gemv_columns(c + j, init + j, a, rows, b + j, n, k, 2)
         j += 2 * LANES
     while j + LANES <= n:
@@ -443,9 +438,9 @@ cdef inline inlined gemv_rows(real *c, const real *init, const real *a, const in
             gemv_column(c + j, init[j], a, rows, b + j, n, k)
             j += 1
     elif n - j > 3 * BLOCK:
-        gemv_blocks(c + j, init + j, a, rows, b + j, n, k, n - j, 4)
+        gemv_blocks(c + j, init + j, a, rows, b + j, n, k, n - j, min(BLOCKS, 4))
     elif n - j > 2 * BLOCK:
-        gemv_blocks(c + j, init + j, a, rows, b + j, n, k, n - j, 3)
+        gemv_blocks(c + j, init + j, a, rows, b + j, n, k, n - j, min(BLOCKS, 3))
     elif n - j > BLOCK:
         gemv_blocks(c + j, init + j, a, rows, b + j, n, k, n - j, 2)
     elif n > j:
@@ -531,9 +526,9 @@ cdef inline inlined outer_rows(real *c, int64_t ldc, real s, const real *a, cons
                 else:
                     c[q * ldc + j] = a[q] * b[j]
     elif n - j > 3 * BLOCK:
-        outer_blocks(c + j, ldc, s, a, rows, b + j, m, n - j, 4, subtract)
+        outer_blocks(c + j, ldc, s, a, rows, b + j, m, n - j, min(BLOCKS, 4), subtract)
     elif n - j > 2 * BLOCK:
-        outer_blocks(c + j, ldc, s, a, rows, b + j, m, n - j, 3, subtract)
+        outer_blocks(c + j, ldc, s, a, rows, b + j, m, n - j, min(BLOCKS, 3), subtract)
     elif n - j > BLOCK:
         outer_blocks(c + j, ldc, s, a, rows, b + j, m, n - j, 2, subtract)
     elif n > j:
@@ -547,10 +542,10 @@ cdef void outer(real *c, int64_t ldc, const real *a, const real *b, int64_t m, i
 
 cdef void subtract_outer(real *c, int64_t ldc, real s, const real *a, const real *b, int64_t m,
                          int64_t n) noexcept nogil:
-    """c (m, n) <- c - s (a^T b), each product rounded."""
+    """c (m, n) <- c - s (a^T b), the latter rounded as the gradient would be."""
     cdef int64_t rows[LISTED]
     cdef int64_t i = 0
-    if not skips_zeros(a, m, n):
+    if not skips_zeros(a, m, ldc):
         outer_rows(c, ldc, s, a, NULL, b, m, n, True)
         return
     while i < m:
@@ -611,18 +606,19 @@ cdef inline void short_dots(real *c, const real *a, const real *b, int64_t n, in
     while i < n:
         c[i] = 0
         for j in range(k):
-            c[i] += a[j] * b[i * k + j]
+            c[i] = multiply_add(a[j], b[i * k + j], c[i])
         i += 1
 
 
 cdef void gemv_transposed(real *c, const real *a, const real *b, int64_t n, int64_t k) noexcept nogil:
     """c (n) <- a (k) b^T, b (n, k)."""
     cdef real part[DOT_PARTS]
-    cdef const real *last = a + k - DOT_PARTS
+    cdef const real *last
     cdef int64_t i = 0, whole = (k - 1) // DOT_PARTS * DOT_PARTS
     if k < DOT_PARTS:
         short_dots(c, a, b, n, k)
         return
+    last = a + k - DOT_PARTS
     if k % DOT_PARTS:               # they overlap the terms before: what was added is not again
         for i in range(DOT_PARTS):
             part[i] = 0 if k - DOT_PARTS + i < whole else last[i]

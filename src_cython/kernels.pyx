@@ -15,10 +15,11 @@ cdef extern from "simd.h" nogil:
     ctypedef int64_t bits
     const bits MAGNITUDE
     ctypedef void inlined
-    enum: LANES, LINE, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, BLOCKS, PART
+    enum: LANES, LINE, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, BLOCKS
     enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, FAR, LISTED, SUM_PARTS, GEMV_VECTORS, OUTER_VECTORS
     enum: DOT_ROWS, DOT_PARTS, DOT_VECTORS
     real *packed_a
+    real *packed_b
     void assume(bint condition)
     void prefetch(const void *address)
     void prefetch_to_write(void *address)
@@ -27,6 +28,8 @@ cdef extern from "simd.h" nogil:
     const double NAN
     real sqrt(real x)
     real fabs(real x)
+    real multiply_add(real a, real b, real c)
+    double multiply_add_double "multiply_add"(double a, double b, double c)
 
 cdef extern from "elementary.h" nogil:
     real exp "exp_real"(real x)

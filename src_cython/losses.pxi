@@ -39,7 +39,7 @@ cdef void mse_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
         scale = a.weight[i] / a.k
         for j in range(i * a.k, (i + 1) * a.k):
             d = a.z[j] - a.y[j]
-            total += d * d
+            total = multiply_add(d, d, total)
             a.dz[j] = 2 * scale * d
         a.loss[i] = scale * total
 
@@ -166,7 +166,7 @@ cdef void softmax_cross_entropy_loss(const void *args, int64_t begin, int64_t en
                 valid = valid and y[j] >= 0
                 mass += y[j]
                 t = keep * y[j] + base
-                loss += t * (log_total[i] - (z[j] - top[i]))
+                loss = multiply_add(t, log_total[i] - (z[j] - top[i]), loss)
                 dz[j] = weight * (dz[j] - t)
             valid = valid and fabs(mass - 1) <= <real>1e-3
             a.loss[begin] = weight * loss if valid else <real>NAN
@@ -275,7 +275,7 @@ cdef void penalty_value(const void *args, int64_t begin, int64_t end) noexcept n
     cdef int64_t i
     for i in range(a.n):
         magnitude += fabs(a.w[i])
-        square += <double>a.w[i] * a.w[i]
+        square = multiply_add_double(a.w[i], a.w[i], square)
     a.total[0] += a.l1 * magnitude + a.l2 / 2 * square
 
 register("penalty_value", penalty_value, sizeof(PenaltyValue))

@@ -366,9 +366,10 @@ cdef class QuickStep:
     cdef readonly double last_loss
 
     def __init__(self, runner, turn, optimizer, *, stages, feeds, x_slots, y_slots, uintptr_t weight, limits, counter,
-                 capacity, x, y, labels, threads, work_of_row, thread_work, kept):
+                 capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, kept):
         """x, y: arrays like those to come. weight: address of the scalar 1 / rows. limits: of the gradient, one for
-        each step. counter: the optimizer's steps and version. kept: what must live as long as this."""
+        each step. counter: the optimizer's steps and version. last_loss: that of the step before. kept: what must live
+        as long as this."""
         self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
         self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
         self.weight, self.limits, self.counter = <double *>weight, limits, counter
@@ -376,6 +377,7 @@ cdef class QuickStep:
         self.x_type, self.y_type, self.labels = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), labels
         self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
         self.max_threads, self.work_of_row, self.thread_work = threads, work_of_row, thread_work
+        self.last_loss = last_loss
 
     cdef bint fits(self, object x, object y, object optimizer):
         if optimizer is not self.optimizer or self.next == self.count or self.turn.taken or self.turn.disturbed:

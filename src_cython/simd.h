@@ -46,7 +46,6 @@ enum {
     DOT_ROWS = 4,                 /* dot products worked on together, each in DOT_PARTS sums: 64 bytes of them */
     DOT_PARTS = 64 / sizeof(real),
     DOT_VECTORS = 64 / VECTOR_BYTES,
-    PART = NR > DOT_PARTS ? NR : DOT_PARTS,
     FAR = 524288 / sizeof(real),  /* reals that do not stay in the second cache from one step to the next */
     PACK_ROWS = 4 * MR,           /* a panel is packed for at least so many rows of A */
     FIRST_CACHE = 32768 / sizeof(real), /* ... when its rows in place are spread over at least so many reals */
@@ -54,8 +53,10 @@ enum {
     PACK_STRIDE = 4096 / sizeof(real) /* ... when what is read of it together lies so many reals apart */
 };
 
-/* Each thread's packed block of A: too large for the stack, and made when it is first used. */
-static __thread real packed_a[MC * MR * KC];
+/* Each thread's packed block of A, and two panels of B: too large for a stack, and made when they are first used. The
+ * alignment is told because GCC counts on one that it does not ask for. */
+static __thread __attribute__((aligned(64))) real packed_a[MC * MR * KC];
+static __thread __attribute__((aligned(64))) real packed_b[2 * PANEL];
 
 /* The bits of a real, and those without its sign. */
 #if REAL_BYTES == 4
@@ -73,6 +74,14 @@ typedef uint64_t unsigned_bits;
 
 #define prefetch(address) __builtin_prefetch(address)
 #define prefetch_to_write(address) __builtin_prefetch(address, 1)
+
+/* a b + c for sums that the compiler might make vectors of: where it adds up lane after lane it multiplies beforehand,
+ * and rounds twice. */
+#if defined(__FMA__) || defined(__aarch64__)
+#define multiply_add(a, b, c) fma(a, b, c)
+#else
+#define multiply_add(a, b, c) ((a) * (b) + (c))
+#endif
 
 /* Tells the compiler what it cannot see. */
 #define assume(condition) do { if (!(condition)) __builtin_unreachable(); } while (0)

@@ -34,6 +34,28 @@ def test_every_variant_this_processor_runs_is_right(name, tmp_path):
     assert done.stdout.strip() == name, done.stderr
 
 
+TRAINED = """
+import hashlib, itertools, numpy as np
+from fastgd import Adam, Dense, Network, SGD
+digest, rng = hashlib.sha256(), np.random.default_rng(0)
+for dtype in ("float32", "float64"):
+    for sizes, loss in (((64, 64, 1), "mse"), ((37, 19, 5), "softmax_cross_entropy"), ((300, 70, 10), "mse")):
+        X = rng.normal(size=(80, sizes[0])).astype(dtype) * (rng.random((80, sizes[0])) > 0.5)
+        y = rng.integers(0, 5, 80) if loss != "mse" else rng.normal(size=(80, sizes[-1])).astype(dtype)
+        for optimizer, batch_size, l2 in itertools.product((SGD, Adam), (1, 13), (0, 1e-3)):
+            net = Network(sizes[0], [Dense(sizes[1], "tanh"), Dense(sizes[2])], loss=loss, dtype=dtype, l2=l2)
+            net.fit(X.astype(dtype), y, optimizer=optimizer(1e-3), batch_size=batch_size, epochs=2)
+            digest.update(net.parameters.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_variants_that_fuse_give_the_same_bits(tmp_path):
+    outputs = {python(TRAINED, tmp_path, FASTGD_ISA=name).stdout for name in _cpu.variants() if name != "v2"}
+    assert len(outputs) <= 1
+    assert "" not in outputs
+
+
 def test_the_best_variant_is_the_default(tmp_path):
     assert python(CHECK, tmp_path, FASTGD_ISA="").stdout.strip() == _cpu.variants()[0]
 

@@ -104,6 +104,30 @@ def test_a_quick_step_sees_what_was_changed(rows):
     np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
+def test_quick_steps_of_two_optimizers_in_turns(rows):
+    X, y = rows
+    net, twin = network(), network()
+    optimizers, twins = [Adam(), SGD(lambda step: 0.5)], [Adam(), SGD(lambda step: 0.5)]
+    for i in range(30):
+        which = i // 3 % 2
+        if i == 20:
+            net.fit(X, y, optimizer=optimizers[1], epochs=1)
+            twin.fit(X, y, optimizer=twins[1], epochs=1)
+        net.train_step(X, y, optimizers[which])
+        twin.train_step(X.tolist(), y, twins[which])
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_divergence_tells_the_loss_before(steps):
+    x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
+    net, optimizer = fastgd.Network(3, [fastgd.Dense(1)], loss="mse"), SGD(1e-3)
+    losses = [net.train_step(x, y, optimizer) for _ in range(steps)]
+    with pytest.raises(fastgd.DivergenceError) as caught:
+        net.train_step(x, y * np.float32(1e30), optimizer)
+    assert caught.value.last_loss == losses[-1]
+
+
 def test_a_quick_step_refuses_as_the_long_way_does(rows):
     X, y = rows
     net, optimizer = network(), Adam()

@@ -26,6 +26,14 @@ def test_body_matches_reference(name, body, dtype, rng):
         assert error <= TOLERANCES[dtype], f"{name}, {body}, {sizes}: {error:.2e}"
 
 
+@pytest.mark.parametrize("sizes", [(9, 532, 585), (131, 784, 512), (300, 70, 530)])
+@pytest.mark.parametrize("name", ["dense_forward", "dense_backward_input", "dense_backward_weights"])
+def test_large_products(name, sizes, dtype, rng):
+    """Every operand in turn is packed, with rows and columns left over."""
+    sizes = dict(zip(("rows", "n_in", "n_out"), sizes, strict=True))
+    assert body_error(KERNELS[name], "cython", sizes, dtype, rng) <= TOLERANCES[dtype]
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_reference_keeps_the_precision(name, rng):
     """The numpy body in float32 is the float64 one rounded: no scalar lifts or lowers the precision."""

@@ -66,6 +66,21 @@ def test_batch_descent_is_the_formula(rng, backend):
     np.testing.assert_allclose(network.views()["w1"][:, 0], w[:, 0] - 0.1 * 2 * X.T @ residual / 50, rtol=1e-12)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_larger_calls_between_epochs_do_not_show(backend, rng):
+    """A plan with room for more rows than a minibatch has: of a loss before, or of validation data."""
+    X, y = rng.normal(size=(64, 6)), rng.normal(size=(64, 1))
+    ends = []
+    for between in ("nothing", "loss", "validation"):
+        net = Network(6, [Dense(1)], loss="mse", dtype="float64", seed=1, backend=backend)
+        if between == "loss":
+            net.loss(X, y)
+        validation = (X, y) if between == "validation" else None
+        history = net.fit(X, y, optimizer=SGD(0.1), batch_size=8, epochs=3, validation_data=validation)
+        ends.append((net.parameters.tolist(), history.loss))
+    assert ends[0] == ends[1] == ends[2]
+
+
 def test_fit_is_a_loop_over_minibatches(data):
     """A user's own loop with train_step gives the bits of fit."""
     (X, y), _ = data
