@@ -71,23 +71,19 @@ def _make_tile(rows):
     return tile
 
 
-_tile1, _tile2, _tile3, _tile4, _tile5, _tile6 = (_make_tile(rows) for rows in range(1, TILE_ROWS + 1))
+_tile, _tile2, _tile1 = _make_tile(TILE_ROWS), _make_tile(2), _make_tile(1)  # more would take longer to compile
 
 
 @register_jitable
 def _any_tile(rows, zero, c, c_row, a, a_row, a_k, b, k):
-    if rows == 6:
-        _tile6(zero, c, c_row, a, a_row, a_k, b, k)
-    elif rows == 1:
-        _tile1(zero, c, c_row, a, a_row, a_k, b, k)
-    elif rows == 2:
-        _tile2(zero, c, c_row, a, a_row, a_k, b, k)
-    elif rows == 3:
-        _tile3(zero, c, c_row, a, a_row, a_k, b, k)
-    elif rows == 4:
-        _tile4(zero, c, c_row, a, a_row, a_k, b, k)
-    elif rows == 5:
-        _tile5(zero, c, c_row, a, a_row, a_k, b, k)
+    if rows == TILE_ROWS:
+        _tile(zero, c, c_row, a, a_row, a_k, b, k)
+        return
+    for i in range(0, rows - 1, 2):
+        _tile2(zero, c + i * c_row, c_row, a + i * a_row, a_row, a_k, b, k)
+    if rows % 2:
+        i = rows - 1
+        _tile1(zero, c + i * c_row, c_row, a + i * a_row, a_row, a_k, b, k)
 
 
 @register_jitable
