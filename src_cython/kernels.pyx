@@ -53,6 +53,7 @@ cdef void register(str name, kernel_t body, size_t record_size):
 include "calibration.pxi"
 include "rows.pxi"
 include "gemm.pxi"
+include "gemv.pxi"
 include "data.pxi"
 include "layers.pxi"
 include "activations.pxi"
