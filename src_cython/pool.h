@@ -229,7 +229,7 @@ static void team_run(team_work work, void *context, int threads)
 static void pool_initialize(void) {}
 static int last_to_arrive(int threads) { (void)threads; return 1; }
 static void release(int threads) { (void)threads; }
-static void team_run(team_work work, void *context, int threads) 
+static void team_run(team_work work, void *context, int threads)
 {
     (void)threads;
     work_flushed(work, context, 0, 1);
