@@ -17,19 +17,25 @@ from .errors import CheckpointError, DivergenceError
 from .kernel import kernels
 from .layers import Dense
 from .network import Network
-from .optimizers import SGD, AdaGrad, Adam, AdamW, RMSProp
+from .optimizers import SGD, AdaDelta, AdaGrad, Adam, Adamax, AdamW, AMSGrad, Lion, NAdam, RAdam, RMSProp
 from .training import History
 
 __all__ = [
     "SGD",
+    "AMSGrad",
+    "AdaDelta",
     "AdaGrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "CheckpointError",
     "Dense",
     "DivergenceError",
     "History",
+    "Lion",
+    "NAdam",
     "Network",
+    "RAdam",
     "RMSProp",
     "__version__",
     "activations",

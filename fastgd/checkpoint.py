@@ -15,7 +15,8 @@ from .choice import pick
 from .errors import CheckpointError, check_integer, choose, shown, type_error, value_error
 from .layers import LAYERS
 from .losses import LOSSES, Loss
-from .optimizers import OPTIMIZERS, Optimizer
+from .optimizer import Optimizer
+from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 
 FORMAT = 1
@@ -38,9 +39,14 @@ def save(path, network, optimizer=None):
         config = optimizer.config()
         if config["learning_rate"] is None:
             raise value_error("optimizer", "a learning rate or schedule of fastgd's own to save", repr(optimizer))
-        content["optimizer"] = {**config, "steps": optimizer.steps}
-        tensors |= {f"optimizer.{slot}": arrays[0] for slot, arrays in optimizer.state.items()}
+        content["optimizer"] = {**config, "minibatches": optimizer.minibatches}
+        tensors |= _state(optimizer)
     _write(_path(path), safetensors.numpy.save(tensors, metadata={"fastgd": json.dumps(content)}))
+
+
+def _state(optimizer):
+    """The state arrays of an optimizer by the names they have in a file."""
+    return {f"optimizer.{slot}.{i}": a for slot, arrays in optimizer.state.items() for i, a in enumerate(arrays)}
 
 
 def _path(path):
@@ -119,15 +125,15 @@ def _chosen(argument, config, table, kind):
 def _optimizer(config, network, tensors):
     if config is None:
         return None
-    schedule, steps = dict(config.pop("learning_rate")), config.pop("steps")
+    schedule, minibatches = dict(config.pop("learning_rate")), config.pop("minibatches")
     learning_rate = choose("schedule", schedule.pop("name"), SCHEDULES)(**schedule)
     optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(learning_rate, **config)
-    optimizer.steps = check_integer("steps", steps, 0)
-    if optimizer.steps == 0 and not any(name.startswith("optimizer.") for name in tensors):
+    optimizer.minibatches = check_integer("minibatches", minibatches, 0)
+    if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in tensors):
         return optimizer  # saved before its first update, which makes the state
     optimizer.bind(network)
-    for slot, (array,) in optimizer.state.items():
-        _fill(f"optimizer.{slot}", array, tensors)
+    for name, array in _state(optimizer).items():
+        _fill(name, array, tensors)
     return optimizer
 
 

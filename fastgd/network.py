@@ -12,7 +12,8 @@ from .errors import DivergenceError, check_integer, check_number, choose, shown,
 from .kernel import DTYPES
 from .layers import LAYERS
 from .losses import LOSSES, Loss
-from .optimizers import Adam, Optimizer
+from .optimizer import Optimizer
+from .optimizers import Adam
 from .plan import Plan
 from .schedules import Schedule
 from .steps import Steps
@@ -268,7 +269,7 @@ class Network:
         """How large parameters may be before each step, if weight decay may carry them beyond the largest number.
         It shrinks them as long as neither it nor the learning rate is above 1; above, they may grow by a factor."""
         decay = optimizer.hyper.get("weight_decay", 0.0)
-        factors = np.maximum(1.0, steps.rates) * max(1.0, decay)
+        factors = np.maximum(1.0, steps.rates * optimizer.largest_factor) * max(1.0, decay)
         if decay == 0 or (factors == 1).all():
             return None
         return np.where(factors == 1, np.inf, float(np.finfo(self.dtype).max) ** 0.5 / factors)
@@ -306,12 +307,12 @@ class Network:
         Adam's if None), "workspace" (activations and their gradients, for minibatches of `batch_size` rows) and
         "total"."""
         rows = check_integer("batch_size", batch_size, 1)
-        slots = len((Adam() if optimizer is None else optimizer).slots)
+        optimizer = Adam() if optimizer is None else optimizer
         plan = self._plan or Plan(self, 1, self.loss_function.kernels[0])
         parts = {
             "parameters": self._parameters.nbytes,
             "gradient": self._gradient.nbytes,
-            "optimizer": slots * self._parameters.nbytes,
+            "optimizer": optimizer.state_bytes(self),
             "workspace": rows * plan.bytes_of_a_row(),
         }
         return {**parts, "total": sum(parts.values())}

@@ -16,20 +16,17 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
     parameters   the gradient of the parameters
     penalty      ... with that of the penalty
     check        how many elements of it are too large
+    accumulate   the sum of the gradients of a few minibatches
+    norms        the squares of the gradient,
+    factor       and what it is clipped by
     update       the optimizer
-    outer        the optimizer on a minibatch of one row, whose gradient is not made
+    outer        the optimizer on a minibatch of one row, whose gradient is not made"""
 
-Over 400 lines: how the list is written down, laid out, bound and walked is one train of thought.
-"""
-
-import dataclasses
 import time
 
 import numpy as np
 
 from ._plan import (
-    BAD_GRADIENT,
-    BAD_LOSS,
     BY_ROWS,
     CHECK_GRADIENT,
     CHECK_LOSS,
@@ -38,7 +35,6 @@ from ._plan import (
     FUSED,
     OUT_OF_TIME,
     QuickStep,
-    Runner,
 )
 from .buffers import aligned_zeros
 from .data import (
@@ -50,18 +46,16 @@ from .data import (
     peak_of_rows,
     raise_peak_of_rows,
 )
-from .kernel import Kernel
 from .losses import penalty_gradient, penalty_value, sum_loss
+from .program import GRAIN, UPDATE_PHASES, UPDATE_WALK, Fed, Program
 from .steps import Feeds, Steps, addresses
 
 PHASES = (
     "gather", "weight", "forward", "loss", "backward", "inputs", "peaks", "total", "peak", "parameters", "penalty",
-    "check", "update", "outer",
+    "check", *UPDATE_PHASES, "outer",
 )  # fmt: skip
 # Rows that a thread takes through all layers at a time: their activations stay in the second cache.
 ROW_BLOCK = 256
-# Shares of threads begin at multiples of so many rows, or elements of flat arrays.
-GRAIN = 8
 # Floating-point operations that are worth a thread.
 THREAD_WORK = 2e6
 # ... and that may pass without a look at the clock.
@@ -80,7 +74,6 @@ FEW_VALUES = 4
 _INPUTS = ("inputs", "inputs", "peak", "peak", BY_ROWS)
 _GUARDED = ("weight", "peaks", "total", "peak", BY_ROWS | CHECK_LOSS | CHECK_PEAK)
 _GRADIENT = ("parameters", "parameters", None, None, 0)
-_UPDATE = ("update", "update", None, None, 0)
 WALKS = {
     "nothing": (),
     "forward": (_INPUTS, ("forward", "forward", None, None, BY_ROWS)),
@@ -95,48 +88,29 @@ WALKS = {
         ("weight", "backward", "total", "total", BY_ROWS | CHECK_LOSS),
         _GRADIENT,
         ("penalty", "penalty", "check", "check", CHECK_GRADIENT),
-        _UPDATE,
+        *UPDATE_WALK,
     ),
     "parameters": (_GRADIENT,),
-    "guarded": (_GUARDED, _GRADIENT, _UPDATE),
+    "guarded": (_GUARDED, _GRADIENT, *UPDATE_WALK),
     "fused": (_GUARDED, ("parameters", "parameters", None, None, FUSED)),
     "outer": (_GUARDED, ("outer", "outer", None, None, 0)),
 }
 
 
-@dataclasses.dataclass
-class Operation:
-    """A kernel and what it works on: names of buffers, then scalars. `body` is the one in use; `row_dim` is the
-    dimension that is the rows of the minibatch, if any."""
-
-    kernel: Kernel
-    buffers: tuple
-    scalars: tuple
-    body: str = ""
-    row_dim: str | None = None
-    arguments: list | None = None
-    record: np.ndarray | None = None
-
-    def slot(self, name):
-        """Address of the slot of the record that holds an array, a dimension or a scalar."""
-        return self.record.ctypes.data + 8 * self.kernel.slots.index(name)
-
-
-class Plan:
+class Plan(Program):
     """The operations of one network for minibatches of up to `capacity` rows with targets for one loss kernel."""
 
     def __init__(self, network, capacity, loss_kernel):
+        super().__init__(PHASES, network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel = network, capacity, loss_kernel
-        self.dtype = network.dtype
         self.rows = 0
-        self.buffers = {}
         self.outer_products = []
+        self.kinds = []
         self._optimizer = None
         self._row_sizes = {}
-        self._phases = {phase: [] for phase in PHASES}
         self._write_down()
         self._lay_out()
-        self._bind_all()
+        self._bind()
 
     # ---- written down by name
 
@@ -144,11 +118,6 @@ class Plan:
         """Declares a workspace buffer (rows, columns); returns its name."""
         self._row_sizes[name] = columns
         return name
-
-    def add(self, phase, kernel, *arguments):
-        """Appends an operation to a phase: names of buffers, then scalars."""
-        n = len(kernel.arrays)
-        self._phases[phase].append(Operation(kernel, arguments[:n], arguments[n:]))
 
     def add_outer_product(self, b, w, x, dy):
         """Notes that for a minibatch of one row the gradient of b is dy and that of w is x^T dy."""
@@ -197,7 +166,7 @@ class Plan:
         self.buffers |= self.own
         self.buffers |= {f"data.{name}": array for name, array in self.own.items()}
         self.buffers["index"] = np.zeros(capacity, np.int64)
-        self._row_names = {*sizes, *self.own, "index"}
+        self.row_names = {*sizes, *self.own, "index"}
         for prefix, flat in (("", network.parameters), ("d", network.gradient)):
             self.buffers |= {prefix + name: view for name, view in network.views(flat).items()}
             self.buffers[f"{prefix}penalized"] = flat[: network.n_weights]
@@ -210,132 +179,96 @@ class Plan:
 
     def bytes_of_a_row(self):
         """Bytes of workspace that a row of the minibatch takes."""
-        return sum(self.buffers[name].nbytes for name in self._row_names) // self.capacity
+        return sum(self.buffers[name].nbytes for name in self.row_names) // self.capacity
 
-    def _bind_all(self):
-        """Operations in order, with places for the update, each bound to its buffers; and the runner over them."""
-        self.operations, self.ends = [], {}
-        for phase in PHASES:
-            self.operations += self._phases[phase]
-            self.ends[phase] = len(self.operations)
-        self._runner = None
-        self._table = np.zeros((len(self.operations) + 1 + len(self.outer_products), 10), np.int64)
-        for i, operation in enumerate(self.operations):
-            self._bind(i, operation)
-        if self.network.backend != "numpy":
+    def _bind(self, place=0):
+        self.bind(place)
+        if self.backend != "numpy":
             total = self._phases["total"][0]
-            self._runner = Runner(
-                self._table,
+            self.make_runner(
                 total=total.slot("total"),
                 peak=self.buffers["peak"].ctypes.data,
                 bad_gradients=self.buffers["bad_gradients"].ctypes.data,
                 row_block=ROW_BLOCK,
             )
 
-    def _bind(self, i, operation):
-        kernel = operation.kernel
-        operation.body = kernel.choose_body(self.network.backend)
-        operation.arguments = [self.buffers[name] for name in operation.buffers] + list(operation.scalars)
-        for name, spec in zip(operation.buffers, kernel.arrays.values(), strict=True):
-            if name in self._row_names:
-                operation.row_dim = spec.dims[0]
-        _, sizes = kernel.check(operation.arguments)
-        if operation.body != "numpy":
-            operation.record = kernel.record(operation.arguments, sizes)
-            rows = operation.slot(operation.row_dim) if operation.row_dim else 0
-            by_rows = operation.row_dim == kernel.range_dim
-            self._table[i] = (
-                kernel.address(operation.body, self.dtype), operation.record.ctypes.data,
-                sizes[kernel.range_dim], GRAIN, rows, by_rows, -1, 0, 0, 0,
-            )  # fmt: skip
-
     def use_optimizer(self, optimizer):
         """Makes the update phases those of the optimizer."""
         if optimizer is self._optimizer:
             return
-        optimizer.bind(self.network)
-        names = {"p": "parameters", "g": "dparameters"}
-        for slot, (array,) in optimizer.state.items():
-            names[slot] = f"optimizer.{slot}"
-            self.buffers[names[slot]] = array
-        self._phases["update"].clear()
-        self._phases["outer"].clear()
-        kernel, outer = optimizer.kernel, optimizer.outer_kernel
-        self.add("update", kernel, *(names[name] for name in kernel.arrays), *(0.0 for _ in kernel.scalars))
+        network = self.network
+        parts = optimizer.bind(network)
+        for phase in (*UPDATE_PHASES, "outer"):
+            self._phases[phase].clear()
+        named = []
+        for start, stop, kind in parts:
+            cut = "" if stop - start == network.n_parameters else f"[{start}:{stop}]"
+            for name, flat in (("parameters", network.parameters), ("dparameters", network.gradient)):
+                self.buffers[name + cut] = flat[start:stop]
+            named.append((f"parameters{cut}", f"dparameters{cut}", kind))
+        optimizer.write_update(self, named)
+        outer = optimizer.outer_kernel
         covered = sum(self.buffers[name].size for b, w, _, _ in self.outer_products for name in (b, w))
-        if outer and self.capacity == 1 and covered == self.network.n_parameters:
+        if outer and optimizer.is_plain and self.capacity == 1 and covered == network.n_parameters:
             for product in self.outer_products:
-                self.add("outer", outer, *product, *(0.0 for _ in outer.scalars))
-        place = self.ends["check"]
-        self.ends["update"] = place + 1
-        self.operations[place:] = [*self._phases["update"], *self._phases["outer"]]
-        self.ends["outer"] = len(self.operations)
-        self._table[place:] = 0
-        for i, operation in enumerate(self.operations[place:], place):
-            self._bind(i, operation)
-        self._follow(place)
+                self.add("outer", outer, *product, *(Fed((parts[0].kind, name)) for name in outer.scalars))
+        self._bind(self.ends["check"])
+        self.kinds = sorted({part.kind for part in parts})
+        self._follow(parts)
         self._optimizer = optimizer
         self.best_walk = self._choose_walk()
 
     def _choose_walk(self):
         """The fastest way of a step through this plan; a penalty must be added to the gradient before it is checked."""
-        network = self.network
-        if self._runner is None or network.l1 or network.l2:
+        network, optimizer = self.network, self._optimizer
+        if self.runner is None or network.l1 or network.l2:
             return "step"
         few_values = self.capacity == 1 and self.workspace.size * FEW_VALUES < network.n_parameters
         if few_values and self._phases["outer"]:
             return "outer"
-        if network.parameters.nbytes * (2 + len(self._optimizer.state)) > FUSED_BYTES:
-            return "fused"
+        if network.parameters.nbytes * 2 + optimizer.state_bytes(network) > FUSED_BYTES:
+            return "fused" if optimizer.works_by_parts else "guarded"
         return "guarded" if few_values else "step"
 
-    def _follow(self, update):
-        """Makes the update follow each operation that finishes a part of the gradient."""
-        start = self.ends["peak"]
-        flat = self.network.gradient
-        for i, operation in enumerate(self._phases["parameters"], start):
-            part = operation.arguments[0]
-            scale = part.size // part.shape[0]
-            offset = (part.ctypes.data - flat.ctypes.data) // flat.itemsize
+    def _follow(self, parts):
+        """Makes the update of a part follow each operation that finishes some of its gradient."""
+        flat, followed = self.network.gradient, {}
+        updates = range(*self.range_of("update", "update"))
+        first = dict(zip(range(*self.range_of("accumulate", "accumulate")), updates, strict=False))
+        for place, update in first.items():
+            self._table[place, 6:] = update, 0, 1, 0
+        for part, place in zip(parts, first or updates, strict=True):
+            followed[part] = place
+        for i, operation in enumerate(self._phases["parameters"], self.range_of("parameters", "parameters")[0]):
+            array = operation.arguments[0]
+            scale = array.size // array.shape[0]
+            offset = (array.ctypes.data - flat.ctypes.data) // flat.itemsize
             block = max(FUSED_ROWS, FUSED_BLOCK // scale // GRAIN * GRAIN)
-            self._table[i, 6:] = update, block, scale, offset
+            self._table[i, 6:] = -1, 0, 0, 0
+            for part, place in followed.items():
+                if part.start <= offset < part.stop:
+                    self._table[i, 6:] = place, block, scale, offset - part.start
 
     # ---- for each minibatch
-
-    def _operations_with(self, name):
-        return [(o, o.buffers.index(name)) for o in self.operations if name in o.buffers]
 
     def _slots(self, name, stages):
         """Addresses of the slots that hold the address of a buffer, in the operations of some stages."""
         ranges = [*stages[:, 0:2].tolist(), *stages[:, 2:4].tolist()]
         used = {i for first, last in ranges for i in range(first, last)}
-        found = [(i, operation, operation.buffers) for i, operation in enumerate(self.operations) if i in used]
-        return [o.record.ctypes.data + 8 * names.index(name) for _, o, names in found if name in names]
-
-    def point(self, name, array):
-        """Makes the operations use another array for a buffer: C-contiguous, aligned, of the same dtype."""
-        self.buffers[name] = array
-        for operation, j in self._operations_with(name):
-            operation.arguments[j] = array
-            if operation.record is not None:
-                operation.record[j] = array.ctypes.data
+        links = (link for i in sorted(used) for link in self.operations[i].links)
+        return [link.record.ctypes.data + 8 * link.buffers.index(name) for link in links if name in link.buffers]
 
     def set_rows(self, rows):
         """Makes the operations work on the first `rows` rows of their buffers, with weight 1 / rows each. The runner
         sets the sizes in the records by itself."""
         self.rows = rows
-        self.set_scalars(self._phases["weight"][0], [1 / rows])
-        if self._runner is None:
+        self._phases["weight"][0].set_scalars(value=1 / rows)
+        if self.runner is None:
             for operation in self.operations:
-                for j, name in enumerate(operation.buffers):
-                    if name in self._row_names:
-                        operation.arguments[j] = self.buffers[name][:rows]
-
-    def set_scalars(self, operation, scalars):
-        """Sets the scalars of an operation."""
-        operation.arguments[len(operation.buffers) :] = scalars
-        if operation.record is not None:
-            operation.record.view(np.float64)[-len(scalars) :] = scalars
+                for link in operation.links:
+                    for j, name in enumerate(link.buffers):
+                        if name in self.row_names:
+                            link.arguments[j] = self.buffers[name][:rows]
 
     def set_minibatch(self, **arrays):
         """Points the operations to the rows of x, and of y if given, where they lie: C-contiguous, aligned, of the
@@ -353,53 +286,32 @@ class Plan:
         return 6 * rows * self.network.n_weights
 
     def _stages(self, walk, gather=False):
-        """The stages of a walk: the operations of each, as ranges, and its flags."""
-        stages = []
-        for first, last, closing, end, flags in WALKS[walk]:
-            first = "gather" if gather and first == "weight" else first
-            shared, alone = self._range(first, last), self._range(closing, end) if closing else (0, 0)
-            if shared[0] < shared[1] or alone[0] < alone[1]:
-                stages.append((*shared, *alone, flags))
-        return np.array(stages, np.int64).reshape(-1, 5)
-
-    def _range(self, first, last):
-        i = PHASES.index(first)
-        return self.ends[PHASES[i - 1]] if i else 0, self.ends[last]
+        """The stages of a walk, with `gather` with the rows gathered first."""
+        first = {"weight": "gather"} if gather else {}
+        return self.stages([(first.get(stage[0], stage[0]), *stage[1:]) for stage in WALKS[walk]])
 
     def run(self, walk):
         """Walks once, with the minibatch that is set."""
         self.point("total", self.buffers["total"])
         stages = self._stages(walk)
-        if self._runner is None:
-            self._walk_in_python(stages)
+        if self.runner is None:
+            self.walk_in_python(stages)
         else:
-            self._runner.run(stages, self.rows, threads=self.threads(self.rows))
-
-    def _walk_in_python(self, stages):
-        """One walk over numpy bodies; returns why it stopped."""
-        with np.errstate(all="ignore"):  # as the compiled bodies do: what comes of it is checked
-            for first, last, closing, end, flags in stages:
-                for operation in (*self.operations[first:last], *self.operations[closing:end]):
-                    operation.kernel.reference(*operation.arguments)
-                if flags & CHECK_LOSS and not np.isfinite(self.buffers["total"][0]):
-                    return BAD_LOSS
-                if flags & CHECK_GRADIENT and self.buffers["bad_gradients"][0]:
-                    return BAD_GRADIENT
-        return DONE
+            self.runner.run(stages, self.rows, threads=self.threads(self.rows))
 
     # ---- training
 
     def train(self, steps, first, end, walk, seconds):
         """Runs training steps first, ..., end - 1, for about so many seconds; returns the step at which it stopped,
         and why. The optimizer is in use already."""
-        if self._runner is None:
+        if self.runner is None:
             return self._train_in_python(steps, first, end, seconds)
         feeds, stages = Feeds(), self._stages(walk, gather=not steps.in_place)
         # The short way for one row makes no gradient: that of the last step is made when all is done.
         ending = self._stages("parameters" if walk == "outer" else "nothing")
         used = np.concatenate([stages, ending])
         self._feed_update(feeds, steps)
-        feeds.add([self._runner.peak_limit], steps.peak_limits)
+        feeds.add([self.runner.peak_limit], steps.peak_limits)
         feeds.add(self._weight_slots, 1 / steps.rows)
         if steps.in_place:
             feeds.add(self._slots("x", used), addresses(steps.x, steps.starts))
@@ -409,19 +321,19 @@ class Plan:
                 self.point(name, array)
             for name, array in (("data.x", steps.x), ("data.y", steps.y)):
                 self.point(name, array)
-                for operation, _ in self._operations_with(name):
-                    operation.record[operation.kernel.slots.index("m")] = len(array)
+                for link, _ in self.links_with(name):
+                    link.record[link.kernel.slots.index("m")] = len(array)
             feeds.add(self._slots("index", stages), addresses(steps.order, steps.starts))
         done = np.searchsorted(steps.ends, first, side="right")
         rows = int(steps.rows[0])
-        result = self._runner.run(
+        result = self.runner.run(
             stages, rows, first=first, end=end,
             feeds=feeds.table(), rows_of_step=steps.rows, marks=steps.ends[done:],
             times=steps.times[done:], counter=self._optimizer.counter, threads=self.threads(rows), seconds=seconds,
             steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
         )  # fmt: skip
         if len(ending) and result[1] in (DONE, OUT_OF_TIME):
-            self._runner.run(ending, rows)
+            self.runner.run(ending, rows)
         self.point("data.x", self.own["x"])  # what the caller owns is not kept
         self.point("data.y", self.own["y"])
         return result
@@ -430,9 +342,10 @@ class Plan:
         """What every step needs but the minibatch: where its loss goes, hyper-parameters, limit of the gradient."""
         total = self._phases["total"]
         feeds.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
-        updates = [*self._phases["update"], *self._phases["outer"]]
-        for name, values in zip(self._optimizer.kernel.scalars, steps.scalars, strict=True):
-            feeds.add([o.slot(name) for o in updates if name in o.kernel.scalars], values)
+        for links, name, values in self.values_to_feed((*UPDATE_PHASES, "outer"), steps.values):
+            feeds.add([link.slot(name) for link in links], values)
+        for address, size in self.sometimes():
+            feeds.add([address], steps.active * size)
         feeds.add([self._phases["check"][0].slot("limit")], steps.gradient_limits)
 
     @property
@@ -448,7 +361,7 @@ class Plan:
         stages = self._stages("guarded" if self.best_walk == "outer" else self.best_walk)
         x, y = self.own["x"], self.own["y"]
         return QuickStep(
-            self._runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
+            self.runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
             x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
             weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
             capacity=self.capacity, x=x, y=y, labels=y.ndim == 1, threads=self.network.num_threads,
@@ -468,24 +381,12 @@ class Plan:
             else:
                 index = steps.order[start : start + rows]
                 self.set_minibatch(x=np.take(steps.x, index, axis=0), y=np.take(steps.y, index, axis=0))
-            self.set_scalars(self._phases["update"][0], [float(values[s]) for values in steps.scalars])
-            self.set_scalars(self._phases["check"][0], [float(steps.gradient_limits[s])])
-            status = self._walk_in_python(stages)
+            self.prepare_in_python(UPDATE_PHASES, steps.values, s, steps.active[s])
+            self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
+            status = self.walk_in_python(stages)
             steps.totals[s] = self.buffers["total"][0]
             if status != DONE:
                 return s, status
-            self._optimizer.steps += 1
+            self._optimizer.counter[0] += 1
             steps.times[steps.ends == s + 1] = time.monotonic()
         return end, DONE
-
-    def describe(self):
-        """One line an operation: phase, kernel with buffers and their shapes, body in use."""
-        lines = []
-        for phase in PHASES:
-            for operation in self._phases[phase]:
-                named = [
-                    f"{name}{list(a.shape)}" for name, a in zip(operation.buffers, operation.arguments, strict=False)
-                ]
-                call = f"{operation.kernel.name}({', '.join(named)})"
-                lines.append(f"  {phase:<11}{call:<88} {operation.body}")
-        return lines

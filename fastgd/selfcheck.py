@@ -19,7 +19,7 @@ from .optimizers import Adam
 TOLERANCES = {"float32": 3e-6, "float64": 1e-13}
 # Largest error of a gradient in float64 against 4th-order differences, normalised as `gradient_error` does.
 GRADIENT_TOLERANCE = 1e-8
-CHECKED_SIZES = {"rows": 9, "m": 19, "n": 17, "n_in": 33, "n_out": 17, "k": 10, "one": 1}
+CHECKED_SIZES = {"rows": 9, "m": 19, "n": 17, "n_in": 33, "n_out": 17, "k": 10, "one": 1, "blocks": 3, "width": 256}
 TIMED = (
     ("4-16-1, batch 1", 4, (16,), 1, 1),
     ("64-64-10, batch 32", 64, (64,), 10, 32),
@@ -38,6 +38,12 @@ def example(kernel, sizes, dtype, rng):
             values = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
         elif spec.domain == "unit":
             values = rng.uniform(0, 1, shape)
+        elif spec.domain == "code":
+            values = rng.integers(0, 256, shape)
+        elif spec.domain == "top":
+            values = rng.integers(127 - 8, 127 + 8, shape) << 3  # exponents near that of 1
+        elif spec.domain == "bfloat16":
+            values = rng.normal(size=shape).astype(np.float32).view(np.uint32) >> 16
         else:
             values = rng.normal(size=shape)
             values = np.abs(values) if spec.domain == "nonnegative" else values

@@ -9,8 +9,9 @@ import numpy as np
 @dataclasses.dataclass
 class Steps:
     """Training steps to run: step s takes rows[s] rows of x and y, those at order[starts[s]:], or with `in_place`
-    those from starts[s] on. Each of `scalars`, `gradient_limits` and `peak_limits` has an element for each step, and
-    the losses go to `totals`. `ends` are steps after which the time is noted in `times`; `rates` are learning rates."""
+    those from starts[s] on. Each of `rates` (learning rates), `active` (whether the parameters are updated), `values`
+    (of what is fed, by key), `gradient_limits` and `peak_limits` has an element for each step, and the losses go to
+    `totals`. `ends` are steps after which the time is noted in `times`."""
 
     x: np.ndarray
     y: np.ndarray
@@ -18,7 +19,8 @@ class Steps:
     starts: np.ndarray
     order: np.ndarray | None
     rates: np.ndarray
-    scalars: list
+    active: np.ndarray
+    values: dict
     gradient_limits: np.ndarray
     peak_limits: np.ndarray
     totals: np.ndarray
@@ -30,12 +32,13 @@ class Steps:
         """The next steps of an optimizer. A gradient within the square root of the largest number has squares that do
         not overflow, nor do updates at a learning rate above 1; it is that where its factors are within the peak."""
         rows, starts = np.asarray(rows, np.int64), np.asarray(starts, np.int64)
-        rates, scalars = optimizer.table(len(rows), plan.dtype)
-        largest = rates[0] if rates.strides == (0,) else rates
+        rates, active, values = optimizer.table(len(rows), plan.dtype, plan.kinds)
+        largest = optimizer.largest_factor * (rates[0] if rates.strides == (0,) else rates)
         gradient = float(np.finfo(plan.dtype).max) ** 0.5 / np.maximum(1.0, largest)
         limits = np.broadcast_to(gradient, len(rows)), np.sqrt(gradient / rows)
         ends = np.asarray(ends, np.int64)
-        return cls(x, y, rows, starts, order, rates, scalars, *limits, np.zeros(len(rows)), ends, np.zeros(len(ends)))
+        totals, times = np.zeros(len(rows)), np.zeros(len(ends))
+        return cls(x, y, rows, starts, order, rates, active, values, *limits, totals, ends, times)
 
     @property
     def in_place(self):

@@ -9,7 +9,8 @@ import numpy as np
 
 from .data import check_batch_size, check_rows, check_targets, check_values, epoch_order, take_rows
 from .errors import check_integer, check_number, shown, type_error
-from .optimizers import Adam, Optimizer
+from .optimizer import Optimizer
+from .optimizers import Adam
 from .steps import Steps
 
 # Steps, and rows of them, that are laid out to be run in one go, and bytes of rows that are gathered beforehand.

@@ -5,7 +5,7 @@ Each body stands in the .pxi of the same stem as the .py that holds its contract
 contract's arrays, then the names of their dimensions in order of appearance, then the scalars: eight bytes each.
 Record fields of the same shape share one struct. Hyper-parameters arrive as double and are rounded to `real` once.
 """
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
 from libc.string cimport memcpy
 
 cdef extern from "simd.h" nogil:
@@ -27,6 +27,7 @@ cdef extern from "simd.h" nogil:
     void sum_parts(real *c, const vec *sums)
     const double NAN
     real sqrt(real x)
+    double sqrt_double "sqrt"(double x)
     real fabs(real x)
     real multiply_add(real a, real b, real c)
     double multiply_add_double "multiply_add"(double a, double b, double c)
@@ -58,4 +59,6 @@ include "data.pxi"
 include "layers.pxi"
 include "activations.pxi"
 include "losses.pxi"
+include "gradient.pxi"
+include "lowmemory.pxi"
 include "optimizers.pxi"

@@ -4,11 +4,13 @@
 A compiled kernel is `void kernel(const void *args, int64_t begin, int64_t end)`: `args` is its record (pointers,
 sizes, scalars; eight bytes each), `[begin, end)` its share of the work. A walk is a list of stages. In each stage the
 threads of a team share the work of its operations, then meet; the last to arrive runs the closing operations alone
-(sums, checks) and decides whether all go on. Over 400 lines: the walk and the two ways into it from Python.
+(sums, checks) and decides whether all go on.
 """
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
+
+import numpy as np
 
 cimport numpy as cnp
 
@@ -46,11 +48,12 @@ cpdef enum:
 
 cdef enum:
     FREE_WORK = 1_000_000   # floating-point operations for which giving up the GIL is worth its price
+    FREE_ELEMENTS = 50_000  # ... and elements of parameters
 
 # Eight bytes each, so that plan.py writes them as rows of an int64 array.
 cdef packed struct Operation:
     int64_t kernel, record          # addresses
-    int64_t end                     # its work is [0, end)
+    int64_t end                     # its work is [0, end); 0 in steps in which it rests
     int64_t grain                   # shares of it begin at multiples of this
     int64_t rows                    # address of the slot of its record that holds the rows of the minibatch, or 0
     int64_t by_rows                 # its work is those rows
@@ -89,6 +92,9 @@ cdef struct Engine:
     int64_t status
 
 
+include "chain.pxi"
+
+
 cdef void set_rows(Engine *e, int64_t rows) noexcept nogil:
     """Makes every operation work on `rows` rows."""
     cdef int64_t i
@@ -110,7 +116,8 @@ cdef void run_operations(Engine *e, int64_t first, int64_t last) noexcept nogil:
     """Operations one after the other, each whole."""
     cdef int64_t i
     for i in range(first, last):
-        call(&e.operations[i], 0, e.operations[i].end)
+        if e.operations[i].end:
+            call(&e.operations[i], 0, e.operations[i].end)
 
 
 cdef inline void share(const Operation *o, int thread, int threads, int64_t *begin, int64_t *end) noexcept nogil:
@@ -142,7 +149,7 @@ cdef void run_block(Engine *e, int64_t i, int64_t begin, int64_t end) noexcept n
     while True:
         o = &e.operations[i]
         call(o, begin, end)
-        if o.follower < 0:
+        if o.follower < 0 or not e.operations[o.follower].end:
             return
         begin = o.offset + o.scale * begin
         end = o.offset + o.scale * end
@@ -235,13 +242,14 @@ cdef class Runner:
     cdef Engine engine
     cdef object operations
 
-    def __init__(self, int64_t[:, ::1] operations, *, uintptr_t total, uintptr_t peak, uintptr_t bad_gradients,
-                 int64_t row_block):
+    def __init__(self, int64_t[:, ::1] operations, *, uintptr_t total=0, uintptr_t peak=0, uintptr_t bad_gradients=0,
+                 int64_t row_block=0):
         if operations.shape[1] * 8 != sizeof(Operation):
             raise ValueError(f"operations: expected rows of {sizeof(Operation) // 8} slots, got {operations.shape[1]}")
         memset(&self.engine, 0, sizeof(Engine))
         self.operations = operations
-        self.engine.operations = <Operation *>&operations[0, 0]
+        if operations.shape[0]:
+            self.engine.operations = <Operation *>&operations[0, 0]
         self.engine.n_operations = operations.shape[0]
         self.engine.total = <double **>total
         self.engine.peak = <double *>peak
@@ -345,90 +353,4 @@ cdef class Turn:
             self.disturbed = True
 
 
-cdef class QuickStep:
-    """One training step at a time, called from Python, at next to no cost over the arithmetic. It takes what needs no
-    preparation: arrays that the kernels can read where they lie, of up to `capacity` rows, the optimizer it was made
-    for, and the next of the steps whose values lie ready in `feeds`. Anything else it leaves to the caller, by
-    returning None with nothing changed; so also a step that would not end well.
-    """
-    cdef Runner runner
-    cdef Turn turn
-    cdef object optimizer, kept
-    cdef const int64_t[:, ::1] stages, feeds
-    cdef const int64_t[::1] x_slots, y_slots
-    cdef const double[::1] limits
-    cdef int64_t[::1] counter
-    cdef double *weight
-    cdef int64_t capacity, n_features, n_outputs, next, count, begin, version
-    cdef int x_type, y_type, max_threads
-    cdef bint labels
-    cdef double work_of_row, thread_work
-    cdef readonly double last_loss
-
-    def __init__(self, runner, turn, optimizer, *, stages, feeds, x_slots, y_slots, uintptr_t weight, limits, counter,
-                 capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, kept):
-        """x, y: arrays like those to come. weight: address of the scalar 1 / rows. limits: of the gradient, one for
-        each step. counter: the optimizer's steps and version. last_loss: that of the step before. kept: what must live
-        as long as this."""
-        self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
-        self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
-        self.weight, self.limits, self.counter = <double *>weight, limits, counter
-        self.capacity, self.n_features, self.n_outputs = capacity, x.shape[1], 1 if labels else y.shape[1]
-        self.x_type, self.y_type, self.labels = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), labels
-        self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
-        self.max_threads, self.work_of_row, self.thread_work = threads, work_of_row, thread_work
-        self.last_loss = last_loss
-
-    cdef bint fits(self, object x, object y, object optimizer):
-        if optimizer is not self.optimizer or self.next == self.count or self.turn.taken or self.turn.disturbed:
-            return False
-        if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
-            return False
-        if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_CheckExact(y)):
-            return False
-        if not (cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY_RO(y)):
-            return False
-        if cnp.PyArray_TYPE(x) != self.x_type or cnp.PyArray_TYPE(y) != self.y_type or cnp.PyArray_NDIM(x) != 2:
-            return False
-        cdef int64_t rows = cnp.PyArray_DIM(x, 0)
-        if not 1 <= rows <= self.capacity or cnp.PyArray_DIM(x, 1) != self.n_features:
-            return False
-        cdef int y_ndim = cnp.PyArray_NDIM(y)
-        if y_ndim == 0 or cnp.PyArray_DIM(y, 0) != rows:
-            return False
-        if y_ndim == 1:
-            return self.labels or self.n_outputs == 1
-        return not self.labels and y_ndim == 2 and cnp.PyArray_DIM(y, 1) == self.n_outputs
-
-    def __call__(self, x, y, optimizer):
-        if not self.fits(x, y, optimizer):
-            return None
-        cdef Engine *e = &self.runner.engine
-        cdef int64_t rows = cnp.PyArray_DIM(x, 0), i
-        cdef int threads = <int>max(1, min(<double>self.max_threads, rows * self.work_of_row / self.thread_work))
-        for i in range(self.x_slots.shape[0]):
-            (<int64_t *>self.x_slots[i])[0] = <int64_t>cnp.PyArray_DATA(x)
-        for i in range(self.y_slots.shape[0]):
-            (<int64_t *>self.y_slots[i])[0] = <int64_t>cnp.PyArray_DATA(y)
-        self.weight[0] = 1.0 / rows
-        e.peak_limit = sqrt(self.limits[self.next] / rows)
-        e.stages, e.n_stages = <const Stage *>&self.stages[0, 0], self.stages.shape[0]
-        e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
-        if e.n_feeds:
-            e.feeds = <const Feed *>&self.feeds[0, 0]
-        e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
-        e.step, e.end, e.status = self.next, self.next + 1, DONE
-        self.turn.taken = True
-        set_rows(e, rows)
-        begin_step(e)
-        if rows * self.work_of_row > FREE_WORK:
-            with nogil:
-                team_run(walk_steps, e, threads)
-        else:
-            team_run(walk_steps, e, 1)
-        self.turn.taken = False
-        if e.status != DONE:
-            return None
-        self.next += 1
-        self.last_loss = e.total[0][0]
-        return self.last_loss
+include "quick.pxi"

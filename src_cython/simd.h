@@ -9,6 +9,7 @@
 #define FASTGD_SIMD_H
 
 #include <stdint.h>
+#include <string.h>
 #include <tgmath.h>
 
 /* The register tile of the matrix product, MR rows of VECTORS vectors: as many sums as the registers hold beside a
@@ -68,6 +69,21 @@ typedef int64_t bits __attribute__((may_alias));
 typedef uint64_t unsigned_bits;
 #define MAGNITUDE INT64_MAX
 #endif
+
+/* A float as its bits, and back. */
+static inline uint32_t bits_of_float(float x)
+{
+    uint32_t b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+}
+
+static inline float float_of_bits(uint32_t b)
+{
+    float x;
+    memcpy(&x, &b, sizeof x);
+    return x;
+}
 
 /* A function whose arguments are constants where it is called: the loops over them unroll, its arrays are registers. */
 #define inlined __attribute__((always_inline)) void

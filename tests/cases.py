@@ -10,18 +10,48 @@ AWKWARD = (1, 7, 8, 9, 15, 16, 17, 31, 33, 1000)
 # Where the derivative of an activation or loss jumps: gradient checks stay clear of it.
 KINKED_ACTIVATIONS = {"relu": 0.0, "leaky_relu": 0.0, "elu": 0.0}
 OPTIMIZERS = {
-    "SGD": lambda lr: fastgd.SGD(lr),
-    "momentum": lambda lr: fastgd.SGD(lr, momentum=0.9),
-    "Nesterov": lambda lr: fastgd.SGD(lr, momentum=0.9, nesterov=True),
-    "AdaGrad": lambda lr: fastgd.AdaGrad(lr),
-    "RMSProp": lambda lr: fastgd.RMSProp(lr),
-    "Adam": lambda lr: fastgd.Adam(lr),
-    "AdamW": lambda lr: fastgd.AdamW(lr),
+    "SGD": lambda lr, **options: fastgd.SGD(lr, **options),
+    "momentum": lambda lr, **options: fastgd.SGD(lr, momentum=0.9, **options),
+    "Nesterov": lambda lr, **options: fastgd.SGD(lr, momentum=0.9, nesterov=True, **options),
+    "AdaGrad": lambda lr, **options: fastgd.AdaGrad(lr, **options),
+    "AdaDelta": lambda lr, **options: fastgd.AdaDelta(lr, **options),
+    "RMSProp": lambda lr, **options: fastgd.RMSProp(lr, **options),
+    "RMSProp momentum": lambda lr, **options: fastgd.RMSProp(lr, momentum=0.9, **options),
+    "RMSProp centred": lambda lr, **options: fastgd.RMSProp(lr, momentum=0.9, centred=True, **options),
+    "Adam": lambda lr, **options: fastgd.Adam(lr, **options),
+    "AdamW": lambda lr, **options: fastgd.AdamW(lr, **options),
+    "AMSGrad": lambda lr, **options: fastgd.AMSGrad(lr, **options),
+    "Adamax": lambda lr, **options: fastgd.Adamax(lr, **options),
+    "NAdam": lambda lr, **options: fastgd.NAdam(lr, **options),
+    "RAdam": lambda lr, **options: fastgd.RAdam(lr, **options),
+    "Lion": lambda lr, **options: fastgd.Lion(lr, **options),
 }
 # Dimensions of a small and of a medium network to time kernels at; "parameters" is the length of a flat buffer.
 BENCHMARKED = {
-    "small": {"rows": 32, "n": 64, "k": 10, "n_in": 64, "n_out": 64, "m": 1_000, "one": 1, "parameters": 4_810},
-    "medium": {"rows": 128, "n": 512, "k": 10, "n_in": 784, "n_out": 512, "m": 1_000, "one": 1, "parameters": 400_000},
+    "small": {
+        "rows": 32,
+        "n": 64,
+        "k": 10,
+        "n_in": 64,
+        "n_out": 64,
+        "m": 1_000,
+        "one": 1,
+        "parameters": 4_810,
+        "blocks": 19,
+        "width": 256,
+    },
+    "medium": {
+        "rows": 128,
+        "n": 512,
+        "k": 10,
+        "n_in": 784,
+        "n_out": 512,
+        "m": 1_000,
+        "one": 1,
+        "parameters": 400_000,
+        "blocks": 1_563,
+        "width": 256,
+    },
 }
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import fastgd
+from fastgd.cli import digits
 from fastgd.kernel import DTYPES
 
 BACKENDS = ("numpy", "numba", "cython")
@@ -29,3 +30,9 @@ def small(rng):
     y = rng.integers(0, 3, 11)
     network = fastgd.Network(5, [fastgd.Dense(8, "tanh"), fastgd.Dense(3)], loss="softmax_cross_entropy")
     return network, x, y
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Training and test rows of the handwritten digits: ((X, y), (X, y))."""
+    return digits()

@@ -229,7 +229,7 @@ X, y = rng.normal(size=(64, 19)).astype("f4"), rng.integers(0, 5, 64)
 layers = [fastgd.Dense(300, "gelu"), fastgd.Dense(200, "tanh"), fastgd.Dense(5)]
 net, opt = fastgd.Network(19, layers, loss="softmax_cross_entropy", num_threads=1), fastgd.Adam()
 net.fit(X, y, optimizer=opt, batch_size=32, epochs=1)
-taken, runner = [], net._plan._runner
+taken, runner = [], net._plan.runner
 
 class Counting:
     peak_limit = runner.peak_limit
@@ -240,7 +240,7 @@ class Counting:
         taken.append(count() - before)
         return result
 
-net._plan._runner = Counting()
+net._plan.runner = Counting()
 for n in (10, 10, 500):
     order = np.tile(np.arange(64), n // 2 + 1)
     steps = Steps.of(net._plan, opt, X, y, rows=[32] * n, starts=np.arange(n) * 32, order=order)

@@ -99,20 +99,20 @@ def test_rows_of_zeros_are_left_out_exactly(zeros, dtype, rng):
     np.testing.assert_allclose(w, expected, rtol=0, atol=tolerance)
 
 
-def mutant_factor(p, g, lr, weight_decay):
-    p -= lr * (g + weight_decay * p) * (1 + 1e-6)
+def mutant_factor(p, g, lr, weight_decay, shrink):
+    p -= shrink * p + lr * (g + weight_decay * p) * (1 + 1e-6)
 
 
-def mutant_term(p, g, lr, weight_decay):
-    p -= lr * g
+def mutant_term(p, g, lr, weight_decay, shrink):
+    p -= shrink * p + lr * g
 
 
-def mutant_last(p, g, lr, weight_decay):
-    p[:-1] -= lr * (g[:-1] + weight_decay * p[:-1])
+def mutant_last(p, g, lr, weight_decay, shrink):
+    p[:-1] -= shrink * p[:-1] + lr * (g[:-1] + weight_decay * p[:-1])
 
 
-def mutant_writes_input(p, g, lr, weight_decay):
-    p -= lr * (g + weight_decay * p)
+def mutant_writes_input(p, g, lr, weight_decay, shrink):
+    p -= shrink * p + lr * (g + weight_decay * p)
     g[0] = 0
 
 
@@ -156,7 +156,7 @@ def test_extreme_logits_are_finite(dtype):
 
 
 def arguments(dtype="float32"):
-    return [np.zeros(4, dtype), np.ones(4, dtype), 0.1, 0.0]
+    return [np.zeros(4, dtype), np.ones(4, dtype), 0.1, 0.0, 0.0]
 
 
 BAD_CALLS = {
@@ -217,7 +217,7 @@ def test_a_loop_must_have_the_arguments_of_its_kernel():
 def test_a_scalar_must_be_a_real_number(body, lr, error):
     p = np.zeros(3)
     with pytest.raises(error, match="'lr'.*real number"):
-        fastgd.kernels.sgd_step.body(body)(p, np.ones(3), lr, 0.0)
+        fastgd.kernels.sgd_step.body(body)(p, np.ones(3), lr, 0.0, 0.0)
     assert not p.any()
 
 
@@ -249,7 +249,7 @@ def test_binary_cross_entropy_keeps_small_losses(body):
 def test_subnormal_numbers_are_0_in_compiled_bodies_and_nowhere_else(body, dtype):
     tiny = np.finfo(dtype).smallest_subnormal
     p, g = np.zeros(40, dtype), np.full(40, tiny)
-    fastgd.kernels.sgd_step.body(body)(p, g, 1.0, 0.0)
+    fastgd.kernels.sgd_step.body(body)(p, g, 1.0, 0.0, 0.0)
     assert not p.any()
     net = fastgd.Network(3, [fastgd.Dense(2)], loss="mse", dtype=dtype, backend=body, num_threads=2)
     net.fit(np.ones((8, 3), dtype), np.ones((8, 2), dtype), epochs=2)

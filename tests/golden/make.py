@@ -1,4 +1,6 @@
-"""Makes torch.npz: what torch 2.13 computes, for test_golden.py. Run: pip install torch==2.13.0 && python make.py
+"""Makes peers.npz: what torch 2.13 and optax compute, for test_golden.py. To run it:
+
+    pip install torch==2.13.0 jax optax && python make.py
 
 Everything is float64. Names in the file: "<what>.<case>.<quantity>".
 """
@@ -6,13 +8,18 @@ Everything is float64. Names in the file: "<what>.<case>.<quantity>".
 import itertools
 import pathlib
 
+import jax
 import numpy as np
+import optax
 import torch
 import torch.nn.functional as F
 
+jax.config.update("jax_enable_x64", True)
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
-STEPS = 20
+# Steps of an optimizer, on so many parameters, and after how many it is looked at.
+STEPS, SIZE = 1000, 12
+LOOKS = (0, 1, 2, 3, 4, 5, 6, 20, 100, 500, 1000)
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -41,29 +48,82 @@ LOSSES = {
     ),
     "binary_cross_entropy": ("unit", F.binary_cross_entropy_with_logits),
 }
-OPTIMIZERS = {
-    "SGD(0.1)": lambda p: torch.optim.SGD(p, 0.1),
-    "SGD(0.1, weight_decay=0.01)": lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.01),
-    "SGD(0.1, momentum=0.9)": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
-    "SGD(0.1, momentum=0.9, weight_decay=0.01)": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
-    "SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01)": lambda p: torch.optim.SGD(
-        p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01
+# name: what torch calls the optimizer and its options, and which of its state is which slot
+ADAM = {"m": "exp_avg", "v": "exp_avg_sq"}
+RMS = {"v": "square_avg"}
+TORCH_OPTIMIZERS = {
+    "SGD(0.1)": ("SGD", {"lr": 0.1}, {}),
+    "SGD(0.1, weight_decay=0.01)": ("SGD", {"lr": 0.1, "weight_decay": 0.01}, {}),
+    "SGD(0.1, momentum=0.9)": ("SGD", {"lr": 0.1, "momentum": 0.9}, {"b": "momentum_buffer"}),
+    "SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01)": (
+        "SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, {"b": "momentum_buffer"},
     ),
-    "AdaGrad(0.1)": lambda p: torch.optim.Adagrad(p, 0.1),
-    "AdaGrad(0.1, eps=1e-3, weight_decay=0.01, initial_accumulator=0.5)": lambda p: torch.optim.Adagrad(
-        p, 0.1, eps=1e-3, weight_decay=0.01, initial_accumulator_value=0.5
+    "AdaGrad(0.1)": ("Adagrad", {"lr": 0.1}, {"s": "sum"}),
+    "AdaGrad(0.1, eps=1e-3, weight_decay=0.01, initial_accumulator=0.5)": (
+        "Adagrad", {"lr": 0.1, "eps": 1e-3, "weight_decay": 0.01, "initial_accumulator_value": 0.5}, {"s": "sum"},
     ),
-    "RMSProp(0.01)": lambda p: torch.optim.RMSprop(p, 0.01),
-    "RMSProp(0.01, alpha=0.9, eps=1e-3, weight_decay=0.01)": lambda p: torch.optim.RMSprop(
-        p, 0.01, alpha=0.9, eps=1e-3, weight_decay=0.01
+    "AdaDelta()": ("Adadelta", {}, {"s": "square_avg", "u": "acc_delta"}),
+    "AdaDelta(0.5, rho=0.8, eps=1e-4, weight_decay=0.01)": (
+        "Adadelta", {"lr": 0.5, "rho": 0.8, "eps": 1e-4, "weight_decay": 0.01},
+        {"s": "square_avg", "u": "acc_delta"},
     ),
-    "Adam(0.01)": lambda p: torch.optim.Adam(p, 0.01),
-    "Adam(0.01, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.01)": lambda p: torch.optim.Adam(
-        p, 0.01, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.01
+    "RMSProp(0.01)": ("RMSprop", {"lr": 0.01}, RMS),
+    "RMSProp(0.01, alpha=0.9, eps=1e-3, weight_decay=0.01)": (
+        "RMSprop", {"lr": 0.01, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.01}, RMS,
     ),
-    "AdamW(0.01)": lambda p: torch.optim.AdamW(p, 0.01),
-    "AdamW(0.01, weight_decay=0.1)": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
-}
+    "RMSProp(0.01, momentum=0.8, weight_decay=0.01)": (
+        "RMSprop", {"lr": 0.01, "momentum": 0.8, "weight_decay": 0.01}, {**RMS, "b": "momentum_buffer"},
+    ),
+    "RMSProp(0.01, centred=True, alpha=0.9, eps=1e-3)": (
+        "RMSprop", {"lr": 0.01, "centered": True, "alpha": 0.9, "eps": 1e-3}, {**RMS, "a": "grad_avg"},
+    ),
+    "RMSProp(0.01, centred=True, momentum=0.8, weight_decay=0.01)": (
+        "RMSprop", {"lr": 0.01, "centered": True, "momentum": 0.8, "weight_decay": 0.01},
+        {**RMS, "a": "grad_avg", "b": "momentum_buffer"},
+    ),
+    "Adam(0.01)": ("Adam", {"lr": 0.01}, ADAM),
+    "Adam(0.01, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.01)": (
+        "Adam", {"lr": 0.01, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.01}, ADAM,
+    ),
+    "AdamW(0.01)": ("AdamW", {"lr": 0.01}, ADAM),
+    "AdamW(0.01, weight_decay=0.1)": ("AdamW", {"lr": 0.01, "weight_decay": 0.1}, ADAM),
+    "AMSGrad(0.01, beta2=0.9, weight_decay=0.01)": (
+        "Adam", {"lr": 0.01, "betas": (0.9, 0.9), "weight_decay": 0.01, "amsgrad": True},
+        {**ADAM, "s": "max_exp_avg_sq"},
+    ),
+    "Adamax(0.01)": ("Adamax", {"lr": 0.01}, {"m": "exp_avg", "u": "exp_inf"}),
+    "Adamax(0.01, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.01)": (
+        "Adamax", {"lr": 0.01, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.01},
+        {"m": "exp_avg", "u": "exp_inf"},
+    ),
+    "NAdam(0.01)": ("NAdam", {"lr": 0.01}, ADAM),
+    "NAdam(0.01, beta1=0.8, eps=1e-3, momentum_decay=0.1, weight_decay=0.01, decoupled=True)": (
+        "NAdam",
+        {
+            "lr": 0.01, "betas": (0.8, 0.999), "eps": 1e-3, "momentum_decay": 0.1, "weight_decay": 0.01,
+            "decoupled_weight_decay": True,
+        },
+        ADAM,
+    ),
+    "RAdam(0.01)": ("RAdam", {"lr": 0.01}, ADAM),
+    "RAdam(0.01, beta2=0.9, eps=1e-3, weight_decay=0.01)": (
+        "RAdam", {"lr": 0.01, "betas": (0.9, 0.9), "eps": 1e-3, "weight_decay": 0.01}, ADAM,
+    ),
+    "RAdam(0.01, weight_decay=0.01, decoupled=True)": (
+        "RAdam", {"lr": 0.01, "weight_decay": 0.01, "decoupled_weight_decay": True}, ADAM,
+    ),
+}  # fmt: skip
+# ... and optax, where torch has no such rule
+OPTAX_OPTIMIZERS = {
+    "Lion(0.01)": ("lion", {"learning_rate": 0.01, "weight_decay": 0.0}, {"m": "mu"}),
+    "Lion(0.01, beta1=0.8, beta2=0.9, weight_decay=0.1)": (
+        "lion", {"learning_rate": 0.01, "b1": 0.8, "b2": 0.9, "weight_decay": 0.1}, {"m": "mu"},
+    ),
+    "NAdam(0.01, momentum_decay=None)": ("nadam", {"learning_rate": 0.01}, {"m": "mu", "v": "nu"}),
+    "AMSGrad(0.01, beta2=0.9, corrected=True)": (
+        "amsgrad", {"learning_rate": 0.01, "b2": 0.9}, {"m": "mu", "v": "nu", "s": "nu_max"},
+    ),
+}  # fmt: skip
 
 
 def activations(rng, out):
@@ -109,21 +169,66 @@ def network(rng, out):
             out[f"network.{kind}{i}"], out[f"network.d{kind}{i}"] = array.detach().numpy(), array.grad.numpy()
 
 
+class Torch:
+    """A torch optimizer at work on an array."""
+
+    def __init__(self, name, start):
+        kind, options, self.slots = TORCH_OPTIMIZERS[name]
+        self.p = torch.tensor(start, requires_grad=True)
+        self.optimizer = getattr(torch.optim, kind)([self.p], **options)
+
+    def step(self, g):
+        self.p.grad = torch.tensor(g)
+        self.optimizer.step()
+
+    def look(self):
+        """The array, and state by slot; before the first step there may be none."""
+        state = self.optimizer.state.get(self.p, {})
+        found = {slot: state[key].numpy().copy() for slot, key in self.slots.items() if state.get(key) is not None}
+        return self.p.detach().numpy().copy(), found
+
+
+class Optax:
+    """... and one of optax's."""
+
+    def __init__(self, name, start):
+        kind, options, self.slots = OPTAX_OPTIMIZERS[name]
+        self.optimizer = getattr(optax, kind)(**options)
+        self.p = jax.numpy.asarray(start)
+        self.state = self.optimizer.init(self.p)
+        self.update = jax.jit(self.optimizer.update)
+
+    def step(self, g):
+        updates, self.state = self.update(jax.numpy.asarray(g), self.state, self.p)
+        self.p = optax.apply_updates(self.p, updates)
+
+    def look(self):
+        held = next(part for part in self.state if hasattr(part, "mu"))
+        return np.array(self.p), {slot: np.array(getattr(held, key)) for slot, key in self.slots.items()}
+
+
 def optimizers(rng, out):
-    start, gradients = rng.normal(size=30), rng.normal(size=(STEPS, 30))
-    out["optimizer.start"], out["optimizer.gradients"] = start, gradients
-    for name, make in OPTIMIZERS.items():
-        p = torch.tensor(start, requires_grad=True)
-        optimizer, path = make([p]), []
-        for g in gradients:
-            p.grad = torch.tensor(g)
-            optimizer.step()
-            path.append(p.detach().numpy().copy())
-        out[f"optimizer.{name}.path"] = np.array(path)
+    """Parameters and state after so many of STEPS steps, and the parameters one step on."""
+    start, gradients = rng.normal(size=SIZE), rng.normal(size=(STEPS + 1, SIZE))
+    out["optimizer.start"], out["optimizer.gradients"], out["optimizer.looks"] = start, gradients, LOOKS
+    for make, table in ((Torch, TORCH_OPTIMIZERS), (Optax, OPTAX_OPTIMIZERS)):
+        for name in table:
+            peer, looks, states, steps = make(name, start), [], {}, []
+            for t, g in enumerate(gradients):
+                p, state = peer.look()
+                peer.step(g)
+                if t in LOOKS:
+                    looks.append(p)
+                    steps.append(peer.look()[0])
+                    for slot in peer.slots:
+                        states.setdefault(slot, []).append(state.get(slot, np.full(SIZE, np.nan)))
+            out[f"optimizer.{name}.path"], out[f"optimizer.{name}.step"] = np.array(looks), np.array(steps)
+            for slot, held in states.items():
+                out[f"optimizer.{name}.{slot}"] = np.array(held)
 
 
 if __name__ == "__main__":
     out = {}
     for part in (activations, losses, network, optimizers):
         part(np.random.default_rng(0), out)
-    np.savez_compressed(pathlib.Path(__file__).with_name("torch.npz"), **out)
+    np.savez_compressed(pathlib.Path(__file__).with_name("peers.npz"), **out)

@@ -1,0 +1,518 @@
+"""What every optimizer does: checks its hyper-parameters, holds the state, tells the scalars of steps to come, and
+writes the update of parameters down for a program."""
+
+import collections.abc
+import contextlib
+import numbers
+import typing
+import weakref
+
+import numpy as np
+
+from .buffers import aligned_zeros
+from .errors import check_integer, check_number, choose, shown, type_error, value_error
+from .gradient import (
+    NORM_BLOCK,
+    accumulate_gradient,
+    average_parameters,
+    clip_factor,
+    clip_gradient,
+    sum_squares,
+)
+from .lowmemory import (
+    pack_bfloat16,
+    pack_signed,
+    pack_unsigned,
+    unpack_bfloat16,
+    unpack_signed,
+    unpack_unsigned,
+)
+from .program import SCRATCH, STATE_BLOCK, Fed
+from .schedules import SCHEDULES, Schedule, constant
+from .standalone import Standalone, as_arrays, check_pairs
+
+TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32: an eps that is rounded to 0 would divide by 0
+FRACTION = {"low": 0.0, "high": 1.0, "high_open": True}
+POSITIVE = {"low": 0.0, "low_open": True}
+RANGES = {
+    "learning_rate": POSITIVE,
+    "momentum": FRACTION,
+    "alpha": FRACTION,
+    "rho": FRACTION,
+    "beta1": FRACTION,
+    "beta2": FRACTION,
+    "eps": {"low": TINY},
+    "weight_decay": {"low": 0.0},
+    "momentum_decay": {"low": 0.0},
+    "initial_accumulator": {"low": 0.0},
+    "clip_value": POSITIVE,
+    "clip_norm": POSITIVE,
+    "ema_decay": FRACTION,
+}
+STATE_DTYPES = {"bfloat16": "bfloat16", "8bit": "8bit"}
+# Options of every optimizer, and what they are unless told.
+COMMON = {
+    "decay_biases": True,
+    "clip_value": None,
+    "clip_norm": None,
+    "accumulate": 1,
+    "ema_decay": None,
+    "learning_rate_factors": {},
+    "state_dtype": None,
+}
+
+
+class Part(typing.NamedTuple):
+    """A slice of a network's flat parameters that is updated alike: kind is (factor of the learning rate, whether it
+    decays)."""
+
+    start: int
+    stop: int
+    kind: tuple
+
+
+class Optimizer:
+    """Base of the optimizers.
+
+    learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made.
+    hyper: the rule's hyper-parameters by name. Every optimizer takes these options, too, by keyword:
+
+    decoupled: True takes lr weight_decay p off the parameters (Loshchilov & Hutter 2019), False adds weight_decay p to
+        the gradient (L2); None is the way of the optimizer's paper: decoupled in AdamW and Lion.
+    decay_biases: False leaves biases out of weight decay: a network's, or arrays of less than two dimensions.
+    clip_value: the largest magnitude of an element of the gradient; larger ones are set to it.
+    clip_norm: the largest Euclidean norm of the whole gradient; a longer one is scaled down to it. Done before
+        clip_value. `gradient_norm` tells the norm of the last update, before clipping.
+    accumulate: k makes an update every k minibatches, from the mean of their gradients. The steps of a schedule are
+        updates. What is left at the end of an epoch, or of a `fit`, goes on in the next.
+    ema_decay: keeps an exponential moving average of the parameters, a <- decay a + (1 - decay) p after each update,
+        from the parameters before the first; see `averages` and `averaged`.
+    learning_rate_factors: by name of a network's parameter array ("w1", "b1", ...; `Network.views`), or by index for a
+        list of arrays: a factor of the learning rate, 0 for arrays that stay as they are, without state.
+    state_dtype: None holds the state in the precision of the parameters; "bfloat16" in 16 bits, "8bit" in 8 bits with
+        an exponent for each block of 256, both rounded stochastically (`fastgd.kernels.pack_bfloat16`, `pack_signed`,
+        `pack_unsigned`).
+
+    `steps` counts the updates; `state` maps the name of each slot to a list of flat arrays, one for each part of the
+    parameters. An optimizer drives one network, or one list of arrays, for its life.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    kernel = None
+    outer_kernel = None  # like `sgd_outer_step`, with scalars of `kernel`, where the rule needs no gradient array
+    decoupled = False
+
+    def __init__(
+        self,
+        learning_rate,
+        hyper,
+        *,
+        decoupled=None,
+        decay_biases=True,
+        clip_value=None,
+        clip_norm=None,
+        accumulate=1,
+        ema_decay=None,
+        learning_rate_factors=None,
+        state_dtype=None,
+    ):
+        self.hyper = {name: self.check_hyper(name, value) for name, value in hyper.items()}
+        for name, value in (
+            ("decoupled", self.decoupled if decoupled is None else decoupled),
+            ("decay_biases", decay_biases),
+        ):
+            if not isinstance(value, (bool, np.bool_)):
+                raise type_error(name, "True or False", shown(value))
+            setattr(self, name, bool(value))
+        for name, value in (("clip_value", clip_value), ("clip_norm", clip_norm), ("ema_decay", ema_decay)):
+            setattr(self, name, None if value is None else self.check_hyper(name, value))
+        self.accumulate = check_integer("accumulate", accumulate, 1)
+        self.learning_rate_factors = _checked_factors(learning_rate_factors)
+        self.state_dtype = None if state_dtype is None else choose("state_dtype", state_dtype, STATE_DTYPES)
+        # Minibatches seen, on which the native runner counts, and changes made by hand.
+        self.counter = np.zeros(2, np.int64)
+        self.learning_rate = learning_rate
+        self.state = {}
+        self._norm = np.zeros(1)
+        self._parts = None
+        self._network = None
+        self._standalone = self._quick = None
+
+    @staticmethod
+    def check_hyper(name, value):
+        """`value` as a float in its range, also once it is rounded to float32."""
+        limits = RANGES[name]
+        value = check_number(name, value, **limits)
+        with np.errstate(over="ignore"):
+            rounded = np.float32(value)
+        if value and abs(rounded) < TINY:
+            raise value_error(name, f"0 or a number of at least {TINY:.4g}, which float32 can hold", value)
+        if np.isinf(rounded) or (limits.get("high_open") and rounded >= limits["high"]):
+            raise value_error(name, "a number that stays in its range in float32", f"{value!r}, which is {rounded}")
+        return value
+
+    # ---- what a user looks at, and sets
+
+    @property
+    def learning_rate(self):
+        """A number, a schedule or a function of the number of updates made; may be set between two steps."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        if callable(value):
+            self.schedule = value
+        else:
+            self.schedule = constant(self.check_hyper("learning_rate", value))
+        self._learning_rate = value
+        self.counter[1] += 1
+
+    @property
+    def steps(self):
+        """Updates made."""
+        return int(self.counter[0]) // self.accumulate
+
+    @property
+    def minibatches(self):
+        """Minibatches seen: `accumulate` make a step."""
+        return int(self.counter[0])
+
+    @minibatches.setter
+    def minibatches(self, value):
+        self.counter[:] = value, self.counter[1] + 1
+
+    @property
+    def gradient_norm(self):
+        """Euclidean norm of the gradient of the last update before clipping; needs clip_norm."""
+        return float(self._norm[0])
+
+    @property
+    def averages(self):
+        """The moving averages of the parameters, a flat array for each part; needs ema_decay and a first step."""
+        if "average" not in self.state:
+            raise value_error("ema_decay", "a number, and a step made, for there to be averages", self.ema_decay)
+        return self.state["average"]
+
+    # ---- scalars of steps to come
+
+    @property
+    def slots(self):
+        """Names of the state arrays: what the kernel updates besides p."""
+        return [name for name, a in self.kernel.arrays.items() if a.direction == "inout" and name != "p"]
+
+    def initial(self, slot):
+        """Initial value of a state array."""
+        return 0.0
+
+    def scalars(self, lr, t):
+        """The scalars of the kernel at update t = 1, 2, ..., in its order, without the last two."""
+        raise NotImplementedError
+
+    def table(self, count, dtype, kinds):
+        """Of the next `count` minibatches: learning rates, whether there is an update, and the values of what is fed,
+        by
+        key: arrays with an element a minibatch, of stride 0 where they stay the same. `kinds` are the (factor,
+        decays) of the parts.
+
+        Raises TypeError or ValueError if a schedule gives what is no finite number >= 0, or one too large for dtype.
+        """
+        seen = np.arange(self.minibatches, self.minibatches + count)
+        place, steps = seen % self.accumulate, seen // self.accumulate
+        rates = self._rates(steps)
+        once = rates[0] if rates.strides == (0,) else rates
+        values = {"keep": (place > 0).astype(np.float64)}
+        for number in range(len(self.slots)):
+            values["seed", number] = steps * 16.0 + number
+        for kind in kinds:
+            for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *kind), strict=True):
+                values[kind, name] = column = np.broadcast_to(np.float64(column), count)
+                with np.errstate(over="ignore"):
+                    good = np.isfinite((column[:1] if column.strides == (0,) else column).astype(dtype))
+                if not good.all():
+                    step = int(np.argmin(good))
+                    expected = f"a number whose step is finite in {dtype}"
+                    raise value_error(f"learning_rate (of step {steps[step] + 1})", expected, float(rates[step]))
+        return rates, place == self.accumulate - 1, values
+
+    def _rates(self, steps):
+        if isinstance(self.schedule, Schedule):
+            return np.broadcast_to(np.asarray(self.schedule(steps), np.float64), len(steps))
+        checked = np.array([self._checked_rate(step) for step in range(steps[0], steps[-1] + 1)])
+        return checked[steps - steps[0]]
+
+    def _checked_rate(self, step):
+        value = self.schedule(step)
+        value = value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
+        return check_number(f"learning_rate (of step {step + 1})", value, 0.0)
+
+    def _columns(self, lr, t, factor, decays):
+        """The scalars of the kernel for a part of the parameters."""
+        lr = lr * factor
+        decay = self.hyper.get("weight_decay", 0.0) if decays else 0.0
+        added, shrink = (0.0, lr * decay) if self.decoupled else (decay, 0.0)
+        return *self.scalars(lr, t), added, shrink
+
+    # ---- parts of the parameters, and their state
+
+    def kind_of(self, name, is_bias):
+        """(factor of the learning rate, whether it decays) of a parameter array."""
+        decays = bool(self.hyper.get("weight_decay")) and (self.decay_biases or not is_bias)
+        return self.learning_rate_factors.get(name, 1.0), decays
+
+    @property
+    def is_plain(self):
+        """Whether an update is the kernel alone on all parameters alike."""
+        special = self.clip_value, self.clip_norm, self.ema_decay, self.state_dtype
+        return all(value is None for value in special) and self.accumulate == 1 and not self.learning_rate_factors
+
+    @property
+    def largest_factor(self):
+        return max(1.0, *self.learning_rate_factors.values(), 0.0)
+
+    def check_fit(self, parameters):
+        """Raises unless the state, if there is one, is for such flat parameter arrays."""
+        shapes = [(p.size, str(p.dtype)) for p in parameters]
+        if self._parts is not None and self._parts != shapes:
+            raise value_error("params", f"arrays like those of the first step, {self._parts}", shapes)
+
+    def allocate(self, parameters):
+        """Makes the state for flat parameter arrays on first use; later it must fit them."""
+        self.check_fit(parameters)
+        if self._parts is None:
+            self._parts = [(p.size, str(p.dtype)) for p in parameters]
+            self.state = {}
+            for p in parameters:
+                for name, array in self._new_state(p).items():
+                    self.state.setdefault(name, []).append(array)
+
+    def _new_state(self, p):
+        """The state of a flat parameter array, by name."""
+        state, slots = {}, self.slots
+        if self.state_dtype is None:
+            # Beside the parameters and the gradient of a network.
+            _, arrays = aligned_zeros([p.size] * len(slots), p.dtype, quarter=2)
+            for slot, array in zip(slots, arrays, strict=True):
+                array += self.initial(slot)
+                state[slot] = array
+        else:
+            for slot in slots:
+                start = np.full(p.size, self.initial(slot), np.float32)
+                if self.state_dtype == "bfloat16":
+                    state[slot] = np.zeros(p.size, np.uint16)
+                    pack_bfloat16(state[slot], start, 0.0)
+                else:
+                    padded = np.zeros((-(-p.size // STATE_BLOCK), STATE_BLOCK), np.float32)
+                    padded.reshape(-1)[: p.size] = start
+                    state[slot] = np.zeros(padded.shape, np.uint8)
+                    state[f"{slot}.top"] = np.zeros(len(padded), np.int32)
+                    self._packing(slot)[1](state[slot], state[f"{slot}.top"], padded, 0.0)
+        if self.accumulate > 1:
+            state["accumulated"] = np.zeros(p.size, p.dtype)
+        if self.ema_decay is not None:
+            state["average"] = p.copy()
+        return state
+
+    def _packing(self, slot):
+        """The kernels that unpack and pack a state array."""
+        if self.state_dtype == "bfloat16":
+            return unpack_bfloat16, pack_bfloat16
+        unsigned = self.kernel.arrays[slot].domain == "nonnegative"
+        return (unpack_unsigned, pack_unsigned) if unsigned else (unpack_signed, pack_signed)
+
+    def write_update(self, program, parts):
+        """Writes the update of parts down in the phases of UPDATE_PHASES. parts: (name of the parameters, name of their
+        gradient, kind) of each, flat buffers of the program."""
+        sometimes = self.accumulate > 1
+        gradients = []
+        for i, (_, g, _) in enumerate(parts):
+            for name, arrays in self.state.items():
+                program.buffers[f"{name}.{i}"] = arrays[i]
+            if sometimes:
+                program.add("accumulate", accumulate_gradient, f"accumulated.{i}", g, Fed("keep"), 1 / self.accumulate)
+                g = f"accumulated.{i}"
+            gradients.append(g)
+        program.buffers["norm"], program.buffers["factor"] = self._norm, np.ones(1)
+        if self.clip_norm is not None:
+            blocks = [-(-program.buffers[g].size // NORM_BLOCK) for g in gradients]
+            program.buffers["squares"] = squares = np.zeros(sum(blocks))
+            for g, end, count in zip(gradients, np.cumsum(blocks), blocks, strict=True):
+                _write_norm(program, g, squares[end - count : end], sometimes)
+            program.add("factor", clip_factor, "norm", "factor", "squares", self.clip_norm, sometimes=sometimes)
+        for i, ((p, _, kind), g) in enumerate(zip(parts, gradients, strict=True)):
+            links = self._links(program, i, p, g, kind)
+            if len(links) == 1:
+                program.add("update", links[0].kernel, *links[0].buffers, *links[0].scalars, sometimes=sometimes)
+            else:
+                program.add_chain("update", links, sometimes)
+
+    def _links(self, program, i, p, g, kind):
+        """The operations of the update of the i-th part."""
+        n, dtype, make = program.buffers[p].size, program.buffers[p].dtype, program.operation
+        before, after, names = [], [], {"p": p, "g": g}
+        if self.clip_value is not None or self.clip_norm is not None:
+            names["g"] = f"{SCRATCH}g{i}"
+            program.buffers[names["g"]] = np.empty(n, dtype)
+            limit = np.inf if self.clip_value is None else self.clip_value
+            before.append(make(clip_gradient, names["g"], g, "factor", limit))
+        for number, slot in enumerate(self.slots):
+            names[slot] = f"{slot}.{i}"
+            if self.state_dtype is None:
+                continue
+            held = [f"{slot}.{i}"] if self.state_dtype == "bfloat16" else [f"{slot}.{i}", f"{slot}.top.{i}"]
+            names[slot] = scratch = f"{SCRATCH}{slot}{i}"
+            flat = np.empty(-(-n // STATE_BLOCK) * STATE_BLOCK, dtype)
+            program.buffers[scratch] = flat[:n]
+            if self.state_dtype == "8bit":
+                scratch = f"{scratch}.blocks"
+                program.buffers[scratch] = flat.reshape(-1, STATE_BLOCK)
+            unpack, pack = self._packing(slot)
+            before.append(make(unpack, scratch, *held))
+            after.append(make(pack, *held, scratch, Fed(("seed", number))))
+        if self.ema_decay is not None:
+            after.append(make(average_parameters, f"average.{i}", p, self.ema_decay))
+        scalars = [Fed((kind, name)) for name in self.kernel.scalars]
+        rule = make(self.kernel, *(names[name] for name in self.kernel.arrays), *scalars)
+        return [*before, rule, *after]
+
+    # ---- a network's
+
+    def check_network(self, network):
+        """Raises unless this optimizer is free or drives this network: the state belongs to parameters."""
+        if self._network is not None and self._network() is not network:
+            raise value_error("optimizer", "an optimizer of this network's own", f"{self!r}, which drives another")
+        unknown = [name for name in self.learning_rate_factors if name not in network.views()]
+        if unknown:
+            expected = f"names of this network's parameters: {', '.join(network.views())}"
+            raise value_error("learning_rate_factors", expected, repr(unknown[0]))
+        self.check_fit([network.parameters[part.start : part.stop] for part in self.parts_of(network)])
+
+    def parts_of(self, network):
+        """Slices of the flat parameters that are updated alike, with their kind; what stays as it is is left out."""
+        parts, start = [], 0
+        for name, view in network.views().items():
+            kind, stop = self.kind_of(name, start >= network.n_weights), start + view.size
+            if parts and parts[-1].stop == start and parts[-1].kind == kind:
+                parts[-1] = Part(parts[-1].start, stop, kind)
+            elif kind[0]:
+                parts.append(Part(start, stop, kind))
+            start = stop
+        return parts
+
+    def bind(self, network):
+        """Takes charge of a network; another one needs another optimizer. Returns its parts."""
+        self.check_network(network)
+        parts = self.parts_of(network)
+        self.allocate([network.parameters[part.start : part.stop] for part in parts])
+        self._network = weakref.ref(network)
+        return parts
+
+    def state_bytes(self, network):
+        """Bytes of the state for a network."""
+        itemsize, total = network.dtype.itemsize, 0
+        per_slot = {None: itemsize, "bfloat16": 2, "8bit": 1 + 4 / STATE_BLOCK}[self.state_dtype]
+        for start, stop, _ in self.parts_of(network):
+            extra = itemsize * ((self.accumulate > 1) + (self.ema_decay is not None))
+            total += (stop - start) * (len(self.slots) * per_slot + extra)
+        return int(total)
+
+    @property
+    def works_by_parts(self):
+        """Whether some of the parameters can be updated before the gradient of others is known, from any element on."""
+        return self.clip_norm is None and self.state_dtype != "8bit"
+
+    @contextlib.contextmanager
+    def averaged(self, network):
+        """Context in which the network has the averages as its parameters: `with optimizer.averaged(network): ...`."""
+        self.check_network(network)
+        pairs = [
+            (network.parameters[part.start : part.stop], average)
+            for part, average in zip(self.parts_of(network), self.averages, strict=True)
+        ]
+        held = network.parameters.copy()
+        for p, average in pairs:
+            p[...] = average
+        try:
+            yield network
+        finally:
+            network.parameters[...] = held
+
+    # ---- alone
+
+    def step(self, params, grads, *, num_threads=None, backend="auto"):
+        """Updates params in place from grads: an array and its gradient, or lists of them, of equal shapes,
+        C-contiguous, float32 or float64; anything that shares its memory by DLPack (a detached torch CPU tensor) is an
+        array, too. One native call serves the whole list.
+
+        num_threads: as in `Network`; small updates use one, and the result does not depend on it. backend: "auto",
+        "cython", "numba" or "numpy".
+
+        Raises TypeError or ValueError naming the argument; then nothing has changed.
+        """
+        if self._quick is None or not self._quick.step(params, grads, num_threads, backend):
+            self._prepared_step(params, grads, num_threads, backend)
+
+    def _prepared_step(self, params, grads, num_threads, backend):
+        """`step` of anything: checks, and raises. Makes ready for the quick way."""
+        parameters, gradients = as_arrays("params", params, True), as_arrays("grads", grads, False)
+        if self._quick is not None and self._quick.step(parameters, gradients, num_threads, backend):
+            return  # strangers that are the same arrays as before
+        check_pairs(parameters, gradients)
+        standalone = self._standalone
+        if standalone is None or not standalone.serves(parameters, num_threads, backend):
+            standalone = Standalone(self, parameters, gradients, num_threads, backend)
+            self._standalone = standalone
+        self._quick = standalone.step(self, gradients)
+
+    # ---- kept
+
+    def __getstate__(self):
+        return {**vars(self), "_network": None, "_standalone": None, "_quick": None}
+
+    def config(self):
+        """Name, hyper-parameters and schedule, to be written to a file; None for the schedule if it is the user's
+        own function."""
+        schedule = self.schedule.config() if type(self.schedule).__name__ in SCHEDULES else None
+        return {"name": type(self).__name__, "learning_rate": schedule, **self.options()}
+
+    def own_options(self):
+        """Arguments of the constructor besides the learning rate and what every optimizer takes."""
+        return dict(self.hyper)
+
+    def options(self):
+        """Arguments of the constructor besides the learning rate, without those that are not used."""
+        common = {name: getattr(self, name) for name in COMMON if getattr(self, name) != COMMON[name]}
+        if self.decoupled != type(self).decoupled:
+            common["decoupled"] = self.decoupled
+        return {**self.own_options(), **common}
+
+    def __repr__(self):
+        options = "".join(f", {name}={value!r}" for name, value in self.options().items())
+        return f"{type(self).__name__}({self.learning_rate!r}{options})"
+
+
+def _checked_factors(factors):
+    """{name or index: factor of the learning rate}."""
+    name = "learning_rate_factors"
+    if factors is None:
+        return {}
+    if not isinstance(factors, collections.abc.Mapping):
+        raise type_error(name, "a dict of names or indices of parameter arrays, and factors", shown(factors))
+    for key in factors:
+        if isinstance(key, bool) or not isinstance(key, (str, numbers.Integral)):
+            raise type_error(name, "names or indices of parameter arrays as keys", shown(key))
+    return {key: check_number(f"{name}[{key!r}]", value, 0.0) for key, value in factors.items()}
+
+
+def _write_norm(program, g, squares, sometimes):
+    """Writes the sums of squares of a flat gradient down: whole rows of NORM_BLOCK, then the rest."""
+    flat = program.buffers[g]
+    whole = flat.size // NORM_BLOCK
+    for name, cut, width, sums in (
+        ("rows", slice(0, whole * NORM_BLOCK), NORM_BLOCK, squares[:whole]),
+        ("rest", slice(whole * NORM_BLOCK, None), flat.size % NORM_BLOCK, squares[whole:]),
+    ):
+        if sums.size:
+            program.buffers[f"{g}.{name}"] = flat[cut].reshape(-1, width)
+            program.buffers[f"squares.{g}.{name}"] = sums
+            program.add("norms", sum_squares, f"squares.{g}.{name}", f"{g}.{name}", sometimes=sometimes)

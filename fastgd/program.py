@@ -1,0 +1,262 @@
+"""A program: operations, which are kernels bound to their buffers, in phases, and the walks over them.
+
+Operations are written down by name of kernel and buffers. `bind` then chooses a body for each and binds it, for the
+native runner if the bodies are compiled; Python walks over numpy bodies.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ._plan import BAD_GRADIENT, BAD_LOSS, CHECK_GRADIENT, CHECK_LOSS, DONE, Runner, chain_address, chain_record
+from .kernel import Kernel
+
+# Shares of threads begin at multiples of so many rows, or elements of flat arrays.
+GRAIN = 8
+# Elements that the operations of a chain take at a time, and those of a block of 8-bit state, which divide them.
+CHAIN_BLOCK, STATE_BLOCK = 1024, 256
+# The phases of an update, in order, and the walk through them.
+UPDATE_PHASES = ("accumulate", "norms", "factor", "update")
+UPDATE_WALK = (
+    ("accumulate", "accumulate", None, None, 0),
+    ("norms", "norms", "factor", "factor", 0),
+    ("update", "update", None, None, 0),
+)
+# Buffers of a chain begin with this: what one operation leaves for the next, in the first cache.
+SCRATCH = "scratch."
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """In place of a scalar: it has another value each step, found under this key."""
+
+    key: object
+
+
+@dataclasses.dataclass(eq=False)
+class Operation:
+    """A kernel and what it works on: names of buffers, then scalars. `body` is the one in use; `row_dim` is the
+    dimension that is the rows of the minibatch, if any. `sometimes`: it is done in some steps only."""
+
+    kernel: Kernel
+    buffers: tuple
+    scalars: tuple
+    sometimes: bool = False
+    body: str = ""
+    address: int = 0
+    row_dim: str | None = None
+    arguments: list | None = None
+    record: np.ndarray | None = None
+    size: int = 0
+    resting: bool = False
+
+    @property
+    def links(self):
+        return (self,)
+
+    @property
+    def fed(self):
+        """Names of the scalars that are fed, and the keys of their values."""
+        named = zip(self.kernel.scalars, self.scalars, strict=True)
+        return {name: value.key for name, value in named if isinstance(value, Fed)}
+
+    def slot(self, name):
+        """Address of the slot of the record that holds an array, a dimension or a scalar."""
+        return self.record.ctypes.data + 8 * self.kernel.slots.index(name)
+
+    def set_scalars(self, **scalars):
+        for name, value in scalars.items():
+            self.arguments[len(self.buffers) + self.kernel.scalars.index(name)] = value
+            if self.record is not None:
+                self.record.view(np.float64)[self.kernel.slots.index(name)] = value
+
+    def run(self):
+        """By the numpy body."""
+        self.kernel.reference(*self.arguments)
+
+    def describe(self, phase):
+        named = [f"{name}{list(a.shape)}" for name, a in zip(self.buffers, self.arguments, strict=False)]
+        call = f"{self.kernel.name}({', '.join(named)})"
+        return f"  {phase:<11}{call:<88} {self.body}"
+
+
+@dataclasses.dataclass(eq=False)
+class Chain:
+    """Operations done one after the other on each block of a flat array, so that what one leaves in a buffer of
+    SCRATCH the next finds in the first cache."""
+
+    links: tuple
+    sometimes: bool = False
+    record: np.ndarray | None = None
+    size: int = 0
+    resting: bool = False
+    row_dim = None
+
+    def run(self):
+        for link in self.links:
+            link.run()
+
+    def describe(self, phase):
+        return "\n".join(link.describe(phase) for link in self.links)
+
+
+class Program:
+    """Operations in phases. `row_names` are the buffers with a row for each row of a minibatch."""
+
+    def __init__(self, phases, backend, dtype):
+        self.phases, self.backend, self.dtype = phases, backend, dtype
+        self.buffers, self.row_names = {}, set()
+        self._phases = {phase: [] for phase in phases}
+        self.operations, self.ends = [], {}
+        self._table = np.zeros((0, 10), np.int64)
+        self.runner = None  # None: Python walks
+
+    def add(self, phase, kernel, *arguments, sometimes=False):
+        """Appends an operation to a phase: names of buffers, then scalars."""
+        self._phases[phase].append(self.operation(kernel, *arguments, sometimes=sometimes))
+
+    def add_chain(self, phase, links, sometimes=False):
+        self._phases[phase].append(Chain(tuple(links), sometimes))
+
+    @staticmethod
+    def operation(kernel, *arguments, sometimes=False):
+        n = len(kernel.arrays)
+        return Operation(kernel, arguments[:n], arguments[n:], sometimes)
+
+    def bind(self, place=0):
+        """Binds the operations from the place on; those before it stay."""
+        self.operations, self.ends = [], {}
+        for phase in self.phases:
+            self.operations += self._phases[phase]
+            self.ends[phase] = len(self.operations)
+        table = np.zeros((len(self.operations), 10), np.int64)
+        table[:place] = self._table[:place]
+        self._table = table
+        for i, operation in enumerate(self.operations[place:], place):
+            for link in operation.links:
+                self._bind_link(link)
+            if self.backend != "numpy":
+                self._enter(i, operation)
+
+    def make_runner(self, **places):
+        """The native runner over the bound operations; for `places` see there."""
+        if self.backend != "numpy":
+            self.runner = Runner(self._table, **places)
+
+    def _bind_link(self, link):
+        kernel = link.kernel
+        link.body = kernel.choose_body(self.backend)
+        link.arguments = [self.buffers[name] for name in link.buffers]
+        link.arguments += [0.0 if isinstance(value, Fed) else value for value in link.scalars]
+        for name, spec in zip(link.buffers, kernel.arrays.values(), strict=True):
+            if name in self.row_names:
+                link.row_dim = spec.dims[0]
+        dtype, sizes = kernel.check(link.arguments)
+        link.size = sizes[kernel.range_dim]
+        if link.body != "numpy":
+            link.address = kernel.address(link.body, dtype)
+            link.record = kernel.record(link.arguments, sizes)
+
+    def _enter(self, i, operation):
+        """Enters an operation in the runner's table."""
+        if isinstance(operation, Chain):
+            address, grain = chain_address, STATE_BLOCK
+            operation.record = chain_record(_links(operation.links), CHAIN_BLOCK)
+            operation.size = min(link.size * _elements(link.kernel) for link in operation.links)
+            rows = by_rows = 0
+        else:
+            address, grain = operation.address, GRAIN
+            rows = operation.slot(operation.row_dim) if operation.row_dim else 0
+            by_rows = operation.row_dim == operation.kernel.range_dim
+        self._table[i] = address, operation.record.ctypes.data, operation.size, grain, rows, by_rows, -1, 0, 0, 0
+
+    def links_with(self, name):
+        """Every operation that uses a buffer, with the place of the buffer among its own."""
+        links = (link for operation in self.operations for link in operation.links)
+        return [(link, link.buffers.index(name)) for link in links if name in link.buffers]
+
+    def point(self, name, array):
+        """Makes the operations use another array for a buffer: C-contiguous, aligned, of the same dtype."""
+        self.buffers[name] = array
+        for link, j in self.links_with(name):
+            link.arguments[j] = array
+            if link.record is not None:
+                link.record[j] = array.ctypes.data
+
+    def range_of(self, first, last):
+        """Where the operations of the phases from first to last stand."""
+        i = self.phases.index(first)
+        return self.ends[self.phases[i - 1]] if i else 0, self.ends[last]
+
+    def stages(self, walk):
+        """The stages of a walk, a list of (first phase, last phase shared by the threads; first, last that the last
+        thread to finish them runs alone; flags), as rows of an array. Stages without operations are left out."""
+        stages = []
+        for first, last, closing, end, flags in walk:
+            shared, alone = self.range_of(first, last), self.range_of(closing, end) if closing else (0, 0)
+            if shared[0] < shared[1] or alone[0] < alone[1]:
+                stages.append((*shared, *alone, flags))
+        return np.array(stages, np.int64).reshape(-1, 5)
+
+    def values_to_feed(self, phases, values):
+        """(operations, scalar, its values) for every scalar that is fed in some phases; `values` by key."""
+        by_key = {}
+        for operation in (o for phase in phases for o in self._phases[phase]):
+            for link in operation.links:
+                for name, key in link.fed.items():
+                    by_key.setdefault((key, name), []).append(link)
+        return [(links, name, values[key]) for (key, name), links in by_key.items()]
+
+    def sometimes(self):
+        """(address of its size in the runner's table, size) of operations that are done in some steps only."""
+        first = self._table.ctypes.data + 8 * 2
+        stride = self._table.strides[0]
+        return [(first + i * stride, o.size) for i, o in enumerate(self.operations) if o.sometimes]
+
+    def walk_in_python(self, stages):
+        """One walk over numpy bodies; returns why it stopped."""
+        with np.errstate(all="ignore"):  # as the compiled bodies do: what comes of it is checked
+            for first, last, closing, end, flags in stages:
+                for operation in (*self.operations[first:last], *self.operations[closing:end]):
+                    if not operation.resting:
+                        operation.run()
+                if flags & CHECK_LOSS and not np.isfinite(self.buffers["total"][0]):
+                    return BAD_LOSS
+                if flags & CHECK_GRADIENT and self.buffers["bad_gradients"][0]:
+                    return BAD_GRADIENT
+        return DONE
+
+    def prepare_in_python(self, phases, values, s, active):
+        """Sets what is fed in some phases to the values of step s."""
+        for links, name, column in self.values_to_feed(phases, values):
+            for link in links:
+                link.set_scalars(**{name: float(column[s])})
+        for operation in self.operations:
+            operation.resting = operation.sometimes and not active
+
+    def describe(self):
+        """One line an operation: phase, kernel with buffers and their shapes, body in use."""
+        return [operation.describe(phase) for phase in self.phases for operation in self._phases[phase]]
+
+
+def _elements(kernel):
+    """Elements of a flat array that are one of the kernel's range."""
+    return STATE_BLOCK if kernel.range_dim == "blocks" else 1
+
+
+def _links(links):
+    """What `chain_record` needs of each link: addresses of body and record, sizes of the record, elements in one of its
+    range, and for each array the bytes by which STATE_BLOCK elements take it further, or -1 - the number of the scratch
+    buffer that it is."""
+    numbers, described = {}, []
+    for link in links:
+        shifts = []
+        for name, spec, array in zip(link.buffers, link.kernel.arrays.values(), link.arguments, strict=False):
+            if name.startswith(SCRATCH):
+                shifts.append(-1 - numbers.setdefault(name.removesuffix(".blocks"), len(numbers)))
+            elif spec.dims[0] == "one":
+                shifts.append(0)
+            else:
+                shifts.append(array.strides[0] * (1 if spec.dims[0] == "blocks" else STATE_BLOCK))
+        described.append((link.address, link.record.ctypes.data, len(link.record), _elements(link.kernel), shifts))
+    return described

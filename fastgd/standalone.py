@@ -1,0 +1,176 @@
+"""The update of a list of arrays by themselves, in one native call; and the checks of such arrays."""
+
+import math
+import typing
+
+import numpy as np
+
+from ._plan import QuickUpdate
+from .errors import choose, shown, type_error, value_error
+from .kernel import DTYPES
+from .program import UPDATE_PHASES, UPDATE_WALK, Operation, Program
+from .schedules import Schedule
+from .steps import Feeds
+from .threads import check_threads
+
+BACKENDS = ("auto", "cython", "numba", "numpy")
+# Elements of parameters that are worth a thread.
+THREAD_ELEMENTS = 64 * 1024
+# For how many steps to come scalars are worked out, at most.
+MAX_STEPS = 4096
+
+
+class Standalone:
+    """An optimizer's update written down for a list of parameter arrays, bound to them."""
+
+    def __init__(self, optimizer, parameters, gradients, num_threads, backend):
+        self.wanted = num_threads, choose("backend", backend, {name: name for name in BACKENDS})
+        threads = check_threads(num_threads)
+        self.parameters = parameters
+        kinds = [optimizer.kind_of(i, p.ndim < 2) for i, p in enumerate(parameters)]
+        unknown = [key for key in optimizer.learning_rate_factors if key not in range(len(parameters))]
+        if unknown:
+            raise value_error("learning_rate_factors", f"indices below {len(parameters)}", repr(unknown[0]))
+        # Arrays that are updated: neither empty nor held as they are.
+        self.used = [i for i, p in enumerate(parameters) if p.size and kinds[i][0]]
+        self.kinds = sorted({kinds[i] for i in self.used})
+        self.dtype = np.result_type(np.float32, *parameters)
+        optimizer.table(1, self.dtype, self.kinds)  # a bad learning rate is found before the state is made
+        optimizer.allocate([parameters[i].reshape(-1) for i in self.used])
+        self.program = program = Program(UPDATE_PHASES, "cython" if backend == "auto" else backend, self.dtype)
+        parts = []
+        for i in self.used:
+            names = f"params[{i}]", f"grads[{i}]"
+            program.buffers |= zip(names, (parameters[i].reshape(-1), gradients[i].reshape(-1)), strict=True)
+            parts.append((*names, kinds[i]))
+        optimizer.write_update(program, parts)
+        program.bind()
+        program.make_runner()
+        self.gradients = list(_gradients(program, gradients))
+        self._let_go()
+        self.stages = program.stages(UPDATE_WALK)
+        elements = sum(parameters[i].size for i in self.used)
+        self.threads, self.elements = int(max(1, min(threads, elements // THREAD_ELEMENTS))), elements
+        self.count = 4
+
+    def serves(self, parameters, num_threads, backend):
+        """Whether it is bound to these arrays."""
+        same = len(parameters) == len(self.parameters) and self.wanted == (num_threads, backend)
+        pairs = zip(parameters, self.parameters, strict=False)
+        return same and all(
+            p is q or (p.ctypes.data == q.ctypes.data and p.shape == q.shape and p.dtype == q.dtype) for p, q in pairs
+        )
+
+    def step(self, optimizer, gradients):
+        """One update; returns a `QuickUpdate` for those to come, or None where each must be prepared anew."""
+        if self.program.backend == "numpy":
+            self._step_in_python(optimizer, gradients)
+            return None
+        foreseeable = isinstance(optimizer.schedule, Schedule)
+        self.count = min(4 * self.count, MAX_STEPS) if foreseeable else 1
+        _, active, values = optimizer.table(self.count, self.dtype, self.kinds)
+        feeds = Feeds()
+        for links, name, column in self.program.values_to_feed(UPDATE_PHASES, values):
+            feeds.add([link.slot(name) for link in links], column)
+        for address, size in self.program.sometimes():
+            feeds.add([address], active * size)
+        slots = [(g.link.record.ctypes.data + 8 * g.place, g.number, g.offset) for g in self.gradients]
+        quick = QuickUpdate(
+            self.program.runner, self.parameters, stages=self.stages, feeds=feeds.table(), counter=optimizer.counter,
+            count=self.count, slots=np.array(slots, np.int64).reshape(-1, 3), threads=self.threads,
+            elements=self.elements, num_threads=self.wanted[0], backend=self.wanted[1], kept=(self, feeds),
+        )  # fmt: skip
+        if not quick.step(self.parameters, gradients, *self.wanted):
+            raise AssertionError("arrays that passed every check do not fit")
+        return quick if foreseeable else None
+
+    def _let_go(self):
+        """Gradients are the caller's: none is kept."""
+        for g in self.gradients:
+            g.link.arguments[g.place] = self.program.buffers[g.link.buffers[g.place]] = None
+
+    def _step_in_python(self, optimizer, gradients):
+        _, active, values = optimizer.table(1, self.dtype, self.kinds)
+        for g in self.gradients:
+            flat = gradients[g.number].reshape(-1)
+            start = g.offset // flat.itemsize
+            g.link.arguments[g.place] = flat[start : start + math.prod(g.shape)].reshape(g.shape)
+        self.program.prepare_in_python(UPDATE_PHASES, values, 0, active[0])
+        self.program.walk_in_python(self.stages)
+        optimizer.counter[0] += 1
+        self._let_go()
+
+
+class Gradient(typing.NamedTuple):
+    """Where an operation reads a gradient: its place among the arrays of the link, the number of the gradient in the
+    list, and from which byte on, in what shape."""
+
+    link: Operation
+    place: int
+    number: int
+    offset: int
+    shape: tuple
+
+
+def _gradients(program, gradients):
+    for operation in program.operations:
+        for link in operation.links:
+            for place, name in enumerate(link.buffers):
+                if name.startswith("grads["):
+                    number, array = int(name[6 : name.index("]")]), link.arguments[place]
+                    offset = array.ctypes.data - gradients[number].ctypes.data
+                    yield Gradient(link, place, number, offset, array.shape)
+
+
+def as_arrays(argument, values, writable):
+    """An array or a list of arrays as a list of numpy arrays that share their memory."""
+    single = isinstance(values, np.ndarray) or hasattr(values, "__dlpack__")
+    if not (single or isinstance(values, (list, tuple))):
+        raise type_error(argument, "an array or a list of arrays", f"{shown(values)} ({type(values).__name__})")
+    arrays = []
+    for i, value in enumerate([values] if single else values):
+        name = argument if single else f"{argument}[{i}]"
+        array = _as_numpy(name, value)
+        if str(array.dtype) not in DTYPES:
+            raise type_error(name, "a float32 or float64 array", shown(array))
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            raise value_error(name, "a C-contiguous, aligned array", f"strides {array.strides}")
+        if writable and not array.flags.writeable:
+            raise value_error(name, "a writable array", f"a read-only {shown(array)}")
+        arrays.append(array)
+    return arrays
+
+
+def _as_numpy(argument, value):
+    """A numpy array over the memory of a value."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not hasattr(value, "__dlpack__"):
+        raise type_error(argument, "a float32 or float64 array", f"{shown(value)} ({type(value).__name__})")
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise type_error(argument, "a float32 or float64 array in memory numpy can share", str(error)) from None
+
+
+def check_pairs(parameters, gradients):
+    """Raises unless each gradient fits its parameters, and the memory of each parameter array is its own."""
+    if len(parameters) != len(gradients):
+        raise value_error("grads", f"{len(parameters)} arrays as in params", len(gradients))
+    for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
+        if p.shape != g.shape or p.dtype != g.dtype:
+            raise value_error(f"grads[{i}]", f"a {p.dtype} array of shape {p.shape} as in params", shown(g))
+    check_apart(parameters, gradients)
+
+
+def check_apart(parameters, gradients):
+    """Raises unless the memory of each parameter array is its own."""
+    spans = [(*np.lib.array_utils.byte_bounds(p), f"params[{i}]", True) for i, p in enumerate(parameters) if p.size]
+    spans += [(*np.lib.array_utils.byte_bounds(g), f"grads[{i}]", False) for i, g in enumerate(gradients) if g.size]
+    spans.sort()
+    end, owner, written = 0, None, False
+    for low, high, name, is_parameter in spans:
+        if low < end and (is_parameter or written):
+            raise value_error(name, "memory of its own", f"memory shared with {owner}")
+        if high > end:
+            end, owner, written = high, name, is_parameter

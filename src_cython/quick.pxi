@@ -1,0 +1,198 @@
+# Ways into a walk from Python that cost next to nothing over the arithmetic.
+
+cdef class QuickStep:
+    """One training step at a time, called from Python, at next to no cost over the arithmetic. It takes what needs no
+    preparation: arrays that the kernels can read where they lie, of up to `capacity` rows, the optimizer it was made
+    for, and the next of the steps whose values lie ready in `feeds`. Anything else it leaves to the caller, by
+    returning None with nothing changed; so also a step that would not end well.
+    """
+    cdef Runner runner
+    cdef Turn turn
+    cdef object optimizer, kept
+    cdef const int64_t[:, ::1] stages, feeds
+    cdef const int64_t[::1] x_slots, y_slots
+    cdef const double[::1] limits
+    cdef int64_t[::1] counter
+    cdef double *weight
+    cdef int64_t capacity, n_features, n_outputs, next, count, begin, version
+    cdef int x_type, y_type, max_threads
+    cdef bint labels
+    cdef double work_of_row, thread_work
+    cdef readonly double last_loss
+
+    def __init__(self, runner, turn, optimizer, *, stages, feeds, x_slots, y_slots, uintptr_t weight, limits, counter,
+                 capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, kept):
+        """x, y: arrays like those to come. weight: address of the scalar 1 / rows. limits: of the gradient, one for
+        each step. counter: the optimizer's steps and version. last_loss: that of the step before. kept: what must live
+        as long as this."""
+        self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
+        self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
+        self.weight, self.limits, self.counter = <double *>weight, limits, counter
+        self.capacity, self.n_features, self.n_outputs = capacity, x.shape[1], 1 if labels else y.shape[1]
+        self.x_type, self.y_type, self.labels = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), labels
+        self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
+        self.max_threads, self.work_of_row, self.thread_work = threads, work_of_row, thread_work
+        self.last_loss = last_loss
+
+    cdef bint fits(self, object x, object y, object optimizer):
+        if optimizer is not self.optimizer or self.next == self.count or self.turn.taken or self.turn.disturbed:
+            return False
+        if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
+            return False
+        if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_CheckExact(y)):
+            return False
+        if not (cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY_RO(y)):
+            return False
+        if cnp.PyArray_TYPE(x) != self.x_type or cnp.PyArray_TYPE(y) != self.y_type or cnp.PyArray_NDIM(x) != 2:
+            return False
+        cdef int64_t rows = cnp.PyArray_DIM(x, 0)
+        if not 1 <= rows <= self.capacity or cnp.PyArray_DIM(x, 1) != self.n_features:
+            return False
+        cdef int y_ndim = cnp.PyArray_NDIM(y)
+        if y_ndim == 0 or cnp.PyArray_DIM(y, 0) != rows:
+            return False
+        if y_ndim == 1:
+            return self.labels or self.n_outputs == 1
+        return not self.labels and y_ndim == 2 and cnp.PyArray_DIM(y, 1) == self.n_outputs
+
+    def __call__(self, x, y, optimizer):
+        if not self.fits(x, y, optimizer):
+            return None
+        cdef Engine *e = &self.runner.engine
+        cdef int64_t rows = cnp.PyArray_DIM(x, 0), i
+        cdef int threads = <int>max(1, min(<double>self.max_threads, rows * self.work_of_row / self.thread_work))
+        for i in range(self.x_slots.shape[0]):
+            (<int64_t *>self.x_slots[i])[0] = <int64_t>cnp.PyArray_DATA(x)
+        for i in range(self.y_slots.shape[0]):
+            (<int64_t *>self.y_slots[i])[0] = <int64_t>cnp.PyArray_DATA(y)
+        self.weight[0] = 1.0 / rows
+        e.peak_limit = sqrt(self.limits[self.next] / rows)
+        e.stages, e.n_stages = <const Stage *>&self.stages[0, 0], self.stages.shape[0]
+        e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
+        if e.n_feeds:
+            e.feeds = <const Feed *>&self.feeds[0, 0]
+        e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
+        e.step, e.end, e.status = self.next, self.next + 1, DONE
+        self.turn.taken = True
+        set_rows(e, rows)
+        begin_step(e)
+        if rows * self.work_of_row > FREE_WORK:
+            with nogil:
+                team_run(walk_steps, e, threads)
+        else:
+            team_run(walk_steps, e, 1)
+        self.turn.taken = False
+        if e.status != DONE:
+            return None
+        self.next += 1
+        self.last_loss = e.total[0][0]
+        return self.last_loss
+
+
+cdef class QuickUpdate:
+    """An optimizer's update of a list of arrays, again and again, at next to no cost over the arithmetic. It takes what
+    needs no preparation: numpy arrays, the parameters where they lay when this was made, gradients of their shapes, and
+    the next of the steps whose values lie ready in `feeds`. Anything else it leaves to the caller, by returning False
+    with nothing changed.
+    """
+    cdef Runner runner
+    cdef object num_threads, backend, kept
+    cdef const int64_t[:, ::1] stages, feeds, slots
+    cdef int64_t[::1] counter, p_data, g_data, sizes, types, starts, ends
+    cdef int64_t n, next, count, begin, version, elements
+    cdef int threads
+    cdef bint taken
+
+    def __init__(self, runner, parameters, *, stages, feeds, counter, count, slots, threads, elements, num_threads,
+                 backend, kept):
+        """slots: rows of the address of a slot that holds that of a gradient, its number, and a byte to begin at. kept: what must live as
+        long as this."""
+        self.runner, self.stages, self.feeds, self.slots, self.kept = runner, stages, feeds, slots, kept
+        self.counter, self.num_threads, self.backend = counter, num_threads, backend
+        self.next, self.count, self.begin, self.version = 0, count, counter[0], counter[1]
+        self.threads, self.elements, self.n = threads, elements, len(parameters)
+        self.sizes = np.array([p.size for p in parameters], np.int64)
+        self.types = np.array([p.dtype.num for p in parameters], np.int64)
+        self.p_data = np.array([p.ctypes.data for p in parameters], np.int64)
+        self.g_data = np.zeros(len(parameters), np.int64)
+        spans = np.array(sorted((p.ctypes.data, p.ctypes.data + p.nbytes) for p in parameters if p.size), np.int64)
+        self.starts, self.ends = spans.reshape(-1, 2).T.copy()
+
+    cdef bint is_apart(self, int64_t begin, int64_t end):
+        """Whether memory is none of the parameters'."""
+        cdef int64_t low = 0, high = self.starts.shape[0], middle
+        while low < high:       # the first span that begins at `end` or later
+            middle = (low + high) // 2
+            if self.starts[middle] < end:
+                low = middle + 1
+            else:
+                high = middle
+        return low == 0 or self.ends[low - 1] <= begin
+
+    cdef bint fits(self, int64_t i, object p, object g):
+        cdef int64_t size = 1, address
+        cdef int j
+        if not (cnp.PyArray_CheckExact(p) and cnp.PyArray_CheckExact(g)):
+            return False
+        if not (cnp.PyArray_ISCARRAY(p) and cnp.PyArray_ISCARRAY_RO(g)):
+            return False
+        if cnp.PyArray_TYPE(p) != self.types[i] or cnp.PyArray_TYPE(g) != self.types[i]:
+            return False
+        if <int64_t>cnp.PyArray_DATA(p) != self.p_data[i] or cnp.PyArray_NDIM(p) != cnp.PyArray_NDIM(g):
+            return False
+        for j in range(cnp.PyArray_NDIM(p)):
+            size *= cnp.PyArray_DIM(p, j)
+            if cnp.PyArray_DIM(p, j) != cnp.PyArray_DIM(g, j):
+                return False
+        if size != self.sizes[i]:
+            return False
+        address = <int64_t>cnp.PyArray_DATA(g)
+        if address != self.g_data[i]:
+            if not self.is_apart(address, address + size * cnp.PyArray_ITEMSIZE(g)):
+                return False
+            self.g_data[i] = address
+        return True
+
+    cdef bint all_fit(self, object params, object grads):
+        cdef int64_t i
+        if isinstance(params, np.ndarray) or isinstance(grads, np.ndarray):
+            return self.n == 1 and self.fits(0, params, grads)
+        if not isinstance(params, (list, tuple)) or not isinstance(grads, (list, tuple)):
+            return False
+        if len(params) != self.n or len(grads) != self.n:
+            return False
+        for i in range(self.n):
+            if not self.fits(i, params[i], grads[i]):
+                return False
+        return True
+
+    def step(self, params, grads, num_threads, backend):
+        """Whether the update is made."""
+        if self.taken or self.next == self.count or num_threads is not self.num_threads or backend is not self.backend:
+            return False
+        if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
+            return False
+        if not self.all_fit(params, grads):
+            return False
+        cdef Engine *e = &self.runner.engine
+        cdef int64_t i
+        for i in range(self.slots.shape[0]):
+            (<int64_t *>self.slots[i, 0])[0] = self.g_data[self.slots[i, 1]] + self.slots[i, 2]
+        e.stages, e.n_stages = NULL, self.stages.shape[0]
+        if e.n_stages:
+            e.stages = <const Stage *>&self.stages[0, 0]
+        e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
+        if e.n_feeds:
+            e.feeds = <const Feed *>&self.feeds[0, 0]
+        e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
+        e.step, e.end, e.status = self.next, self.next + 1, DONE
+        self.taken = True
+        begin_step(e)
+        if self.elements > FREE_ELEMENTS:
+            with nogil:
+                team_run(walk_steps, e, self.threads)
+        else:
+            team_run(walk_steps, e, 1)
+        self.taken = False
+        self.next += 1
+        return True
