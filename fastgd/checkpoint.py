@@ -17,7 +17,7 @@ from .layers import LAYERS
 from .losses import LOSSES, Loss
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS
-from .schedules import SCHEDULES
+from .schedules import from_config
 
 FORMAT = 1
 
@@ -126,8 +126,7 @@ def _optimizer(config, network, tensors):
     if config is None:
         return None
     schedule, minibatches = dict(config.pop("learning_rate")), config.pop("minibatches")
-    learning_rate = choose("schedule", schedule.pop("name"), SCHEDULES)(**schedule)
-    optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(learning_rate, **config)
+    optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(from_config(schedule), **config)
     optimizer.minibatches = check_integer("minibatches", minibatches, 0)
     if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in tensors):
         return optimizer  # saved before its first update, which makes the state

@@ -26,7 +26,7 @@ def accumulate_gradient(d, g, keep, weight):
 
 
 @kernel
-def sum_squares(squares: Out("blocks", dtype="float64"), g: In("blocks", "width")):
+def sum_squares(squares: Out("rows", dtype="float64"), g: In("rows", "n")):
     """squares <- sum of the squares of each row of g, in float64."""
     np.sum(np.square(g, dtype=np.float64), axis=1, out=squares)
 
@@ -44,7 +44,7 @@ def sum_squares(squares, g):
 def clip_factor(
     norm: Out("one", dtype="float64"),
     factor: Out("one", dtype="float64"),
-    squares: In("blocks", dtype="float64", domain="nonnegative"),
+    squares: In("rows", dtype="float64", domain="nonnegative"),
     limit: float,
 ):
     """norm <- sqrt(sum of squares), the Euclidean norm of all gradients;  factor <- min(1, limit / (norm + 1e-6)), as

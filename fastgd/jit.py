@@ -36,7 +36,8 @@ def compile_loop(kernel, dtype):
     cut along the dimension that [begin, end) runs over, so the loop has the arguments of the numpy body."""
     slots = np.dtype([(name, "f8" if name in kernel.scalars else "i8") for name in kernel.slots])
     signature = types.void(types.CPointer(numba.from_dtype(slots)), types.int64, types.int64)
-    names = {"_loop": numba.njit(kernel.loop_function, **OPTIONS), "_pointer": _pointer, "_carray": numba.carray}
+    jit = numba.njit(**OPTIONS)
+    names = {"_loop": jit(kernel.loop_for(jit)), "_pointer": _pointer, "_carray": numba.carray}
     values = []
     for name, spec in kernel.arrays.items():
         array_dtype = np.dtype(spec.dtype or dtype)
@@ -45,6 +46,9 @@ def compile_loop(kernel, dtype):
         if spec.dims[0] == kernel.range_dim:  # a cut by hand is known to be contiguous
             address += f" + begin * {' * '.join([*sizes[1:], str(array_dtype.itemsize)])}"
             sizes[0] = "end - begin"
+        elif spec.per:
+            address += f" + begin // {spec.per} * {array_dtype.itemsize}"
+            sizes[0] = f"(end - begin + {spec.per - 1}) // {spec.per}"
         elif kernel.range_dim in spec.dims:
             cut = "[" + ", ".join("begin:end" if dim == kernel.range_dim else ":" for dim in spec.dims) + "]"
         values.append(f"_carray(_pointer({address}), ({', '.join(sizes)},), _{name}_dtype){cut}")

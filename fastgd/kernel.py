@@ -35,13 +35,16 @@ DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 class Array:
     """What a kernel expects of one array. `dtype` None is the precision of the kernel, float32 or float64.
     `domain` says which values make sense: "real", "nonnegative", "unit" (in [0, 1]), "probabilities" (rows that sum
-    to 1) or "labels" (integers from 0 to below the size of dimension `below`)."""
+    to 1) or "labels" (integers from 0 to below the size of dimension `below`); "code", "top" and
+    "[nonnegative] bfloat16" are lowmemory.py's. With `per` it has one element for so many of the first dimension of the
+    first array, the last of them perhaps fewer."""
 
     direction: str
     dims: tuple
     dtype: str | None = None
     domain: str = "real"
     below: str | None = None
+    per: int | None = None
 
 
 def In(*dims, **options):
@@ -96,6 +99,7 @@ class Kernel:
         self.__signature__ = inspect.signature(reference)
         self.reference = reference
         self.loop_function = None
+        self.build_loop = None  # or a function of Numba's jit that makes a loop
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
@@ -104,6 +108,8 @@ class Kernel:
         self.dims = tuple(dict.fromkeys(dim for array in self.arrays.values() for dim in array.dims))
         self.range_dim = next(iter(self.arrays.values())).dims[0]
         self.slots = (*self.arrays, *self.dims, *self.scalars)
+        # Shares of the work begin at multiples of this.
+        self.grain = max([1, *(array.per for array in self.arrays.values() if array.per)])
 
     def loop(self, function):
         """Decorator: attaches the loop that Numba compiles. Its arguments are those of the numpy body."""
@@ -115,11 +121,19 @@ class Kernel:
         self.loop_function = function
         return self
 
+    @property
+    def has_loop(self):
+        return self.loop_function is not None or self.build_loop is not None
+
+    def loop_for(self, jit):
+        """The loop that Numba compiles."""
+        return self.loop_function or self.build_loop(jit)
+
     def bodies(self):
         """Names of the bodies this kernel has."""
         has = {
             "numpy": True,
-            "numba": self.loop_function is not None,
+            "numba": self.has_loop,
             "cython": self.name in _cython_bodies("float32"),
         }
         return tuple(name for name in BODIES if has[name])
@@ -187,6 +201,10 @@ class Kernel:
                 )
             if spec.direction != "in" and not array.flags.writeable:
                 raise value_error(name, "a writable array", f"a read-only {shown(array)}")
+        for name, spec in self.arrays.items():
+            blocks = -(-sizes[self.range_dim] // spec.per) if spec.per else None
+            if spec.per and sizes[spec.dims[0]] != blocks:
+                raise value_error(name, f"shape ({blocks}), one for every {spec.per}", sizes[spec.dims[0]])
         for name, value in zip(self.scalars, arguments[len(self.arrays) :], strict=True):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise type_error(name, "a real number", f"{shown(value)} ({type(value).__name__})")

@@ -19,15 +19,8 @@ from .gradient import (
     clip_gradient,
     sum_squares,
 )
-from .lowmemory import (
-    pack_bfloat16,
-    pack_signed,
-    pack_unsigned,
-    unpack_bfloat16,
-    unpack_signed,
-    unpack_unsigned,
-)
-from .program import SCRATCH, STATE_BLOCK, Fed
+from .lowmemory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_slot, slots_of
+from .program import SCRATCH, Fed
 from .schedules import SCHEDULES, Schedule, constant
 from .standalone import Standalone, as_arrays, check_pairs
 
@@ -49,7 +42,6 @@ RANGES = {
     "clip_norm": POSITIVE,
     "ema_decay": FRACTION,
 }
-STATE_DTYPES = {"bfloat16": "bfloat16", "8bit": "8bit"}
 # Options of every optimizer, and what they are unless told.
 COMMON = {
     "decay_biases": True,
@@ -90,8 +82,7 @@ class Optimizer:
     learning_rate_factors: by name of a network's parameter array ("w1", "b1", ...; `Network.views`), or by index for a
         list of arrays: a factor of the learning rate, 0 for arrays that stay as they are, without state.
     state_dtype: None holds the state in the precision of the parameters; "bfloat16" in 16 bits, "8bit" in 8 bits with
-        an exponent for each block of 256, both rounded stochastically (`fastgd.kernels.pack_bfloat16`, `pack_signed`,
-        `pack_unsigned`).
+        an exponent for each block of 256, both rounded stochastically (see fastgd.lowmemory).
 
     `steps` counts the updates; `state` maps the name of each slot to a list of flat arrays, one for each part of the
     parameters. An optimizer drives one network, or one list of arrays, for its life.
@@ -129,7 +120,9 @@ class Optimizer:
             setattr(self, name, None if value is None else self.check_hyper(name, value))
         self.accumulate = check_integer("accumulate", accumulate, 1)
         self.learning_rate_factors = _checked_factors(learning_rate_factors)
-        self.state_dtype = None if state_dtype is None else choose("state_dtype", state_dtype, STATE_DTYPES)
+        if state_dtype is not None:
+            choose("state_dtype", state_dtype, dict.fromkeys(STATE_DTYPES))
+        self.state_dtype = state_dtype
         # Minibatches seen, on which the native runner counts, and changes made by hand.
         self.counter = np.zeros(2, np.int64)
         self.learning_rate = learning_rate
@@ -194,12 +187,23 @@ class Optimizer:
             raise value_error("ema_decay", "a number, and a step made, for there to be averages", self.ema_decay)
         return self.state["average"]
 
+    def observe(self, loss):
+        """Shows the loss to a schedule that looks at it (`schedules.reduce_on_plateau`); `fit` does so each epoch."""
+        if hasattr(self.schedule, "observe"):
+            self.schedule.observe(loss)
+            self.counter[1] += 1
+
     # ---- scalars of steps to come
 
     @property
     def slots(self):
-        """Names of the state arrays: what the kernel updates besides p."""
-        return [name for name, a in self.kernel.arrays.items() if a.direction == "inout" and name != "p"]
+        """Names of the state arrays of the rule."""
+        return slots_of(self.kernel)
+
+    @property
+    def update_kernel(self):
+        """The kernel in use: `kernel`, or the one that follows from it for state in fewer bits."""
+        return low_memory_kernel(self.kernel, self.state_dtype) if self.state_dtype and self.slots else self.kernel
 
     def initial(self, slot):
         """Initial value of a state array."""
@@ -221,9 +225,7 @@ class Optimizer:
         place, steps = seen % self.accumulate, seen // self.accumulate
         rates = self._rates(steps)
         once = rates[0] if rates.strides == (0,) else rates
-        values = {"keep": (place > 0).astype(np.float64)}
-        for number in range(len(self.slots)):
-            values["seed", number] = steps * 16.0 + number
+        values = {"keep": (place > 0).astype(np.float64), "seed": steps * 16.0}
         for kind in kinds:
             for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *kind), strict=True):
                 values[kind, name] = column = np.broadcast_to(np.float64(column), count)
@@ -297,28 +299,12 @@ class Optimizer:
                 state[slot] = array
         else:
             for slot in slots:
-                start = np.full(p.size, self.initial(slot), np.float32)
-                if self.state_dtype == "bfloat16":
-                    state[slot] = np.zeros(p.size, np.uint16)
-                    pack_bfloat16(state[slot], start, 0.0)
-                else:
-                    padded = np.zeros((-(-p.size // STATE_BLOCK), STATE_BLOCK), np.float32)
-                    padded.reshape(-1)[: p.size] = start
-                    state[slot] = np.zeros(padded.shape, np.uint8)
-                    state[f"{slot}.top"] = np.zeros(len(padded), np.int32)
-                    self._packing(slot)[1](state[slot], state[f"{slot}.top"], padded, 0.0)
+                state |= new_slot(self.kernel, slot, p.size, self.state_dtype, self.initial(slot))
         if self.accumulate > 1:
             state["accumulated"] = np.zeros(p.size, p.dtype)
         if self.ema_decay is not None:
             state["average"] = p.copy()
         return state
-
-    def _packing(self, slot):
-        """The kernels that unpack and pack a state array."""
-        if self.state_dtype == "bfloat16":
-            return unpack_bfloat16, pack_bfloat16
-        unsigned = self.kernel.arrays[slot].domain == "nonnegative"
-        return (unpack_unsigned, pack_unsigned) if unsigned else (unpack_signed, pack_signed)
 
     def write_update(self, program, parts):
         """Writes the update of parts down in the phases of UPDATE_PHASES. parts: (name of the parameters, name of their
@@ -348,32 +334,19 @@ class Optimizer:
 
     def _links(self, program, i, p, g, kind):
         """The operations of the update of the i-th part."""
-        n, dtype, make = program.buffers[p].size, program.buffers[p].dtype, program.operation
-        before, after, names = [], [], {"p": p, "g": g}
+        links, names = [], {"p": p, "g": g}
         if self.clip_value is not None or self.clip_norm is not None:
-            names["g"] = f"{SCRATCH}g{i}"
-            program.buffers[names["g"]] = np.empty(n, dtype)
+            names["g"] = f"{SCRATCH}.{i}"
+            program.buffers[names["g"]] = np.empty_like(program.buffers[p])
             limit = np.inf if self.clip_value is None else self.clip_value
-            before.append(make(clip_gradient, names["g"], g, "factor", limit))
-        for number, slot in enumerate(self.slots):
-            names[slot] = f"{slot}.{i}"
-            if self.state_dtype is None:
-                continue
-            held = [f"{slot}.{i}"] if self.state_dtype == "bfloat16" else [f"{slot}.{i}", f"{slot}.top.{i}"]
-            names[slot] = scratch = f"{SCRATCH}{slot}{i}"
-            flat = np.empty(-(-n // STATE_BLOCK) * STATE_BLOCK, dtype)
-            program.buffers[scratch] = flat[:n]
-            if self.state_dtype == "8bit":
-                scratch = f"{scratch}.blocks"
-                program.buffers[scratch] = flat.reshape(-1, STATE_BLOCK)
-            unpack, pack = self._packing(slot)
-            before.append(make(unpack, scratch, *held))
-            after.append(make(pack, *held, scratch, Fed(("seed", number))))
+            links.append(program.operation(clip_gradient, names["g"], g, "factor", limit))
+        rule = self.update_kernel
+        arrays = [names.get(name, f"{name}.{i}") for name in rule.arrays]
+        scalars = [Fed("seed" if name == "seed" else (kind, name)) for name in rule.scalars]
+        links.append(program.operation(rule, *arrays, *scalars))
         if self.ema_decay is not None:
-            after.append(make(average_parameters, f"average.{i}", p, self.ema_decay))
-        scalars = [Fed((kind, name)) for name in self.kernel.scalars]
-        rule = make(self.kernel, *(names[name] for name in self.kernel.arrays), *scalars)
-        return [*before, rule, *after]
+            links.append(program.operation(average_parameters, f"average.{i}", p, self.ema_decay))
+        return links
 
     # ---- a network's
 

@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from .errors import shown, type_error, value_error
-from .kernel import In, InOut, kernel
+from .kernel import In, InOut, kernel, kernels
+from .lowmemory import STATE_DTYPES, low_memory_kernel
 from .optimizer import Optimizer
 
 
@@ -435,6 +436,11 @@ def lion_step(p, m, g, lr, beta1, beta2, weight_decay, shrink):
         d = g[i] + weight_decay * p[i]
         p[i] = (p[i] - lr * np.sign(m[i] + fresh1 * (d - m[i]))) - shrink * p[i]
         m[i] += fresh2 * (d - m[i])
+
+
+for rule in [made for made in vars(kernels).values() if made.__module__ == __name__ and made is not sgd_step]:
+    for state_dtype in STATE_DTYPES if "p" in rule.arrays else ():
+        low_memory_kernel(rule, state_dtype)
 
 
 class SGD(Optimizer):

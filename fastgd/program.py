@@ -13,8 +13,8 @@ from .kernel import Kernel
 
 # Shares of threads begin at multiples of so many rows, or elements of flat arrays.
 GRAIN = 8
-# Elements that the operations of a chain take at a time, and those of a block of 8-bit state, which divide them.
-CHAIN_BLOCK, STATE_BLOCK = 1024, 256
+# Elements of flat arrays that the operations of a chain take at a time: a multiple of every kernel's grain.
+CHAIN_BLOCK = 1024
 # The phases of an update, in order, and the walk through them.
 UPDATE_PHASES = ("accumulate", "norms", "factor", "update")
 UPDATE_WALK = (
@@ -22,8 +22,8 @@ UPDATE_WALK = (
     ("norms", "norms", "factor", "factor", 0),
     ("update", "update", None, None, 0),
 )
-# Buffers of a chain begin with this: what one operation leaves for the next, in the first cache.
-SCRATCH = "scratch."
+# Names of what one operation of a chain leaves for the next, in the first cache, begin with this.
+SCRATCH = "scratch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Operation:
 
 @dataclasses.dataclass(eq=False)
 class Chain:
-    """Operations done one after the other on each block of a flat array, so that what one leaves in a buffer of
-    SCRATCH the next finds in the first cache."""
+    """Operations done one after the other on each block of a flat array, so that what one leaves in SCRATCH
+    the next finds in the first cache."""
 
     links: tuple
     sometimes: bool = False
@@ -159,13 +159,13 @@ class Program:
 
     def _enter(self, i, operation):
         """Enters an operation in the runner's table."""
+        grain = max([GRAIN, *(link.kernel.grain for link in operation.links)])
+        rows = by_rows = 0
         if isinstance(operation, Chain):
-            address, grain = chain_address, STATE_BLOCK
-            operation.record = chain_record(_links(operation.links), CHAIN_BLOCK)
-            operation.size = min(link.size * _elements(link.kernel) for link in operation.links)
-            rows = by_rows = 0
+            address, operation.record = chain_address, chain_record(_links(operation.links), CHAIN_BLOCK)
+            operation.size = operation.links[0].size
         else:
-            address, grain = operation.address, GRAIN
+            address = operation.address
             rows = operation.slot(operation.row_dim) if operation.row_dim else 0
             by_rows = operation.row_dim == operation.kernel.range_dim
         self._table[i] = address, operation.record.ctypes.data, operation.size, grain, rows, by_rows, -1, 0, 0, 0
@@ -239,24 +239,14 @@ class Program:
         return [operation.describe(phase) for phase in self.phases for operation in self._phases[phase]]
 
 
-def _elements(kernel):
-    """Elements of a flat array that are one of the kernel's range."""
-    return STATE_BLOCK if kernel.range_dim == "blocks" else 1
-
-
 def _links(links):
-    """What `chain_record` needs of each link: addresses of body and record, sizes of the record, elements in one of its
-    range, and for each array the bytes by which STATE_BLOCK elements take it further, or -1 - the number of the scratch
-    buffer that it is."""
-    numbers, described = {}, []
+    """What `chain_record` needs of each link: addresses of body and record, sizes of the record, and for each array the
+    bytes by which CHAIN_BLOCK elements take it further, or -1 for the scratch buffer."""
+    described = []
     for link in links:
         shifts = []
         for name, spec, array in zip(link.buffers, link.kernel.arrays.values(), link.arguments, strict=False):
-            if name.startswith(SCRATCH):
-                shifts.append(-1 - numbers.setdefault(name.removesuffix(".blocks"), len(numbers)))
-            elif spec.dims[0] == "one":
-                shifts.append(0)
-            else:
-                shifts.append(array.strides[0] * (1 if spec.dims[0] == "blocks" else STATE_BLOCK))
-        described.append((link.address, link.record.ctypes.data, len(link.record), _elements(link.kernel), shifts))
+            moves = spec.dims[0] != "one"
+            shifts.append(-1 if name.startswith(SCRATCH) else moves * array.itemsize * CHAIN_BLOCK // (spec.per or 1))
+        described.append((link.address, link.record.ctypes.data, len(link.record), shifts))
     return described

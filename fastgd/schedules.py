@@ -1,40 +1,77 @@
 """Learning rate as a pure function of the step.
 
 A schedule is called with the number of updates made so far (0 at the first update), a number or an array of numbers,
-and returns the learning rate. Every optimizer takes one in place of a number; so does any function of the step.
+and returns the learning rate. Every optimizer takes one in place of a number; so does any function of the step. `fit`
+works schedules out beforehand, as arrays that the native loop reads. Only `reduce_on_plateau` looks at the loss.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
-from .errors import check_integer, check_number, value_error
-
-
-class Schedule:
-    """Base of the schedules: frozen dataclasses whose fields are checked by name."""
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int":
-                low = 1 if field.name in ("every", "total_steps") else 0
-                value = check_integer(field.name, value, low)
-            else:
-                value = check_number(field.name, value, **_RANGES[field.name])
-            object.__setattr__(self, field.name, value)
-
-    def config(self):
-        """Name and fields, to be written to a file."""
-        return {"name": type(self).__name__, **dataclasses.asdict(self)}
-
+from .errors import check_integer, check_number, choose, shown, type_error, value_error
 
 _RANGES = {
     "learning_rate": {"low": 0.0, "low_open": True},
+    "peak": {"low": 0.0, "low_open": True},
     "factor": {"low": 0.0, "low_open": True, "high": 1.0},
     "rate": {"low": 0.0},
     "final": {"low": 0.0},
+    "start": {"low": 0.0},
+    "power": {"low": 0.0, "low_open": True},
+    "growth": {"low": 1.0},
+    "rising": {"low": 0.0, "high": 1.0},
+    "divisor": {"low": 1.0},
+    "final_divisor": {"low": 1.0},
+    "threshold": {"low": 0.0},
 }
+_AT_LEAST_1 = ("every", "total_steps", "period", "patience")
+
+
+class Schedule:
+    """Base of the schedules: dataclasses whose fields are checked by name."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if not field.init:
+                continue
+            value = getattr(self, field.name)
+            if field.type == "int":
+                value = check_integer(field.name, value, 1 if field.name in _AT_LEAST_1 else 0)
+            elif field.type == "float":
+                value = check_number(field.name, value, **_RANGES[field.name])
+            elif field.type == "Schedule":
+                value = as_schedule(field.name, value)
+            object.__setattr__(self, field.name, value)
+
+    def config(self):
+        """Name and fields, to be written to a file; a schedule within is one, too."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            "name": type(self).__name__,
+            **{name: value.config() if isinstance(value, Schedule) else value for name, value in fields.items()},
+        }
+
+
+def as_schedule(argument, value):
+    """A schedule, or a number as one."""
+    if isinstance(value, Schedule):
+        return value
+    if callable(value):
+        raise type_error(argument, "a number or a schedule of fastgd.schedules", shown(value))
+    return constant(check_number(argument, value, **_RANGES["learning_rate"]))
+
+
+def from_config(config):
+    """The schedule that `config` wrote down."""
+    config = {name: from_config(value) if isinstance(value, dict) else value for name, value in config.items()}
+    kind = choose("schedule", config.pop("name"), SCHEDULES)
+    state = {field.name: config.pop(field.name) for field in dataclasses.fields(kind) if not field.init}
+    made = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
+    for name, value in state.items():
+        setattr(made, name, value)
+    return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +85,32 @@ class constant(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
+class piecewise(Schedule):
+    """lr(t) = rates[i] for steps[i - 1] <= t < steps[i]: one rate more than steps, which ascend."""
+
+    steps: "tuple"
+    rates: "tuple"
+
+    def __post_init__(self):
+        for name in ("steps", "rates"):
+            if not isinstance(getattr(self, name), (list, tuple)):
+                raise type_error(name, "a list of numbers", shown(getattr(self, name)))
+        steps = tuple(check_integer(f"steps[{i}]", step, 1) for i, step in enumerate(self.steps))
+        rates = tuple(check_number(f"rates[{i}]", rate, 0.0) for i, rate in enumerate(self.rates))
+        if list(steps) != sorted(set(steps)):
+            raise value_error("steps", "ascending numbers", shown(steps))
+        if len(rates) != len(steps) + 1:
+            raise value_error("rates", f"{len(steps) + 1} numbers, one more than steps", len(rates))
+        object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "rates", rates)
+
+    def __call__(self, step):
+        return np.asarray(self.rates)[np.searchsorted(self.steps, step, side="right")]
+
+
+@dataclasses.dataclass(frozen=True)
 class step(Schedule):
-    """lr(t) = learning_rate factor^floor(t / every)."""
+    """lr(t) = learning_rate factor^floor(t / every). As torch's StepLR."""
 
     learning_rate: "float"
     every: "int"
@@ -61,7 +122,8 @@ class step(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class exponential(Schedule):
-    """lr(t) = learning_rate factor^(t / every): falls by `factor` every `every` steps, a little each step."""
+    """lr(t) = learning_rate factor^(t / every): falls by `factor` every `every` steps, a little each step. As optax's
+    exponential_decay."""
 
     learning_rate: "float"
     every: "int"
@@ -80,6 +142,21 @@ class inverse_time(Schedule):
 
     def __call__(self, step):
         return self.learning_rate / (1 + self.rate * np.asarray(step))
+
+
+@dataclasses.dataclass(frozen=True)
+class polynomial(Schedule):
+    """lr(t) = final + (learning_rate - final) (1 - min(t / total_steps, 1))^power; linear with power 1. As optax's
+    polynomial_schedule, and with final 0 torch's PolynomialLR."""
+
+    learning_rate: "float"
+    total_steps: "int"
+    power: "float" = 1.0
+    final: "float" = 0.0
+
+    def __call__(self, step):
+        left = 1 - np.minimum(np.asarray(step) / self.total_steps, 1.0)
+        return self.final + (self.learning_rate - self.final) * left**self.power
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +180,132 @@ class cosine(Schedule):
         step = np.asarray(step)
         rest = max(self.total_steps - self.warmup_steps, 1)
         done = np.clip((step - self.warmup_steps) / rest, 0.0, 1.0)
-        falling = self.final + (self.learning_rate - self.final) * (1 + np.cos(np.pi * done)) / 2
+        falling = _half_cosine(self.learning_rate, self.final, done)
         rising = self.learning_rate * (step + 1) / max(self.warmup_steps, 1)
         return np.where(step < self.warmup_steps, rising, falling)
 
 
-SCHEDULES = {schedule.__name__: schedule for schedule in (constant, step, exponential, inverse_time, cosine)}
+@dataclasses.dataclass(frozen=True)
+class cosine_restarts(Schedule):
+    """Half a cosine from learning_rate to final in `period` steps, then again from the start, each period `growth`
+    times
+    as long as the last: final + (learning_rate - final) (1 + cos(pi s / T)) / 2, s of T steps of the period being done.
+    Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5. As torch's CosineAnnealingWarmRestarts, where growth is an
+    integer."""
+
+    learning_rate: "float"
+    period: "int"
+    growth: "float" = 1.0
+    final: "float" = 0.0
+
+    def __call__(self, step):
+        step = np.asarray(step, np.float64)
+        if self.growth == 1:
+            done = step % self.period / self.period
+        else:
+            # After n periods period (growth^n - 1) / (growth - 1) steps are done.
+            ratio = 1 + step * (self.growth - 1) / self.period
+            n = np.floor(np.log(ratio) / math.log(self.growth) + 1e-12)
+            start = self.period * (self.growth**n - 1) / (self.growth - 1)
+            done = np.clip((step - start) / (self.period * self.growth**n), 0.0, 1.0)
+        return _half_cosine(self.learning_rate, self.final, done)
+
+
+@dataclasses.dataclass(frozen=True)
+class one_cycle(Schedule):
+    """Half a cosine up from peak / divisor to peak, at a part `rising` of total_steps, and half a cosine down to
+    peak / (divisor final_divisor) at the last step, where it stays. Smith & Topin 2018, arXiv:1708.07120. As torch's
+    OneCycleLR, without its change of the momentum."""
+
+    peak: "float"
+    total_steps: "int"
+    rising: "float" = 0.3
+    divisor: "float" = 25.0
+    final_divisor: "float" = 1e4
+
+    def __call__(self, step):
+        step = np.asarray(step, np.float64)
+        top, last = self.rising * self.total_steps - 1, self.total_steps - 1.0
+        start = self.peak / self.divisor
+        up = _half_cosine(start, self.peak, np.clip(step / top, 0.0, 1.0) if top > 0 else 1.0)
+        done = np.clip((step - top) / max(last - top, 1e-9), 0.0, 1.0)
+        down = _half_cosine(self.peak, start / self.final_divisor, done)
+        return np.where(step <= top, up, down)
+
+
+@dataclasses.dataclass(frozen=True)
+class warmup(Schedule):
+    """Linear warm-up in front of any schedule: lr(t) = start + (lr_0 - start) (t + 1) / steps for t < steps, where lr_0
+    is that of the schedule at 0, then the schedule from its beginning: schedule(t - steps). Goyal et al. 2017,
+    arXiv:1706.02677.
+
+    schedule: a schedule, or a number.
+    """
+
+    schedule: "Schedule"
+    steps: "int"
+    start: "float" = 0.0
+
+    def __call__(self, step):
+        step = np.asarray(step)
+        rising = self.start + (self.schedule(0) - self.start) * (step + 1) / max(self.steps, 1)
+        return np.where(step < self.steps, rising, self.schedule(np.maximum(step - self.steps, 0)))
+
+    def observe(self, loss):
+        """Passed on to the schedule, if that looks at the loss."""
+        if hasattr(self.schedule, "observe"):
+            self.schedule.observe(loss)
+
+
+@dataclasses.dataclass
+class reduce_on_plateau(Schedule):
+    """lr(t) = scale schedule(t), at least `final`; scale is 1 at first and multiplied by `factor` whenever the loss has
+    not fallen below (1 - threshold) times its best for more than `patience` looks in a row; `cooldown` looks after that
+    do not count. `fit` looks after each epoch, at the loss of the validation data if there are any; in a loop of one's
+    own `optimizer.observe(loss)` is a look. As torch's ReduceLROnPlateau(threshold_mode="rel").
+
+    learning_rate: a number, or another schedule.
+    """
+
+    learning_rate: "Schedule"
+    factor: "float" = 0.1
+    patience: "int" = 10
+    threshold: "float" = 1e-4
+    cooldown: "int" = 0
+    final: "float" = 0.0
+    # What it has seen.
+    scale: "float" = dataclasses.field(default=1.0, init=False)
+    best: "float" = dataclasses.field(default=None, init=False)
+    waited: "int" = dataclasses.field(default=0, init=False)
+    resting: "int" = dataclasses.field(default=0, init=False)
+
+    def __call__(self, step):
+        return np.maximum(self.scale * self.learning_rate(step), self.final)
+
+    def observe(self, loss):
+        """Takes a look at the loss."""
+        loss = check_number("loss", loss)
+        # A best loss below 0 is to be beaten by more, too.
+        if self.best is None or loss < self.best - self.threshold * abs(self.best):
+            self.best, self.waited = loss, 0
+        else:
+            self.waited += 1
+        if self.resting:
+            self.resting, self.waited = self.resting - 1, 0
+        if self.waited > self.patience:
+            self.scale *= self.factor
+            self.resting, self.waited = self.cooldown, 0
+
+
+def _half_cosine(start, end, done):
+    """From start to end as `done` goes from 0 to 1."""
+    return end + (start - end) * (1 + np.cos(np.pi * done)) / 2
+
+
+SCHEDULES = {
+    schedule.__name__: schedule
+    for schedule in (
+        constant, piecewise, step, exponential, inverse_time, polynomial, cosine, cosine_restarts, one_cycle, warmup,
+        reduce_on_plateau,
+    )
+}  # fmt: skip

@@ -19,7 +19,7 @@ from .optimizers import Adam
 TOLERANCES = {"float32": 3e-6, "float64": 1e-13}
 # Largest error of a gradient in float64 against 4th-order differences, normalised as `gradient_error` does.
 GRADIENT_TOLERANCE = 1e-8
-CHECKED_SIZES = {"rows": 9, "m": 19, "n": 17, "n_in": 33, "n_out": 17, "k": 10, "one": 1, "blocks": 3, "width": 256}
+CHECKED_SIZES = {"rows": 9, "m": 19, "n": 17, "n_in": 33, "n_out": 17, "k": 10, "one": 1}
 TIMED = (
     ("4-16-1, batch 1", 4, (16,), 1, 1),
     ("64-64-10, batch 32", 64, (64,), 10, 32),
@@ -31,7 +31,8 @@ def example(kernel, sizes, dtype, rng):
     """Arguments for a kernel: random arrays of the given sizes in the domains of its contract, scalars in (0, 1)."""
     arguments = []
     for spec in kernel.arrays.values():
-        shape = tuple(sizes[dim] for dim in spec.dims)
+        blocks = -(-sizes[kernel.range_dim] // spec.per) if spec.per else None
+        shape = (blocks,) if spec.per else tuple(sizes[dim] for dim in spec.dims)
         if spec.domain == "labels":
             values = rng.integers(0, sizes[spec.below], shape)
         elif spec.domain == "probabilities":
@@ -42,8 +43,9 @@ def example(kernel, sizes, dtype, rng):
             values = rng.integers(0, 256, shape)
         elif spec.domain == "top":
             values = rng.integers(127 - 8, 127 + 8, shape) << 3  # exponents near that of 1
-        elif spec.domain == "bfloat16":
-            values = rng.normal(size=shape).astype(np.float32).view(np.uint32) >> 16
+        elif spec.domain.endswith("bfloat16"):
+            values = rng.normal(size=shape).astype(np.float32)
+            values = (np.abs(values) if spec.domain.startswith("nonnegative") else values).view(np.uint32) >> 16
         else:
             values = rng.normal(size=shape)
             values = np.abs(values) if spec.domain == "nonnegative" else values
@@ -67,6 +69,8 @@ def body_error(kernel, body, sizes, dtype, rng):
     for spec, got, expected, held in zip(kernel.arrays.values(), arguments, exact, before, strict=False):
         if spec.direction == "in":
             worst = worst if np.array_equal(got, held) else np.inf
+        elif spec.domain.endswith(("code", "bfloat16")):  # the last place is a matter of chance
+            worst = worst if np.abs(got.astype(int) - expected).max() <= 1 else np.inf
         elif expected.size:
             scale = max(np.abs(expected).max(), 0.1)
             error = np.abs(got - expected).max() / scale

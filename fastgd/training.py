@@ -80,7 +80,8 @@ def fit(
     if validation_data is not None:
         validation_data = _checked_validation(self, validation_data)
     history, best, waited, started = History(), math.inf, 0, time.monotonic()
-    watching = validation_data is not None or patience < math.inf or progress
+    looking = hasattr(optimizer.schedule, "observe")
+    watching = validation_data is not None or patience < math.inf or progress or looking
     total, rows = 0.0, 0
     with self._turn, _bar(progress, epochs) as bar:
         for first_epoch, steps in _chunks(self, X, y, kernel, optimizer, size, epochs, shuffle, watching):
@@ -105,6 +106,7 @@ def fit(
                 history.validation_loss.append(self._mean_loss(*validation_data))
             _tell(bar, history)
             watched = (history.validation_loss or history.loss)[-1]
+            optimizer.observe(watched)
             if watched < best - tolerance:
                 best, waited = watched, 0
             else:

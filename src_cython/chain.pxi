@@ -5,22 +5,20 @@ cdef enum:
     MAX_ARRAYS = 16
 
 cdef extern from "pool.h" nogil:
-    enum: CHAIN_SCRATCH, CHAIN_BYTES
-    char *chain_scratch     # of the thread: CHAIN_SCRATCH buffers of CHAIN_BYTES
+    char *chain_scratch     # of the thread, for a block of one array
 
 # Eight bytes each.
 cdef packed struct Link:
     int64_t kernel, record          # addresses
     int64_t slots, arrays           # of the record: arrays come first
-    int64_t elements                # of the flat arrays that one of the kernel's range is
-    int64_t shift[MAX_ARRAYS]       # bytes that 256 elements take an array further; -1 - i is scratch buffer i
+    int64_t shift[MAX_ARRAYS]       # bytes that a block takes an array further; -1 is the scratch buffer
 
 cdef packed struct Chain:
-    int64_t n_links, block          # elements at a time, a multiple of 256
+    int64_t n_links, block          # elements at a time
     Link links[1]
 
 
-cdef void run_link(const Link *link, int64_t begin, int64_t end) noexcept nogil:
+cdef void run_link(const Link *link, int64_t block, int64_t begin, int64_t end) noexcept nogil:
     """A link on the elements begin, ..., end - 1, by a record of its own for them."""
     cdef int64_t record[MAX_SLOTS]
     cdef int64_t i, shift
@@ -28,10 +26,10 @@ cdef void run_link(const Link *link, int64_t begin, int64_t end) noexcept nogil:
     for i in range(link.arrays):
         shift = link.shift[i]
         if shift >= 0:
-            record[i] += (begin * shift) >> 8
+            record[i] += begin * shift // block
         else:
-            record[i] = <int64_t>(chain_scratch + (-1 - shift) * CHAIN_BYTES)
-    (<kernel_t><void *>link.kernel)(record, 0, (end - begin + link.elements - 1) // link.elements)
+            record[i] = <int64_t>chain_scratch
+    (<kernel_t><void *>link.kernel)(record, 0, end - begin)
 
 
 cdef void run_chain(const void *args, int64_t begin, int64_t end) noexcept nogil:
@@ -40,7 +38,7 @@ cdef void run_chain(const void *args, int64_t begin, int64_t end) noexcept nogil
     while begin < end:
         stop = min(begin + chain.block, end)
         for i in range(chain.n_links):
-            run_link(&chain.links[i], begin, stop)
+            run_link(&chain.links[i], chain.block, begin, stop)
         begin = stop
 
 
@@ -49,14 +47,13 @@ chain_address = <uintptr_t>&run_chain
 
 def chain_record(links, int64_t block):
     """The record of a chain as an int64 array. links: (address of kernel, address of record, slots of the record,
-    elements in one of the range, shifts) of each."""
+    shifts) of each."""
     per_link = sizeof(Link) // 8
     record = np.zeros(2 + len(links) * per_link, np.int64)
     record[:2] = len(links), block
-    for row, (kernel, address, slots, elements, shifts) in zip(record[2:].reshape(-1, per_link), links):
-        if slots > MAX_SLOTS or len(shifts) > MAX_ARRAYS or -min(shifts) > CHAIN_SCRATCH:
-            raise ValueError(f"chain: a kernel of {slots} slots, {len(shifts)} arrays: more than there is room for")
-        row[:5 + len(shifts)] = kernel, address, slots, len(shifts), elements, *shifts
+    for row, (kernel, address, slots, shifts) in zip(record[2:].reshape(-1, per_link), links):
+        if slots > MAX_SLOTS or len(shifts) > MAX_ARRAYS:
+            raise ValueError(f"chain: expected at most {MAX_SLOTS} slots and {MAX_ARRAYS} arrays, "
+                             f"got a kernel of {slots} and {len(shifts)}")
+        row[:4 + len(shifts)] = kernel, address, slots, len(shifts), *shifts
     return record
-
-

@@ -1,36 +1,145 @@
-# Bodies of fastgd/optimizers.py: one loop over flat arrays. No sum has two products as its terms, of which the
-# compiler might fuse one in a vector and the other in what is left over: the bits would depend on the share. Where the
-# formula has such a sum, `multiply_add` says which is fused.
+# Bodies of fastgd/optimizers.py: for each rule what becomes of one parameter, and a walk over flat arrays that inlines it.
+#
+# A rule has a pointer to the parameter, the values of its slots, the gradient, and the scalars of its kernel in their
+# order. No sum has two products as its terms, of which the compiler might fuse one in a vector and the other in what is
+# left over: the bits would depend on the share. Where the formula has such a sum, `multiply_add` says which is fused.
 
-cdef inline real decayed(real g, real weight_decay, real p) noexcept nogil:
-    return g + weight_decay * p
+ctypedef void (*rule_t)(real *p, real *s, real g, const double *h) noexcept nogil
+
+cdef enum:
+    MAX_SCALARS = 8
+    MAX_RULE_SLOTS = 3
 
 
-cdef inline real moved(real p, real shrink, real lr, real d) noexcept nogil:
+cdef inline inlined walk(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
+                         const int scalars) noexcept nogil:
+    """A rule on the elements begin, ..., end - 1 of the arrays of a record: p, slots, g, then n and the scalars."""
+    cdef real **arrays = <real **>args
+    cdef real *p = arrays[0]
+    cdef const real *g = arrays[1 + slots]
+    cdef double h[MAX_SCALARS]
+    cdef real s[MAX_RULE_SLOTS]
+    cdef int64_t i
+    cdef int k
+    for k in range(scalars):
+        h[k] = (<const double *>args)[3 + slots + k]
+    for i in range(begin, end):
+        for k in range(slots):
+            s[k] = arrays[1 + k][i]
+        rule(p + i, s, g[i], h)
+        for k in range(slots):
+            arrays[1 + k][i] = s[k]
+
+
+cdef inline inlined walk_bfloat16(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
+                                  const int scalars) noexcept nogil:
+    """`walk` with slots of 16 bits; the seed follows the scalars."""
+    cdef real *p = (<real **>args)[0]
+    cdef const real *g = (<real **>args)[1 + slots]
+    cdef uint16_t **arrays = <uint16_t **>args
+    cdef double h[MAX_SCALARS]
+    cdef real s[MAX_RULE_SLOTS]
+    cdef uint32_t salt[MAX_RULE_SLOTS]
+    cdef int64_t i
+    cdef int k
+    for k in range(scalars):
+        h[k] = (<const double *>args)[3 + slots + k]
+    for k in range(slots):
+        salt[k] = salt_of((<const double *>args)[3 + slots + scalars] + k)
+    for i in range(begin, end):
+        for k in range(slots):
+            s[k] = from_bfloat16(arrays[1 + k][i])
+        rule(p + i, s, g[i], h)
+        for k in range(slots):
+            arrays[1 + k][i] = to_bfloat16(s[k], salt[k])
+
+
+cdef inline inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t *tops, const int64_t n, rule_t rule,
+                               const double *h, double seed, const int slots, const int signs) noexcept nogil:
+    """A rule on a block of n elements; the arrays of codes and the tops of the block are those of the slots."""
+    cdef real held[MAX_RULE_SLOTS][STATE_BLOCK]
+    cdef int32_t largest[MAX_RULE_SLOTS]
+    cdef real s[MAX_RULE_SLOTS]
+    cdef int32_t magnitude
+    cdef uint32_t salt
+    cdef int64_t i
+    cdef int k
+    for k in range(slots):
+        largest[k] = 0
+    for i in range(n):
+        for k in range(slots):
+            s[k] = from_code(codes[k][i], tops[k], signs >> k & 1)
+        rule(p + i, s, g[i], h)
+        for k in range(slots):
+            magnitude = magnitude_of(s[k])
+            largest[k] = magnitude if magnitude > largest[k] else largest[k]
+            held[k][i] = s[k]
+    for k in range(slots):
+        tops[k] = (largest[k] >> MANTISSA) + 1
+        salt = salt_of(seed + k)
+        for i in range(n):
+            codes[k][i] = to_code(held[k][i], tops[k], salt, signs >> k & 1)
+
+
+cdef inline inlined walk_8bit(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
+                              const int scalars, const int signs) noexcept nogil:
+    """`walk` with slots of 8 bits, of which those of the bits of `signs` are signed: an array of codes and one of the
+    tops of blocks for each, then g, n, the number of blocks, the scalars, the seed. begin is that of a block."""
+    cdef real *p = (<real **>args)[0]
+    cdef const real *g = (<real **>args)[1 + 2 * slots]
+    cdef double h[MAX_SCALARS]
+    cdef double seed = (<const double *>args)[4 + 2 * slots + scalars]
+    cdef uint8_t *codes[MAX_RULE_SLOTS]
+    cdef int32_t tops[MAX_RULE_SLOTS]
+    cdef int64_t n
+    cdef int k
+    for k in range(scalars):
+        h[k] = (<const double *>args)[4 + 2 * slots + k]
+    while begin < end:
+        n = min(end - begin, <int64_t>STATE_BLOCK)
+        for k in range(slots):
+            codes[k] = (<uint8_t **>args)[1 + 2 * k] + begin
+            tops[k] = (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK]
+        if n == STATE_BLOCK:
+            block_8bit(p + begin, g + begin, codes, tops, STATE_BLOCK, rule, h, seed, slots, signs)
+        else:
+            block_8bit(p + begin, g + begin, codes, tops, n, rule, h, seed, slots, signs)
+        for k in range(slots):
+            (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK] = tops[k]
+        begin += n
+
+
+cdef void register_rule(str name, kernel_t plain, kernel_t bfloat16, kernel_t eight_bit, int slots, int scalars):
+    """The bodies of a rule, and with its slots in fewer bits."""
+    register(name, plain, 8 * (3 + slots + scalars))
+    register(name + "_bfloat16", bfloat16, 8 * (4 + slots + scalars))
+    register(name + "_8bit", eight_bit, 8 * (5 + 2 * slots + scalars))
+
+
+cdef inline real decayed(real g, double weight_decay, real p) noexcept nogil:
+    return g + <real>weight_decay * p
+
+
+cdef inline real averaged(real a, double decay, real x) noexcept nogil:
+    """decay a + (1 - decay) x."""
+    return a + <real>(1 - decay) * (x - a)
+
+
+cdef inline real moved(real p, double shrink, real lr, real d) noexcept nogil:
     """p - shrink p - lr d."""
-    return multiply_add(-shrink, p, multiply_add(-lr, d, p))
+    return multiply_add(-<real>shrink, p, multiply_add(-lr, d, p))
 
 
-cdef inline real averaged(real a, real fresh, real x) noexcept nogil:
-    """(1 - fresh) a + fresh x."""
-    return a + fresh * (x - a)
-
-
-cdef struct SGDStep:
-    real *p
-    const real *g
-    int64_t n
-    double lr, weight_decay, shrink
+cdef inline inlined sgd(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0]
+    cdef real d = decayed(g, h[1], p[0])
+    p[0] = moved(p[0], h[2], lr, d)
 
 
 cdef void sgd_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const SGDStep *a = <const SGDStep *>args
-    cdef real lr = <real>a.lr, weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef int64_t i
-    for i in range(begin, end):
-        a.p[i] = moved(a.p[i], shrink, lr, decayed(a.g[i], weight_decay, a.p[i]))
+    walk(args, begin, end, sgd, 0, 3)
 
-register("sgd_step", sgd_step, sizeof(SGDStep))
+register("sgd_step", sgd_step, 8 * 6)
 
 
 cdef struct SGDOuterStep:
@@ -53,293 +162,271 @@ cdef void sgd_outer_step(const void *args, int64_t begin, int64_t end) noexcept 
 register("sgd_outer_step", sgd_outer_step, sizeof(SGDOuterStep))
 
 
-cdef struct MomentumStep:
-    real *p
-    real *b
-    const real *g
-    int64_t n
-    double lr, momentum, weight_decay, shrink
+cdef inline inlined momentum(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], momentum = <real>h[1]
+    cdef real d = decayed(g, h[2], p[0])
+    s[0] = momentum * s[0] + d
+    p[0] = moved(p[0], h[3], lr, s[0])
 
 
 cdef void momentum_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const MomentumStep *a = <const MomentumStep *>args
-    cdef real lr = <real>a.lr, momentum = <real>a.momentum
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef int64_t i
-    for i in range(begin, end):
-        a.b[i] = momentum * a.b[i] + decayed(a.g[i], weight_decay, a.p[i])
-        a.p[i] = moved(a.p[i], shrink, lr, a.b[i])
+    walk(args, begin, end, momentum, 1, 4)
 
-register("momentum_step", momentum_step, sizeof(MomentumStep))
+
+cdef void momentum_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, momentum, 1, 4)
+
+
+cdef void momentum_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, momentum, 1, 4, 0b1)
+
+register_rule("momentum_step", momentum_step, momentum_step_bfloat16, momentum_step_8bit, 1, 4)
+
+
+cdef inline inlined nesterov(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], momentum = <real>h[1]
+    cdef real d = decayed(g, h[2], p[0])
+    s[0] = momentum * s[0] + d
+    p[0] = moved(p[0], h[3], lr, d + momentum * s[0])
 
 
 cdef void nesterov_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const MomentumStep *a = <const MomentumStep *>args
-    cdef real lr = <real>a.lr, momentum = <real>a.momentum
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        a.b[i] = momentum * a.b[i] + d
-        a.p[i] = moved(a.p[i], shrink, lr, d + momentum * a.b[i])
-
-register("nesterov_step", nesterov_step, sizeof(MomentumStep))
+    walk(args, begin, end, nesterov, 1, 4)
 
 
-cdef struct AdaGradStep:
-    real *p
-    real *s
-    const real *g
-    int64_t n
-    double lr, eps, weight_decay, shrink
+cdef void nesterov_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, nesterov, 1, 4)
+
+
+cdef void nesterov_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, nesterov, 1, 4, 0b1)
+
+register_rule("nesterov_step", nesterov_step, nesterov_step_bfloat16, nesterov_step_8bit, 1, 4)
+
+
+cdef inline inlined adagrad(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], eps = <real>h[1]
+    cdef real d = decayed(g, h[2], p[0])
+    s[0] += d * d
+    p[0] = (p[0] - lr * d / (sqrt(s[0]) + eps)) - <real>h[3] * p[0]
 
 
 cdef void adagrad_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const AdaGradStep *a = <const AdaGradStep *>args
-    cdef real lr = <real>a.lr, eps = <real>a.eps
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        a.s[i] += d * d
-        a.p[i] = (a.p[i] - lr * d / (sqrt(a.s[i]) + eps)) - shrink * a.p[i]
-
-register("adagrad_step", adagrad_step, sizeof(AdaGradStep))
+    walk(args, begin, end, adagrad, 1, 4)
 
 
-cdef struct AdaDeltaStep:
-    real *p
-    real *s
-    real *u
-    const real *g
-    int64_t n
-    double lr, rho, eps, weight_decay, shrink
+cdef void adagrad_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, adagrad, 1, 4)
+
+
+cdef void adagrad_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, adagrad, 1, 4, 0b0)
+
+register_rule("adagrad_step", adagrad_step, adagrad_step_bfloat16, adagrad_step_8bit, 1, 4)
+
+
+cdef inline inlined adadelta(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], eps = <real>h[2]
+    cdef real d = decayed(g, h[3], p[0])
+    s[0] = averaged(s[0], h[1], d * d)
+    d = sqrt(s[1] + eps) / sqrt(s[0] + eps) * d
+    s[1] = averaged(s[1], h[1], d * d)
+    p[0] = moved(p[0], h[4], lr, d)
 
 
 cdef void adadelta_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const AdaDeltaStep *a = <const AdaDeltaStep *>args
-    cdef real lr = <real>a.lr, eps = <real>a.eps, fresh = <real>(1 - a.rho)
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        a.s[i] = averaged(a.s[i], fresh, d * d)
-        d = sqrt(a.u[i] + eps) / sqrt(a.s[i] + eps) * d
-        a.u[i] = averaged(a.u[i], fresh, d * d)
-        a.p[i] = moved(a.p[i], shrink, lr, d)
-
-register("adadelta_step", adadelta_step, sizeof(AdaDeltaStep))
+    walk(args, begin, end, adadelta, 2, 5)
 
 
-cdef struct RMSPropStep:
-    real *p
-    real *v
-    const real *g
-    int64_t n
-    double lr, alpha, eps, weight_decay, shrink
+cdef void adadelta_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, adadelta, 2, 5)
+
+
+cdef void adadelta_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, adadelta, 2, 5, 0b00)
+
+register_rule("adadelta_step", adadelta_step, adadelta_step_bfloat16, adadelta_step_8bit, 2, 5)
+
+
+cdef inline inlined rmsprop(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], eps = <real>h[2]
+    cdef real d = decayed(g, h[3], p[0])
+    s[0] = averaged(s[0], h[1], d * d)
+    p[0] = (p[0] - lr * d / (sqrt(s[0]) + eps)) - <real>h[4] * p[0]
 
 
 cdef void rmsprop_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const RMSPropStep *a = <const RMSPropStep *>args
-    cdef real lr = <real>a.lr, eps = <real>a.eps, fresh = <real>(1 - a.alpha)
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        a.v[i] = averaged(a.v[i], fresh, d * d)
-        a.p[i] = (a.p[i] - lr * d / (sqrt(a.v[i]) + eps)) - shrink * a.p[i]
-
-register("rmsprop_step", rmsprop_step, sizeof(RMSPropStep))
+    walk(args, begin, end, rmsprop, 1, 5)
 
 
-cdef struct RMSPropMomentumStep:
-    real *p
-    real *v
-    real *b
-    const real *g
-    int64_t n
-    double lr, alpha, eps, momentum, weight_decay, shrink
+cdef void rmsprop_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, rmsprop, 1, 5)
+
+
+cdef void rmsprop_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, rmsprop, 1, 5, 0b0)
+
+register_rule("rmsprop_step", rmsprop_step, rmsprop_step_bfloat16, rmsprop_step_8bit, 1, 5)
+
+
+cdef inline inlined rmsprop_momentum(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], eps = <real>h[2], momentum = <real>h[3]
+    cdef real d = decayed(g, h[4], p[0])
+    s[0] = averaged(s[0], h[1], d * d)
+    s[1] = momentum * s[1] + d / (sqrt(s[0]) + eps)
+    p[0] = moved(p[0], h[5], lr, s[1])
 
 
 cdef void rmsprop_momentum_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const RMSPropMomentumStep *a = <const RMSPropMomentumStep *>args
-    cdef real lr = <real>a.lr, eps = <real>a.eps, momentum = <real>a.momentum, fresh = <real>(1 - a.alpha)
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        a.v[i] = averaged(a.v[i], fresh, d * d)
-        a.b[i] = momentum * a.b[i] + d / (sqrt(a.v[i]) + eps)
-        a.p[i] = moved(a.p[i], shrink, lr, a.b[i])
-
-register("rmsprop_momentum_step", rmsprop_momentum_step, sizeof(RMSPropMomentumStep))
+    walk(args, begin, end, rmsprop_momentum, 2, 6)
 
 
-cdef struct RMSPropCentredStep:
-    real *p
-    real *v
-    real *a
-    real *b
-    const real *g
-    int64_t n
-    double lr, alpha, eps, momentum, weight_decay, shrink
+cdef void rmsprop_momentum_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, rmsprop_momentum, 2, 6)
+
+
+cdef void rmsprop_momentum_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, rmsprop_momentum, 2, 6, 0b10)
+
+register_rule("rmsprop_momentum_step", rmsprop_momentum_step, rmsprop_momentum_step_bfloat16, rmsprop_momentum_step_8bit, 2, 6)
+
+
+cdef inline inlined rmsprop_centred(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], eps = <real>h[2], momentum = <real>h[3]
+    cdef real d = decayed(g, h[4], p[0])
+    cdef real variance
+    s[0] = averaged(s[0], h[1], d * d)
+    s[1] = averaged(s[1], h[1], d)
+    variance = s[0] - s[1] * s[1]
+    variance = variance if variance > 0 else 0
+    s[2] = momentum * s[2] + d / (sqrt(variance) + eps)
+    p[0] = moved(p[0], h[5], lr, s[2])
 
 
 cdef void rmsprop_centred_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const RMSPropCentredStep *a = <const RMSPropCentredStep *>args
-    cdef real lr = <real>a.lr, eps = <real>a.eps, momentum = <real>a.momentum, fresh = <real>(1 - a.alpha)
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d, variance
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        a.v[i] = averaged(a.v[i], fresh, d * d)
-        a.a[i] = averaged(a.a[i], fresh, d)
-        variance = a.v[i] - a.a[i] * a.a[i]
-        variance = variance if variance > 0 else 0
-        a.b[i] = momentum * a.b[i] + d / (sqrt(variance) + eps)
-        a.p[i] = moved(a.p[i], shrink, lr, a.b[i])
-
-register("rmsprop_centred_step", rmsprop_centred_step, sizeof(RMSPropCentredStep))
+    walk(args, begin, end, rmsprop_centred, 3, 6)
 
 
-cdef struct AdamStep:
-    real *p
-    real *m
-    real *v
-    const real *g
-    int64_t n
-    double rate, beta1, beta2, adapt, eps, weight_decay, shrink
+cdef void rmsprop_centred_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, rmsprop_centred, 3, 6)
+
+
+cdef void rmsprop_centred_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, rmsprop_centred, 3, 6, 0b110)
+
+register_rule("rmsprop_centred_step", rmsprop_centred_step, rmsprop_centred_step_bfloat16, rmsprop_centred_step_8bit, 3, 6)
+
+
+cdef inline inlined adam(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real rate = <real>h[0], adapt = <real>h[3], eps = <real>h[4]
+    cdef real d = decayed(g, h[5], p[0])
+    s[0] = averaged(s[0], h[1], d)
+    s[1] = averaged(s[1], h[2], d * d)
+    p[0] = (p[0] - rate * s[0] / (adapt * sqrt(s[1]) + eps)) - <real>h[6] * p[0]
 
 
 cdef void adam_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const AdamStep *a = <const AdamStep *>args
-    cdef real rate = <real>a.rate, adapt = <real>a.adapt, eps = <real>a.eps
-    cdef real fresh1 = <real>(1 - a.beta1), fresh2 = <real>(1 - a.beta2)
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d, m, v
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        m = averaged(a.m[i], fresh1, d)
-        v = averaged(a.v[i], fresh2, d * d)
-        a.m[i] = m
-        a.v[i] = v
-        a.p[i] = (a.p[i] - rate * m / (adapt * sqrt(v) + eps)) - shrink * a.p[i]
-
-register("adam_step", adam_step, sizeof(AdamStep))
+    walk(args, begin, end, adam, 2, 7)
 
 
-cdef struct AMSGradStep:
-    real *p
-    real *m
-    real *v
-    real *s
-    const real *g
-    int64_t n
-    double rate, beta1, beta2, correct, eps, weight_decay, shrink
+cdef void adam_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, adam, 2, 7)
+
+
+cdef void adam_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, adam, 2, 7, 0b01)
+
+register_rule("adam_step", adam_step, adam_step_bfloat16, adam_step_8bit, 2, 7)
+
+
+cdef inline inlined amsgrad(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real rate = <real>h[0], correct = <real>h[3], eps = <real>h[4]
+    cdef real d = decayed(g, h[5], p[0])
+    s[0] = averaged(s[0], h[1], d)
+    s[1] = averaged(s[1], h[2], d * d)
+    d = correct * s[1]
+    s[2] = d if d > s[2] else s[2]
+    p[0] = (p[0] - rate * s[0] / (sqrt(s[2]) + eps)) - <real>h[6] * p[0]
 
 
 cdef void amsgrad_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const AMSGradStep *a = <const AMSGradStep *>args
-    cdef real rate = <real>a.rate, correct = <real>a.correct, eps = <real>a.eps
-    cdef real fresh1 = <real>(1 - a.beta1), fresh2 = <real>(1 - a.beta2)
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d, m, v, s
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        m = averaged(a.m[i], fresh1, d)
-        v = averaged(a.v[i], fresh2, d * d)
-        s = correct * v
-        s = s if s > a.s[i] else a.s[i]
-        a.m[i] = m
-        a.v[i] = v
-        a.s[i] = s
-        a.p[i] = (a.p[i] - rate * m / (sqrt(s) + eps)) - shrink * a.p[i]
-
-register("amsgrad_step", amsgrad_step, sizeof(AMSGradStep))
+    walk(args, begin, end, amsgrad, 3, 7)
 
 
-cdef struct AdamaxStep:
-    real *p
-    real *m
-    real *u
-    const real *g
-    int64_t n
-    double rate, beta1, beta2, eps, weight_decay, shrink
+cdef void amsgrad_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, amsgrad, 3, 7)
+
+
+cdef void amsgrad_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, amsgrad, 3, 7, 0b001)
+
+register_rule("amsgrad_step", amsgrad_step, amsgrad_step_bfloat16, amsgrad_step_8bit, 3, 7)
+
+
+cdef inline inlined adamax(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real rate = <real>h[0], beta2 = <real>h[2], eps = <real>h[3]
+    cdef real d = decayed(g, h[4], p[0])
+    s[0] = averaged(s[0], h[1], d)
+    s[1] = beta2 * s[1]
+    d = fabs(d) + eps
+    s[1] = d if d > s[1] else s[1]
+    p[0] = (p[0] - rate * s[0] / s[1]) - <real>h[5] * p[0]
 
 
 cdef void adamax_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const AdamaxStep *a = <const AdamaxStep *>args
-    cdef real rate = <real>a.rate, beta2 = <real>a.beta2, eps = <real>a.eps, fresh1 = <real>(1 - a.beta1)
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d, m, u
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        m = averaged(a.m[i], fresh1, d)
-        u = beta2 * a.u[i]
-        d = fabs(d) + eps
-        u = d if d > u else u
-        a.m[i] = m
-        a.u[i] = u
-        a.p[i] = (a.p[i] - rate * m / u) - shrink * a.p[i]
-
-register("adamax_step", adamax_step, sizeof(AdamaxStep))
+    walk(args, begin, end, adamax, 2, 6)
 
 
-cdef struct NAdamStep:
-    real *p
-    real *m
-    real *v
-    const real *g
-    int64_t n
-    double rate, fresh_rate, beta1, beta2, eps, weight_decay, shrink
+cdef void adamax_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, adamax, 2, 6)
+
+
+cdef void adamax_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, adamax, 2, 6, 0b01)
+
+register_rule("adamax_step", adamax_step, adamax_step_bfloat16, adamax_step_8bit, 2, 6)
+
+
+cdef inline inlined nadam(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real rate = <real>h[0], fresh_rate = <real>h[1], eps = <real>h[4]
+    cdef real d = decayed(g, h[5], p[0])
+    s[0] = averaged(s[0], h[2], d)
+    s[1] = averaged(s[1], h[3], d * d)
+    p[0] = (p[0] - multiply_add(rate, s[0], fresh_rate * d) / (sqrt(s[1]) + eps)) - <real>h[6] * p[0]
 
 
 cdef void nadam_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const NAdamStep *a = <const NAdamStep *>args
-    cdef real rate = <real>a.rate, fresh_rate = <real>a.fresh_rate, eps = <real>a.eps
-    cdef real fresh1 = <real>(1 - a.beta1), fresh2 = <real>(1 - a.beta2)
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d, m, v
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        m = averaged(a.m[i], fresh1, d)
-        v = averaged(a.v[i], fresh2, d * d)
-        a.m[i] = m
-        a.v[i] = v
-        a.p[i] = (a.p[i] - multiply_add(rate, m, fresh_rate * d) / (sqrt(v) + eps)) - shrink * a.p[i]
-
-register("nadam_step", nadam_step, sizeof(NAdamStep))
+    walk(args, begin, end, nadam, 2, 7)
 
 
-cdef struct LionStep:
-    real *p
-    real *m
-    const real *g
-    int64_t n
-    double lr, beta1, beta2, weight_decay, shrink
+cdef void nadam_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, nadam, 2, 7)
+
+
+cdef void nadam_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, nadam, 2, 7, 0b01)
+
+register_rule("nadam_step", nadam_step, nadam_step_bfloat16, nadam_step_8bit, 2, 7)
+
+
+cdef inline inlined lion(real *p, real *s, real g, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0]
+    cdef real d = decayed(g, h[3], p[0])
+    cdef real c = averaged(s[0], h[1], d)
+    c = lr if c > 0 else (-lr if c < 0 else c)
+    s[0] = averaged(s[0], h[2], d)
+    p[0] = (p[0] - c) - <real>h[4] * p[0]
 
 
 cdef void lion_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const LionStep *a = <const LionStep *>args
-    cdef real lr = <real>a.lr, fresh1 = <real>(1 - a.beta1), fresh2 = <real>(1 - a.beta2)
-    cdef real weight_decay = <real>a.weight_decay, shrink = <real>a.shrink
-    cdef real d, c
-    cdef int64_t i
-    for i in range(begin, end):
-        d = decayed(a.g[i], weight_decay, a.p[i])
-        c = averaged(a.m[i], fresh1, d)
-        c = lr if c > 0 else (-lr if c < 0 else c)
-        a.m[i] = averaged(a.m[i], fresh2, d)
-        a.p[i] = (a.p[i] - c) - shrink * a.p[i]
+    walk(args, begin, end, lion, 1, 5)
 
-register("lion_step", lion_step, sizeof(LionStep))
+
+cdef void lion_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_bfloat16(args, begin, end, lion, 1, 5)
+
+
+cdef void lion_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    walk_8bit(args, begin, end, lion, 1, 5, 0b1)
+
+register_rule("lion_step", lion_step, lion_step_bfloat16, lion_step_8bit, 1, 5)

@@ -18,9 +18,8 @@
 #include <stdint.h>
 #include <time.h>
 
-/* What the kernels of a chain leave for each other: so many buffers of so many bytes. */
-enum { CHAIN_SCRATCH = 8, CHAIN_BYTES = 1024 * 8 };
-static __thread __attribute__((aligned(64))) char chain_scratch[CHAIN_SCRATCH * CHAIN_BYTES];
+/* What a kernel of a chain leaves for another: 1,024 numbers. */
+static __thread __attribute__((aligned(64))) char chain_scratch[1024 * 8];
 
 typedef void (*team_work)(void *context, int thread, int threads);
 

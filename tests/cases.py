@@ -64,7 +64,7 @@ def benchmark_sizes(kernel, size):
 
 def awkward_sizes(kernel):
     """Sizes of the kernel's dimensions: each in turn awkward beside small ones, then all awkward together."""
-    dims = [dim for dim in kernel.dims if dim != "one"]
+    dims = [dim for dim in kernel.dims if dim not in ("one", "blocks")]
     for size in AWKWARD:
         for dim in dims:
             yield {"one": 1} | dict.fromkeys(dims, 5) | {dim: size}

@@ -69,12 +69,12 @@ def test_outputs_do_not_depend_on_what_they_held(name, body, rng):
 def test_shares_of_the_work_add_up(name, body, dtype, rng):
     """Run as three shares, a kernel gives the bits of one: and it writes nothing outside its share."""
     kernel = KERNELS[name]
-    sizes = {d: 1 if d == "one" else 23 for d in kernel.dims}
-    whole = example(kernel, sizes, dtype, rng)
+    grain = kernel.grain
+    whole = example(kernel, {d: 1 if d == "one" else 22 * grain + 1 for d in kernel.dims}, dtype, rng)
     shared = copied(whole)
     kernel.body(body)(*whole)
-    record = kernel.record(shared, sizes)
-    cuts = [0, 1, 1, 1] if kernel.range_dim == "one" else [0, 5, 6, 23]
+    record = kernel.record(shared, kernel.check(shared)[1])
+    cuts = [0, 1, 1, 1] if kernel.range_dim == "one" else [0, 5 * grain, 6 * grain, 22 * grain + 1]
     address = kernel.address(body, np.dtype(dtype))
     for begin, end in sorted(itertools.pairwise(cuts), reverse=True):
         if begin < end:

@@ -1,5 +1,8 @@
 """Schedules at known points, and as pure functions of one step or of many."""
 
+import importlib.util
+import json
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,24 @@ POINTS = {
     "step": (fastgd.schedules.step(1.0, every=10, factor=0.5), {0: 1.0, 9: 1.0, 10: 0.5, 25: 0.25}),
     "exponential": (fastgd.schedules.exponential(1.0, every=10, factor=0.25), {0: 1.0, 5: 0.5, 10: 0.25}),
     "inverse_time": (fastgd.schedules.inverse_time(1.0, rate=0.5), {0: 1.0, 2: 0.5, 6: 0.25}),
+    "piecewise": (fastgd.schedules.piecewise([10, 20], [1.0, 0.5, 0.0]), {0: 1.0, 9: 1.0, 10: 0.5, 19: 0.5, 20: 0.0}),
+    "polynomial": (
+        fastgd.schedules.polynomial(1.0, total_steps=10, power=2.0, final=0.2),
+        {0: 1.0, 5: 0.4, 10: 0.2, 50: 0.2},
+    ),
+    "cosine_restarts": (
+        fastgd.schedules.cosine_restarts(1.0, period=10, growth=2.0, final=0.2),
+        {0: 1.0, 5: 0.6, 10: 1.0, 20: 0.6, 30: 1.0, 50: 0.6, 70: 1.0},
+    ),
+    "one_cycle": (
+        fastgd.schedules.one_cycle(1.0, total_steps=101, rising=51 / 101, divisor=10.0, final_divisor=100.0),
+        {0: 0.1, 25: 0.55, 50: 1.0, 75: 0.5005, 100: 0.001, 500: 0.001},
+    ),
+    "warmup": (
+        fastgd.schedules.warmup(fastgd.schedules.step(1.0, every=10, factor=0.5), steps=4, start=0.2),
+        {0: 0.4, 1: 0.6, 3: 1.0, 4: 1.0, 13: 1.0, 14: 0.5},
+    ),
+    "reduce_on_plateau": (fastgd.schedules.reduce_on_plateau(0.5), {0: 0.5, 1000: 0.5}),
     "cosine": (COSINE, {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 60: 0.55, 110: 0.1, 500: 0.1}),
 }
 
@@ -26,6 +47,108 @@ def test_points(name):
     for step, expected in points.items():
         assert float(schedule(step)) == pytest.approx(expected)
     np.testing.assert_array_equal(schedule(np.arange(200)), [float(schedule(step)) for step in range(200)])
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_a_schedule_is_written_and_read(name):
+    schedule, points = POINTS[name]
+    twin = fastgd.schedules.from_config(json.loads(json.dumps(schedule.config())))
+    assert twin == schedule
+    assert [twin(step) for step in points] == [schedule(step) for step in points]
+
+
+PEERS = {
+    "piecewise": (
+        fastgd.schedules.piecewise([3, 8], [1.0, 0.1, 0.01]), lambda o, s: s.MultiStepLR(o, [3, 8], gamma=0.1),
+    ),
+    "step": (fastgd.schedules.step(1.0, every=3, factor=0.5), lambda o, s: s.StepLR(o, 3, gamma=0.5)),
+    "polynomial": (
+        fastgd.schedules.polynomial(1.0, total_steps=20, power=1.5), lambda o, s: s.PolynomialLR(o, 20, power=1.5),
+    ),
+    "cosine": (
+        fastgd.schedules.cosine(1.0, total_steps=40, final=0.1), lambda o, s: s.CosineAnnealingLR(o, 40, eta_min=0.1),
+    ),
+    "cosine_restarts": (
+        fastgd.schedules.cosine_restarts(1.0, period=5, growth=2.0, final=0.1),
+        lambda o, s: s.CosineAnnealingWarmRestarts(o, 5, T_mult=2, eta_min=0.1),
+    ),
+    "one_cycle": (fastgd.schedules.one_cycle(1.0, total_steps=40), lambda o, s: s.OneCycleLR(o, 1.0, total_steps=40)),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PEERS)
+def test_against_torch_itself(name):
+    import torch
+
+    schedule, peer = PEERS[name]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    other, expected = peer(optimizer, torch.optim.lr_scheduler), []
+    for _ in range(40):
+        expected.append(optimizer.param_groups[0]["lr"])
+        if len(expected) < 40:
+            other.step()
+    np.testing.assert_allclose(schedule(np.arange(40)), expected, rtol=1e-9)
+
+
+def plateau_rates(losses, **options):
+    optimizer, rates = fastgd.SGD(fastgd.schedules.reduce_on_plateau(1.0, **options)), []
+    p = np.zeros(1)
+    for loss in losses:
+        before = p[0]
+        optimizer.step(p, np.ones(1))
+        rates.append(before - p[0])
+        optimizer.observe(loss)
+    return rates
+
+
+def test_reduce_on_plateau():
+    losses = [5.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 3.0, 3.0]
+    expected = [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5]
+    np.testing.assert_allclose(plateau_rates(losses, factor=0.5, patience=2, cooldown=2), expected)
+    np.testing.assert_allclose(plateau_rates([1.0] * 6, factor=0.1, patience=1, final=0.05), [1, 1, 1, 0.1, 0.1, 0.05])
+    with pytest.raises(ValueError, match="'loss'.*nan"):
+        fastgd.schedules.reduce_on_plateau(1.0).observe(np.nan)
+
+
+def test_fit_looks_at_the_loss_each_epoch(small):
+    network, x, y = small
+    schedule = fastgd.schedules.warmup(fastgd.schedules.reduce_on_plateau(1e-9, patience=1, threshold=0.5), steps=2)
+    history = network.fit(x, y, optimizer=fastgd.SGD(schedule), batch_size=3, epochs=8)
+    np.testing.assert_allclose(history.learning_rate, [1e-9] * 3 + [1e-10] * 2 + [1e-11] * 2 + [1e-12])
+
+
+def test_plateau_is_written_and_read(small, tmp_path):
+    network, x, y = small
+    optimizer = fastgd.SGD(fastgd.schedules.reduce_on_plateau(1e-9, patience=1, threshold=0.5))
+    network.fit(x, y, optimizer=optimizer, epochs=5)
+    network.save(tmp_path / "net.safetensors", optimizer=optimizer)
+    _, twin = fastgd.load(tmp_path / "net.safetensors")
+    assert twin.schedule == optimizer.schedule
+    assert twin.schedule.scale < 1
+
+
+BAD_SCHEDULES = {
+    "steps": (lambda s: s.piecewise([3, 3], [1, 2, 3]), ValueError, "'steps'.*ascending"),
+    "rates": (lambda s: s.piecewise([3], [1, 2, 3]), ValueError, "'rates'.*2 numbers.*3"),
+    "rate": (lambda s: s.piecewise([3], [1, -1]), ValueError, r"'rates\[1\]'.*-1"),
+    "a list": (lambda s: s.piecewise(3, [1, -1]), TypeError, "'steps'.*list"),
+    "growth": (lambda s: s.cosine_restarts(1.0, period=3, growth=0.5), ValueError, "'growth'.*0.5"),
+    "rising": (lambda s: s.one_cycle(1.0, 10, rising=2.0), ValueError, "'rising'.*2"),
+    "power": (lambda s: s.polynomial(1.0, 10, power=0.0), ValueError, "'power'"),
+    "warmup of a function": (lambda s: s.warmup(lambda t: 1.0, steps=3), TypeError, "'schedule'.*schedule of fastgd"),
+    "warmup of a text": (lambda s: s.warmup("cosine", steps=3), TypeError, "'schedule'"),
+    "warmup steps": (lambda s: s.warmup(1.0, steps=-1), ValueError, "'steps'.*-1"),
+    "patience": (lambda s: s.reduce_on_plateau(1.0, patience=0.5), TypeError, "'patience'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SCHEDULES)
+def test_bad_schedules(case):
+    make, error, match = BAD_SCHEDULES[case]
+    with pytest.raises(error, match=match):
+        make(fastgd.schedules)
 
 
 def test_training_follows_the_schedule(small):
