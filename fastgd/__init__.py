@@ -9,11 +9,12 @@ import pkgutil
 # In a checkout the compiled modules are those of the installed package.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from . import activations, initializers, losses, schedules
+from . import activations, custom, initializers, losses, schedules
 from .checkpoint import load
 from .config import __version__, show_config
 from .data import minibatches
 from .errors import CheckpointError, DivergenceError
+from .gradcheck import check_gradients
 from .kernel import kernels
 from .layers import Dense
 from .network import Network
@@ -39,6 +40,8 @@ __all__ = [
     "RMSProp",
     "__version__",
     "activations",
+    "check_gradients",
+    "custom",
     "initializers",
     "kernels",
     "load",

@@ -59,4 +59,7 @@ def compile_loop(kernel, dtype):
     _loop({", ".join(values)})
 """
     exec(compile(source, f"<entry of {kernel.name}>", "exec"), names)
-    return numba.cfunc(signature, **OPTIONS)(names["entry"])
+    try:
+        return numba.cfunc(signature, **OPTIONS)(names["entry"])
+    except numba.core.errors.NumbaError as error:
+        raise TypeError(f"kernel {kernel.name}: expected a function that Numba compiles, got {error}") from error

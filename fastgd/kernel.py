@@ -100,6 +100,7 @@ class Kernel:
         self.reference = reference
         self.loop_function = None
         self.build_loop = None  # or a function of Numba's jit that makes a loop
+        self.derived = {}  # kernels that follow from this one; see lowmemory.py
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
@@ -148,8 +149,15 @@ class Kernel:
     def address(self, body, dtype):
         """Address of the compiled body for a precision."""
         if body == "numba":
-            from .jit import compile_loop
-
+            try:
+                from .jit import compile_loop
+            except ImportError as error:
+                if "cython" in self.bodies():
+                    raise
+                raise ImportError(
+                    f"kernel {self.name}: a compiled backend needs numba for a function written in Python: "
+                    "pip install 'fastgd[numba]', or use backend=\"numpy\""
+                ) from error
             return compile_loop(self, dtype).address
         address, size = _cython_bodies(str(dtype))[self.name]
         if size != 8 * len(self.slots):
@@ -220,7 +228,7 @@ class Kernel:
 
     def __reduce__(self):
         """Pickled and copied by name, as a function is."""
-        return self.name
+        return _find, (self.__module__, self.name)
 
     def __repr__(self):
         return f"<kernel {self.name}{self.__signature__}>"
@@ -228,6 +236,12 @@ class Kernel:
 
 # Every kernel by name: `fastgd.kernels`.
 kernels = types.SimpleNamespace()
+
+
+def _find(module, name):
+    """The kernel of a name, which comes to be when its module is imported."""
+    importlib.import_module(module)
+    return getattr(kernels, name)
 
 
 def kernel(reference):

@@ -164,9 +164,10 @@ def low_memory_kernel(rule, state_dtype):
     one of the tops of their blocks. After the scalars of the rule it has a seed, to which the number of a slot is
     added."""
     name = f"{rule.name}_{state_dtype}"
-    if not hasattr(kernels, name):
-        setattr(kernels, name, _derive(rule, state_dtype, name))
-    return getattr(kernels, name)
+    if state_dtype not in rule.derived:
+        rule.derived[state_dtype] = _derive(rule, state_dtype, name)
+        setattr(kernels, name, rule.derived[state_dtype])
+    return rule.derived[state_dtype]
 
 
 def _derive(rule, state_dtype, name):

@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from .config import show_config
+from .gradcheck import check_gradients
 from .kernel import BODIES, DTYPES, kernels
 from .layers import Dense
 from .network import Network
@@ -17,7 +18,7 @@ from .optimizers import Adam
 
 # Largest difference of a body from the numpy body in float64, relative to the largest element of the result.
 TOLERANCES = {"float32": 3e-6, "float64": 1e-13}
-# Largest error of a gradient in float64 against 4th-order differences, normalised as `gradient_error` does.
+# Largest error of a gradient in float64 against 4th-order differences, normalised as `check_gradients` does.
 GRADIENT_TOLERANCE = 1e-8
 CHECKED_SIZES = {"rows": 9, "m": 19, "n": 17, "n_in": 33, "n_out": 17, "k": 10, "one": 1}
 TIMED = (
@@ -78,26 +79,6 @@ def body_error(kernel, body, sizes, dtype, rng):
     return worst
 
 
-def gradient_error(network, x, y, step=1e-3):
-    """Largest error of the gradient of a float64 network against the 4th-order central difference
-    (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / (12 h), h = step max(1, |p|), for every parameter; each is divided by
-    max(|g|, max |gradient| / 1000)."""
-    p = network.parameters
-    _, gradient = network.loss_and_gradient(x, y)
-    floor = 1e-3 * np.abs(gradient).max()
-    worst = 0.0
-    for i in range(p.size):
-        held, h = p[i], step * max(1.0, abs(p[i]))
-        values = []
-        for offset in (h, -h, 2 * h, -2 * h):
-            p[i] = held + offset
-            values.append(network.loss(x, y))
-        p[i] = held
-        numeric = (8 * (values[0] - values[1]) - (values[2] - values[3])) / (12 * h)
-        worst = max(worst, abs(numeric - gradient[i]) / max(abs(gradient[i]), floor))
-    return worst
-
-
 def step_microseconds(network, x, y, seconds=0.1):
     """Median time of a training step with Adam, in microseconds."""
     optimizer = Adam(1e-3)
@@ -142,7 +123,7 @@ def _check_gradients(backends, rng):
     for backend in backends:
         layers = [Dense(8, "tanh"), Dense(3)]
         network = Network(5, layers, loss="softmax_cross_entropy", l2=0.01, dtype="float64", backend=backend)
-        error = gradient_error(network, x, y)
+        error = max(check_gradients(network, x, y).values())
         passed = error <= GRADIENT_TOLERANCE
         failures += not passed
         print(f"{backend:<36}{'PASS' if passed else 'FAIL'} {error:.1e}")

@@ -8,9 +8,9 @@ import time
 import numpy as np
 
 from .data import check_batch_size, check_rows, check_targets, check_values, epoch_order, take_rows
-from .errors import check_integer, check_number, shown, type_error
+from .errors import check_integer, check_number, choose, shown, type_error
 from .optimizer import Optimizer
-from .optimizers import Adam
+from .optimizers import OPTIMIZERS
 from .steps import Steps
 
 # Steps, and rows of them, that are laid out to be run in one go, and bytes of rows that are gathered beforehand.
@@ -53,7 +53,7 @@ def fit(
 
     X: (rows, n_features) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time.
     y: integer labels (rows,) for softmax_cross_entropy, else (rows, n_out), or (rows,) for one output.
-    optimizer: an optimizer; None is Adam().
+    optimizer: an optimizer, or the name of one that takes its default values; None is "Adam".
     batch_size: None is batch gradient descent, 1 stochastic, n mini-batch; the last batch of an epoch may be shorter.
     epochs: int >= 0, passes over the data. shuffle: a new order each epoch, by the network's seed and how many epochs
         it has been through in all (`epochs` of the network).
@@ -67,9 +67,11 @@ def fit(
     """
     X = check_rows("X", X, self.n_features)
     y, kernel = check_targets("y", y, len(X), self.loss_function, self.sizes[-1])
-    optimizer = Adam() if optimizer is None else optimizer
+    optimizer = "Adam" if optimizer is None else optimizer
+    if isinstance(optimizer, str):
+        optimizer = choose("optimizer", optimizer, OPTIMIZERS)()
     if not isinstance(optimizer, Optimizer):
-        raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3)", shown(optimizer))
+        raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3), or a name", shown(optimizer))
     size, epochs = check_batch_size(batch_size, len(X)), check_integer("epochs", epochs, 0)
     if not isinstance(shuffle, (bool, np.bool_)):
         raise type_error("shuffle", "True or False", shown(shuffle))

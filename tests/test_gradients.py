@@ -11,7 +11,7 @@ from fastgd.activations import ACTIVATIONS
 from fastgd.kernel import Kernel
 from fastgd.losses import LOSSES
 from fastgd.network import Network
-from fastgd.selfcheck import GRADIENT_TOLERANCE, gradient_error
+from fastgd.selfcheck import GRADIENT_TOLERANCE
 
 ROWS, SIZES = 6, (4, 5, 5, 3)
 STEP = 1e-3
@@ -62,23 +62,27 @@ def case(activation, loss, backend="cython", kernel=None, **options):
     raise AssertionError("no data clear of the kinks")
 
 
+def worst_error(network, x, y):
+    return max(fastgd.check_gradients(network, x, y, step=STEP).values())
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_and_loss(activation, loss, backend):
     network, x, y = case(activation, loss, backend)
-    assert gradient_error(network, x, y, STEP) <= GRADIENT_TOLERANCE
+    assert worst_error(network, x, y) <= GRADIENT_TOLERANCE
 
 
 def test_labels_smoothing_and_penalties(backend):
     loss = LOSSES["softmax_cross_entropy"](label_smoothing=0.1)
     network, x, y = case("tanh", loss, backend, loss.kernels[0], l1=0.01, l2=0.1)
-    assert gradient_error(network, x, y, STEP) <= GRADIENT_TOLERANCE
+    assert worst_error(network, x, y) <= GRADIENT_TOLERANCE
 
 
 def test_activation_on_the_last_layer(backend, rng):
     network = Network(3, [fastgd.Dense(2, "sigmoid")], loss="mse", dtype="float64", backend=backend)
     x, y = rng.normal(size=(5, 3)), rng.uniform(0, 1, (5, 2))
-    assert gradient_error(network, x, y, STEP) <= GRADIENT_TOLERANCE
+    assert worst_error(network, x, y) <= GRADIENT_TOLERANCE
 
 
 def test_float32_gradient_is_the_float64_one_rounded(backend, rng):
@@ -145,11 +149,40 @@ def test_gradient_check_catches_mutants(name, monkeypatch):
     mutant = wrong(getattr(fastgd.kernels, kernel_name), change)
     activation, loss = ACTIVATIONS["tanh"], LOSSES["mse"]
     network, x, y = case(activation, loss, "numpy", l2=0.1)
-    assert gradient_error(network, x, y, STEP) <= GRADIENT_TOLERANCE
+    assert worst_error(network, x, y) <= GRADIENT_TOLERANCE
     if module is not None:
         monkeypatch.setattr(getattr(fastgd, module), kernel_name, mutant)
     else:
         activation = dataclasses.replace(activation, backward=mutant) if kernel_name == "tanh_backward" else activation
         loss = dataclasses.replace(loss, kernels=(mutant,)) if kernel_name == "mse_loss" else loss
     spoiled = make(activation, loss, "numpy", l2=0.1)
-    assert gradient_error(spoiled, x, y, STEP) > GRADIENT_TOLERANCE
+    assert worst_error(spoiled, x, y) > GRADIENT_TOLERANCE
+
+
+def test_check_gradients_tells_which_array_is_wrong(monkeypatch):
+    monkeypatch.setattr(
+        fastgd.layers, "dense_backward_bias", wrong(fastgd.kernels.dense_backward_bias, sign_of_one_unit)
+    )
+    network, x, y = case(ACTIVATIONS["tanh"], LOSSES["mse"], "numpy")
+    errors = fastgd.check_gradients(network, x, y)
+    assert list(errors) == list(network.views())
+    assert {name[0] for name, error in errors.items() if error > 1e-6} == {"b"}
+
+
+def test_check_gradients_of_single_precision(rng):
+    """The gradient is float32's, the differences are float64's; the network stays as it is."""
+    network = Network(4, [fastgd.Dense(5, "gelu"), fastgd.Dense(3)], loss="softmax_cross_entropy")
+    before = network.parameters.copy()
+    errors = fastgd.check_gradients(network, rng.normal(size=(6, 4)), rng.integers(0, 3, 6))
+    assert 1e-9 < max(errors.values()) < 1e-4
+    np.testing.assert_array_equal(network.parameters, before)
+
+
+def test_check_gradients_of_bad_input(rng):
+    network = Network(4, [fastgd.Dense(3)], loss="mse")
+    with pytest.raises(TypeError, match="'network'.*3"):
+        fastgd.check_gradients(3, np.ones((1, 4)), np.ones((1, 3)))
+    with pytest.raises(ValueError, match="'x'.*4 features.*5"):
+        fastgd.check_gradients(network, np.ones((1, 5)), np.ones((1, 3)))
+    with pytest.raises(ValueError, match="'step'"):
+        fastgd.check_gradients(network, np.ones((1, 4)), np.ones((1, 3)), step=0.0)

@@ -1,0 +1,305 @@
+"""What users write themselves: update rules, activations and losses as plain Python functions, compiled by Numba into
+the native loop. On the numpy backend they run as they are, element by element, without Numba.
+
+Each decorator enters its function under its name in the table of what the package brings, so that it can be picked by
+name, saved and loaded like the rest; a file can be loaded where the function has been defined before.
+"""
+
+import inspect
+import math
+import warnings
+
+import numpy as np
+
+from .activations import ACTIVATIONS, Activation, slope_backward
+from .errors import check_number, shown, type_error, value_error
+from .kernel import In, InOut, Kernel, Out, kernels
+from .losses import LOSSES, Loss
+from .optimizer import Optimizer
+from .optimizers import OPTIMIZERS
+
+# Where the derivative of an activation is compared with differences, how far apart these are, and what they may differ
+# by. The points lie where functions have no jumps; one where differences of two widths disagree is left out.
+CHECKED_POINTS = np.linspace(-4.0, 4.0, 66) + 0.0137
+WIDTH, DERIVATIVE_TOLERANCE = 1e-3, 1e-6
+
+
+def optimizer(function=None, *, state=(), nonnegative=()):
+    """Makes an update rule an optimizer.
+
+        @fastgd.custom.optimizer(state=["m"])
+        def lion(p, g, m, lr, beta1=0.9, beta2=0.99):
+            update = np.sign(beta1 * m + (1 - beta1) * g)
+            return p - lr * update, beta2 * m + (1 - beta2) * g
+
+        net.fit(X, y, optimizer=lion(1e-4, beta2=0.98))
+
+    The function takes scalars: a parameter p, its gradient g, a value of each state slot, the learning rate lr
+    (perhaps with a default value), then if it wants it the number t = 1, 2, ... of the update, and hyper-parameters
+    with default values; it returns the new p, and with it the new value of every slot. It may use what Numba
+    compiles: arithmetic, conditions, loops, math and numpy functions.
+
+    state: names of the slots, which start at 0, or a dict of names and initial values. nonnegative: names of those that
+    are never below 0, which 8-bit state needs to know to hold them well.
+
+    Returns a class like `fastgd.Adam`: it takes a learning rate, the hyper-parameters, weight_decay, and the options of
+    every optimizer. Weight decay is added to g before the rule sees it, or taken off p after it (decoupled=True).
+    Raises TypeError or ValueError for a function that is no such rule.
+    """
+    if function is None:
+        return lambda function: optimizer(function, state=state, nonnegative=nonnegative)
+    name = _checked_name(function, OPTIMIZERS, Optimizer)
+    initial = dict(state) if isinstance(state, dict) else dict.fromkeys(state, 0.0)
+    expected = ("p", "g", *initial, "lr")
+    names = tuple(inspect.signature(function).parameters)
+    if names[: len(expected)] != expected:
+        raise type_error(name, f"arguments {', '.join(expected)}, then hyper-parameters", ", ".join(names))
+    rest = names[len(expected) :]
+    timed = rest[:1] == ("t",)
+    defaults = _defaults(function, rest[timed:])
+    for slot in nonnegative:
+        if slot not in initial:
+            raise value_error("nonnegative", f"names of state slots: {', '.join(initial)}", repr(slot))
+    arrays = {"p": InOut("n")}
+    for slot in initial:
+        arrays[slot] = InOut("n", domain="nonnegative" if slot in nonnegative else "real")
+    arrays["g"] = In("n")
+    given = ("lr", *rest)
+    learning_rate = inspect.signature(function).parameters["lr"].default
+    learning_rate = None if learning_rate is inspect.Parameter.empty else check_number("lr", learning_rate)
+    kernel = _kernel(f"{name}_step", function, arrays, (*given, "weight_decay", "shrink"), _rule_source(initial, given))
+
+    def __init__(self, learning_rate=learning_rate, *, weight_decay=0.0, **options):
+        if learning_rate is None:
+            raise type_error("learning_rate", f"a number or a schedule: {name} has no default", "none")
+        hyper = {hyper: check_number(hyper, options.pop(hyper, value)) for hyper, value in defaults.items()}
+        Optimizer.__init__(self, learning_rate, {"weight_decay": weight_decay}, **options)
+        self.hyper |= hyper
+
+    def scalars(self, lr, t):
+        return lr, *((t,) if timed else ()), *(self.hyper[hyper] for hyper in defaults)
+
+    kind = inspect.Parameter
+    signature = [kind("learning_rate", kind.POSITIONAL_OR_KEYWORD, default=learning_rate)]
+    signature += [kind(n, kind.KEYWORD_ONLY, default=v) for n, v in {**defaults, "weight_decay": 0.0}.items()]
+    signature.append(kind("options", kind.VAR_KEYWORD))
+    signature = inspect.Signature(signature)
+    made = type(
+        name,
+        (Optimizer,),
+        {
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+            "__qualname__": function.__qualname__,
+            "__signature__": signature,
+            "__init__": __init__,
+            "kernel": kernel,
+            "scalars": scalars,
+            "initial": lambda self, slot: initial[slot],
+            "rule": staticmethod(function),
+        },
+    )
+    OPTIMIZERS[name] = made
+    return made
+
+
+def activation(function=None, *, derivative=None):
+    """Makes a function of a scalar an activation.
+
+        @fastgd.custom.activation(derivative=lambda x, slope: 1.0 if x > 0 else slope)
+        def leaky(x, slope=0.1):
+            return x if x > 0 else slope * x
+
+        fastgd.Dense(64, "leaky")    # or fastgd.Dense(64, leaky(slope=0.2))
+
+    function: of x and of parameters with default values. derivative: the same arguments; it is compared with
+    differences of the function. Without it the derivative is such a difference, of fourth order, which takes four
+    evaluations of the
+    function and costs accuracy: a warning says so.
+
+    Returns an `Activation`. Raises ValueError if the derivative is not that of the function.
+    """
+    if function is None:
+        return lambda function: activation(function, derivative=derivative)
+    name = _checked_name(function, ACTIVATIONS, Activation)
+    names = tuple(inspect.signature(function).parameters)
+    if names[:1] != ("x",):
+        raise type_error(name, "arguments x, then parameters", ", ".join(names))
+    parameters = _defaults(function, names[1:])
+    if derivative is None:
+        warnings.warn(f"activation {name!r}: no derivative given; differences take its place", stacklevel=2)
+    elif not callable(derivative):
+        raise type_error("derivative", "a function", shown(derivative))
+    else:
+        _check_derivative(name, function, derivative, parameters.values())
+    arrays = {"y": Out("rows", "n"), "x": InOut("rows", "n")}
+    forward = _kernel(
+        f"{name}_forward", function, arrays, names[1:], _activation_source(names[1:], derivative), derivative
+    )
+    ACTIVATIONS[name] = Activation(name, forward, slope_backward, "slope", parameters=parameters)
+    return ACTIVATIONS[name]
+
+
+def loss(function=None, *, labels=False, link=None):
+    """Makes a function of a row of outputs and its target a loss.
+
+        @fastgd.custom.loss
+        def pinball(z, y, dz, q=0.9):
+            total = 0.0
+            for j in range(z.size):
+                d = y[j] - z[j]
+                dz[j] = -q if d > 0 else 1 - q
+                total += q * d if d > 0 else (q - 1) * d
+            return total
+
+        fastgd.Network(8, layers, loss="pinball")    # or loss=pinball(q=0.5)
+
+    function: of the outputs z (k,) of a row, its target y, an array dz (k,) to be filled with the derivatives of the
+    value with respect to z, and of parameters with default values. It returns the value. The loss of a minibatch is the
+    mean over its rows.
+    labels: y is the integer class of the row instead of values (k,). link: the kernel that turns outputs into
+    predictions, such as fastgd.kernels.softmax_forward; None leaves them.
+
+    Returns a `Loss`. `fastgd.check_gradients` compares value and gradient.
+    """
+    if function is None:
+        return lambda function: loss(function, labels=labels, link=link)
+    name = _checked_name(function, LOSSES, Loss)
+    names = tuple(inspect.signature(function).parameters)
+    if names[:3] != ("z", "y", "dz"):
+        raise type_error(name, "arguments z, y, dz, then parameters", ", ".join(names))
+    if link is not None and not isinstance(link, Kernel):
+        raise type_error("link", "a kernel such as fastgd.kernels.softmax_forward", shown(link))
+    arrays = {
+        "loss": Out("rows"),
+        "dz": Out("rows", "k"),
+        "z": In("rows", "k"),
+        "y": In("rows", dtype="int64", domain="labels", below="k") if labels else In("rows", "k"),
+        "weight": In("rows"),
+    }
+    kernel = _kernel(f"{name}_loss", function, arrays, names[3:], _loss_source(names[3:]))
+    LOSSES[name] = Loss(name, (kernel,), link, parameters=_defaults(function, names[3:]))
+    return LOSSES[name]
+
+
+# ---- checks
+
+
+def _checked_name(function, table, kind):
+    """The name of a function that a table may take: a user's own may take the place of an older one."""
+    if not inspect.isfunction(function):
+        raise type_error("function", "a function", shown(function))
+    name = function.__name__
+    if not name.isidentifier():
+        raise value_error("function", "a function with a name", name)
+    known = table.get(name)
+    if known is not None and not _is_custom(known, kind):
+        raise value_error("function", f"a name other than {', '.join(map(repr, table))}", repr(name))
+    return name
+
+
+def _is_custom(known, kind):
+    if kind is Optimizer:
+        return hasattr(known, "rule")
+    kernel = known.forward if kind is Activation else known.kernels[0]
+    return kernel is not None and kernel.build_loop is not None
+
+
+def _defaults(function, names):
+    """The default values of parameters, all of which must have one."""
+    found = {}
+    for name in names:
+        default = inspect.signature(function).parameters[name].default
+        if default is inspect.Parameter.empty:
+            raise type_error(function.__name__, f"a default value for {name!r}", "none")
+        found[name] = check_number(name, default)
+    return found
+
+
+def _difference(f, x, width):
+    """The derivative of f at x to fourth order."""
+    return (8 * (f(x + width) - f(x - width)) - (f(x + 2 * width) - f(x - 2 * width))) / (12 * width)
+
+
+def _check_derivative(name, function, derivative, parameters):
+    for x in CHECKED_POINTS.tolist():
+        wide, narrow = (_difference(lambda v: function(v, *parameters), x, width) for width in (WIDTH, WIDTH / 2))
+        got = derivative(x, *parameters)
+        tolerance = DERIVATIVE_TOLERANCE * max(1.0, abs(narrow))
+        if math.isfinite(narrow) and abs(wide - narrow) <= tolerance / 10 and not abs(got - narrow) <= tolerance:
+            raise value_error("derivative", f"the derivative of {name}, {narrow:.8g} at x = {x:.4g}", got)
+
+
+# ---- kernels
+
+
+def _kernel(name, function, arrays, scalars, source, derivative=None):
+    """A kernel whose loop, for Numba and in Python, is that of a source which calls the function as `_function`."""
+    source = f"def loop({', '.join([*arrays, *scalars])}):\n" + "\n".join(f"    {line}" for line in source)
+
+    def build(jit):
+        names = {"np": np, "_width": WIDTH, "_function": jit(function), "_derivative": derivative and jit(derivative)}
+        exec(compile(source, f"<loop of {name}>", "exec"), names)
+        return names["loop"]
+
+    in_python = build(lambda function: function)
+
+    def reference(*arguments):
+        in_python(*arguments)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(n, kind, annotation=a) for n, a in arrays.items()]
+    parameters += [inspect.Parameter(n, kind, annotation=float) for n in scalars]
+    reference.__signature__ = inspect.Signature(parameters)
+    reference.__name__, reference.__module__, reference.__doc__ = name, function.__module__, function.__doc__
+    made = Kernel(reference)
+    made.build_loop = build
+    setattr(kernels, name, made)
+    return made
+
+
+def _rounded(array, scalars):
+    """Lines that round scalars to the precision of an array."""
+    return [f"{name} = {array}.dtype.type({name})" for name in scalars]
+
+
+def _rule_source(state, given):
+    slots = "".join(f", {slot}[i]" for slot in state)
+    return [
+        *_rounded("p", (*given, "weight_decay", "shrink")),
+        "for i in range(p.size):",
+        "    old = p[i]",
+        f"    new{slots} = _function(old, g[i] + weight_decay * old{slots}, {', '.join(given)})",
+        "    p[i] = new - shrink * old",
+    ]
+
+
+def _activation_source(parameters, derivative):
+    more = "".join(f", {name}" for name in parameters)
+    value = f"_function(v{more})"
+    if derivative is None:
+        slope = ["width = _width * max(1.0, abs(v))"]
+        shifted = {n: f"_function(v + {n} * width{more})" for n in (1, -1, 2, -2)}
+        slope += [f"x[i, j] = (8 * ({shifted[1]} - {shifted[-1]}) - ({shifted[2]} - {shifted[-2]})) / (12 * width)"]
+        kind = "np.float64"
+    else:
+        slope, kind = [f"x[i, j] = _derivative(v{more})"], ""
+    return [
+        *_rounded("x", parameters),
+        "for i in range(x.shape[0]):",
+        "    for j in range(x.shape[1]):",
+        f"        v = {kind}(x[i, j])",
+        f"        y[i, j] = {value}",
+        *(f"        {line}" for line in slope),
+    ]
+
+
+def _loss_source(parameters):
+    more = "".join(f", {name}" for name in parameters)
+    return [
+        *_rounded("z", parameters),
+        "for i in range(z.shape[0]):",
+        f"    loss[i] = weight[i] * _function(z[i], y[i], dz[i]{more})",
+        "    for j in range(z.shape[1]):",
+        "        dz[i, j] *= weight[i]",
+    ]

@@ -1,0 +1,312 @@
+"""What users write: rules, activations and losses as Python functions, against the package's own, and in training."""
+
+import math
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+import fastgd
+from fastgd import Adam, Dense, Network, custom
+from fastgd.activations import ACTIVATIONS
+from fastgd.kernel import kernels
+from fastgd.losses import LOSSES
+from fastgd.optimizers import OPTIMIZERS
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    """What a test has defined is gone after it."""
+    tables = ACTIVATIONS, LOSSES, OPTIMIZERS, vars(kernels)
+    before = [dict(table) for table in tables]
+    yield
+    for table, held in zip(tables, before, strict=True):
+        table.clear()
+        table.update(held)
+
+
+def my_lion(p, g, m, lr, beta1=0.9, beta2=0.99):
+    update = np.sign(beta1 * m + (1 - beta1) * g)
+    return p - lr * update, beta2 * m + (1 - beta2) * g
+
+
+def my_adam(p, g, m, v, lr, t, beta1=0.9, beta2=0.999, eps=1e-8):
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    step = m / (1 - beta1**t) / (math.sqrt(v / (1 - beta2**t)) + eps)
+    return p - lr * step, m, v
+
+
+def my_sgd(p, g, lr=1e-2):
+    return p - lr * g
+
+
+RULES = {
+    "Lion": (my_lion, {"state": ["m"]}, fastgd.Lion),
+    "Adam": (my_adam, {"state": ["m", "v"], "nonnegative": ["v"]}, fastgd.Adam),
+    "SGD": (my_sgd, {}, fastgd.SGD),
+}
+
+
+@pytest.mark.parametrize("extra", [{}, {"clip_norm": 0.5, "ema_decay": 0.9, "accumulate": 2}])
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_of_ones_own_is_the_built_in(name, decoupled, extra, backend, dtype, rng):
+    function, options, built_in = RULES[name]
+    mine = custom.optimizer(**options)(function)(1e-2, weight_decay=0.1, decoupled=decoupled, **extra)
+    its = built_in(1e-2, weight_decay=0.1, decoupled=decoupled, **extra)
+    p = rng.normal(size=37).astype(dtype)
+    q = p.copy()
+    for _ in range(10):
+        g = rng.normal(size=37).astype(dtype)
+        mine.step(p, g, backend=backend)
+        its.step(q, g)
+    np.testing.assert_allclose(p, q, rtol=1e-5 if dtype == "float32" else 1e-11)
+    assert mine.state.keys() == its.state.keys()
+
+
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
+def test_a_rule_of_ones_own_with_low_memory_state(state_dtype, backend, rng):
+    made = custom.optimizer(state=["m", "v"], nonnegative=["v"])(my_adam)
+    mine, its = made(1e-2, state_dtype=state_dtype), Adam(1e-2, state_dtype=state_dtype)
+    p = rng.normal(size=300)
+    q = p.copy()
+    for _ in range(10):
+        g = rng.normal(size=300)
+        mine.step(p, g, backend=backend)
+        its.step(q, g, backend=backend)
+    assert np.abs(p - q).max() < 1e-2  # a state on the edge may be rounded another way
+
+
+def test_a_rule_trains_a_network_and_has_a_name(backend, rng, tmp_path):
+    made = custom.optimizer(my_lion, state={"m": 0.0})
+    assert OPTIMIZERS["my_lion"] is made
+    X, y = rng.normal(size=(64, 6)).astype("f4"), rng.normal(size=(64, 2)).astype("f4")
+    ends = []
+    for optimizer in (made(1e-3, beta2=0.98), fastgd.Lion(1e-3, beta2=0.98)):
+        net = Network(6, [Dense(9, "tanh"), Dense(2)], loss="mse", backend=backend)
+        net.fit(X, y, optimizer=optimizer, batch_size=16, epochs=3)
+        ends.append(net.parameters.copy())
+    np.testing.assert_allclose(*ends, atol=1e-6)
+    net, optimizer = Network(6, [Dense(9, "tanh"), Dense(2)], loss="mse", backend=backend), made(1e-3, beta2=0.98)
+    net.fit(X, y, optimizer=optimizer, batch_size=16, epochs=1)
+    net.save(tmp_path / "net.safetensors", optimizer=optimizer)
+    twin, twin_optimizer = fastgd.load(tmp_path / "net.safetensors", backend=backend)
+    assert repr(twin_optimizer) == "my_lion(constant(learning_rate=0.001), weight_decay=0.0, beta1=0.9, beta2=0.98)"
+    for n, o in ((net, optimizer), (twin, twin_optimizer)):
+        n.fit(X, y, optimizer=o, batch_size=16, epochs=1)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+def test_a_name_picks_an_optimizer(rng):
+    custom.optimizer(my_sgd)
+    custom.optimizer(my_lion, state=["m"])
+    X, y = rng.normal(size=(64, 6)), rng.normal(size=(64, 2))
+    ends = []
+    for optimizer in ("my_sgd", "SGD", OPTIMIZERS["my_sgd"](1e-2)):
+        net = Network(6, [Dense(2)], loss="mse", dtype="float64")
+        net.fit(X, y, optimizer=optimizer)
+        ends.append(net.parameters.copy())
+    np.testing.assert_array_equal(ends[0], ends[2])
+    np.testing.assert_allclose(ends[0], ends[1])
+    with pytest.raises(TypeError, match="'learning_rate'.*my_lion has no default"):
+        net.fit(X, y, optimizer="my_lion")
+    with pytest.raises(ValueError, match="'optimizer'.*'my_sgt'; did you mean 'my_sgd'"):
+        net.fit(X, y, optimizer="my_sgt")
+
+
+def leaky(x, slope=0.1):
+    return x if x > 0 else slope * x
+
+
+def leaky_slope(x, slope=0.1):
+    return 1.0 if x > 0 else slope
+
+
+def my_tanh(x):
+    return math.tanh(x)
+
+
+def test_an_activation_of_ones_own_is_the_built_in(backend, dtype, rng):
+    custom.activation(leaky, derivative=leaky_slope)
+    X, y = rng.normal(size=(40, 6)).astype(dtype), rng.integers(0, 3, 40)
+    ends = []
+    for activation in ("leaky", fastgd.activations.leaky_relu(negative_slope=0.1)):
+        net = Network(6, [Dense(9, activation), Dense(3)], loss="softmax_cross_entropy", dtype=dtype, backend=backend)
+        net.fit(X, y, optimizer=Adam(1e-2), batch_size=10, epochs=3)
+        ends.append(net.parameters.copy())
+    np.testing.assert_allclose(*ends, rtol=1e-4 if dtype == "float32" else 1e-10, atol=1e-6)
+    assert repr(ACTIVATIONS["leaky"](slope=0.3)) == "leaky(slope=0.3)"
+
+
+def test_an_activation_without_a_derivative(backend, rng):
+    with pytest.warns(UserWarning, match="'my_tanh'.*no derivative"):
+        custom.activation(my_tanh)
+    net = Network(6, [Dense(9, "my_tanh"), Dense(3)], loss="mse", dtype="float64", backend=backend)
+    errors = fastgd.check_gradients(net, rng.normal(size=(5, 6)), rng.normal(size=(5, 3)))
+    assert max(errors.values()) < 1e-8
+
+
+def test_a_wrong_derivative_is_found():
+    with pytest.raises(ValueError, match="'derivative'.*of leaky.*x = -3.986"):
+        custom.activation(leaky, derivative=lambda x, slope=0.1: 1.0 if x > 0 else 2 * slope)
+    assert "leaky" not in ACTIVATIONS
+
+
+def pinball(z, y, dz, q=0.9):
+    total = 0.0
+    for j in range(z.size):
+        d = y[j] - z[j]
+        dz[j] = -q if d > 0 else 1 - q
+        total += q * d if d > 0 else (q - 1) * d
+    return total
+
+
+def my_cross_entropy(z, y, dz):
+    total = 0.0
+    for j in range(z.size):
+        dz[j] = math.exp(z[j])
+        total += dz[j]
+    for j in range(z.size):
+        dz[j] /= total
+    dz[y] -= 1
+    return math.log(total) - z[y]
+
+
+def test_a_loss_of_ones_own(backend, rng):
+    made = custom.loss(pinball)
+    net = Network(6, [Dense(2)], loss="pinball", dtype="float64", backend=backend)
+    x, y = rng.normal(size=(7, 6)), rng.normal(size=(7, 2))
+    d = y - net.forward(x)
+    assert net.loss(x, y) == pytest.approx(np.maximum(0.9 * d, -0.1 * d).sum(axis=1).mean())
+    assert max(fastgd.check_gradients(net, x, y, step=1e-6).values()) < 1e-6
+    median = Network(6, [Dense(2)], loss=made(q=0.5), dtype="float64", backend=backend)
+    assert median.loss(x, y) == pytest.approx(np.abs(d).sum(axis=1).mean() / 2)
+
+
+def test_a_loss_of_labels_with_a_link(backend, dtype, rng):
+    custom.loss(my_cross_entropy, labels=True, link=fastgd.kernels.softmax_forward)
+    X, y = rng.normal(size=(40, 6)).astype(dtype), rng.integers(0, 3, 40)
+    ends, predictions = [], []
+    for loss in ("my_cross_entropy", "softmax_cross_entropy"):
+        net = Network(6, [Dense(5, "tanh"), Dense(3)], loss=loss, dtype=dtype, backend=backend)
+        net.fit(X, y, optimizer=Adam(1e-2), batch_size=10, epochs=3)
+        ends.append(net.parameters.copy())
+        predictions.append(net.predict(X))
+    np.testing.assert_allclose(*ends, rtol=1e-4 if dtype == "float32" else 1e-9, atol=1e-6)
+    np.testing.assert_allclose(*predictions, rtol=1e-4)
+
+
+def test_a_network_of_ones_own_parts_is_written_and_read(rng, tmp_path):
+    custom.activation(leaky, derivative=leaky_slope)
+    custom.loss(pinball)
+    net = Network(6, [Dense(5, ACTIVATIONS["leaky"](slope=0.3)), Dense(3)], loss=LOSSES["pinball"](q=0.2))
+    net.save(tmp_path / "net.safetensors")
+    twin, _ = fastgd.load(tmp_path / "net.safetensors")
+    x = rng.normal(size=(5, 6))
+    np.testing.assert_array_equal(twin.predict(x), net.predict(x))
+    del ACTIVATIONS["leaky"]
+    with pytest.raises(fastgd.CheckpointError, match="'leaky'"):
+        fastgd.load(tmp_path / "net.safetensors")
+
+
+def test_networks_of_ones_own_parts_are_pickled(rng):
+    custom.activation(leaky, derivative=leaky_slope)
+    net = Network(6, [Dense(5, "leaky"), Dense(3)], loss="mse")
+    twin = pickle.loads(pickle.dumps(net))
+    x = rng.normal(size=(5, 6))
+    np.testing.assert_array_equal(twin.predict(x), net.predict(x))
+
+
+BAD = {
+    "not a function": (lambda: custom.optimizer(3), TypeError, "'function'.*3"),
+    "a built-in name": (lambda: custom.optimizer(renamed(my_sgd, "Adam")), ValueError, "a name other than.*'Adam'"),
+    "no name": (lambda: custom.activation(lambda x: x), ValueError, "a name.*<lambda>"),
+    "arguments": (lambda: custom.optimizer(my_lion), TypeError, "'my_lion'.*p, g, lr.*p, g, m, lr"),
+    "no default": (lambda: custom.optimizer(lambda_named()), TypeError, "default value for 'decay'"),
+    "slot": (lambda: custom.optimizer(my_sgd, nonnegative=["v"]), ValueError, "'nonnegative'.*'v'"),
+    "activation's": (lambda: custom.activation(my_sgd), TypeError, "'my_sgd'.*x, then parameters"),
+    "derivative": (lambda: custom.activation(leaky, derivative=3), TypeError, "'derivative'.*3"),
+    "loss's": (lambda: custom.loss(leaky), TypeError, "'leaky'.*z, y, dz"),
+    "link": (lambda: custom.loss(pinball, link="softmax"), TypeError, "'link'.*softmax"),
+    "hyper-parameter": (lambda: custom.optimizer(my_lion, state=["m"])(1e-3, beta1="x"), TypeError, "'beta1'"),
+    "unknown option": (lambda: custom.optimizer(my_lion, state=["m"])(1e-3, beta3=0.1), TypeError, "beta3"),
+}
+
+
+def renamed(function, name):
+    made = type(function)(function.__code__, function.__globals__, name, function.__defaults__, function.__closure__)
+    return made
+
+
+def lambda_named():
+    def needs_decay(p, g, lr, decay):
+        return p - lr * g
+
+    return needs_decay
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_definitions(case):
+    make, error, match = BAD[case]
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_a_function_may_be_defined_anew():
+    custom.optimizer(my_sgd)
+
+    def double(p, g, lr):
+        return p - 2 * lr * g
+
+    made = custom.optimizer(renamed(double, "my_sgd"))
+    p = np.zeros(3)
+    made(0.5).step(p, np.ones(3))
+    np.testing.assert_array_equal(p, -1.0)
+
+
+def test_what_numba_does_not_compile_is_told():
+    @custom.optimizer
+    def impossible(p, g, lr):
+        return p - lr * open("x")
+
+    with pytest.raises(TypeError, match="impossible_step.*Numba compiles"):
+        impossible(0.1).step(np.zeros(3), np.ones(3))
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = None
+import numpy as np, fastgd
+
+@fastgd.custom.optimizer
+def mine(p, g, lr):
+    return p - lr * g
+
+p = np.zeros(3)
+mine(0.5).step(p, np.ones(3), backend="numpy")
+assert (p == -0.5).all()
+net = fastgd.Network(3, [fastgd.Dense(2)], loss="mse", backend="numpy")
+net.train_step(np.ones((1, 3)), np.ones((1, 2)), mine(0.1))
+try:
+    mine(0.5).step(p, np.ones(3))
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_numba():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, check=True)
+    assert "mine_step" in done.stdout
+    assert "pip install 'fastgd[numba]', or use backend=\"numpy\"" in done.stdout
+
+
+def test_definitions_warn_of_nothing_else(rng):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        custom.activation(leaky, derivative=leaky_slope)
+        custom.optimizer(my_lion, state=["m"])
+        custom.loss(pinball)
