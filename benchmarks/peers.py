@@ -290,7 +290,7 @@ def machine(n):
     operations = compiled.fused_multiply_adds(400_000)
     rates = [operations / (time.perf_counter() - start) / 1e9]
     half = max(n, 8192) // 2
-    update = (np.zeros(half, np.float32), np.zeros(half, np.float32), 0.1, 0.0)
+    update = (np.zeros(half, np.float32), np.zeros(half, np.float32), 0.1, 0.0, 0.0)
     rates.append(12 * half / seconds_of(fastgd.kernels.sgd_step, update, max(1, int(1e7 / half))) / 1e9)
     for rows, n_out, n_in in PRODUCTS:
         arrays = [np.ones(shape, np.float32) for shape in ((rows, n_out), (rows, n_in), (n_in, n_out), n_out)]

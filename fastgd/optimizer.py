@@ -22,7 +22,7 @@ from .gradient import (
 from .lowmemory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_slot, slots_of
 from .program import SCRATCH, Fed
 from .schedules import SCHEDULES, Schedule, constant
-from .standalone import Standalone, as_arrays, check_pairs
+from .standalone import Converter, Standalone, check_arrays, check_pairs
 
 TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32: an eps that is rounded to 0 would divide by 0
 FRACTION = {"low": 0.0, "high": 1.0, "high_open": True}
@@ -131,6 +131,7 @@ class Optimizer:
         self._parts = None
         self._network = None
         self._standalone = self._quick = None
+        self._converter = Converter()
 
     @staticmethod
     def check_hyper(name, value):
@@ -414,8 +415,8 @@ class Optimizer:
 
     def step(self, params, grads, *, num_threads=None, backend="auto"):
         """Updates params in place from grads: an array and its gradient, or lists of them, of equal shapes,
-        C-contiguous, float32 or float64; anything that shares its memory by DLPack (a detached torch CPU tensor) is an
-        array, too. One native call serves the whole list.
+        C-contiguous, float32 or float64; anything that shares its memory by DLPack is an array, too: a torch CPU
+        tensor, whether it requires a gradient or not. One native call serves the whole list.
 
         num_threads: as in `Network`; small updates use one, and the result does not depend on it. backend: "auto",
         "cython", "numba" or "numpy".
@@ -427,9 +428,12 @@ class Optimizer:
 
     def _prepared_step(self, params, grads, num_threads, backend):
         """`step` of anything: checks, and raises. Makes ready for the quick way."""
-        parameters, gradients = as_arrays("params", params, True), as_arrays("grads", grads, False)
+        parameters = self._converter.arrays("params", params, True)
+        gradients = self._converter.arrays("grads", grads, False)
         if self._quick is not None and self._quick.step(parameters, gradients, num_threads, backend):
-            return  # strangers that are the same arrays as before
+            return  # strangers over the same memory as before
+        check_arrays("params", parameters, not isinstance(params, (list, tuple)), True)
+        check_arrays("grads", gradients, not isinstance(grads, (list, tuple)), False)
         check_pairs(parameters, gradients)
         standalone = self._standalone
         if standalone is None or not standalone.serves(parameters, num_threads, backend):
@@ -440,7 +444,8 @@ class Optimizer:
     # ---- kept
 
     def __getstate__(self):
-        return {**vars(self), "_network": None, "_standalone": None, "_quick": None}
+        made = {"_network": None, "_standalone": None, "_quick": None, "_converter": Converter()}
+        return {**vars(self), **made}
 
     def config(self):
         """Name, hyper-parameters and schedule, to be written to a file; None for the schedule if it is the user's

@@ -122,23 +122,36 @@ def _gradients(program, gradients):
                     yield Gradient(link, place, number, offset, array.shape)
 
 
-def as_arrays(argument, values, writable):
-    """An array or a list of arrays as a list of numpy arrays that share their memory."""
-    single = isinstance(values, np.ndarray) or hasattr(values, "__dlpack__")
-    if not (single or isinstance(values, (list, tuple))):
-        raise type_error(argument, "an array or a list of arrays", f"{shown(values)} ({type(values).__name__})")
-    arrays = []
-    for i, value in enumerate([values] if single else values):
-        name = argument if single else f"{argument}[{i}]"
-        array = _as_numpy(name, value)
-        if str(array.dtype) not in DTYPES:
-            raise type_error(name, "a float32 or float64 array", shown(array))
-        if not (array.flags.c_contiguous and array.flags.aligned):
-            raise value_error(name, "a C-contiguous, aligned array", f"strides {array.strides}")
-        if writable and not array.flags.writeable:
-            raise value_error(name, "a writable array", f"a read-only {shown(array)}")
-        arrays.append(array)
-    return arrays
+class Converter:
+    """Makes numpy arrays of what shares its memory, and remembers those of the list it saw last."""
+
+    def __init__(self):
+        self._known = []  # (object, where its memory begins, array)
+
+    def arrays(self, argument, values, remember):
+        """An array or a list of arrays as a list of numpy arrays over the same memory."""
+        single = isinstance(values, np.ndarray) or hasattr(values, "__dlpack__")
+        if not (single or isinstance(values, (list, tuple))):
+            raise type_error(argument, "an array or a list of arrays", f"{shown(values)} ({type(values).__name__})")
+        values = [values] if single else values
+        known = self._known if remember and len(self._known) == len(values) else [(None, None, None)] * len(values)
+        arrays, new = [], False
+        for i, (value, (held, begin, array)) in enumerate(zip(values, known, strict=True)):
+            if type(value) is np.ndarray:
+                arrays.append(value)
+            elif value is held and begin == _begins(value):
+                arrays.append(array)
+            else:
+                arrays.append(_as_numpy(argument if single else f"{argument}[{i}]", value))
+                new = True
+        if remember and new:
+            self._known = [(value, _begins(value), array) for value, array in zip(values, arrays, strict=True)]
+        return arrays
+
+
+def _begins(value):
+    """Where the memory of a torch tensor begins, which may be given another; None for what does not tell."""
+    return value.data_ptr() if hasattr(value, "data_ptr") else None
 
 
 def _as_numpy(argument, value):
@@ -148,9 +161,22 @@ def _as_numpy(argument, value):
     if not hasattr(value, "__dlpack__"):
         raise type_error(argument, "a float32 or float64 array", f"{shown(value)} ({type(value).__name__})")
     try:
-        return np.from_dlpack(value)
+        # A torch tensor that requires a gradient lends its memory detached; its own way takes less time than DLPack.
+        return value.detach().numpy() if hasattr(value, "detach") else np.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise type_error(argument, "a float32 or float64 array in memory numpy can share", str(error)) from None
+
+
+def check_arrays(argument, arrays, single, writable):
+    """Raises unless kernels can work on the arrays where they lie."""
+    for i, array in enumerate(arrays):
+        name = argument if single else f"{argument}[{i}]"
+        if str(array.dtype) not in DTYPES:
+            raise type_error(name, "a float32 or float64 array", shown(array))
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            raise value_error(name, "a C-contiguous, aligned array", f"strides {array.strides}")
+        if writable and not array.flags.writeable:
+            raise value_error(name, "a writable array", f"a read-only {shown(array)}")
 
 
 def check_pairs(parameters, gradients):

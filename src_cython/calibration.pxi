@@ -23,6 +23,17 @@ def fused_multiply_adds(int64_t count):
     return 2 * count * MR * VECTORS * LANES if result > 0 else 0
 
 
+def stream(uintptr_t p, uintptr_t m, uintptr_t v, uintptr_t g, int64_t n):
+    """p, m, v <- p + g, m + g, v + g for n numbers at these addresses: the memory that Adam moves, and no arithmetic to
+    speak of."""
+    cdef int64_t i
+    with nogil:
+        for i in range(n):
+            (<real *>p)[i] += (<real *>g)[i]
+            (<real *>m)[i] += (<real *>g)[i]
+            (<real *>v)[i] += (<real *>g)[i]
+
+
 def apply_elementary(str name, uintptr_t y, uintptr_t x, int64_t n):
     """y <- f(x) for n numbers at these addresses, f an elementary function of elementary.h."""
     cdef real *out = <real *>y

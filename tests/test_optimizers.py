@@ -43,6 +43,31 @@ def test_dlpack_memory_is_updated_in_place():
     np.testing.assert_array_equal(p, np.full(3, 0.5))
 
 
+class Leaf(Tensor):
+    """... as torch's tensors that require a gradient do, and whose memory may be given another."""
+
+    def detach(self):
+        return self
+
+    def numpy(self):
+        return self.array
+
+    def data_ptr(self):
+        return self.array.ctypes.data
+
+
+def test_tensors_are_updated_in_place_step_after_step():
+    held = [np.ones(3, np.float32), np.ones((2, 2), np.float32)]
+    params, optimizer = [Leaf(p) for p in held], SGD(0.5)
+    for _ in range(4):
+        optimizer.step(params, [Leaf(np.ones_like(p)) for p in held])
+    np.testing.assert_array_equal(held[1], np.full((2, 2), -1.0))
+    params[0].array = moved = np.zeros(3, np.float32)
+    optimizer.step(params, [Leaf(np.ones_like(p)) for p in held])
+    np.testing.assert_array_equal(moved, np.full(3, -0.5))
+    np.testing.assert_array_equal(held[0], np.full(3, -1.0))
+
+
 def test_learning_rate_may_be_any_function_of_the_step():
     p = np.zeros(1)
     optimizer = SGD(lambda step: 1.0 / (step + 1))

@@ -1,0 +1,178 @@
+"""Optimizers on arrays by themselves, `Optimizer.step`, against torch's, and against the bandwidth of memory.
+
+    taskset -c 0 python benchmarks/bench_optimizers.py        the tables
+    pytest benchmarks/bench_optimizers.py                     every optimizer under pytest-benchmark
+
+float32, one thread, whole calls from Python: `step(p, g)` against `optimizer.step()`, in turns within one run, medians.
+torch's Adam is the fused one; its RMSprop and NAdam have no fused form on the CPU. `stream` reads p, m, v and g and
+writes p, m and v as Adam does, and hardly computes. "mine" is Lion written by a user in Python. Without torch its columns
+stay empty.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import time
+
+import numpy as np
+import pytest
+
+import fastgd
+
+SIZES = (1_000, 30_000, 1_000_000, 30_000_000)
+LIST = 200, 64  # arrays, elements of each
+OPTIMIZERS = {
+    "SGD": lambda: fastgd.SGD(1e-3),
+    "momentum": lambda: fastgd.SGD(1e-3, momentum=0.9),
+    "AdaGrad": lambda: fastgd.AdaGrad(1e-3),
+    "AdaDelta": lambda: fastgd.AdaDelta(1e-3),
+    "RMSProp": lambda: fastgd.RMSProp(1e-3),
+    "Adam": lambda: fastgd.Adam(1e-3),
+    "Adam bfloat16": lambda: fastgd.Adam(1e-3, state_dtype="bfloat16"),
+    "Adam 8bit": lambda: fastgd.Adam(1e-3, state_dtype="8bit"),
+    "Adam clip_norm": lambda: fastgd.Adam(1e-3, clip_norm=1.0),
+    "AMSGrad": lambda: fastgd.AMSGrad(1e-3),
+    "Adamax": lambda: fastgd.Adamax(1e-3),
+    "NAdam": lambda: fastgd.NAdam(1e-3),
+    "RAdam": lambda: fastgd.RAdam(1e-3),
+    "Lion": lambda: fastgd.Lion(1e-3),
+    "mine": lambda: mine()(1e-3),
+}
+TORCH = {
+    "torch Adam": ("Adam", {"fused": True}),
+    "torch RMSprop": ("RMSprop", {}),
+    "torch NAdam": ("NAdam", {}),
+}
+# What is compared with what.
+RATIOS = {"Adam": "torch Adam", "RMSProp": "torch RMSprop", "NAdam": "torch NAdam"}
+
+
+def mine():
+    """Lion as a user writes it."""
+    if "mine" not in fastgd.optimizers.OPTIMIZERS:
+
+        @fastgd.custom.optimizer(state=["m"])
+        def mine(p, g, m, lr, beta1=0.9, beta2=0.99):
+            update = np.sign(beta1 * m + (1 - beta1) * g)
+            return p - lr * update, beta2 * m + (1 - beta2) * g
+
+    return fastgd.optimizers.OPTIMIZERS["mine"]
+
+
+def arrays(count, n):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=n).astype(np.float32) for _ in range(count)]
+
+
+def fastgd_step(name, params, grads):
+    step = OPTIMIZERS[name]().step
+    return lambda: step(params, grads, num_threads=1)
+
+
+def torch_step(name, params, grads):
+    import torch
+
+    torch.set_num_threads(1)
+    tensors = [torch.from_numpy(p).requires_grad_() for p in params]
+    for tensor, g in zip(tensors, grads, strict=True):
+        tensor.grad = torch.from_numpy(g)
+    kind, options = TORCH[name]
+    return getattr(torch.optim, kind)(tensors, lr=1e-3, **options).step
+
+
+def stream_step(n):
+    compiled = importlib.import_module(f"fastgd._kernels_{fastgd.kernel.variant()}_float32")
+    _, held = fastgd.buffers.aligned_zeros([n] * 4, np.float32, quarter=0)
+    addresses = [array.ctypes.data for array in held]
+    return lambda: compiled.stream(*addresses, n) or held
+
+
+def steps_of(n, names):
+    """A function that makes one step, by name."""
+    steps = {}
+    for name in names:
+        if name == "stream":
+            steps[name] = stream_step(n)
+        elif name in TORCH:
+            steps[name] = torch_step(name, *([a] for a in arrays(2, n)))
+        else:
+            steps[name] = fastgd_step(name, *arrays(2, n))
+    return steps
+
+
+def medians(steps, rounds, seconds):
+    """Seconds a call of each step, in turns."""
+    times = {name: [] for name in steps}
+    repeats = {}
+    for name, step in steps.items():
+        step()
+        step()
+        start = time.perf_counter()
+        step()
+        repeats[name] = max(1, int(seconds / (time.perf_counter() - start)))
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                step()
+            times[name].append((time.perf_counter() - start) / repeats[name])
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def compare(sizes, rounds, seconds):
+    """Nanoseconds a parameter, by size and name; and microseconds a step of the list."""
+    peers = list(TORCH) if importlib.util.find_spec("torch") else []
+    results = {}
+    for n in sizes:
+        seconds_a_step = medians(steps_of(n, [*OPTIMIZERS, *peers, "stream"]), rounds, seconds)
+        results[n] = {name: 1e9 / n * value for name, value in seconds_a_step.items()}
+    count, n = LIST
+    steps = {"Adam": fastgd_step("Adam", arrays(count, n), arrays(count, n))}
+    if peers:
+        steps["torch Adam"] = torch_step("torch Adam", arrays(count, n), arrays(count, n))
+    listed = {name: 1e6 * value for name, value in medians(steps, rounds, seconds).items()}
+    return results, listed
+
+
+def print_tables(results, listed):
+    names = list(dict.fromkeys(name for row in results.values() for name in row))
+    print("nanoseconds a parameter")
+    print(f"| parameters | {' | '.join(names)} |")
+    print("|---|" + "---|" * len(names))
+    for n, row in results.items():
+        print(f"| {n:,} | {' | '.join(f'{row[name]:.3f}' for name in names)} |")
+    print("\nratios")
+    for n, row in results.items():
+        shares = [f"{peer} / {name} {row[peer] / row[name]:.2f}" for name, peer in RATIOS.items() if peer in row]
+        shares += [f"stream / Adam {row['stream'] / row['Adam']:.2f}", f"mine / Lion {row['mine'] / row['Lion']:.2f}"]
+        shares += [f"Adam / Adam {kind} {row['Adam'] / row[f'Adam {kind}']:.2f}" for kind in ("bfloat16", "8bit")]
+        print(f"{n:>12,}: {', '.join(shares)}")
+    figures = ", ".join(f"{name} {value:.1f} us" for name, value in listed.items())
+    ratio = f": {listed['torch Adam'] / listed['Adam']:.1f} times" if "torch Adam" in listed else ""
+    print(f"\na list of {LIST[0]} arrays of {LIST[1]}: {figures}{ratio}")
+
+
+@pytest.mark.parametrize("n", SIZES[:3])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def bench_optimizer(benchmark, name, n):
+    benchmark.group = f"{n:,} parameters"
+    benchmark(fastgd_step(name, *arrays(2, n)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="comma-separated numbers of parameters")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.1, help="of each sample")
+    parser.add_argument("--json", help="file for the results")
+    arguments = parser.parse_args()
+    results, listed = compare([int(n) for n in arguments.sizes.split(",")], arguments.rounds, arguments.seconds)
+    print_tables(results, listed)
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({"nanoseconds a parameter": results, "microseconds a list": listed}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
