@@ -5,8 +5,8 @@
 
 float32, one thread, whole calls from Python: `step(p, g)` against `optimizer.step()`, in turns within one run, medians.
 torch's Adam is the fused one; its RMSprop and NAdam have no fused form on the CPU. `stream` reads p, m, v and g and
-writes p, m and v as Adam does, and hardly computes. "mine" is Lion written by a user in Python. Without torch its columns
-stay empty.
+writes p, m and v as Adam does, and hardly computes. "mine" is Lion written by a user in Python. Without torch its
+columns stay empty.
 """
 
 import argparse

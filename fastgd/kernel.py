@@ -95,7 +95,6 @@ class Kernel:
     def __init__(self, reference):
         self.name = self.__name__ = reference.__name__
         self.__module__ = reference.__module__
-        self.__doc__ = reference.__doc__
         self.__signature__ = inspect.signature(reference)
         self.reference = reference
         self.loop_function = None
@@ -109,8 +108,26 @@ class Kernel:
         self.dims = tuple(dict.fromkeys(dim for array in self.arrays.values() for dim in array.dims))
         self.range_dim = next(iter(self.arrays.values())).dims[0]
         self.slots = (*self.arrays, *self.dims, *self.scalars)
+        self.__doc__ = f"{inspect.cleandoc(reference.__doc__ or self.name)}\n\n{self._contract()}"
         # Shares of the work begin at multiples of this.
         self.grain = max([1, *(array.per for array in self.arrays.values() if array.per)])
+
+    def _contract(self):
+        """Shapes, precisions and directions of the arguments, and the errors, as text."""
+        does = {"in": "read", "out": "overwritten", "inout": "read and updated"}
+        lines = []
+        for name, a in self.arrays.items():
+            shape = f"({', '.join(a.dims)}{',' if len(a.dims) == 1 else ''})"
+            per = f", one for every {a.per} of {self.range_dim}" if a.per else ""
+            values = "" if a.domain == "real" else f", {a.domain}"
+            lines.append(f"{name}: {a.dtype or 'float32 or float64'} array {shape}{per}{values}; {does[a.direction]}.")
+        if self.scalars:
+            lines.append(f"{', '.join(self.scalars)}: real numbers.")
+        lines.append("Arrays are C-contiguous and aligned, those of float32 or float64 all of the same precision.")
+        lines.append("")
+        lines.append("Raises TypeError or ValueError that names the argument, what was expected and what came, with")
+        lines.append("nothing changed.")
+        return "\n".join(lines)
 
     def loop(self, function):
         """Decorator: attaches the loop that Numba compiles. Its arguments are those of the numpy body."""
@@ -234,8 +251,16 @@ class Kernel:
         return f"<kernel {self.name}{self.__signature__}>"
 
 
-# Every kernel by name: `fastgd.kernels`.
-kernels = types.SimpleNamespace()
+class Kernels(types.SimpleNamespace):
+    """Every kernel by name. Its docstring has the formula, the arguments with their shapes, the errors, and where the
+    formula comes from; calling it works in place, by the fastest body, and `kernel.body(name)` is the same by another:
+    "numpy", "numba" or "cython"; `kernel.bodies()` lists them."""
+
+    def __repr__(self):
+        return f"fastgd.kernels: {', '.join(vars(self))}"
+
+
+kernels = Kernels()
 
 
 def _find(module, name):

@@ -194,7 +194,10 @@ def _derive(rule, state_dtype, name):
     parameters += [inspect.Parameter(n, kind, annotation=float) for n in scalars]
     reference.__signature__ = inspect.Signature(parameters)
     reference.__name__, reference.__module__ = name, rule.__module__
-    reference.__doc__ = f"`{rule.name}` with its slots in {state_dtype}; see fastgd.lowmemory.\n\n    {rule.__doc__}"
+    reference.__doc__ = (
+        f"`{rule.name}` with its slots in {state_dtype}, rounded stochastically by the seed; see fastgd.lowmemory.\n\n"
+        f"{inspect.getdoc(rule.reference)}"
+    )
     made = Kernel(reference)
     if rule.has_loop:
         made.build_loop = lambda jit: _loop(rule, state_dtype, jit)

@@ -1,4 +1,4 @@
-# State of optimizers in fewer bits; fastgd/lowmemory.py says what they mean. Numbers are taken as the bits of a float32.
+# State of optimizers in fewer bits, as fastgd/lowmemory.py says. Numbers are taken as the bits of a float32.
 
 cdef extern from "simd.h" nogil:
     uint32_t bits_of_float(float x)

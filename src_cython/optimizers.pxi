@@ -1,4 +1,4 @@
-# Bodies of fastgd/optimizers.py: for each rule what becomes of one parameter, and a walk over flat arrays that inlines it.
+# Bodies of fastgd/optimizers.py: for each rule what becomes of one parameter, inlined into walks over flat arrays.
 #
 # A rule has a pointer to the parameter, the values of its slots, the gradient, and the scalars of its kernel in their
 # order. No sum has two products as its terms, of which the compiler might fuse one in a vector and the other in what is
@@ -288,7 +288,8 @@ cdef void rmsprop_momentum_step_bfloat16(const void *args, int64_t begin, int64_
 cdef void rmsprop_momentum_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
     walk_8bit(args, begin, end, rmsprop_momentum, 2, 6, 0b10)
 
-register_rule("rmsprop_momentum_step", rmsprop_momentum_step, rmsprop_momentum_step_bfloat16, rmsprop_momentum_step_8bit, 2, 6)
+register_rule("rmsprop_momentum_step", rmsprop_momentum_step, rmsprop_momentum_step_bfloat16, rmsprop_momentum_step_8bit,
+              2, 6)
 
 
 cdef inline inlined rmsprop_centred(real *p, real *s, real g, const double *h) noexcept nogil:
@@ -314,7 +315,8 @@ cdef void rmsprop_centred_step_bfloat16(const void *args, int64_t begin, int64_t
 cdef void rmsprop_centred_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
     walk_8bit(args, begin, end, rmsprop_centred, 3, 6, 0b110)
 
-register_rule("rmsprop_centred_step", rmsprop_centred_step, rmsprop_centred_step_bfloat16, rmsprop_centred_step_8bit, 3, 6)
+register_rule("rmsprop_centred_step", rmsprop_centred_step, rmsprop_centred_step_bfloat16, rmsprop_centred_step_8bit,
+              3, 6)
 
 
 cdef inline inlined adam(real *p, real *s, real g, const double *h) noexcept nogil:

@@ -105,8 +105,8 @@ cdef class QuickUpdate:
 
     def __init__(self, runner, parameters, *, stages, feeds, counter, count, slots, threads, elements, num_threads,
                  backend, kept):
-        """slots: rows of the address of a slot that holds that of a gradient, its number, and a byte to begin at. kept: what must live as
-        long as this."""
+        """slots: rows of the address of a slot that holds that of a gradient, its number, and a byte to begin at.
+        kept: what must live as long as this."""
         self.runner, self.stages, self.feeds, self.slots, self.kept = runner, stages, feeds, slots, kept
         self.counter, self.num_threads, self.backend = counter, num_threads, backend
         self.next, self.count, self.begin, self.version = 0, count, counter[0], counter[1]

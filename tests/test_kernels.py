@@ -45,7 +45,9 @@ def test_reference_keeps_the_precision(name, rng):
 def test_kernel_has_every_body_and_a_formula(name):
     kernel = KERNELS[name]
     assert kernel.bodies() == ("numpy", "numba", "cython")
-    assert kernel.__doc__
+    assert kernel.reference.__doc__
+    for word in (*kernel.arrays, *kernel.scalars, "Raises TypeError or ValueError"):
+        assert word in kernel.__doc__
     assert list(inspect.signature(kernel.reference).parameters) == [*kernel.arrays, *kernel.scalars]
 
 

@@ -272,6 +272,17 @@ def test_low_memory_state_trains_digits_to_the_same_loss(name, state_dtype, data
     assert losses[1] <= 1.15 * losses[0] + 0.01
 
 
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
+def test_low_memory_state_trains_a_larger_network_to_the_same_loss(state_dtype, data):
+    (X, y), _ = data
+    losses = []
+    for dtype in (None, state_dtype):
+        net = Network(64, [Dense(512, "relu"), Dense(512, "relu"), Dense(10)], loss="softmax_cross_entropy")
+        net.fit(X, y, optimizer=Adam(1e-3, state_dtype=dtype), epochs=10)
+        losses.append(net.loss(X, y))
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
 # ---- bad input
 
 SMALL = Network(5, [Dense(2)], loss="mse")
