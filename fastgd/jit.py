@@ -31,12 +31,17 @@ def _pointer(typing_context, address):
 
 
 @functools.cache
+def jit(function):
+    """A function compiled for the arguments it is called with: once for each kind, whoever calls it."""
+    return numba.njit(**OPTIONS)(function)
+
+
+@functools.cache
 def compile_loop(kernel, dtype):
     """The `numba.cfunc` of the kernel's loop for a precision. It hands the loop its share as views: every array is
     cut along the dimension that [begin, end) runs over, so the loop has the arguments of the numpy body."""
     slots = np.dtype([(name, "f8" if name in kernel.scalars else "i8") for name in kernel.slots])
     signature = types.void(types.CPointer(numba.from_dtype(slots)), types.int64, types.int64)
-    jit = numba.njit(**OPTIONS)
     names = {"_loop": jit(kernel.loop_for(jit)), "_pointer": _pointer, "_carray": numba.carray}
     values = []
     for name, spec in kernel.arrays.items():

@@ -430,16 +430,19 @@ class Optimizer:
         """`step` of anything: checks, and raises. Makes ready for the quick way."""
         parameters = self._converter.arrays("params", params, True)
         gradients = self._converter.arrays("grads", grads, False)
-        if self._quick is not None and self._quick.step(parameters, gradients, num_threads, backend):
-            return  # strangers over the same memory as before
+        bound = self._standalone
+        if bound is not None and bound.step(self, parameters, gradients, num_threads, backend):
+            return
         check_arrays("params", parameters, not isinstance(params, (list, tuple)), True)
         check_arrays("grads", gradients, not isinstance(grads, (list, tuple)), False)
         check_pairs(parameters, gradients)
-        standalone = self._standalone
-        if standalone is None or not standalone.serves(parameters, num_threads, backend):
-            standalone = Standalone(self, parameters, gradients, num_threads, backend)
-            self._standalone = standalone
-        self._quick = standalone.step(self, gradients)
+        if bound is None or not bound.serves(parameters, num_threads, backend):
+            self._standalone = bound = Standalone(self, parameters, gradients, num_threads, backend)
+            self._quick = bound.quick
+        if self._quick is None:
+            bound.step_in_python(self, gradients)
+        elif not bound.step(self, parameters, gradients, num_threads, backend):
+            raise RuntimeError("this optimizer is in use by another call; give each thread an optimizer of its own")
 
     # ---- kept
 

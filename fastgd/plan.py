@@ -342,8 +342,8 @@ class Plan(Program):
         """What every step needs but the minibatch: where its loss goes, hyper-parameters, limit of the gradient."""
         total = self._phases["total"]
         feeds.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
-        for links, name, values in self.values_to_feed((*UPDATE_PHASES, "outer"), steps.values):
-            feeds.add([link.slot(name) for link in links], values)
+        for key, name, links in self.fed((*UPDATE_PHASES, "outer")):
+            feeds.add([link.slot(name) for link in links], steps.values[key])
         for address, size in self.sometimes():
             feeds.add([address], steps.active * size)
         feeds.add([self._phases["check"][0].slot("limit")], steps.gradient_limits)

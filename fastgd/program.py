@@ -198,14 +198,14 @@ class Program:
                 stages.append((*shared, *alone, flags))
         return np.array(stages, np.int64).reshape(-1, 5)
 
-    def values_to_feed(self, phases, values):
-        """(operations, scalar, its values) for every scalar that is fed in some phases; `values` by key."""
-        by_key = {}
+    def fed(self, phases):
+        """(key of the values, name of the scalar, operations) of every scalar that is fed in some phases."""
+        found = {}
         for operation in (o for phase in phases for o in self._phases[phase]):
             for link in operation.links:
                 for name, key in link.fed.items():
-                    by_key.setdefault((key, name), []).append(link)
-        return [(links, name, values[key]) for (key, name), links in by_key.items()]
+                    found.setdefault((key, name), []).append(link)
+        return [(key, name, links) for (key, name), links in found.items()]
 
     def sometimes(self):
         """(address of its size in the runner's table, size) of operations that are done in some steps only."""
@@ -228,9 +228,9 @@ class Program:
 
     def prepare_in_python(self, phases, values, s, active):
         """Sets what is fed in some phases to the values of step s."""
-        for links, name, column in self.values_to_feed(phases, values):
+        for key, name, links in self.fed(phases):
             for link in links:
-                link.set_scalars(**{name: float(column[s])})
+                link.set_scalars(**{name: float(values[key][s])})
         for operation in self.operations:
             operation.resting = operation.sometimes and not active
 

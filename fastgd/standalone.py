@@ -10,7 +10,6 @@ from .errors import choose, shown, type_error, value_error
 from .kernel import DTYPES
 from .program import UPDATE_PHASES, UPDATE_WALK, Operation, Program
 from .schedules import Schedule
-from .steps import Feeds
 from .threads import check_threads
 
 BACKENDS = ("auto", "cython", "numba", "numpy")
@@ -50,8 +49,42 @@ class Standalone:
         self._let_go()
         self.stages = program.stages(UPDATE_WALK)
         elements = sum(parameters[i].size for i in self.used)
-        self.threads, self.elements = int(max(1, min(threads, elements // THREAD_ELEMENTS))), elements
-        self.count = 4
+        threads = int(max(1, min(threads, elements // THREAD_ELEMENTS)))
+        self.count = 1
+        self.quick = None
+        if program.backend != "numpy":
+            self._fed = [
+                (key, np.array([o.slot(name) for o in links])) for key, name, links in program.fed(UPDATE_PHASES)
+            ]
+            self._resting = np.array(program.sometimes(), np.int64).reshape(-1, 2)
+            slots = [(g.link.record.ctypes.data + 8 * g.place, g.number, g.offset) for g in self.gradients]
+            self.quick = QuickUpdate(
+                program.runner, parameters, stages=self.stages, counter=optimizer.counter,
+                slots=np.array(slots, np.int64).reshape(-1, 3), threads=threads, elements=elements,
+                num_threads=self.wanted[0], backend=self.wanted[1], kept=(program, parameters),
+            )  # fmt: skip
+
+    def step(self, optimizer, parameters, gradients, num_threads, backend):
+        """Whether the update is made: it is if this is bound to the parameters, and the gradients are theirs."""
+        if (num_threads, backend) != self.wanted or self.quick is None:
+            return False
+        if self.quick.step(parameters, gradients, *self.wanted):
+            return True
+        self._foresee(optimizer)
+        return self.quick.step(parameters, gradients, *self.wanted)
+
+    def _foresee(self, optimizer):
+        """Works the scalars of steps to come out, if a schedule of the package tells them, else of the next one: the
+        more, the more of them were of use."""
+        grows = isinstance(optimizer.schedule, Schedule) and self.quick.is_used_up
+        self.count = min(4 * self.count, MAX_STEPS) if grows else 1
+        _, active, values = optimizer.table(self.count, self.dtype, self.kinds)
+        columns = {key: np.ascontiguousarray(values[key]) for key, _ in self._fed}
+        rows = [(slots, columns[key].ctypes.data) for key, slots in self._fed]
+        sizes = np.multiply.outer(self._resting[:, 1], active)
+        rows += [([slot], row.ctypes.data) for slot, row in zip(self._resting[:, 0], sizes, strict=True)]
+        feeds = [np.stack([slots, np.full(len(slots), address)], axis=1) for slots, address in rows]
+        self.quick.foresee(np.concatenate([np.zeros((0, 2), np.int64), *feeds]), self.count, (columns, sizes))
 
     def serves(self, parameters, num_threads, backend):
         """Whether it is bound to these arrays."""
@@ -61,35 +94,13 @@ class Standalone:
             p is q or (p.ctypes.data == q.ctypes.data and p.shape == q.shape and p.dtype == q.dtype) for p, q in pairs
         )
 
-    def step(self, optimizer, gradients):
-        """One update; returns a `QuickUpdate` for those to come, or None where each must be prepared anew."""
-        if self.program.backend == "numpy":
-            self._step_in_python(optimizer, gradients)
-            return None
-        foreseeable = isinstance(optimizer.schedule, Schedule)
-        self.count = min(4 * self.count, MAX_STEPS) if foreseeable else 1
-        _, active, values = optimizer.table(self.count, self.dtype, self.kinds)
-        feeds = Feeds()
-        for links, name, column in self.program.values_to_feed(UPDATE_PHASES, values):
-            feeds.add([link.slot(name) for link in links], column)
-        for address, size in self.program.sometimes():
-            feeds.add([address], active * size)
-        slots = [(g.link.record.ctypes.data + 8 * g.place, g.number, g.offset) for g in self.gradients]
-        quick = QuickUpdate(
-            self.program.runner, self.parameters, stages=self.stages, feeds=feeds.table(), counter=optimizer.counter,
-            count=self.count, slots=np.array(slots, np.int64).reshape(-1, 3), threads=self.threads,
-            elements=self.elements, num_threads=self.wanted[0], backend=self.wanted[1], kept=(self, feeds),
-        )  # fmt: skip
-        if not quick.step(self.parameters, gradients, *self.wanted):
-            raise AssertionError("arrays that passed every check do not fit")
-        return quick if foreseeable else None
-
     def _let_go(self):
         """Gradients are the caller's: none is kept."""
         for g in self.gradients:
             g.link.arguments[g.place] = self.program.buffers[g.link.buffers[g.place]] = None
 
-    def _step_in_python(self, optimizer, gradients):
+    def step_in_python(self, optimizer, gradients):
+        """One update by the numpy bodies."""
         _, active, values = optimizer.table(1, self.dtype, self.kinds)
         for g in self.gradients:
             flat = gradients[g.number].reshape(-1)
@@ -156,9 +167,9 @@ def _begins(value):
 
 def _as_numpy(argument, value):
     """A numpy array over the memory of a value."""
-    if isinstance(value, np.ndarray):
-        return value
-    if not hasattr(value, "__dlpack__"):
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        return np.asarray(value)
+    if not hasattr(value, "__dlpack__") or isinstance(value, np.ma.MaskedArray):
         raise type_error(argument, "a float32 or float64 array", f"{shown(value)} ({type(value).__name__})")
     try:
         # A torch tensor that requires a gradient lends its memory detached; its own way takes less time than DLPack.

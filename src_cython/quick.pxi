@@ -92,24 +92,23 @@ cdef class QuickStep:
 cdef class QuickUpdate:
     """An optimizer's update of a list of arrays, again and again, at next to no cost over the arithmetic. It takes what
     needs no preparation: numpy arrays, the parameters where they lay when this was made, gradients of their shapes, and
-    the next of the steps whose values lie ready in `feeds`. Anything else it leaves to the caller, by returning False
+    the next of the steps whose values were foreseen. Anything else it leaves to the caller, by returning False
     with nothing changed.
     """
     cdef Runner runner
-    cdef object num_threads, backend, kept
+    cdef object num_threads, backend, kept, held
     cdef const int64_t[:, ::1] stages, feeds, slots
     cdef int64_t[::1] counter, p_data, g_data, sizes, types, starts, ends
     cdef int64_t n, next, count, begin, version, elements
     cdef int threads
     cdef bint taken
 
-    def __init__(self, runner, parameters, *, stages, feeds, counter, count, slots, threads, elements, num_threads,
-                 backend, kept):
+    def __init__(self, runner, parameters, *, stages, counter, slots, threads, elements, num_threads, backend, kept):
         """slots: rows of the address of a slot that holds that of a gradient, its number, and a byte to begin at.
         kept: what must live as long as this."""
-        self.runner, self.stages, self.feeds, self.slots, self.kept = runner, stages, feeds, slots, kept
+        self.runner, self.stages, self.slots, self.kept = runner, stages, slots, kept
         self.counter, self.num_threads, self.backend = counter, num_threads, backend
-        self.next, self.count, self.begin, self.version = 0, count, counter[0], counter[1]
+        self.next = self.count = 0
         self.threads, self.elements, self.n = threads, elements, len(parameters)
         self.sizes = np.array([p.size for p in parameters], np.int64)
         self.types = np.array([p.dtype.num for p in parameters], np.int64)
@@ -117,6 +116,17 @@ cdef class QuickUpdate:
         self.g_data = np.zeros(len(parameters), np.int64)
         spans = np.array(sorted((p.ctypes.data, p.ctypes.data + p.nbytes) for p in parameters if p.size), np.int64)
         self.starts, self.ends = spans.reshape(-1, 2).T.copy()
+
+    def foresee(self, const int64_t[:, ::1] feeds, int64_t count, held):
+        """Takes the values of the next `count` steps: a row for each `Feed`; `held` owns the values."""
+        if not self.taken:
+            self.feeds, self.held = feeds, held
+            self.next, self.count, self.begin, self.version = 0, count, self.counter[0], self.counter[1]
+
+    @property
+    def is_used_up(self):
+        """Whether all steps that were foreseen are made."""
+        return self.next == self.count
 
     cdef bint is_apart(self, int64_t begin, int64_t end):
         """Whether memory is none of the parameters'."""

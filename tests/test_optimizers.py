@@ -68,6 +68,14 @@ def test_tensors_are_updated_in_place_step_after_step():
     np.testing.assert_array_equal(held[0], np.full(3, -1.0))
 
 
+def test_arrays_of_other_classes_are_updated_in_place(tmp_path):
+    p = np.memmap(tmp_path / "p", np.float32, "w+", shape=(3,))
+    optimizer = SGD(0.5)
+    for _ in range(3):
+        optimizer.step(p, np.ones(3, np.float32))
+    np.testing.assert_array_equal(p, np.full(3, -1.5))
+
+
 def test_learning_rate_may_be_any_function_of_the_step():
     p = np.zeros(1)
     optimizer = SGD(lambda step: 1.0 / (step + 1))
@@ -108,6 +116,7 @@ BAD_STEPS = {
     "dtype": (P, np.ones(3, np.float32), ValueError, r"'grads\[0\]'.*float64"),
     "integers": (np.ones(3, int), G, TypeError, "'params'.*float32 or float64"),
     "strided": (np.ones(6)[::2], G, ValueError, "'params'.*C-contiguous"),
+    "masked": (np.ma.masked_array(np.ones(3), [1, 0, 0]), G, TypeError, "'params'.*MaskedArray"),
     "read-only": (READ_ONLY, G, ValueError, "'params'.*writable"),
     "aliasing": (P, P, ValueError, r"'params\[0\]'.*memory of its own.*grads\[0\]"),
     "twice": ([P, P], [G, np.ones(3)], ValueError, r"'params\[1\]'.*memory of its own.*params\[0\]"),
