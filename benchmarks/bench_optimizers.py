@@ -22,21 +22,11 @@ import fastgd
 
 SIZES = (1_000, 30_000, 1_000_000, 30_000_000)
 LIST = 200, 64  # arrays, elements of each
-OPTIMIZERS = {
-    "SGD": lambda: fastgd.SGD(1e-3),
+OPTIMIZERS = {name: (lambda kind=kind: kind(1e-3)) for name, kind in fastgd.optimizers.OPTIMIZERS.items()} | {
     "momentum": lambda: fastgd.SGD(1e-3, momentum=0.9),
-    "AdaGrad": lambda: fastgd.AdaGrad(1e-3),
-    "AdaDelta": lambda: fastgd.AdaDelta(1e-3),
-    "RMSProp": lambda: fastgd.RMSProp(1e-3),
-    "Adam": lambda: fastgd.Adam(1e-3),
     "Adam bfloat16": lambda: fastgd.Adam(1e-3, state_dtype="bfloat16"),
     "Adam 8bit": lambda: fastgd.Adam(1e-3, state_dtype="8bit"),
     "Adam clip_norm": lambda: fastgd.Adam(1e-3, clip_norm=1.0),
-    "AMSGrad": lambda: fastgd.AMSGrad(1e-3),
-    "Adamax": lambda: fastgd.Adamax(1e-3),
-    "NAdam": lambda: fastgd.NAdam(1e-3),
-    "RAdam": lambda: fastgd.RAdam(1e-3),
-    "Lion": lambda: fastgd.Lion(1e-3),
     "mine": lambda: mine()(1e-3),
 }
 TORCH = {

@@ -9,7 +9,7 @@ import pkgutil
 # In a checkout the compiled modules are those of the installed package.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from . import activations, custom, initializers, losses, schedules
+from . import activations, custom, initializers, losses, optimizers, schedules
 from .checkpoint import load
 from .config import __version__, show_config
 from .data import minibatches
@@ -18,26 +18,15 @@ from .gradcheck import check_gradients
 from .kernel import kernels
 from .layers import Dense
 from .network import Network
-from .optimizers import SGD, AdaDelta, AdaGrad, Adam, Adamax, AdamW, AMSGrad, Lion, NAdam, RAdam, RMSProp
+from .optimizers import *  # noqa: F403
 from .training import History
 
 __all__ = [
-    "SGD",
-    "AMSGrad",
-    "AdaDelta",
-    "AdaGrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "CheckpointError",
     "Dense",
     "DivergenceError",
     "History",
-    "Lion",
-    "NAdam",
     "Network",
-    "RAdam",
-    "RMSProp",
     "__version__",
     "activations",
     "check_gradients",
@@ -47,6 +36,8 @@ __all__ = [
     "load",
     "losses",
     "minibatches",
+    "optimizers",
     "schedules",
     "show_config",
 ]
+__all__ += optimizers.__all__

@@ -37,6 +37,8 @@ def save(path, network, optimizer=None):
             raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3)", shown(optimizer))
         optimizer.check_network(network)
         config = optimizer.config()
+        if OPTIMIZERS.get(config["name"]) is not type(optimizer):
+            raise value_error("optimizer", f"one of fastgd's own to save: {', '.join(OPTIMIZERS)}", repr(optimizer))
         if config["learning_rate"] is None:
             raise value_error("optimizer", "a learning rate or schedule of fastgd's own to save", repr(optimizer))
         content["optimizer"] = {**config, "minibatches": optimizer.minibatches}

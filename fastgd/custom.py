@@ -15,7 +15,7 @@ from .activations import ACTIVATIONS, Activation, slope_backward
 from .errors import check_number, shown, type_error, value_error
 from .kernel import In, InOut, Kernel, Out, kernels
 from .losses import LOSSES, Loss
-from .optimizer import Optimizer
+from .optimizer import COMMON, Optimizer, check_rounded
 from .optimizers import OPTIMIZERS
 
 # Where the derivative of an activation is compared with differences, how far apart these are, and what they may differ
@@ -37,7 +37,7 @@ def optimizer(function=None, *, state=(), nonnegative=()):
     The function takes scalars: a parameter p, its gradient g, a value of each state slot, the learning rate lr
     (perhaps with a default value), then if it wants it the number t = 1, 2, ... of the update, and hyper-parameters
     with default values; it returns the new p, and with it the new value of every slot. It may use what Numba
-    compiles: arithmetic, conditions, loops, math and numpy functions.
+    compiles: arithmetic, conditions, loops, math and numpy functions; it must not raise.
 
     state: names of the slots, which start at 0, or a dict of names and initial values. nonnegative: names of those that
     are never below 0, which 8-bit state needs to know to hold them well.
@@ -50,13 +50,16 @@ def optimizer(function=None, *, state=(), nonnegative=()):
         return lambda function: optimizer(function, state=state, nonnegative=nonnegative)
     name = _checked_name(function, OPTIMIZERS, Optimizer)
     initial = dict(state) if isinstance(state, dict) else dict.fromkeys(state, 0.0)
+    initial = {slot: check_rounded(slot, check_number(slot, value)) for slot, value in initial.items()}
     expected = ("p", "g", *initial, "lr")
     names = tuple(inspect.signature(function).parameters)
     if names[: len(expected)] != expected:
         raise type_error(name, f"arguments {', '.join(expected)}, then hyper-parameters", ", ".join(names))
     rest = names[len(expected) :]
     timed = rest[:1] == ("t",)
-    defaults = _defaults(function, rest[timed:])
+    taken = {"learning_rate", "weight_decay", "shrink", "seed", "n", "blocks", "decoupled", *COMMON}
+    defaults = _defaults(function, rest[timed:], taken)
+    _check_names(function, initial, {"average", "accumulated", *taken, *(f"{slot}_top" for slot in initial)})
     for slot in nonnegative:
         if slot not in initial:
             raise value_error("nonnegative", f"names of state slots: {', '.join(initial)}", repr(slot))
@@ -67,12 +70,15 @@ def optimizer(function=None, *, state=(), nonnegative=()):
     given = ("lr", *rest)
     learning_rate = inspect.signature(function).parameters["lr"].default
     learning_rate = None if learning_rate is inspect.Parameter.empty else check_number("lr", learning_rate)
-    kernel = _kernel(f"{name}_step", function, arrays, (*given, "weight_decay", "shrink"), _rule_source(initial, given))
+    kernel = _kernel(
+        f"custom_{name}_step", function, arrays, (*given, "weight_decay", "shrink"), _rule_source(initial, given)
+    )
 
     def __init__(self, learning_rate=learning_rate, *, weight_decay=0.0, **options):
         if learning_rate is None:
             raise type_error("learning_rate", f"a number or a schedule: {name} has no default", "none")
-        hyper = {hyper: check_number(hyper, options.pop(hyper, value)) for hyper, value in defaults.items()}
+        given = {hyper: check_number(hyper, options.pop(hyper, value)) for hyper, value in defaults.items()}
+        hyper = {hyper: check_rounded(hyper, value) for hyper, value in given.items()}
         Optimizer.__init__(self, learning_rate, {"weight_decay": weight_decay}, **options)
         self.hyper |= hyper
 
@@ -112,9 +118,9 @@ def activation(function=None, *, derivative=None):
 
         fastgd.Dense(64, "leaky")    # or fastgd.Dense(64, leaky(slope=0.2))
 
-    function: of x and of parameters with default values. derivative: the same arguments; it is compared with
-    differences of the function. Without it the derivative is such a difference, of fourth order, which takes four
-    evaluations of the
+    function: of x and of parameters with default values; derivative is taken along in every forward pass. derivative:
+    the same arguments; it is compared with differences of the function. Without it the derivative is such a
+    difference, of fourth order, which takes four evaluations of the
     function and costs accuracy: a warning says so.
 
     Returns an `Activation`. Raises ValueError if the derivative is not that of the function.
@@ -125,7 +131,7 @@ def activation(function=None, *, derivative=None):
     names = tuple(inspect.signature(function).parameters)
     if names[:1] != ("x",):
         raise type_error(name, "arguments x, then parameters", ", ".join(names))
-    parameters = _defaults(function, names[1:])
+    parameters = _defaults(function, names[1:], {"y", "rows", "n"})
     if derivative is None:
         warnings.warn(f"activation {name!r}: no derivative given; differences take its place", stacklevel=2)
     elif not callable(derivative):
@@ -177,8 +183,9 @@ def loss(function=None, *, labels=False, link=None):
         "y": In("rows", dtype="int64", domain="labels", below="k") if labels else In("rows", "k"),
         "weight": In("rows"),
     }
-    kernel = _kernel(f"{name}_loss", function, arrays, names[3:], _loss_source(names[3:]))
-    LOSSES[name] = Loss(name, (kernel,), link, parameters=_defaults(function, names[3:]))
+    parameters = _defaults(function, names[3:], {"loss", "weight", "rows", "k"})
+    kernel = _kernel(f"custom_{name}_loss", function, arrays, names[3:], _loss_source(names[3:]))
+    LOSSES[name] = Loss(name, (kernel,), link, parameters=parameters)
     return LOSSES[name]
 
 
@@ -205,14 +212,27 @@ def _is_custom(known, kind):
     return kernel is not None and kernel.build_loop is not None
 
 
-def _defaults(function, names):
+def _check_names(function, names, taken):
+    """Raises unless parameters have names of their own."""
+    for name in names:
+        kind = inspect.signature(function).parameters.get(name)
+        if kind is not None and kind.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            raise type_error(function.__name__, "arguments that may be given by their place", str(kind))
+        if name in taken or name.startswith("_"):
+            raise value_error(
+                function.__name__, f"parameters of other names than _... and {', '.join(taken)}", repr(name)
+            )
+
+
+def _defaults(function, names, taken=()):
     """The default values of parameters, all of which must have one."""
+    _check_names(function, names, taken)
     found = {}
     for name in names:
         default = inspect.signature(function).parameters[name].default
         if default is inspect.Parameter.empty:
             raise type_error(function.__name__, f"a default value for {name!r}", "none")
-        found[name] = check_number(name, default)
+        found[name] = check_rounded(name, check_number(name, default))
     return found
 
 
@@ -264,32 +284,32 @@ def _rounded(array, scalars):
 
 
 def _rule_source(state, given):
-    slots = "".join(f", {slot}[i]" for slot in state)
+    slots = "".join(f", {slot}[_i]" for slot in state)
     return [
         *_rounded("p", (*given, "weight_decay", "shrink")),
-        "for i in range(p.size):",
-        "    old = p[i]",
-        f"    new{slots} = _function(old, g[i] + weight_decay * old{slots}, {', '.join(given)})",
-        "    p[i] = new - shrink * old",
+        "for _i in range(p.size):",
+        "    _old = p[_i]",
+        f"    _new{slots} = _function(_old, g[_i] + weight_decay * _old{slots}, {', '.join(given)})",
+        "    p[_i] = _new - shrink * _old",
     ]
 
 
 def _activation_source(parameters, derivative):
     more = "".join(f", {name}" for name in parameters)
-    value = f"_function(v{more})"
     if derivative is None:
-        slope = ["width = _width * max(1.0, abs(v))"]
-        shifted = {n: f"_function(v + {n} * width{more})" for n in (1, -1, 2, -2)}
-        slope += [f"x[i, j] = (8 * ({shifted[1]} - {shifted[-1]}) - ({shifted[2]} - {shifted[-2]})) / (12 * width)"]
-        kind = "np.float64"
+        at = {n: f"_function(_v + {n} * _h{more})" for n in (1, -1, 2, -2)}
+        slope = [
+            "_h = _width * max(1.0, abs(_v))",
+            f"x[_i, _j] = (8 * ({at[1]} - {at[-1]}) - ({at[2]} - {at[-2]})) / (12 * _h)",
+        ]
     else:
-        slope, kind = [f"x[i, j] = _derivative(v{more})"], ""
+        slope = [f"x[_i, _j] = _derivative(_v{more})"]
     return [
         *_rounded("x", parameters),
-        "for i in range(x.shape[0]):",
-        "    for j in range(x.shape[1]):",
-        f"        v = {kind}(x[i, j])",
-        f"        y[i, j] = {value}",
+        "for _i in range(x.shape[0]):",
+        "    for _j in range(x.shape[1]):",
+        f"        _v = {'x[_i, _j]' if derivative else 'np.float64(x[_i, _j])'}",
+        f"        y[_i, _j] = _function(_v{more})",
         *(f"        {line}" for line in slope),
     ]
 
@@ -298,8 +318,8 @@ def _loss_source(parameters):
     more = "".join(f", {name}" for name in parameters)
     return [
         *_rounded("z", parameters),
-        "for i in range(z.shape[0]):",
-        f"    loss[i] = weight[i] * _function(z[i], y[i], dz[i]{more})",
-        "    for j in range(z.shape[1]):",
-        "        dz[i, j] *= weight[i]",
+        "for _i in range(z.shape[0]):",
+        f"    loss[_i] = weight[_i] * _function(z[_i], y[_i], dz[_i]{more})",
+        "    for _j in range(z.shape[1]):",
+        "        dz[_i, _j] *= weight[_i]",
     ]

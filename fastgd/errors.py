@@ -78,6 +78,13 @@ def check_number(argument, value, low=-math.inf, high=math.inf, *, low_open=Fals
     return value
 
 
+def check_flag(argument, value):
+    """`value` as a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise type_error(argument, "True or False", shown(value))
+    return bool(value)
+
+
 def choose(argument, name, table):
     """The entry of `table` called `name`; an unknown name is an error that tells the nearest known one."""
     if not isinstance(name, str):

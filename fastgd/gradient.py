@@ -47,11 +47,11 @@ def clip_factor(
     squares: In("rows", dtype="float64", domain="nonnegative"),
     limit: float,
 ):
-    """norm <- sqrt(sum of squares), the Euclidean norm of all gradients;  factor <- min(1, limit / (norm + 1e-6)), as
-    torch.nn.utils.clip_grad_norm_. Pascanu et al. 2013, arXiv:1211.5063. (optax's clip_by_global_norm leaves the 1e-6
-    out.)"""
+    """norm <- sqrt(sum of squares), the Euclidean norm of all gradients;  factor <- min(1, limit / (norm + 1e-6)),
+    NaN if the norm is, as torch.nn.utils.clip_grad_norm_. Pascanu et al. 2013, arXiv:1211.5063. (optax's
+    clip_by_global_norm leaves the 1e-6 out.)"""
     norm[0] = np.sqrt(np.add.accumulate(squares)[-1])
-    factor[0] = min(1.0, limit / (norm[0] + NORM_EPS))
+    factor[0] = np.minimum(1.0, limit / (norm[0] + NORM_EPS))
 
 
 @clip_factor.loop
@@ -60,7 +60,8 @@ def clip_factor(norm, factor, squares, limit):
     for i in range(squares.size):
         total += squares[i]
     norm[0] = np.sqrt(total)
-    factor[0] = min(1.0, limit / (norm[0] + NORM_EPS))
+    part = limit / (norm[0] + NORM_EPS)
+    factor[0] = 1.0 if part > 1 else part
 
 
 @kernel

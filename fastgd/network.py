@@ -1,5 +1,6 @@
 """The network: flat buffers, views of them, and the plan that walks them."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -74,7 +75,7 @@ class Network:
         self._quick_step = _not_ready
         self._last_loss = None
         self._drop_plan()
-        self._turn = Turn()
+        self._turn = Turn("network")
 
     def _make_buffers(self):
         """The flat buffers, weights first so that a penalty is a prefix, and the initial values."""
@@ -232,6 +233,7 @@ class Network:
             plan.use_optimizer(optimizer)
             x_used, y_used = (_usable(array, plan.own[name].dtype) for name, array in (("x", x), ("y", y)))
             steps = Steps.of(plan, optimizer, x_used, y_used, rows=[len(x)], starts=[0])
+            grows = getattr(self._quick_step, "is_used_up", True)
             failed = self._train(plan, steps, optimizer)
             if failed is not None:
                 check_values("x", x, self.dtype)
@@ -239,8 +241,10 @@ class Network:
                 raise self._divergence(steps, failed, optimizer)
             quick = self.backend != "numpy" and isinstance(optimizer.schedule, Schedule)
             if quick and x_used is x and y_used is y and self._decay_limits(steps, optimizer) is None:
-                self._quick_steps = min(4 * self._quick_steps, MAX_QUICK_STEPS)
-                self._quick_step = plan.quick_step(optimizer, self._quick_steps, self._last_loss)
+                self._quick_steps = min(4 * self._quick_steps, MAX_QUICK_STEPS) if grows else 1
+                # A schedule that fails later on does so when that step comes.
+                with contextlib.suppress(TypeError, ValueError):
+                    self._quick_step = plan.quick_step(optimizer, self._quick_steps, self._last_loss)
             return float(steps.totals[0])
 
     def _train(self, plan, steps, optimizer):
@@ -292,7 +296,7 @@ class Network:
         return {**kept, "_last_loss": self._loss_before()}
 
     def __setstate__(self, state):
-        vars(self).update(state, _turn=Turn(), _quick_step=_not_ready)
+        vars(self).update(state, _turn=Turn("network"), _quick_step=_not_ready)
         self._drop_plan()
 
     # ---- telling and keeping

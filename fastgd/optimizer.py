@@ -9,22 +9,14 @@ import weakref
 
 import numpy as np
 
+from ._plan import Turn
 from .buffers import aligned_zeros
-from .errors import check_integer, check_number, choose, shown, type_error, value_error
-from .gradient import (
-    NORM_BLOCK,
-    accumulate_gradient,
-    average_parameters,
-    clip_factor,
-    clip_gradient,
-    sum_squares,
-)
+from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .lowmemory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_slot, slots_of
-from .program import SCRATCH, Fed
-from .schedules import SCHEDULES, Schedule, constant
+from .schedules import Schedule, constant
 from .standalone import Converter, Standalone, check_arrays, check_pairs
 
-TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32: an eps that is rounded to 0 would divide by 0
+TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32; compiled kernels take smaller ones as 0
 FRACTION = {"low": 0.0, "high": 1.0, "high_open": True}
 POSITIVE = {"low": 0.0, "low_open": True}
 RANGES = {
@@ -34,7 +26,7 @@ RANGES = {
     "rho": FRACTION,
     "beta1": FRACTION,
     "beta2": FRACTION,
-    "eps": {"low": TINY},
+    "eps": {"low": 1e-30},
     "weight_decay": {"low": 0.0},
     "momentum_decay": {"low": 0.0},
     "initial_accumulator": {"low": 0.0},
@@ -73,8 +65,8 @@ class Optimizer:
         the gradient (L2); None is the way of the optimizer's paper: decoupled in AdamW and Lion.
     decay_biases: False leaves biases out of weight decay: a network's, or arrays of less than two dimensions.
     clip_value: the largest magnitude of an element of the gradient; larger ones are set to it.
-    clip_norm: the largest Euclidean norm of the whole gradient; a longer one is scaled down to it. Done before
-        clip_value. `gradient_norm` tells the norm of the last update, before clipping.
+    clip_norm: the largest Euclidean norm of the gradient of all that is updated; a longer one is scaled down to it.
+        Done before clip_value. `gradient_norm` tells the norm of the last update, before clipping.
     accumulate: k makes an update every k minibatches, from the mean of their gradients. The steps of a schedule are
         updates. What is left at the end of an epoch, or of a `fit`, goes on in the next.
     ema_decay: keeps an exponential moving average of the parameters, a <- decay a + (1 - decay) p after each update,
@@ -109,13 +101,8 @@ class Optimizer:
         state_dtype=None,
     ):
         self.hyper = {name: self.check_hyper(name, value) for name, value in hyper.items()}
-        for name, value in (
-            ("decoupled", self.decoupled if decoupled is None else decoupled),
-            ("decay_biases", decay_biases),
-        ):
-            if not isinstance(value, (bool, np.bool_)):
-                raise type_error(name, "True or False", shown(value))
-            setattr(self, name, bool(value))
+        self.decoupled = check_flag("decoupled", self.decoupled if decoupled is None else decoupled)
+        self.decay_biases = check_flag("decay_biases", decay_biases)
         for name, value in (("clip_value", clip_value), ("clip_norm", clip_norm), ("ema_decay", ema_decay)):
             setattr(self, name, None if value is None else self.check_hyper(name, value))
         self.accumulate = check_integer("accumulate", accumulate, 1)
@@ -127,24 +114,16 @@ class Optimizer:
         self.counter = np.zeros(2, np.int64)
         self.learning_rate = learning_rate
         self.state = {}
-        self._norm = np.zeros(1)
+        self.norm = np.zeros(1)
         self._parts = None
         self._network = None
         self._standalone = self._quick = None
-        self._converter = Converter()
+        self._converter, self.turn = Converter(), Turn("optimizer")
 
     @staticmethod
     def check_hyper(name, value):
         """`value` as a float in its range, also once it is rounded to float32."""
-        limits = RANGES[name]
-        value = check_number(name, value, **limits)
-        with np.errstate(over="ignore"):
-            rounded = np.float32(value)
-        if value and abs(rounded) < TINY:
-            raise value_error(name, f"0 or a number of at least {TINY:.4g}, which float32 can hold", value)
-        if np.isinf(rounded) or (limits.get("high_open") and rounded >= limits["high"]):
-            raise value_error(name, "a number that stays in its range in float32", f"{value!r}, which is {rounded}")
-        return value
+        return check_rounded(name, check_number(name, value, **RANGES[name]), **RANGES[name])
 
     # ---- what a user looks at, and sets
 
@@ -174,12 +153,14 @@ class Optimizer:
 
     @minibatches.setter
     def minibatches(self, value):
-        self.counter[:] = value, self.counter[1] + 1
+        self.counter[:] = check_integer("minibatches", value, 0), self.counter[1] + 1
 
     @property
     def gradient_norm(self):
         """Euclidean norm of the gradient of the last update before clipping; needs clip_norm."""
-        return float(self._norm[0])
+        if self.clip_norm is None:
+            raise value_error("clip_norm", "a number, for there to be a norm", None)
+        return float(self.norm[0])
 
     @property
     def averages(self):
@@ -190,7 +171,7 @@ class Optimizer:
 
     def observe(self, loss):
         """Shows the loss to a schedule that looks at it (`schedules.reduce_on_plateau`); `fit` does so each epoch."""
-        if hasattr(self.schedule, "observe"):
+        if getattr(self.schedule, "looks", False):
             self.schedule.observe(loss)
             self.counter[1] += 1
 
@@ -233,8 +214,9 @@ class Optimizer:
                 with np.errstate(over="ignore"):
                     good = np.isfinite((column[:1] if column.strides == (0,) else column).astype(dtype))
                 if not good.all():
-                    step = int(np.argmin(good))
-                    expected = f"a number whose step is finite in {dtype}"
+                    step, expected = int(np.argmin(good)), f"a number whose step is finite in {dtype}"
+                    if name in self.hyper:
+                        raise value_error(name, expected, float(column[step]))
                     raise value_error(f"learning_rate (of step {steps[step] + 1})", expected, float(rates[step]))
         return rates, place == self.accumulate - 1, values
 
@@ -255,6 +237,13 @@ class Optimizer:
         decay = self.hyper.get("weight_decay", 0.0) if decays else 0.0
         added, shrink = (0.0, lr * decay) if self.decoupled else (decay, 0.0)
         return *self.scalars(lr, t), added, shrink
+
+    def prepare(self, backend, dtype, kinds):
+        """Raises what the first step would: before there is a state, or an owner."""
+        self.table(1, dtype, kinds)
+        body = self.update_kernel.choose_body(backend)
+        if body != "numpy":
+            self.update_kernel.address(body, np.dtype(dtype))
 
     # ---- parts of the parameters, and their state
 
@@ -306,48 +295,6 @@ class Optimizer:
         if self.ema_decay is not None:
             state["average"] = p.copy()
         return state
-
-    def write_update(self, program, parts):
-        """Writes the update of parts down in the phases of UPDATE_PHASES. parts: (name of the parameters, name of their
-        gradient, kind) of each, flat buffers of the program."""
-        sometimes = self.accumulate > 1
-        gradients = []
-        for i, (_, g, _) in enumerate(parts):
-            for name, arrays in self.state.items():
-                program.buffers[f"{name}.{i}"] = arrays[i]
-            if sometimes:
-                program.add("accumulate", accumulate_gradient, f"accumulated.{i}", g, Fed("keep"), 1 / self.accumulate)
-                g = f"accumulated.{i}"
-            gradients.append(g)
-        program.buffers["norm"], program.buffers["factor"] = self._norm, np.ones(1)
-        if self.clip_norm is not None:
-            blocks = [-(-program.buffers[g].size // NORM_BLOCK) for g in gradients]
-            program.buffers["squares"] = squares = np.zeros(sum(blocks))
-            for g, end, count in zip(gradients, np.cumsum(blocks), blocks, strict=True):
-                _write_norm(program, g, squares[end - count : end], sometimes)
-            program.add("factor", clip_factor, "norm", "factor", "squares", self.clip_norm, sometimes=sometimes)
-        for i, ((p, _, kind), g) in enumerate(zip(parts, gradients, strict=True)):
-            links = self._links(program, i, p, g, kind)
-            if len(links) == 1:
-                program.add("update", links[0].kernel, *links[0].buffers, *links[0].scalars, sometimes=sometimes)
-            else:
-                program.add_chain("update", links, sometimes)
-
-    def _links(self, program, i, p, g, kind):
-        """The operations of the update of the i-th part."""
-        links, names = [], {"p": p, "g": g}
-        if self.clip_value is not None or self.clip_norm is not None:
-            names["g"] = f"{SCRATCH}.{i}"
-            program.buffers[names["g"]] = np.empty_like(program.buffers[p])
-            limit = np.inf if self.clip_value is None else self.clip_value
-            links.append(program.operation(clip_gradient, names["g"], g, "factor", limit))
-        rule = self.update_kernel
-        arrays = [names.get(name, f"{name}.{i}") for name in rule.arrays]
-        scalars = [Fed("seed" if name == "seed" else (kind, name)) for name in rule.scalars]
-        links.append(program.operation(rule, *arrays, *scalars))
-        if self.ema_decay is not None:
-            links.append(program.operation(average_parameters, f"average.{i}", p, self.ema_decay))
-        return links
 
     # ---- a network's
 
@@ -415,11 +362,13 @@ class Optimizer:
 
     def step(self, params, grads, *, num_threads=None, backend="auto"):
         """Updates params in place from grads: an array and its gradient, or lists of them, of equal shapes,
-        C-contiguous, float32 or float64; anything that shares its memory by DLPack is an array, too: a torch CPU
-        tensor, whether it requires a gradient or not. One native call serves the whole list.
+        C-contiguous, float32 or float64; anything that shares its memory by DLPack or as a buffer is an array, too: a
+        torch CPU tensor, whether it requires a gradient or not, or an array.array. One native call serves the whole
+        list.
 
-        num_threads: as in `Network`; small updates use one, and the result does not depend on it. backend: "auto",
-        "cython", "numba" or "numpy".
+        num_threads: as in `Network`; small updates use one, and the result does not depend on it. Nor does it depend on
+        how numbers are cut into arrays, but for 8-bit state, whose blocks begin with each array, and the last place of
+        the norm of clip_norm. backend: "auto", "cython", "numba" or "numpy".
 
         Raises TypeError or ValueError naming the argument; then nothing has changed.
         """
@@ -428,6 +377,10 @@ class Optimizer:
 
     def _prepared_step(self, params, grads, num_threads, backend):
         """`step` of anything: checks, and raises. Makes ready for the quick way."""
+        with self.turn:
+            self._step_in_turn(params, grads, num_threads, backend)
+
+    def _step_in_turn(self, params, grads, num_threads, backend):
         parameters = self._converter.arrays("params", params, True)
         gradients = self._converter.arrays("grads", grads, False)
         bound = self._standalone
@@ -442,18 +395,22 @@ class Optimizer:
         if self._quick is None:
             bound.step_in_python(self, gradients)
         elif not bound.step(self, parameters, gradients, num_threads, backend):
-            raise RuntimeError("this optimizer is in use by another call; give each thread an optimizer of its own")
+            raise AssertionError("arrays that passed every check do not fit")
 
     # ---- kept
 
     def __getstate__(self):
         made = {"_network": None, "_standalone": None, "_quick": None, "_converter": Converter()}
+        made["turn"] = None
         return {**vars(self), **made}
+
+    def __setstate__(self, state):
+        vars(self).update(state, turn=Turn("optimizer"))
 
     def config(self):
         """Name, hyper-parameters and schedule, to be written to a file; None for the schedule if it is the user's
         own function."""
-        schedule = self.schedule.config() if type(self.schedule).__name__ in SCHEDULES else None
+        schedule = self.schedule.config() if isinstance(self.schedule, Schedule) else None
         return {"name": type(self).__name__, "learning_rate": schedule, **self.options()}
 
     def own_options(self):
@@ -472,6 +429,17 @@ class Optimizer:
         return f"{type(self).__name__}({self.learning_rate!r}{options})"
 
 
+def check_rounded(name, value, high=np.inf, high_open=False, **limits):
+    """The number itself; raises if float32 makes 0 of it, or infinity, or takes it out of its range."""
+    with np.errstate(over="ignore"):
+        rounded = np.float32(value)
+    if value and abs(rounded) < TINY:
+        raise value_error(name, f"0 or a number of at least {TINY:.4g}, which float32 can hold", value)
+    if np.isinf(rounded) or (high_open and rounded >= high):
+        raise value_error(name, "a number that stays in its range in float32", f"{value!r}, which is {rounded}")
+    return value
+
+
 def _checked_factors(factors):
     """{name or index: factor of the learning rate}."""
     name = "learning_rate_factors"
@@ -482,18 +450,7 @@ def _checked_factors(factors):
     for key in factors:
         if isinstance(key, bool) or not isinstance(key, (str, numbers.Integral)):
             raise type_error(name, "names or indices of parameter arrays as keys", shown(key))
-    return {key: check_number(f"{name}[{key!r}]", value, 0.0) for key, value in factors.items()}
-
-
-def _write_norm(program, g, squares, sometimes):
-    """Writes the sums of squares of a flat gradient down: whole rows of NORM_BLOCK, then the rest."""
-    flat = program.buffers[g]
-    whole = flat.size // NORM_BLOCK
-    for name, cut, width, sums in (
-        ("rows", slice(0, whole * NORM_BLOCK), NORM_BLOCK, squares[:whole]),
-        ("rest", slice(whole * NORM_BLOCK, None), flat.size % NORM_BLOCK, squares[whole:]),
-    ):
-        if sums.size:
-            program.buffers[f"{g}.{name}"] = flat[cut].reshape(-1, width)
-            program.buffers[f"squares.{g}.{name}"] = sums
-            program.add("norms", sum_squares, f"squares.{g}.{name}", f"{g}.{name}", sometimes=sometimes)
+    return {
+        key: check_rounded(f"{name}[{key!r}]", check_number(f"{name}[{key!r}]", value, 0.0))
+        for key, value in factors.items()
+    }

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .errors import shown, type_error, value_error
+from .errors import check_flag, value_error
 from .kernel import In, InOut, kernel, kernels
 from .lowmemory import STATE_DTYPES, low_memory_kernel
 from .optimizer import Optimizer
@@ -101,25 +101,26 @@ def adagrad_step(
     s: InOut("n", domain="nonnegative"),
     g: In("n"),
     lr: float,
+    inner: float,
     eps: float,
     weight_decay: float,
     shrink: float,
 ):
-    """s <- s + d^2, d = g + weight_decay p;  p <- p - shrink p - lr d / (sqrt(s) + eps). Duchi et al. 2011,
+    """s <- s + d^2, d = g + weight_decay p;  p <- p - shrink p - lr d / (sqrt(s + inner) + eps). Duchi et al. 2011,
     jmlr.org/papers/v12/duchi11a."""
     d = g + weight_decay * p
     s += d * d
-    p -= shrink * p + lr * d / (np.sqrt(s) + eps)
+    p -= shrink * p + lr * d / (np.sqrt(s + inner) + eps)
 
 
 @adagrad_step.loop
-def adagrad_step(p, s, g, lr, eps, weight_decay, shrink):
-    lr, eps = p.dtype.type(lr), p.dtype.type(eps)
+def adagrad_step(p, s, g, lr, inner, eps, weight_decay, shrink):
+    lr, inner, eps = p.dtype.type(lr), p.dtype.type(inner), p.dtype.type(eps)
     weight_decay, shrink = p.dtype.type(weight_decay), p.dtype.type(shrink)
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
         s[i] += d * d
-        p[i] = (p[i] - lr * d / (np.sqrt(s[i]) + eps)) - shrink * p[i]
+        p[i] = (p[i] - lr * d / (np.sqrt(s[i] + inner) + eps)) - shrink * p[i]
 
 
 @kernel
@@ -152,9 +153,9 @@ def adadelta_step(p, s, u, g, lr, rho, eps, weight_decay, shrink):
     weight_decay, shrink = p.dtype.type(weight_decay), p.dtype.type(shrink)
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
-        s[i] += fresh * (d * d - s[i])
+        s[i] = s[i] - fresh * s[i] + fresh * d * d if s[i] < np.inf else s[i]
         delta = np.sqrt(u[i] + eps) / np.sqrt(s[i] + eps) * d
-        u[i] += fresh * (delta * delta - u[i])
+        u[i] = u[i] - fresh * u[i] + fresh * delta * delta if u[i] < np.inf else u[i]
         p[i] = (p[i] - lr * delta) - shrink * p[i]
 
 
@@ -165,27 +166,28 @@ def rmsprop_step(
     g: In("n"),
     lr: float,
     alpha: float,
+    inner: float,
     eps: float,
     weight_decay: float,
     shrink: float,
 ):
-    """v <- alpha v + (1 - alpha) d^2, d = g + weight_decay p;  p <- p - shrink p - lr d / (sqrt(v) + eps). Tieleman &
-    Hinton 2012, Lecture 6.5 of Neural Networks for Machine Learning."""
+    """v <- alpha v + (1 - alpha) d^2, d = g + weight_decay p;  p <- p - shrink p - lr d / (sqrt(v + inner) + eps).
+    Tieleman & Hinton 2012, Lecture 6.5 of Neural Networks for Machine Learning."""
     d = g + weight_decay * p
     v *= alpha
     v += (1 - alpha) * d * d
-    p -= shrink * p + lr * d / (np.sqrt(v) + eps)
+    p -= shrink * p + lr * d / (np.sqrt(v + inner) + eps)
 
 
 @rmsprop_step.loop
-def rmsprop_step(p, v, g, lr, alpha, eps, weight_decay, shrink):
+def rmsprop_step(p, v, g, lr, alpha, inner, eps, weight_decay, shrink):
     fresh = p.dtype.type(1 - alpha)
-    lr, eps = p.dtype.type(lr), p.dtype.type(eps)
+    lr, inner, eps = p.dtype.type(lr), p.dtype.type(inner), p.dtype.type(eps)
     weight_decay, shrink = p.dtype.type(weight_decay), p.dtype.type(shrink)
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
-        v[i] += fresh * (d * d - v[i])
-        p[i] = (p[i] - lr * d / (np.sqrt(v[i]) + eps)) - shrink * p[i]
+        v[i] = v[i] - fresh * v[i] + fresh * d * d if v[i] < np.inf else v[i]
+        p[i] = (p[i] - lr * d / (np.sqrt(v[i] + inner) + eps)) - shrink * p[i]
 
 
 @kernel
@@ -196,29 +198,31 @@ def rmsprop_momentum_step(
     g: In("n"),
     lr: float,
     alpha: float,
+    inner: float,
     eps: float,
     momentum: float,
     weight_decay: float,
     shrink: float,
 ):
-    """As `rmsprop_step`, with momentum:  b <- momentum b + d / (sqrt(v) + eps);  p <- p - shrink p - lr b."""
+    """As `rmsprop_step`, with momentum:  b <- momentum b + d / (sqrt(v + inner) + eps);  p <- p - shrink p - lr b."""
     d = g + weight_decay * p
     v *= alpha
     v += (1 - alpha) * d * d
     b *= momentum
-    b += d / (np.sqrt(v) + eps)
+    b += d / (np.sqrt(v + inner) + eps)
     p -= shrink * p + lr * b
 
 
 @rmsprop_momentum_step.loop
-def rmsprop_momentum_step(p, v, b, g, lr, alpha, eps, momentum, weight_decay, shrink):
+def rmsprop_momentum_step(p, v, b, g, lr, alpha, inner, eps, momentum, weight_decay, shrink):
     fresh = p.dtype.type(1 - alpha)
-    lr, eps, momentum = p.dtype.type(lr), p.dtype.type(eps), p.dtype.type(momentum)
+    lr, inner = p.dtype.type(lr), p.dtype.type(inner)
+    eps, momentum = p.dtype.type(eps), p.dtype.type(momentum)
     weight_decay, shrink = p.dtype.type(weight_decay), p.dtype.type(shrink)
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
-        v[i] += fresh * (d * d - v[i])
-        b[i] = momentum * b[i] + d / (np.sqrt(v[i]) + eps)
+        v[i] = v[i] - fresh * v[i] + fresh * d * d if v[i] < np.inf else v[i]
+        b[i] = momentum * b[i] + d / (np.sqrt(v[i] + inner) + eps)
         p[i] = (p[i] - lr * b[i]) - shrink * p[i]
 
 
@@ -231,35 +235,37 @@ def rmsprop_centred_step(
     g: In("n"),
     lr: float,
     alpha: float,
+    inner: float,
     eps: float,
     momentum: float,
     weight_decay: float,
     shrink: float,
 ):
     """v <- alpha v + (1 - alpha) d^2,  a <- alpha a + (1 - alpha) d,  d = g + weight_decay p;
-    b <- momentum b + d / (sqrt(max(v - a^2, 0)) + eps);  p <- p - shrink p - lr b. Graves 2013, arXiv:1308.0850, eq.
-    38-41, eps outside the root."""
+    b <- momentum b + d / (sqrt(max(v - a^2, 0) + inner) + eps);  p <- p - shrink p - lr b. Graves 2013,
+    arXiv:1308.0850, eq. 38-41, eps outside the root."""
     d = g + weight_decay * p
     v *= alpha
     v += (1 - alpha) * d * d
     a *= alpha
     a += (1 - alpha) * d
     b *= momentum
-    b += d / (np.sqrt(np.maximum(v - a * a, 0)) + eps)
+    b += d / (np.sqrt(np.maximum(v - a * a, 0) + inner) + eps)
     p -= shrink * p + lr * b
 
 
 @rmsprop_centred_step.loop
-def rmsprop_centred_step(p, v, a, b, g, lr, alpha, eps, momentum, weight_decay, shrink):
+def rmsprop_centred_step(p, v, a, b, g, lr, alpha, inner, eps, momentum, weight_decay, shrink):
     fresh = p.dtype.type(1 - alpha)
-    lr, eps, momentum = p.dtype.type(lr), p.dtype.type(eps), p.dtype.type(momentum)
+    lr, inner = p.dtype.type(lr), p.dtype.type(inner)
+    eps, momentum = p.dtype.type(eps), p.dtype.type(momentum)
     weight_decay, shrink = p.dtype.type(weight_decay), p.dtype.type(shrink)
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
-        v[i] += fresh * (d * d - v[i])
+        v[i] = v[i] - fresh * v[i] + fresh * d * d if v[i] < np.inf else v[i]
         a[i] += fresh * (d - a[i])
         variance = v[i] - a[i] * a[i]
-        b[i] = momentum * b[i] + d / (np.sqrt(variance if variance > 0 else p.dtype.type(0)) + eps)
+        b[i] = momentum * b[i] + d / (np.sqrt((variance if variance > 0 else p.dtype.type(0)) + inner) + eps)
         p[i] = (p[i] - lr * b[i]) - shrink * p[i]
 
 
@@ -299,7 +305,7 @@ def adam_step(p, m, v, g, rate, beta1, beta2, adapt, eps, weight_decay, shrink):
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
         m[i] += fresh1 * (d - m[i])
-        v[i] += fresh2 * (d * d - v[i])
+        v[i] = v[i] - fresh2 * v[i] + fresh2 * d * d if v[i] < np.inf else v[i]
         p[i] = (p[i] - rate * m[i] / (adapt * np.sqrt(v[i]) + eps)) - shrink * p[i]
 
 
@@ -338,7 +344,7 @@ def amsgrad_step(p, m, v, s, g, rate, beta1, beta2, correct, eps, weight_decay, 
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
         m[i] += fresh1 * (d - m[i])
-        v[i] += fresh2 * (d * d - v[i])
+        v[i] = v[i] - fresh2 * v[i] + fresh2 * d * d if v[i] < np.inf else v[i]
         s[i] = max(s[i], correct * v[i])
         p[i] = (p[i] - rate * m[i] / (np.sqrt(s[i]) + eps)) - shrink * p[i]
 
@@ -411,7 +417,7 @@ def nadam_step(p, m, v, g, rate, fresh_rate, beta1, beta2, eps, weight_decay, sh
     for i in range(p.size):
         d = g[i] + weight_decay * p[i]
         m[i] += fresh1 * (d - m[i])
-        v[i] += fresh2 * (d * d - v[i])
+        v[i] = v[i] - fresh2 * v[i] + fresh2 * d * d if v[i] < np.inf else v[i]
         p[i] = (p[i] - (rate * m[i] + fresh_rate * d) / (np.sqrt(v[i]) + eps)) - shrink * p[i]
 
 
@@ -452,11 +458,9 @@ class SGD(Optimizer):
 
     def __init__(self, learning_rate=1e-2, *, momentum=0.0, nesterov=False, weight_decay=0.0, **options):
         super().__init__(learning_rate, {"momentum": momentum, "weight_decay": weight_decay}, **options)
-        if not isinstance(nesterov, bool):
-            raise type_error("nesterov", "True or False", shown(nesterov))
+        self.nesterov = check_flag("nesterov", nesterov)
         if nesterov and self.hyper["momentum"] == 0:
             raise value_error("momentum", "a number > 0 with nesterov=True", momentum)
-        self.nesterov = nesterov
         self.kernel = sgd_step if self.hyper["momentum"] == 0 else nesterov_step if nesterov else momentum_step
         self.outer_kernel = sgd_outer_step if self.kernel is sgd_step and not self.hyper["weight_decay"] else None
 
@@ -469,20 +473,33 @@ class SGD(Optimizer):
 
 class AdaGrad(Optimizer):
     """AdaGrad: s <- s + g^2;  p <- p - lr g / (sqrt(s) + eps), s starting at initial_accumulator.
-    Duchi et al. 2011. As torch.optim.Adagrad with lr_decay 0 (`schedules.inverse_time` is that decay); optax's has eps
-    under the root. Further options: see `Optimizer`."""
+    Duchi et al. 2011. As torch.optim.Adagrad with lr_decay 0 (`schedules.inverse_time` is that decay). optax.adagrad
+    has sqrt(s + eps): eps_in_root=True. Further options: see `Optimizer`."""
 
     kernel = adagrad_step
 
-    def __init__(self, learning_rate=1e-2, *, eps=1e-10, weight_decay=0.0, initial_accumulator=0.0, **options):
+    def __init__(
+        self,
+        learning_rate=1e-2,
+        *,
+        eps=1e-10,
+        eps_in_root=False,
+        weight_decay=0.0,
+        initial_accumulator=0.0,
+        **options,
+    ):
         hyper = {"eps": eps, "weight_decay": weight_decay, "initial_accumulator": initial_accumulator}
         super().__init__(learning_rate, hyper, **options)
+        self.eps_in_root = check_flag("eps_in_root", eps_in_root)
 
     def initial(self, slot):
         return self.hyper["initial_accumulator"]
 
     def scalars(self, lr, t):
-        return lr, self.hyper["eps"]
+        return lr, *placed(self.hyper["eps"], self.eps_in_root)
+
+    def own_options(self):
+        return {**self.hyper, "eps_in_root": self.eps_in_root}
 
 
 class AdaDelta(Optimizer):
@@ -503,26 +520,37 @@ class RMSProp(Optimizer):
     """RMSProp: v <- alpha v + (1 - alpha) g^2;  p <- p - lr g / (sqrt(v) + eps); centred=True takes the square of the
     mean gradient off v, momentum > 0 adds heavy-ball momentum. See `fastgd.kernels.rmsprop_step`,
     `rmsprop_momentum_step` and `rmsprop_centred_step`. Tieleman & Hinton 2012; Graves 2013, arXiv:1308.0850. As
-    torch.optim.RMSprop, eps outside the root; optax's has it under the root by default. Further options: see
-    `Optimizer`."""
+    torch.optim.RMSprop. optax.rmsprop has sqrt(v + eps): eps_in_root=True. Further options: see `Optimizer`."""
 
     def __init__(
-        self, learning_rate=1e-2, *, alpha=0.99, eps=1e-8, momentum=0.0, centred=False, weight_decay=0.0, **options
+        self,
+        learning_rate=1e-2,
+        *,
+        alpha=0.99,
+        eps=1e-8,
+        eps_in_root=False,
+        momentum=0.0,
+        centred=False,
+        weight_decay=0.0,
+        **options,
     ):
         hyper = {"alpha": alpha, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(learning_rate, hyper, **options)
-        if not isinstance(centred, bool):
-            raise type_error("centred", "True or False", shown(centred))
-        self.centred = centred
+        self.centred, self.eps_in_root = check_flag("centred", centred), check_flag("eps_in_root", eps_in_root)
         moving = rmsprop_momentum_step if self.hyper["momentum"] else rmsprop_step
         self.kernel = rmsprop_centred_step if centred else moving
 
     def scalars(self, lr, t):
-        plain = lr, self.hyper["alpha"], self.hyper["eps"]
+        plain = lr, self.hyper["alpha"], *placed(self.hyper["eps"], self.eps_in_root)
         return plain if self.kernel is rmsprop_step else (*plain, self.hyper["momentum"])
 
     def own_options(self):
-        return {**self.hyper, "centred": self.centred}
+        return {**self.hyper, "centred": self.centred, "eps_in_root": self.eps_in_root}
+
+
+def placed(eps, in_root):
+    """eps under the root, and beside it."""
+    return (eps, 0.0) if in_root else (0.0, eps)
 
 
 def enough_steps(beta):
@@ -575,9 +603,7 @@ class AMSGrad(Adam):
 
     def __init__(self, learning_rate=1e-3, *, corrected=False, **options):
         super().__init__(learning_rate, **options)
-        if not isinstance(corrected, bool):
-            raise type_error("corrected", "True or False", shown(corrected))
-        self.corrected = corrected
+        self.corrected = check_flag("corrected", corrected)
 
     def scalars(self, lr, t):
         rate, beta1, beta2, _, eps = super().scalars(lr, t)
@@ -654,11 +680,15 @@ class NAdam(Adam):
 
 
 class RAdam(Adam):
-    """Rectified Adam: plain momentum p <- p - lr m' until the variance of v can be told (rho > 5), then Adam's step
-    times the rectification r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho)), rho_inf = 2 /
-    (1 - beta2) - 1, rho = rho_inf - 2 t beta2^t / (1 - beta2^t):  p <- p - lr r m' / ((sqrt(v) + eps) / sqrt(1 -
-    beta2^t)). Liu et al. 2020, arXiv:1908.03265. As torch.optim.RAdam; optax.radam has eps beside sqrt(v'). Further
-    options: see `Optimizer`."""
+    """Rectified Adam: plain momentum p <- p - lr m' until the variance of v can be told (rho > 5), then
+    p <- p - lr r m' sqrt(1 - beta2^t) / (sqrt(v) + eps), where r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4)
+    (rho_inf - 2) rho)), rho_inf = 2 / (1 - beta2) - 1, rho = rho_inf - 2 t beta2^t / (1 - beta2^t). Liu et al. 2020,
+    arXiv:1908.03265. As torch.optim.RAdam. optax.radam has p <- p - lr r m' / (sqrt(v') + eps): eps_corrected=True.
+    Further options: see `Optimizer`."""
+
+    def __init__(self, learning_rate=1e-3, *, eps_corrected=False, **options):
+        super().__init__(learning_rate, **options)
+        self.eps_corrected = check_flag("eps_corrected", eps_corrected)
 
     def scalars(self, lr, t):
         beta1, beta2, eps, _ = self.hyper.values()
@@ -667,10 +697,16 @@ class RAdam(Adam):
         limit = 2 / (1 - beta2) - 1
         rho = limit - 2 * t * (1 - c2) / c2
         adapt = rho > 5
-        known = np.where(adapt, rho, 6.0)
-        rectification = np.sqrt((known - 4) * (known - 2) * limit / ((limit - 4) * (limit - 2) * known))
-        rate = lr / c1 * np.where(adapt, rectification * c2**0.5, 1.0)
-        return rate, beta1, beta2, adapt.astype(np.float64), np.where(adapt, eps, 1.0)
+        rectification, beside = np.ones(len(t)), np.ones(len(t))
+        if adapt.any():  # then limit > 5
+            rho = rho[adapt]
+            r = np.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
+            root = np.broadcast_to(c2, len(t))[adapt] ** 0.5
+            rectification[adapt], beside[adapt] = r * root, eps * root if self.eps_corrected else eps
+        return lr / c1 * rectification, beta1, beta2, adapt.astype(np.float64), beside
+
+    def own_options(self):
+        return {**self.hyper, "eps_corrected": self.eps_corrected}
 
 
 class Lion(Optimizer):
@@ -686,7 +722,5 @@ class Lion(Optimizer):
         return lr, self.hyper["beta1"], self.hyper["beta2"]
 
 
-OPTIMIZERS = {
-    optimizer.__name__: optimizer
-    for optimizer in (SGD, AdaGrad, AdaDelta, RMSProp, Adam, AdamW, AMSGrad, Adamax, NAdam, RAdam, Lion)
-}
+__all__ = ["SGD", "AMSGrad", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSProp"]
+OPTIMIZERS = {name: globals()[name] for name in __all__}

@@ -49,6 +49,7 @@ from .data import (
 from .losses import penalty_gradient, penalty_value, sum_loss
 from .program import GRAIN, UPDATE_PHASES, UPDATE_WALK, Fed, Program
 from .steps import Feeds, Steps, addresses
+from .update import write_update
 
 PHASES = (
     "gather", "weight", "forward", "loss", "backward", "inputs", "peaks", "total", "peak", "parameters", "penalty",
@@ -197,6 +198,8 @@ class Plan(Program):
         if optimizer is self._optimizer:
             return
         network = self.network
+        optimizer.check_network(network)
+        optimizer.prepare(self.backend, self.dtype, {part.kind for part in optimizer.parts_of(network)})
         parts = optimizer.bind(network)
         for phase in (*UPDATE_PHASES, "outer"):
             self._phases[phase].clear()
@@ -206,7 +209,7 @@ class Plan(Program):
             for name, flat in (("parameters", network.parameters), ("dparameters", network.gradient)):
                 self.buffers[name + cut] = flat[start:stop]
             named.append((f"parameters{cut}", f"dparameters{cut}", kind))
-        optimizer.write_update(self, named)
+        write_update(self, optimizer, named)
         outer = optimizer.outer_kernel
         covered = sum(self.buffers[name].size for b, w, _, _ in self.outer_products for name in (b, w))
         if outer and optimizer.is_plain and self.capacity == 1 and covered == network.n_parameters:

@@ -8,13 +8,21 @@ import dataclasses
 
 import numpy as np
 
-from ._plan import BAD_GRADIENT, BAD_LOSS, CHECK_GRADIENT, CHECK_LOSS, DONE, Runner, chain_address, chain_record
+from ._plan import (
+    BAD_GRADIENT,
+    BAD_LOSS,
+    CHAIN_BLOCK,
+    CHECK_GRADIENT,
+    CHECK_LOSS,
+    DONE,
+    Runner,
+    chain_address,
+    chain_record,
+)
 from .kernel import Kernel
 
 # Shares of threads begin at multiples of so many rows, or elements of flat arrays.
 GRAIN = 8
-# Elements of flat arrays that the operations of a chain take at a time: a multiple of every kernel's grain.
-CHAIN_BLOCK = 1024
 # The phases of an update, in order, and the walk through them.
 UPDATE_PHASES = ("accumulate", "norms", "factor", "update")
 UPDATE_WALK = (
@@ -116,7 +124,10 @@ class Program:
         self._phases[phase].append(self.operation(kernel, *arguments, sometimes=sometimes))
 
     def add_chain(self, phase, links, sometimes=False):
-        self._phases[phase].append(Chain(tuple(links), sometimes))
+        """Appends operations to a phase that are done one after the other on each block of flat arrays."""
+        if len(links) == 1:
+            links[0].sometimes = sometimes
+        self._phases[phase].append(links[0] if len(links) == 1 else Chain(tuple(links), sometimes))
 
     @staticmethod
     def operation(kernel, *arguments, sometimes=False):
@@ -162,7 +173,7 @@ class Program:
         grain = max([GRAIN, *(link.kernel.grain for link in operation.links)])
         rows = by_rows = 0
         if isinstance(operation, Chain):
-            address, operation.record = chain_address, chain_record(_links(operation.links), CHAIN_BLOCK)
+            address, operation.record = chain_address, chain_record(_links(operation.links))
             operation.size = operation.links[0].size
         else:
             address = operation.address

@@ -26,11 +26,14 @@ _RANGES = {
     "final_divisor": {"low": 1.0},
     "threshold": {"low": 0.0},
 }
-_AT_LEAST_1 = ("every", "total_steps", "period", "patience")
+_AT_LEAST_1 = ("every", "total_steps", "period")
 
 
 class Schedule:
-    """Base of the schedules: dataclasses whose fields are checked by name."""
+    """Base of the schedules: dataclasses whose fields are checked by name. `looks` tells whether `observe` is to be
+    shown the loss."""
+
+    looks = False
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -46,21 +49,27 @@ class Schedule:
             object.__setattr__(self, field.name, value)
 
     def config(self):
-        """Name and fields, to be written to a file; a schedule within is one, too."""
+        """Name and fields, to be written to a file, a schedule within as one, too; None if a function of the user's is
+        within."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            "name": type(self).__name__,
-            **{name: value.config() if isinstance(value, Schedule) else value for name, value in fields.items()},
-        }
+        for name, value in fields.items():
+            if callable(value):
+                fields[name] = value.config() if isinstance(value, Schedule) else None
+                if fields[name] is None:
+                    return None
+        return {"name": type(self).__name__, **fields}
 
 
 def as_schedule(argument, value):
-    """A schedule, or a number as one."""
-    if isinstance(value, Schedule):
-        return value
-    if callable(value):
-        raise type_error(argument, "a number or a schedule of fastgd.schedules", shown(value))
-    return constant(check_number(argument, value, **_RANGES["learning_rate"]))
+    """A schedule or a function of the step, or a number as a schedule."""
+    return value if callable(value) else constant(check_number(argument, value, **_RANGES["learning_rate"]))
+
+
+def rate_at(schedule, step):
+    """The rate that a schedule, or a function of one step, gives for a step or for many."""
+    if isinstance(schedule, Schedule) or np.ndim(step) == 0:
+        return schedule(step)
+    return np.array([schedule(int(one)) for one in step], np.float64)
 
 
 def from_config(config):
@@ -70,7 +79,7 @@ def from_config(config):
     state = {field.name: config.pop(field.name) for field in dataclasses.fields(kind) if not field.init}
     made = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
     for name, value in state.items():
-        setattr(made, name, value)
+        setattr(made, name, value if value is None else type(getattr(made, name) or 0.0)(check_number(name, value)))
     return made
 
 
@@ -239,7 +248,7 @@ class warmup(Schedule):
     is that of the schedule at 0, then the schedule from its beginning: schedule(t - steps). Goyal et al. 2017,
     arXiv:1706.02677.
 
-    schedule: a schedule, or a number.
+    schedule: a schedule, a number, or a function of the step.
     """
 
     schedule: "Schedule"
@@ -248,23 +257,27 @@ class warmup(Schedule):
 
     def __call__(self, step):
         step = np.asarray(step)
-        rising = self.start + (self.schedule(0) - self.start) * (step + 1) / max(self.steps, 1)
-        return np.where(step < self.steps, rising, self.schedule(np.maximum(step - self.steps, 0)))
+        rising = self.start + (rate_at(self.schedule, 0) - self.start) * (step + 1) / max(self.steps, 1)
+        return np.where(step < self.steps, rising, rate_at(self.schedule, np.maximum(step - self.steps, 0)))
+
+    @property
+    def looks(self):
+        return getattr(self.schedule, "looks", False)
 
     def observe(self, loss):
-        """Passed on to the schedule, if that looks at the loss."""
-        if hasattr(self.schedule, "observe"):
-            self.schedule.observe(loss)
+        """Passed on to the schedule."""
+        self.schedule.observe(loss)
 
 
 @dataclasses.dataclass
 class reduce_on_plateau(Schedule):
     """lr(t) = scale schedule(t), at least `final`; scale is 1 at first and multiplied by `factor` whenever the loss has
-    not fallen below (1 - threshold) times its best for more than `patience` looks in a row; `cooldown` looks after that
-    do not count. `fit` looks after each epoch, at the loss of the validation data if there are any; in a loop of one's
-    own `optimizer.observe(loss)` is a look. As torch's ReduceLROnPlateau(threshold_mode="rel").
+    not fallen below its best by more than threshold |best| for more than `patience` looks in a row; `cooldown` looks
+    after that do not count. `fit` looks after each epoch, at the loss of the validation data if there are any; in a
+    loop of one's own `optimizer.observe(loss)` is a look. It belongs to one optimizer. As torch's
+    ReduceLROnPlateau(threshold_mode="rel"), which asks for less where the best loss is below 0.
 
-    learning_rate: a number, or another schedule.
+    learning_rate: a number, another schedule, or a function of the step.
     """
 
     learning_rate: "Schedule"
@@ -279,14 +292,15 @@ class reduce_on_plateau(Schedule):
     waited: "int" = dataclasses.field(default=0, init=False)
     resting: "int" = dataclasses.field(default=0, init=False)
 
+    looks = True
+
     def __call__(self, step):
-        return np.maximum(self.scale * self.learning_rate(step), self.final)
+        return np.maximum(self.scale * rate_at(self.learning_rate, step), self.final)
 
     def observe(self, loss):
-        """Takes a look at the loss."""
-        loss = check_number("loss", loss)
-        # A best loss below 0 is to be beaten by more, too.
-        if self.best is None or loss < self.best - self.threshold * abs(self.best):
+        """Takes a look at the loss; one that is not finite is no improvement."""
+        loss = float(loss)
+        if math.isfinite(loss) and (self.best is None or loss < self.best - self.threshold * abs(self.best)):
             self.best, self.waited = loss, 0
         else:
             self.waited += 1

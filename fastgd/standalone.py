@@ -11,6 +11,7 @@ from .kernel import DTYPES
 from .program import UPDATE_PHASES, UPDATE_WALK, Operation, Program
 from .schedules import Schedule
 from .threads import check_threads
+from .update import write_update
 
 BACKENDS = ("auto", "cython", "numba", "numpy")
 # Elements of parameters that are worth a thread.
@@ -25,7 +26,7 @@ class Standalone:
     def __init__(self, optimizer, parameters, gradients, num_threads, backend):
         self.wanted = num_threads, choose("backend", backend, {name: name for name in BACKENDS})
         threads = check_threads(num_threads)
-        self.parameters = parameters
+        self.parameters, self.layouts = parameters, [_layout(p) for p in parameters]
         kinds = [optimizer.kind_of(i, p.ndim < 2) for i, p in enumerate(parameters)]
         unknown = [key for key in optimizer.learning_rate_factors if key not in range(len(parameters))]
         if unknown:
@@ -33,16 +34,18 @@ class Standalone:
         # Arrays that are updated: neither empty nor held as they are.
         self.used = [i for i, p in enumerate(parameters) if p.size and kinds[i][0]]
         self.kinds = sorted({kinds[i] for i in self.used})
-        self.dtype = np.result_type(np.float32, *parameters)
-        optimizer.table(1, self.dtype, self.kinds)  # a bad learning rate is found before the state is made
+        # Scalars must be finite in the precision of every array.
+        self.dtype = min([parameters[i].dtype for i in self.used], key=lambda dtype: dtype.itemsize, default=np.float64)
+        backend = "cython" if backend == "auto" else backend
+        optimizer.prepare(backend, self.dtype, self.kinds)
         optimizer.allocate([parameters[i].reshape(-1) for i in self.used])
-        self.program = program = Program(UPDATE_PHASES, "cython" if backend == "auto" else backend, self.dtype)
+        self.program = program = Program(UPDATE_PHASES, backend, self.dtype)
         parts = []
         for i in self.used:
             names = f"params[{i}]", f"grads[{i}]"
             program.buffers |= zip(names, (parameters[i].reshape(-1), gradients[i].reshape(-1)), strict=True)
             parts.append((*names, kinds[i]))
-        optimizer.write_update(program, parts)
+        write_update(program, optimizer, parts)
         program.bind()
         program.make_runner()
         self.gradients = list(_gradients(program, gradients))
@@ -59,7 +62,7 @@ class Standalone:
             self._resting = np.array(program.sometimes(), np.int64).reshape(-1, 2)
             slots = [(g.link.record.ctypes.data + 8 * g.place, g.number, g.offset) for g in self.gradients]
             self.quick = QuickUpdate(
-                program.runner, parameters, stages=self.stages, counter=optimizer.counter,
+                program.runner, optimizer.turn, parameters, stages=self.stages, counter=optimizer.counter,
                 slots=np.array(slots, np.int64).reshape(-1, 3), threads=threads, elements=elements,
                 num_threads=self.wanted[0], backend=self.wanted[1], kept=(program, parameters),
             )  # fmt: skip
@@ -68,17 +71,21 @@ class Standalone:
         """Whether the update is made: it is if this is bound to the parameters, and the gradients are theirs."""
         if (num_threads, backend) != self.wanted or self.quick is None:
             return False
-        if self.quick.step(parameters, gradients, *self.wanted):
+        if self.quick.run(parameters, gradients):
             return True
         self._foresee(optimizer)
-        return self.quick.step(parameters, gradients, *self.wanted)
+        return self.quick.run(parameters, gradients)
 
     def _foresee(self, optimizer):
         """Works the scalars of steps to come out, if a schedule of the package tells them, else of the next one: the
         more, the more of them were of use."""
         grows = isinstance(optimizer.schedule, Schedule) and self.quick.is_used_up
         self.count = min(4 * self.count, MAX_STEPS) if grows else 1
-        _, active, values = optimizer.table(self.count, self.dtype, self.kinds)
+        try:
+            _, active, values = optimizer.table(self.count, self.dtype, self.kinds)
+        except (TypeError, ValueError):  # perhaps of a step that is still far off
+            self.count = 1
+            _, active, values = optimizer.table(1, self.dtype, self.kinds)
         columns = {key: np.ascontiguousarray(values[key]) for key, _ in self._fed}
         rows = [(slots, columns[key].ctypes.data) for key, slots in self._fed]
         sizes = np.multiply.outer(self._resting[:, 1], active)
@@ -89,10 +96,7 @@ class Standalone:
     def serves(self, parameters, num_threads, backend):
         """Whether it is bound to these arrays."""
         same = len(parameters) == len(self.parameters) and self.wanted == (num_threads, backend)
-        pairs = zip(parameters, self.parameters, strict=False)
-        return same and all(
-            p is q or (p.ctypes.data == q.ctypes.data and p.shape == q.shape and p.dtype == q.dtype) for p, q in pairs
-        )
+        return same and [_layout(p) for p in parameters] == self.layouts
 
     def _let_go(self):
         """Gradients are the caller's: none is kept."""
@@ -110,6 +114,10 @@ class Standalone:
         self.program.walk_in_python(self.stages)
         optimizer.counter[0] += 1
         self._let_go()
+
+
+def _layout(array):
+    return array.ctypes.data, array.shape, array.dtype
 
 
 class Gradient(typing.NamedTuple):
@@ -137,45 +145,47 @@ class Converter:
     """Makes numpy arrays of what shares its memory, and remembers those of the list it saw last."""
 
     def __init__(self):
-        self._known = []  # (object, where its memory begins, array)
+        self._known = []  # (object, its layout, array)
 
     def arrays(self, argument, values, remember):
         """An array or a list of arrays as a list of numpy arrays over the same memory."""
-        single = isinstance(values, np.ndarray) or hasattr(values, "__dlpack__")
-        if not (single or isinstance(values, (list, tuple))):
-            raise type_error(argument, "an array or a list of arrays", f"{shown(values)} ({type(values).__name__})")
+        single = not isinstance(values, (list, tuple))
         values = [values] if single else values
         known = self._known if remember and len(self._known) == len(values) else [(None, None, None)] * len(values)
         arrays, new = [], False
-        for i, (value, (held, begin, array)) in enumerate(zip(values, known, strict=True)):
+        for i, (value, (held, layout, array)) in enumerate(zip(values, known, strict=True)):
             if type(value) is np.ndarray:
                 arrays.append(value)
-            elif value is held and begin == _begins(value):
+            elif value is held is not None and layout == _tensor_layout(value):
                 arrays.append(array)
             else:
                 arrays.append(_as_numpy(argument if single else f"{argument}[{i}]", value))
                 new = True
         if remember and new:
-            self._known = [(value, _begins(value), array) for value, array in zip(values, arrays, strict=True)]
+            self._known = [(value, _tensor_layout(value), array) for value, array in zip(values, arrays, strict=True)]
         return arrays
 
 
-def _begins(value):
-    """Where the memory of a torch tensor begins, which may be given another; None for what does not tell."""
-    return value.data_ptr() if hasattr(value, "data_ptr") else None
+def _tensor_layout(value):
+    """What may change of a torch tensor that stays the same object; None for what does not tell."""
+    return (value.data_ptr(), value.shape, value.stride()) if hasattr(value, "data_ptr") else None
 
 
 def _as_numpy(argument, value):
     """A numpy array over the memory of a value."""
+    expected = "a float32 or float64 array (or a list of them) in memory numpy can share"
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         return np.asarray(value)
-    if not hasattr(value, "__dlpack__") or isinstance(value, np.ma.MaskedArray):
-        raise type_error(argument, "a float32 or float64 array", f"{shown(value)} ({type(value).__name__})")
     try:
-        # A torch tensor that requires a gradient lends its memory detached; its own way takes less time than DLPack.
-        return value.detach().numpy() if hasattr(value, "detach") else np.from_dlpack(value)
+        if hasattr(value, "detach"):  # torch's tensors: their own way takes less time, and serves leaves of a graph
+            return value.detach().numpy()
+        if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
+            return np.from_dlpack(value)
+        if not isinstance(value, np.ndarray):
+            return np.asarray(memoryview(value))
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise type_error(argument, "a float32 or float64 array in memory numpy can share", str(error)) from None
+        raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__}: {error})") from None
+    raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
 
 
 def check_arrays(argument, arrays, single, writable):

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from .data import check_batch_size, check_rows, check_targets, check_values, epoch_order, take_rows
-from .errors import check_integer, check_number, choose, shown, type_error
+from .errors import check_flag, check_integer, check_number, choose, shown, type_error
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS
 from .steps import Steps
@@ -73,8 +73,7 @@ def fit(
     if not isinstance(optimizer, Optimizer):
         raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3), or a name", shown(optimizer))
     size, epochs = check_batch_size(batch_size, len(X)), check_integer("epochs", epochs, 0)
-    if not isinstance(shuffle, (bool, np.bool_)):
-        raise type_error("shuffle", "True or False", shown(shuffle))
+    check_flag("shuffle", shuffle)
     tolerance = check_number("tolerance", tolerance, 0.0)
     patience = math.inf if patience is None else check_integer("patience", patience, 1)
     check_values("X", X, self.dtype)
@@ -82,7 +81,7 @@ def fit(
     if validation_data is not None:
         validation_data = _checked_validation(self, validation_data)
     history, best, waited, started = History(), math.inf, 0, time.monotonic()
-    looking = hasattr(optimizer.schedule, "observe")
+    looking = getattr(optimizer.schedule, "looks", False)
     watching = validation_data is not None or patience < math.inf or progress or looking
     total, rows = 0.0, 0
     with self._turn, _bar(progress, epochs) as bar:
@@ -101,7 +100,7 @@ def fit(
                 self.epochs += 1
                 total, rows, begin = 0.0, 0, end
             total, rows = total + weighted[begin:].sum(), rows + int(steps.rows[begin:].sum())
-            history.steps += len(steps)
+            history.steps += int(steps.active.sum())
             if not len(steps.ends) or not watching:
                 continue
             if validation_data is not None:

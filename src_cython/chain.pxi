@@ -5,6 +5,7 @@ cdef enum:
     MAX_ARRAYS = 16
 
 cdef extern from "pool.h" nogil:
+    enum: CHAIN_ELEMENTS
     char *chain_scratch     # of the thread, for a block of one array
 
 # Eight bytes each.
@@ -14,11 +15,11 @@ cdef packed struct Link:
     int64_t shift[MAX_ARRAYS]       # bytes that a block takes an array further; -1 is the scratch buffer
 
 cdef packed struct Chain:
-    int64_t n_links, block          # elements at a time
+    int64_t n_links
     Link links[1]
 
 
-cdef void run_link(const Link *link, int64_t block, int64_t begin, int64_t end) noexcept nogil:
+cdef void run_link(const Link *link, int64_t begin, int64_t end) noexcept nogil:
     """A link on the elements begin, ..., end - 1, by a record of its own for them."""
     cdef int64_t record[MAX_SLOTS]
     cdef int64_t i, shift
@@ -26,7 +27,7 @@ cdef void run_link(const Link *link, int64_t block, int64_t begin, int64_t end) 
     for i in range(link.arrays):
         shift = link.shift[i]
         if shift >= 0:
-            record[i] += begin * shift // block
+            record[i] += begin * shift // CHAIN_ELEMENTS
         else:
             record[i] = <int64_t>chain_scratch
     (<kernel_t><void *>link.kernel)(record, 0, end - begin)
@@ -36,22 +37,23 @@ cdef void run_chain(const void *args, int64_t begin, int64_t end) noexcept nogil
     cdef const Chain *chain = <const Chain *>args
     cdef int64_t stop, i
     while begin < end:
-        stop = min(begin + chain.block, end)
+        stop = min(begin + CHAIN_ELEMENTS, end)
         for i in range(chain.n_links):
-            run_link(&chain.links[i], chain.block, begin, stop)
+            run_link(&chain.links[i], begin, stop)
         begin = stop
 
 
 chain_address = <uintptr_t>&run_chain
+CHAIN_BLOCK = CHAIN_ELEMENTS
 
 
-def chain_record(links, int64_t block):
+def chain_record(links):
     """The record of a chain as an int64 array. links: (address of kernel, address of record, slots of the record,
     shifts) of each."""
     per_link = sizeof(Link) // 8
-    record = np.zeros(2 + len(links) * per_link, np.int64)
-    record[:2] = len(links), block
-    for row, (kernel, address, slots, shifts) in zip(record[2:].reshape(-1, per_link), links):
+    record = np.zeros(1 + len(links) * per_link, np.int64)
+    record[0] = len(links)
+    for row, (kernel, address, slots, shifts) in zip(record[1:].reshape(-1, per_link), links):
         if slots > MAX_SLOTS or len(shifts) > MAX_ARRAYS:
             raise ValueError(f"chain: expected at most {MAX_SLOTS} slots and {MAX_ARRAYS} arrays, "
                              f"got a kernel of {slots} and {len(shifts)}")

@@ -71,7 +71,7 @@ cdef void clip_factor(const void *args, int64_t begin, int64_t end) noexcept nog
         total += a.squares[i]
     a.norm[0] = sqrt_double(total)
     a.factor[0] = a.limit / (a.norm[0] + 1e-6)
-    if not a.factor[0] <= 1:
+    if a.factor[0] > 1:
         a.factor[0] = 1
 
 register("clip_factor", clip_factor, sizeof(ClipFactor))

@@ -25,7 +25,7 @@ cdef extern from "simd.h" nogil:
     void prefetch_to_write(void *address)
     void transpose_block(real *to, int64_t ld_to, const real *source, int64_t ld_source)
     void sum_parts(real *c, const vec *sums)
-    const double NAN
+    const double NAN, INFINITY
     real sqrt(real x)
     double sqrt_double "sqrt"(double x)
     real fabs(real x)

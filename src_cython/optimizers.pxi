@@ -3,6 +3,7 @@
 # A rule has a pointer to the parameter, the values of its slots, the gradient, and the scalars of its kernel in their
 # order. No sum has two products as its terms, of which the compiler might fuse one in a vector and the other in what is
 # left over: the bits would depend on the share. Where the formula has such a sum, `multiply_add` says which is fused.
+# Over 400 lines: a rule and its three entries for each optimizer, which grow with their number.
 
 ctypedef void (*rule_t)(real *p, real *s, real g, const double *h) noexcept nogil
 
@@ -125,6 +126,13 @@ cdef inline real averaged(real a, double decay, real x) noexcept nogil:
     return a + <real>(1 - decay) * (x - a)
 
 
+cdef inline real averaged_square(real v, double decay, real d) noexcept nogil:
+    """decay v + (1 - decay) d^2; what has overflowed stays infinite, instead of infinity less infinity."""
+    cdef real fresh = <real>(1 - decay)
+    cdef real next = multiply_add(fresh * d, d, multiply_add(-fresh, v, v))
+    return next if v < <real>INFINITY else v
+
+
 cdef inline real moved(real p, double shrink, real lr, real d) noexcept nogil:
     """p - shrink p - lr d."""
     return multiply_add(-<real>shrink, p, multiply_add(-lr, d, p))
@@ -205,32 +213,32 @@ register_rule("nesterov_step", nesterov_step, nesterov_step_bfloat16, nesterov_s
 
 
 cdef inline inlined adagrad(real *p, real *s, real g, const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], eps = <real>h[1]
-    cdef real d = decayed(g, h[2], p[0])
+    cdef real lr = <real>h[0], inner = <real>h[1], eps = <real>h[2]
+    cdef real d = decayed(g, h[3], p[0])
     s[0] += d * d
-    p[0] = (p[0] - lr * d / (sqrt(s[0]) + eps)) - <real>h[3] * p[0]
+    p[0] = (p[0] - lr * d / (sqrt(s[0] + inner) + eps)) - <real>h[4] * p[0]
 
 
 cdef void adagrad_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, adagrad, 1, 4)
+    walk(args, begin, end, adagrad, 1, 5)
 
 
 cdef void adagrad_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, adagrad, 1, 4)
+    walk_bfloat16(args, begin, end, adagrad, 1, 5)
 
 
 cdef void adagrad_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, adagrad, 1, 4, 0b0)
+    walk_8bit(args, begin, end, adagrad, 1, 5, 0b0)
 
-register_rule("adagrad_step", adagrad_step, adagrad_step_bfloat16, adagrad_step_8bit, 1, 4)
+register_rule("adagrad_step", adagrad_step, adagrad_step_bfloat16, adagrad_step_8bit, 1, 5)
 
 
 cdef inline inlined adadelta(real *p, real *s, real g, const double *h) noexcept nogil:
     cdef real lr = <real>h[0], eps = <real>h[2]
     cdef real d = decayed(g, h[3], p[0])
-    s[0] = averaged(s[0], h[1], d * d)
+    s[0] = averaged_square(s[0], h[1], d)
     d = sqrt(s[1] + eps) / sqrt(s[0] + eps) * d
-    s[1] = averaged(s[1], h[1], d * d)
+    s[1] = averaged_square(s[1], h[1], d)
     p[0] = moved(p[0], h[4], lr, d)
 
 
@@ -249,81 +257,81 @@ register_rule("adadelta_step", adadelta_step, adadelta_step_bfloat16, adadelta_s
 
 
 cdef inline inlined rmsprop(real *p, real *s, real g, const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], eps = <real>h[2]
-    cdef real d = decayed(g, h[3], p[0])
-    s[0] = averaged(s[0], h[1], d * d)
-    p[0] = (p[0] - lr * d / (sqrt(s[0]) + eps)) - <real>h[4] * p[0]
+    cdef real lr = <real>h[0], inner = <real>h[2], eps = <real>h[3]
+    cdef real d = decayed(g, h[4], p[0])
+    s[0] = averaged_square(s[0], h[1], d)
+    p[0] = (p[0] - lr * d / (sqrt(s[0] + inner) + eps)) - <real>h[5] * p[0]
 
 
 cdef void rmsprop_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, rmsprop, 1, 5)
+    walk(args, begin, end, rmsprop, 1, 6)
 
 
 cdef void rmsprop_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, rmsprop, 1, 5)
+    walk_bfloat16(args, begin, end, rmsprop, 1, 6)
 
 
 cdef void rmsprop_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, rmsprop, 1, 5, 0b0)
+    walk_8bit(args, begin, end, rmsprop, 1, 6, 0b0)
 
-register_rule("rmsprop_step", rmsprop_step, rmsprop_step_bfloat16, rmsprop_step_8bit, 1, 5)
+register_rule("rmsprop_step", rmsprop_step, rmsprop_step_bfloat16, rmsprop_step_8bit, 1, 6)
 
 
 cdef inline inlined rmsprop_momentum(real *p, real *s, real g, const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], eps = <real>h[2], momentum = <real>h[3]
-    cdef real d = decayed(g, h[4], p[0])
-    s[0] = averaged(s[0], h[1], d * d)
-    s[1] = momentum * s[1] + d / (sqrt(s[0]) + eps)
-    p[0] = moved(p[0], h[5], lr, s[1])
+    cdef real lr = <real>h[0], inner = <real>h[2], eps = <real>h[3], momentum = <real>h[4]
+    cdef real d = decayed(g, h[5], p[0])
+    s[0] = averaged_square(s[0], h[1], d)
+    s[1] = momentum * s[1] + d / (sqrt(s[0] + inner) + eps)
+    p[0] = moved(p[0], h[6], lr, s[1])
 
 
 cdef void rmsprop_momentum_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, rmsprop_momentum, 2, 6)
+    walk(args, begin, end, rmsprop_momentum, 2, 7)
 
 
 cdef void rmsprop_momentum_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, rmsprop_momentum, 2, 6)
+    walk_bfloat16(args, begin, end, rmsprop_momentum, 2, 7)
 
 
 cdef void rmsprop_momentum_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, rmsprop_momentum, 2, 6, 0b10)
+    walk_8bit(args, begin, end, rmsprop_momentum, 2, 7, 0b10)
 
-register_rule("rmsprop_momentum_step", rmsprop_momentum_step, rmsprop_momentum_step_bfloat16, rmsprop_momentum_step_8bit,
-              2, 6)
+register_rule("rmsprop_momentum_step", rmsprop_momentum_step, rmsprop_momentum_step_bfloat16,
+              rmsprop_momentum_step_8bit, 2, 7)
 
 
 cdef inline inlined rmsprop_centred(real *p, real *s, real g, const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], eps = <real>h[2], momentum = <real>h[3]
-    cdef real d = decayed(g, h[4], p[0])
+    cdef real lr = <real>h[0], inner = <real>h[2], eps = <real>h[3], momentum = <real>h[4]
+    cdef real d = decayed(g, h[5], p[0])
     cdef real variance
-    s[0] = averaged(s[0], h[1], d * d)
+    s[0] = averaged_square(s[0], h[1], d)
     s[1] = averaged(s[1], h[1], d)
     variance = s[0] - s[1] * s[1]
     variance = variance if variance > 0 else 0
-    s[2] = momentum * s[2] + d / (sqrt(variance) + eps)
-    p[0] = moved(p[0], h[5], lr, s[2])
+    s[2] = momentum * s[2] + d / (sqrt(variance + inner) + eps)
+    p[0] = moved(p[0], h[6], lr, s[2])
 
 
 cdef void rmsprop_centred_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, rmsprop_centred, 3, 6)
+    walk(args, begin, end, rmsprop_centred, 3, 7)
 
 
 cdef void rmsprop_centred_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, rmsprop_centred, 3, 6)
+    walk_bfloat16(args, begin, end, rmsprop_centred, 3, 7)
 
 
 cdef void rmsprop_centred_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, rmsprop_centred, 3, 6, 0b110)
+    walk_8bit(args, begin, end, rmsprop_centred, 3, 7, 0b110)
 
 register_rule("rmsprop_centred_step", rmsprop_centred_step, rmsprop_centred_step_bfloat16, rmsprop_centred_step_8bit,
-              3, 6)
+              3, 7)
 
 
 cdef inline inlined adam(real *p, real *s, real g, const double *h) noexcept nogil:
     cdef real rate = <real>h[0], adapt = <real>h[3], eps = <real>h[4]
     cdef real d = decayed(g, h[5], p[0])
     s[0] = averaged(s[0], h[1], d)
-    s[1] = averaged(s[1], h[2], d * d)
+    s[1] = averaged_square(s[1], h[2], d)
     p[0] = (p[0] - rate * s[0] / (adapt * sqrt(s[1]) + eps)) - <real>h[6] * p[0]
 
 
@@ -345,7 +353,7 @@ cdef inline inlined amsgrad(real *p, real *s, real g, const double *h) noexcept 
     cdef real rate = <real>h[0], correct = <real>h[3], eps = <real>h[4]
     cdef real d = decayed(g, h[5], p[0])
     s[0] = averaged(s[0], h[1], d)
-    s[1] = averaged(s[1], h[2], d * d)
+    s[1] = averaged_square(s[1], h[2], d)
     d = correct * s[1]
     s[2] = d if d > s[2] else s[2]
     p[0] = (p[0] - rate * s[0] / (sqrt(s[2]) + eps)) - <real>h[6] * p[0]
@@ -393,7 +401,7 @@ cdef inline inlined nadam(real *p, real *s, real g, const double *h) noexcept no
     cdef real rate = <real>h[0], fresh_rate = <real>h[1], eps = <real>h[4]
     cdef real d = decayed(g, h[5], p[0])
     s[0] = averaged(s[0], h[2], d)
-    s[1] = averaged(s[1], h[3], d * d)
+    s[1] = averaged_square(s[1], h[3], d)
     p[0] = (p[0] - multiply_add(rate, s[0], fresh_rate * d) / (sqrt(s[1]) + eps)) - <real>h[6] * p[0]
 
 

@@ -337,14 +337,19 @@ def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):
 
 
 cdef class Turn:
-    """`with turn:` serves one caller at a time; a second one gets a RuntimeError. In C, so that a signal cannot fall
-    between taking the turn and the promise to give it back. `disturbed` tells that a caller left by an exception."""
+    """`with turn:` serves one caller at a time of the `owner`, a word for messages; a second one gets a RuntimeError.
+    In C, so that a signal cannot fall between taking the turn and the promise to give it back. `disturbed` tells that
+    a caller left by an exception."""
     cdef bint taken
     cdef public bint disturbed
+    cdef str owner
+
+    def __init__(self, owner):
+        self.owner = owner
 
     def __enter__(self):
         if self.taken:
-            raise RuntimeError("this network is in use by another call; give each thread a network of its own")
+            raise RuntimeError(f"this {self.owner} is in use by another call; give each thread one of its own")
         self.taken = True
 
     def __exit__(self, kind, value, traceback):

@@ -18,8 +18,10 @@
 #include <stdint.h>
 #include <time.h>
 
-/* What a kernel of a chain leaves for another: 1,024 numbers. */
-static __thread __attribute__((aligned(64))) char chain_scratch[1024 * 8];
+/* Elements of flat arrays that the kernels of a chain take at a time, a multiple of every kernel's grain; and what one
+ * of them leaves for another. */
+enum { CHAIN_ELEMENTS = 1024 };
+static __thread __attribute__((aligned(64))) char chain_scratch[CHAIN_ELEMENTS * 8];
 
 typedef void (*team_work)(void *context, int thread, int threads);
 

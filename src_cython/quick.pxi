@@ -34,6 +34,11 @@ cdef class QuickStep:
         self.max_threads, self.work_of_row, self.thread_work = threads, work_of_row, thread_work
         self.last_loss = last_loss
 
+    @property
+    def is_used_up(self):
+        """Whether all steps that it was made for are made."""
+        return self.next == self.count
+
     cdef bint fits(self, object x, object y, object optimizer):
         if optimizer is not self.optimizer or self.next == self.count or self.turn.taken or self.turn.disturbed:
             return False
@@ -98,19 +103,25 @@ cdef class QuickUpdate:
     cdef Runner runner
     cdef object num_threads, backend, kept, held
     cdef const int64_t[:, ::1] stages, feeds, slots
-    cdef int64_t[::1] counter, p_data, g_data, sizes, types, starts, ends
+    cdef int64_t[::1] counter, p_data, g_data, types, ranks, starts, ends
+    cdef const int64_t[:, ::1] shapes
     cdef int64_t n, next, count, begin, version, elements
     cdef int threads
-    cdef bint taken
+    cdef Turn turn
 
-    def __init__(self, runner, parameters, *, stages, counter, slots, threads, elements, num_threads, backend, kept):
+    def __init__(self, runner, turn, parameters, *, stages, counter, slots, threads, elements, num_threads, backend,
+                 kept):
         """slots: rows of the address of a slot that holds that of a gradient, its number, and a byte to begin at.
         kept: what must live as long as this."""
-        self.runner, self.stages, self.slots, self.kept = runner, stages, slots, kept
+        self.runner, self.turn, self.stages, self.slots, self.kept = runner, turn, stages, slots, kept
         self.counter, self.num_threads, self.backend = counter, num_threads, backend
         self.next = self.count = 0
         self.threads, self.elements, self.n = threads, elements, len(parameters)
-        self.sizes = np.array([p.size for p in parameters], np.int64)
+        self.ranks = np.array([p.ndim for p in parameters], np.int64)
+        shapes = np.zeros((len(parameters), max([p.ndim for p in parameters] + [1])), np.int64)
+        for row, p in zip(shapes, parameters):
+            row[:p.ndim] = p.shape
+        self.shapes = shapes
         self.types = np.array([p.dtype.num for p in parameters], np.int64)
         self.p_data = np.array([p.ctypes.data for p in parameters], np.int64)
         self.g_data = np.zeros(len(parameters), np.int64)
@@ -119,9 +130,8 @@ cdef class QuickUpdate:
 
     def foresee(self, const int64_t[:, ::1] feeds, int64_t count, held):
         """Takes the values of the next `count` steps: a row for each `Feed`; `held` owns the values."""
-        if not self.taken:
-            self.feeds, self.held = feeds, held
-            self.next, self.count, self.begin, self.version = 0, count, self.counter[0], self.counter[1]
+        self.feeds, self.held = feeds, held
+        self.next, self.count, self.begin, self.version = 0, count, self.counter[0], self.counter[1]
 
     @property
     def is_used_up(self):
@@ -148,14 +158,14 @@ cdef class QuickUpdate:
             return False
         if cnp.PyArray_TYPE(p) != self.types[i] or cnp.PyArray_TYPE(g) != self.types[i]:
             return False
-        if <int64_t>cnp.PyArray_DATA(p) != self.p_data[i] or cnp.PyArray_NDIM(p) != cnp.PyArray_NDIM(g):
+        if <int64_t>cnp.PyArray_DATA(p) != self.p_data[i]:
             return False
-        for j in range(cnp.PyArray_NDIM(p)):
-            size *= cnp.PyArray_DIM(p, j)
-            if cnp.PyArray_DIM(p, j) != cnp.PyArray_DIM(g, j):
+        if cnp.PyArray_NDIM(p) != self.ranks[i] or cnp.PyArray_NDIM(g) != self.ranks[i]:
+            return False
+        for j in range(self.ranks[i]):
+            if cnp.PyArray_DIM(p, j) != self.shapes[i, j] or cnp.PyArray_DIM(g, j) != self.shapes[i, j]:
                 return False
-        if size != self.sizes[i]:
-            return False
+            size *= self.shapes[i, j]
         address = <int64_t>cnp.PyArray_DATA(g)
         if address != self.g_data[i]:
             if not self.is_apart(address, address + size * cnp.PyArray_ITEMSIZE(g)):
@@ -178,7 +188,17 @@ cdef class QuickUpdate:
 
     def step(self, params, grads, num_threads, backend):
         """Whether the update is made."""
-        if self.taken or self.next == self.count or num_threads is not self.num_threads or backend is not self.backend:
+        if self.turn.taken or num_threads is not self.num_threads or backend is not self.backend:
+            return False
+        self.turn.taken = True
+        try:
+            return self.run(params, grads)
+        finally:
+            self.turn.taken = False
+
+    def run(self, params, grads):
+        """`step` by a caller whose turn it is."""
+        if self.next == self.count:
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
             return False
@@ -188,21 +208,21 @@ cdef class QuickUpdate:
         cdef int64_t i
         for i in range(self.slots.shape[0]):
             (<int64_t *>self.slots[i, 0])[0] = self.g_data[self.slots[i, 1]] + self.slots[i, 2]
-        e.stages, e.n_stages = NULL, self.stages.shape[0]
-        if e.n_stages:
-            e.stages = <const Stage *>&self.stages[0, 0]
+        if self.stages.shape[0] == 0:       # no parameters, or all stay as they are
+            self.counter[0] += 1
+            self.next += 1
+            return True
+        e.stages, e.n_stages = <const Stage *>&self.stages[0, 0], self.stages.shape[0]
         e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
         if e.n_feeds:
             e.feeds = <const Feed *>&self.feeds[0, 0]
         e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
         e.step, e.end, e.status = self.next, self.next + 1, DONE
-        self.taken = True
         begin_step(e)
         if self.elements > FREE_ELEMENTS:
             with nogil:
                 team_run(walk_steps, e, self.threads)
         else:
             team_run(walk_steps, e, 1)
-        self.taken = False
         self.next += 1
         return True

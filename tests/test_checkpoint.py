@@ -163,3 +163,13 @@ def test_truncated_and_missing_files(tmp_path):
         fastgd.load(path)
     with pytest.raises(FileNotFoundError):
         fastgd.load(tmp_path / "none")
+
+
+def test_an_optimizer_of_ones_own_class_is_not_saved(tmp_path):
+    class Mine(fastgd.Adam):
+        pass
+
+    network = fastgd.Network(3, [fastgd.Dense(2)], loss="mse")
+    with pytest.raises(ValueError, match="'optimizer'.*own to save.*Mine"):
+        network.save(tmp_path / "net.safetensors", optimizer=Mine())
+    assert not list(tmp_path.iterdir())

@@ -101,6 +101,33 @@ def test_a_rule_trains_a_network_and_has_a_name(backend, rng, tmp_path):
     np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
+@pytest.mark.parametrize("name", ["lion", "adam", "sgd", "momentum"])
+def test_a_name_like_that_of_a_kernel_runs_the_users_function(name, backend):
+    made = custom.optimizer(renamed(my_sgd, name))
+    p = np.zeros(3)
+    made(0.5).step(p, np.ones(3), backend=backend)
+    np.testing.assert_array_equal(p, -0.5)
+    assert getattr(kernels, f"{name}_step").bodies() == ("numpy", "numba", "cython")
+
+
+def test_names_of_the_loops_own(backend):
+    @custom.optimizer
+    def own(p, g, lr, i=2.0, old=3.0, new=5.0, m=7.0):
+        return p - lr * g * i * old * new * m
+
+    p = np.zeros(3)
+    own(1.0, m=11.0).step(p, np.ones(3), backend=backend)
+    np.testing.assert_array_equal(p, -330.0)
+
+    @custom.activation(derivative=lambda x, i, j, v: i * j * v)
+    def scaled(x, i=2.0, j=3.0, v=5.0):
+        return x * i * j * v
+
+    net = Network(2, [Dense(2, scaled)], loss="mse", dtype="float64", backend=backend)
+    x = np.eye(2)
+    np.testing.assert_allclose(net.forward(x), 30 * net.views()["w1"])
+
+
 def test_a_name_picks_an_optimizer(rng):
     custom.optimizer(my_sgd)
     custom.optimizer(my_lion, state=["m"])
@@ -228,6 +255,11 @@ BAD = {
     "arguments": (lambda: custom.optimizer(my_lion), TypeError, "'my_lion'.*p, g, lr.*p, g, m, lr"),
     "no default": (lambda: custom.optimizer(lambda_named()), TypeError, "default value for 'decay'"),
     "slot": (lambda: custom.optimizer(my_sgd, nonnegative=["v"]), ValueError, "'nonnegative'.*'v'"),
+    "a name in use": (lambda: custom.optimizer(with_parameter("accumulate")), ValueError, "'taken'.*'accumulate'"),
+    "a name of a loop": (lambda: custom.optimizer(with_parameter("shrink")), ValueError, "'taken'.*'shrink'"),
+    "a hidden name": (lambda: custom.optimizer(with_parameter("_i")), ValueError, "'taken'.*'_i'"),
+    "a slot's name": (lambda: custom.optimizer(state=["average"])(of_average), ValueError, "'of_average'.*'average'"),
+    "0 in float32": (lambda: custom.optimizer(my_lion, state=["m"])(1e-3, beta1=1e-50), ValueError, "'beta1'.*float32"),
     "activation's": (lambda: custom.activation(my_sgd), TypeError, "'my_sgd'.*x, then parameters"),
     "derivative": (lambda: custom.activation(leaky, derivative=3), TypeError, "'derivative'.*3"),
     "loss's": (lambda: custom.loss(leaky), TypeError, "'leaky'.*z, y, dz"),
@@ -240,6 +272,16 @@ BAD = {
 def renamed(function, name):
     made = type(function)(function.__code__, function.__globals__, name, function.__defaults__, function.__closure__)
     return made
+
+
+def with_parameter(name):
+    names = {}
+    exec(f"def taken(p, g, lr, {name}=1.0):\n    return p", names)
+    return names["taken"]
+
+
+def of_average(p, g, average, lr):
+    return p, average
 
 
 def lambda_named():

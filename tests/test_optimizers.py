@@ -1,5 +1,8 @@
 """Optimizers on their own and in training: convergence, state, checks. Formulas are in test_golden.py."""
 
+import array
+import threading
+
 import numpy as np
 import pytest
 from cases import OPTIMIZERS
@@ -55,6 +58,13 @@ class Leaf(Tensor):
     def data_ptr(self):
         return self.array.ctypes.data
 
+    @property
+    def shape(self):
+        return self.array.shape
+
+    def stride(self):
+        return self.array.strides
+
 
 def test_tensors_are_updated_in_place_step_after_step():
     held = [np.ones(3, np.float32), np.ones((2, 2), np.float32)]
@@ -66,6 +76,76 @@ def test_tensors_are_updated_in_place_step_after_step():
     optimizer.step(params, [Leaf(np.ones_like(p)) for p in held])
     np.testing.assert_array_equal(moved, np.full(3, -0.5))
     np.testing.assert_array_equal(held[0], np.full(3, -1.0))
+    params[1].array = held[1].T  # as torch's t_() does in place
+    with pytest.raises(ValueError, match=r"'params\[1\]'.*C-contiguous"):
+        optimizer.step(params, [Leaf(np.ones_like(p)) for p in held])
+
+
+def test_arrays_that_change_in_place_are_seen():
+    p, optimizer = np.ones(12), SGD(0.1, weight_decay=0.1, decay_biases=False)
+    optimizer.step(p, np.zeros(12))
+    optimizer.step(p.reshape(3, 4), np.zeros((3, 4)))  # of two dimensions it decays
+    np.testing.assert_allclose(p, 0.99)
+    optimizer.step(p, np.zeros(12))
+    np.testing.assert_allclose(p, 0.99)
+    p, optimizer = np.ones(1000), Adam(0.1)
+    optimizer.step(p, np.ones(1000))
+    p.resize(2000, refcheck=False)
+    with pytest.raises(ValueError, match="'params'.*first step"):
+        optimizer.step(p, np.ones(2000))
+    p, optimizer = np.ones(1000), Adam(0.1)
+    optimizer.step(p, np.ones(1000))
+    with pytest.raises(ValueError, match="'params'.*first step"):
+        optimizer.step(p.view(np.float32), np.ones(2000, np.float32))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_optimizer_serves_one_caller_at_a_time(threads):
+    """A second one is told so, and nothing of its step is done."""
+    p, g, optimizer, made, refused = np.zeros(200_000), np.ones(200_000), SGD(1.0), [], []
+
+    def work():
+        for _ in range(100):
+            try:
+                optimizer.step(p, g, num_threads=threads)
+                made.append(1)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(made) + len(refused) == 300
+    assert optimizer.steps == len(made)
+    np.testing.assert_array_equal(p, -float(len(made)))
+    assert all("this optimizer is in use" in text for text in refused)
+
+
+@pytest.mark.parametrize("name", ["Adam", "RMSProp", "AdaDelta", "NAdam", "AMSGrad"])
+def test_what_overflows_stays_infinite(name, backend):
+    """The square of a huge gradient is infinite in float32: then it moves nothing, step after step."""
+    p, optimizer = np.ones(20, np.float32), OPTIMIZERS[name](1e-3)
+    for _ in range(3):
+        optimizer.step(p, np.full(20, 1e30, np.float32), backend=backend)
+        optimizer.step(p, np.ones(20, np.float32), backend=backend)
+    np.testing.assert_allclose(p, 1.0, atol=1e-2)
+
+
+def test_a_bad_rate_far_off_fails_when_it_comes(small):
+    network, x, y = small
+    schedule = fastgd.schedules.piecewise([10], [0.1, 1e39])
+    optimizer, alone, p = SGD(schedule), SGD(schedule), np.zeros(3, np.float32)
+    for _ in range(10):
+        network.train_step(x, y, optimizer)
+        alone.step(p, np.ones(3, np.float32))
+    before = network.parameters.copy()
+    for call in (lambda: network.train_step(x, y, optimizer), lambda: alone.step(p, np.ones(3, np.float32))):
+        with pytest.raises(ValueError, match="'learning_rate .of step 11.'.*1e[+]39"):
+            call()
+    np.testing.assert_array_equal(network.parameters, before)
+    assert optimizer.steps == alone.steps == 10
 
 
 def test_arrays_of_other_classes_are_updated_in_place(tmp_path):
@@ -116,6 +196,7 @@ BAD_STEPS = {
     "dtype": (P, np.ones(3, np.float32), ValueError, r"'grads\[0\]'.*float64"),
     "integers": (np.ones(3, int), G, TypeError, "'params'.*float32 or float64"),
     "strided": (np.ones(6)[::2], G, ValueError, "'params'.*C-contiguous"),
+    "None": ([P], [None], TypeError, r"'grads\[0\]'.*None"),
     "masked": (np.ma.masked_array(np.ones(3), [1, 0, 0]), G, TypeError, "'params'.*MaskedArray"),
     "read-only": (READ_ONLY, G, ValueError, "'params'.*writable"),
     "aliasing": (P, P, ValueError, r"'params\[0\]'.*memory of its own.*grads\[0\]"),
@@ -165,6 +246,7 @@ BAD_HYPER = {
     "nesterov": (lambda: SGD(0.1, nesterov=True), ValueError, "'momentum'"),
     "nesterov type": (lambda: SGD(0.1, momentum=0.9, nesterov=1), TypeError, "'nesterov'"),
     "beta2": (lambda: Adam(beta2=1.0), ValueError, "'beta2'"),
+    "a step by a tiny eps": (lambda: Adam(eps=1e-38), ValueError, "'eps'.*1e-38"),
     "eps becomes 0 in float32": (lambda: Adam(eps=1e-50), ValueError, "'eps'.*1e-50"),
     "decay": (lambda: AdamW(weight_decay=-1.0), ValueError, "'weight_decay'"),
     "alpha": (lambda: RMSProp(alpha=NAN), ValueError, "'alpha'.*nan"),
@@ -188,3 +270,78 @@ def test_a_schedule_that_gives_nan_stops_before_the_update(small):
     with pytest.raises(ValueError, match=r"learning_rate \(of step 1\).*nan"):
         network.train_step(x, y, SGD(lambda step: NAN))
     np.testing.assert_array_equal(network.parameters, before)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}])
+def test_nothing_to_update_is_a_step(options):
+    """No arrays, arrays without elements, or all held as they are."""
+    optimizer = Adam(**options)
+    optimizer.step([], [])
+    assert optimizer.steps == 1
+    optimizer = Adam(**options)
+    for _ in range(3):
+        optimizer.step(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert optimizer.steps == 3
+    p, optimizer = np.ones(3), Adam(learning_rate_factors={0: 0.0}, **options)
+    for _ in range(3):
+        optimizer.step(p, np.ones(3))
+    assert (p == 1).all()
+    net = fastgd.Network(3, [fastgd.Dense(2)], loss="mse")
+    before, optimizer = net.parameters.copy(), Adam(learning_rate_factors={"w1": 0, "b1": 0}, **options)
+    net.fit(np.ones((4, 3)), np.ones((4, 2)), optimizer=optimizer, epochs=2)
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_a_failed_first_step_leaves_the_optimizer_free(small):
+    network, x, y = small
+    optimizer = Adam(lambda step: NAN, ema_decay=0.9)
+    for call in (lambda: network.train_step(x, y, optimizer), lambda: optimizer.step(np.ones(3), np.ones(3))):
+        with pytest.raises(ValueError, match="'learning_rate .of step 1.'.*nan"):
+            call()
+        assert optimizer.state == {}
+    optimizer.learning_rate = 0.1
+    other = fastgd.Network(5, network.layers, loss="softmax_cross_entropy", seed=1)
+    other.train_step(x, y, optimizer)
+
+
+def test_the_smallest_eps_divides_by_something():
+    p = np.zeros(3, np.float32)
+    Adam(1e-3, eps=1e-30).step(p, np.zeros(3, np.float32))
+    assert (p == 0).all()
+
+
+def test_scalars_are_finite_in_the_precision_of_every_array():
+    params = [np.ones(3), np.ones(3, np.float32)]
+    with pytest.raises(ValueError, match="'learning_rate .of step 1.'.*float32.*1e[+]300"):
+        SGD(lambda step: 1e300).step(params, [np.ones(3), np.ones(3, np.float32)])
+    assert (params[1] == 1).all()
+
+
+def test_buffers_are_arrays():
+    p = array.array("f", [1.0, 2.0])
+    SGD(0.5).step(p, array.array("f", [1.0, 1.0]))
+    assert p.tolist() == [0.5, 1.5]
+
+
+def test_history_counts_updates(small):
+    network, x, y = small
+    optimizer = Adam(accumulate=3)
+    assert network.fit(x, y, optimizer=optimizer, batch_size=1, epochs=2).steps == optimizer.steps == 22 // 3
+
+
+@pytest.mark.parametrize("beta2", [0.5, 0.6, 0.7])
+def test_radam_of_a_short_memory(beta2):
+    p, optimizer = np.ones(3), fastgd.RAdam(0.1, beta2=beta2)
+    for _ in range(20):
+        optimizer.step(p, p.copy())
+    assert np.isfinite(p).all()
+
+
+def test_a_rate_set_each_step_costs_no_table(small):
+    """What was foreseen for steps that do not come is not foreseen again."""
+    network, x, y = small
+    optimizer = SGD(0.1)
+    for _ in range(50):
+        optimizer.learning_rate = 0.1
+        network.train_step(x, y, optimizer)
+    assert network._quick_steps == 1

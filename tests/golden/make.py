@@ -8,13 +8,10 @@ Everything is float64. Names in the file: "<what>.<case>.<quantity>".
 import itertools
 import pathlib
 
-import jax
 import numpy as np
-import optax
 import torch
 import torch.nn.functional as F
 
-jax.config.update("jax_enable_x64", True)
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
 # Steps of an optimizer, on so many parameters, and after how many it is looked at.
@@ -123,6 +120,18 @@ OPTAX_OPTIMIZERS = {
     "AMSGrad(0.01, beta2=0.9, corrected=True)": (
         "amsgrad", {"learning_rate": 0.01, "b2": 0.9}, {"m": "mu", "v": "nu", "s": "nu_max"},
     ),
+    "AdaGrad(0.1, eps=1e-3, eps_in_root=True, initial_accumulator=0.5)": (
+        "adagrad", {"learning_rate": 0.1, "eps": 1e-3, "initial_accumulator_value": 0.5}, {"s": "sum_of_squares"},
+    ),
+    "RMSProp(0.01, alpha=0.9, eps=1e-3, eps_in_root=True)": (
+        "rmsprop", {"learning_rate": 0.01, "decay": 0.9, "eps": 1e-3}, {"v": "nu"},
+    ),
+    "RMSProp(0.01, alpha=0.9, eps=1e-3, eps_in_root=True, centred=True)": (
+        "rmsprop", {"learning_rate": 0.01, "decay": 0.9, "eps": 1e-3, "centered": True}, {"v": "nu", "a": "mu"},
+    ),
+    "RAdam(0.01, eps=1e-3, eps_corrected=True)": (
+        "radam", {"learning_rate": 0.01, "eps": 1e-3}, {"m": "mu", "v": "nu"},
+    ),
 }  # fmt: skip
 
 
@@ -192,18 +201,23 @@ class Optax:
     """... and one of optax's."""
 
     def __init__(self, name, start):
+        import jax
+        import optax
+
+        jax.config.update("jax_enable_x64", True)
+        self.array, self.apply = jax.numpy.asarray, optax.apply_updates
         kind, options, self.slots = OPTAX_OPTIMIZERS[name]
         self.optimizer = getattr(optax, kind)(**options)
-        self.p = jax.numpy.asarray(start)
+        self.p = self.array(start)
         self.state = self.optimizer.init(self.p)
         self.update = jax.jit(self.optimizer.update)
 
     def step(self, g):
-        updates, self.state = self.update(jax.numpy.asarray(g), self.state, self.p)
-        self.p = optax.apply_updates(self.p, updates)
+        updates, self.state = self.update(self.array(g), self.state, self.p)
+        self.p = self.apply(self.p, updates)
 
     def look(self):
-        held = next(part for part in self.state if hasattr(part, "mu"))
+        held = next(part for part in self.state if all(hasattr(part, key) for key in self.slots.values()))
         return np.array(self.p), {slot: np.array(getattr(held, key)) for slot, key in self.slots.items()}
 
 
