@@ -5,8 +5,11 @@ Each decorator enters its function under its name in the table of what the packa
 name, saved and loaded like the rest; a file can be loaded where the function has been defined before.
 """
 
+import ast
+import copy
 import inspect
 import math
+import textwrap
 import warnings
 
 import numpy as np
@@ -257,8 +260,9 @@ def _kernel(name, function, arrays, scalars, source, derivative=None):
     """A kernel whose loop, for Numba and in Python, is that of a source which calls the function as `_function`."""
     source = f"def loop({', '.join([*arrays, *scalars])}):\n" + "\n".join(f"    {line}" for line in source)
 
-    def build(jit):
-        names = {"np": np, "_width": WIDTH, "_function": jit(function), "_derivative": derivative and jit(derivative)}
+    def build(jit, dtype=None):
+        called = function if dtype is None else in_precision(function, dtype)
+        names = {"np": np, "_width": WIDTH, "_function": jit(called), "_derivative": derivative and jit(derivative)}
         exec(compile(source, f"<loop of {name}>", "exec"), names)
         return names["loop"]
 
@@ -276,6 +280,59 @@ def _kernel(name, function, arrays, scalars, source, derivative=None):
     made.build_loop = build
     setattr(kernels, name, made)
     return made
+
+
+class _Literals(ast.NodeTransformer):
+    """Rounds the numbers of a source by `_real`: those with a point, and whole ones that are added to something,
+    subtracted, multiplied or divided."""
+
+    def visit_Constant(self, node):
+        return _real(node) if type(node.value) is float else node
+
+    def visit_BinOp(self, node):
+        self.generic_visit(node)
+        if isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div)):
+            node.left, node.right = (
+                _real(side) if isinstance(side, ast.Constant) and type(side.value) is int else side
+                for side in (node.left, node.right)
+            )
+        return node
+
+    def visit_Subscript(self, node):
+        return node
+
+    def visit_Call(self, node):
+        return node if getattr(node.func, "id", None) == "range" else self.generic_visit(node)
+
+
+def _real(node):
+    return ast.Call(ast.Name("_real", ast.Load()), [node], [])
+
+
+def in_precision(function, dtype):
+    """The function with its numbers in a precision: Numba takes 1 - beta in float64 else, and half as many lanes. The
+    function itself where its source cannot be had, is not that of the function, or is that of a lambda."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError):
+        return function
+    definition = tree.body[0]
+    if not isinstance(definition, ast.FunctionDef):
+        return function
+    definition.decorator_list, definition.returns = [], None
+    definition.args.defaults, definition.args.kw_defaults = [], []
+    names = {**function.__globals__, **inspect.getclosurevars(function).nonlocals, "_real": np.dtype(dtype).type}
+    made = []
+    for transformed in (tree, ast.fix_missing_locations(_Literals().visit(copy.deepcopy(tree)))):
+        exec(compile(transformed, f"<{function.__name__} in {np.dtype(dtype)}>", "exec"), names)
+        made.append(names[definition.name])
+    # The file may have changed since.
+    same = made[0].__code__.co_varnames == function.__code__.co_varnames
+    return made[1] if same and _numbers(made[0]) == _numbers(function) else function
+
+
+def _numbers(function):
+    return sorted(value for value in function.__code__.co_consts if type(value) in (int, float))
 
 
 def _rounded(array, scalars):

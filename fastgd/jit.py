@@ -42,7 +42,7 @@ def compile_loop(kernel, dtype):
     cut along the dimension that [begin, end) runs over, so the loop has the arguments of the numpy body."""
     slots = np.dtype([(name, "f8" if name in kernel.scalars else "i8") for name in kernel.slots])
     signature = types.void(types.CPointer(numba.from_dtype(slots)), types.int64, types.int64)
-    names = {"_loop": jit(kernel.loop_for(jit)), "_pointer": _pointer, "_carray": numba.carray}
+    names = {"_loop": jit(kernel.loop_for(jit, dtype)), "_pointer": _pointer, "_carray": numba.carray}
     values = []
     for name, spec in kernel.arrays.items():
         array_dtype = np.dtype(spec.dtype or dtype)

@@ -98,7 +98,7 @@ class Kernel:
         self.__signature__ = inspect.signature(reference)
         self.reference = reference
         self.loop_function = None
-        self.build_loop = None  # or a function of Numba's jit that makes a loop
+        self.build_loop = None  # or a function of Numba's jit and a precision that makes a loop
         self.derived = {}  # kernels that follow from this one; see lowmemory.py
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
@@ -143,9 +143,9 @@ class Kernel:
     def has_loop(self):
         return self.loop_function is not None or self.build_loop is not None
 
-    def loop_for(self, jit):
-        """The loop that Numba compiles."""
-        return self.loop_function or self.build_loop(jit)
+    def loop_for(self, jit, dtype):
+        """The loop that Numba compiles for a precision."""
+        return self.loop_function or self.build_loop(jit, dtype)
 
     def bodies(self):
         """Names of the bodies this kernel has."""

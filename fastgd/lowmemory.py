@@ -200,11 +200,11 @@ def _derive(rule, state_dtype, name):
     )
     made = Kernel(reference)
     if rule.has_loop:
-        made.build_loop = lambda jit: _loop(rule, state_dtype, jit)
+        made.build_loop = lambda jit, dtype: _loop(rule, state_dtype, jit, dtype)
     return made
 
 
-def _loop(rule, state_dtype, jit):
+def _loop(rule, state_dtype, jit, dtype):
     """The loop for Numba, written out for the slots of this rule."""
     slots = slots_of(rule)
     arguments, before, after = ["p"], [], []
@@ -229,6 +229,6 @@ def _loop(rule, state_dtype, jit):
         f"        _rule(p[begin:end], {values}, g[begin:end], {', '.join(rule.scalars)})",
         *(f"        {line}" for line in after),
     ]
-    names = {"np": np, "_rule": jit(rule.loop_for(jit)), **{name: jit(loop) for name, loop in _LOOPS.items()}}
+    names = {"np": np, "_rule": jit(rule.loop_for(jit, dtype)), **{name: jit(loop) for name, loop in _LOOPS.items()}}
     exec(compile("\n".join(lines), f"<loop of {rule.name}_{state_dtype}>", "exec"), names)
     return names["loop"]

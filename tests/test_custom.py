@@ -128,6 +128,22 @@ def test_names_of_the_loops_own(backend):
     np.testing.assert_allclose(net.forward(x), 30 * net.views()["w1"])
 
 
+def test_numbers_of_a_function_take_the_precision_of_the_arrays():
+    three = 3
+
+    def rule(p, g, lr, beta=0.5):
+        steps = 0.0
+        for i in range(1 + 1):
+            steps = steps + (1 - beta) * i / 2
+        return p**2 + steps * three - 2.5
+
+    made = custom.in_precision(rule, np.float32)
+    value = made(np.float32(3), np.float32(1), np.float32(1), np.float32(0.5))
+    assert value == rule(3.0, 1.0, 1.0)
+    assert value.dtype == np.float32
+    assert custom.in_precision(eval("lambda p: p"), np.float32)(3) == 3
+
+
 def test_a_name_picks_an_optimizer(rng):
     custom.optimizer(my_sgd)
     custom.optimizer(my_lion, state=["m"])
