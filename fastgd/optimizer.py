@@ -1,5 +1,6 @@
 """What every optimizer does: checks its hyper-parameters, holds the state, tells the scalars of steps to come, and
-writes the update of parameters down for a program."""
+steps alone or in a network. Over 400 lines: the options of every optimizer and what each of them means for all of that
+belong together."""
 
 import collections.abc
 import contextlib
