@@ -10,9 +10,11 @@ columns stay empty.
 """
 
 import argparse
+import functools
 import importlib
 import importlib.util
 import json
+import os
 import time
 
 import numpy as np
@@ -56,8 +58,7 @@ def arrays(count, n):
 
 
 def fastgd_step(name, params, grads):
-    step = OPTIMIZERS[name]().step
-    return lambda: step(params, grads, num_threads=1)
+    return functools.partial(OPTIMIZERS[name]().step, params, grads)
 
 
 def torch_step(name, params, grads):
@@ -157,6 +158,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.1, help="of each sample")
     parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()
+    os.environ["FASTGD_NUM_THREADS"] = "1"
     results, listed = compare([int(n) for n in arguments.sizes.split(",")], arguments.rounds, arguments.seconds)
     print_tables(results, listed)
     if arguments.json:

@@ -77,39 +77,8 @@ def optimizer(function=None, *, state=(), nonnegative=()):
         f"custom_{name}_step", function, arrays, (*given, "weight_decay", "shrink"), _rule_source(initial, given)
     )
 
-    def __init__(self, learning_rate=learning_rate, *, weight_decay=0.0, **options):
-        if learning_rate is None:
-            raise type_error("learning_rate", f"a number or a schedule: {name} has no default", "none")
-        given = {hyper: check_number(hyper, options.pop(hyper, value)) for hyper, value in defaults.items()}
-        hyper = {hyper: check_rounded(hyper, value) for hyper, value in given.items()}
-        Optimizer.__init__(self, learning_rate, {"weight_decay": weight_decay}, **options)
-        self.hyper |= hyper
-
-    def scalars(self, lr, t):
-        return lr, *((t,) if timed else ()), *(self.hyper[hyper] for hyper in defaults)
-
-    kind = inspect.Parameter
-    signature = [kind("learning_rate", kind.POSITIONAL_OR_KEYWORD, default=learning_rate)]
-    signature += [kind(n, kind.KEYWORD_ONLY, default=v) for n, v in {**defaults, "weight_decay": 0.0}.items()]
-    signature.append(kind("options", kind.VAR_KEYWORD))
-    signature = inspect.Signature(signature)
-    made = type(
-        name,
-        (Optimizer,),
-        {
-            "__doc__": function.__doc__,
-            "__module__": function.__module__,
-            "__qualname__": function.__qualname__,
-            "__signature__": signature,
-            "__init__": __init__,
-            "kernel": kernel,
-            "scalars": scalars,
-            "initial": lambda self, slot: initial[slot],
-            "rule": staticmethod(function),
-        },
-    )
-    OPTIMIZERS[name] = made
-    return made
+    OPTIMIZERS[name] = _optimizer_class(function, kernel, initial, timed, learning_rate, defaults)
+    return OPTIMIZERS[name]
 
 
 def activation(function=None, *, derivative=None):
@@ -190,6 +159,42 @@ def loss(function=None, *, labels=False, link=None):
     kernel = _kernel(f"custom_{name}_loss", function, arrays, names[3:], _loss_source(names[3:]))
     LOSSES[name] = Loss(name, (kernel,), link, parameters=parameters)
     return LOSSES[name]
+
+
+def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
+    """A class like those of optimizers.py. `timed`: its kernel has the number of the update after lr."""
+
+    def __init__(self, learning_rate=learning_rate, *, weight_decay=0.0, **options):
+        if learning_rate is None:
+            raise type_error("learning_rate", f"a number or a schedule: {function.__name__} has no default", "none")
+        given = {hyper: check_number(hyper, options.pop(hyper, value)) for hyper, value in defaults.items()}
+        hyper = {hyper: check_rounded(hyper, value) for hyper, value in given.items()}
+        Optimizer.__init__(self, learning_rate, {"weight_decay": weight_decay}, **options)
+        self.hyper |= hyper
+
+    def scalars(self, lr, t):
+        return lr, *((t,) if timed else ()), *(self.hyper[hyper] for hyper in defaults)
+
+    kind = inspect.Parameter
+    signature = [kind("learning_rate", kind.POSITIONAL_OR_KEYWORD, default=learning_rate)]
+    signature += [kind(n, kind.KEYWORD_ONLY, default=v) for n, v in {**defaults, "weight_decay": 0.0}.items()]
+    signature.append(kind("options", kind.VAR_KEYWORD))
+    signature = inspect.Signature(signature)
+    return type(
+        function.__name__,
+        (Optimizer,),
+        {
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+            "__qualname__": function.__qualname__,
+            "__signature__": signature,
+            "__init__": __init__,
+            "kernel": kernel,
+            "scalars": scalars,
+            "initial": lambda self, slot: initial[slot],
+            "rule": staticmethod(function),
+        },
+    )
 
 
 # ---- checks
