@@ -175,7 +175,7 @@ cdef class QuickUpdate:
 
     cdef bint all_fit(self, object params, object grads):
         cdef int64_t i
-        if isinstance(params, np.ndarray) or isinstance(grads, np.ndarray):
+        if cnp.PyArray_Check(params) or cnp.PyArray_Check(grads):
             return self.n == 1 and self.fits(0, params, grads)
         if not isinstance(params, (list, tuple)) or not isinstance(grads, (list, tuple)):
             return False
