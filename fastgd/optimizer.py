@@ -10,7 +10,7 @@ import weakref
 
 import numpy as np
 
-from ._plan import Turn
+from ._plan import Stepper, Turn
 from .buffers import aligned_zeros
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .lowmemory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_slot, slots_of
@@ -56,7 +56,7 @@ class Part(typing.NamedTuple):
     kind: tuple
 
 
-class Optimizer:
+class Optimizer(Stepper):
     """Base of the optimizers.
 
     learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made.
@@ -118,7 +118,7 @@ class Optimizer:
         self.norm = np.zeros(1)
         self._parts = None
         self._network = None
-        self._standalone = self._quick = None
+        self._standalone = None
         self._converter, self.turn = Converter(), Turn("optimizer")
 
     @staticmethod
@@ -361,21 +361,6 @@ class Optimizer:
 
     # ---- alone
 
-    def step(self, params, grads, *, num_threads=None, backend="auto"):
-        """Updates params in place from grads: an array and its gradient, or lists of them, of equal shapes,
-        C-contiguous, float32 or float64; anything that shares its memory by DLPack or as a buffer is an array, too: a
-        torch CPU tensor, whether it requires a gradient or not, or an array.array. One native call serves the whole
-        list.
-
-        num_threads: as in `Network`; small updates use one, and the result does not depend on it. Nor does it depend on
-        how numbers are cut into arrays, but for 8-bit state, whose blocks begin with each array, and the last place of
-        the norm of clip_norm. backend: "auto", "cython", "numba" or "numpy".
-
-        Raises TypeError or ValueError naming the argument; then nothing has changed.
-        """
-        if self._quick is None or not self._quick.step(params, grads, num_threads, backend):
-            self._prepared_step(params, grads, num_threads, backend)
-
     def _prepared_step(self, params, grads, num_threads, backend):
         """`step` of anything: checks, and raises. Makes ready for the quick way."""
         with self.turn:
@@ -401,7 +386,7 @@ class Optimizer:
     # ---- kept
 
     def __getstate__(self):
-        made = {"_network": None, "_standalone": None, "_quick": None, "_converter": Converter()}
+        made = {"_network": None, "_standalone": None, "_converter": Converter()}
         made["turn"] = None
         return {**vars(self), **made}
 

@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 
 cnp.import_array()

@@ -186,7 +186,7 @@ cdef class QuickUpdate:
                 return False
         return True
 
-    def step(self, params, grads, num_threads, backend):
+    cdef bint step(self, object params, object grads, object num_threads, object backend) except -1:
         """Whether the update is made."""
         if self.turn.taken or num_threads is not self.num_threads or backend is not self.backend:
             return False
@@ -226,3 +226,26 @@ cdef class QuickUpdate:
             team_run(walk_steps, e, 1)
         self.next += 1
         return True
+
+
+@cython.auto_pickle(False)
+cdef class Stepper:
+    """What an optimizer's `step` does before all else; the rest is the class's that follows, in `_prepared_step`."""
+    cdef public QuickUpdate _quick
+
+    @cython.embedsignature(True)
+    @cython.embedsignature.format("clinic")
+    def step(self, params, grads, *, num_threads=None, backend="auto"):
+        """Updates params in place from grads: an array and its gradient, or lists of them, of equal shapes,
+        C-contiguous, float32 or float64; anything that shares its memory by DLPack or as a buffer is an array, too: a
+        torch CPU tensor, whether it requires a gradient or not, or an array.array. One native call serves the whole
+        list.
+
+        num_threads: as in `Network`; small updates use one, and the result does not depend on it. Nor does it depend on
+        how numbers are cut into arrays, but for 8-bit state, whose blocks begin with each array, and the last place of
+        the norm of clip_norm. backend: "auto", "cython", "numba" or "numpy".
+
+        Raises TypeError or ValueError naming the argument; then nothing has changed.
+        """
+        if self._quick is None or not self._quick.step(params, grads, num_threads, backend):
+            self._prepared_step(params, grads, num_threads, backend)
