@@ -11,9 +11,10 @@ import numpy as np
 from .config import __version__
 from .data import check_batch_size
 from .errors import choose, value_error
+from .kernel import BACKENDS
 from .layers import Dense
 from .losses import softmax_cross_entropy
-from .network import BACKENDS, Network
+from .network import Network
 from .optimizers import OPTIMIZERS
 from .schedules import cosine
 from .selfcheck import run as selfcheck

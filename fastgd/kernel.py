@@ -28,6 +28,8 @@ from ._plan import call_kernel
 from .errors import choose, shown, type_error, value_error
 
 BODIES = ("numpy", "numba", "cython")
+# What a user may ask for: a body, or "auto", which is "cython".
+BACKENDS = ("auto", "cython", "numba", "numpy")
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 

@@ -4,15 +4,13 @@ From every rule a kernel follows for either: it unpacks the state, applies the r
 pass. What the rule has computed is rounded stochastically: up with a probability equal to the part of the last place
 that is left over, so that the mean over many steps is right. Rounded to nearest, an average that moves by less than
 half a last place a step would stand still for ever (with beta2 = 0.999 every second moment does). The random number
-is a hash
-of the step, the slot and the bits that are rounded: the result depends on neither threads nor place.
+is a hash of the step, the slot and the bits that are rounded: the result depends on neither threads nor place.
 
 bfloat16: the upper 16 bits of a float32, 8 of them exponent, 7 mantissa.
 8bit: exponent and 3 bits of mantissa, counted down from `top`, that of the largest code of the block; code 0 is 0. A
-slot
-that may be negative has a sign and 7 bits: magnitudes below 2^-16 of the largest in a block become 0. One that may not
-has 8 bits: numbers below 2^-32 of the largest become the smallest above 0, so that no step is divided by 0. Block-wise
-8-bit state is due to Dettmers et al. 2022, arXiv:2110.02861, whose codes are others.
+slot that may be negative has a sign and 7 bits: magnitudes below 2^-16 of the largest in a block become 0. One that may
+not has 8 bits: numbers below 2^-32 of the largest become the smallest above 0, so that no step is divided by 0.
+Block-wise 8-bit state is due to Dettmers et al. 2022, arXiv:2110.02861, whose codes are others.
 """
 
 import inspect

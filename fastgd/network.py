@@ -10,7 +10,7 @@ from .buffers import aligned_zeros
 from .choice import pick
 from .data import check_rows, check_targets, check_values
 from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
-from .kernel import DTYPES
+from .kernel import BACKENDS, DTYPES
 from .layers import LAYERS
 from .losses import LOSSES, Loss
 from .optimizer import Optimizer
@@ -21,7 +21,6 @@ from .steps import Steps
 from .threads import check_threads
 from .training import fit
 
-BACKENDS = ("auto", *("cython", "numba", "numpy"))
 # Rows that forward, predict and loss send through the network at a time: bounds the workspace they need.
 BLOCK_ROWS = 256
 # How long training runs natively before Python looks for signals.

@@ -198,8 +198,7 @@ class Optimizer(Stepper):
 
     def table(self, count, dtype, kinds):
         """Of the next `count` minibatches: learning rates, whether there is an update, and the values of what is fed,
-        by
-        key: arrays with an element a minibatch, of stride 0 where they stay the same. `kinds` are the (factor,
+        by key: arrays with an element a minibatch, of stride 0 where they stay the same. `kinds` are the (factor,
         decays) of the parts.
 
         Raises TypeError or ValueError if a schedule gives what is no finite number >= 0, or one too large for dtype.
@@ -386,9 +385,7 @@ class Optimizer(Stepper):
     # ---- kept
 
     def __getstate__(self):
-        made = {"_network": None, "_standalone": None, "_converter": Converter()}
-        made["turn"] = None
-        return {**vars(self), **made}
+        return {**vars(self), "_network": None, "_standalone": None, "_converter": Converter(), "turn": None}
 
     def __setstate__(self, state):
         vars(self).update(state, turn=Turn("optimizer"))

@@ -7,13 +7,12 @@ import numpy as np
 
 from ._plan import QuickUpdate
 from .errors import choose, shown, type_error, value_error
-from .kernel import DTYPES
+from .kernel import BACKENDS, DTYPES
 from .program import UPDATE_PHASES, UPDATE_WALK, Operation, Program
 from .schedules import Schedule
 from .threads import check_threads
 from .update import write_update
 
-BACKENDS = ("auto", "cython", "numba", "numpy")
 # Elements of parameters that are worth a thread.
 THREAD_ELEMENTS = 64 * 1024
 # For how many steps to come scalars are worked out, at most.
