@@ -3,13 +3,15 @@
 From every rule a kernel follows for either: it unpacks the state, applies the rule, and packs the state again, in one
 pass. What the rule has computed is rounded stochastically: up with a probability equal to the part of the last place
 that is left over, so that the mean over many steps is right. Rounded to nearest, an average that moves by less than
-half a last place a step would stand still for ever (with beta2 = 0.999 every second moment does). The random number
-is a hash of the step, the slot and the bits that are rounded: the result depends on neither threads nor place.
+half a last place a step would stand still for ever (with beta2 = 0.999 every second moment does). The random number,
+one for all slots of a parameter, is a hash of the step and of the bits that are rounded: the result depends on neither
+threads nor place.
 
 bfloat16: the upper 16 bits of a float32, 8 of them exponent, 7 mantissa.
-8bit: exponent and 3 bits of mantissa, counted down from `top`, that of the largest code of the block; code 0 is 0. A
-slot that may be negative has a sign and 7 bits: magnitudes below 2^-16 of the largest in a block become 0. One that may
-not has 8 bits: numbers below 2^-32 of the largest become the smallest above 0, so that no step is divided by 0.
+8bit: exponent and 3 bits of mantissa, from those of a `base` that the block has: code q stands for the float32 with
+the bits (base + q) 2^20. A slot that may be negative has a sign and 7 bits, and code 0 stands for 0: magnitudes below
+2^-16 of the largest in a block become 0. One that may not has 8 bits, and numbers below 2^-32 of the largest become
+what code 0 stands for, so that no step is divided by 0 as long as the block has another number.
 Block-wise 8-bit state is due to Dettmers et al. 2022, arXiv:2110.02861, whose codes are others.
 """
 
@@ -17,13 +19,14 @@ import inspect
 
 import numpy as np
 
+from .buffers import aligned_zeros
 from .kernel import InOut, Kernel, kernels
 
 STATE_DTYPES = ("bfloat16", "8bit")
 STATE_BLOCK = 256
 GOLDEN = 0x9E3779B1  # the fractional part of the golden ratio, as a prime: multiples of it spread evenly over 2^32
 MANTISSA = 20  # bits of a float32 below the 3 bits of mantissa that an 8-bit code keeps
-SIGNED_TOP, UNSIGNED_TOP = 127, 255  # the largest codes
+SIGNED_CODES, UNSIGNED_CODES = 127, 255  # the largest codes
 
 
 # ---- numpy
@@ -33,46 +36,52 @@ def _bits(x):
     return x.astype(np.float32).view(np.uint32)
 
 
-def _hashed(bits, seed):
-    """32 random bits for each of `bits` (uint32) and a seed."""
-    return (bits ^ np.uint32(int(seed) * GOLDEN & 0xFFFFFFFF)) * np.uint32(GOLDEN)
+def _noise(values, seed):
+    """32 random bits for each parameter, from the values of its slots."""
+    salt = np.uint32(int(seed) * GOLDEN & 0xFFFFFFFF)
+    return (sum(_bits(x) for x in values) ^ salt) * np.uint32(GOLDEN)
 
 
 def _unpack_bfloat16(q):
     return (q.astype(np.uint32) << 16).view(np.float32)
 
 
-def _pack_bfloat16(q, x, seed):
-    bits = _bits(x)
-    q[...] = (bits + (_hashed(bits, seed) >> np.uint32(16))) >> np.uint32(16)
+def _pack_bfloat16(q, x, noise):
+    q[...] = (_bits(x) + (noise >> np.uint32(16))) >> np.uint32(16)
 
 
-def _unpack_8bit(q, top, largest):
-    code = (q & largest).astype(np.int32)
-    bits = np.where(code == 0, 0, np.maximum(code + (_spread(top, q.size) - largest), 0) << MANTISSA).astype(np.uint32)
-    if largest == SIGNED_TOP:
-        bits |= (q.astype(np.uint32) & 128) << 24
+def _unpack_8bit(q, base, largest):
+    bits = ((q & largest) + _spread(base, q.size).astype(np.uint32)) << np.uint32(MANTISSA)
+    if largest == SIGNED_CODES:
+        bits = np.where(q & largest, bits | (q & np.uint32(128)) << np.uint32(24), np.uint32(0))
     return bits.view(np.float32)
 
 
-def _pack_8bit(q, top, x, seed, largest):
+def _pack_8bit(q, base, x, noise, largest):
     bits = _bits(x)
     size = bits & np.uint32(0x7FFFFFFF)
-    top[...] = (np.maximum.reduceat(size, np.arange(0, x.size, STATE_BLOCK)) >> MANTISSA) + 1
-    place = ((size + (_hashed(bits, seed) >> np.uint32(32 - MANTISSA))) >> np.uint32(MANTISSA)).astype(np.int32)
-    place -= _spread(top, q.size) - largest
-    if largest == SIGNED_TOP:
-        q[...] = np.maximum(place, 0) | (bits >> np.uint32(24)) & 128
-    else:
-        q[...] = np.where(bits == 0, 0, np.maximum(place, 1))
+    top = (np.maximum.reduceat(size, np.arange(0, x.size, STATE_BLOCK)) >> MANTISSA).astype(np.int32) + 1
+    base[...] = np.maximum(top - largest, 0)
+    code = ((size + (noise >> np.uint32(32 - MANTISSA))) >> np.uint32(MANTISSA)).astype(np.int32)
+    code = np.maximum(code - _spread(base, q.size), 0)
+    q[...] = code | (bits >> np.uint32(24)) & 128 if largest == SIGNED_CODES else code
 
 
-def _spread(top, n):
-    """The top of the block of each of n elements."""
-    return np.repeat(top, STATE_BLOCK)[:n]
+def _spread(base, n):
+    """The base of the block of each of n elements."""
+    return np.repeat(base, STATE_BLOCK)[:n]
 
 
-# ---- the same for Numba, a block at a time; `top` is what the codes are counted from
+# ---- the same for Numba, a block at a time
+
+
+def _loop_noise(noise, values, seed):
+    salt = np.uint32(np.int64(seed) * GOLDEN)
+    for i in range(noise.size):
+        bits = np.uint32(0)
+        for k in range(values.shape[0]):
+            bits = np.uint32(bits + np.float32(values[k, i]).view(np.uint32))
+        noise[i] = np.uint32(bits ^ salt) * np.uint32(GOLDEN)
 
 
 def _loop_unpack_bfloat16(x, q):
@@ -80,40 +89,36 @@ def _loop_unpack_bfloat16(x, q):
         x[i] = np.uint32(np.uint32(q[i]) << np.uint32(16)).view(np.float32)
 
 
-def _loop_pack_bfloat16(q, x, seed):
-    salt = np.uint32(np.int64(seed) * GOLDEN)
+def _loop_pack_bfloat16(q, x, noise):
     for i in range(q.size):
         bits = np.float32(x[i]).view(np.uint32)
-        h = np.uint32((bits ^ salt) * np.uint32(GOLDEN))
-        q[i] = np.uint32(bits + (h >> np.uint32(16))) >> np.uint32(16)
+        q[i] = np.uint32(bits + (noise[i] >> np.uint32(16))) >> np.uint32(16)
 
 
-def _loop_unpack_8bit(x, q, top, largest):
+def _loop_unpack_8bit(x, q, base, largest):
     for i in range(q.size):
         code = np.int32(q[i] & largest)
-        place = max(code + (top - largest), 0)
-        bits = np.uint32(place << MANTISSA) if code else np.uint32(0)
-        sign = np.uint32(q[i] & (255 - largest)) << np.uint32(24)
-        x[i] = np.uint32(bits | sign).view(np.float32)
+        bits = np.uint32((code + base) << MANTISSA)
+        if largest == SIGNED_CODES:
+            bits = np.uint32(bits | (np.uint32(q[i] & 128) << np.uint32(24))) if code else np.uint32(0)
+        x[i] = np.uint32(bits).view(np.float32)
 
 
-def _loop_pack_8bit(q, x, seed, largest):
-    salt, top = np.uint32(np.int64(seed) * GOLDEN), np.uint32(0)
+def _loop_pack_8bit(q, x, noise, largest):
+    size = np.uint32(0)
     for i in range(q.size):
-        top = max(top, np.float32(x[i]).view(np.uint32) & np.uint32(0x7FFFFFFF))
-    base = np.int32(top >> np.uint32(MANTISSA)) + 1 - largest
+        size = max(size, np.float32(x[i]).view(np.uint32) & np.uint32(0x7FFFFFFF))
+    base = max(np.int32(size >> np.uint32(MANTISSA)) + 1 - largest, 0)
     for i in range(q.size):
         bits = np.float32(x[i]).view(np.uint32)
-        h = np.uint32((bits ^ salt) * np.uint32(GOLDEN)) >> np.uint32(32 - MANTISSA)
-        place = np.int32(np.uint32((bits & np.uint32(0x7FFFFFFF)) + h) >> np.uint32(MANTISSA)) - base
-        if largest == SIGNED_TOP:
-            q[i] = np.uint32(max(place, 0)) | (bits >> np.uint32(24)) & np.uint32(128)
-        else:
-            q[i] = np.uint32(max(place, 1)) if bits else np.uint32(0)
-    return base + largest
+        place = np.uint32((bits & np.uint32(0x7FFFFFFF)) + (noise[i] >> np.uint32(32 - MANTISSA)))
+        code = np.uint32(max(np.int32(place >> np.uint32(MANTISSA)) - base, 0))
+        q[i] = code | (bits >> np.uint32(24)) & np.uint32(128) if largest == SIGNED_CODES else code
+    return base
 
 
 _LOOPS = {
+    "_noise": _loop_noise,
     "_unpack_bfloat16": _loop_unpack_bfloat16,
     "_pack_bfloat16": _loop_pack_bfloat16,
     "_unpack_8bit": _loop_unpack_8bit,
@@ -130,37 +135,42 @@ def slots_of(rule):
 
 
 def largest_code(rule, slot):
-    return UNSIGNED_TOP if rule.arrays[slot].domain == "nonnegative" else SIGNED_TOP
+    return UNSIGNED_CODES if rule.arrays[slot].domain == "nonnegative" else SIGNED_CODES
 
 
 def unpacked(rule, held, slot):
     """The numbers of a slot, of which `held` has the arrays by name."""
-    top = held.get(f"{slot}_top")
-    return _unpack_bfloat16(held[slot]) if top is None else _unpack_8bit(held[slot], top, largest_code(rule, slot))
+    base = held.get(f"{slot}_base")
+    return _unpack_bfloat16(held[slot]) if base is None else _unpack_8bit(held[slot], base, largest_code(rule, slot))
 
 
-def pack(rule, held, slot, x, seed):
-    """Packs numbers into the arrays of a slot."""
-    top = held.get(f"{slot}_top")
-    if top is None:
-        _pack_bfloat16(held[slot], x, seed)
-    else:
-        _pack_8bit(held[slot], top, x, seed, largest_code(rule, slot))
+def pack(rule, held, values, seed):
+    """Packs the values of the slots into their arrays."""
+    noise = _noise(values, seed)
+    for slot, x in zip(slots_of(rule), values, strict=True):
+        base = held.get(f"{slot}_base")
+        if base is None:
+            _pack_bfloat16(held[slot], x, noise)
+        else:
+            _pack_8bit(held[slot], base, x, noise, largest_code(rule, slot))
 
 
-def new_slot(rule, slot, n, state_dtype, initial):
-    """The arrays of a slot for n elements, by name, set to an initial value."""
-    held = {slot: np.zeros(n, np.uint16 if state_dtype == "bfloat16" else np.uint8)}
-    if state_dtype == "8bit":
-        held[f"{slot}_top"] = np.zeros(-(-n // STATE_BLOCK), np.int32)
-    pack(rule, held, slot, np.full(n, initial, np.float32), 0)
+def new_state(rule, p, state_dtype, initial):
+    """The arrays of the slots for parameters p, by name, set to the initial value of each."""
+    slots, held, n = slots_of(rule), {}, p.size
+    dtype = np.uint16 if state_dtype == "bfloat16" else np.uint8
+    _, arrays = aligned_zeros([n] * len(slots), dtype, quarter=2, like=p)
+    for slot, array in zip(slots, arrays, strict=True):
+        held[slot] = array
+        if state_dtype == "8bit":
+            held[f"{slot}_base"] = np.zeros(-(-n // STATE_BLOCK), np.int32)
+    pack(rule, held, [np.full(n, value, np.float32) for value in initial], 0)
     return held
 
 
 def low_memory_kernel(rule, state_dtype):
     """The kernel of a rule whose slots are held in a state_dtype: bfloat16 arrays, or for each slot one of codes and
-    one of the tops of their blocks. After the scalars of the rule it has a seed, to which the number of a slot is
-    added."""
+    one of the bases of their blocks. After the scalars of the rule it has a seed."""
     name = f"{rule.name}_{state_dtype}"
     if state_dtype not in rule.derived:
         rule.derived[state_dtype] = _derive(rule, state_dtype, name)
@@ -171,12 +181,12 @@ def low_memory_kernel(rule, state_dtype):
 def _derive(rule, state_dtype, name):
     arrays, slots = {"p": rule.arrays["p"]}, slots_of(rule)
     for slot in slots:
+        sign = "nonnegative " if largest_code(rule, slot) == UNSIGNED_CODES else ""
         if state_dtype == "bfloat16":
-            sign = "nonnegative " if largest_code(rule, slot) == UNSIGNED_TOP else ""
             arrays[slot] = InOut("n", dtype="uint16", domain=f"{sign}bfloat16")
         else:
             arrays[slot] = InOut("n", dtype="uint8", domain="code")
-            arrays[f"{slot}_top"] = InOut("blocks", dtype="int32", domain="top", per=STATE_BLOCK)
+            arrays[f"{slot}_base"] = InOut("blocks", dtype="int32", domain=f"{sign}base", per=STATE_BLOCK)
     arrays["g"] = rule.arrays["g"]
     scalars = (*rule.scalars, "seed")
 
@@ -184,8 +194,7 @@ def _derive(rule, state_dtype, name):
         given = dict(zip((*arrays, *scalars), arguments, strict=True))
         values = [unpacked(rule, given, slot).astype(given["p"].dtype) for slot in slots]
         rule.reference(given["p"], *values, given["g"], *(given[scalar] for scalar in rule.scalars))
-        for number, (slot, x) in enumerate(zip(slots, values, strict=True)):
-            pack(rule, given, slot, x, given["seed"] + number)
+        pack(rule, given, values, given["seed"])
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(n, kind, annotation=a) for n, a in arrays.items()]
@@ -208,23 +217,27 @@ def _loop(rule, state_dtype, jit, dtype):
     arguments, before, after = ["p"], [], []
     for number, slot in enumerate(slots):
         arguments.append(slot)
-        before.append(f"x{number} = values[{number}, : end - begin]")
+        before.append(f"x{number} = values[{number}, :size]")
         if state_dtype == "bfloat16":
             before.append(f"_unpack_bfloat16(x{number}, {slot}[begin:end])")
-            after.append(f"_pack_bfloat16({slot}[begin:end], x{number}, seed + {number})")
+            after.append(f"_pack_bfloat16({slot}[begin:end], x{number}, noise)")
         else:
-            arguments.append(f"{slot}_top")
-            top, largest = f"{slot}_top[begin // {STATE_BLOCK}]", largest_code(rule, slot)
-            before.append(f"_unpack_8bit(x{number}, {slot}[begin:end], {top}, {largest})")
-            after.append(f"{top} = _pack_8bit({slot}[begin:end], x{number}, seed + {number}, {largest})")
+            arguments.append(f"{slot}_base")
+            base, largest = f"{slot}_base[begin // {STATE_BLOCK}]", largest_code(rule, slot)
+            before.append(f"_unpack_8bit(x{number}, {slot}[begin:end], {base}, {largest})")
+            after.append(f"{base} = _pack_8bit({slot}[begin:end], x{number}, noise, {largest})")
     values = ", ".join(f"x{number}" for number in range(len(slots)))
     lines = [
         f"def loop({', '.join([*arguments, 'g', *rule.scalars, 'seed'])}):",
         f"    values = np.empty(({len(slots)}, {STATE_BLOCK}), p.dtype)",
+        f"    bits = np.empty({STATE_BLOCK}, np.uint32)",
         f"    for begin in range(0, p.size, {STATE_BLOCK}):",
         f"        end = min(begin + {STATE_BLOCK}, p.size)",
+        "        size = end - begin",
+        "        noise = bits[:size]",
         *(f"        {line}" for line in before),
         f"        _rule(p[begin:end], {values}, g[begin:end], {', '.join(rule.scalars)})",
+        "        _noise(noise, values[:, :size], seed)",
         *(f"        {line}" for line in after),
     ]
     names = {"np": np, "_rule": jit(rule.loop_for(jit, dtype)), **{name: jit(loop) for name, loop in _LOOPS.items()}}

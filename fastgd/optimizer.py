@@ -13,7 +13,7 @@ import numpy as np
 from ._plan import Stepper, Turn
 from .buffers import aligned_zeros
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
-from .lowmemory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_slot, slots_of
+from .lowmemory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_state, slots_of
 from .schedules import Schedule, constant
 from .standalone import Converter, Standalone, check_arrays, check_pairs
 
@@ -283,13 +283,12 @@ class Optimizer(Stepper):
         state, slots = {}, self.slots
         if self.state_dtype is None:
             # Beside the parameters and the gradient of a network.
-            _, arrays = aligned_zeros([p.size] * len(slots), p.dtype, quarter=2)
+            _, arrays = aligned_zeros([p.size] * len(slots), p.dtype, quarter=2, like=p)
             for slot, array in zip(slots, arrays, strict=True):
                 array += self.initial(slot)
                 state[slot] = array
         else:
-            for slot in slots:
-                state |= new_slot(self.kernel, slot, p.size, self.state_dtype, self.initial(slot))
+            state = new_state(self.kernel, p, self.state_dtype, [self.initial(slot) for slot in slots])
         if self.accumulate > 1:
             state["accumulated"] = np.zeros(p.size, p.dtype)
         if self.ema_decay is not None:

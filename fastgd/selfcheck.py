@@ -13,6 +13,7 @@ from .config import show_config
 from .gradcheck import check_gradients
 from .kernel import BODIES, DTYPES, kernels
 from .layers import Dense
+from .lowmemory import SIGNED_CODES, UNSIGNED_CODES
 from .network import Network
 from .optimizers import Adam
 
@@ -42,8 +43,9 @@ def example(kernel, sizes, dtype, rng):
             values = rng.uniform(0, 1, shape)
         elif spec.domain == "code":
             values = rng.integers(0, 256, shape)
-        elif spec.domain == "top":
-            values = rng.integers(127 - 8, 127 + 8, shape) << 3  # exponents near that of 1
+        elif spec.domain.endswith("base"):  # from which the largest code has an exponent near that of 1
+            largest = UNSIGNED_CODES if spec.domain.startswith("nonnegative") else SIGNED_CODES
+            values = (rng.integers(127 - 8, 127 + 8, shape) << 3) - largest
         elif spec.domain.endswith("bfloat16"):
             values = rng.normal(size=shape).astype(np.float32)
             values = (np.abs(values) if spec.domain.startswith("nonnegative") else values).view(np.uint32) >> 16

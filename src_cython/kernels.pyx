@@ -5,7 +5,7 @@ Each body stands in the .pxi of the same stem as the .py that holds its contract
 contract's arrays, then the names of their dimensions in order of appearance, then the scalars: eight bytes each.
 Record fields of the same shape share one struct. Hyper-parameters arrive as double and are rounded to `real` once.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
 from libc.string cimport memcpy
 
 cdef extern from "simd.h" nogil:

@@ -12,6 +12,13 @@ cdef enum:
     MAX_RULE_SLOTS = 3
 
 
+cdef inline int64_t head_of(const real *p, int64_t begin, int64_t end) noexcept nogil:
+    """The end of a first part after which p, and state that lies alike, begin on a cache line: vectors over two lines
+    are slow."""
+    cdef int64_t head = <int64_t>((-<uintptr_t>(p + begin) & 63) // sizeof(real))
+    return min(end, begin + head)
+
+
 cdef inline inlined walk(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
                          const int scalars) noexcept nogil:
     """A rule on the elements begin, ..., end - 1 of the arrays of a record: p, slots, g, then n and the scalars."""
@@ -20,16 +27,18 @@ cdef inline inlined walk(const void *args, int64_t begin, int64_t end, rule_t ru
     cdef const real *g = arrays[1 + slots]
     cdef double h[MAX_SCALARS]
     cdef real s[MAX_RULE_SLOTS]
-    cdef int64_t i
+    cdef int64_t i, stop = head_of(p, begin, end)
     cdef int k
     for k in range(scalars):
         h[k] = (<const double *>args)[3 + slots + k]
-    for i in range(begin, end):
-        for k in range(slots):
-            s[k] = arrays[1 + k][i]
-        rule(p + i, s, g[i], h)
-        for k in range(slots):
-            arrays[1 + k][i] = s[k]
+    while begin < end:
+        for i in range(begin, stop):
+            for k in range(slots):
+                s[k] = arrays[1 + k][i]
+            rule(p + i, s, g[i], h)
+            for k in range(slots):
+                arrays[1 + k][i] = s[k]
+        begin, stop = stop, end
 
 
 cdef inline inlined walk_bfloat16(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
@@ -40,58 +49,62 @@ cdef inline inlined walk_bfloat16(const void *args, int64_t begin, int64_t end, 
     cdef uint16_t **arrays = <uint16_t **>args
     cdef double h[MAX_SCALARS]
     cdef real s[MAX_RULE_SLOTS]
-    cdef uint32_t salt[MAX_RULE_SLOTS]
-    cdef int64_t i
+    cdef uint32_t salt = salt_of((<const double *>args)[3 + slots + scalars]), noise
+    cdef int64_t i, stop = head_of(p, begin, end)
     cdef int k
     for k in range(scalars):
         h[k] = (<const double *>args)[3 + slots + k]
-    for k in range(slots):
-        salt[k] = salt_of((<const double *>args)[3 + slots + scalars] + k)
-    for i in range(begin, end):
-        for k in range(slots):
-            s[k] = from_bfloat16(arrays[1 + k][i])
-        rule(p + i, s, g[i], h)
-        for k in range(slots):
-            arrays[1 + k][i] = to_bfloat16(s[k], salt[k])
+    while begin < end:
+        for i in range(begin, stop):
+            for k in range(slots):
+                s[k] = from_bfloat16(arrays[1 + k][i])
+            rule(p + i, s, g[i], h)
+            noise = noise_of(s, slots, salt)
+            for k in range(slots):
+                arrays[1 + k][i] = to_bfloat16(s[k], noise)
+        begin, stop = stop, end
 
 
-cdef inline inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t *tops, const int64_t n, rule_t rule,
-                               const double *h, double seed, const int slots, const int signs) noexcept nogil:
-    """A rule on a block of n elements; the arrays of codes and the tops of the block are those of the slots."""
+cdef inline inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t *bases, const int64_t n, rule_t rule,
+                               const double *h, uint32_t salt, const int slots, const int signs) noexcept nogil:
+    """A rule on a block of n elements; the arrays of codes and the bases of the block are those of the slots."""
     cdef real held[MAX_RULE_SLOTS][STATE_BLOCK]
     cdef int32_t largest[MAX_RULE_SLOTS]
     cdef real s[MAX_RULE_SLOTS]
     cdef int32_t magnitude
-    cdef uint32_t salt
+    cdef uint32_t noise
     cdef int64_t i
     cdef int k
     for k in range(slots):
         largest[k] = 0
     for i in range(n):
         for k in range(slots):
-            s[k] = from_code(codes[k][i], tops[k], signs >> k & 1)
+            s[k] = from_code(codes[k][i], bases[k], signs >> k & 1)
         rule(p + i, s, g[i], h)
         for k in range(slots):
             magnitude = magnitude_of(s[k])
             largest[k] = magnitude if magnitude > largest[k] else largest[k]
             held[k][i] = s[k]
     for k in range(slots):
-        tops[k] = (largest[k] >> MANTISSA) + 1
-        salt = salt_of(seed + k)
-        for i in range(n):
-            codes[k][i] = to_code(held[k][i], tops[k], salt, signs >> k & 1)
+        bases[k] = base_of(largest[k], signs >> k & 1)
+    for i in range(n):
+        for k in range(slots):
+            s[k] = held[k][i]
+        noise = noise_of(s, slots, salt)
+        for k in range(slots):
+            codes[k][i] = to_code(s[k], bases[k], noise, signs >> k & 1)
 
 
 cdef inline inlined walk_8bit(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
                               const int scalars, const int signs) noexcept nogil:
     """`walk` with slots of 8 bits, of which those of the bits of `signs` are signed: an array of codes and one of the
-    tops of blocks for each, then g, n, the number of blocks, the scalars, the seed. begin is that of a block."""
+    bases of blocks for each, then g, n, the number of blocks, the scalars, the seed. begin is that of a block."""
     cdef real *p = (<real **>args)[0]
     cdef const real *g = (<real **>args)[1 + 2 * slots]
     cdef double h[MAX_SCALARS]
-    cdef double seed = (<const double *>args)[4 + 2 * slots + scalars]
+    cdef uint32_t salt = salt_of((<const double *>args)[4 + 2 * slots + scalars])
     cdef uint8_t *codes[MAX_RULE_SLOTS]
-    cdef int32_t tops[MAX_RULE_SLOTS]
+    cdef int32_t bases[MAX_RULE_SLOTS]
     cdef int64_t n
     cdef int k
     for k in range(scalars):
@@ -100,13 +113,13 @@ cdef inline inlined walk_8bit(const void *args, int64_t begin, int64_t end, rule
         n = min(end - begin, <int64_t>STATE_BLOCK)
         for k in range(slots):
             codes[k] = (<uint8_t **>args)[1 + 2 * k] + begin
-            tops[k] = (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK]
+            bases[k] = (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK]
         if n == STATE_BLOCK:
-            block_8bit(p + begin, g + begin, codes, tops, STATE_BLOCK, rule, h, seed, slots, signs)
+            block_8bit(p + begin, g + begin, codes, bases, STATE_BLOCK, rule, h, salt, slots, signs)
         else:
-            block_8bit(p + begin, g + begin, codes, tops, n, rule, h, seed, slots, signs)
+            block_8bit(p + begin, g + begin, codes, bases, n, rule, h, salt, slots, signs)
         for k in range(slots):
-            (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK] = tops[k]
+            (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK] = bases[k]
         begin += n
 
 
@@ -127,10 +140,11 @@ cdef inline real averaged(real a, double decay, real x) noexcept nogil:
 
 
 cdef inline real averaged_square(real v, double decay, real d) noexcept nogil:
-    """decay v + (1 - decay) d^2; what has overflowed stays infinite, instead of infinity less infinity."""
-    cdef real fresh = <real>(1 - decay)
-    cdef real next = multiply_add(fresh * d, d, multiply_add(-fresh, v, v))
-    return next if v < <real>INFINITY else v
+    """decay v + (1 - decay) d^2. The decay is cut in two positive parts, which together are not rounded as one would
+    be, and leave what has overflowed infinite."""
+    cdef real most = <real>(0.999999 * decay), fresh = <real>(1 - decay)
+    cdef real rest = <real>(decay - most)
+    return multiply_add(most, v, multiply_add(fresh * d, d, rest * v))
 
 
 cdef inline real moved(real p, double shrink, real lr, real d) noexcept nogil:

@@ -238,8 +238,8 @@ def test_rounding_is_right_in_the_mean(kernel, state_dtype, last_place, backend,
     rule = getattr(fastgd.kernels, kernel)
     low, (slot,) = lowmemory.low_memory_kernel(rule, state_dtype), lowmemory.slots_of(rule)
     x, p, g = np.abs(rng.normal(size=700)).astype("f4"), np.zeros(700, "f4"), np.zeros(700, "f4")
-    held = lowmemory.new_slot(rule, slot, 700, state_dtype, 1.0)
-    lowmemory.pack(rule, held, slot, x, 0)
+    held = lowmemory.new_state(rule, p, state_dtype, [1.0])
+    lowmemory.pack(rule, held, [x], 0)
     start = lowmemory.unpacked(rule, held, slot)
     assert np.abs(start / x - 1).max() <= last_place
     total, scale = 0.0, np.float32(1.0 + last_place / 16)
