@@ -24,6 +24,7 @@ import fastgd
 
 SIZES = (1_000, 30_000, 1_000_000, 30_000_000)
 LIST = 200, 64  # arrays, elements of each
+FRESH = 100_000  # elements: smaller arrays are made anew for each round
 OPTIMIZERS = {name: (lambda kind=kind: kind(1e-3)) for name, kind in fastgd.optimizers.OPTIMIZERS.items()} | {
     "momentum": lambda: fastgd.SGD(1e-3, momentum=0.9),
     "Adam bfloat16": lambda: fastgd.Adam(1e-3, state_dtype="bfloat16"),
@@ -74,7 +75,7 @@ def torch_step(name, params, grads):
 
 def stream_step(n):
     compiled = importlib.import_module(f"fastgd._kernels_{fastgd.kernel.variant()}_float32")
-    _, held = fastgd.buffers.aligned_zeros([n] * 4, np.float32, quarter=0)
+    _, held = fastgd.buffers.aligned_zeros([n] * 4, np.float32, eighth=0)
     addresses = [array.ctypes.data for array in held]
     return lambda: compiled.stream(*addresses, n) or held
 
@@ -92,23 +93,28 @@ def steps_of(n, names):
     return steps
 
 
-def medians(steps, rounds, seconds):
+def sample(steps, seconds):
     """Seconds a call of each step, in turns."""
-    times = {name: [] for name in steps}
-    repeats = {}
+    times = {}
     for name, step in steps.items():
         step()
         step()
         start = time.perf_counter()
         step()
-        repeats[name] = max(1, int(seconds / (time.perf_counter() - start)))
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                step()
-            times[name].append((time.perf_counter() - start) / repeats[name])
-    return {name: float(np.median(values)) for name, values in times.items()}
+        repeats = max(1, int(seconds / (time.perf_counter() - start)))
+        start = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        times[name] = (time.perf_counter() - start) / repeats
+    return times
+
+
+def medians(make, n, rounds, seconds):
+    """Median seconds a call of each of the steps that `make` makes for arrays of n elements. Of small arrays each round
+    has new ones: some pairs that lie alike within their pages are a few times slower, and which do is chance."""
+    made = make() if n > FRESH else None
+    samples = [sample(made or make(), seconds) for _ in range(rounds)]
+    return {name: float(np.median([times[name] for times in samples])) for name in samples[0]}
 
 
 def compare(sizes, rounds, seconds):
@@ -116,13 +122,17 @@ def compare(sizes, rounds, seconds):
     peers = list(TORCH) if importlib.util.find_spec("torch") else []
     results = {}
     for n in sizes:
-        seconds_a_step = medians(steps_of(n, [*OPTIMIZERS, *peers, "stream"]), rounds, seconds)
-        results[n] = {name: 1e9 / n * value for name, value in seconds_a_step.items()}
+        make = functools.partial(steps_of, n, [*OPTIMIZERS, *peers, "stream"])
+        results[n] = {name: 1e9 / n * value for name, value in medians(make, n, rounds, seconds).items()}
     count, n = LIST
-    steps = {"Adam": fastgd_step("Adam", arrays(count, n), arrays(count, n))}
-    if peers:
-        steps["torch Adam"] = torch_step("torch Adam", arrays(count, n), arrays(count, n))
-    listed = {name: 1e6 * value for name, value in medians(steps, rounds, seconds).items()}
+
+    def listed_steps():
+        steps = {"Adam": fastgd_step("Adam", arrays(count, n), arrays(count, n))}
+        if peers:
+            steps["torch Adam"] = torch_step("torch Adam", arrays(count, n), arrays(count, n))
+        return steps
+
+    listed = {name: 1e6 * value for name, value in medians(listed_steps, n, rounds, seconds).items()}
     return results, listed
 
 

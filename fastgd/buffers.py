@@ -2,29 +2,31 @@
 
 import numpy as np
 
-LINE, PAGE = 64, 4096
+LINE, PAGE, FIRST_CACHE = 64, 4096, 32768
 
 
-def aligned_zeros(sizes, dtype, quarter=None, like=None):
+def aligned_zeros(sizes, dtype, eighth=None, like=None):
     """One allocation and, within it, arrays of the given sizes, each on a cache line of its own.
 
-    With a `quarter`, those larger than a page begin a quarter of a page after one another, the first of them so many
-    quarters into a page: a processor tells by the place within a page whether a load must wait for an earlier store,
-    so that arrays walked side by side would wait for each other if they lay alike. `like` is an array that they are
-    walked along with: they begin with the same element of a line.
+    With an `eighth`, those larger than half a page begin an eighth of a page after one another, the first of them so
+    many eighths into a page: a processor tells by the place within a page, and by few other bits, whether a load must
+    wait for an earlier store, so that arrays walked side by side would wait for each other if they lay alike. `like` is
+    an array that they are walked along with: eighths are counted from its place in a page, and if it is larger than
+    the first cache, they begin with the same element of a line.
     """
     itemsize = np.dtype(dtype).itemsize
-    starts, end = [], 0
+    starts, end, unit = [], 0, LINE
     for size in sizes:
         start = -(-end // LINE) * LINE
-        if quarter is not None and size * itemsize > PAGE:
-            start += (quarter % 4 * (PAGE // 4) - start) % PAGE
-            quarter += 1
+        if eighth is not None and size * itemsize > PAGE // 2:
+            start += (eighth % 8 * (PAGE // 8) - start) % PAGE
+            eighth, unit = eighth + 1, PAGE
         starts.append(start)
         end = start + size * itemsize
-    unit = PAGE if end > PAGE else LINE
-    into_line = 0 if like is None else like.ctypes.data % LINE // like.itemsize * itemsize
-    raw = np.zeros(end + unit + into_line, np.uint8)
-    shift = -raw.ctypes.data % unit + into_line
+    lead = 0 if like is None else like.ctypes.data % unit // LINE * LINE
+    if like is not None and like.nbytes > FIRST_CACHE:
+        lead += like.ctypes.data % LINE // like.itemsize * itemsize
+    raw = np.zeros(end + unit + lead, np.uint8)
+    shift = -raw.ctypes.data % unit + lead
     block = raw[shift : shift + end].view(dtype)
     return block, [block[start // itemsize :][:size] for start, size in zip(starts, sizes, strict=True)]

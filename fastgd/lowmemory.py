@@ -159,7 +159,7 @@ def new_state(rule, p, state_dtype, initial):
     """The arrays of the slots for parameters p, by name, set to the initial value of each."""
     slots, held, n = slots_of(rule), {}, p.size
     dtype = np.uint16 if state_dtype == "bfloat16" else np.uint8
-    _, arrays = aligned_zeros([n] * len(slots), dtype, quarter=2, like=p)
+    _, arrays = aligned_zeros([n] * len(slots), dtype, eighth=2, like=p)
     for slot, array in zip(slots, arrays, strict=True):
         held[slot] = array
         if state_dtype == "8bit":

@@ -86,7 +86,7 @@ class Network:
         self._shapes = {name: shape for name, shape, _, _ in specs}
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
         self.n_weights = sum(math.prod(shape) for _, shape, _, is_weight in specs if is_weight)
-        _, (self._parameters, self._gradient) = aligned_zeros([self.n_parameters] * 2, self.dtype, quarter=0)
+        _, (self._parameters, self._gradient) = aligned_zeros([self.n_parameters] * 2, self.dtype, eighth=0)
         views = self.views()
         for name, shape, initializer, _ in specs:
             values = initializer.values(rng, shape, **initializer.parameters)

@@ -283,7 +283,7 @@ class Optimizer(Stepper):
         state, slots = {}, self.slots
         if self.state_dtype is None:
             # Beside the parameters and the gradient of a network.
-            _, arrays = aligned_zeros([p.size] * len(slots), p.dtype, quarter=2, like=p)
+            _, arrays = aligned_zeros([p.size] * len(slots), p.dtype, eighth=2, like=p)
             for slot, array in zip(slots, arrays, strict=True):
                 array += self.initial(slot)
                 state[slot] = array

@@ -13,10 +13,10 @@ cdef enum:
 
 
 cdef inline int64_t head_of(const real *p, int64_t begin, int64_t end) noexcept nogil:
-    """The end of a first part after which p, and state that lies alike, begin on a cache line: vectors over two lines
-    are slow."""
+    """The end of a first part after which p, and state that lies alike (fastgd/buffers.py), begin on a cache line:
+    vectors over two lines are slow, for what the first cache holds less so than a part of its own."""
     cdef int64_t head = <int64_t>((-<uintptr_t>(p + begin) & 63) // sizeof(real))
-    return min(end, begin + head)
+    return begin + head if end - begin > FIRST_CACHE else end
 
 
 cdef inline inlined walk(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
