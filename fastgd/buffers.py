@@ -6,7 +6,7 @@ LINE, PAGE, FIRST_CACHE = 64, 4096, 32768
 
 
 def aligned_zeros(sizes, dtype, eighth=None, like=None):
-    """One allocation and, within it, arrays of the given sizes, each on a cache line of its own.
+    """One allocation and, within it, arrays of the given sizes, each beginning a cache line (but see `like`).
 
     With an `eighth`, those larger than half a page begin an eighth of a page after one another, the first of them so
     many eighths into a page: a processor tells by the place within a page, and by few other bits, whether a load must

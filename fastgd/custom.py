@@ -61,8 +61,9 @@ def optimizer(function=None, *, state=(), nonnegative=()):
     rest = names[len(expected) :]
     timed = rest[:1] == ("t",)
     taken = {"learning_rate", "weight_decay", "shrink", "seed", "n", "blocks", "decoupled", *COMMON}
+    taken |= {f"{slot}_base" for slot in initial}
     defaults = _defaults(function, rest[timed:], taken)
-    _check_names(function, initial, {"average", "accumulated", *taken, *(f"{slot}_top" for slot in initial)})
+    _check_names(function, initial, {"average", "accumulated", *taken})
     for slot in nonnegative:
         if slot not in initial:
             raise value_error("nonnegative", f"names of state slots: {', '.join(initial)}", repr(slot))

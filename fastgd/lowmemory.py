@@ -8,10 +8,10 @@ one for all slots of a parameter, is a hash of the step and of the bits that are
 threads nor place.
 
 bfloat16: the upper 16 bits of a float32, 8 of them exponent, 7 mantissa.
-8bit: exponent and 3 bits of mantissa, from those of a `base` that the block has: code q stands for the float32 with
+8bit: exponent and 3 bits of mantissa, counted from a `base` >= 0 that the block has: code q stands for the float32 with
 the bits (base + q) 2^20. A slot that may be negative has a sign and 7 bits, and code 0 stands for 0: magnitudes below
 2^-16 of the largest in a block become 0. One that may not has 8 bits, and numbers below 2^-32 of the largest become
-what code 0 stands for, so that no step is divided by 0 as long as the block has another number.
+what code 0 stands for, so that no step is divided by 0 as long as the block has a number above 2^-95.
 Block-wise 8-bit state is due to Dettmers et al. 2022, arXiv:2110.02861, whose codes are others.
 """
 
@@ -25,8 +25,9 @@ from .kernel import InOut, Kernel, kernels
 STATE_DTYPES = ("bfloat16", "8bit")
 STATE_BLOCK = 256
 GOLDEN = 0x9E3779B1  # the fractional part of the golden ratio, as a prime: multiples of it spread evenly over 2^32
+MIX = 0x85EBCA6B  # a round of MurmurHash3's last mixing (Appleby), so that steps have nothing in common
 MANTISSA = 20  # bits of a float32 below the 3 bits of mantissa that an 8-bit code keeps
-SIGNED_CODES, UNSIGNED_CODES = 127, 255  # the largest codes
+LARGEST_SIGNED, LARGEST_UNSIGNED = 127, 255  # the largest codes
 
 
 # ---- numpy
@@ -38,8 +39,9 @@ def _bits(x):
 
 def _noise(values, seed):
     """32 random bits for each parameter, from the values of its slots."""
-    salt = np.uint32(int(seed) * GOLDEN & 0xFFFFFFFF)
-    return (sum(_bits(x) for x in values) ^ salt) * np.uint32(GOLDEN)
+    z = int(seed) * GOLDEN & 0xFFFFFFFF
+    z = (z ^ z >> 16) * MIX & 0xFFFFFFFF
+    return (sum(_bits(x) for x in values) ^ np.uint32(z ^ z >> 13)) * np.uint32(GOLDEN)
 
 
 def _unpack_bfloat16(q):
@@ -52,7 +54,7 @@ def _pack_bfloat16(q, x, noise):
 
 def _unpack_8bit(q, base, largest):
     bits = ((q & largest) + _spread(base, q.size).astype(np.uint32)) << np.uint32(MANTISSA)
-    if largest == SIGNED_CODES:
+    if largest == LARGEST_SIGNED:
         bits = np.where(q & largest, bits | (q & np.uint32(128)) << np.uint32(24), np.uint32(0))
     return bits.view(np.float32)
 
@@ -64,7 +66,7 @@ def _pack_8bit(q, base, x, noise, largest):
     base[...] = np.maximum(top - largest, 0)
     code = ((size + (noise >> np.uint32(32 - MANTISSA))) >> np.uint32(MANTISSA)).astype(np.int32)
     code = np.maximum(code - _spread(base, q.size), 0)
-    q[...] = code | (bits >> np.uint32(24)) & 128 if largest == SIGNED_CODES else code
+    q[...] = code | (bits >> np.uint32(24)) & 128 if largest == LARGEST_SIGNED else code
 
 
 def _spread(base, n):
@@ -76,7 +78,9 @@ def _spread(base, n):
 
 
 def _loop_noise(noise, values, seed):
-    salt = np.uint32(np.int64(seed) * GOLDEN)
+    z = np.uint32(np.int64(seed) * GOLDEN)
+    z = np.uint32(np.uint32(z ^ (z >> np.uint32(16))) * np.uint32(MIX))
+    salt = np.uint32(z ^ (z >> np.uint32(13)))
     for i in range(noise.size):
         bits = np.uint32(0)
         for k in range(values.shape[0]):
@@ -99,7 +103,7 @@ def _loop_unpack_8bit(x, q, base, largest):
     for i in range(q.size):
         code = np.int32(q[i] & largest)
         bits = np.uint32((code + base) << MANTISSA)
-        if largest == SIGNED_CODES:
+        if largest == LARGEST_SIGNED:
             bits = np.uint32(bits | (np.uint32(q[i] & 128) << np.uint32(24))) if code else np.uint32(0)
         x[i] = np.uint32(bits).view(np.float32)
 
@@ -113,7 +117,7 @@ def _loop_pack_8bit(q, x, noise, largest):
         bits = np.float32(x[i]).view(np.uint32)
         place = np.uint32((bits & np.uint32(0x7FFFFFFF)) + (noise[i] >> np.uint32(32 - MANTISSA)))
         code = np.uint32(max(np.int32(place >> np.uint32(MANTISSA)) - base, 0))
-        q[i] = code | (bits >> np.uint32(24)) & np.uint32(128) if largest == SIGNED_CODES else code
+        q[i] = code | (bits >> np.uint32(24)) & np.uint32(128) if largest == LARGEST_SIGNED else code
     return base
 
 
@@ -135,7 +139,7 @@ def slots_of(rule):
 
 
 def largest_code(rule, slot):
-    return UNSIGNED_CODES if rule.arrays[slot].domain == "nonnegative" else SIGNED_CODES
+    return LARGEST_UNSIGNED if rule.arrays[slot].domain == "nonnegative" else LARGEST_SIGNED
 
 
 def unpacked(rule, held, slot):
@@ -159,6 +163,7 @@ def new_state(rule, p, state_dtype, initial):
     """The arrays of the slots for parameters p, by name, set to the initial value of each."""
     slots, held, n = slots_of(rule), {}, p.size
     dtype = np.uint16 if state_dtype == "bfloat16" else np.uint8
+    # Beside the parameters and the gradient.
     _, arrays = aligned_zeros([n] * len(slots), dtype, eighth=2, like=p)
     for slot, array in zip(slots, arrays, strict=True):
         held[slot] = array
@@ -181,7 +186,7 @@ def low_memory_kernel(rule, state_dtype):
 def _derive(rule, state_dtype, name):
     arrays, slots = {"p": rule.arrays["p"]}, slots_of(rule)
     for slot in slots:
-        sign = "nonnegative " if largest_code(rule, slot) == UNSIGNED_CODES else ""
+        sign = "nonnegative " if largest_code(rule, slot) == LARGEST_UNSIGNED else ""
         if state_dtype == "bfloat16":
             arrays[slot] = InOut("n", dtype="uint16", domain=f"{sign}bfloat16")
         else:
@@ -217,29 +222,30 @@ def _loop(rule, state_dtype, jit, dtype):
     arguments, before, after = ["p"], [], []
     for number, slot in enumerate(slots):
         arguments.append(slot)
-        before.append(f"x{number} = values[{number}, :size]")
+        before.append(f"_x{number} = _values[{number}, :_size]")
         if state_dtype == "bfloat16":
-            before.append(f"_unpack_bfloat16(x{number}, {slot}[begin:end])")
-            after.append(f"_pack_bfloat16({slot}[begin:end], x{number}, noise)")
+            before.append(f"_unpack_bfloat16(_x{number}, {slot}[_begin:_end])")
+            after.append(f"_pack_bfloat16({slot}[_begin:_end], _x{number}, _random)")
         else:
             arguments.append(f"{slot}_base")
-            base, largest = f"{slot}_base[begin // {STATE_BLOCK}]", largest_code(rule, slot)
-            before.append(f"_unpack_8bit(x{number}, {slot}[begin:end], {base}, {largest})")
-            after.append(f"{base} = _pack_8bit({slot}[begin:end], x{number}, noise, {largest})")
-    values = ", ".join(f"x{number}" for number in range(len(slots)))
+            base, largest = f"{slot}_base[_begin // {STATE_BLOCK}]", largest_code(rule, slot)
+            before.append(f"_unpack_8bit(_x{number}, {slot}[_begin:_end], {base}, {largest})")
+            after.append(f"{base} = _pack_8bit({slot}[_begin:_end], _x{number}, _random, {largest})")
+    values = ", ".join(f"_x{number}" for number in range(len(slots)))
+    # The rule's own names have no underscore in front.
     lines = [
         f"def loop({', '.join([*arguments, 'g', *rule.scalars, 'seed'])}):",
-        f"    values = np.empty(({len(slots)}, {STATE_BLOCK}), p.dtype)",
-        f"    bits = np.empty({STATE_BLOCK}, np.uint32)",
-        f"    for begin in range(0, p.size, {STATE_BLOCK}):",
-        f"        end = min(begin + {STATE_BLOCK}, p.size)",
-        "        size = end - begin",
-        "        noise = bits[:size]",
+        f"    _values = _np.empty(({len(slots)}, {STATE_BLOCK}), p.dtype)",
+        f"    _bits = _np.empty({STATE_BLOCK}, _np.uint32)",
+        f"    for _begin in range(0, p.size, {STATE_BLOCK}):",
+        f"        _end = min(_begin + {STATE_BLOCK}, p.size)",
+        "        _size = _end - _begin",
+        "        _random = _bits[:_size]",
         *(f"        {line}" for line in before),
-        f"        _rule(p[begin:end], {values}, g[begin:end], {', '.join(rule.scalars)})",
-        "        _noise(noise, values[:, :size], seed)",
+        f"        _rule(p[_begin:_end], {values}, g[_begin:_end], {', '.join(rule.scalars)})",
+        "        _noise(_random, _values, seed)",
         *(f"        {line}" for line in after),
     ]
-    names = {"np": np, "_rule": jit(rule.loop_for(jit, dtype)), **{name: jit(loop) for name, loop in _LOOPS.items()}}
+    names = {"_np": np, "_rule": jit(rule.loop_for(jit, dtype)), **{name: jit(loop) for name, loop in _LOOPS.items()}}
     exec(compile("\n".join(lines), f"<loop of {rule.name}_{state_dtype}>", "exec"), names)
     return names["loop"]

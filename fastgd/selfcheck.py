@@ -13,7 +13,7 @@ from .config import show_config
 from .gradcheck import check_gradients
 from .kernel import BODIES, DTYPES, kernels
 from .layers import Dense
-from .lowmemory import SIGNED_CODES, UNSIGNED_CODES
+from .lowmemory import LARGEST_SIGNED, LARGEST_UNSIGNED
 from .network import Network
 from .optimizers import Adam
 
@@ -44,7 +44,7 @@ def example(kernel, sizes, dtype, rng):
         elif spec.domain == "code":
             values = rng.integers(0, 256, shape)
         elif spec.domain.endswith("base"):  # from which the largest code has an exponent near that of 1
-            largest = UNSIGNED_CODES if spec.domain.startswith("nonnegative") else SIGNED_CODES
+            largest = LARGEST_UNSIGNED if spec.domain.startswith("nonnegative") else LARGEST_SIGNED
             values = (rng.integers(127 - 8, 127 + 8, shape) << 3) - largest
         elif spec.domain.endswith("bfloat16"):
             values = rng.normal(size=shape).astype(np.float32)

@@ -7,13 +7,19 @@ cdef extern from "simd.h" nogil:
 cdef enum:
     MANTISSA = 20           # bits below those that a code of 8 bits keeps
     STATE_BLOCK = 256       # that of fastgd/lowmemory.py
-    SIGNED_CODES = 127      # the largest codes
-    UNSIGNED_CODES = 255
+    LARGEST_SIGNED = 127      # the largest codes
+    LARGEST_UNSIGNED = 255
     NO_SIGN = 0x7FFFFFFF
+    SIGN_AND_CODE = 0x87F00000  # of a code that is shifted by MANTISSA
+    UPPER_MAGNITUDE = 0x7FF     # the bits that MANTISSA leaves of a float32, without its sign
+    GOLDEN = 0x9E3779B1         # those of fastgd/lowmemory.py
+    MIX = 0x85EBCA6B
 
 
 cdef inline uint32_t salt_of(double seed) noexcept nogil:
-    return <uint32_t>(<int64_t>seed * <int64_t>0x9E3779B1)
+    cdef uint32_t z = <uint32_t><int64_t>seed * <uint32_t>GOLDEN
+    z = (z ^ (z >> 16)) * <uint32_t>MIX
+    return z ^ (z >> 13)
 
 
 cdef inline uint32_t noise_of(const real *s, const int slots, uint32_t salt) noexcept nogil:
@@ -22,7 +28,7 @@ cdef inline uint32_t noise_of(const real *s, const int slots, uint32_t salt) noe
     cdef int k
     for k in range(slots):
         b += bits_of_float(<float>s[k])
-    return (b ^ salt) * <uint32_t>0x9E3779B1
+    return (b ^ salt) * <uint32_t>GOLDEN
 
 
 cdef inline real from_bfloat16(uint16_t q) noexcept nogil:
@@ -39,7 +45,7 @@ cdef inline real from_code(uint8_t q, int32_t base, const bint signed) noexcept 
     cdef uint32_t b = <uint32_t><int8_t>q << MANTISSA
     if not signed:
         return float_of_bits((<uint32_t>q << MANTISSA) + low)
-    return float_of_bits((b & <uint32_t>0x87F00000) + low if q & SIGNED_CODES else 0)
+    return float_of_bits((b & <uint32_t>SIGN_AND_CODE) + low if q & LARGEST_SIGNED else 0)
 
 
 cdef inline int32_t magnitude_of(real x) noexcept nogil:
@@ -49,13 +55,13 @@ cdef inline int32_t magnitude_of(real x) noexcept nogil:
 
 cdef inline int32_t base_of(int32_t largest, const bint signed) noexcept nogil:
     """The base of a block with this largest magnitude."""
-    cdef int32_t base = (largest >> MANTISSA) + 1 - (SIGNED_CODES if signed else UNSIGNED_CODES)
+    cdef int32_t base = (largest >> MANTISSA) + 1 - (LARGEST_SIGNED if signed else LARGEST_UNSIGNED)
     return base if base > 0 else 0
 
 
 cdef inline uint8_t to_code(real x, int32_t base, uint32_t noise, const bint signed) noexcept nogil:
     # 16 bits from here on: twice as many to a vector.
     cdef uint16_t upper = <uint16_t>((bits_of_float(<float>x) + (noise >> (32 - MANTISSA))) >> MANTISSA)
-    cdef uint16_t place = upper & 0x7FF, low = <uint16_t>base
+    cdef uint16_t place = upper & UPPER_MAGNITUDE, low = <uint16_t>base
     place = (place if place > low else low) - low
     return <uint8_t>(place | upper >> 4 & 128) if signed else <uint8_t>place

@@ -13,8 +13,8 @@ cdef enum:
 
 
 cdef inline int64_t head_of(const real *p, int64_t begin, int64_t end) noexcept nogil:
-    """The end of a first part after which p, and state that lies alike (fastgd/buffers.py), begin on a cache line:
-    vectors over two lines are slow, for what the first cache holds less so than a part of its own."""
+    """The end of a first part after which p begins on a cache line, as does state that lies alike (fastgd/buffers.py):
+    vectors over two lines are slow, but for what the first cache holds less so than one more part."""
     cdef int64_t head = <int64_t>((-<uintptr_t>(p + begin) & 63) // sizeof(real))
     return begin + head if end - begin > FIRST_CACHE else end
 
@@ -141,7 +141,7 @@ cdef inline real averaged(real a, double decay, real x) noexcept nogil:
 
 cdef inline real averaged_square(real v, double decay, real d) noexcept nogil:
     """decay v + (1 - decay) d^2. The decay is cut in two positive parts, which together are not rounded as one would
-    be, and leave what has overflowed infinite."""
+    be, and leave what has overflowed infinite (unless the decay is 0)."""
     cdef real most = <real>(0.999999 * decay), fresh = <real>(1 - decay)
     cdef real rest = <real>(decay - most)
     return multiply_add(most, v, multiply_add(fresh * d, d, rest * v))

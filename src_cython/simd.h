@@ -49,7 +49,7 @@ enum {
     DOT_VECTORS = 64 / VECTOR_BYTES,
     FAR = 524288 / sizeof(real),  /* reals that do not stay in the second cache from one step to the next */
     PACK_ROWS = 4 * MR,           /* a panel is packed for at least so many rows of A */
-    FIRST_CACHE = 32768 / sizeof(real), /* ... when its rows in place are spread over at least so many reals */
+    FIRST_CACHE = 32768 / sizeof(real), /* ... when its rows in place are spread over more than the first cache holds */
     PACK_COLUMNS = 16 * NR,       /* A is packed for at least so many columns of B */
     PACK_STRIDE = 4096 / sizeof(real) /* ... when what is read of it together lies so many reals apart */
 };

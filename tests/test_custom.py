@@ -128,6 +128,22 @@ def test_names_of_the_loops_own(backend):
     np.testing.assert_allclose(net.forward(x), 30 * net.views()["w1"])
 
 
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
+def test_names_of_the_low_memory_loops_own(state_dtype, backend):
+    """Powers of two: nothing is rounded."""
+
+    @custom.optimizer(state=["noise", "values"])
+    def low(p, g, noise, values, lr, size=2.0, begin=1.0, end=1.0, np=1.0, x0=1.0):
+        values = size * noise
+        return p - lr * values * begin * end * np * x0, noise + g, values
+
+    p = np.zeros(300)
+    optimizer = low(1.0, size=4.0, state_dtype=state_dtype)
+    for _ in range(2):
+        optimizer.step(p, np.ones(300), backend=backend)
+    np.testing.assert_array_equal(p, -4.0)
+
+
 def test_numbers_of_a_function_take_the_precision_of_the_arrays():
     three = 3
 
@@ -275,6 +291,7 @@ BAD = {
     "a name of a loop": (lambda: custom.optimizer(with_parameter("shrink")), ValueError, "'taken'.*'shrink'"),
     "a hidden name": (lambda: custom.optimizer(with_parameter("_i")), ValueError, "'taken'.*'_i'"),
     "a slot's name": (lambda: custom.optimizer(state=["average"])(of_average), ValueError, "'of_average'.*'average'"),
+    "a base's name": (lambda: custom.optimizer(state=["m", "m_base"])(of_base), ValueError, "'of_base'.*'m_base'"),
     "0 in float32": (lambda: custom.optimizer(my_lion, state=["m"])(1e-3, beta1=1e-50), ValueError, "'beta1'.*float32"),
     "activation's": (lambda: custom.activation(my_sgd), TypeError, "'my_sgd'.*x, then parameters"),
     "derivative": (lambda: custom.activation(leaky, derivative=3), TypeError, "'derivative'.*3"),
@@ -294,6 +311,10 @@ def with_parameter(name):
     names = {}
     exec(f"def taken(p, g, lr, {name}=1.0):\n    return p", names)
     return names["taken"]
+
+
+def of_base(p, g, m, m_base, lr):
+    return p, m, m_base
 
 
 def of_average(p, g, average, lr):

@@ -232,30 +232,34 @@ def test_alone_or_in_a_network_an_update_is_the_same(name, extra, backend, rng):
 
 
 @pytest.mark.parametrize(("state_dtype", "last_place"), [("bfloat16", 2**-7), ("8bit", 2**-3)])
-@pytest.mark.parametrize("kernel", ["momentum_step", "adagrad_step"])
+@pytest.mark.parametrize("kernel", ["momentum_step", "adagrad_step", "adam_step"])
 def test_rounding_is_right_in_the_mean(kernel, state_dtype, last_place, backend, rng):
-    """A slot that a rule leaves as it is, as far as its rounding goes: momentum 1, gradient 0."""
+    """Slots that a rule changes by a quarter of a last place."""
     rule = getattr(fastgd.kernels, kernel)
-    low, (slot,) = lowmemory.low_memory_kernel(rule, state_dtype), lowmemory.slots_of(rule)
-    x, p, g = np.abs(rng.normal(size=700)).astype("f4"), np.zeros(700, "f4"), np.zeros(700, "f4")
-    held = lowmemory.new_state(rule, p, state_dtype, [1.0])
-    lowmemory.pack(rule, held, [x], 0)
-    start = lowmemory.unpacked(rule, held, slot)
-    assert np.abs(start / x - 1).max() <= last_place
-    total, scale = 0.0, np.float32(1.0 + last_place / 16)
+    low, slots = lowmemory.low_memory_kernel(rule, state_dtype), lowmemory.slots_of(rule)
+    p, g = np.zeros(700, "f4"), np.zeros(700, "f4")
+    held = lowmemory.new_state(rule, p, state_dtype, [1.0] * len(slots))
+    values = [np.abs(rng.normal(size=700)).astype("f4") for _ in slots]
+    lowmemory.pack(rule, held, values, 0)
+    start = [lowmemory.unpacked(rule, held, slot) for slot in slots]
+    for x, rounded in zip(values, start, strict=True):
+        assert np.abs(rounded / x - 1).max() <= last_place
+    change = last_place / 4
+    if kernel == "momentum_step":
+        scalars, scale = (0.0, 1 + change, 0.0, 0.0), 1 + change
+    elif kernel == "adagrad_step":
+        scalars, scale = (0.0, 0.0, 1.0, 0.0, 0.0), 1 + change
+        g[...] = np.sqrt(start[0] * change)
+    else:
+        scalars, scale = (0.0, 1 - change, 1 - change, 1.0, 1e-8, 0.0, 0.0), 1 - change
+    totals = [0.0 for _ in slots]
     for seed in range(1000):
         now = {name: array.copy() for name, array in held.items()}
-        if kernel == "momentum_step":
-            scalars = 0.0, float(scale), 0.0, 0.0
-            expected = start * scale
-        else:
-            g[...] = np.sqrt(start * (scale - 1))
-            scalars, expected = (0.0, 0.0, 1.0, 0.0, 0.0), start + g * g
         low.body(backend)(p, *now.values(), g, *scalars, float(seed))
-        total = total + lowmemory.unpacked(rule, now, slot).astype("f8")
-    assert np.abs(expected / start - 1).max() > last_place / 20
-    # A thousand roundings up with probability 1/16 to 1/8: five standard deviations.
-    assert np.abs(total / 1000 / expected - 1).max() <= 5 * last_place * 0.33 / 1000**0.5
+        totals = [total + lowmemory.unpacked(rule, now, slot) for total, slot in zip(totals, slots, strict=True)]
+    for total, rounded in zip(totals, start, strict=True):
+        # A thousand roundings with probability 1/4 to 1/2: six standard deviations, of 700 numbers.
+        assert np.abs(total / 1000 / (rounded * scale) - 1).max() <= 6 * last_place * 0.5 / 1000**0.5 < change
 
 
 @pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
