@@ -444,7 +444,9 @@ def lion_step(p, m, g, lr, beta1, beta2, weight_decay, shrink):
         m[i] += fresh2 * (d - m[i])
 
 
-for rule in [made for made in vars(kernels).values() if made.__module__ == __name__ and made is not sgd_step]:
+# A variance near 0 is a small difference of averages, which fewer bits would lose.
+WHOLE_STATE = sgd_step, rmsprop_centred_step
+for rule in [made for made in vars(kernels).values() if made.__module__ == __name__ and made not in WHOLE_STATE]:
     for state_dtype in STATE_DTYPES if "p" in rule.arrays else ():
         low_memory_kernel(rule, state_dtype)
 
@@ -520,7 +522,8 @@ class RMSProp(Optimizer):
     """RMSProp: v <- alpha v + (1 - alpha) g^2;  p <- p - lr g / (sqrt(v) + eps); centred=True takes the square of the
     mean gradient off v, momentum > 0 adds heavy-ball momentum. See `fastgd.kernels.rmsprop_step`,
     `rmsprop_momentum_step` and `rmsprop_centred_step`. Tieleman & Hinton 2012; Graves 2013, arXiv:1308.0850. As
-    torch.optim.RMSprop. optax.rmsprop has sqrt(v + eps): eps_in_root=True. Further options: see `Optimizer`."""
+    torch.optim.RMSprop. optax.rmsprop has sqrt(v + eps): eps_in_root=True. Further options: see `Optimizer`; a
+    state_dtype goes without centred."""
 
     def __init__(
         self,
@@ -539,6 +542,9 @@ class RMSProp(Optimizer):
         self.centred, self.eps_in_root = check_flag("centred", centred), check_flag("eps_in_root", eps_in_root)
         moving = rmsprop_momentum_step if self.hyper["momentum"] else rmsprop_step
         self.kernel = rmsprop_centred_step if centred else moving
+        if centred and self.state_dtype is not None:
+            expected = "None with centred=True, since a variance near 0 needs the whole precision"
+            raise value_error("state_dtype", expected, repr(self.state_dtype))
 
     def scalars(self, lr, t):
         plain = lr, self.hyper["alpha"], *placed(self.hyper["eps"], self.eps_in_root)

@@ -329,16 +329,8 @@ cdef inline inlined rmsprop_centred(real *p, real *s, real g, const double *h) n
 cdef void rmsprop_centred_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
     walk(args, begin, end, rmsprop_centred, 3, 7)
 
-
-cdef void rmsprop_centred_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, rmsprop_centred, 3, 7)
-
-
-cdef void rmsprop_centred_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, rmsprop_centred, 3, 7, 0b110)
-
-register_rule("rmsprop_centred_step", rmsprop_centred_step, rmsprop_centred_step_bfloat16, rmsprop_centred_step_8bit,
-              3, 7)
+# Not in fewer bits: what a variance near 0 is the difference of would be lost.
+register("rmsprop_centred_step", rmsprop_centred_step, 8 * 13)
 
 
 cdef inline inlined adam(real *p, real *s, real g, const double *h) noexcept nogil:

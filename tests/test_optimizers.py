@@ -236,6 +236,7 @@ def test_an_optimizer_drives_one_network(small):
 
 NAN = float("nan")
 BAD_HYPER = {
+    "centred in 8 bits": (lambda: RMSProp(centred=True, state_dtype="8bit"), ValueError, "'state_dtype'.*None.*'8bit'"),
     "lr zero": (lambda: SGD(0.0), ValueError, "'learning_rate'.*0"),
     "lr negative": (lambda: SGD(-0.1), ValueError, "'learning_rate'.*-0.1"),
     "lr nan": (lambda: Adam(NAN), ValueError, "'learning_rate'.*nan"),
