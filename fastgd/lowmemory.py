@@ -12,6 +12,10 @@ bfloat16: the upper 16 bits of a float32, 8 of them exponent, 7 mantissa.
 the bits (base + q) 2^20. A slot that may be negative has a sign and 7 bits, and code 0 stands for 0: magnitudes below
 2^-16 of the largest in a block become 0. One that may not has 8 bits, and numbers below 2^-32 of the largest become
 what code 0 stands for, so that no step is divided by 0 as long as the block has a number above 2^-95.
+Either has the range of float32, for parameters in float64, too. A slot that becomes infinite or NaN takes the others of
+its 8-bit block along: training a network stops before such a gradient, `Optimizer.step` on arrays does not look. A
+maximum of rounded numbers, AMSGrad's, collects what is rounded up: 5 % in bfloat16 and half as much again in 8 bits
+after 40,000 steps of noise.
 Block-wise 8-bit state is due to Dettmers et al. 2022, arXiv:2110.02861, whose codes are others.
 """
 
