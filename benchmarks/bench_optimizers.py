@@ -112,11 +112,11 @@ def sample(steps, seconds):
 def medians(make, n, rounds, seconds):
     """Median seconds a call of each of the steps that `make` makes for arrays of n elements. Of small arrays each round
     has new ones: some pairs that lie alike within their pages are a few times slower, and which do is chance."""
-    made, samples = [make()], []
+    made, samples = [], []
     for _ in range(rounds):
-        samples.append(sample(made[-1], seconds))
-        if n <= FRESH:
+        if n <= FRESH or not made:
             made.append(make())  # beside the old ones, or they would lie where those lay
+        samples.append(sample(made[-1], seconds))
     return {name: float(np.median([times[name] for times in samples])) for name in samples[0]}
 
 
