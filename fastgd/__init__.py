@@ -9,7 +9,7 @@ import pkgutil
 # In a checkout the compiled modules are those of the installed package.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from . import activations, custom, initializers, losses, optimizers, schedules
+from . import activations, callbacks, custom, initializers, losses, metrics, optimizers, schedules
 from .checkpoint import load
 from .config import __version__, show_config
 from .data import minibatches
@@ -29,12 +29,14 @@ __all__ = [
     "Network",
     "__version__",
     "activations",
+    "callbacks",
     "check_gradients",
     "custom",
     "initializers",
     "kernels",
     "load",
     "losses",
+    "metrics",
     "minibatches",
     "optimizers",
     "schedules",

@@ -1,15 +1,19 @@
 """Rows of data: checks at the door, shuffling, and minibatches."""
 
+import collections.abc
+import dataclasses
 import math
 
 import numpy as np
 
 from ._plan import fill_shuffled
-from .errors import check_integer, shown, type_error, value_error
+from .errors import check_integer, check_number, shown, type_error, value_error
 from .kernel import In, InOut, Out, kernel
 
 # Rows looked at in one go when a whole data set is checked: bounds the memory a check takes.
 CHECK_ROWS = 4096
+# In place of the number of an epoch where rows are chosen to be held out.
+SPLIT_EPOCH = 2**64 - 1
 
 
 @kernel
@@ -120,6 +124,93 @@ def largest_peak(largest, peak):
         if v > top or v != v:
             top = v
     largest[0] = top
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Rows of data that have passed the checks: x (rows, n_features) and y of any dtype and layout, for a loss kernel,
+    with a factor of each row's loss, 1 on average, or None for 1. `index` names the rows meant, None is all."""
+
+    x: np.ndarray
+    y: np.ndarray
+    kernel: object
+    weight: np.ndarray | None = None
+    index: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.x if self.index is None else self.index)
+
+    def part(self, start, stop):
+        """x, y and weight, as it stands, of some of the rows."""
+        rows = slice(start, stop) if self.index is None else self.index[start:stop]
+        return self.x[rows], self.y[rows], None if self.weight is None else self.weight[rows]
+
+    def split(self, fraction, seed):
+        """These samples without a part that is chosen by the seed, and that part."""
+        order = epoch_order(len(self.x), seed, SPLIT_EPOCH, True)
+        held_out = max(1, round(fraction * len(order)))
+        if held_out == len(order):
+            raise value_error("validation_fraction", "a row left to train on", f"{len(order)} rows in all")
+        parts = []
+        for index in (np.sort(order[held_out:]), np.sort(order[:held_out])):
+            weight = self.weight
+            if weight is not None:
+                weight = weight / _mean_weight("sample_weight", weight[index])
+            parts.append(dataclasses.replace(self, weight=weight, index=index))
+        return parts
+
+
+def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True):
+    """The arrays as `Samples` for a network, with nothing copied; `finite` looks for values that are not, too."""
+    x = check_rows(names[0], x, network.n_features)
+    y, kernel = check_targets(names[1], y, len(x), network.loss_function, network.sizes[-1])
+    weight = None if sample_weight is None else check_weights(names[2], sample_weight, len(x), network.dtype)
+    if finite:
+        check_values(names[0], x, network.dtype)
+    check_values(names[1], y, network.dtype, kernel.arrays["y"], network.sizes[-1])
+    return Samples(x, y, kernel, weight)
+
+
+def check_weights(argument, weight, rows, dtype):
+    """A factor for each row, scaled to be 1 on average."""
+    weight = _as_array(argument, weight)
+    if weight.shape != (rows,):
+        raise value_error(argument, f"an array of shape ({rows},), one number for each row", shown(weight))
+    check_values(argument, weight, dtype)
+    if weight.min() < 0:
+        i = int(np.argmin(weight))
+        raise value_error(argument, "numbers >= 0", f"{weight[i]} at index {i}")
+    weight = weight.astype(np.float64)
+    return weight / _mean_weight(argument, weight)
+
+
+def _mean_weight(argument, weight):
+    mean = weight.mean()
+    if mean == 0:
+        raise value_error(argument, "a number above 0 among the rows", f"0 in all {len(weight)}")
+    return mean
+
+
+def check_class_weight(class_weight, samples, dtype):
+    """The samples with weights multiplied by those of their classes: {label: weight}, or "balanced"."""
+    name = "class_weight"
+    labels = samples.y if samples.y.ndim == 1 else samples.y[:, 0]
+    if samples.kernel.arrays["y"].domain not in ("labels", "unit") or samples.y[0].size != 1:
+        raise value_error(name, "None for targets that are no labels", shown(class_weight))
+    known, counts = np.unique(labels, return_counts=True)
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        factors = len(labels) / (len(known) * counts)
+    elif isinstance(class_weight, collections.abc.Mapping):
+        strange = [label for label in class_weight if label not in known]
+        if strange:
+            raise value_error(name, f"labels that are in y: {shown(known.tolist())}", shown(strange[0]))
+        factors = [check_number(f"{name}[{label!r}]", class_weight.get(label, 1.0), 0.0) for label in known.tolist()]
+    else:
+        raise type_error(name, "a dict {label: weight} or 'balanced'", shown(class_weight))
+    weight = np.asarray(factors)[np.searchsorted(known, labels)]
+    if samples.weight is not None:
+        weight = weight * samples.weight
+    return dataclasses.replace(samples, weight=check_weights(name, weight, len(labels), dtype))
 
 
 def check_rows(argument, x, n_features):

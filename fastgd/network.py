@@ -8,11 +8,12 @@ import numpy as np
 from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, Turn
 from .buffers import aligned_zeros
 from .choice import pick
-from .data import check_rows, check_targets, check_values
+from .data import check_rows, check_samples, check_targets, check_values, check_weights
 from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
 from .layers import LAYERS
 from .losses import LOSSES, Loss
+from .metrics import check_metrics
 from .optimizer import Optimizer
 from .optimizers import Adam
 from .plan import Plan
@@ -122,7 +123,7 @@ class Network:
     # ---- running
 
     def _drop_plan(self):
-        self._plan, self._quick_steps = None, 16
+        self._plan, self._evaluation_plan, self._quick_steps = None, None, 16
         self._drop_quick_step()
 
     def _drop_quick_step(self):
@@ -132,24 +133,27 @@ class Network:
         """The loss of the last training step, or None."""
         return getattr(self._quick_step, "last_loss", self._last_loss)
 
-    def _plan_for(self, rows, loss_kernel=None):
-        """The plan, made anew when it is too small, for other targets, or left half set by an interrupted call."""
+    def _plan_for(self, rows, loss_kernel=None, name="_plan"):
+        """The plan for training, or that for evaluation: made anew when it is too small, for other targets, or left
+        half set by an interrupted call."""
         if self._turn.disturbed:
             self._drop_plan()
             self._turn.disturbed = False
-        plan = self._plan
+        plan = getattr(self, name)
         kernel = loss_kernel or (plan.loss_kernel if plan else self.loss_function.kernels[0])
         if plan is None or plan.capacity < rows or plan.loss_kernel is not kernel:
-            capacity = max(rows, plan.capacity if plan else 0)
-            self._drop_plan()
-            self._plan = plan = Plan(self, capacity, kernel)
+            if name == "_plan":
+                self._drop_quick_step()
+            plan = Plan(self, max(rows, plan.capacity if plan else 0), kernel)
+            setattr(self, name, plan)
         return plan
 
-    def _minibatch(self, x, y, loss_kernel):
-        """The plan, set to these checked arrays: in place if they can be used where they lie, else by a cast."""
-        plan = self._plan_for(len(x), loss_kernel)
+    def _minibatch(self, x, y, loss_kernel, weight=None, *, plan_name="_evaluation_plan"):
+        """A plan, set to these checked arrays: in place if they can be used where they lie, else by a cast."""
+        plan = self._plan_for(len(x), loss_kernel, plan_name)
         arrays = {"x": x} if y is None else {"x": x, "y": y}
-        plan.set_minibatch(**{name: _usable(array, plan.own[name].dtype) for name, array in arrays.items()})
+        used = {name: _usable(array, plan.own[name].dtype) for name, array in arrays.items()}
+        plan.set_minibatch(None if weight is None else _usable(weight / len(x), self.dtype), **used)
         return plan
 
     def forward(self, x):
@@ -157,13 +161,6 @@ class Network:
 
         Raises TypeError or ValueError if x is not real numbers, finite, of n_features columns.
         """
-        return self._outputs(x, None)
-
-    def predict(self, x):
-        """Outputs after the loss's link: probabilities for cross-entropy, values otherwise; (rows, n_out)."""
-        return self._outputs(x, self.loss_function.link)
-
-    def _outputs(self, x, link):
         x = check_rows("x", x, self.n_features)
         result = np.empty((len(x), self.sizes[-1]), self.dtype)
         with self._turn:
@@ -173,94 +170,130 @@ class Network:
                 plan.run("forward")
                 self._check_inputs(plan, x)
                 result[rows] = plan.buffers[plan.output][: plan.rows]
-        if link is not None:
-            raw = result.copy()
-            link.body(link.choose_body(self.backend))(result, raw)
         return result
 
-    def loss(self, x, y):
+    def predict(self, x):
+        """Outputs after the loss's link: probabilities for cross-entropy, values otherwise; (rows, n_out)."""
+        return self._linked(self.forward(x))
+
+    def _linked(self, outputs):
+        """Predictions from raw outputs, in their place."""
+        link = self.loss_function.link
+        if link is not None:
+            link.body(link.choose_body(self.backend))(outputs, outputs.copy())
+        return outputs
+
+    def loss(self, x, y, *, sample_weight=None):
         """Mean loss over the rows, with the penalty. x: (rows, n_features); y: integer labels (rows,) for
-        softmax_cross_entropy, else (rows, n_out), or (rows,) for one output.
+        softmax_cross_entropy, else (rows, n_out), or (rows,) for one output. sample_weight: (rows,) numbers >= 0 for a
+        weighted mean.
 
         Raises TypeError or ValueError naming the argument.
         """
-        x, y, kernel = self._checked(x, y)
+        samples = self._checked(x, y, sample_weight)
         with self._turn:
-            return self._mean_loss(x, y, kernel)
+            return self._evaluate(samples)[0]
 
-    def _mean_loss(self, x, y, kernel):
-        """`loss` of checked arrays, block by block."""
-        total = 0.0
-        for start in range(0, len(x), BLOCK_ROWS):
-            rows = slice(start, start + BLOCK_ROWS)
-            plan = self._minibatch(x[rows], y[rows], kernel)
+    def evaluate(self, x, y, *, metrics=(), sample_weight=None):
+        """Mean loss as `loss`, and metrics of the predictions, as a dict: {"loss": ..., "accuracy": ...}.
+
+        metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction).
+        Raises TypeError or ValueError naming the argument.
+        """
+        metrics = check_metrics("metrics", metrics)
+        samples = self._checked(x, y, sample_weight)
+        with self._turn:
+            loss, values = self._evaluate(samples, metrics)
+        return {"loss": loss, **values}
+
+    def _evaluate(self, samples, metrics=()):
+        """Mean loss, and values of the metrics by name."""
+        total, outputs = 0.0, []
+        for start in range(0, len(samples), BLOCK_ROWS):
+            x, y, weight = samples.part(start, start + BLOCK_ROWS)
+            plan = self._minibatch(x, y, samples.kernel, weight)
             plan.run("loss")
-            self._check_inputs(plan, x)
+            self._check_inputs(plan, samples.x)
             # Every block adds the penalty: weighted by its rows, it is added once.
             total += float(plan.buffers["total"][0]) * plan.rows
-        return total / len(x)
+            if metrics:
+                outputs.append(plan.buffers[plan.output][: plan.rows].copy())
+        values = {}
+        if metrics:
+            predictions = self._linked(np.concatenate(outputs))
+            _, y, weight = samples.part(0, len(samples))
+            values = {metric.name: metric.value(y, predictions, weight) for metric in metrics}
+        return total / len(samples), values
 
-    def loss_and_gradient(self, x, y):
+    def loss_and_gradient(self, x, y, *, sample_weight=None):
         """Mean loss as `loss`, and its gradient with respect to `parameters` as a flat array (a copy)."""
-        x, y, kernel = self._checked(x, y)
+        samples = self._checked(x, y, sample_weight)
         with self._turn:
-            plan = self._minibatch(x, y, kernel)
+            plan = self._minibatch(samples.x, samples.y, samples.kernel, samples.weight, plan_name="_plan")
             plan.run("gradient")
-            self._check_inputs(plan, x)
+            self._check_inputs(plan, samples.x)
             return float(plan.buffers["total"][0]), self._gradient.copy()
 
-    def train_step(self, x, y, optimizer):
+    def train_step(self, x, y, optimizer, *, sample_weight=None):
         """One update from one minibatch, in place; returns its loss before the update.
 
+        sample_weight: (rows,) numbers >= 0 for a weighted mean of the rows' losses.
         Raises TypeError or ValueError naming the argument, and DivergenceError if the loss or the gradient is not
         finite; then the parameters are those before the step.
         """
-        loss = self._quick_step(x, y, optimizer)
-        return self._prepared_step(x, y, optimizer) if loss is None else loss
+        loss = self._quick_step(x, y, optimizer) if sample_weight is None else None
+        return self._prepared_step(x, y, optimizer, sample_weight) if loss is None else loss
 
-    def _prepared_step(self, x, y, optimizer):
+    def _prepared_step(self, x, y, optimizer, sample_weight=None):
         """`train_step` of anything: checks, casts, and raises. Makes ready for the quick way where it applies."""
         check_optimizer(optimizer)
         if optimizer.state:  # a bad value shows in the loss or the gradient
             x = check_rows("x", x, self.n_features)
             y, kernel = check_targets("y", y, len(x), self.loss_function, self.sizes[-1])
+            weights = None
+            if sample_weight is not None:
+                weights = check_weights("sample_weight", sample_weight, len(x), self.dtype)
         else:  # the first step binds the optimizer, so all is checked before
-            x, y, kernel = self._checked(x, y)
-            check_values("x", x, self.dtype)
+            samples = self._checked(x, y, sample_weight, finite=True)
+            x, y, kernel, weights = samples.x, samples.y, samples.kernel, samples.weight
         with self._turn:
             plan = self._plan_for(len(x), kernel)
             plan.use_optimizer(optimizer)
             x_used, y_used = (_usable(array, plan.own[name].dtype) for name, array in (("x", x), ("y", y)))
-            steps = Steps.of(plan, optimizer, x_used, y_used, rows=[len(x)], starts=[0])
+            weights = None if weights is None else _usable(weights / len(x), self.dtype)
+            steps = Steps.of(plan, optimizer, x_used, y_used, rows=[len(x)], starts=[0], weights=weights)
             grows = getattr(self._quick_step, "is_used_up", True)
-            failed = self._train(plan, steps, optimizer)
+            failed = self._train(plan, steps)
+            plan.release()
             if failed is not None:
                 check_values("x", x, self.dtype)
                 check_values("y", y, self.dtype, kernel.arrays["y"], self.sizes[-1])
                 raise self._divergence(steps, failed, optimizer)
-            quick = self.backend != "numpy" and isinstance(optimizer.schedule, Schedule)
-            if quick and x_used is x and y_used is y and self._decay_limits(steps, optimizer) is None:
+            quick = self.backend != "numpy" and isinstance(optimizer.schedule, Schedule) and weights is None
+            if quick and x_used is x and y_used is y and steps.parameter_limits is None:
                 self._quick_steps = min(4 * self._quick_steps, MAX_QUICK_STEPS) if grows else 1
                 # A schedule that fails later on does so when that step comes.
                 with contextlib.suppress(TypeError, ValueError):
                     self._quick_step = plan.quick_step(optimizer, self._quick_steps, self._last_loss)
             return float(steps.totals[0])
 
-    def _train(self, plan, steps, optimizer):
-        """Runs training steps; returns None, or the step that diverged."""
+    def _train(self, plan, steps, first=0, end=None, tell=None):
+        """Runs training steps from `first` to before `end`, all unless told; returns None, or the step that diverged.
+        `tell` is called with the number of steps done, now and then."""
         self._drop_quick_step()  # it is not the next step any more, perhaps not even of the optimizer in use
-        s, walk = 0, plan.best_walk
-        risky = self._decay_limits(steps, optimizer)
-        while s < len(steps):
-            end = len(steps) if risky is None else s + 1
+        s, walk, risky = first, plan.best_walk, steps.parameter_limits
+        end = len(steps) if end is None else end
+        while s < end:
             if risky is not None and not np.abs(self._parameters).max() <= risky[s]:
                 return s
-            s, status = plan.train(steps, s, end, walk, SLICE_SECONDS)
+            s, status = plan.train(steps, s, end if risky is None else s + 1, walk, SLICE_SECONDS)
             if status == HIGH_PEAK:  # the gradient may be too large: look at it before it is used
                 walk = "step"
             elif status in (BAD_LOSS, BAD_GRADIENT):
                 return s
-        self._last_loss = float(steps.totals[-1])
+            elif tell is not None:
+                tell(s)
+        self._last_loss = float(steps.totals[end - 1])
         return None
 
     def _divergence(self, steps, s, optimizer, epoch=None):
@@ -268,20 +301,8 @@ class Network:
         loss, rate = float(steps.totals[s]), float(steps.rates[s])
         return DivergenceError(optimizer.steps + 1, epoch=epoch, loss=loss, learning_rate=rate, last_loss=last)
 
-    def _decay_limits(self, steps, optimizer):
-        """How large parameters may be before each step, if weight decay may carry them beyond the largest number.
-        It shrinks them as long as neither it nor the learning rate is above 1; above, they may grow by a factor."""
-        decay = optimizer.hyper.get("weight_decay", 0.0)
-        factors = np.maximum(1.0, steps.rates * optimizer.largest_factor) * max(1.0, decay)
-        if decay == 0 or (factors == 1).all():
-            return None
-        return np.where(factors == 1, np.inf, float(np.finfo(self.dtype).max) ** 0.5 / factors)
-
-    def _checked(self, x, y):
-        x = check_rows("x", x, self.n_features)
-        y, kernel = check_targets("y", y, len(x), self.loss_function, self.sizes[-1])
-        check_values("y", y, self.dtype, kernel.arrays["y"], self.sizes[-1])
-        return x, y, kernel
+    def _checked(self, x, y, sample_weight, finite=False):
+        return check_samples(self, x, y, sample_weight, names=("x", "y", "sample_weight"), finite=finite)
 
     def _check_inputs(self, plan, x):
         if not np.isfinite(plan.buffers["peak"][0]):
@@ -290,7 +311,7 @@ class Network:
     fit = fit
 
     def __getstate__(self):
-        made = ("_plan", "_turn", "_quick_step", "_quick_steps")
+        made = ("_plan", "_evaluation_plan", "_turn", "_quick_step", "_quick_steps")
         kept = {name: value for name, value in vars(self).items() if name not in made}
         return {**kept, "_last_loss": self._loss_before()}
 

@@ -148,6 +148,11 @@ class Optimizer(Stepper):
         return int(self.counter[0]) // self.accumulate
 
     @property
+    def changes(self):
+        """How often something was set by hand that steps worked out beforehand depend on."""
+        return int(self.counter[1])
+
+    @property
     def minibatches(self):
         """Minibatches seen: `accumulate` make a step."""
         return int(self.counter[0])

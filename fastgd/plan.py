@@ -107,7 +107,8 @@ class Plan(Program):
         self.rows = 0
         self.outer_products = []
         self.kinds = []
-        self._optimizer = None
+        self.optimizer = None
+        self._prepared = None  # steps that the runner is in the middle of
         self._row_sizes = {}
         self._write_down()
         self._lay_out()
@@ -195,8 +196,9 @@ class Plan(Program):
 
     def use_optimizer(self, optimizer):
         """Makes the update phases those of the optimizer."""
-        if optimizer is self._optimizer:
+        if optimizer is self.optimizer:
             return
+        self._prepared = None
         network = self.network
         optimizer.check_network(network)
         optimizer.prepare(self.backend, self.dtype, {part.kind for part in optimizer.parts_of(network)})
@@ -218,12 +220,12 @@ class Plan(Program):
         self._bind(self.ends["check"])
         self.kinds = sorted({part.kind for part in parts})
         self._follow(parts)
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self.best_walk = self._choose_walk()
 
     def _choose_walk(self):
         """The fastest way of a step through this plan; a penalty must be added to the gradient before it is checked."""
-        network, optimizer = self.network, self._optimizer
+        network, optimizer = self.network, self.optimizer
         if self.runner is None or network.l1 or network.l2:
             return "step"
         few_values = self.capacity == 1 and self.workspace.size * FEW_VALUES < network.n_parameters
@@ -265,6 +267,7 @@ class Plan(Program):
         """Makes the operations work on the first `rows` rows of their buffers, with weight 1 / rows each. The runner
         sets the sizes in the records by itself."""
         self.rows = rows
+        self._prepared = None
         self._phases["weight"][0].set_scalars(value=1 / rows)
         if self.runner is None:
             for operation in self.operations:
@@ -273,12 +276,21 @@ class Plan(Program):
                         if name in self.row_names:
                             link.arguments[j] = self.buffers[name][:rows]
 
-    def set_minibatch(self, **arrays):
+    def set_minibatch(self, weight=None, **arrays):
         """Points the operations to the rows of x, and of y if given, where they lie: C-contiguous, aligned, of the
-        dtype of `own`."""
+        dtype of `own`. weight: a factor of the loss for each row, of the plan's dtype; None is 1 / rows."""
         self.set_rows(len(arrays["x"]))
         for name, array in arrays.items():
             self.point(name, array)
+        self._set_weight(self.buffers["weight"][: self.rows] if weight is None else weight)
+
+    def _set_weight(self, array):
+        """Makes the loss take the weights of the rows from here."""
+        (loss,) = self._phases["loss"]
+        j = loss.buffers.index("weight")
+        loss.arguments[j] = array
+        if loss.record is not None:
+            loss.record[j] = array.ctypes.data
 
     def threads(self, rows):
         """How many threads the work on so many rows is worth."""
@@ -305,10 +317,21 @@ class Plan(Program):
     # ---- training
 
     def train(self, steps, first, end, walk, seconds):
-        """Runs training steps first, ..., end - 1, for about so many seconds; returns the step at which it stopped,
-        and why. The optimizer is in use already."""
+        """Runs training steps first, ..., end - 1, which follow those it was called for before, for about so many
+        seconds; returns the step at which it stopped, and why. The optimizer is in use already. `release` is to
+        follow."""
         if self.runner is None:
             return self._train_in_python(steps, first, end, seconds)
+        if self._prepared is None or self._prepared[0] is not steps or self._prepared[1] != walk:
+            self._prepare(steps, first, walk)
+        rows, (threads, ending) = int(steps.rows[0]), self._prepared[2:4]
+        result = self.runner.train(first, end, threads, seconds)
+        if len(ending) and result[1] in (DONE, OUT_OF_TIME):
+            self.runner.run(ending, rows)
+        return result
+
+    def _prepare(self, steps, first, walk):
+        """Makes the runner ready for steps from `first` on."""
         feeds, stages = Feeds(), self._stages(walk, gather=not steps.in_place)
         # The short way for one row makes no gradient: that of the last step is made when all is done.
         ending = self._stages("parameters" if walk == "outer" else "nothing")
@@ -327,19 +350,25 @@ class Plan(Program):
                 for link, _ in self.links_with(name):
                     link.record[link.kernel.slots.index("m")] = len(array)
             feeds.add(self._slots("index", stages), addresses(steps.order, steps.starts))
+        self._set_weight(self.buffers["weight"])
+        if steps.weights is not None:
+            slots = [operation.slot("weight") for operation in self._phases["loss"]]
+            feeds.add(slots, addresses(steps.weights, steps.weight_starts))
         done = np.searchsorted(steps.ends, first, side="right")
-        rows = int(steps.rows[0])
-        result = self.runner.run(
-            stages, rows, first=first, end=end,
-            feeds=feeds.table(), rows_of_step=steps.rows, marks=steps.ends[done:],
-            times=steps.times[done:], counter=self._optimizer.counter, threads=self.threads(rows), seconds=seconds,
+        rows, table = int(steps.rows[0]), feeds.table()
+        self.runner.prepare(
+            stages, feeds=table, rows_of_step=steps.rows, marks=steps.ends[done:], times=steps.times[done:],
+            losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
             steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
         )  # fmt: skip
-        if len(ending) and result[1] in (DONE, OUT_OF_TIME):
-            self.runner.run(ending, rows)
-        self.point("data.x", self.own["x"])  # what the caller owns is not kept
-        self.point("data.y", self.own["y"])
-        return result
+        self._prepared = steps, walk, self.threads(rows), ending, (feeds, table, stages)
+
+    def release(self):
+        """Forgets the steps it has run, and with them the caller's arrays."""
+        self._prepared = None
+        if self.runner is not None:
+            self.point("data.x", self.own["x"])
+            self.point("data.y", self.own["y"])
 
     def _feed_update(self, feeds, steps):
         """What every step needs but the minibatch: where its loss goes, hyper-parameters, limit of the gradient."""
@@ -359,6 +388,7 @@ class Plan(Program):
         """A `QuickStep` for the next `count` steps of the optimizer, which is in use already."""
         steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
         feeds = Feeds()
+        self._set_weight(self.buffers["weight"])
         self._feed_update(feeds, steps)
         # A step by itself leaves its gradient to be looked at.
         stages = self._stages("guarded" if self.best_walk == "outer" else self.best_walk)
@@ -379,17 +409,17 @@ class Plan(Program):
             if s > first and time.monotonic() > deadline:
                 return s, OUT_OF_TIME
             start, rows = int(steps.starts[s]), int(steps.rows[s])
-            if steps.in_place:
-                self.set_minibatch(x=steps.x[start : start + rows], y=steps.y[start : start + rows])
-            else:
-                index = steps.order[start : start + rows]
-                self.set_minibatch(x=np.take(steps.x, index, axis=0), y=np.take(steps.y, index, axis=0))
+            chosen = slice(start, start + rows) if steps.in_place else steps.order[start : start + rows]
+            weight = None
+            if steps.weights is not None:
+                weight = steps.weights[steps.weight_starts[s] :][:rows]
+            self.set_minibatch(weight, x=steps.x[chosen], y=steps.y[chosen])
             self.prepare_in_python(UPDATE_PHASES, steps.values, s, steps.active[s])
             self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
             status = self.walk_in_python(stages)
             steps.totals[s] = self.buffers["total"][0]
             if status != DONE:
                 return s, status
-            self._optimizer.counter[0] += 1
-            steps.times[steps.ends == s + 1] = time.monotonic()
+            self.optimizer.counter[0] += 1
+            steps.count(s)
         return end, DONE

@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import time
 
 import numpy as np
 
@@ -9,36 +10,52 @@ import numpy as np
 @dataclasses.dataclass
 class Steps:
     """Training steps to run: step s takes rows[s] rows of x and y, those at order[starts[s]:], or with `in_place`
-    those from starts[s] on. Each of `rates` (learning rates), `active` (whether the parameters are updated), `values`
-    (of what is fed, by key), `gradient_limits` and `peak_limits` has an element for each step, and the losses go to
-    `totals`. `ends` are steps after which the time is noted in `times`."""
+    those from starts[s] on. `weights` has a factor of the loss for each row in the order of the steps, those of step
+    s from weight_starts[s] on, with 1 / rows in it; None is 1 / rows. Each of `rates` (learning rates), `active`
+    (whether the parameters are updated), `values` (of what is fed, by key), `gradient_limits`, `peak_limits` and
+    `parameter_limits` (None: they cannot be exceeded) has an element for each step, and the losses go to `totals`. The
+    steps before `ends` end an epoch: when they do goes to `times`, the mean loss of the epoch's rows to `losses`;
+    `sums` holds the sum of that of the rows of the epoch going on, and how many these are."""
 
     x: np.ndarray
     y: np.ndarray
     rows: np.ndarray
     starts: np.ndarray
     order: np.ndarray | None
+    weights: np.ndarray | None
+    weight_starts: np.ndarray | None
     rates: np.ndarray
     active: np.ndarray
     values: dict
     gradient_limits: np.ndarray
     peak_limits: np.ndarray
+    parameter_limits: np.ndarray | None
     totals: np.ndarray
     ends: np.ndarray
     times: np.ndarray
+    losses: np.ndarray
+    sums: np.ndarray
 
     @classmethod
-    def of(cls, plan, optimizer, x, y, *, rows, starts, order=None, ends=()):
+    def of(cls, plan, optimizer, x, y, *, rows, starts, order=None, weights=None, ends=(), sums=None):
         """The next steps of an optimizer. A gradient within the square root of the largest number has squares that do
-        not overflow, nor do updates at a learning rate above 1; it is that where its factors are within the peak."""
+        not overflow, nor do updates at a learning rate above 1; it is that where its factors are within the peak.
+        Weight decay shrinks the parameters as long as neither it nor the learning rate is above 1; above, they may grow
+        by a factor."""
         rows, starts = np.asarray(rows, np.int64), np.asarray(starts, np.int64)
         rates, active, values = optimizer.table(len(rows), plan.dtype, plan.kinds)
         largest = optimizer.largest_factor * (rates[0] if rates.strides == (0,) else rates)
         gradient = float(np.finfo(plan.dtype).max) ** 0.5 / np.maximum(1.0, largest)
         limits = np.broadcast_to(gradient, len(rows)), np.sqrt(gradient / rows)
-        ends = np.asarray(ends, np.int64)
-        totals, times = np.zeros(len(rows)), np.zeros(len(ends))
-        return cls(x, y, rows, starts, order, rates, active, values, *limits, totals, ends, times)
+        decay, growth = optimizer.hyper.get("weight_decay", 0.0), None
+        factors = np.maximum(1.0, largest) * max(1.0, decay)
+        if decay and (factors != 1).any():
+            factors = np.broadcast_to(factors, len(rows))
+            growth = np.where(factors == 1, np.inf, float(np.finfo(plan.dtype).max) ** 0.5 / factors)
+        ends, sums = np.asarray(ends, np.int64), np.zeros(2) if sums is None else sums
+        found = np.zeros(len(rows)), ends, np.zeros(len(ends)), np.zeros(len(ends)), sums
+        weight_starts = None if weights is None else np.cumsum(rows) - rows
+        return cls(x, y, rows, starts, order, weights, weight_starts, rates, active, values, *limits, growth, *found)
 
     @property
     def in_place(self):
@@ -46,6 +63,14 @@ class Steps:
 
     def __len__(self):
         return len(self.rows)
+
+    def count(self, s):
+        """Notes that step s is done: what the native runner does by itself."""
+        self.sums += self.rows[s] * self.totals[s], self.rows[s]
+        end = np.searchsorted(self.ends, s + 1)
+        if end < len(self.ends) and self.ends[end] == s + 1:
+            self.times[end], self.losses[end] = time.monotonic(), self.sums[0] / self.sums[1]
+            self.sums[:] = 0
 
 
 class Feeds:

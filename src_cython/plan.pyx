@@ -17,6 +17,9 @@ cimport numpy as cnp
 
 cnp.import_array()
 
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident()
+
 cdef extern from "pool.h" nogil:
     ctypedef void (*team_work)(void *context, int thread, int threads) noexcept nogil
     void pool_initialize()
@@ -84,9 +87,11 @@ cdef struct Engine:
     const int64_t *bad_gradients
     int64_t step, end
     int64_t *counter                # counts the steps, or NULL
-    const int64_t *marks            # steps after which the time is taken
-    double *times
+    const int64_t *marks            # steps that end an epoch:
+    double *times                   # when they do,
+    double *losses                  # and the mean loss of its rows
     int64_t n_marks
+    double *sums                    # of the rows' losses in the epoch going on, and of rows; or NULL
     double deadline
     int64_t steps_between_looks     # at the clock
     int64_t next_look               # step before which it is
@@ -185,10 +190,16 @@ cdef void end_step(Engine *e) noexcept nogil:
     e.step += 1
     if e.counter != NULL:
         e.counter[0] += 1
+    if e.sums != NULL:
+        e.sums[0] += e.rows * e.total[0][0]
+        e.sums[1] += e.rows
     if e.n_marks and e.marks[0] == e.step:
         e.times[0] = seconds_now()
+        e.losses[0] = e.sums[0] / e.sums[1]
+        e.sums[0] = e.sums[1] = 0
         e.marks += 1
         e.times += 1
+        e.losses += 1
         e.n_marks -= 1
     if e.step == e.end:
         return
@@ -262,33 +273,48 @@ cdef class Runner:
         """Address of the limit of the peak, for a feed."""
         return <uintptr_t>&self.engine.peak_limit
 
-    def run(self, const int64_t[:, ::1] stages, int64_t rows, *, int64_t first=0, int64_t end=1,
-            const int64_t[:, ::1] feeds=None, const int64_t[::1] rows_of_step=None, const int64_t[::1] marks=None,
-            double[::1] times=None, int64_t[::1] counter=None, int threads=1, double seconds=0,
-            int64_t steps_between_looks=1):
-        """Runs steps first, ..., end - 1 without the GIL, and returns the step at which it stopped, and why.
+    def prepare(self, const int64_t[:, ::1] stages, *, const int64_t[:, ::1] feeds, const int64_t[::1] rows_of_step,
+                const int64_t[::1] marks, double[::1] times, double[::1] losses, double[::1] sums,
+                int64_t[::1] counter, int64_t steps_between_looks):
+        """Makes ready for `train`; the arrays are the caller's to keep.
 
-        rows: of the minibatch, if `rows_of_step` does not tell. feeds: a row for each `Feed`. marks: steps after which
-        the time is written to `times`. counter: counts the steps. seconds: stop between two steps after so long, 0
-        is never; the clock is looked at every so many steps.
+        feeds: a row for each `Feed`. marks: steps that end an epoch, the time of which is written to `times` and
+        the mean loss of the rows to `losses`; `sums` holds that of the epoch going on. counter: counts the steps. The
+        clock is looked at every so many steps.
         """
         cdef Engine *e = &self.engine
+        self.set_stages(stages)
+        if feeds.shape[1] * 8 != sizeof(Feed):
+            raise ValueError(f"feeds: expected rows of {sizeof(Feed) // 8} slots, got {feeds.shape[1]}")
+        e.n_feeds, e.n_marks = feeds.shape[0], marks.shape[0]
+        if e.n_feeds:
+            e.feeds = <const Feed *>&feeds[0, 0]
+        if e.n_marks:
+            e.marks, e.times, e.losses = &marks[0], &times[0], &losses[0]
+        e.rows_of_step, e.sums, e.counter = &rows_of_step[0], &sums[0], &counter[0]
+        e.steps_between_looks = steps_between_looks
+
+    def train(self, int64_t first, int64_t end, int threads, double seconds):
+        """Runs steps first, ..., end - 1, which are those after the last that ran, without the GIL; returns the step at
+        which it stopped, and why. seconds: stop between two steps after so long."""
+        self.start(0, first, end, threads, seconds)
+        return self.engine.step, self.engine.status
+
+    def run(self, const int64_t[:, ::1] stages, int64_t rows, int threads=1):
+        """One walk for a minibatch of so many rows; what is prepared stays so."""
+        cdef Engine held = self.engine
+        self.set_stages(stages)
+        self.engine.n_feeds, self.engine.n_marks = 0, 0
+        self.engine.rows_of_step, self.engine.sums, self.engine.counter = NULL, NULL, NULL
+        self.start(rows, 0, 1, threads, 0)
+        held.rows = self.engine.rows
+        self.engine = held
+
+    cdef int set_stages(self, const int64_t[:, ::1] stages) except -1:
         if stages.shape[1] * 8 != sizeof(Stage):
             raise ValueError(f"stages: expected rows of {sizeof(Stage) // 8} slots, got {stages.shape[1]}")
-        e.stages, e.n_stages = <const Stage *>&stages[0, 0], stages.shape[0]
-        e.n_feeds = 0
-        if feeds is not None and feeds.shape[0]:
-            if feeds.shape[1] * 8 != sizeof(Feed):
-                raise ValueError(f"feeds: expected rows of {sizeof(Feed) // 8} slots, got {feeds.shape[1]}")
-            e.feeds, e.n_feeds = <const Feed *>&feeds[0, 0], feeds.shape[0]
-        e.rows_of_step = NULL if rows_of_step is None else &rows_of_step[0]
-        e.n_marks = 0
-        if marks is not None and marks.shape[0]:
-            e.marks, e.times, e.n_marks = &marks[0], &times[0], marks.shape[0]
-        e.counter = NULL if counter is None else &counter[0]
-        e.steps_between_looks = steps_between_looks
-        self.start(rows, first, end, threads, seconds)
-        return e.step, e.status
+        self.engine.stages, self.engine.n_stages = <const Stage *>&stages[0, 0], stages.shape[0]
+        return 0
 
     cdef void start(self, int64_t rows, int64_t first, int64_t end, int threads, double seconds):
         cdef Engine *e = &self.engine
@@ -340,23 +366,34 @@ def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):
 cdef class Turn:
     """`with turn:` serves one caller at a time of the `owner`, a word for messages; a second one gets a RuntimeError.
     In C, so that a signal cannot fall between taking the turn and the promise to give it back. `disturbed` tells that
-    a caller left by an exception."""
+    a caller left by an exception. Who has the turn may `lend` it to calls made from its own thread."""
     cdef bint taken
     cdef public bint disturbed
     cdef str owner
+    cdef int depth
+    cdef unsigned long lent_to      # a thread, or 0
 
     def __init__(self, owner):
         self.owner = owner
 
     def __enter__(self):
-        if self.taken:
+        if self.taken and (not self.lent_to or self.lent_to != PyThread_get_thread_ident()):
             raise RuntimeError(f"this {self.owner} is in use by another call; give each thread one of its own")
-        self.taken = True
+        self.taken, self.lent_to = True, 0
+        self.depth += 1
 
     def __exit__(self, kind, value, traceback):
-        self.taken = False
+        self.depth -= 1
+        self.taken = self.depth > 0
+        self.lent_to = PyThread_get_thread_ident() if self.taken else 0
         if kind is not None:
             self.disturbed = True
+
+    def lend(self):
+        self.lent_to = PyThread_get_thread_ident()
+
+    def take_back(self):
+        self.lent_to = 0
 
 
 include "quick.pxi"

@@ -76,7 +76,7 @@ cdef class QuickStep:
         e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
         if e.n_feeds:
             e.feeds = <const Feed *>&self.feeds[0, 0]
-        e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
+        e.rows_of_step, e.n_marks, e.sums, e.counter, e.next_look = NULL, 0, NULL, &self.counter[0], -1
         e.step, e.end, e.status = self.next, self.next + 1, DONE
         self.turn.taken = True
         set_rows(e, rows)

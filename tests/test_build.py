@@ -130,7 +130,9 @@ def test_runner_refuses_tables_of_another_shape():
     with pytest.raises(ValueError, match="stages.*5 slots.*4"):
         runner.run(other, 1)
     with pytest.raises(ValueError, match="feeds.*2 slots.*4"):
-        runner.run(np.zeros((1, 5), np.int64), 1, feeds=other)
+        runner.prepare(np.zeros((1, 5), np.int64), feeds=other, rows_of_step=table[0], marks=table[0],
+                       times=np.zeros(1), losses=np.zeros(1), sums=np.zeros(2), counter=table[0],
+                       steps_between_looks=1)  # fmt: skip
 
 
 def test_show_config(capsys):

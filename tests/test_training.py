@@ -139,7 +139,7 @@ def test_patience_watches_the_validation_loss(rng):
     network = Network(3, [Dense(1)], loss="mse")
     opposite = (X, -y)
     history = network.fit(X, y, optimizer=SGD(0.1), epochs=500, validation_data=opposite, patience=3)
-    assert history.stopped == "converged"
+    assert history.stopped == "patience"
     assert len(history.loss) == len(history.validation_loss) < 50
     assert history.validation_loss[-1] == pytest.approx(network.loss(*opposite))
 
@@ -212,7 +212,10 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
     np.testing.assert_array_equal(*ends)
 
 
-@pytest.mark.parametrize("place", ["_chunks", "of", "use_optimizer", "_bind", "train", "_train", "take_rows"])
+@pytest.mark.parametrize(
+    "place",
+    ["lay_out", "_take", "of", "use_optimizer", "_bind", "train", "_train", "take_rows", "_book", "_go_through_piece"],
+)
 def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
     """Ctrl-C at any line of the inner functions: parameters finite, and the next results those of a fresh network."""
     X, y = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
@@ -285,7 +288,7 @@ BAD_FIT = {
     "patience": ({"patience": 0}, ValueError, "'patience'"),
     "optimizer": ({"optimizer": "adam"}, ValueError, "'optimizer'.*'adam'; did you mean 'Adam'"),
     "optimizer type": ({"optimizer": 1e-3}, TypeError, "'optimizer'.*0.001"),
-    "validation": ({"validation_data": 3}, TypeError, "'validation_data'.*pair"),
+    "validation": ({"validation_data": 3}, TypeError, "'validation_data'.*sample_weight.*3"),
     "validation X": ({"validation_data": (np.zeros((2, 4)), np.zeros(2, int))}, ValueError, "5 features"),
 }
 

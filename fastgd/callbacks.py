@@ -1,0 +1,143 @@
+"""What `fit` calls while it trains. A callback is any function of the run (`fastgd.training.Run`): it is called after
+each epoch, or wrapped in `every` after so many minibatches; if it returns True, the training stops. One that is a
+context manager, too, is entered before the first step and left after the last, however that comes about."""
+
+import json
+import os
+import time
+
+from .errors import check_integer, shown, type_error
+
+# Seconds between two looks of the progress bar.
+TICK = 0.1
+
+
+class every:
+    """A callback that is called after every `steps` minibatches instead of after each epoch."""
+
+    def __init__(self, steps, callback):
+        self.steps = check_integer("steps", steps, 1)
+        if not callable(callback):
+            raise type_error("callback", "a function of the run", shown(callback))
+        self.callback = callback
+
+    def __call__(self, run):
+        return self.callback(run)
+
+    def __enter__(self):
+        if hasattr(self.callback, "__enter__"):
+            self.callback.__enter__()
+        return self
+
+    def __exit__(self, *raised):
+        if hasattr(self.callback, "__exit__"):
+            self.callback.__exit__(*raised)
+
+
+def figures(run):
+    """What a log says of a run as it stands: {"loss": ..., "learning_rate": ..., ...}; "loss" is the mean of the last
+    epoch after an epoch, and that of the last minibatch within one."""
+    if run.at_epoch_end:
+        return run.history.last()
+    return {"loss": run.loss, "learning_rate": run.learning_rate}
+
+
+class json_lines:
+    """Appends a line of JSON to a file: {"step": ..., "epoch": ..., "loss": ..., ...} after each epoch, or within
+    `every` after so many minibatches, and at the end {"stopped": "epochs", ...}.
+
+    path: a file, made if there is none."""
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+        self._file, self._history = None, None
+
+    def __enter__(self):
+        self._file = open(self.path, "a", encoding="utf-8")
+        return self
+
+    def __call__(self, run):
+        self._history = run.history
+        self._write({"step": run.step, "epoch": run.epoch, **figures(run)})
+
+    def __exit__(self, *raised):
+        if self._history is not None:
+            self._write({"stopped": self._history.stopped, "steps": self._history.steps})
+        self._file.close()
+
+    def _write(self, record):
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+class tensorboard:
+    """Writes scalars for TensorBoard to a folder, by the writer of the package `tensorboard` (extra `tensorboard`):
+    after each epoch, or within `every` after so many minibatches. The step is the number of minibatches."""
+
+    def __init__(self, folder):
+        try:
+            from tensorboard.summary import Writer
+        except ImportError as error:
+            raise ImportError("logs for TensorBoard need its package: pip install 'fastgd[tensorboard]'") from error
+        self.folder = os.fspath(folder)
+        self._new_writer, self._writer = Writer, None
+
+    def __enter__(self):
+        self._writer = self._new_writer(self.folder)
+        return self
+
+    def __call__(self, run):
+        for name, value in figures(run).items():
+            self._writer.add_scalar(name, value, run.step)
+
+    def __exit__(self, *raised):
+        self._writer.close()
+
+
+class ProgressBar:
+    """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows a second."""
+
+    def __init__(self, epochs):
+        self._epochs, self._bar = epochs, None
+
+    def __enter__(self):
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(total=self._epochs, unit="epoch", dynamic_ncols=True)
+        self._started, self._looked, self._rows = time.monotonic(), 0.0, None
+        return self
+
+    def __call__(self, run, last=False):
+        now = time.monotonic()
+        if not last and now - self._looked < TICK:
+            return
+        self._looked = now
+        if self._rows is None:  # a resumed run begins with some
+            self._rows = run.first_row
+        history = run.history
+        shown = {"loss": f"{history.loss[-1] if history.loss else run.loss:.4g}"}
+        if history.validation_loss:
+            shown["validation"] = f"{history.validation_loss[-1]:.4g}"
+        shown |= {name: f"{values[-1]:.4g}" for name, values in history.metrics.items() if values}
+        shown["lr"] = f"{run.learning_rate:.3g}"
+        shown["rows/s"] = f"{(run.rows - self._rows) / max(now - self._started, 1e-9):,.0f}"
+        self._bar.set_postfix(shown, refresh=False)
+        part = run.rows_in_epoch / run.rows_of_epoch if run.rows_of_epoch else 0
+        done = run.epoch + round(part, 2) if part else run.epoch
+        self._bar.n = done
+        self._bar.refresh()
+
+    def __exit__(self, *raised):
+        self._bar.close()
+
+
+def check_callbacks(callbacks):
+    """A list of callbacks."""
+    if callable(callbacks):
+        callbacks = [callbacks]
+    if not isinstance(callbacks, (list, tuple)):
+        raise type_error("callbacks", "a list of functions of the run", shown(callbacks))
+    for i, callback in enumerate(callbacks):
+        if not callable(callback):
+            raise type_error(f"callbacks[{i}]", "a function of the run", shown(callback))
+    return list(callbacks)

@@ -1,0 +1,140 @@
+"""Metrics: what is told of predictions beside the loss. Each is a function of targets and predictions (what `predict`
+gives), with a weight for each row or None."""
+
+import dataclasses
+
+import numpy as np
+
+from .choice import Choice
+from .errors import choose, shown, type_error, value_error
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Metric(Choice):
+    """A metric. function(y, prediction, weight, **parameters) -> float: y as it was given to the network, labels
+    (rows,) or values (rows, n_out); prediction (rows, n_out); weight (rows,) or None. greater_is_better tells which way
+    `fit(monitor=...)` watches it; None is not known."""
+
+    function: object
+    greater_is_better: bool | None = None
+
+    def value(self, y, prediction, weight=None):
+        value = self.function(y, prediction, weight, **self.parameters)
+        if not isinstance(value, (int, float, np.number)) or isinstance(value, complex):
+            raise type_error(f"metrics ({self.name})", "a function that returns a number", shown(value))
+        return float(value)
+
+
+def _metric(greater_is_better, **parameters):
+    """Makes a `Metric` of a function, with the values its parameters have unless told."""
+    ranges = {"k": {"low": 1}}
+    return lambda function: Metric(
+        function.__name__, function, greater_is_better, parameters=parameters, ranges={n: ranges[n] for n in parameters}
+    )
+
+
+@_metric(True)
+def accuracy(y, prediction, weight):
+    """Share of rows whose most probable class is that of y: labels, or rows of probabilities. With one output, of rows
+    where y and prediction are on the same side of 0.5."""
+    if prediction.shape[1] == 1:
+        right = ((prediction >= 0.5) == (y.reshape(len(y), 1) >= 0.5))[:, 0]
+    else:
+        right = prediction.argmax(axis=1) == _labels("accuracy", y)
+    return np.average(right, weights=weight)
+
+
+@_metric(True)
+def binary_accuracy(y, prediction, weight):
+    """Share of outputs that are on the same side of 0.5 as y, for one output or for several yes-or-no outputs."""
+    _check_values_of("binary_accuracy", y, prediction)
+    return np.average(((prediction >= 0.5) == (y >= 0.5)).mean(axis=1), weights=weight)
+
+
+@_metric(True, k=5)
+def top_k(y, prediction, weight, k):
+    """Share of rows where fewer than k classes are more probable than that of y."""
+    labels = _labels("top_k", y)
+    above = prediction > prediction[np.arange(len(labels)), labels][:, None]
+    return np.average(above.sum(axis=1) < k, weights=weight)
+
+
+@_metric(False)
+def mae(y, prediction, weight):
+    """Mean of |prediction - y| over rows and outputs."""
+    _check_values_of("mae", y, prediction)
+    return np.average(np.abs(prediction.astype(np.float64) - y).mean(axis=1), weights=weight)
+
+
+@_metric(False)
+def mse(y, prediction, weight):
+    """Mean of (prediction - y)^2 over rows and outputs."""
+    _check_values_of("mse", y, prediction)
+    return np.average(((prediction.astype(np.float64) - y) ** 2).mean(axis=1), weights=weight)
+
+
+@_metric(False)
+def rmse(y, prediction, weight):
+    """Square root of `mse`."""
+    return np.sqrt(mse.value(y, prediction, weight))
+
+
+@_metric(True)
+def r2(y, prediction, weight):
+    """Coefficient of determination, mean over the outputs of 1 - sum (y - prediction)^2 / sum (y - mean of y)^2. An
+    output whose y is constant counts 1 if it is met exactly, else 0, as in scikit-learn."""
+    _check_values_of("r2", y, prediction)
+    y = y.astype(np.float64)
+    left = np.average((y - prediction) ** 2, axis=0, weights=weight)
+    spread = np.average((y - np.average(y, axis=0, weights=weight)) ** 2, axis=0, weights=weight)
+    varies = spread > 0
+    return np.where(varies, 1 - left / np.where(varies, spread, 1), left == 0).mean()
+
+
+def _labels(name, y):
+    """The class of each row, of labels or of rows of probabilities."""
+    if y.ndim == 1:
+        return y
+    if y.shape[1] == 1 or not np.allclose(y.sum(axis=1, dtype=np.float64), 1, atol=1e-3):
+        hint = "; for several yes-or-no outputs there is 'binary_accuracy'"
+        raise value_error("y", f"labels or rows of probabilities, for {name}", f"{shown(y)}{hint}")
+    return y.argmax(axis=1)
+
+
+def _check_values_of(name, y, prediction):
+    if y.shape != prediction.shape:
+        raise value_error("y", f"values of shape {prediction.shape}, for {name}", shown(y))
+
+
+METRICS = {metric.name: metric for metric in (accuracy, binary_accuracy, top_k, mae, mse, rmse, r2)}
+
+
+def own(function, *, greater_is_better=None):
+    """A metric of one's own: function(y, prediction) -> float, called by its name. greater_is_better: which way it is
+    watched by `fit(monitor=...)`."""
+    if not callable(function):
+        raise type_error("function", "a function of (y, prediction)", shown(function))
+    name = getattr(function, "__name__", type(function).__name__)
+    return Metric(name, lambda y, prediction, weight: function(y, prediction), greater_is_better)
+
+
+def check_metrics(argument, metrics):
+    """A list of metrics: each a name, a `Metric`, or a function of (y, prediction), which is called by its name."""
+    if isinstance(metrics, str) or callable(metrics):
+        metrics = [metrics]
+    if not isinstance(metrics, (list, tuple)):
+        expected = f"a list of names ({', '.join(map(repr, METRICS))}) or functions of (y, prediction)"
+        raise type_error(argument, expected, shown(metrics))
+    checked = []
+    for i, metric in enumerate(metrics):
+        if isinstance(metric, str):
+            metric = choose(f"{argument}[{i}]", metric, METRICS)
+        elif not isinstance(metric, Metric):
+            if not callable(metric):
+                expected = f"one of {', '.join(map(repr, METRICS))}, or a function of (y, prediction)"
+                raise type_error(f"{argument}[{i}]", expected, shown(metric))
+            metric = own(metric)
+        if metric.name == "loss" or metric.name in [known.name for known in checked]:
+            raise value_error(f"{argument}[{i}]", "a name of its own", repr(metric.name))
+        checked.append(metric)
+    return checked

@@ -1,0 +1,84 @@
+"""Which rows come in which minibatch: laid out beforehand for the native runner, a piece of the run at a time."""
+
+import bisect
+
+import numpy as np
+
+from .data import epoch_order, take_rows
+from .steps import Steps
+
+# Steps, and rows of them, that are laid out to be run in one go, and bytes of rows that are gathered beforehand.
+PIECE_STEPS, PIECE_ROWS = 2**15, 2**20
+STAGED_BYTES = 2**21
+
+
+class Minibatches:
+    """The minibatches of the samples of a training run, epoch after epoch, laid out as `Steps` from any place on.
+
+    rows: of an epoch. epoch, position: the epoch of the next minibatch, and how many of its minibatches are done. The
+    order of the rows in an epoch is a function of the seed and of the number of the epoch; without `shuffle` it is that
+    of the data.
+    """
+
+    def __init__(self, network, samples, batch_size, *, shuffle):
+        self.network, self.samples, self.size = network, samples, batch_size
+        self.epoch, self.position, self.rows = network.epochs, 0, len(samples)
+        x = samples.x
+        self.per_epoch = -(-self.rows // batch_size)
+        self._in_place = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
+        self._shuffled = shuffle and batch_size < self.rows  # batch descent needs no order
+        rows = PIECE_ROWS if self._in_place else STAGED_BYTES // (x.shape[1] * network.dtype.itemsize)
+        self._limit = max(1, min(PIECE_STEPS, rows // batch_size))
+        self._y = np.require(samples.y, samples.kernel.arrays["y"].dtype or network.dtype, ["C", "ALIGNED"])
+        self._order, self._order_of = None, None
+
+    def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
+        """The next steps, up to the end of `last_epoch` - 1, or of this epoch if not `whole_epochs`, as far as one
+        piece goes. Rows that the kernels can read where they lie are read there, or gathered by the plan; others are
+        gathered and cast here."""
+        self._begun = self.epoch, self.position
+        rows, index, self._ends = self._take(last_epoch if whole_epochs else self.epoch + 1)
+        x, y, starts, samples = self.samples.x, self._y, np.cumsum(rows) - rows, self.samples
+        order, weights = None, None
+        if samples.weight is not None:
+            weights = (samples.weight[index] / np.repeat(rows, rows)).astype(plan.dtype)
+        if not self._in_place:
+            x, y = np.empty((len(index), x.shape[1]), plan.dtype), y[index]
+            take_rows(samples.x, index, x)
+        elif self.size == 1 or not (self._shuffled or samples.index is not None):  # rows of a step lie side by side
+            starts = index[starts]
+        else:
+            order = index
+        return Steps.of(
+            plan, optimizer, x, y, rows=rows, starts=starts, order=order, weights=weights, ends=self._ends, sums=sums
+        )
+
+    def _take(self, last_epoch):
+        """Rows of each of the next minibatches, the index of the rows in turn, and the minibatches that end an
+        epoch, counted from the first."""
+        parts, sizes, ends, count = [], [], [], 0
+        while self.epoch < last_epoch and count < self._limit:
+            stop = min(self.per_epoch, self.position + self._limit - count)
+            parts.append(self._order_now()[self.position * self.size : stop * self.size])
+            sizes.append(np.full(stop - self.position, self.size, np.int64))
+            count += stop - self.position
+            self.position = stop
+            if stop == self.per_epoch:
+                sizes[-1][-1] = self.rows - (self.per_epoch - 1) * self.size
+                ends.append(count)
+                self.epoch, self.position = self.epoch + 1, 0
+        return np.concatenate(sizes), np.concatenate(parts), ends
+
+    def _order_now(self):
+        """The rows of the samples in the order of this epoch."""
+        if self._order is None or (self._shuffled and self._order_of != self.epoch):
+            index = self.samples.index
+            order = epoch_order(self.rows, self.network.seed, self.epoch, self._shuffled)
+            self._order, self._order_of = order if index is None else index[order], self.epoch
+        return self._order
+
+    def rewind(self, s):
+        """The next minibatch is to be that after s steps of the last piece."""
+        ended = bisect.bisect_right(self._ends, s)
+        epoch, position = self._begun
+        self.epoch, self.position = epoch + ended, s - self._ends[ended - 1] if ended else position + s

@@ -1,0 +1,470 @@
+"""What fit watches and whom it tells: validation, metrics, early stopping, callbacks, logs, weights, iterables."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from conftest import BACKENDS
+
+import fastgd
+from fastgd import SGD, Adam, Dense, DivergenceError, History, Network
+from fastgd.callbacks import every, json_lines, tensorboard
+
+
+def make(backend="auto", **options):
+    return Network(6, [Dense(8, "tanh"), Dense(3)], loss="softmax_cross_entropy", backend=backend, **options)
+
+
+@pytest.fixture
+def rows(rng):
+    return rng.normal(size=(100, 6)).astype(np.float32), rng.integers(0, 3, 100)
+
+
+def same(one, other):
+    """Whether two histories tell the same, but for the time."""
+    one, other = (h.to_dict() for h in (one, other))
+    return list(one) == list(other) and all(np.array_equal(one[k], other[k]) for k in one if k != "seconds")
+
+
+# ---- callbacks
+
+
+def test_watching_changes_no_bit(backend, rows):
+    """Whatever looks at a run, pausing it, leaves its numbers alone."""
+    X, y = rows
+    ways = {
+        "alone": {},
+        "callback": {"callbacks": [lambda run: None]},
+        "often": {"callbacks": [every(3, lambda run: run.network.predict(X)), every(1, lambda run: None)]},
+        "patience": {"patience": 99, "restore_best": False},
+        "validation": {"validation_data": (X, y), "metrics": ["accuracy"]},
+        "progress": {"progress": True},
+        "metrics": {"metrics": ["accuracy"]},
+    }
+    ends = {}
+    for name, options in ways.items():
+        network, optimizer = make(backend), Adam(0.01, clip_norm=1.0)
+        history = network.fit(X, y, optimizer=optimizer, batch_size=7, epochs=4, **options)
+        assert history.stopped == "epochs"
+        assert (history.steps, optimizer.steps, network.epochs) == (60, 60, 4)
+        ends[name] = network.parameters.copy(), history.loss, history.learning_rate
+    for end in ends.values():
+        np.testing.assert_array_equal(end[0], ends["alone"][0])
+        assert end[1:] == ends["alone"][1:]
+
+
+def test_what_a_callback_sees(backend, rows):
+    X, y = rows
+    seen = []
+
+    def look(run):
+        seen.append((run.step, run.epoch, run.at_epoch_end, run.loss, run.learning_rate, run.rows_in_epoch))
+
+    network, optimizer = make(backend), SGD(fastgd.schedules.inverse_time(0.1, 1.0))
+    network.fit(X, y, optimizer=optimizer, batch_size=40, epochs=2, callbacks=[look, every(2, look)])
+    twin, twin_optimizer, losses = make(backend), SGD(fastgd.schedules.inverse_time(0.1, 1.0)), [None]
+    for epoch in range(2):
+        for xb, yb in fastgd.minibatches(X, y, 40, epoch=epoch):
+            losses.append(twin.train_step(xb, yb, twin_optimizer))
+    rates = [None, *(0.1 / (1 + t) for t in range(6))]
+    expected = [(2, 0, False, 80), (3, 1, True, 0), (4, 1, False, 40), (6, 2, True, 0), (6, 2, True, 0)]
+    assert [(*s[:3], s[5]) for s in seen] == expected
+    assert [s[3] for s in seen] == [losses[s[0]] for s in seen]
+    assert [s[4] for s in seen] == pytest.approx([rates[s[0]] for s in seen])
+
+
+@pytest.mark.parametrize("pause", [1, 4, 15])
+def test_a_callback_stops_the_training(backend, rows, pause):
+    X, y = rows
+    network, optimizer = make(backend), Adam()
+    history = network.fit(X, y, optimizer=optimizer, batch_size=10, epochs=5,
+                          callbacks=[every(pause, lambda run: True)])  # fmt: skip
+    assert (history.stopped, history.steps, len(history.loss)) == ("callback", pause, pause // 10)
+    twin, twin_optimizer, steps = make(backend), Adam(), 0
+    for epoch in range(2):
+        for xb, yb in fastgd.minibatches(X, y, 10, epoch=epoch):
+            if steps < pause:
+                twin.train_step(xb, yb, twin_optimizer)
+                steps += 1
+    np.testing.assert_array_equal(network.parameters, twin.parameters)
+
+
+def test_a_callback_may_set_the_learning_rate(backend, rows):
+    X, y = rows
+
+    def lower(run):
+        if run.epoch == 2:
+            run.optimizer.learning_rate = 0.001
+
+    network = make(backend)
+    history = network.fit(X, y, optimizer=SGD(0.1), batch_size=16, epochs=4, callbacks=[lower])
+    assert history.learning_rate == [0.1, 0.1, 0.001, 0.001]
+    twin = make(backend)
+    for rate in (0.1, 0.001):
+        twin.fit(X, y, optimizer=SGD(rate), batch_size=16, epochs=2)
+    np.testing.assert_array_equal(network.parameters, twin.parameters)
+
+
+def test_a_callback_may_use_the_network(backend, rows):
+    """Even train it: fit goes on from there."""
+    X, y = rows
+    other = SGD(0.05)
+
+    def meddle(run):
+        run.network.evaluate(X, y)
+        run.network.loss_and_gradient(X, y)
+        for _ in range(20):
+            run.network.train_step(X[:50], y[:50], other)
+        with pytest.raises(ValueError, match="features"):
+            run.network.predict(X[:, :2])
+
+    network, twin, optimizer = make(backend), make(backend), Adam()
+    network.fit(X, y, optimizer=Adam(), batch_size=8, epochs=3, callbacks=[meddle])
+    twin_other = SGD(0.05)
+    for epoch in range(3):
+        for xb, yb in fastgd.minibatches(X, y, 8, epoch=epoch):
+            twin.train_step(xb, yb, optimizer)
+        for _ in range(20):
+            twin.train_step(X[:50], y[:50], twin_other)
+    np.testing.assert_array_equal(network.parameters, twin.parameters)
+
+
+def test_only_its_own_thread_may_use_the_network_at_a_pause(rows):
+    X, y = rows
+    network, refused = make(), []
+
+    def intrude():
+        try:
+            network.predict(X)
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    def pause(run):
+        thread = threading.Thread(target=intrude)
+        thread.start()
+        thread.join()
+
+    network.fit(X, y, epochs=2, callbacks=[pause])
+    assert len(refused) == 2
+    assert "in use by another call" in refused[0]
+    intrude()
+    assert len(refused) == 2
+
+
+def test_an_error_in_a_callback_tells_where(backend, rows):
+    X, y = rows
+    network = make(backend)
+    with pytest.raises(ZeroDivisionError) as caught:
+        network.fit(X, y, batch_size=10, epochs=5, callbacks=[lambda run: None, every(13, lambda run: 1 / 0)])
+    assert "callbacks[1] after minibatch 13, 1 epochs done" in caught.value.__notes__[0]
+    assert (network.history.stopped, network.history.steps) == ("error", 13)
+    assert network.fit(X, y, epochs=1).stopped == "epochs"
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_callbacks_with_a_context_are_closed(rows, epochs):
+    happened = []
+
+    class Log:
+        def __enter__(self):
+            happened.append("enter")
+
+        def __exit__(self, *raised):
+            happened.append("exit")
+
+        def __call__(self, run):
+            happened.append(run.epoch)
+
+    make().fit(*rows, epochs=epochs, callbacks=[Log()])
+    assert happened == ["enter", *range(1, epochs + 1), "exit"]
+    happened.clear()
+    with pytest.raises(DivergenceError):
+        make().fit(*rows, epochs=9, optimizer=SGD(1e30), callbacks=[every(5, Log())])
+    assert happened[0], happened[-1] == ("enter", "exit")
+
+
+def test_why_it_stopped_is_told(rows):
+    X, y = rows
+    network = make()
+    with pytest.raises(DivergenceError):
+        network.fit(X, y, optimizer=SGD(1e30), batch_size=10, epochs=9)
+    assert (network.history.stopped, network.history.loss) == ("diverged", [])
+
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    network = make()
+    with pytest.raises(KeyboardInterrupt):
+        network.fit(X, y, batch_size=10, epochs=9, callbacks=[every(25, interrupt)])
+    assert (network.history.stopped, network.history.steps, len(network.history.loss)) == ("interrupted", 25, 2)
+
+
+# ---- logs
+
+
+def test_json_lines(rows, tmp_path):
+    path = tmp_path / "log.jsonl"
+    history = make().fit(*rows, batch_size=10, epochs=2, validation_data=rows, metrics="accuracy",
+                         callbacks=[json_lines(path), every(5, json_lines(tmp_path / "steps"))])  # fmt: skip
+    *lines, last = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["epoch"]) for line in lines] == [(10, 1), (20, 2)]
+    for name in ("loss", "validation_loss", "validation_accuracy", "learning_rate"):
+        assert [line[name] for line in lines] == history.to_dict()[name].tolist()
+    assert last == {"stopped": "epochs", "steps": 20}
+    steps = [json.loads(line) for line in (tmp_path / "steps").read_text().splitlines()]
+    assert [line.get("step") for line in steps] == [5, 10, 15, 20, None]
+    assert all(np.isfinite(line["loss"]) for line in steps[:-1])
+
+
+def test_tensorboard(rows, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    history = make().fit(*rows, batch_size=10, epochs=3, callbacks=[tensorboard(tmp_path / "runs")])
+    events = accumulator.EventAccumulator(str(tmp_path / "runs"), size_guidance={"tensors": 0})
+    events.Reload()
+    read = {tag: [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors(tag)]
+            for tag in events.Tags()["tensors"]}  # fmt: skip
+    assert set(read) == {"loss", "learning_rate", "seconds"}
+    assert [step for step, _ in read["loss"]] == [10, 20, 30]
+    assert [value for _, value in read["loss"]] == pytest.approx(history.loss, rel=1e-6)
+
+
+def test_progress_tells_figures(rows, capfd):
+    make().fit(*rows, epochs=2, validation_data=rows, metrics="accuracy", progress=True)
+    shown = capfd.readouterr().err
+    for word in ("2/2", "loss=", "validation=", "validation_accuracy=", "lr=0.001", "rows/s="):
+        assert word in shown
+
+
+def test_history_as_arrays(rows):
+    history = make().fit(*rows, epochs=3, validation_data=rows, metrics=["accuracy"])
+    columns = history.to_dict()
+    assert list(columns) == ["epoch", "loss", "validation_loss", "validation_accuracy", "learning_rate", "seconds"]
+    assert all(isinstance(column, np.ndarray) and column.shape == (3,) for column in columns.values())
+    assert columns["epoch"].tolist() == [1, 2, 3]
+    assert columns["loss"].tolist() == history.loss
+    assert (np.diff(columns["seconds"]) > 0).all()
+    assert list(History().to_dict()) == ["epoch"]
+
+
+# ---- early stopping
+
+
+def test_the_best_parameters_come_back(backend, rows):
+    X, y = rows
+    network, kept = make(backend), {}
+    opposite = (X[:20], (y[:20] + 1) % 3)
+
+    def keep(run):
+        kept[run.epoch] = run.network.parameters.copy()
+
+    history = network.fit(X, y, optimizer=SGD(0.5), batch_size=10, epochs=40, validation_data=opposite, patience=5,
+                          restore_best=True, callbacks=[keep])  # fmt: skip
+    assert history.stopped == "patience"
+    best = int(np.argmin(history.validation_loss)) + 1
+    assert history.best_epoch == best < len(history.loss)
+    np.testing.assert_array_equal(network.parameters, kept[best])
+    assert network.loss(*opposite) == history.validation_loss[best - 1]
+
+
+def test_monitor_follows_a_metric(rows):
+    X, y = rows
+
+    def falling(y, prediction):
+        falling.calls += 1
+        return -falling.calls
+
+    for greater, stopped, best in ((True, "patience", 1), (False, "epochs", 6)):
+        falling.calls = 0
+        metric = fastgd.metrics.own(falling, greater_is_better=greater)
+        history = make().fit(X, y, epochs=6, metrics=metric, monitor="falling", patience=2)
+        assert (history.stopped, history.best_epoch) == (stopped, best)
+        assert history.metrics["falling"] == [-1.0 * i for i in range(1, len(history.loss) + 1)]
+    with pytest.raises(ValueError, match="'monitor'.*greater_is_better"):
+        make().fit(X, y, metrics=falling, monitor="falling")
+    with pytest.raises(ValueError, match="'monitor'.*'accuracy'"):
+        make().fit(X, y, metrics="accuracy", monitor="acc")
+
+
+def test_metrics_of_the_training_data_without_validation(backend, rows):
+    X, y = rows
+    network = make(backend)
+    history = network.fit(X, y, epochs=2, metrics="accuracy")
+    assert history.metrics["accuracy"][-1] == (network.predict(X).argmax(axis=1) == y).mean()
+    assert history.validation_loss == []
+
+
+# ---- held out rows
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_validation_fraction_is_validation_data(backend, rng):
+    """The rows held out are not trained on; the rest is trained on as if it were all."""
+    X, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
+    held_out = fastgd.data.epoch_order(50, 3, fastgd.data.SPLIT_EPOCH, True)[:10]
+    rest = np.setdiff1d(np.arange(50), held_out)
+    for batch_size, dtype in ((8, np.float32), (1, np.float32), (None, np.float32), (8, np.float64)):
+        split, given = make(backend, seed=3), make(backend, seed=3)
+        history = split.fit(X.astype(dtype), y, batch_size=batch_size, epochs=3, validation_fraction=0.2)
+        held = np.sort(held_out)
+        expected = given.fit(X[rest], y[rest], batch_size=batch_size, epochs=3, validation_data=(X[held], y[held]))
+        np.testing.assert_array_equal(split.parameters, given.parameters)
+        assert same(history, expected)
+
+
+# ---- weights
+
+
+def test_weights_are_repetitions(backend, dtype, rng):
+    """A row of weight 3 counts as three rows, one of weight 0 not at all."""
+    X, y, times = rng.normal(size=(30, 6)), rng.integers(0, 3, 30), rng.integers(0, 4, 30)
+    tolerance = 1e-12 if dtype == "float64" else 2e-6
+    network = make(backend, dtype=dtype, l2=0.01)
+    loss, gradient = network.loss_and_gradient(X, y, sample_weight=times)
+    repeated, expected = network.loss_and_gradient(np.repeat(X, times, axis=0), np.repeat(y, times))
+    assert loss == pytest.approx(repeated, rel=tolerance)
+    assert network.loss(X, y, sample_weight=times) == pytest.approx(repeated, rel=tolerance)
+    np.testing.assert_allclose(gradient, expected, atol=tolerance * np.abs(expected).max())
+    assert np.abs(network.loss_and_gradient(X, y)[1] - gradient).max() > 1e-2
+    ends = []
+    for x, labels, weight in ((X, y, times), (np.repeat(X, times, axis=0), np.repeat(y, times), None)):
+        network = make(backend, dtype=dtype)
+        history = network.fit(x, labels, optimizer=SGD(0.5), batch_size=None, epochs=5, sample_weight=weight)
+        ends.append((network.parameters.copy(), history.loss))
+    np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=0, atol=20 * tolerance)
+    np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=20 * tolerance)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, None])
+@pytest.mark.parametrize("cast", [np.float64, np.float32])
+def test_minibatches_of_weighted_rows_are_the_formula(batch_size, cast, backend, rng):
+    X, y, weight = rng.normal(size=(30, 3)).astype(cast), rng.normal(size=30), rng.uniform(0, 2, 30)
+    network = Network(3, [Dense(1)], loss="mse", dtype="float64", backend=backend)
+    w = network.views()["w1"][:, 0].copy()
+    b = 0.0
+    network.fit(X, y, optimizer=SGD(0.01), batch_size=batch_size, epochs=2, sample_weight=weight)
+    scaled, X = weight / weight.mean(), X.astype(np.float64)
+    for epoch in range(2):
+        index = np.arange(30)
+        for rows, _ in fastgd.minibatches(index, index, batch_size, epoch=epoch, shuffle=batch_size is not None):
+            residual = scaled[rows] * (X[rows] @ w + b - y[rows])
+            w, b = w - 0.01 * 2 * X[rows].T @ residual / len(rows), b - 0.01 * 2 * residual.mean()
+    np.testing.assert_allclose(network.views()["w1"][:, 0], w, rtol=1e-11)
+    np.testing.assert_allclose(network.views()["b1"], b, rtol=1e-11)
+
+
+def test_train_step_takes_weights(backend, rng):
+    X, y, weight = rng.normal(size=(9, 3)), rng.normal(size=(9, 1)), rng.uniform(size=9)
+    network = Network(3, [Dense(1)], loss="mse", dtype="float64", backend=backend)
+    optimizer = SGD(0.1)
+    for i in range(6):  # weighted and plain steps in turn
+        before, given = network.parameters.copy(), weight if i % 2 else None
+        loss, gradient = network.loss_and_gradient(X, y, sample_weight=given)
+        assert network.train_step(X, y, optimizer, sample_weight=given) == pytest.approx(loss, rel=1e-12)
+        np.testing.assert_allclose(network.parameters, before - 0.1 * gradient, rtol=1e-12)
+
+
+def test_class_weights_are_weights(backend, rng):
+    X, y = rng.normal(size=(60, 6)), np.repeat([0, 1, 2], [40, 15, 5])
+    ends = []
+    weight = rng.uniform(size=60)
+    for options in (
+        {"class_weight": "balanced", "sample_weight": weight},
+        {"class_weight": {0: 0.5, 1: 60 / 45, 2: 4.0}, "sample_weight": weight},
+        {"sample_weight": weight * (60 / (3 * np.array([40, 15, 5])))[y]},
+        {},
+    ):
+        network = make(backend, dtype="float64")
+        network.fit(X, y, epochs=2, batch_size=16, **options)
+        ends.append(network.parameters.copy())
+    np.testing.assert_allclose(ends[0], ends[2], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(ends[1], ends[2], rtol=1e-9, atol=1e-12)
+    assert np.abs(ends[3] - ends[0]).max() > 1e-3
+
+
+def test_class_weights_of_one_yes_or_no_output(rng):
+    X, y = rng.normal(size=(40, 4)), np.repeat([0.0, 1.0], [30, 10])
+    ends = []
+    for options in ({"class_weight": {1: 3}}, {"sample_weight": np.where(y == 1, 3, 1)}):
+        network = Network(4, [Dense(1)], loss="binary_cross_entropy")
+        network.fit(X, y, epochs=2, **options)
+        ends.append(network.parameters.copy())
+    np.testing.assert_array_equal(*ends)
+
+
+# ---- iterables of minibatches
+
+
+def test_an_iterable_is_a_loop_over_it(backend, rows):
+    X, y = rows
+    batches = [(X[i : i + 9], y[i : i + 9]) for i in range(0, 100, 9)]
+    weights = np.linspace(0, 2, 9)
+    batches[3] = (*batches[3], weights)
+    network, twin, optimizer = make(backend), make(backend), Adam(0.01)
+    seen = []
+    callbacks = [lambda run: seen.append((run.step, run.rows)), every(5, lambda run: None)]
+    options = {"validation_data": rows, "metrics": "accuracy", "callbacks": callbacks}
+    history = network.fit(batches, optimizer=Adam(0.01), epochs=3, **options)
+    losses = []
+    for _ in range(3):
+        total = 0
+        for i, (xb, yb, *_) in enumerate(batches):
+            total += len(xb) * twin.train_step(xb, yb, optimizer, sample_weight=weights if i == 3 else None)
+        losses.append(total / 100)
+    np.testing.assert_array_equal(network.parameters, twin.parameters)
+    assert history.loss == pytest.approx(losses, rel=1e-12)
+    assert history.learning_rate == [0.01] * 3
+    assert (history.steps, network.epochs, len(history.validation_loss)) == (36, 3, 3)
+    assert seen == [(12, 100), (24, 200), (36, 300)]
+
+
+def test_a_generator_serves_for_one_epoch(rows):
+    X, y = rows
+    assert make().fit(fastgd.minibatches(X, y, 10), epochs=1).steps == 10
+    history = make().fit(fastgd.minibatches(X, y, 10), epochs=1, callbacks=[every(4, lambda run: True)])
+    assert (history.stopped, history.steps, history.loss) == ("callback", 4, [])
+    with pytest.raises(ValueError, match="'X'.*again.*generator"):
+        make().fit(fastgd.minibatches(X, y, 10), epochs=2)
+
+
+BAD = {
+    "no y": (lambda X, y: (X,), {}, TypeError, "'y'.*targets.*None"),
+    "no iterable": (lambda X, y: (3,), {}, TypeError, "'X'.*3 and no y"),
+    "no batch": (lambda X, y: ([],), {}, ValueError, "'X'.*minibatch in it"),
+    "no pair": (lambda X, y: ([X],), {}, TypeError, r"'X .minibatch 0.'.*\(x, y\)"),
+    "weights of an iterable": (lambda X, y: ([(X, y)],), {"sample_weight": [1]}, ValueError, "'sample_weight'"),
+    "metrics of an iterable": (lambda X, y: ([(X, y)],), {"metrics": "accuracy"}, ValueError, "'metrics'.*validation"),
+    "weights": (lambda X, y: (X, y), {"sample_weight": [1.0]}, ValueError, r"'sample_weight'.*\(100,\)"),
+    "negative weight": (lambda X, y: (X, y), {"sample_weight": np.arange(100) - 1.0}, ValueError, "-1.0 at index 0"),
+    "weights 0": (lambda X, y: (X, y), {"sample_weight": np.zeros(100)}, ValueError, "'sample_weight'.*above 0"),
+    "weight nan": (lambda X, y: (X, y), {"sample_weight": np.full(100, np.nan)}, ValueError, "'sample_weight'.*nan"),
+    "class": (lambda X, y: (X, y), {"class_weight": {7: 1}}, ValueError, "'class_weight'.*7"),
+    "class weight": (lambda X, y: (X, y), {"class_weight": {1: -1}}, ValueError, r"'class_weight\[1\]'.*-1"),
+    "class weights": (lambda X, y: (X, y), {"class_weight": "equal"}, TypeError, "'class_weight'.*'equal'"),
+    "class of rows": (lambda X, y: (X, np.eye(3)[y]), {"class_weight": "balanced"}, ValueError, "'class_weight'"),
+    "fraction": (lambda X, y: (X, y), {"validation_fraction": 1.0}, ValueError, "'validation_fraction'"),
+    "all held out": (lambda X, y: (X[:1], y[:1]), {"validation_fraction": 0.5}, ValueError, "left to train"),
+    "callback": (lambda X, y: (X, y), {"callbacks": [3]}, TypeError, r"'callbacks\[0\]'.*3"),
+    "callbacks": (lambda X, y: (X, y), {"callbacks": 3}, TypeError, "'callbacks'.*3"),
+    "progress": (lambda X, y: (X, y), {"progress": "yes"}, TypeError, "'progress'"),
+    "restore": (lambda X, y: (X, y), {"restore_best": 1}, TypeError, "'restore_best'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments(case, rows):
+    arguments, options, error, match = BAD[case]
+    network = make()
+    before = network.parameters.copy()
+    with pytest.raises(error, match=match):
+        network.fit(*arguments(*rows), **options)
+    np.testing.assert_array_equal(network.parameters, before)
+
+
+def test_only_true_stops(rows):
+    for answer, stopped in ((7, "epochs"), (False, "epochs"), (np.True_, "callback"), (True, "callback")):
+        assert make().fit(*rows, epochs=2, callbacks=[lambda run, answer=answer: answer]).stopped == stopped
+    with pytest.raises(ValueError, match="'steps'.*0"):
+        every(0, print)
+    with pytest.raises(TypeError, match="'callback'.*3"):
+        every(2, 3)

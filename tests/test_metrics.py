@@ -1,0 +1,106 @@
+"""Metrics against scikit-learn's, alone and through the network."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+import fastgd
+from fastgd import Dense, Network
+
+LABELS = {
+    "accuracy": lambda y, p, w: sk.accuracy_score(y, p.argmax(axis=1), sample_weight=w),
+    "top_k": lambda y, p, w: sk.top_k_accuracy_score(y, p, k=5, sample_weight=w, labels=np.arange(7)),
+}
+VALUES = {
+    "mae": lambda y, p, w: sk.mean_absolute_error(y, p, sample_weight=w),
+    "mse": lambda y, p, w: sk.mean_squared_error(y, p, sample_weight=w),
+    "rmse": lambda y, p, w: sk.mean_squared_error(y, p, sample_weight=w) ** 0.5,
+    "r2": lambda y, p, w: sk.r2_score(y, p, sample_weight=w),
+}
+CASES = [*LABELS, *VALUES, "binary_accuracy"]
+
+
+def test_every_metric_has_a_case():
+    assert sorted(CASES) == sorted(fastgd.metrics.METRICS)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_metrics_are_scikit_learns(name, weighted, rng):
+    metric = fastgd.metrics.METRICS[name]
+    w = rng.uniform(0, 3, 50) if weighted else None
+    p = rng.uniform(size=(50, 7))
+    if name in LABELS:
+        y = rng.integers(0, 7, 50)
+        assert metric.value(y, p, w) == pytest.approx(LABELS[name](y, p, w), rel=1e-12)
+        assert metric.value(np.eye(7)[y], p, w) == metric.value(y, p, w)
+    elif name in VALUES:
+        y = p + rng.normal(size=p.shape)
+        assert metric.value(y, p, w) == pytest.approx(VALUES[name](y, p, w), rel=1e-12)
+    else:
+        y = rng.integers(0, 2, p.shape)
+        right = np.average(((p >= 0.5) == y).mean(axis=1), weights=w)
+        assert metric.value(y, p, w) == pytest.approx(right, rel=1e-12)
+        one = metric.value(y[:, :1], p[:, :1], w)
+        assert fastgd.metrics.accuracy.value(y[:, :1], p[:, :1], w) == one
+
+
+def test_r2_of_constant_targets():
+    r2, ones = fastgd.metrics.r2, np.ones((4, 1))
+    assert r2.value(ones, ones) == 1
+    assert r2.value(ones, 2 * ones) == 0
+
+
+def test_parameters_of_a_metric(rng):
+    y, p = rng.integers(0, 7, 50), rng.uniform(size=(50, 7))
+    assert fastgd.metrics.top_k(k=1).value(y, p) == fastgd.metrics.accuracy.value(y, p)
+    assert fastgd.metrics.top_k(k=7).value(y, p) == 1
+    with pytest.raises(ValueError, match="'k'.*0"):
+        fastgd.metrics.top_k(k=0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "y", "match"),
+    [
+        ("accuracy", np.ones((3, 4)), "'y'.*accuracy.*binary_accuracy"),
+        ("top_k", np.ones((3, 4)), "'y'.*top_k"),
+        ("mae", np.array([0, 1, 2]), r"'y'.*\(3, 4\), for mae"),
+    ],
+)
+def test_targets_that_do_not_suit(metric, y, match):
+    with pytest.raises(ValueError, match=match):
+        fastgd.metrics.METRICS[metric].value(y, np.ones((3, 4)))
+
+
+def test_evaluate(backend, data, rng):
+    _, (X, y) = data
+    network = Network(64, [Dense(10)], loss="softmax_cross_entropy", backend=backend)
+    weight = rng.uniform(size=len(X))
+
+    def share_of_ones(y, prediction):
+        return (prediction.argmax(axis=1) == 1).mean()
+
+    told = network.evaluate(X, y, metrics=["accuracy", fastgd.metrics.top_k(k=3), share_of_ones], sample_weight=weight)
+    p = network.predict(X)
+    assert list(told) == ["loss", "accuracy", "top_k", "share_of_ones"]
+    assert told["loss"] == network.loss(X, y, sample_weight=weight)
+    assert told["loss"] == pytest.approx(np.average(-np.log(p[np.arange(len(y)), y]), weights=weight), rel=1e-5)
+    assert told["accuracy"] == pytest.approx(sk.accuracy_score(y, p.argmax(axis=1), sample_weight=weight))
+    assert told["share_of_ones"] == (p.argmax(axis=1) == 1).mean()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "match"),
+    [
+        ("acuracy", ValueError, "did you mean 'accuracy'"),
+        (3, TypeError, "'metrics'.*3"),
+        ([3], TypeError, r"'metrics\[0\]'.*3"),
+        (["mae", "mae"], ValueError, r"'metrics\[1\]'.*'mae'"),
+        ([lambda y, p: "high"], TypeError, "number.*'high'"),
+    ],
+)
+def test_bad_metrics(metrics, error, match, small):
+    network, x, y = small
+    network = Network(5, [Dense(1)], loss="mse")
+    with pytest.raises(error, match=match):
+        network.evaluate(x, y * 1.0, metrics=metrics)
