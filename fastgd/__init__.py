@@ -15,11 +15,11 @@ from .config import __version__, show_config
 from .data import minibatches
 from .errors import CheckpointError, DivergenceError
 from .gradcheck import check_gradients
+from .history import History
 from .kernel import kernels
 from .layers import Dense
 from .network import Network
 from .optimizers import *  # noqa: F403
-from .training import History
 
 __all__ = [
     "CheckpointError",

@@ -1,10 +1,18 @@
-"""Saving and loading: a safetensors file that holds the parameters by name, the optimizer's state, and in its
-metadata, as JSON, what it takes to make both again. No pickle."""
+"""Saving and loading: a safetensors file that holds the parameters by name, the optimizer's state, how far a training
+run has come, and in its metadata, as JSON, what it takes to make all of it again. No pickle.
+
+The last tensor, "sha256", is the digest of every byte before it. A file is written beside its place, and made durable
+before it takes it: whatever happens, the path holds the old file or the new one, whole."""
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
+import time
 
 import numpy as np
 import safetensors.numpy
@@ -12,26 +20,62 @@ from safetensors import SafetensorError, safe_open
 
 from .activations import ACTIVATIONS
 from .choice import pick
+from .config import __version__
 from .errors import CheckpointError, check_integer, choose, shown, type_error, value_error
 from .layers import LAYERS
 from .losses import LOSSES, Loss
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS
-from .schedules import from_config
+from .schedules import SCHEDULES, from_config
 
-FORMAT = 1
+FORMAT = 2
+_SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}  # by a schedule
+DIGEST = "sha256"  # its name is behind those of all other tensors of bytes, which the library puts last
+CHUNK = 2**20
+# Names of files that are being written end so; those of runs that were killed are removed after so many seconds.
+UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
+# What files of other kinds begin with.
+FOREIGN = {
+    b"PK\x03\x04": "a zip archive, as torch and numpy's npz are",
+    b"\x80": "a pickle, which is never opened",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a numpy array",
+    b"GGUF": "a GGUF file",
+    b"PAR1": "a Parquet file",
+}
 
 
-def save(path, network, optimizer=None):
-    """Writes network and optimizer to `path`. Other safetensors readers see the parameters as "w1", "b1", ...
+# ---- writing
+
+
+def save(path, network, optimizer=None, run=None):
+    """Writes a network, an optimizer and the state of a training run to `path`. Other safetensors readers see the
+    parameters as "w1", "b1", ...
 
     Raises OSError if the file cannot be written, TypeError or ValueError if `load` could not read it again; then what
     was at `path` is still there."""
+    content = describe(network, optimizer)
+    tensors = {name: np.ascontiguousarray(view) for name, view in network.views().items()}
+    if optimizer is not None:
+        tensors |= _state(optimizer)
+    if run is not None:
+        content["run"], more = run.state()
+        tensors |= {f"run.{name}": array for name, array in more.items()}
+    mark = secrets.token_bytes(32)
+    tensors[DIGEST] = np.frombuffer(mark, np.uint8)
+    data = safetensors.numpy.save(tensors, metadata={"fastgd": json.dumps(content, allow_nan=False)})
+    if not data.endswith(mark):
+        raise AssertionError("the safetensors library does not put the digest last")
+    rest = memoryview(data)[:-32]
+    _write(check_path(path), (rest, hashlib.sha256(rest).digest()))
+
+
+def describe(network, optimizer):
+    """What a file says of a network and an optimizer, besides arrays; raises if it could not be read again."""
     for layer in network.layers:
         _check_known("activation", layer.activation, ACTIVATIONS)
     _check_known("loss", network.loss_function, LOSSES)
-    content = {"format": FORMAT, "network": network.config(), "epochs": network.epochs}
-    tensors = {name: np.ascontiguousarray(view) for name, view in network.views().items()}
+    content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
     if optimizer is not None:
         if not isinstance(optimizer, Optimizer):
             raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3)", shown(optimizer))
@@ -42,40 +86,7 @@ def save(path, network, optimizer=None):
         if config["learning_rate"] is None:
             raise value_error("optimizer", "a learning rate or schedule of fastgd's own to save", repr(optimizer))
         content["optimizer"] = {**config, "minibatches": optimizer.minibatches}
-        tensors |= _state(optimizer)
-    _write(_path(path), safetensors.numpy.save(tensors, metadata={"fastgd": json.dumps(content)}))
-
-
-def _state(optimizer):
-    """The state arrays of an optimizer by the names they have in a file."""
-    return {f"optimizer.{slot}.{i}": a for slot, arrays in optimizer.state.items() for i, a in enumerate(arrays)}
-
-
-def _path(path):
-    try:
-        return os.fsdecode(path)
-    except TypeError:
-        raise type_error("path", "a path", f"{shown(path)} ({type(path).__name__})") from None
-
-
-def _write(path, content):
-    """Replaces the file at `path`, or the one a link there points to, in one go; a device is written to."""
-    path = os.path.realpath(path)
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as file:
-            file.write(content)
-        return
-    sibling = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(sibling, "xb") as file:
-            file.write(content)
-        if os.path.exists(path):
-            shutil.copymode(path, sibling)
-        os.replace(sibling, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(sibling)
-        raise
+    return content
 
 
 def _check_known(argument, choice, table):
@@ -85,62 +96,259 @@ def _check_known(argument, choice, table):
         raise value_error(argument, f"one of fastgd's own to save: {', '.join(table)}", repr(choice))
 
 
+def _state(optimizer):
+    """The state arrays of an optimizer by the names they have in a file."""
+    return {f"optimizer.{slot}.{i}": a for slot, arrays in optimizer.state.items() for i, a in enumerate(arrays)}
+
+
+def _path(path):
+    try:
+        path = os.fsdecode(path)
+    except TypeError:
+        raise type_error("path", "a path", f"{shown(path)} ({type(path).__name__})") from None
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"argument 'path': expected a file, got the folder {path!r}")
+    return path
+
+
+def check_path(path):
+    """The path as text; raises unless it is one, in a folder that exists."""
+    path = _path(path)
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"argument 'path': expected a file in a folder that exists, got {path!r}")
+    return path
+
+
+def _write(path, parts):
+    """Replaces the file at `path`, or the one a link there points to, in one go; a device is written to."""
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            file.writelines(parts)
+        return
+    folder, name = os.path.split(path)
+    _remove_forgotten(folder, name)
+    sibling = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}{UNFINISHED}")
+    try:
+        with open(sibling, "xb") as file:
+            if os.path.exists(path):
+                shutil.copymode(path, sibling)
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(sibling, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(sibling)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the new name lasts only with its folder
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            error.add_note(f"{path!r} is the new file, but it may not last if the power fails now")
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def _remove_forgotten(folder, name):
+    """Removes what runs that were killed while they wrote this file left behind."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith(f".{name[:100]}.") and entry.name.endswith(UNFINISHED):
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat().st_mtime > FORGOTTEN:
+                        os.remove(entry.path)
+
+
+# ---- reading
+
+
+def _code(dtype):
+    """The name that safetensors files give a dtype: F32, U8, ..."""
+    dtype = np.dtype(dtype)
+    return f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+
+
+class _File:
+    """An open file: what it says, and its tensors, which are checked before they are read."""
+
+    def __init__(self, path, opened):
+        self.path, self._opened = path, opened
+        self.names = set(opened.keys())
+        metadata = opened.metadata() or {}
+        if "fastgd" not in metadata:
+            raise self.error("metadata", "that of a file saved by fastgd", "a safetensors file of something else")
+        with self.field("metadata"):
+            self.content = json.loads(metadata["fastgd"])
+            version, by = self.content["format"], self.content.get("version")
+        if version != FORMAT:
+            raise self.error("format", FORMAT, f"{shown(version)}, written by fastgd {shown(by)}")
+
+    def error(self, field, expected, got):
+        return CheckpointError(self.path, field, expected, got)
+
+    @contextlib.contextmanager
+    def field(self, name):
+        """Context in which what goes wrong is a `CheckpointError` of this field."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except (
+            AttributeError, ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError
+        ) as error:  # fmt: skip
+            raise self.error(name, "what fastgd writes there", f"{type(error).__name__}: {error}") from error
+
+    def check(self, expected):
+        """Raises unless the file has tensors of these (shape, dtype) by name."""
+        wrong = {}
+        for name, (shape, dtype) in expected.items():
+            if name not in self.names:
+                wrong[name] = "none"
+                continue
+            view = self._opened.get_slice(name)
+            found = view.get_dtype(), tuple(view.get_shape())
+            if found != (_code(dtype), tuple(shape)):
+                wrong[name] = "{} {}".format(*found)
+        if wrong:
+            name = next(iter(wrong))
+            others = ", ".join(list(wrong)[1:])
+            more = f"; so are {others}" if others else ""
+            shape, dtype = expected[name]
+            raise self.error(name, f"{_code(dtype)} {tuple(shape)}", f"{wrong[name]}{more}")
+
+    def read(self, name):
+        return self._opened.get_tensor(name)
+
+    def fill(self, arrays):
+        """Reads tensors into arrays by name that `check` has found to fit."""
+        for name, array in arrays.items():
+            array[...] = self.read(name)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """The file at a path, as a `_File`, once every byte of it is checked."""
+    path = _path(path)
+    with open(path, "rb") as file:
+        kind = os.fstat(file.fileno())
+        if not stat.S_ISREG(kind.st_mode):
+            raise CheckpointError(path, "file", "a regular file", "something else")
+        try:
+            with safe_open(path, "numpy") as opened:
+                found = _File(path, opened)
+                _check_digest(file, found, kind.st_size)
+                now = os.stat(path)
+                if (now.st_ino, now.st_mtime_ns, now.st_size) != (kind.st_ino, kind.st_mtime_ns, kind.st_size):
+                    raise found.error("file", "a file at rest", "one that changed while it was read")
+                yield found
+        except SafetensorError as error:
+            file.seek(0)
+            begin = file.read(8)
+            got = next((what for magic, what in FOREIGN.items() if begin.startswith(magic)), f"{error}")
+            raise CheckpointError(path, "file", "a whole safetensors file saved by fastgd", got) from None
+
+
+def _check_digest(file, found, size):
+    found.check({DIGEST: ((32,), np.uint8)})
+    digest = hashlib.sha256()
+    file.seek(0)
+    left = size - 32
+    while left > 0:
+        part = file.read(min(CHUNK, left))
+        if not part:
+            break
+        digest.update(part)
+        left -= len(part)
+    if digest.digest() != file.read(33):
+        raise found.error(DIGEST, "the digest of the bytes before it", "another: the file was damaged or altered")
+
+
 def load(path, *, backend="auto"):
     """Returns (network, optimizer) as saved; the optimizer is None if none was saved.
 
-    Raises OSError if the file cannot be read, CheckpointError if it is not a whole fastgd model.
+    Raises OSError if the file cannot be read, CheckpointError if it is not a whole fastgd model: it names the file, the
+    field, what was expected and what came.
     """
-    from .network import Network
+    with _opened(path) as file:
+        network = _network(file, backend)
+        return network, _optimizer(file, network)
 
-    path = _path(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"load({path!r}): expected a file, got a folder")
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise CheckpointError(f"load({path!r}): expected a safetensors file, got {error}") from None
-    if "fastgd" not in metadata:
-        raise CheckpointError(f"load({path!r}): expected a file saved by fastgd, got one without its metadata")
-    try:
-        content = json.loads(metadata["fastgd"])
-        if content["format"] != FORMAT:
-            raise ValueError(f"field 'format': expected {FORMAT}, got {content['format']!r}")
-        config = content["network"]
+
+def _network(file, backend):
+    from .network import Network, parameter_specs
+
+    with file.field("network"):
+        config = dict(file.content["network"])
         layers = [choose("layer", layer["layer"], LAYERS).from_config(layer) for layer in config.pop("layers")]
-        loss = _chosen("loss", config.pop("loss"), LOSSES, Loss)
-        network = Network(config.pop("n_features"), layers, loss=loss, backend=backend, **config)
-        network.epochs = check_integer("epochs", content["epochs"], 0)
-        for name, view in network.views().items():
-            _fill(name, view, tensors)
-        return network, _optimizer(content.get("optimizer"), network, tensors)
-    except (AttributeError, KeyError, MemoryError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"load({path!r}): {error}") from error
+        chosen = dict(config.pop("loss"))
+        loss = pick("loss", chosen.pop("name"), LOSSES, Loss)(**chosen)
+        n_features = check_integer("n_features", config.pop("n_features"), 1)
+        # Before there is memory taken for them.
+        file.check({spec.name: (spec.shape, config["dtype"]) for spec in parameter_specs(n_features, layers)})
+        network = Network(n_features, layers, loss=loss, backend=backend, **config)
+    with file.field("epochs"):
+        network.epochs = check_integer("epochs", file.content["epochs"], 0)
+    file.fill(network.views())
+    return network
 
 
-def _chosen(argument, config, table, kind):
-    config = dict(config)
-    return pick(argument, config.pop("name"), table, kind)(**config)
-
-
-def _optimizer(config, network, tensors):
-    if config is None:
+def _optimizer(file, network):
+    if file.content.get("optimizer") is None:
         return None
-    schedule, minibatches = dict(config.pop("learning_rate")), config.pop("minibatches")
-    optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(from_config(schedule), **config)
-    optimizer.minibatches = check_integer("minibatches", minibatches, 0)
-    if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in tensors):
+    with file.field("optimizer"):
+        config = dict(file.content["optimizer"])
+        schedule, minibatches = dict(config.pop("learning_rate")), config.pop("minibatches")
+        optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(from_config(schedule), **config)
+        optimizer.minibatches = check_integer("minibatches", minibatches, 0)
+    if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in file.names):
         return optimizer  # saved before its first update, which makes the state
-    optimizer.bind(network)
-    for name, array in _state(optimizer).items():
-        _fill(name, array, tensors)
+    with file.field("optimizer"):
+        optimizer.bind(network)
+    arrays = _state(optimizer)
+    file.check({name: (array.shape, array.dtype) for name, array in arrays.items()})
+    file.fill(arrays)
     return optimizer
 
 
-def _fill(name, array, tensors):
-    saved = tensors.get(name)
-    if saved is None or saved.shape != array.shape or saved.dtype != array.dtype:
-        got = "none" if saved is None else f"{saved.dtype} {saved.shape}"
-        raise ValueError(f"tensor {name!r}: expected {array.dtype} {array.shape}, got {got}")
-    array[...] = saved
+def resume(path, run):
+    """Takes a training run to where it was when it was saved: network, optimizer and the run itself; unless all of it
+    fits, nothing is changed."""
+    network, optimizer = run.network, run.optimizer
+    with _opened(path) as file:
+        content, given = file.content, json.loads(json.dumps(describe(network, optimizer)))
+        if content.get("run") is None:
+            raise file.error("run", "a training run saved by fit(checkpoint=...)", "a model alone")
+        with file.field("run"):
+            saved, given["fit"] = {**content, "fit": content["run"]["fit"]}, run.settings()
+        for part in ("network", "optimizer", "fit"):
+            with file.field(part):
+                for name in {**given[part], **saved[part]}:
+                    one, other = _settings(given[part].get(name)), _settings(saved[part].get(name))
+                    if one != other and name != "minibatches":
+                        raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
+        loaded = _network(file, network.backend)
+        loaded_optimizer = _optimizer(file, loaded)
+        with file.field("run"):
+            begin = "run."
+            arrays = {name[len(begin) :]: file.read(name) for name in file.names if name.startswith(begin)}
+            restore = run.prepare(content["run"], arrays, loaded)
+    network.parameters[:], network.epochs = loaded.parameters, loaded.epochs
+    optimizer.bind(network)
+    for slot, arrays in loaded_optimizer.state.items():
+        for array, saved in zip(optimizer.state[slot], arrays, strict=True):
+            array[...] = saved
+    optimizer.minibatches = loaded_optimizer.minibatches
+    if getattr(optimizer.schedule, "looks", False):  # it has seen something
+        optimizer.learning_rate = loaded_optimizer.learning_rate
+    restore()
+
+
+def _settings(config):
+    """A setting as it was made: what a schedule has seen since left out."""
+    if not isinstance(config, dict):
+        return config
+    return {name: _settings(value) for name, value in config.items() if name not in _SEEN}

@@ -33,7 +33,15 @@ def _divergence(fields):
 
 
 class CheckpointError(ValueError):
-    """A file is not a fastgd model, or not a whole one."""
+    """A file is not a fastgd model, or not a whole one, or not one for what it is loaded into: `path`, `field`,
+    `expected` and `got` tell."""
+
+    def __init__(self, path, field, expected, got):
+        super().__init__(path, field, expected, got)
+        self.path, self.field, self.expected, self.got = path, field, expected, got
+
+    def __str__(self):
+        return f"{self.path!r}, field {self.field!r}: expected {self.expected}, got {self.got}"
 
 
 def shown(value):

@@ -135,7 +135,8 @@ class Dense:
     @classmethod
     def from_config(cls, config):
         activation = dict(config["activation"])
-        return cls(config["units"], pick("activation", activation.pop("name"), ACTIVATIONS, Activation)(**activation))
+        activation = pick("activation", activation.pop("name"), ACTIVATIONS, Activation)(**activation)
+        return cls(config["units"], activation, weight_init="zeros")  # what it has learnt comes from the file
 
     def __repr__(self):
         return f"Dense({self.units}, {self.activation!r})"

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import typing
 
 import numpy as np
 
@@ -28,6 +29,24 @@ BLOCK_ROWS = 256
 SLICE_SECONDS = 0.05
 # For how many steps to come the values of hyper-parameters are worked out, at most, for steps called one at a time.
 MAX_QUICK_STEPS = 4096
+
+
+class ParameterSpec(typing.NamedTuple):
+    """An array of parameters: its name, shape, initializer, and whether the penalty applies to it."""
+
+    name: str
+    shape: tuple
+    initializer: object
+    is_weight: bool
+
+
+def parameter_specs(n_features, layers):
+    """The parameter arrays of a network in their order: weights first, so that a penalty is on a prefix."""
+    specs, n_in = [], n_features
+    for i, layer in enumerate(layers, 1):
+        specs += [ParameterSpec(f"{name}{i}", *spec) for name, *spec in layer.parameters(n_in)]
+        n_in = layer.output_size(n_in)
+    return sorted(specs, key=lambda spec: not spec.is_weight)
 
 
 class Network:
@@ -78,15 +97,12 @@ class Network:
         self._turn = Turn("network")
 
     def _make_buffers(self):
-        """The flat buffers, weights first so that a penalty is a prefix, and the initial values."""
+        """The flat buffers and the initial values."""
         rng = np.random.Generator(np.random.PCG64(self.seed))
-        specs = []
-        for i, (layer, n_in) in enumerate(zip(self.layers, self.sizes, strict=False), 1):
-            specs += [(f"{name}{i}", *spec) for name, *spec in layer.parameters(n_in)]
-        specs.sort(key=lambda spec: not spec[-1])
-        self._shapes = {name: shape for name, shape, _, _ in specs}
+        specs = parameter_specs(self.n_features, self.layers)
+        self._shapes = {spec.name: spec.shape for spec in specs}
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
-        self.n_weights = sum(math.prod(shape) for _, shape, _, is_weight in specs if is_weight)
+        self.n_weights = sum(math.prod(spec.shape) for spec in specs if spec.is_weight)
         _, (self._parameters, self._gradient) = aligned_zeros([self.n_parameters] * 2, self.dtype, eighth=0)
         views = self.views()
         for name, shape, initializer, _ in specs:

@@ -109,6 +109,7 @@ class Plan(Program):
         self.kinds = []
         self.optimizer = None
         self._prepared = None  # steps that the runner is in the middle of
+        self.torn = False  # whether a step is half done
         self._row_sizes = {}
         self._write_down()
         self._lay_out()
@@ -416,10 +417,13 @@ class Plan(Program):
             self.set_minibatch(weight, x=steps.x[chosen], y=steps.y[chosen])
             self.prepare_in_python(UPDATE_PHASES, steps.values, s, steps.active[s])
             self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
+            self.torn = True
             status = self.walk_in_python(stages)
             steps.totals[s] = self.buffers["total"][0]
+            if status == DONE:
+                self.optimizer.counter[0] += 1
+                steps.count(s)
+            self.torn = False
             if status != DONE:
                 return s, status
-            self.optimizer.counter[0] += 1
-            steps.count(s)
         return end, DONE

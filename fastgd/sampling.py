@@ -1,10 +1,12 @@
 """Which rows come in which minibatch: laid out beforehand for the native runner, a piece of the run at a time."""
 
 import bisect
+import math
 
 import numpy as np
 
 from .data import epoch_order, take_rows
+from .errors import shown, type_error, value_error
 from .steps import Steps
 
 # Steps, and rows of them, that are laid out to be run in one go, and bytes of rows that are gathered beforehand.
@@ -21,7 +23,7 @@ class Minibatches:
     """
 
     def __init__(self, network, samples, batch_size, *, shuffle):
-        self.network, self.samples, self.size = network, samples, batch_size
+        self.network, self.samples, self.size, self.shuffle = network, samples, batch_size, shuffle
         self.epoch, self.position, self.rows = network.epochs, 0, len(samples)
         x = samples.x
         self.per_epoch = -(-self.rows // batch_size)
@@ -82,3 +84,31 @@ class Minibatches:
         ended = bisect.bisect_right(self._ends, s)
         epoch, position = self._begun
         self.epoch, self.position = epoch + ended, s - self._ends[ended - 1] if ended else position + s
+
+
+class Stream:
+    """Minibatches out of an iterable, in place of `Minibatches`."""
+
+    def __init__(self, network, batches, epochs):
+        try:
+            again = iter(batches)
+        except TypeError:
+            expected = "an array and y, or an iterable of minibatches (x, y)"
+            raise type_error("X", expected, f"{shown(batches)} and no y") from None
+        if isinstance(batches, np.ndarray):
+            raise type_error("y", "targets for the rows of X", None)
+        if again is batches and epochs > 1:
+            raise value_error("X", "an iterable that can be gone through again for each epoch", shown(batches))
+        self.batches = batches
+        self.epoch, self.position = network.epochs, 0
+        self.rows = self.size = self.shuffle = None
+        self.per_epoch = math.inf
+
+    def minibatches(self):
+        """Those of the epoch that are not done yet."""
+        for i, batch in enumerate(self.batches):
+            if i < self.position:
+                continue
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                raise type_error(f"X (minibatch {i})", "(x, y) or (x, y, sample_weight)", shown(batch))
+            yield batch

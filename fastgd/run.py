@@ -1,0 +1,394 @@
+"""A training run: one call of `fit`, from its first minibatch to its last.
+
+It lets the native runner go from pause to pause: a pause is the end of an epoch if something is to be done there
+(validation, early stopping, callbacks), and every k minibatches if a callback or the checkpoint asks for it. Between
+two pauses Python sees nothing but a look at signals every 50 ms."""
+
+import bisect
+import contextlib
+import copy
+import math
+import time
+
+import numpy as np
+
+from . import checkpoint as files
+from .callbacks import every
+from .errors import DivergenceError, check_integer, check_number, shown, value_error
+from .history import COLUMNS, History
+from .sampling import Stream
+
+# After how long a run that is asked for it saves itself.
+SAVE_SECONDS = 60
+
+
+class Run:
+    """A call of `fit`, as callbacks see it.
+
+    network, optimizer; history: what is known so far. epochs: how many are asked for. step: minibatches done.
+    at_epoch_end: whether this is a pause after an epoch.
+    """
+
+    def __init__(self, network, optimizer, source, epochs, watch, callbacks, bar, checkpoint, checkpoint_every):
+        self.network, self.optimizer, self.epochs = network, optimizer, epochs
+        self.history = History(metrics={})
+        self._source, self._watch, self._callbacks, self._bar = source, watch, callbacks, bar
+        self._checkpoint, self._checkpoint_every, self._parameters = checkpoint, checkpoint_every, None
+        self._each_epoch = [c for c in enumerate(callbacks) if not isinstance(c[1], every)]
+        self._each_steps = [c for c in enumerate(callbacks) if isinstance(c[1], every)]
+        self._looks = getattr(optimizer.schedule, "looks", False)
+        self._watches = watch.is_needed or self._looks or bool(self._each_epoch)
+        self._sums = np.zeros(2)  # of the rows' losses in the epoch going on, and of rows
+        self._first_epoch, self._rows_before, self.first_row = network.epochs, 0, 0
+        self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
+        # Steps that are laid out, how many of them and of their epochs are booked, and the minibatches before; epochs
+        # whose end has been attended to.
+        self._piece, self._booked, self._ended, self._base, self._attended = None, 0, 0, 0, 0
+        self._seconds_before, self._rows_now, self._undo = 0.0, None, None
+
+    # ---- what a callback may ask
+
+    @property
+    def epoch(self):
+        """Epochs done."""
+        return len(self.history.loss)
+
+    @property
+    def loss(self):
+        """Of the last minibatch, before its update."""
+        return float(self._piece.totals[self._booked - 1]) if self._booked else self._last_loss
+
+    @property
+    def learning_rate(self):
+        """Of the last update."""
+        if self._booked:
+            return float(self._piece.rates[self._booked - 1])
+        return float(self.optimizer.schedule(max(self.optimizer.steps - 1, 0)))
+
+    @property
+    def rows_of_epoch(self):
+        """Rows in an epoch; None if that is not known."""
+        return self._source.rows
+
+    @property
+    def rows_in_epoch(self):
+        """Rows done of the epoch going on."""
+        return int(self._sums[1])
+
+    @property
+    def rows(self):
+        """Rows done in all."""
+        return self._rows_before + self.rows_in_epoch
+
+    # ---- the loop
+
+    def go(self):
+        """Trains; returns the history."""
+        history = self.network.history = self.history
+        self._saved = time.monotonic()
+        self._started = self._saved - self._seconds_before
+        with contextlib.ExitStack() as stack:
+            for entered in (*self._callbacks, self._bar):
+                if hasattr(entered, "__enter__"):
+                    stack.enter_context(entered)
+            try:
+                if isinstance(self._source, Stream):
+                    self._train_on_stream()
+                else:
+                    with self.network._turn:
+                        self._train_on_arrays()
+                history.stopped = history.stopped or "epochs"
+                self._finish()
+            except KeyboardInterrupt as error:
+                history.stopped = history.stopped or "interrupted"
+                if self._checkpoint:
+                    self._save_interrupted(error)
+                raise
+            except BaseException as error:
+                history.stopped = "diverged" if isinstance(error, DivergenceError) else "error"
+                raise
+        return history
+
+    def _finish(self):
+        if self._watch.parameters is not None:
+            self._parameters = self.network.parameters.copy()
+            self.network.parameters[:] = self._watch.parameters
+        if self._checkpoint:
+            self.save(self._checkpoint)
+        if self._bar:
+            self._bar(self, last=True)
+
+    def _train_on_arrays(self):
+        optimizer, source = self.optimizer, self._source
+        self._attend()
+        while self.epoch < self.epochs and not self.history.stopped:
+            last_epoch = self._first_epoch + self.epochs
+            self._base, self._booked, self._ended = optimizer.minibatches, 0, 0
+            self._piece = source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=not self._looks)
+            self._ends = self._piece.ends.tolist()
+            self._end_rates = self._piece.rates[self._piece.ends - 1].tolist()
+            self._go_through_piece()
+            source.rewind(self._booked)
+        if self.network._plan is not None:
+            self.network._plan.release()
+
+    def _plan(self):
+        """The network's plan with the optimizer in use; a callback may have used the network for something else."""
+        plan = self.network._plan_for(self._source.size, self._source.samples.kernel)
+        plan.use_optimizer(self.optimizer)
+        return plan
+
+    def _go_through_piece(self):
+        """Trains from pause to pause, until the piece is done, or is not what is to be done any more."""
+        network, optimizer, steps, plan = self.network, self.optimizer, self._piece, self._plan()
+        changes, ends = optimizer.changes, set(self._ends)
+        for pause in self._pauses():
+            if network._plan is not plan or plan.optimizer is not optimizer or network._turn.disturbed:
+                plan = self._plan()
+            failed = network._train(plan, steps, self._booked, pause, self._tell)
+            if failed is not None:
+                self._book(failed)
+                raise network._divergence(steps, failed, optimizer, self.epoch + 1)
+            self._pause(pause in ends)
+            if self.history.stopped or optimizer.changes != changes or optimizer.minibatches != self._base + pause:
+                break
+
+    def _pauses(self):
+        """The steps of the piece after which there is something to do, and the last."""
+        size, places = len(self._piece), [np.array([len(self._piece)])]
+        if self._watches:
+            places.append(self._piece.ends)
+        for _, callback in self._each_steps:
+            places.append(np.arange(callback.steps - self.step % callback.steps, size, callback.steps))
+        if self._checkpoint_every:
+            every = self._checkpoint_every
+            places.append(np.arange(every - self.step % every, size, every))
+        return np.unique(np.concatenate(places)).tolist()
+
+    def _tell(self, s):
+        self._book(s)
+        if self._bar:
+            self._bar(self)
+        if self._checkpoint:
+            self._save_in_time()
+
+    def _book(self, s):
+        """Enters in the history what was done up to step s of the piece."""
+        steps, history, begun = self._piece, self.history, self._booked
+        if s == begun:
+            return
+        every = self.optimizer.accumulate
+        updates = (self._base + s) // every - (self._base + begun) // every
+        ended = bisect.bisect_right(self._ends, s, self._ended)
+        new, losses, rates, seconds = ended - self._ended, [], [], []
+        if new:
+            part = slice(self._ended, ended)
+            losses, rates = steps.losses[part].tolist(), self._end_rates[part]
+            seconds = (steps.times[part] - self._started).tolist()
+        # All of this or nothing: without a call in between Python does not look at signals.
+        history.loss += losses
+        history.learning_rate += rates
+        history.seconds += seconds
+        history.steps += updates
+        self.step += s - begun
+        self._rows_before += new * self._source.rows if new else 0
+        self.network.epochs += new
+        self._booked, self._ended = s, ended
+
+    def _train_on_stream(self):
+        """Trains on an iterable's minibatches, one at a time."""
+        network, optimizer, source, history = self.network, self.optimizer, self._source, self.history
+        self._attend()
+        while self.epoch < self.epochs and not history.stopped:
+            for x, y, *weight in source.minibatches():
+                self._base, self._rows_now = optimizer.minibatches, len(x)
+                loss = network.train_step(x, y, optimizer, sample_weight=weight[0] if weight else None)
+                self._book_minibatch(loss)
+                if self._bar:
+                    self._bar(self)
+                if self._each_steps or self._checkpoint:
+                    self._pause(at_epoch_end=False)
+                if history.stopped:
+                    return
+            if not source.position:
+                raise value_error("X", "an iterable with a minibatch in it", shown(source.batches))
+            loss, rate, seconds = self._sums[0] / self._sums[1], self.learning_rate, time.monotonic() - self._started
+            rows, loss = self.rows_in_epoch, float(loss)
+            history.loss += [loss]
+            history.learning_rate += [rate]
+            history.seconds += [seconds]
+            self._rows_before += rows
+            self._sums[:] = 0
+            network.epochs, source.position = network.epochs + 1, 0
+            self._pause(at_epoch_end=True)
+
+    def _book_minibatch(self, loss):
+        """Enters a minibatch of an iterable."""
+        every = self.optimizer.accumulate
+        update = (self._base + 1) // every - self._base // every
+        self._sums += self._rows_now * loss, self._rows_now
+        self._last_loss, self._rows_now = loss, None
+        self.step += 1
+        self._source.position += 1
+        self.history.steps += update
+
+    # ---- what is done at a pause
+
+    def _pause(self, at_epoch_end):
+        if at_epoch_end:
+            self._end_epoch()
+        if self._callbacks:
+            self._call(at_epoch_end)
+        if self._checkpoint_every and self.step % self._checkpoint_every == 0:
+            self.save(self._checkpoint)
+        elif self._checkpoint:
+            self._save_in_time()
+
+    def _attend(self):
+        """A run that was resumed may have stopped between an epoch and what is done at its end."""
+        if self._watches and self._attended < self.epoch:
+            self._pause(at_epoch_end=True)
+
+    def _end_epoch(self):
+        """Validation, metrics, and whether to go on."""
+        watch, history, epoch = self._watch, self.history, self.epoch
+        if watch.is_needed or self._looks:
+            loss, values = watch.values(self.network, self._source)
+            self._undo = (
+                watch.seen(),
+                history.best_epoch,
+                copy.deepcopy(self.optimizer.schedule) if self._looks else None,
+            )
+            if loss is not None:
+                history.validation_loss.append(loss)
+            for name, value in values.items():
+                history.metrics.setdefault(name, []).append(value)
+            self.optimizer.observe(history.loss[-1] if loss is None else loss)
+            history.stopped = watch.look(self.network, history)
+        self._attended, self._undo = epoch, None
+
+    def _call(self, at_epoch_end):
+        """Calls the callbacks whose time it is."""
+        due = [c for c in self._each_steps if self.step % c[1].steps == 0]
+        if at_epoch_end:
+            due += self._each_epoch
+        self.at_epoch_end = at_epoch_end
+        self.network._turn.lend()
+        for i, callback in due:
+            try:
+                answer = callback(self)
+            except Exception as error:
+                error.add_note(f"raised by callbacks[{i}] after minibatch {self.step}, {self.epoch} epochs done")
+                raise
+            if answer is True or answer is np.True_:
+                self.history.stopped = self.history.stopped or "callback"
+        self.network._turn.take_back()
+
+    # ---- kept
+
+    def save(self, path):
+        """Writes network, optimizer and the state of this run to a file from which `fit(resume=True)` goes on."""
+        files.save(path, self.network, self.optimizer, self)
+        self._saved = time.monotonic()
+
+    def _save_in_time(self):
+        if self._checkpoint_every is None and time.monotonic() - self._saved > SAVE_SECONDS:
+            self.save(self._checkpoint)
+
+    def _save_interrupted(self, error):
+        """Saves what is done after Ctrl-C, wherever it came."""
+        done = self.optimizer.minibatches - self._base
+        if self.network._plan is not None and self.network._plan.torn:
+            error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step of the numpy backend")
+            return
+        if self._piece is not None and done > self._booked:
+            self._book(done)
+        elif self._rows_now is not None and done == 1:
+            self._book_minibatch(self.network._loss_before())
+        if self._undo is not None:  # it came while the end of an epoch was attended to
+            seen, self.history.best_epoch, schedule = self._undo
+            self._watch.take(seen)
+            if schedule is not None:
+                self.optimizer.learning_rate = schedule
+            for values in (self.history.validation_loss, *self.history.metrics.values()):
+                del values[self._attended :]
+        self.save(self._checkpoint)
+        error.add_note(f"saved to {self._checkpoint!r} after minibatch {self.step}")
+
+    def settings(self):
+        """What has to be the same for a run to be resumed."""
+        source, watch = self._source, self._watch
+        return {
+            "rows": source.rows,
+            "batch_size": source.size,
+            "shuffle": source.shuffle,
+            "validation rows": None if watch.validation is None else len(watch.validation),
+            "metrics": [metric.name for metric in watch.metrics],
+            "monitor": watch.monitor,
+        }
+
+    def state(self):
+        """What a file keeps of the run: a dict for JSON, and arrays by name."""
+        source, watch, history = self._source, self._watch, self.history
+        if self._piece is not None:
+            source.rewind(self._booked)
+        content = {
+            "fit": self.settings(),
+            "position": source.position,
+            "step": self.step,
+            "rows": self._rows_before,
+            "updates": history.steps,
+            "attended": self._attended if self._watches else self.epoch,
+            "best_epoch": history.best_epoch,
+            "stopped": history.stopped,
+            "seconds": time.monotonic() - self._started,
+        }
+        arrays = {f"history.{name}": np.array(values, np.float64) for name, values in self._lists().items()}
+        arrays |= {"sums": self._sums, "watch": np.array(watch.seen())}
+        for name, array in (("best", watch.parameters), ("parameters", self._parameters)):
+            if array is not None:
+                arrays[name] = array
+        return content, arrays
+
+    def _lists(self):
+        """The lists of the history by name."""
+        history = self.history
+        lists = {name: getattr(history, name) for name in COLUMNS}
+        return lists | {f"metrics.{name}": values for name, values in history.metrics.items()}
+
+    def prepare(self, content, arrays, network):
+        """Checks a state as it was saved, with the network as it was then; returns a function that takes it over."""
+        counts = ("position", "step", "rows", "updates", "attended")
+        numbers = {name: check_integer(name, content[name], 0) for name in counts}
+        seconds = check_number("seconds", content["seconds"], 0.0)
+        best_epoch, stopped = content["best_epoch"], content["stopped"]
+        begin = "history."
+        lists = {name[len(begin) :]: arrays[name].tolist() for name in arrays if name.startswith(begin)}
+        columns = {name: lists[name] for name in COLUMNS}
+        epochs, attended = len(columns["loss"]), numbers["attended"]
+        for name, values in lists.items():
+            expected = attended if name.startswith(("validation", "metrics.")) else epochs
+            if len(values) not in (0, expected):
+                raise value_error(name, f"{expected} values", len(values))
+        if attended > epochs or epochs > network.epochs or numbers["position"] >= self._source.per_epoch:
+            raise value_error("position", "one that a run can have", shown(numbers))
+        sums, seen = arrays["sums"].reshape(2), arrays["watch"].reshape(3).tolist()
+        for name in {"best", "parameters"} & set(arrays):
+            if arrays[name].shape != network.parameters.shape or arrays[name].dtype != network.dtype:
+                raise value_error(name, f"{network.dtype} {network.parameters.shape}", shown(arrays[name]))
+
+        def restore():
+            history, watch = self.history, self._watch
+            vars(history).update(columns, steps=numbers["updates"], best_epoch=best_epoch)
+            history.metrics = {n.removeprefix("metrics."): v for n, v in lists.items() if n.startswith("metrics.")}
+            history.stopped = stopped if stopped in ("converged", "patience") else None
+            self._sums[:], self.step, self._rows_before = sums, numbers["step"], numbers["rows"]
+            self.first_row, self._attended, self._seconds_before = self.rows, attended, seconds
+            self._first_epoch = self.network.epochs - epochs
+            self._source.epoch, self._source.position = self.network.epochs, numbers["position"]
+            watch.take(seen)
+            watch.parameters = arrays.get("best")
+            if "parameters" in arrays:
+                self.network.parameters[:] = arrays["parameters"]
+
+        return restore
