@@ -17,7 +17,7 @@ from .errors import CheckpointError, DivergenceError
 from .gradcheck import check_gradients
 from .history import History
 from .kernel import kernels
-from .layers import Dense
+from .layers import Dense, Standardize
 from .network import Network
 from .optimizers import *  # noqa: F403
 
@@ -27,6 +27,7 @@ __all__ = [
     "DivergenceError",
     "History",
     "Network",
+    "Standardize",
     "__version__",
     "activations",
     "callbacks",

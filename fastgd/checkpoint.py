@@ -73,7 +73,8 @@ def save(path, network, optimizer=None, run=None):
 def describe(network, optimizer):
     """What a file says of a network and an optimizer, besides arrays; raises if it could not be read again."""
     for layer in network.layers:
-        _check_known("activation", layer.activation, ACTIVATIONS)
+        if hasattr(layer, "activation"):
+            _check_known("activation", layer.activation, ACTIVATIONS)
     _check_known("loss", network.loss_function, LOSSES)
     content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
     if optimizer is not None:

@@ -3,15 +3,18 @@
 import collections.abc
 import dataclasses
 import math
+import mmap
+import os
+import weakref
 
 import numpy as np
 
-from ._plan import fill_shuffled
+from ._plan import fill_shuffled, read_rows
 from .errors import check_integer, check_number, shown, type_error, value_error
 from .kernel import In, InOut, Out, kernel
 
-# Rows looked at in one go when a whole data set is checked: bounds the memory a check takes.
-CHECK_ROWS = 4096
+# Numbers, and rows of them, looked at in one go when a whole data set is checked: bounds the memory a check takes.
+CHECK_SIZE, CHECK_ROWS = 2**20, 4096
 # In place of the number of an epoch where rows are chosen to be held out.
 SPLIT_EPOCH = 2**64 - 1
 
@@ -126,14 +129,96 @@ def largest_peak(largest, peak):
     largest[0] = top
 
 
+def mapped(x):
+    """The mapping of a file that an array lies in, or None."""
+    while x is not None and not isinstance(x, np.memmap):
+        x = getattr(x, "base", None)
+    return x
+
+
+def leave_pages(x):
+    """Gives back the memory that the pages of a mapped file take; what was written to it stays."""
+    x = mapped(x)
+    if x is not None and x.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
+        x._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+class RowReader:
+    """Gathers rows of an array (m, n). Those of a mapped file are read from the file where that is possible: a page
+    that is touched may bring megabytes around it into memory."""
+
+    def __init__(self, x):
+        self.x, self._file = x, None
+        mapping = mapped(x)
+        row_is_whole = x.size and x[0].flags.c_contiguous and hasattr(os, "pread")
+        if mapping is None or mapping.mode == "c" or mapping.filename is None or not row_is_whole:
+            return
+        # The map begins at a multiple of a page, and the array of the mapping, or a view of it, somewhere in it.
+        whole = mapping
+        while isinstance(whole.base, np.memmap):
+            whole = whole.base
+        self._offset = mapping.offset + x.ctypes.data - whole.ctypes.data
+        try:
+            self._file = os.open(mapping.filename, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+            ends = np.array([0, len(x) - 1])
+            if self._read(ends).tobytes() != x[ends].tobytes():
+                self._file = None  # the name stands for another file by now
+        except OSError:
+            self._file = None
+
+    def _read(self, index, out=None):
+        rows = np.empty((len(index), self.x.shape[1]), self.x.dtype) if out is None else out
+        read_rows(self._file, self._offset, self.x.strides[0], index, rows.view(np.uint8))
+        return rows
+
+    def take(self, index, out=None):
+        """The rows `index`, written to `out` and cast to its dtype, or as an array of their own."""
+        same = out is None or out.dtype == self.x.dtype
+        if self._file is not None:
+            rows = self._read(index, out if same else None)
+        elif same:
+            rows = np.take(self.x, index, axis=0, out=out, mode="clip")
+        else:
+            rows = self.x[index]
+        leave_pages(self.x)
+        if same:
+            return rows
+        with np.errstate(over="ignore"):
+            out[...] = rows
+        return out
+
+
+def moments(argument, x):
+    """Mean and variance of each column of x (rows, n), in float64, a block of rows at a time (Chan, Golub & LeVeque
+    1979)."""
+    x = _as_array(argument, x)
+    if x.ndim != 2 or 0 in x.shape:
+        raise value_error(argument, "an array (rows, n_features) of at least 1 row", shown(x))
+    check_values(argument, x, np.float64)
+    count, mean, squares = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    rows = block_rows(x)
+    for start in range(0, len(x), rows):
+        block = np.asarray(x[start : start + rows], np.float64)
+        n, of_block = len(block), block.mean(axis=0)
+        apart = of_block - mean
+        squares += ((block - of_block) ** 2).sum(axis=0) + apart**2 * (count * n / (count + n))
+        mean += apart * (n / (count + n))
+        count += n
+        leave_pages(x)
+    return mean, squares / count
+
+
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """Rows of data that have passed the checks: x (rows, n_features) and y of any dtype and layout, for a loss kernel,
-    with a factor of each row's loss, 1 on average, or None for 1. `index` names the rows meant, None is all."""
+    with a factor of each row's loss, 1 on average, or None for 1; `rows` gathers those of x. `index` names the rows
+    meant, None is all."""
 
     x: np.ndarray
     y: np.ndarray
     kernel: object
+    rows: RowReader
     weight: np.ndarray | None = None
     index: np.ndarray | None = None
 
@@ -143,7 +228,13 @@ class Samples:
     def part(self, start, stop):
         """x, y and weight, as it stands, of some of the rows."""
         rows = slice(start, stop) if self.index is None else self.index[start:stop]
-        return self.x[rows], self.y[rows], None if self.weight is None else self.weight[rows]
+        x = self.x[rows] if self.index is None else self.rows.take(rows)
+        return x, self.y[rows], None if self.weight is None else self.weight[rows]
+
+    def targets(self):
+        """y and weight of all rows."""
+        rows = slice(None) if self.index is None else self.index
+        return self.y[rows], None if self.weight is None else self.weight[rows]
 
     def split(self, fraction, seed):
         """These samples without a part that is chosen by the seed, and that part."""
@@ -168,7 +259,7 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
     if finite:
         check_values(names[0], x, network.dtype)
     check_values(names[1], y, network.dtype, kernel.arrays["y"], network.sizes[-1])
-    return Samples(x, y, kernel, weight)
+    return Samples(x, y, kernel, RowReader(x), weight)
 
 
 def check_weights(argument, weight, rows, dtype):
@@ -251,8 +342,11 @@ def check_values(argument, values, dtype, spec=None, classes=None):
     """Raises unless every element is finite in `dtype` and lies in the domain of a kernel's array."""
     domain = "real" if spec is None else spec.domain
     expected, ok = _DOMAINS[domain]
-    for start in range(0, len(values), CHECK_ROWS):
-        block = values[start : start + CHECK_ROWS]
+    if domain == "real" and values.dtype.kind in "biu":
+        return  # every integer is finite
+    rows = block_rows(values)
+    for start in range(0, len(values), rows):
+        block = values[start : start + rows]
         if domain == "labels":
             good = (block >= 0) & (block < classes)
             expected = f"integer labels in [0, {classes - 1}]"
@@ -267,6 +361,12 @@ def check_values(argument, values, dtype, spec=None, classes=None):
             got = block[index] if domain != "probabilities" or not np.isfinite(block).all() else block[index[0]]
             where = (index[0] + start, *index[1:])
             raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
+        leave_pages(values)
+
+
+def block_rows(x):
+    """How many rows of x are looked at in one go."""
+    return max(1, min(CHECK_ROWS, CHECK_SIZE // max(1, x[0].size)))
 
 
 def _rows_are_probabilities(block):
@@ -291,15 +391,6 @@ def _as_array(argument, values):
     if array.dtype.kind not in "biuf":
         raise type_error(argument, "an array of real numbers", f"{type(values).__name__} of dtype {array.dtype}")
     return array
-
-
-def take_rows(x, index, out):
-    """out <- the rows `index` of x, cast to the dtype of out."""
-    if x.dtype == out.dtype:
-        np.take(x, index, axis=0, out=out, mode="clip")
-    else:
-        with np.errstate(over="ignore"):
-            out[...] = x[index]
 
 
 def epoch_order(rows, seed, epoch, shuffle):

@@ -4,7 +4,8 @@ import numpy as np
 
 from .activations import ACTIVATIONS, Activation
 from .choice import pick
-from .errors import check_integer
+from .data import moments
+from .errors import check_integer, shown, value_error
 from .initializers import pick_initializer
 from .kernel import In, Out, kernel
 
@@ -70,6 +71,33 @@ def dense_backward_bias(db, dy):
     for i in range(dy.shape[0]):
         for j in range(db.size):
             db[j] += dy[i, j]
+
+
+@kernel
+def standardize_forward(y: Out("rows", "n"), x: In("rows", "n"), shift: In("n"), scale: In("n")):
+    """y <- (x - shift) scale."""
+    np.subtract(x, shift, out=y)
+    y *= scale
+
+
+@standardize_forward.loop
+def standardize_forward(y, x, shift, scale):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] = (x[i, j] - shift[j]) * scale[j]
+
+
+@kernel
+def standardize_backward(dx: Out("rows", "n"), dy: In("rows", "n"), scale: In("n")):
+    """dx <- dy scale."""
+    np.multiply(dy, scale, out=dx)
+
+
+@standardize_backward.loop
+def standardize_backward(dx, dy, scale):
+    for i in range(dx.shape[0]):
+        for j in range(dx.shape[1]):
+            dx[i, j] = dy[i, j] * scale[j]
 
 
 class Dense:
@@ -142,4 +170,66 @@ class Dense:
         return f"Dense({self.units}, {self.activation!r})"
 
 
-LAYERS = {"Dense": Dense}
+class Standardize:
+    """A layer that shifts and scales each feature: y = (x - shift) scale. It has no parameters; what it holds is saved
+    with the network. `Standardize(scale=1 / 255)` brings bytes to [0, 1]; `Standardize.of(X)` brings each feature to
+    mean 0 and variance 1.
+
+    shift, scale: a number each, or one for each feature.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(self, shift=0.0, scale=1.0):
+        self.shift, self.scale = _numbers("shift", shift), _numbers("scale", scale)
+
+    @classmethod
+    def of(cls, X):
+        """From the mean and the variance (divided by the rows) of each column of X (rows, n_features), of any real
+        dtype and layout, in one pass over blocks of rows. A constant column becomes 0."""
+        mean, variance = moments("X", X)
+        return cls(mean, 1 / np.sqrt(np.where(variance > 0, variance, 1.0)))
+
+    def output_size(self, n_in):
+        for name, values in (("shift", self.shift), ("scale", self.scale)):
+            if values.shape not in ((), (n_in,)):
+                raise value_error(name, f"a number, or one for each of {n_in} features", shown(values))
+        return n_in
+
+    def parameters(self, n_in):
+        return ()
+
+    def forward(self, plan, i, x):
+        n = plan.network.sizes[i]
+        y = plan.row_buffer(f"a{i}", n)
+        constants = [
+            plan.constant(f"{name}{i}", np.broadcast_to(values, n))
+            for name, values in (("shift", self.shift), ("scale", self.scale))
+        ]
+        plan.add("forward", standardize_forward, y, x, *constants)
+        return y
+
+    def backward(self, plan, i, x, dy, dx):
+        if dx is not None:
+            plan.add("backward", standardize_backward, dx, dy, f"scale{i}")
+
+    def config(self):
+        return {"layer": "Standardize", "shift": self.shift.tolist(), "scale": self.scale.tolist()}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(config["shift"], config["scale"])
+
+    def __repr__(self):
+        return f"Standardize(shift={shown(self.shift[()])}, scale={shown(self.scale[()])})"
+
+
+def _numbers(name, values):
+    """A number, or a list of them, as an array of float64."""
+    array = np.asarray(values)
+    if array.ndim > 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all() or not array.size:
+        raise value_error(name, "a finite number, or one for each feature", shown(values))
+    return array.astype(np.float64)
+
+
+LAYERS = {"Dense": Dense, "Standardize": Standardize}

@@ -9,7 +9,7 @@ import numpy as np
 from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, Turn
 from .buffers import aligned_zeros
 from .choice import pick
-from .data import check_rows, check_samples, check_targets, check_values, check_weights
+from .data import check_rows, check_samples, check_targets, check_values, check_weights, leave_pages
 from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
 from .layers import LAYERS
@@ -89,6 +89,8 @@ class Network:
         self.sizes = [self.n_features]
         for layer in self.layers:
             self.sizes.append(layer.output_size(self.sizes[-1]))
+        if not any(layer.parameters(n) for layer, n in zip(self.layers, self.sizes, strict=False)):
+            raise value_error("layers", "a layer that has parameters", shown(list(layers)))
         self._make_buffers()
         self.epochs = 0
         self._quick_step = _not_ready
@@ -185,6 +187,7 @@ class Network:
                 plan = self._minibatch(x[rows], None, None)
                 plan.run("forward")
                 self._check_inputs(plan, x)
+                leave_pages(x)
                 result[rows] = plan.buffers[plan.output][: plan.rows]
         return result
 
@@ -230,6 +233,7 @@ class Network:
             plan = self._minibatch(x, y, samples.kernel, weight)
             plan.run("loss")
             self._check_inputs(plan, samples.x)
+            leave_pages(samples.x)
             # Every block adds the penalty: weighted by its rows, it is added once.
             total += float(plan.buffers["total"][0]) * plan.rows
             if metrics:
@@ -237,7 +241,7 @@ class Network:
         values = {}
         if metrics:
             predictions = self._linked(np.concatenate(outputs))
-            _, y, weight = samples.part(0, len(samples))
+            y, weight = samples.targets()
             values = {metric.name: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values
 

@@ -122,6 +122,11 @@ class Plan(Program):
         self._row_sizes[name] = columns
         return name
 
+    def constant(self, name, values):
+        """Declares a buffer of numbers that stay; returns its name."""
+        self.buffers[name] = np.array(values, self.dtype)
+        return name
+
     def add_outer_product(self, b, w, x, dy):
         """Notes that for a minibatch of one row the gradient of b is dy and that of w is x^T dy."""
         self.outer_products.append((b, w, x, dy))
@@ -136,13 +141,15 @@ class Plan(Program):
         for i, layer in enumerate(network.layers, 1):
             names.append(layer.forward(self, i, names[-1]))
         self.output = names[-1]
-        gradients = [None] + [self.row_buffer(f"da{i}", n) for i, n in enumerate(network.sizes[1:], 1)]
+        # No gradient goes beyond the first layer that has parameters.
+        first = next(i for i, layer in enumerate(network.layers, 1) if layer.parameters(network.sizes[i - 1]))
+        gradients = {i: self.row_buffer(f"da{i}", network.sizes[i]) for i in range(first, len(names))}
         scalars = network.loss_function.parameters.values()
-        self.add("loss", self.loss_kernel, "losses", gradients[-1], self.output, "y", "weight", *scalars)
-        for i in range(len(network.layers), 0, -1):
-            network.layers[i - 1].backward(self, i, names[i - 1], gradients[i], gradients[i - 1])
+        self.add("loss", self.loss_kernel, "losses", gradients[len(names) - 1], self.output, "y", "weight", *scalars)
+        for i in range(len(network.layers), first - 1, -1):
+            network.layers[i - 1].backward(self, i, names[i - 1], gradients[i], gradients.get(i - 1))
         self.add("inputs", peak_of_rows, "peaks", "x")
-        for name in ("workspace",) if self.capacity == 1 else (*names[1:-1], *gradients[1:]):
+        for name in ("workspace",) if self.capacity == 1 else (*names[1:-1], *gradients.values()):
             self.add("peaks", raise_peak_of_rows, "peaks", name)
         self.add("total", sum_loss, "total", "losses")
         self.add("peak", largest_peak, "peak", "peaks")

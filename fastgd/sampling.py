@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from .data import epoch_order, take_rows
+from .data import epoch_order, mapped
 from .errors import shown, type_error, value_error
 from .steps import Steps
 
@@ -27,7 +27,8 @@ class Minibatches:
         self.epoch, self.position, self.rows = network.epochs, 0, len(samples)
         x = samples.x
         self.per_epoch = -(-self.rows // batch_size)
-        self._in_place = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
+        usable = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
+        self._in_place = usable and mapped(x) is None  # pages of a file are left as soon as they are read
         self._shuffled = shuffle and batch_size < self.rows  # batch descent needs no order
         rows = PIECE_ROWS if self._in_place else STAGED_BYTES // (x.shape[1] * network.dtype.itemsize)
         self._limit = max(1, min(PIECE_STEPS, rows // batch_size))
@@ -46,7 +47,7 @@ class Minibatches:
             weights = (samples.weight[index] / np.repeat(rows, rows)).astype(plan.dtype)
         if not self._in_place:
             x, y = np.empty((len(index), x.shape[1]), plan.dtype), y[index]
-            take_rows(samples.x, index, x)
+            samples.rows.take(index, x)
         elif self.size == 1 or not (self._shuffled or samples.index is not None):  # rows of a step lie side by side
             starts = index[starts]
         else:

@@ -20,6 +20,9 @@ cnp.import_array()
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
 
+cdef extern from "files.h" nogil:
+    int read_at(int file, void *out, int64_t size, int64_t offset)
+
 cdef extern from "pool.h" nogil:
     ctypedef void (*team_work)(void *context, int thread, int threads) noexcept nogil
     void pool_initialize()
@@ -361,6 +364,18 @@ def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):
             held = order[i]
             order[i] = order[j]
             order[j] = held
+
+
+def read_rows(int file, int64_t offset, int64_t stride, const int64_t[::1] index, cnp.uint8_t[:, ::1] out):
+    """out[i] <- the bytes of the open file from offset + index[i] stride on. Raises OSError."""
+    cdef int64_t i, failed = -1
+    with nogil:
+        for i in range(index.shape[0]):
+            if read_at(file, &out[i, 0], out.shape[1], offset + index[i] * stride):
+                failed = i
+                break
+    if failed >= 0:
+        raise OSError(f"row {index[failed]} of a mapped file could not be read: the file has changed")
 
 
 cdef class Turn:

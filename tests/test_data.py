@@ -1,10 +1,14 @@
-"""Minibatches."""
+"""Rows of data: minibatches, files mapped into memory, standardisation."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import fastgd
-from fastgd.data import epoch_order
+from fastgd import Dense, Standardize
+from fastgd.data import RowReader, epoch_order
 
 
 def collect(**options):
@@ -59,3 +63,163 @@ def test_orders_are_permutations_that_depend_on_seed_and_epoch():
     # Every row in every place equally often: chi squared of 49 * 49 degrees of freedom, within 5 deviations.
     counts = np.array([np.bincount(column, minlength=50) for column in orders.T])
     assert abs(((counts - 40.0) ** 2 / 40).sum() - 49**2) < 5 * (2 * 49**2) ** 0.5
+
+
+def mapped_views(tmp_path, mode):
+    """Views of a mapped file, with the same as arrays."""
+    x = np.arange(600, dtype=np.int16).reshape(100, 6)
+    np.save(tmp_path / "x.npy", x)
+    m = np.load(tmp_path / "x.npy", mmap_mode=mode)
+    return [(m, x), (m[10:90], x[10:90]), (m[::3], x[::3]), (m[::-1], x[::-1]), (m[:, 1:4], x[:, 1:4]),
+            (m[5:, 2:], x[5:, 2:]), (m.T, x.T), (m[:, ::2], x[:, ::2]), (np.asarray(m)[7:], x[7:]),
+            (m.reshape(50, 12), x.reshape(50, 12)), (m[:0], x[:0])]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_rows_of_a_mapped_file_are_those_of_the_array(mode, tmp_path, rng):
+    read_from_file = 0
+    for mapped, x in mapped_views(tmp_path, mode):
+        reader = RowReader(mapped)
+        read_from_file += reader._file is not None
+        index = rng.integers(0, len(x), 40) if len(x) else np.zeros(0, int)
+        np.testing.assert_array_equal(reader.take(index), x[index])
+        out = np.zeros((len(index), x.shape[1]), np.float32)
+        reader.take(index, out)
+        np.testing.assert_array_equal(out, x[index])
+    assert read_from_file == (0 if mode == "c" else 8)
+
+
+def test_what_is_written_to_a_mapped_file_is_seen(tmp_path):
+    for mode in ("r+", "c"):
+        np.save(tmp_path / "x.npy", np.zeros((50, 4)))
+        x = np.load(tmp_path / "x.npy", mmap_mode=mode)
+        reader = RowReader(x)
+        x[7] = 3
+        reader.take(np.arange(50))
+        assert reader.take(np.array([7])).tolist() == [[3.0] * 4]
+        assert x[7].tolist() == [3.0] * 4
+
+
+def test_a_file_replaced_since_it_was_mapped_is_not_read(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((50, 4)))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    np.save(tmp_path / "new.npy", np.zeros((50, 4)))
+    (tmp_path / "new.npy").replace(tmp_path / "x.npy")
+    assert RowReader(x).take(np.array([3])).tolist() == [[1.0] * 4]
+    (tmp_path / "x.npy").unlink()
+    assert RowReader(x).take(np.array([3])).tolist() == [[1.0] * 4]
+
+
+RESIDENT = """
+import sys, numpy as np, fastgd
+def resident(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) / 1024
+def fit(X, y, **options):
+    layers = [fastgd.Standardize.of(X), fastgd.Dense(4), fastgd.Dense(1)]
+    net = fastgd.Network(X.shape[1], layers, loss="mse", num_threads=1)
+    return net.fit(X, y, batch_size=64, epochs=1, **options)
+rng = np.random.default_rng(0)
+fit(rng.normal(size=(300, 500)).astype("f4"), np.zeros(300), validation_fraction=0.1, metrics="mae")
+before = resident("VmRSS")
+X = np.load(sys.argv[1], mmap_mode="r")
+fit(X, np.zeros(len(X)), validation_fraction=0.1, metrics="mae")
+print(resident("VmHWM") - before, X.nbytes / 2**20)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc for the resident memory")
+@pytest.mark.parametrize("dtype", ["f4", "u1", "f8"])
+def test_memory_is_bounded_for_mapped_files(dtype, tmp_path):
+    rows = 600_000_000 // 500 // np.dtype(dtype).itemsize
+    whole = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", dtype, (rows, 500))
+    whole[::1000] = 1
+    del whole
+    done = subprocess.run([sys.executable, "-c", RESIDENT, str(tmp_path / "x.npy")], capture_output=True,
+                          text=True, check=False, timeout=200)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    taken, size = map(float, done.stdout.split())
+    assert taken < 150 < size
+
+
+def test_moments_in_one_pass(rng):
+    X = (rng.normal(size=(10_000, 5)) * [1, 10, 0.1, 1e-3, 1] + [0, 1e6, -5, 3, 0]).astype(np.float64)
+    X[:, 4] = 7
+    mean, variance = fastgd.data.moments("X", X)
+    np.testing.assert_allclose(mean, X.mean(axis=0), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(variance, X.var(axis=0), rtol=1e-9)
+    for x in (X.astype(np.float32), np.asfortranarray(X), (X * 10).astype(np.int64)):
+        np.testing.assert_allclose(fastgd.data.moments("X", x)[1], x.astype(np.float64).var(axis=0), rtol=1e-9)
+    X[5, 2] = np.nan
+    with pytest.raises(ValueError, match=r"'X'.*nan. at index \(5, 2\)"):
+        fastgd.data.moments("X", X)
+
+
+# ---- Standardize
+
+
+def test_standardized_features_train_like_standardized_data(backend, dtype, rng):
+    X, y = rng.normal(3, 5, size=(60, 4)), rng.integers(0, 3, 60)
+    by_layer = fastgd.Network(4, [Standardize.of(X), Dense(8, "tanh"), Dense(3)], loss="softmax_cross_entropy",
+                              dtype=dtype, backend=backend)  # fmt: skip
+    by_hand = fastgd.Network(4, [Dense(8, "tanh"), Dense(3)], loss="softmax_cross_entropy", dtype=dtype,
+                             backend=backend)  # fmt: skip
+    np.testing.assert_array_equal(by_layer.parameters, by_hand.parameters)
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+    tolerance = 1e-10 if dtype == "float64" else 1e-4
+    for network, x in ((by_layer, X), (by_hand, Z)):
+        network.fit(x, y, epochs=3, validation_fraction=0.2)
+    np.testing.assert_allclose(by_layer.parameters, by_hand.parameters, atol=tolerance)
+    np.testing.assert_allclose(by_layer.predict(X), by_hand.predict(Z), atol=tolerance)
+    assert "standardize_forward(a1" in by_layer.describe()
+    assert "da1" not in by_layer.describe()  # nobody asks for the gradient of the data
+
+
+def test_standardize_within_a_network_has_the_right_gradient(backend, rng):
+    layers = [Dense(4, "tanh"), Standardize([1, 2, 3, 4], [0.1, 2, 3, 4]), Dense(2), Standardize(scale=2.0)]
+    network = fastgd.Network(5, layers, loss="mse", dtype="float64", backend=backend)
+    errors = fastgd.check_gradients(network, rng.normal(size=(6, 5)), rng.normal(size=(6, 2)))
+    assert max(errors.values()) <= 1e-8
+    assert list(errors) == ["w1", "w3", "b1", "b3"]
+
+
+def test_bytes_scaled_by_the_network(data):
+    (X, y), _ = data
+    ends = []
+    for x, layers in ((X, []), (np.rint(X * 16).astype(np.uint8), [Standardize(scale=1 / 16)])):
+        network = fastgd.Network(64, [*layers, Dense(10)], loss="softmax_cross_entropy")
+        network.fit(x, y, epochs=2)
+        ends.append(network.parameters.copy())
+    np.testing.assert_array_equal(*ends)
+
+
+def test_a_constant_feature_becomes_zero():
+    X = np.array([[1.0, 5.0], [3.0, 5.0]])
+    layer = Standardize.of(X)
+    assert layer.shift.tolist() == [2.0, 5.0]
+    assert layer.scale.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Standardize(np.nan), "'shift'.*finite"),
+        (lambda: Standardize(scale=[[1.0]]), "'scale'"),
+        (lambda: Standardize(scale="a"), "'scale'.*'a'"),
+        (lambda: Standardize.of(np.zeros(3)), "'X'"),
+        (lambda: Standardize.of(np.zeros((0, 3))), "'X'.*at least 1 row"),
+        (lambda: fastgd.Network(4, [Standardize([1.0, 2.0]), Dense(1)], loss="mse"), "'shift'.*4 features"),
+        (lambda: fastgd.Network(4, [Standardize()], loss="mse"), "'layers'.*has parameters"),
+    ],
+)
+def test_bad_standardize(make, match):
+    with pytest.raises((TypeError, ValueError), match=match):
+        make()
+
+
+def test_standardize_is_saved(tmp_path, rng):
+    X = rng.normal(3, 5, size=(60, 4))
+    network = fastgd.Network(4, [Standardize.of(X), Dense(3)], loss="mse")
+    network.save(tmp_path / "m")
+    loaded, _ = fastgd.load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.predict(X), network.predict(X))
+    assert repr(loaded.layers) == repr(network.layers)

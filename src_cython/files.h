@@ -1,0 +1,26 @@
+// Reading at a place of a file.
+
+#include <errno.h>
+#include <stdint.h>
+
+#ifdef _WIN32
+static int read_at(int file, void *out, int64_t size, int64_t offset) { return 1; }
+#else
+#include <unistd.h>
+
+// Reads `size` bytes from `offset` on; returns 0, or 1 if there are not so many.
+static int read_at(int file, void *out, int64_t size, int64_t offset) {
+    char *place = (char *)out;
+    while (size > 0) {
+        ssize_t got = pread(file, place, (size_t)size, (off_t)offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return 1;
+        place += got;
+        offset += got;
+        size -= got;
+    }
+    return 0;
+}
+#endif
