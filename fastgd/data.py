@@ -131,7 +131,7 @@ def largest_peak(largest, peak):
 
 def mapped(x):
     """The mapping of a file that an array lies in, or None."""
-    while x is not None and not isinstance(x, np.memmap):
+    while x is not None and getattr(x, "_mmap", None) is None:
         x = getattr(x, "base", None)
     return x
 
