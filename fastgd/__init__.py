@@ -9,11 +9,12 @@ import pkgutil
 # In a checkout the compiled modules are those of the installed package.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from . import activations, callbacks, custom, initializers, losses, metrics, optimizers, schedules
+from . import activations, callbacks, custom, initializers, losses, metrics, optimizers, schedules, tables
 from .checkpoint import load
 from .config import __version__, show_config
 from .data import minibatches
 from .errors import CheckpointError, DivergenceError
+from .finder import RangeTest, find_learning_rate
 from .gradcheck import check_gradients
 from .history import History
 from .kernel import kernels
@@ -27,12 +28,14 @@ __all__ = [
     "DivergenceError",
     "History",
     "Network",
+    "RangeTest",
     "Standardize",
     "__version__",
     "activations",
     "callbacks",
     "check_gradients",
     "custom",
+    "find_learning_rate",
     "initializers",
     "kernels",
     "load",
@@ -42,5 +45,6 @@ __all__ = [
     "optimizers",
     "schedules",
     "show_config",
+    "tables",
 ]
 __all__ += optimizers.__all__

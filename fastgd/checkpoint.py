@@ -27,6 +27,7 @@ from .losses import LOSSES, Loss
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES, from_config
+from .tables import Preprocessing
 
 FORMAT = 2
 _SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}  # by a schedule
@@ -77,6 +78,8 @@ def describe(network, optimizer):
             _check_known("activation", layer.activation, ACTIVATIONS)
     _check_known("loss", network.loss_function, LOSSES)
     content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
+    if network.preprocessing is not None:
+        content["preprocessing"] = network.preprocessing.config()
     if optimizer is not None:
         if not isinstance(optimizer, Optimizer):
             raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3)", shown(optimizer))
@@ -293,6 +296,9 @@ def _network(file, backend):
         network = Network(n_features, layers, loss=loss, backend=backend, **config)
     with file.field("epochs"):
         network.epochs = check_integer("epochs", file.content["epochs"], 0)
+    if file.content.get("preprocessing") is not None:
+        with file.field("preprocessing"):
+            network.preprocessing = Preprocessing.from_config(file.content["preprocessing"])
     file.fill(network.views())
     return network
 
@@ -315,6 +321,12 @@ def _optimizer(file, network):
     return optimizer
 
 
+def description(path):
+    """What a file says of itself, as a dict."""
+    with _opened(path) as file:
+        return file.content
+
+
 def resume(path, run):
     """Takes a training run to where it was when it was saved: network, optimizer and the run itself; unless all of it
     fits, nothing is changed."""
@@ -331,6 +343,8 @@ def resume(path, run):
                     one, other = _settings(given[part].get(name)), _settings(saved[part].get(name))
                     if one != other and name != "minibatches":
                         raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
+        if content.get("preprocessing") != given.get("preprocessing"):
+            raise file.error("preprocessing", "that of this run", "another")
         loaded = _network(file, network.backend)
         loaded_optimizer = _optimizer(file, loaded)
         with file.field("run"):

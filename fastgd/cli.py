@@ -1,100 +1,93 @@
-"""The command line: `fastgd train digits`."""
+"""The command line: `fastgd train digits`. What the commands do is in commands.py."""
 
 import argparse
-import math
 import os
 import sys
-import time
 
-import numpy as np
-
+from . import commands, tables
 from .config import __version__
-from .data import check_batch_size
-from .errors import choose, value_error
 from .kernel import BACKENDS
-from .layers import Dense
-from .losses import softmax_cross_entropy
-from .network import Network
 from .optimizers import OPTIMIZERS
-from .schedules import cosine
 from .selfcheck import run as selfcheck
 
 EXAMPLES = """examples:
   fastgd train digits
-  fastgd train digits --backend numba --hidden 128,64 --epochs 40 --save model.safetensors
-  fastgd selfcheck
+  fastgd train houses.csv --target price --hidden 128,64 --epochs 100 --patience 10 --save houses.safetensors
+  fastgd predict houses.safetensors new.csv --output prices.csv
+  fastgd evaluate houses.safetensors test.parquet
+  fastgd COMMAND --help
+
+exit codes: 0 done, 1 an error (on one line; --debug shows where), 2 wrong usage, 130 Ctrl-C
+"""
+TRAIN = """examples:
+  fastgd train digits --backend numba --hidden 128,64 --epochs 40
+  fastgd train people.csv --target income --categorical zip --drop name,id
+  fastgd train images.npz --target labels --hidden 512,256 --batch-size 128 --optimizer adamw
+  fastgd train people.csv --target income --resume       (goes on after Ctrl-C)
+"""
+PREDICT = """examples:
+  fastgd predict people.safetensors new.csv
+  fastgd predict people.safetensors new.parquet --probabilities --output out.csv
+"""
+EVALUATE = """example:
+  fastgd evaluate people.safetensors test.csv --json
+"""
+INFO = """example:
+  fastgd info people.safetensors
+"""
+FIND = """example:
+  fastgd find-lr people.csv --target income --optimizer sgd
+"""
+BENCH = """example:
+  taskset -c 0 fastgd bench --backend cython
 """
 
 
-def digits():
-    """The handwritten digits of scikit-learn, 1,797 images of 8 x 8 pixels, scaled to [0, 1]: training and test
-    rows (every fifth image), X and y each."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("the digits come from scikit-learn: pip install 'fastgd[sklearn]'") from error
-    X, y = load_digits(return_X_y=True)
-    X = (X / 16).astype(np.float32)
-    test = np.arange(len(X)) % 5 == 4
-    return (X[~test], y[~test]), (X[test], y[test])
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and examples as they stand."""
 
 
-DATASETS = {"digits": digits}
-
-
-def train(arguments):
-    """`fastgd train`: trains on a data set, prints loss and test accuracy, saves the model and the loss curve."""
-    for option, path in (("--save", arguments.save), ("--plot", arguments.plot)):
-        if not path and option == "--plot":
-            continue
-        if not path or os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
-            raise value_error(option, "a file in a folder that exists", repr(path))
-    if arguments.plot:  # a missing extra or an unknown kind of picture shows before the training
-        from .plots import check_picture, plot_loss
-
-        check_picture("--plot", arguments.plot)
-    (X, y), (X_test, y_test) = choose("DATA", arguments.data, DATASETS)()
-    hidden = [Dense(units, arguments.activation, weight_init="he_uniform") for units in arguments.hidden]
-    network = Network(
-        X.shape[1],
-        [*hidden, Dense(int(y.max()) + 1)],
-        loss=softmax_cross_entropy(label_smoothing=arguments.label_smoothing),
-        seed=arguments.seed,
-        backend=arguments.backend,
-    )
-    batch_size = check_batch_size(arguments.batch_size, len(X))
-    total_steps = max(1, arguments.epochs * math.ceil(len(X) / batch_size))
-    learning_rate = cosine(arguments.learning_rate, total_steps=total_steps)
-    optimizer = choose("--optimizer", arguments.optimizer, OPTIMIZERS)(learning_rate)
-    print(f"{network}\n{len(X)} training rows, {len(X_test)} test rows, {optimizer}")
-    start = time.perf_counter()
-    history = network.fit(
-        X,
-        y,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        epochs=arguments.epochs,
-        validation_data=(X_test, y_test),
-        progress=True,
-    )
-    seconds = time.perf_counter() - start
-    accuracy = float((network.predict(X_test).argmax(axis=1) == y_test).mean())
-    print(f"{history.steps} steps in {seconds:.2f} s")
-    if history.loss:
-        print(f"training loss {history.loss[-1]:.4f}, test loss {history.validation_loss[-1]:.4f}")
-    print(f"test accuracy {accuracy:.4f}")
-    network.save(arguments.save, optimizer=optimizer)
-    print(f"model saved to {arguments.save}")
-    if arguments.plot:
-        plot_loss(history, f"Loss on {arguments.data}").savefig(arguments.plot, dpi=150)
-        print(f"loss curve saved to {arguments.plot}")
-
-
-def _hidden(text):
+def _units(text):
     try:
         return [int(units) for units in text.split(",") if units]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected integers such as 128,64, got {text!r}") from None
+
+
+def _names(text):
+    return [name for name in text.split(",") if name]
+
+
+def _add_data(one):
+    one.add_argument("data", metavar="DATA", help=commands.KINDS)
+    one.add_argument("--target", metavar="COLUMN", help="what is to be predicted: a column, or an array of an npz file")
+    one.add_argument("--task", default="auto", choices=tables.TASKS, help="what the target is")
+    one.add_argument("--categorical", type=_names, default="", metavar="A,B", help="columns of numbers for categories")
+    one.add_argument("--drop", type=_names, default="", metavar="A,B", help="columns that are left out")
+    one.add_argument("--missing", default="mean", choices=("mean", "median"), help="what missing numbers become")
+
+
+def _add_network(one):
+    one.add_argument("--hidden", type=_units, default="128,64", metavar="N,N", help="units of the hidden layers")
+    one.add_argument("--activation", default="relu", help="activation of the hidden layers")
+    one.add_argument("--optimizer", default="Adam", help=f"one of: {', '.join(OPTIMIZERS)}")
+    one.add_argument("--label-smoothing", type=float, default=0.1, help="share of each label given to all classes")
+    one.add_argument("--batch-size", type=int, default=32, help="rows of a minibatch; 1 is stochastic descent")
+    one.add_argument("--seed", type=int, default=0, help="seed of the initial values and of the shuffling")
+    one.add_argument("--threads", type=int, help="threads; as many as there are cores to run on unless told")
+    _add_backend(one)
+
+
+def _add_backend(one):
+    one.add_argument("--backend", default="auto", choices=BACKENDS, help="who computes")
+
+
+def _add_model(one):
+    one.add_argument("model", metavar="MODEL", help="a file that `fastgd train` or `Network.save` wrote")
+    one.add_argument("data", metavar="DATA", help=commands.KINDS)
+    one.add_argument("--target", metavar="ARRAY", help="of an npz file: the array with the targets ('y' unless told)")
+    one.add_argument("--unknown", default="error", choices=("error", "zeros"), help="categories not trained on")
+    _add_backend(one)
 
 
 def parser():
@@ -106,24 +99,51 @@ def parser():
     )
     top.add_argument("--version", action="version", version=f"fastgd {__version__}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = top.add_subparsers(dest="command", required=True)
-    show = argparse.ArgumentDefaultsHelpFormatter
-    one = commands.add_parser("train", help="train a network on a data set", formatter_class=show)
-    one.add_argument("data", metavar="DATA", help=f"one of: {', '.join(DATASETS)}")
-    one.add_argument("--hidden", type=_hidden, default="128,64", metavar="N,N", help="units of the hidden layers")
-    one.add_argument("--activation", default="relu", help="activation of the hidden layers")
-    one.add_argument("--optimizer", default="Adam", help=f"one of: {', '.join(OPTIMIZERS)}")
+    added = top.add_subparsers(dest="command", required=True)
+
+    def command(name, run, text, epilog=""):
+        one = added.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=_Help)
+        one.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+        )
+        one.set_defaults(run=run)
+        return one
+
+    one = command("train", commands.train, "train a network on a data set", TRAIN)
+    _add_data(one)
+    _add_network(one)
     one.add_argument("--learning-rate", type=float, default=2e-3, help="learning rate, falling to 0 along a cosine")
-    one.add_argument("--label-smoothing", type=float, default=0.1, help="share of each label given to all classes")
-    one.add_argument("--batch-size", type=int, default=32, help="rows of a minibatch; 1 is stochastic descent")
     one.add_argument("--epochs", type=int, default=40, help="passes over the data")
-    one.add_argument("--seed", type=int, default=0, help="seed of the initial values and of the shuffling")
-    one.add_argument("--backend", default="auto", choices=BACKENDS, help="who computes")
-    one.add_argument("--save", default="digits.safetensors", metavar="FILE", help="where the model goes")
-    one.add_argument("--plot", default="digits.png", metavar="FILE", help="where the loss curve goes; '' for none")
-    one.set_defaults(run=train)
-    check = commands.add_parser("selfcheck", help="check this installation; the same as python -m fastgd")
-    check.set_defaults(run=lambda _: min(selfcheck(), 1))
+    one.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without progress, keep the best")
+    one.add_argument("--validation", type=float, default=0.2, help="share of the rows that is held out; 0 is none")
+    one.add_argument("--save", metavar="FILE", help="where the model goes; DATA.safetensors unless told")
+    one.add_argument("--resume", action="store_true", help="go on with the run in that file, if there is one")
+    one.add_argument("--plot", metavar="FILE", help="where the loss curve goes; '' for none")
+    one.add_argument("--log", metavar="FILE", help="a line of JSON for each epoch is appended to it")
+    one.add_argument("--tensorboard", metavar="FOLDER", help="where logs for TensorBoard go")
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    one = command("predict", commands.predict, "predict the target of each row, as CSV", PREDICT)
+    _add_model(one)
+    one.add_argument("--output", metavar="FILE", help="where the predictions go; printed unless told")
+    one.add_argument("--probabilities", action="store_true", help="the probability of each class, too")
+
+    one = command("evaluate", commands.evaluate, "loss and metrics of a model on data", EVALUATE)
+    _add_model(one)
+    one.add_argument("--json", action="store_true", help="as a line of JSON")
+
+    one = command("info", commands.info, "what is in a model file", INFO)
+    one.add_argument("model", metavar="MODEL", help="a file that `fastgd train` or `Network.save` wrote")
+
+    one = command("find-lr", commands.find_lr, "find a learning rate to begin with (range test)", FIND)
+    _add_data(one)
+    _add_network(one)
+    one.add_argument("--low", type=float, default=1e-6, help="learning rate of the first step")
+    one.add_argument("--high", type=float, default=1.0, help="... and of the last")
+    one.add_argument("--steps", type=int, default=200, help="how many")
+
+    _add_backend(command("bench", commands.bench, "microseconds a training step on this machine", BENCH))
+    command("selfcheck", lambda _: min(selfcheck(), 1), "check this installation; the same as python -m fastgd")
     return top
 
 
@@ -132,11 +152,16 @@ def main(argv=None):
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
-    except KeyboardInterrupt:
-        print(f"fastgd {arguments.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        told = "; ".join(["interrupted", *getattr(error, "__notes__", [])])
+        print(f"fastgd {arguments.command}: {told}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         if arguments.debug:
             raise
-        print(f"fastgd {arguments.command}: {error or type(error).__name__}", file=sys.stderr)
+        told = " ".join((str(error) or type(error).__name__).split())
+        print(f"fastgd {arguments.command}: {told}", file=sys.stderr)
         return 1

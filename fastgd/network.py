@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 
-from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, Turn
+from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, TOLD_TO_STOP, Turn
 from .buffers import aligned_zeros
 from .choice import pick
 from .data import check_rows, check_samples, check_targets, check_values, check_weights, leave_pages
@@ -64,8 +64,9 @@ class Network:
         Small steps use fewer. The results do not depend on it, bit for bit.
 
     `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `epochs` counts the
-    passes over data that `fit` has made. Arrays of the network's dtype that are C-contiguous and aligned are used where
-    they lie, others are cast.
+    passes over data that `fit` has made. `preprocessing` may be set to what makes rows of numbers of a table
+    (`fastgd.tables`): it is saved with the network. Arrays of the network's dtype that are C-contiguous and aligned are
+    used where they lie, others are cast.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Network:
         if not any(layer.parameters(n) for layer, n in zip(self.layers, self.sizes, strict=False)):
             raise value_error("layers", "a layer that has parameters", shown(list(layers)))
         self._make_buffers()
-        self.epochs = 0
+        self.epochs, self.preprocessing = 0, None
         self._quick_step = _not_ready
         self._last_loss = None
         self._drop_plan()
@@ -297,23 +298,24 @@ class Network:
                     self._quick_step = plan.quick_step(optimizer, self._quick_steps, self._last_loss)
             return float(steps.totals[0])
 
-    def _train(self, plan, steps, first=0, end=None, tell=None):
-        """Runs training steps from `first` to before `end`, all unless told; returns None, or the step that diverged.
-        `tell` is called with the number of steps done, now and then."""
+    def _train(self, plan, steps, first=0, pauses=(), tell=None):
+        """Runs training steps from `first` on; returns None, or the step that diverged. tell(s) is called when s steps
+        are done, now and then, and at `pauses`; if it is true, that is the end."""
         self._drop_quick_step()  # it is not the next step any more, perhaps not even of the optimizer in use
         s, walk, risky = first, plan.best_walk, steps.parameter_limits
-        end = len(steps) if end is None else end
-        while s < end:
+        pauses = np.array([*pauses, len(steps)], np.int64) if risky is None else np.arange(1, len(steps) + 1)
+        while s < len(steps):
             if risky is not None and not np.abs(self._parameters).max() <= risky[s]:
                 return s
-            s, status = plan.train(steps, s, end if risky is None else s + 1, walk, SLICE_SECONDS)
+            until = pauses if risky is None else pauses[s : s + 1]
+            s, status = plan.train(steps, s, until, walk, SLICE_SECONDS, tell)
             if status == HIGH_PEAK:  # the gradient may be too large: look at it before it is used
                 walk = "step"
             elif status in (BAD_LOSS, BAD_GRADIENT):
                 return s
-            elif tell is not None:
-                tell(s)
-        self._last_loss = float(steps.totals[end - 1])
+            elif status == TOLD_TO_STOP or (tell is not None and tell(s)):
+                break
+        self._last_loss = steps.totals.item(s - 1)
         return None
 
     def _divergence(self, steps, s, optimizer, epoch=None):

@@ -34,6 +34,7 @@ from ._plan import (
     DONE,
     FUSED,
     OUT_OF_TIME,
+    TOLD_TO_STOP,
     QuickStep,
 )
 from .buffers import aligned_zeros
@@ -76,7 +77,6 @@ _INPUTS = ("inputs", "inputs", "peak", "peak", BY_ROWS)
 _GUARDED = ("weight", "peaks", "total", "peak", BY_ROWS | CHECK_LOSS | CHECK_PEAK)
 _GRADIENT = ("parameters", "parameters", None, None, 0)
 WALKS = {
-    "nothing": (),
     "forward": (_INPUTS, ("forward", "forward", None, None, BY_ROWS)),
     "loss": (_INPUTS, ("weight", "loss", "total", "total", BY_ROWS)),
     "gradient": (
@@ -324,26 +324,28 @@ class Plan(Program):
 
     # ---- training
 
-    def train(self, steps, first, end, walk, seconds):
-        """Runs training steps first, ..., end - 1, which follow those it was called for before, for about so many
-        seconds; returns the step at which it stopped, and why. The optimizer is in use already. `release` is to
-        follow."""
+    def train(self, steps, first, pauses, walk, seconds, tell=None):
+        """Runs training steps from `first` on, which follow those it was called for before, to before the last of
+        `pauses`; returns the step at which it stopped, and why: that all are done; that so many seconds are over; that
+        a step diverged; or that tell(s), called at pauses, says to stop. The optimizer is in use already. `release`
+        is to follow."""
         if self.runner is None:
+            end = int(pauses[np.searchsorted(pauses, first, side="right")])
             return self._train_in_python(steps, first, end, seconds)
-        if self._prepared is None or self._prepared[0] is not steps or self._prepared[1] != walk:
+        if not self.is_ready_for(steps) or self._prepared[1] != walk:
             self._prepare(steps, first, walk)
-        rows, (threads, ending) = int(steps.rows[0]), self._prepared[2:4]
-        result = self.runner.train(first, end, threads, seconds)
-        if len(ending) and result[1] in (DONE, OUT_OF_TIME):
-            self.runner.run(ending, rows)
+        threads, ending = self._prepared[2:4]
+        result = self.runner.train(first, pauses, tell, threads, seconds)
+        if ending is not None and result[1] in (DONE, OUT_OF_TIME, TOLD_TO_STOP):
+            self.runner.run(ending, 1)
         return result
 
     def _prepare(self, steps, first, walk):
         """Makes the runner ready for steps from `first` on."""
         feeds, stages = Feeds(), self._stages(walk, gather=not steps.in_place)
         # The short way for one row makes no gradient: that of the last step is made when all is done.
-        ending = self._stages("parameters" if walk == "outer" else "nothing")
-        used = np.concatenate([stages, ending])
+        ending = self._stages("parameters") if walk == "outer" else None
+        used = stages if ending is None else np.concatenate([stages, ending])
         self._feed_update(feeds, steps)
         feeds.add([self.runner.peak_limit], steps.peak_limits)
         feeds.add(self._weight_slots, 1 / steps.rows)
@@ -370,6 +372,10 @@ class Plan(Program):
             steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
         )  # fmt: skip
         self._prepared = steps, walk, self.threads(rows), ending, (feeds, table, stages)
+
+    def is_ready_for(self, steps):
+        """Whether the runner is in the middle of these steps, and nothing else was done with this plan since."""
+        return self.runner is None or (self._prepared is not None and self._prepared[0] is steps)
 
     def release(self):
         """Forgets the steps it has run, and with them the caller's arrays."""

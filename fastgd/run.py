@@ -4,7 +4,6 @@ It lets the native runner go from pause to pause: a pause is the end of an epoch
 (validation, early stopping, callbacks), and every k minibatches if a callback or the checkpoint asks for it. Between
 two pauses Python sees nothing but a look at signals every 50 ms."""
 
-import bisect
 import contextlib
 import copy
 import math
@@ -37,13 +36,15 @@ class Run:
         self._each_epoch = [c for c in enumerate(callbacks) if not isinstance(c[1], every)]
         self._each_steps = [c for c in enumerate(callbacks) if isinstance(c[1], every)]
         self._looks = getattr(optimizer.schedule, "looks", False)
-        self._watches = watch.is_needed or self._looks or bool(self._each_epoch)
+        self._looks_at_epochs = watch.is_needed or self._looks
+        self._watches = self._looks_at_epochs or bool(self._each_epoch)
         self._sums = np.zeros(2)  # of the rows' losses in the epoch going on, and of rows
         self._first_epoch, self._rows_before, self.first_row = network.epochs, 0, 0
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         # Steps that are laid out, how many of them and of their epochs are booked, and the minibatches before; epochs
         # whose end has been attended to.
         self._piece, self._booked, self._ended, self._base, self._attended = None, 0, 0, 0, 0
+        self._changes = 0  # of the optimizer, by hand, when they were laid out
         self._seconds_before, self._rows_now, self._undo = 0.0, None, None
 
     # ---- what a callback may ask
@@ -125,7 +126,7 @@ class Run:
             last_epoch = self._first_epoch + self.epochs
             self._base, self._booked, self._ended = optimizer.minibatches, 0, 0
             self._piece = source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=not self._looks)
-            self._ends = self._piece.ends.tolist()
+            self._ends = [*self._piece.ends.tolist(), math.inf]
             self._end_rates = self._piece.rates[self._piece.ends - 1].tolist()
             self._go_through_piece()
             source.rewind(self._booked)
@@ -139,38 +140,41 @@ class Run:
         return plan
 
     def _go_through_piece(self):
-        """Trains from pause to pause, until the piece is done, or is not what is to be done any more."""
-        network, optimizer, steps, plan = self.network, self.optimizer, self._piece, self._plan()
-        changes, ends = optimizer.changes, set(self._ends)
-        for pause in self._pauses():
-            if network._plan is not plan or plan.optimizer is not optimizer or network._turn.disturbed:
-                plan = self._plan()
-            failed = network._train(plan, steps, self._booked, pause, self._tell)
+        """Trains until the piece is done, or is not what is to be done any more."""
+        network, steps, self._changes = self.network, self._piece, self.optimizer.changes
+        pauses = self._pauses()
+        while self._booked < len(steps) and self._is_as_laid_out():
+            failed = network._train(self._plan(), steps, self._booked, pauses, self._tell)
             if failed is not None:
                 self._book(failed)
-                raise network._divergence(steps, failed, optimizer, self.epoch + 1)
-            self._pause(pause in ends)
-            if self.history.stopped or optimizer.changes != changes or optimizer.minibatches != self._base + pause:
-                break
+                raise network._divergence(steps, failed, self.optimizer, self.epoch + 1)
 
     def _pauses(self):
-        """The steps of the piece after which there is something to do, and the last."""
-        size, places = len(self._piece), [np.array([len(self._piece)])]
+        """The steps of the piece after which there is something to do."""
+        size, begun, places = len(self._piece), self.step, [np.zeros(0, np.int64)]
         if self._watches:
             places.append(self._piece.ends)
-        for _, callback in self._each_steps:
-            places.append(np.arange(callback.steps - self.step % callback.steps, size, callback.steps))
+        intervals = [callback.steps for _, callback in self._each_steps]
         if self._checkpoint_every:
-            every = self._checkpoint_every
-            places.append(np.arange(every - self.step % every, size, every))
-        return np.unique(np.concatenate(places)).tolist()
+            intervals.append(self._checkpoint_every)
+        places += [np.arange(n - begun % n, size, n) for n in intervals]
+        pauses = np.unique(np.concatenate(places))
+        return pauses[pauses < size]
+
+    def _is_as_laid_out(self):
+        """Whether the rest of the piece is still to be done."""
+        counter, booked = self.optimizer.counter, self._base + self._booked
+        return not self.history.stopped and counter.item(0) == booked and counter.item(1) == self._changes
 
     def _tell(self, s):
+        """Attends to what is to be done after step s of the piece, at a pause or when Python looks in; tells whether
+        the native run is at its end."""
         self._book(s)
         if self._bar:
             self._bar(self)
-        if self._checkpoint:
-            self._save_in_time()
+        self._pause(self._watches and self._ends[self._ended - 1] == s)
+        plan = self.network._plan  # a callback may have used the network for something else
+        return plan is None or not plan.is_ready_for(self._piece) or not self._is_as_laid_out()
 
     def _book(self, s):
         """Enters in the history what was done up to step s of the piece."""
@@ -179,12 +183,13 @@ class Run:
             return
         every = self.optimizer.accumulate
         updates = (self._base + s) // every - (self._base + begun) // every
-        ended = bisect.bisect_right(self._ends, s, self._ended)
-        new, losses, rates, seconds = ended - self._ended, [], [], []
-        if new:
-            part = slice(self._ended, ended)
-            losses, rates = steps.losses[part].tolist(), self._end_rates[part]
-            seconds = (steps.times[part] - self._started).tolist()
+        first = ended = self._ended
+        losses, seconds = [], []
+        while self._ends[ended] <= s:
+            losses.append(steps.losses.item(ended))
+            seconds.append(steps.times.item(ended) - self._started)
+            ended += 1
+        rates, new = self._end_rates[first:ended], ended - first
         # All of this or nothing: without a call in between Python does not look at signals.
         history.loss += losses
         history.learning_rate += rates
@@ -236,13 +241,16 @@ class Run:
 
     def _pause(self, at_epoch_end):
         if at_epoch_end:
-            self._end_epoch()
-        if self._callbacks:
+            if self._looks_at_epochs:
+                self._end_epoch()
+            self._attended, self._undo = len(self.history.loss), None
+        if self._each_steps or (at_epoch_end and self._each_epoch):
             self._call(at_epoch_end)
-        if self._checkpoint_every and self.step % self._checkpoint_every == 0:
-            self.save(self._checkpoint)
-        elif self._checkpoint:
-            self._save_in_time()
+        if self._checkpoint:
+            if self._checkpoint_every and self.step % self._checkpoint_every == 0:
+                self.save(self._checkpoint)
+            else:
+                self._save_in_time()
 
     def _attend(self):
         """A run that was resumed may have stopped between an epoch and what is done at its end."""
@@ -251,27 +259,23 @@ class Run:
 
     def _end_epoch(self):
         """Validation, metrics, and whether to go on."""
-        watch, history, epoch = self._watch, self.history, self.epoch
-        if watch.is_needed or self._looks:
-            loss, values = watch.values(self.network, self._source)
-            self._undo = (
-                watch.seen(),
-                history.best_epoch,
-                copy.deepcopy(self.optimizer.schedule) if self._looks else None,
-            )
-            if loss is not None:
-                history.validation_loss.append(loss)
-            for name, value in values.items():
-                history.metrics.setdefault(name, []).append(value)
+        watch, history = self._watch, self.history
+        loss, values = watch.values(self.network, self._source)
+        schedule = copy.deepcopy(self.optimizer.schedule) if self._looks else None
+        self._undo = watch.seen(), history.best_epoch, schedule
+        if loss is not None:
+            history.validation_loss.append(loss)
+        for name, value in values.items():
+            history.metrics.setdefault(name, []).append(value)
+        if self._looks:
             self.optimizer.observe(history.loss[-1] if loss is None else loss)
-            history.stopped = watch.look(self.network, history)
-        self._attended, self._undo = epoch, None
+        history.stopped = watch.look(self.network, history)
 
     def _call(self, at_epoch_end):
         """Calls the callbacks whose time it is."""
-        due = [c for c in self._each_steps if self.step % c[1].steps == 0]
-        if at_epoch_end:
-            due += self._each_epoch
+        due = self._each_epoch if at_epoch_end else []
+        if self._each_steps:
+            due = [c for c in self._each_steps if self.step % c[1].steps == 0] + due
         self.at_epoch_end = at_epoch_end
         self.network._turn.lend()
         for i, callback in due:

@@ -132,7 +132,8 @@ def _check_gradients(backends, rng):
     return failures
 
 
-def _time_steps(backends, rng):
+def time_steps(backends, rng):
+    """Prints the time of a step of a few networks on some backends."""
     print(f"\n{'microseconds a step (relu, Adam, float32)':<44}" + "".join(f"{b:>10}" for b in backends))
     for title, n_in, hidden, n_out, batch in TIMED:
         x = rng.normal(size=(batch, n_in)).astype(np.float32)
@@ -144,13 +145,17 @@ def _time_steps(backends, rng):
         print(f"{title:<44}" + "".join(f"{cell:>10.1f}" for cell in cells))
 
 
+def installed_backends():
+    return [b for b in BODIES if b != "numba" or importlib.util.find_spec("numba")]
+
+
 def run():
     """Runs the self-check; returns the number of failures."""
     rng = np.random.default_rng(0)
     show_config()
-    backends = [b for b in BODIES if b != "numba" or importlib.util.find_spec("numba")]
+    backends = installed_backends()
     failures = _check_bodies([b for b in backends if b != "numpy"], rng)
     failures += _check_gradients(backends, rng)
-    _time_steps(backends, rng)
+    time_steps(backends, rng)
     print(f"\nself-check: {'PASS' if failures == 0 else f'FAIL ({failures})'}")
     return failures

@@ -48,8 +48,11 @@ class Watch:
 
     def look(self, network, history):
         """Looks at the last epoch in the history; tells why to stop, or None."""
-        validated = "validation_" if self.validation is not None else ""
-        value = history.last()[validated + (self.monitor or "loss")] * self.sign
+        if self.monitor is not None:
+            values = history.metrics[self.monitor if self.validation is None else f"validation_{self.monitor}"]
+        else:
+            values = history.loss if self.validation is None else history.validation_loss
+        value = values[-1] * self.sign
         if value < self.least:
             self.least, history.best_epoch = value, len(history.loss)
             if self.restore_best:

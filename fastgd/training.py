@@ -72,7 +72,7 @@ def fit(
     gradient is not finite, with the parameters of the last good step; CheckpointError when the file is not that of
     such a run. What was done until an exception is in `network.history`.
     """
-    optimizer = _checked_optimizer(optimizer)
+    optimizer = check_optimizer(optimizer)
     epochs = check_integer("epochs", epochs, 0)
     check_flag("shuffle", shuffle)
     validation = None
@@ -113,10 +113,11 @@ def fit(
     return run.go()
 
 
-def _checked_optimizer(optimizer):
+def check_optimizer(optimizer):
+    """An optimizer, one of a name, or Adam for None."""
     optimizer = "Adam" if optimizer is None else optimizer
     if isinstance(optimizer, str):
-        optimizer = choose("optimizer", optimizer, OPTIMIZERS)()
+        return choose("optimizer", optimizer, OPTIMIZERS)()
     if not isinstance(optimizer, Optimizer):
         raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3), or a name", shown(optimizer))
     return optimizer

@@ -52,6 +52,7 @@ cpdef enum:
     HIGH_PEAK = 2
     BAD_GRADIENT = 3
     OUT_OF_TIME = 4
+    TOLD_TO_STOP = 5
 
 cdef enum:
     FREE_WORK = 1_000_000   # floating-point operations for which giving up the GIL is worth its price
@@ -297,11 +298,22 @@ cdef class Runner:
         e.rows_of_step, e.sums, e.counter = &rows_of_step[0], &sums[0], &counter[0]
         e.steps_between_looks = steps_between_looks
 
-    def train(self, int64_t first, int64_t end, int threads, double seconds):
-        """Runs steps first, ..., end - 1, which are those after the last that ran, without the GIL; returns the step at
-        which it stopped, and why. seconds: stop between two steps after so long."""
-        self.start(0, first, end, threads, seconds)
-        return self.engine.step, self.engine.status
+    def train(self, int64_t first, const int64_t[::1] pauses, tell, int threads, double seconds):
+        """Runs steps from `first` on, which follow the last that ran, to before the last of `pauses`, without the GIL;
+        returns the step at which it stopped, and why. At each pause, a number of steps, tell(it) is called, and if
+        that is true it is the end. seconds: stop between two steps so long after the last pause."""
+        cdef Engine *e = &self.engine
+        cdef int64_t i = 0, last = pauses.shape[0] - 1
+        while pauses[i] <= first and i < last:
+            i += 1
+        while True:
+            self.start(0, first, pauses[i], threads, seconds)
+            if e.status != DONE or i == last:
+                return e.step, e.status
+            first = pauses[i]
+            if tell(first):
+                return first, TOLD_TO_STOP
+            i += 1
 
     def run(self, const int64_t[:, ::1] stages, int64_t rows, int threads=1):
         """One walk for a minibatch of so many rows; what is prepared stays so."""

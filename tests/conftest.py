@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import fastgd
-from fastgd.cli import digits
+from fastgd.commands import digits
 from fastgd.kernel import DTYPES
 
 BACKENDS = ("numpy", "numba", "cython")

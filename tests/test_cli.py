@@ -1,13 +1,18 @@
 """The command line and the self-check, as processes."""
 
+import csv
+import json
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 import fastgd
-from fastgd import cli, selfcheck
+from fastgd import cli, commands, selfcheck
 
 
 def run(*arguments, cwd, **environment):
@@ -28,7 +33,7 @@ def test_train_digits(backend, tmp_path):
     assert "40/40" in done.stderr
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
     network, optimizer = fastgd.load(tmp_path / "digits.safetensors")
-    (X, _), (X_test, y_test) = cli.digits()
+    (X, _), (X_test, y_test) = commands.digits()
     assert (network.predict(X_test).argmax(axis=1) == y_test).mean() == pytest.approx(accuracy, abs=1e-4)
     assert optimizer.steps == 40 * -(-len(X) // 32)
 
@@ -50,6 +55,143 @@ def test_errors_are_one_line(arguments, code, message, tmp_path):
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+HOUSES = "id,age,city,price,kind\n" + "".join(
+    f"{i},{20 + i % 50 if i % 11 else ''},{('Oslo', 'Rome', '')[i % 3]},{1000.5 + 10 * (i % 50)},{'ab'[i % 50 > 24]}\n"
+    for i in range(400)
+)
+
+
+@pytest.fixture
+def houses(tmp_path):
+    (tmp_path / "houses.csv").write_text(HOUSES)
+    return tmp_path
+
+
+def call(*arguments, folder, monkeypatch, capsys):
+    """The command line in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(folder)
+    code = cli.main(list(arguments))
+    return code, *capsys.readouterr()
+
+
+def test_from_a_table_to_predictions(houses, monkeypatch, capsys):
+    options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
+    code, out, _ = call("train", "houses.csv", "--target", "kind", "--drop", "id,price", "--quiet", "--patience", "30",
+                        "--log", "log.jsonl", "--tensorboard", "runs", "--plot", "loss.svg",
+                        "--save", "kind.safetensors", **options)  # fmt: skip
+    assert code == 0
+    assert float(out.split("test accuracy")[1].split()[0]) > 0.85
+    assert json.loads((houses / "log.jsonl").read_text().splitlines()[0])["epoch"] == 1
+    assert list((houses / "runs").iterdir())
+    assert "<svg" in (houses / "loss.svg").read_text()
+    code, out, _ = call("predict", "kind.safetensors", "houses.csv", "--probabilities", **options)
+    rows = list(csv.DictReader(out.splitlines()))
+    assert (code, len(rows), list(rows[0])) == (0, 400, ["kind", "probability of a", "probability of b"])
+    right = np.mean([row["kind"] == "ab"[i % 50 > 24] for i, row in enumerate(rows)])
+    assert right > 0.85
+    assert all((float(row["probability of a"]) > 0.5) == (row["kind"] == "a") for row in rows)
+    code, out, _ = call("evaluate", "kind.safetensors", "houses.csv", "--json", **options)
+    told = json.loads(out)
+    assert (code, told["rows"], told["accuracy"]) == (0, 400, pytest.approx(right))
+    code, out, _ = call("info", "kind.safetensors", **options)
+    for word in ("Dense(128, relu())", "2 classes", "city", "stopped", "updates"):
+        assert word in out
+    assert code == 0
+    code, out, _ = call("predict", "kind.safetensors", "houses.csv", "--output", "out.csv", **options)
+    assert (code, out) == (0, "")
+    assert (houses / "out.csv").read_text().splitlines()[0] == "kind"
+
+
+def test_numbers_are_predicted_in_their_units(houses, monkeypatch, capsys):
+    options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
+    code, out, _ = call("train", "houses.csv", "--target", "price", "--drop", "id,kind", "--optimizer", "rmsprop",
+                        "--quiet", **options)  # fmt: skip
+    assert code == 0
+    assert float(out.split("test r2")[1].split()[0]) > 0.8
+    _, out, _ = call("predict", "houses.safetensors", "houses.csv", **options)
+    predicted = np.array(out.split()[1:], float)
+    price = np.array([1000.5 + 10 * (i % 50) for i in range(400)])
+    _, out, _ = call("evaluate", "houses.safetensors", "houses.csv", **options)
+    told = dict(line.split() for line in out.splitlines())
+    assert float(told["mae"]) == pytest.approx(np.abs(predicted - price).mean(), rel=1e-3)
+    assert float(told["rmse"]) == pytest.approx(((predicted - price) ** 2).mean() ** 0.5, rel=1e-3)
+
+
+def test_arrays(tmp_path, monkeypatch, capsys, data):
+    options = {"folder": tmp_path, "monkeypatch": monkeypatch, "capsys": capsys}
+    (X, y), _ = data
+    np.savez(tmp_path / "images.npz", X=np.rint(X * 16).astype(np.uint8).reshape(-1, 8, 8), labels=y)
+    code, out, _ = call("train", "images.npz", "--target", "labels", "--quiet", "--epochs", "15", **options)
+    assert code == 0
+    assert float(out.split("test accuracy")[1].split()[0]) > 0.9
+    code, out, _ = call("evaluate", "images.safetensors", "images.npz", "--target", "labels", "--json", **options)
+    assert json.loads(out)["accuracy"] > 0.9
+    code, out, _ = call("predict", "images.safetensors", "images.npz", "--target", "labels", **options)
+    assert np.mean(np.array(out.split()[1:], int) == y) > 0.9
+
+
+def test_find_lr_and_bench(tmp_path, monkeypatch, capsys):
+    options = {"folder": tmp_path, "monkeypatch": monkeypatch, "capsys": capsys}
+    code, out, _ = call("find-lr", "digits", **options)
+    assert code == 0
+    assert 1e-4 < float(out.split("--learning-rate")[1]) < 0.1
+    code, out, _ = call("bench", "--backend", "cython", **options)
+    assert code == 0
+    assert "microseconds a step" in out
+
+
+BAD_COMMANDS = {
+    "no target": (["train", "houses.csv"], "'--target'.*'price'"),
+    "target": (["train", "houses.csv", "--target", "prise"], "houses.csv, column 'prise'.*did you mean 'price'"),
+    "file": (["train", "none.csv", "--target", "y"], "none.csv"),
+    "kind of file": (["train", "houses.xlsx", "--target", "y"], "'DATA'.*csv.*houses.xlsx"),
+    "fraction": (["train", "houses.csv", "--target", "price", "--validation", "1"], "'--validation'"),
+    "model": (["predict", "houses.csv", "houses.csv"], "'houses.csv', field 'file'"),
+    "probabilities": (["predict", "n.safetensors", "n.npz", "--probabilities"], "'--probabilities'"),
+    "arrays": (["train", "a.npz"], "a.npz: expected an array 'X'"),
+    "array": (["train", "n.npz", "--target", "z"], "n.npz.*'z'.*got"),
+    "no zip": (["train", "z.npz"], "z.npz: expected an npz file"),
+    "nan": (["train", "nan.npz"], "nan.npz, column 'X', row 3: expected a finite number"),
+    "one class": (["train", "one.npz"], "one.npz, column 'y': expected at least 2 classes"),
+    "picture": (["train", "digits", "--plot", "a.docx"], "'--plot'.*docx"),
+    "resume": (["train", "houses.csv", "--target", "price", "--resume", "--save", "n.safetensors"], "field 'run'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COMMANDS)
+def test_bad_data_is_told_on_one_line(case, houses, monkeypatch, capsys):
+    arguments, match = BAD_COMMANDS[case]
+    X = np.zeros((4, 2))
+    np.savez(houses / "a.npz", a=X, b=X, y=[0, 1, 0, 1])
+    np.savez(houses / "n.npz", X=X, y=[0.5, 1, 0, 1])
+    np.savez(houses / "one.npz", X=X, y=[1, 1, 1, 1])
+    (houses / "z.npz").write_bytes(b"no zip")
+    fastgd.Network(2, [fastgd.Dense(1)], loss="mse").save(houses / "n.safetensors")
+    X[2, 1] = np.nan
+    np.savez(houses / "nan.npz", X=X, y=[0, 1, 0, 1])
+    before = sorted(houses.iterdir())
+    code, _, err = call(*arguments, folder=houses, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert re.search(match, err), err
+    assert sorted(houses.iterdir()) == before
+
+
+def test_ctrl_c_saves_and_says_so(houses):
+    """And --resume goes on to the end that the whole run has."""
+    command = ["train", "houses.csv", "--target", "price", "--drop", "id,kind", "--epochs", "20000", "--quiet"]
+    process = subprocess.Popen([sys.executable, "-m", "fastgd", *command], cwd=houses, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    process.stdout.readline()  # the network: training is about to begin
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"interrupted; saved to 'houses.safetensors' after minibatch \d+\n", err), err
+    steps = int(err.split("minibatch")[1])
+    assert 0 < steps == fastgd.load(houses / "houses.safetensors")[1].steps < 200_000
 
 
 def test_debug_shows_the_traceback(tmp_path):

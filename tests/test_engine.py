@@ -244,7 +244,7 @@ net._plan.runner = Counting()
 for n in (10, 10, 500):
     order = np.tile(np.arange(64), n // 2 + 1)
     steps = Steps.of(net._plan, opt, X, y, rows=[32] * n, starts=np.arange(n) * 32, order=order)
-    net._plan.train(steps, 0, n, net._plan.best_walk, 100.0)
+    net._plan.train(steps, 0, np.array([n]), net._plan.best_walk, 100.0)
 print(net._plan.best_walk, taken[2] - taken[1])
 """
 

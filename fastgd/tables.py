@@ -1,0 +1,457 @@
+"""Tables: CSV, Parquet and Arrow files, by pyarrow (extra `data`), and what makes rows of numbers of them.
+
+table = fastgd.tables.read("houses.csv")
+preprocessing = fastgd.tables.Preprocessing.of(table, target="price")
+X, y = preprocessing.encode(table), preprocessing.targets(table)
+net = fastgd.Network(preprocessing.n_features, [..., fastgd.Dense(preprocessing.n_outputs)], loss=preprocessing.loss)
+net.preprocessing = preprocessing  # saved and loaded with the network
+preprocessing.decode(net.predict(preprocessing.encode(other)))
+"""
+
+import dataclasses
+import difflib
+import errno
+import os
+
+import numpy as np
+
+from .errors import check_integer, check_number, choose, shown, type_error, value_error
+
+# A column of text more of which are numbers than this is one of numbers, with mistakes in it.
+MOSTLY = 0.5
+# Integer targets of at most so many values are classes, unless told.
+MAX_CLASSES = 20
+TASKS = ("auto", "classification", "regression")
+
+
+class TableError(ValueError):
+    """Something is wrong with the data of a table: `source`, `column` and `row` (counted from 1, without a header) tell
+    where, or are None."""
+
+    def __init__(self, source, column, row, expected, got):
+        super().__init__(source, column, row, expected, got)
+        self.source, self.column, self.row, self.expected, self.got = source, column, row, expected, got
+
+    def __str__(self):
+        places = [f"column {self.column!r}" if self.column is not None else "", f"row {self.row}" if self.row else ""]
+        where = ", ".join(place for place in (self.source, *places) if place)
+        return f"{where}: expected {self.expected}, got {self.got}"
+
+
+def _pyarrow():
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.csv
+        import pyarrow.feather
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("tables need pyarrow: pip install 'fastgd[data]'") from error
+    return pyarrow
+
+
+def _read_csv(path, delimiter=","):
+    csv, arrow = _pyarrow().csv, _pyarrow()
+    parse = csv.ParseOptions(delimiter=delimiter)
+    try:
+        return csv.read_csv(path, parse_options=parse, convert_options=csv.ConvertOptions(strings_can_be_null=True))
+    except arrow.ArrowInvalid as error:
+        if "CSV parse error" in str(error):
+            raise _bad_row(path, parse) or error from None
+        if "conversion error" not in str(error):
+            raise
+    # A column that looked like numbers has something else further down: as text, so that it can be told where.
+    with csv.open_csv(path, parse_options=parse) as opened:
+        types = dict.fromkeys(opened.schema.names, arrow.string())
+    options = csv.ConvertOptions(strings_can_be_null=True, column_types=types)
+    return csv.read_csv(path, parse_options=parse, convert_options=options)
+
+
+def _bad_row(path, parse):
+    """What is wrong with the first row of another number of fields than the header."""
+    found = []
+    parse.invalid_row_handler = lambda row: found.append(row) or "skip"
+    csv = _pyarrow().csv
+    csv.read_csv(path, parse_options=parse, read_options=csv.ReadOptions(use_threads=False))  # else without numbers
+    if not found:
+        return None
+    row = found[0]
+    expected, got = f"{row.expected_columns} fields as in the header", f"{row.actual_columns}: {shown(row.text)}"
+    return TableError(path, None, row.number - 1, expected, got)
+
+
+READERS = {
+    ".csv": _read_csv,
+    ".csv.gz": _read_csv,
+    ".tsv": lambda path: _read_csv(path, "\t"),
+    ".parquet": lambda path: _pyarrow().parquet.read_table(path),
+    ".feather": lambda path: _pyarrow().feather.read_table(path),
+    ".arrow": lambda path: _pyarrow().feather.read_table(path),
+}
+
+
+def ending(path):
+    """The ending of a file's name that tells its kind, or None."""
+    return next((end for end in READERS if os.fspath(path).lower().endswith(end)), None)
+
+
+def read(path):
+    """Reads a CSV, TSV, Parquet, Feather or Arrow file, by its ending, as a pyarrow.Table. In text files empty fields,
+    "NA", "NaN", "null" and the like are missing values.
+
+    Raises OSError if the file cannot be read, TableError naming it if it is no such table."""
+    path = os.fspath(path)
+    end = ending(path)
+    if end is None:
+        raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
+    arrow = _pyarrow()
+    if not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    try:
+        return _checked_table(READERS[end](path), path)
+    except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise TableError(path, None, None, f"a {end[1:]} file", str(error).splitlines()[0]) from None
+
+
+def _checked_table(table, source):
+    names = table.column_names
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise TableError(source, sorted(twice)[0], None, "one column of each name", "several")
+    if table.num_rows == 0:
+        raise TableError(source, None, None, "at least 1 row", "none")
+    return table
+
+
+def as_table(data, source=None):
+    """A pyarrow.Table of one, of a pandas DataFrame, or of a dict of columns."""
+    arrow = _pyarrow()
+    if isinstance(data, dict):
+        data = arrow.table(data)
+    elif hasattr(data, "__dataframe__") and not isinstance(data, arrow.Table):
+        data = arrow.Table.from_pandas(data, preserve_index=False)
+    if not isinstance(data, arrow.Table):
+        raise type_error("table", "a pyarrow.Table, a DataFrame or a dict of columns", shown(data))
+    return _checked_table(data, source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """A column of numbers: missing ones are `fill`; then (x - shift) scale."""
+
+    name: str
+    fill: float
+    shift: float
+    scale: float
+
+    width = 1
+
+    def encode(self, column, out, where, unknown):
+        values = _numbers(column, where)
+        out[:, 0] = (np.where(np.isnan(values), self.fill, values) - self.shift) * self.scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Categories:
+    """A column of categories, as text: one output for each value, 1 where it is that; all 0 where it is missing."""
+
+    name: str
+    values: tuple
+
+    @property
+    def width(self):
+        return len(self.values)
+
+    def encode(self, column, out, where, unknown):
+        text = _text(column)
+        index = _pyarrow().compute.index_in(text, value_set=_pyarrow().array(self.values, text.type))
+        index = index.to_numpy(zero_copy_only=False)
+        strange = np.isnan(index.astype(np.float64)) & _valid(text)
+        if strange.any() and unknown == "error":
+            row = int(np.argmax(strange))
+            got = text[row].as_py()
+            near = difflib.get_close_matches(got, self.values, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise where.error(
+                f"one of {shown(list(self.values))}, the categories it was trained on", f"{got!r}{hint}", row
+            )
+        out[...] = 0
+        rows = np.flatnonzero(~np.isnan(index.astype(np.float64)))
+        out[rows, index[rows].astype(np.int64)] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """A place in a table, for messages."""
+
+    source: str | None
+    column: str | None
+
+    def error(self, expected, got, row=None):
+        return TableError(self.source, self.column, None if row is None else row + 1, expected, got)
+
+
+def _text(column):
+    """A column as text, in one piece; an empty one is missing."""
+    arrow = _pyarrow()
+    if arrow.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    text = column.cast(arrow.string()).combine_chunks()
+    return arrow.compute.if_else(arrow.compute.equal(text, ""), arrow.scalar(None, arrow.string()), text)
+
+
+def _valid(text):
+    """Where a column of text is not missing."""
+    return text.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _is_text(kind):
+    types = _pyarrow().types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_number(kind):
+    types = _pyarrow().types
+    return any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
+
+
+def _numbers(column, where):
+    """A column as float64, NaN where it is missing."""
+    arrow = _pyarrow()
+    if _is_text(column.type):
+        text = _text(column)
+        column = _parsed(text)
+        wrong = np.isnan(column) & _valid(text)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise where.error("a number", repr(text[row].as_py()), row)
+        values = column
+    elif _is_number(column.type):
+        values = column.cast(arrow.float64(), safe=False).to_numpy().astype(np.float64)
+    else:
+        raise where.error("numbers or text (leave the column out, or convert it)", f"{column.type}")
+    if np.isinf(values).any():
+        row = int(np.argmax(np.isinf(values)))
+        raise where.error("a finite number", repr(float(values[row])), row)
+    return values
+
+
+def _parsed(text):
+    """Text as float64, NaN where it is missing or no number."""
+    values, index = np.unique(np.array(["" if v is None else v for v in text.to_pylist()]), return_inverse=True)
+    return np.array([_number(value) for value in values.tolist()], np.float64)[index]
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The column to be predicted: `classes` for classification; for regression (y - shift) scale."""
+
+    name: str
+    classes: tuple | None
+    shift: float = 0.0
+    scale: float = 1.0
+
+
+class Preprocessing:
+    """Makes rows of numbers of the columns of a table, and targets of one of them: numbers are standardised, missing
+    ones filled in; categories become one output each. It is learnt from a table by `of`, and saved with a network whose
+    attribute `preprocessing` it is.
+
+    columns: list of `Numbers` and `Categories`; target: a `Target`.
+    """
+
+    def __init__(self, columns, target):
+        self.columns, self.target = tuple(columns), target
+
+    @classmethod
+    def of(
+        cls, table, target, *, categorical=(), drop=(), task="auto", missing="mean", max_categories=100, source=None
+    ):
+        """Learns from a table (a pyarrow.Table, a DataFrame or a dict of columns).
+
+        target: the column to be predicted. Its values are classes if they are text, truth values, or integers of at
+            most 20 values, unless `task` says "classification" or "regression".
+        categorical: columns of numbers that are categories. drop: columns that are left out.
+        missing: what missing numbers become: "mean" or "median" of the column.
+        max_categories: more of them in a column are an error: it is hardly one of categories.
+        source: the name of the table in messages.
+
+        Raises TableError naming source, column and row.
+        """
+        table = as_table(table, source)
+        choose("task", task, dict.fromkeys(TASKS))
+        choose("missing", missing, dict.fromkeys(("mean", "median")))
+        check_integer("max_categories", max_categories, 1)
+        for argument, names in (("target", [target]), ("categorical", categorical), ("drop", drop)):
+            for name in names:
+                _check_column(table, name, source, argument)
+        columns = []
+        for name in table.column_names:
+            if name == target or name in drop:
+                continue
+            column, where = table.column(name), Where(source, name)
+            if column.null_count == len(column):
+                raise where.error("values (or the column left out)", "none: all are missing")
+            if name in categorical or _is_text(column.type):
+                columns.append(_categories(name, column, where, max_categories, name in categorical))
+            else:
+                columns.append(_learnt_numbers(name, column, where, missing))
+        if not columns:
+            raise TableError(source, None, None, "a column beside the target", "none")
+        return cls(columns, _learnt_target(table.column(target), Where(source, target), task))
+
+    # ---- what a network needs to know
+
+    @property
+    def n_features(self):
+        return sum(column.width for column in self.columns)
+
+    @property
+    def feature_names(self):
+        """One name for each feature: that of the column, for a category with "=value"."""
+        names = []
+        for column in self.columns:
+            more = [f"={value}" for value in column.values] if isinstance(column, Categories) else [""]
+            names += [column.name + end for end in more]
+        return names
+
+    @property
+    def n_outputs(self):
+        return 1 if self.target.classes is None else len(self.target.classes)
+
+    @property
+    def loss(self):
+        return "mse" if self.target.classes is None else "softmax_cross_entropy"
+
+    # ---- at work
+
+    def encode(self, table, *, unknown="error", dtype="float32", source=None):
+        """The columns of a table as an array (rows, n_features). unknown: what a category that was not there when
+        this was learnt gives: "error", or "zeros" for what a missing value gives.
+
+        Raises TableError naming source, column and row."""
+        choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
+        table = as_table(table, source)
+        X, place = np.empty((table.num_rows, self.n_features), dtype), 0
+        for column in self.columns:
+            _check_column(table, column.name, source)
+            out = X[:, place : place + column.width]
+            column.encode(table.column(column.name), out, Where(source, column.name), unknown)
+            place += column.width
+        return X
+
+    def targets(self, table, *, source=None):
+        """The targets of a table: integer labels, or standardised numbers. Raises TableError as `encode`."""
+        table = as_table(table, source)
+        _check_column(table, self.target.name, source)
+        return _encoded_target(self.target, table.column(self.target.name), Where(source, self.target.name))
+
+    def decode(self, prediction):
+        """What the predictions of the network (rows, n_outputs) mean: an array of the most probable classes as they
+        stand in the table, or of numbers in its units."""
+        if self.target.classes is None:
+            return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
+        return np.array(self.target.classes)[prediction.argmax(axis=1)]
+
+    # ---- kept
+
+    def config(self):
+        """For a file, as JSON."""
+        kinds = [{"kind": type(column).__name__, **dataclasses.asdict(column)} for column in self.columns]
+        return {"columns": kinds, "target": dataclasses.asdict(self.target)}
+
+    @classmethod
+    def from_config(cls, config):
+        columns = []
+        for column in config["columns"]:
+            choose("kind", column["kind"], dict.fromkeys(("Numbers", "Categories")))
+            if column["kind"] == "Numbers":
+                numbers = {name: check_number(name, column[name]) for name in ("fill", "shift", "scale")}
+                columns.append(Numbers(str(column["name"]), **numbers))
+            else:
+                columns.append(Categories(str(column["name"]), tuple(map(str, column["values"]))))
+        target = dict(config["target"])
+        classes = target["classes"]
+        numbers = {name: check_number(name, target[name]) for name in ("shift", "scale")}
+        return cls(columns, Target(str(target["name"]), None if classes is None else tuple(classes), **numbers))
+
+    def __repr__(self):
+        kind = "numbers" if self.target.classes is None else f"{len(self.target.classes)} classes"
+        return f"Preprocessing({self.n_features} features of {len(self.columns)} columns, {self.target.name!r}: {kind})"
+
+
+def _check_column(table, name, source, argument=None):
+    if name not in table.column_names:
+        alike = [known for known in table.column_names if known.lower() == str(name).lower()]
+        near = alike or difflib.get_close_matches(str(name), table.column_names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        asked = f" ({argument})" if argument else ""
+        raise TableError(source, name, None, f"such a column{asked}", f"columns {shown(table.column_names)}{hint}")
+
+
+def _categories(name, column, where, max_categories, told):
+    text = _text(column)
+    values = sorted(value for value in text.unique().to_pylist() if value is not None)
+    numbers = [value for value in values if not np.isnan(_number(value))]
+    if not told and len(numbers) > MOSTLY * len(values):
+        _numbers(column, where)  # tells where there is none
+    if len(values) > max_categories:
+        raise where.error(f"at most {max_categories} categories (or the column left out)", f"{len(values)}")
+    return Categories(name, tuple(values))
+
+
+def _learnt_numbers(name, column, where, missing):
+    values = _numbers(column, where)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        raise where.error("values (or the column left out)", "none: all are missing")
+    fill = float(np.mean(values) if missing == "mean" else np.median(values))
+    mean, deviation = float(np.mean(values)), float(np.std(values))
+    return Numbers(name, fill, mean, 1 / deviation if deviation > 0 else 1.0)
+
+
+def _learnt_target(column, where, task):
+    types = _pyarrow().types
+    classes = _is_text(column.type) or types.is_boolean(column.type)
+    if task == "auto" and not classes and types.is_integer(column.type):
+        classes = len(column.unique()) <= MAX_CLASSES
+    if task == "classification" or (task == "auto" and classes):
+        _check_present(column.is_null().to_numpy(), where)
+        values = column.unique().to_pylist()
+        if not all(isinstance(value, (str, bool, int)) for value in values):
+            raise where.error("text, truth values or integers for classes", f"{column.type}")
+        if len(values) < 2:
+            raise where.error("at least 2 classes", f"only {values[0]!r} in all rows")
+        return Target(where.column, tuple(sorted(values)))
+    values = _numbers(column, where)
+    _check_present(np.isnan(values), where)
+    deviation = float(np.std(values))
+    return Target(where.column, None, float(np.mean(values)), 1 / deviation if deviation > 0 else 1.0)
+
+
+def _check_present(absent, where):
+    if absent.any():
+        raise where.error("a value in every row of the target", "a missing one", int(np.argmax(absent)))
+
+
+def _encoded_target(target, column, where):
+    if target.classes is None:
+        values = _numbers(column, where)
+        _check_present(np.isnan(values), where)
+        return (values - target.shift) * target.scale
+    labels = {value: i for i, value in enumerate(target.classes)}
+    found = np.array([labels.get(value, -1) for value in column.to_pylist()], np.int64)
+    _check_present(column.is_null().to_numpy(), where)
+    if found.min() < 0:
+        row = int(np.argmin(found))
+        raise where.error(f"one of the classes {shown(list(target.classes))}", repr(column[row].as_py()), row)
+    return found

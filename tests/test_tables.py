@@ -1,0 +1,229 @@
+"""Tables: from CSV, Parquet and Arrow files to rows of numbers and back, and what is told of bad ones."""
+
+import json
+
+import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+
+import fastgd
+from fastgd import CheckpointError, Dense, Network
+from fastgd.tables import Categories, Numbers, Preprocessing, TableError, read
+
+CSV = """age,income,city,member,price
+20,1e3,Oslo,true,10
+,2e3,Rome,false,30
+40,3e3,,true,50
+60,,Oslo,true,70
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "houses.csv"
+    path.write_text(CSV)
+    return path
+
+
+def test_rows_of_numbers(path):
+    table = read(path)
+    made = Preprocessing.of(table, "price", task="regression")
+    assert made.feature_names == ["age", "income", "city=Oslo", "city=Rome", "member"]
+    assert (made.n_features, made.n_outputs, made.loss) == (5, 1, "mse")
+    X, y = made.encode(table), made.targets(table)
+    assert (X.dtype, X.shape) == (np.float32, (4, 5))
+    age = np.array([20, 40, 40, 60])  # the mean where it is missing
+    expected = (age - 40) / np.std([20, 40, 60])
+    np.testing.assert_allclose(X[:, 0], expected, rtol=1e-6, atol=1e-7)
+    assert X[3, 1] == pytest.approx(0, abs=1e-7)
+    assert X[:, 2:4].tolist() == [[1, 0], [0, 1], [0, 0], [1, 0]]
+    np.testing.assert_allclose(X[:, 4], (np.array([1, 0, 1, 1]) - 0.75) / np.std([1, 0, 1, 1]), rtol=1e-6)
+    np.testing.assert_allclose(y, (np.array([10, 30, 50, 70]) - 40) / np.std([10, 30, 50, 70]))
+    np.testing.assert_allclose(made.decode(y[:, None]), [10, 30, 50, 70])
+
+
+def test_the_median_may_stand_in(tmp_path):
+    (tmp_path / "t.csv").write_text("a,y\n1,1.5\n2,2.5\n9,3.5\n,4.5\n")
+    table = read(tmp_path / "t.csv")
+    fills = [Preprocessing.of(table, "y", missing=missing).columns[0].fill for missing in ("mean", "median")]
+    assert fills == [4.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "classes"),
+    [
+        (["b", "a", "b"], "auto", ("a", "b")),
+        ([True, False, True], "auto", (False, True)),
+        ([7, 3, 7], "auto", (3, 7)),
+        ([7, 3, 7], "regression", None),
+        ([0.5, 1.5, 0.5], "auto", None),
+        (list(range(30)), "auto", None),
+        (list(range(30)), "classification", tuple(range(30))),
+    ],
+)
+def test_what_the_target_is(values, task, classes):
+    table = {"a": np.arange(len(values)), "y": values}
+    made = Preprocessing.of(table, "y", task=task)
+    assert made.target.classes == classes
+    y = made.targets(table)
+    if classes:
+        assert y.dtype == np.int64
+        y = np.eye(len(classes))[y]
+    assert made.decode(y.reshape(len(values), -1)).tolist() == pytest.approx(values) if not classes else values
+
+
+def test_every_format_gives_the_same(path, tmp_path):
+    table = read(path)
+    expected = Preprocessing.of(table, "price")
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    pyarrow.feather.write_feather(table, str(tmp_path / "t.feather"))
+    pyarrow.feather.write_feather(table, str(tmp_path / "t.arrow"), compression="uncompressed")
+    (tmp_path / "t.tsv").write_text(CSV.replace(",", "\t"))
+    with pyarrow.CompressedOutputStream(str(tmp_path / "t.csv.gz"), "gzip") as out:
+        out.write(CSV.encode())
+    encoded = table.set_column(2, "city", table["city"].dictionary_encode())
+    kinds = [read(tmp_path / f"t.{end}") for end in ("parquet", "feather", "arrow", "tsv", "csv.gz")]
+    for other in (*kinds, encoded, table.to_pydict(), table.to_pandas()):
+        made = Preprocessing.of(other, "price")
+        assert made.config() == expected.config()
+        np.testing.assert_array_equal(made.encode(other), expected.encode(table))
+    # Text that is empty in a format that knows missing values is missing, too.
+    empty = table.set_column(2, "city", pyarrow.array(["Oslo", "Rome", "", "Oslo"]))
+    np.testing.assert_array_equal(expected.encode(empty), expected.encode(table))
+
+
+def test_columns_as_told(path):
+    table = read(path)
+    made = Preprocessing.of(table, "price", categorical=["age"], drop=["city", "member"])
+    assert made.columns[0] == Categories("age", ("20", "40", "60"))
+    assert isinstance(made.columns[1], Numbers)
+    assert made.encode(table)[:, :3].tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_columns_in_another_order_and_more_of_them(path):
+    table = read(path)
+    made = Preprocessing.of(table, "price")
+    other = table.select(["city", "price", "member", "income", "age"]).append_column("more", table["age"])
+    np.testing.assert_array_equal(made.encode(other), made.encode(table))
+    np.testing.assert_array_equal(made.encode(table.drop_columns(["price"])), made.encode(table))
+
+
+def test_preprocessing_is_saved_with_the_network(path, tmp_path):
+    table = read(path)
+    made = Preprocessing.of(table, "price")
+    network = Network(made.n_features, [Dense(made.n_outputs)], loss=made.loss)
+    network.preprocessing = made
+    network.save(tmp_path / "m")
+    loaded, _ = fastgd.load(tmp_path / "m")
+    assert loaded.preprocessing.config() == made.config()
+    assert json.dumps(loaded.preprocessing.config())
+    np.testing.assert_array_equal(loaded.preprocessing.encode(table), made.encode(table))
+    assert loaded.preprocessing.target == made.target
+
+
+def test_a_run_with_another_preprocessing_is_not_resumed(path, tmp_path):
+    table = read(path)
+    for missing in ("mean", "median"):
+        made = Preprocessing.of(table, "price", missing=missing, task="regression")
+        table = table.set_column(0, "age", pyarrow.array([1, 2, 90, None]))
+        network = Network(made.n_features, [Dense(1)], loss="mse")
+        network.preprocessing = made
+        options = {"epochs": 1, "checkpoint": tmp_path / "m", "resume": True}
+        if missing == "mean":
+            network.fit(made.encode(table), made.targets(table), **options)
+        else:
+            with pytest.raises(CheckpointError, match="'preprocessing'"):
+                network.fit(made.encode(table), made.targets(table), **options)
+
+
+BAD = {
+    "no rows": ("a,y\n", {}, "t.csv: expected at least 1 row"),
+    "nothing": ("", {}, "t.csv: expected a csv file.*Empty"),
+    "no column": ("a,y\n1,2\n", {"target": "Y"}, r"t.csv, column 'Y': expected such a column \(target\).*mean 'y'"),
+    "no such drop": ("a,y\n1,2\n", {"drop": ["b"]}, r"column 'b': expected such a column \(drop\)"),
+    "a name twice": ("a,a,y\n1,2,3\n", {}, "column 'a': expected one column of each name"),
+    "fields": ("a,y\n1,2\n1,2,3\n1,2\n", {}, "t.csv, row 2: expected 2 fields as in the header, got 3: '1,2,3'"),
+    "text among numbers": ("a,y\n1,1\n2,2\nx,1\n", {}, "column 'a', row 3: expected a number, got 'x'"),
+    "text far down": ("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(200_000)) + "x,1\n", {},
+                      "column 'a', row 200001: expected a number, got 'x'"),
+    "infinite": ("a,y\n1,1\n-inf,2\n", {}, "column 'a', row 2: expected a finite number, got -inf"),
+    "one class": ("a,y\n1,b\n2,b\n", {}, "column 'y': expected at least 2 classes, got only 'b'"),
+    "no target": ("a,y\n1,b\n2,\n3,c\n", {}, "column 'y', row 2: expected a value in every row of the target"),
+    "no number": ("a,y\n1,1.5\n2,\n3,2.5\n", {}, "column 'y', row 2: expected a value in every row of the target"),
+    "all missing": ("a,b,y\n1,,1\n2,,2\n", {}, "column 'b': expected values.*none"),
+    "many categories": ("a,y\n" + "".join(f"n{i},{i % 2}\n" for i in range(300)), {}, "'a': expected at most 100"),
+    "dates": ("a,y\n2020-01-01,1\n2020-01-02,2\n", {}, "column 'a': expected numbers or text.*date"),
+    "nothing beside": ("y\n1\n2\n", {}, "expected a column beside the target"),
+    "classes of floats": ("a,y\n1,1.5\n2,2\n", {"task": "classification"}, "column 'y': expected text.*double"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_tables(case, tmp_path):
+    text, options, match = BAD[case]
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(TableError, match=match):
+        Preprocessing.of(read(path), **{"target": "y", "source": "t.csv", **options})
+
+
+def test_bad_rows_to_predict(path):
+    made = Preprocessing.of(read(path), "price")
+    good = {"age": [1, 2], "income": [1.0, 2.0], "city": ["Oslo", "Rome"], "member": [True, False]}
+    for change, match in (
+        ({"city": ["Oslo", "Rom"]}, "new, column 'city', row 2: expected one of .*got 'Rom'; did you mean 'Rome'"),
+        ({"age": ["1", "two"]}, "new, column 'age', row 2: expected a number, got 'two'"),
+        ({"income": [1.0, np.inf]}, "new, column 'income', row 2: expected a finite number"),
+        ({"age": None}, "new, column 'age': expected such a column"),
+    ):
+        table = {name: values for name, values in {**good, **change}.items() if values is not None}
+        with pytest.raises(TableError, match=match) as caught:
+            made.encode(table, source="new")
+        assert caught.value.source == "new"
+    zeros = made.encode({**good, "city": ["Oslo", "Rom"]}, unknown="zeros")
+    assert zeros[:, 2:4].tolist() == [[1, 0], [0, 0]]
+    with pytest.raises(TableError, match="new, column 'price', row 2: expected one of the classes.*got 99"):
+        made.targets({"price": [10, 99]}, source="new")
+    missing = made.encode({**good, "age": [None, 2], "city": [None, "Rome"], "income": [np.nan, 1.0]})
+    np.testing.assert_allclose(missing[0, :4], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: read("t.xlsx"), ValueError, "'path'.*csv.*xlsx"),
+        (lambda: read("none.csv"), FileNotFoundError, "none.csv"),
+        (lambda: Preprocessing.of(3, "y"), TypeError, "'table'.*3"),
+        (lambda: Preprocessing.of({"a": [1, 2], "y": [0, 1]}, "y", task="guess"), ValueError, "'task'"),
+        (lambda: Preprocessing.of({"a": [1, 2], "y": [0, 1]}, "y", missing="mode"), ValueError, "'missing'"),
+        (lambda: Preprocessing.of({"a": [1], "y": [0.5]}, "y").encode({"a": [1]}, unknown="x"), ValueError, "unknown"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(call, error, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=match):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("t.parquet", b"PAR1 no"), ("t.feather", b"x"), ("t.csv", b"a\xff,y\n1\xff,2\n")]
+)
+def test_files_that_are_something_else(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TableError, match=name):
+        Preprocessing.of(read(tmp_path / name), "y", source=name)
+
+
+def test_learns_from_a_table(tmp_path, rng):
+    """From a file to predictions in the units of the file."""
+    n = 600
+    age, city = rng.integers(18, 80, n), rng.choice(["Oslo", "Rome"], n)
+    price = 1e5 + 2000 * age + np.where(city == "Rome", 5e4, 0)
+    table = pyarrow.table({"age": age, "city": city, "price": price})
+    made = Preprocessing.of(table, "price")
+    network = Network(made.n_features, [Dense(16, "tanh"), Dense(1)], loss=made.loss)
+    network.fit(made.encode(table), made.targets(table), optimizer=fastgd.Adam(0.01), epochs=60)
+    assert np.abs(made.decode(network.predict(made.encode(table))) - price).mean() < 3e3
