@@ -22,7 +22,7 @@ from .activations import ACTIVATIONS
 from .choice import pick
 from .config import __version__
 from .errors import CheckpointError, check_integer, choose, shown, type_error, value_error
-from .layers import LAYERS
+from .layers import LAYERS, parameter_specs
 from .losses import LOSSES, Loss
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS
@@ -283,7 +283,7 @@ def load(path, *, backend="auto"):
 
 
 def _network(file, backend):
-    from .network import Network, parameter_specs
+    from .network import Network
 
     with file.field("network"):
         config = dict(file.content["network"])

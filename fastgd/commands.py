@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from . import callbacks, tables
+from . import callbacks, table_files, tables
 from .checkpoint import check_path, description, load
 from .config import show_config
 from .data import check_batch_size
@@ -25,7 +25,7 @@ from .schedules import cosine
 from .selfcheck import installed_backends, time_steps
 
 ARRAYS = ".npz"
-KINDS = f"digits, or a file ending in {', '.join([*tables.READERS, ARRAYS])}"
+KINDS = f"digits, or a file ending in {', '.join([*table_files.READERS, ARRAYS])}"
 
 
 def digits():
@@ -74,7 +74,7 @@ def read_data(arguments, *, preprocessing=None, needs_target=True):
         return Data(X, y, held_out)
     if path.lower().endswith(ARRAYS):
         return _read_arrays(path, arguments, needs_target)
-    if tables.ending(path) is None:
+    if table_files.ending(path) is None:
         hint = "; did you mean 'digits'?" if difflib.get_close_matches(path, ["digits"]) else ""
         raise value_error("DATA", KINDS, f"{path!r}{hint}")
     table = tables.read(path)
@@ -98,26 +98,28 @@ def _read_arrays(path, arguments, needs_target):
     except (ValueError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise tables.TableError(path, None, None, "an npz file of arrays", f"{error}") from None
+        raise table_files.TableError(path, None, None, "an npz file of arrays", f"{error}") from None
     target = arguments.target or "y"
     others = [name for name in arrays if name != target]
     name = "X" if "X" in others else others[0] if len(others) == 1 else None
     if name is None:
-        raise tables.TableError(path, None, None, f"an array 'X' beside {target!r}", shown(list(arrays)))
+        raise table_files.TableError(path, None, None, f"an array 'X' beside {target!r}", shown(list(arrays)))
     if needs_target and target not in arrays:
-        raise tables.TableError(path, target, None, "such an array (--target)", shown(list(arrays)))
+        raise table_files.TableError(path, target, None, "such an array (--target)", shown(list(arrays)))
     X, y = arrays[name], arrays.get(target)
     for column, array in ((name, X), (target, y)):
         if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise tables.TableError(path, column, place[0] + 1, "a finite number", f"{array[place]} at index {place}")
+            raise table_files.TableError(
+                path, column, place[0] + 1, "a finite number", f"{array[place]} at index {place}"
+            )
     if X.ndim > 2:  # images
         X = X.reshape(len(X), -1)
     if y is not None and y.dtype.kind in "iu" and y.ndim == 1:
         if getattr(arguments, "task", "auto") == "regression":
             y = y.astype(np.float64)
         elif len(y) and y.min() == y.max():
-            raise tables.TableError(path, target, None, "at least 2 classes", f"only {y.min()}")
+            raise table_files.TableError(path, target, None, "at least 2 classes", f"only {y.min()}")
     return Data(X, y, standardize=True)
 
 

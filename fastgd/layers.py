@@ -1,13 +1,15 @@
 """Layers: shapes, initial values, and the kernels of the forward and backward pass."""
 
+import typing
+
 import numpy as np
 
 from .activations import ACTIVATIONS, Activation
 from .choice import pick
-from .data import moments
 from .errors import check_integer, shown, value_error
 from .initializers import pick_initializer
 from .kernel import In, Out, kernel
+from .samples import moments
 
 
 def add_product(c, a, b):
@@ -233,3 +235,21 @@ def _numbers(name, values):
 
 
 LAYERS = {"Dense": Dense, "Standardize": Standardize}
+
+
+class ParameterSpec(typing.NamedTuple):
+    """An array of parameters: its name, shape, initializer, and whether the penalty applies to it."""
+
+    name: str
+    shape: tuple
+    initializer: object
+    is_weight: bool
+
+
+def parameter_specs(n_features, layers):
+    """The parameter arrays of a network in their order: weights first, so that a penalty is on a prefix."""
+    specs, n_in = [], n_features
+    for i, layer in enumerate(layers, 1):
+        specs += [ParameterSpec(f"{name}{i}", *spec) for name, *spec in layer.parameters(n_in)]
+        n_in = layer.output_size(n_in)
+    return sorted(specs, key=lambda spec: not spec.is_weight)

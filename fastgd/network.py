@@ -2,22 +2,22 @@
 
 import contextlib
 import math
-import typing
 
 import numpy as np
 
 from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, TOLD_TO_STOP, Turn
 from .buffers import aligned_zeros
 from .choice import pick
-from .data import check_rows, check_samples, check_targets, check_values, check_weights, leave_pages
+from .data import leave_pages
 from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
-from .layers import LAYERS
+from .layers import LAYERS, parameter_specs
 from .losses import LOSSES, Loss
 from .metrics import check_metrics
 from .optimizer import Optimizer
 from .optimizers import Adam
 from .plan import Plan
+from .samples import check_rows, check_samples, check_targets, check_values, check_weights
 from .schedules import Schedule
 from .steps import Steps
 from .threads import check_threads
@@ -29,24 +29,6 @@ BLOCK_ROWS = 256
 SLICE_SECONDS = 0.05
 # For how many steps to come the values of hyper-parameters are worked out, at most, for steps called one at a time.
 MAX_QUICK_STEPS = 4096
-
-
-class ParameterSpec(typing.NamedTuple):
-    """An array of parameters: its name, shape, initializer, and whether the penalty applies to it."""
-
-    name: str
-    shape: tuple
-    initializer: object
-    is_weight: bool
-
-
-def parameter_specs(n_features, layers):
-    """The parameter arrays of a network in their order: weights first, so that a penalty is on a prefix."""
-    specs, n_in = [], n_features
-    for i, layer in enumerate(layers, 1):
-        specs += [ParameterSpec(f"{name}{i}", *spec) for name, *spec in layer.parameters(n_in)]
-        n_in = layer.output_size(n_in)
-    return sorted(specs, key=lambda spec: not spec.is_weight)
 
 
 class Network:

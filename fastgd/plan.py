@@ -20,7 +20,9 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
     norms        the squares of the gradient,
     factor       and what it is clipped by
     update       the optimizer
-    outer        the optimizer on a minibatch of one row, whose gradient is not made"""
+    outer        the optimizer on a minibatch of one row, whose gradient is not made
+
+Over 400 lines: writing down, laying out, binding and running go through the same buffers and records."""
 
 import time
 

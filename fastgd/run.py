@@ -25,13 +25,14 @@ class Run:
     """A call of `fit`, as callbacks see it.
 
     network, optimizer; history: what is known so far. epochs: how many are asked for. step: minibatches done.
-    at_epoch_end: whether this is a pause after an epoch.
+    rows_of_epoch: rows in an epoch; None if that is not known. at_epoch_end: whether this is a pause after an epoch.
     """
 
     def __init__(self, network, optimizer, source, epochs, watch, callbacks, bar, checkpoint, checkpoint_every):
         self.network, self.optimizer, self.epochs = network, optimizer, epochs
-        self.history = History(metrics={})
+        self.history = History()
         self._source, self._watch, self._callbacks, self._bar = source, watch, callbacks, bar
+        self.rows_of_epoch = source.rows
         self._checkpoint, self._checkpoint_every, self._parameters = checkpoint, checkpoint_every, None
         self._each_epoch = [c for c in enumerate(callbacks) if not isinstance(c[1], every)]
         self._each_steps = [c for c in enumerate(callbacks) if isinstance(c[1], every)]
@@ -45,6 +46,7 @@ class Run:
         # whose end has been attended to.
         self._piece, self._booked, self._ended, self._base, self._attended = None, 0, 0, 0, 0
         self._changes = 0  # of the optimizer, by hand, when they were laid out
+        self._calling = False  # callbacks, who may have trained the network
         self._seconds_before, self._rows_now, self._undo = 0.0, None, None
 
     # ---- what a callback may ask
@@ -65,11 +67,6 @@ class Run:
         if self._booked:
             return float(self._piece.rates[self._booked - 1])
         return float(self.optimizer.schedule(max(self.optimizer.steps - 1, 0)))
-
-    @property
-    def rows_of_epoch(self):
-        """Rows in an epoch; None if that is not known."""
-        return self._source.rows
 
     @property
     def rows_in_epoch(self):
@@ -224,7 +221,7 @@ class Run:
             history.seconds += [seconds]
             self._rows_before += rows
             self._sums[:] = 0
-            network.epochs, source.position = network.epochs + 1, 0
+            network.epochs, source.epoch, source.position = network.epochs + 1, source.epoch + 1, 0
             self._pause(at_epoch_end=True)
 
     def _book_minibatch(self, loss):
@@ -276,7 +273,7 @@ class Run:
         due = self._each_epoch if at_epoch_end else []
         if self._each_steps:
             due = [c for c in self._each_steps if self.step % c[1].steps == 0] + due
-        self.at_epoch_end = at_epoch_end
+        self.at_epoch_end, self._calling = at_epoch_end, True
         self.network._turn.lend()
         for i, callback in due:
             try:
@@ -287,6 +284,7 @@ class Run:
             if answer is True or answer is np.True_:
                 self.history.stopped = self.history.stopped or "callback"
         self.network._turn.take_back()
+        self._calling = False
 
     # ---- kept
 
@@ -305,7 +303,7 @@ class Run:
         if self.network._plan is not None and self.network._plan.torn:
             error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step of the numpy backend")
             return
-        if self._piece is not None and done > self._booked:
+        if self._piece is not None and done > self._booked and not self._calling:
             self._book(done)
         elif self._rows_now is not None and done == 1:
             self._book_minibatch(self.network._loss_before())
@@ -338,6 +336,7 @@ class Run:
             source.rewind(self._booked)
         content = {
             "fit": self.settings(),
+            "epoch": source.epoch,
             "position": source.position,
             "step": self.step,
             "rows": self._rows_before,
@@ -362,10 +361,12 @@ class Run:
 
     def prepare(self, content, arrays, network):
         """Checks a state as it was saved, with the network as it was then; returns a function that takes it over."""
-        counts = ("position", "step", "rows", "updates", "attended")
+        counts = ("epoch", "position", "step", "rows", "updates", "attended")
         numbers = {name: check_integer(name, content[name], 0) for name in counts}
         seconds = check_number("seconds", content["seconds"], 0.0)
         best_epoch, stopped = content["best_epoch"], content["stopped"]
+        if best_epoch is not None:
+            check_integer("best_epoch", best_epoch, 1)
         begin = "history."
         lists = {name[len(begin) :]: arrays[name].tolist() for name in arrays if name.startswith(begin)}
         columns = {name: lists[name] for name in COLUMNS}
@@ -374,7 +375,7 @@ class Run:
             expected = attended if name.startswith(("validation", "metrics.")) else epochs
             if len(values) not in (0, expected):
                 raise value_error(name, f"{expected} values", len(values))
-        if attended > epochs or epochs > network.epochs or numbers["position"] >= self._source.per_epoch:
+        if attended > epochs or epochs > numbers["epoch"] or numbers["position"] >= self._source.per_epoch:
             raise value_error("position", "one that a run can have", shown(numbers))
         sums, seen = arrays["sums"].reshape(2), arrays["watch"].reshape(3).tolist()
         for name in {"best", "parameters"} & set(arrays):
@@ -385,12 +386,13 @@ class Run:
             history, watch = self.history, self._watch
             vars(history).update(columns, steps=numbers["updates"], best_epoch=best_epoch)
             history.metrics = {n.removeprefix("metrics."): v for n, v in lists.items() if n.startswith("metrics.")}
-            history.stopped = stopped if stopped in ("converged", "patience") else None
+            watch.take(seen)
+            if stopped in ("converged", "patience") and watch.waited >= watch.patience:
+                history.stopped = stopped
             self._sums[:], self.step, self._rows_before = sums, numbers["step"], numbers["rows"]
             self.first_row, self._attended, self._seconds_before = self.rows, attended, seconds
-            self._first_epoch = self.network.epochs - epochs
-            self._source.epoch, self._source.position = self.network.epochs, numbers["position"]
-            watch.take(seen)
+            self._first_epoch = numbers["epoch"] - epochs
+            self._source.epoch, self._source.position = numbers["epoch"], numbers["position"]
             watch.parameters = arrays.get("best")
             if "parameters" in arrays:
                 self.network.parameters[:] = arrays["parameters"]

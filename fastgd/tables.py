@@ -10,129 +10,19 @@ preprocessing.decode(net.predict(preprocessing.encode(other)))
 
 import dataclasses
 import difflib
-import errno
-import os
 
 import numpy as np
 
-from .errors import check_integer, check_number, choose, shown, type_error, value_error
+from .errors import check_integer, check_number, choose, shown
+from .table_files import TableError, Where, as_table, pyarrow_modules, read
+
+__all__ = ["Categories", "Numbers", "Preprocessing", "TableError", "Target", "read"]
 
 # A column of text more of which are numbers than this is one of numbers, with mistakes in it.
 MOSTLY = 0.5
 # Integer targets of at most so many values are classes, unless told.
 MAX_CLASSES = 20
 TASKS = ("auto", "classification", "regression")
-
-
-class TableError(ValueError):
-    """Something is wrong with the data of a table: `source`, `column` and `row` (counted from 1, without a header) tell
-    where, or are None."""
-
-    def __init__(self, source, column, row, expected, got):
-        super().__init__(source, column, row, expected, got)
-        self.source, self.column, self.row, self.expected, self.got = source, column, row, expected, got
-
-    def __str__(self):
-        places = [f"column {self.column!r}" if self.column is not None else "", f"row {self.row}" if self.row else ""]
-        where = ", ".join(place for place in (self.source, *places) if place)
-        return f"{where}: expected {self.expected}, got {self.got}"
-
-
-def _pyarrow():
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.csv
-        import pyarrow.feather
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("tables need pyarrow: pip install 'fastgd[data]'") from error
-    return pyarrow
-
-
-def _read_csv(path, delimiter=","):
-    csv, arrow = _pyarrow().csv, _pyarrow()
-    parse = csv.ParseOptions(delimiter=delimiter)
-    try:
-        return csv.read_csv(path, parse_options=parse, convert_options=csv.ConvertOptions(strings_can_be_null=True))
-    except arrow.ArrowInvalid as error:
-        if "CSV parse error" in str(error):
-            raise _bad_row(path, parse) or error from None
-        if "conversion error" not in str(error):
-            raise
-    # A column that looked like numbers has something else further down: as text, so that it can be told where.
-    with csv.open_csv(path, parse_options=parse) as opened:
-        types = dict.fromkeys(opened.schema.names, arrow.string())
-    options = csv.ConvertOptions(strings_can_be_null=True, column_types=types)
-    return csv.read_csv(path, parse_options=parse, convert_options=options)
-
-
-def _bad_row(path, parse):
-    """What is wrong with the first row of another number of fields than the header."""
-    found = []
-    parse.invalid_row_handler = lambda row: found.append(row) or "skip"
-    csv = _pyarrow().csv
-    csv.read_csv(path, parse_options=parse, read_options=csv.ReadOptions(use_threads=False))  # else without numbers
-    if not found:
-        return None
-    row = found[0]
-    expected, got = f"{row.expected_columns} fields as in the header", f"{row.actual_columns}: {shown(row.text)}"
-    return TableError(path, None, row.number - 1, expected, got)
-
-
-READERS = {
-    ".csv": _read_csv,
-    ".csv.gz": _read_csv,
-    ".tsv": lambda path: _read_csv(path, "\t"),
-    ".parquet": lambda path: _pyarrow().parquet.read_table(path),
-    ".feather": lambda path: _pyarrow().feather.read_table(path),
-    ".arrow": lambda path: _pyarrow().feather.read_table(path),
-}
-
-
-def ending(path):
-    """The ending of a file's name that tells its kind, or None."""
-    return next((end for end in READERS if os.fspath(path).lower().endswith(end)), None)
-
-
-def read(path):
-    """Reads a CSV, TSV, Parquet, Feather or Arrow file, by its ending, as a pyarrow.Table. In text files empty fields,
-    "NA", "NaN", "null" and the like are missing values.
-
-    Raises OSError if the file cannot be read, TableError naming it if it is no such table."""
-    path = os.fspath(path)
-    end = ending(path)
-    if end is None:
-        raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
-    arrow = _pyarrow()
-    if not os.path.exists(path):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    try:
-        return _checked_table(READERS[end](path), path)
-    except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise TableError(path, None, None, f"a {end[1:]} file", str(error).splitlines()[0]) from None
-
-
-def _checked_table(table, source):
-    names = table.column_names
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise TableError(source, sorted(twice)[0], None, "one column of each name", "several")
-    if table.num_rows == 0:
-        raise TableError(source, None, None, "at least 1 row", "none")
-    return table
-
-
-def as_table(data, source=None):
-    """A pyarrow.Table of one, of a pandas DataFrame, or of a dict of columns."""
-    arrow = _pyarrow()
-    if isinstance(data, dict):
-        data = arrow.table(data)
-    elif hasattr(data, "__dataframe__") and not isinstance(data, arrow.Table):
-        data = arrow.Table.from_pandas(data, preserve_index=False)
-    if not isinstance(data, arrow.Table):
-        raise type_error("table", "a pyarrow.Table, a DataFrame or a dict of columns", shown(data))
-    return _checked_table(data, source)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +54,7 @@ class Categories:
 
     def encode(self, column, out, where, unknown):
         text = _text(column)
-        index = _pyarrow().compute.index_in(text, value_set=_pyarrow().array(self.values, text.type))
+        index = pyarrow_modules().compute.index_in(text, value_set=pyarrow_modules().array(self.values, text.type))
         index = index.to_numpy(zero_copy_only=False)
         strange = np.isnan(index.astype(np.float64)) & _valid(text)
         if strange.any() and unknown == "error":
@@ -180,20 +70,9 @@ class Categories:
         out[rows, index[rows].astype(np.int64)] = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Where:
-    """A place in a table, for messages."""
-
-    source: str | None
-    column: str | None
-
-    def error(self, expected, got, row=None):
-        return TableError(self.source, self.column, None if row is None else row + 1, expected, got)
-
-
 def _text(column):
     """A column as text, in one piece; an empty one is missing."""
-    arrow = _pyarrow()
+    arrow = pyarrow_modules()
     if arrow.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     text = column.cast(arrow.string()).combine_chunks()
@@ -206,20 +85,20 @@ def _valid(text):
 
 
 def _is_text(kind):
-    types = _pyarrow().types
+    types = pyarrow_modules().types
     if types.is_dictionary(kind):
         kind = kind.value_type
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _is_number(kind):
-    types = _pyarrow().types
+    types = pyarrow_modules().types
     return any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
 
 
 def _numbers(column, where):
     """A column as float64, NaN where it is missing."""
-    arrow = _pyarrow()
+    arrow = pyarrow_modules()
     if _is_text(column.type):
         text = _text(column)
         column = _parsed(text)
@@ -420,7 +299,7 @@ def _learnt_numbers(name, column, where, missing):
 
 
 def _learnt_target(column, where, task):
-    types = _pyarrow().types
+    types = pyarrow_modules().types
     classes = _is_text(column.type) or types.is_boolean(column.type)
     if task == "auto" and not classes and types.is_integer(column.type):
         classes = len(column.unique()) <= MAX_CLASSES

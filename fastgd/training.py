@@ -4,12 +4,13 @@ import os
 
 from . import checkpoint as files
 from .callbacks import ProgressBar, check_callbacks
-from .data import check_batch_size, check_class_weight, check_samples
+from .data import check_batch_size
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .metrics import check_metrics
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS
 from .run import Run
+from .samples import check_class_weight, check_samples
 from .sampling import Minibatches, Stream
 from .stopping import Watch
 

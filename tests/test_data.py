@@ -144,14 +144,14 @@ def test_memory_is_bounded_for_mapped_files(dtype, tmp_path):
 def test_moments_in_one_pass(rng):
     X = (rng.normal(size=(10_000, 5)) * [1, 10, 0.1, 1e-3, 1] + [0, 1e6, -5, 3, 0]).astype(np.float64)
     X[:, 4] = 7
-    mean, variance = fastgd.data.moments("X", X)
+    mean, variance = fastgd.samples.moments("X", X)
     np.testing.assert_allclose(mean, X.mean(axis=0), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(variance, X.var(axis=0), rtol=1e-9)
     for x in (X.astype(np.float32), np.asfortranarray(X), (X * 10).astype(np.int64)):
-        np.testing.assert_allclose(fastgd.data.moments("X", x)[1], x.astype(np.float64).var(axis=0), rtol=1e-9)
+        np.testing.assert_allclose(fastgd.samples.moments("X", x)[1], x.astype(np.float64).var(axis=0), rtol=1e-9)
     X[5, 2] = np.nan
     with pytest.raises(ValueError, match=r"'X'.*nan. at index \(5, 2\)"):
-        fastgd.data.moments("X", X)
+        fastgd.samples.moments("X", X)
 
 
 # ---- Standardize

@@ -1,0 +1,218 @@
+"""Samples: rows of data that have passed the checks at the door, with their targets and weights."""
+
+import collections.abc
+import dataclasses
+
+import numpy as np
+
+from .data import RowReader, epoch_order, leave_pages
+from .errors import check_number, shown, type_error, value_error
+
+# Numbers, and rows of them, looked at in one go when a whole data set is checked: bounds the memory a check takes.
+CHECK_SIZE, CHECK_ROWS = 2**20, 4096
+# In place of the number of an epoch where rows are chosen to be held out.
+SPLIT_EPOCH = 2**64 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Rows of data that have passed the checks: x (rows, n_features) and y of any dtype and layout, for a loss kernel,
+    with a factor of each row's loss, 1 on average, or None for 1; `rows` gathers those of x. `index` names the rows
+    meant, None is all."""
+
+    x: np.ndarray
+    y: np.ndarray
+    kernel: object
+    rows: RowReader
+    weight: np.ndarray | None = None
+    index: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.x if self.index is None else self.index)
+
+    def part(self, start, stop):
+        """x, y and weight, as it stands, of some of the rows."""
+        rows = slice(start, stop) if self.index is None else self.index[start:stop]
+        x = self.x[rows] if self.index is None else self.rows.take(rows)
+        return x, self.y[rows], None if self.weight is None else self.weight[rows]
+
+    def targets(self):
+        """y and weight of all rows."""
+        rows = slice(None) if self.index is None else self.index
+        return self.y[rows], None if self.weight is None else self.weight[rows]
+
+    def split(self, fraction, seed):
+        """These samples without a part that is chosen by the seed, and that part."""
+        order = epoch_order(len(self.x), seed, SPLIT_EPOCH, True)
+        held_out = max(1, round(fraction * len(order)))
+        if held_out == len(order):
+            raise value_error("validation_fraction", "a row left to train on", f"{len(order)} rows in all")
+        parts = []
+        for index in (np.sort(order[held_out:]), np.sort(order[:held_out])):
+            weight = self.weight
+            if weight is not None:
+                weight = weight / _mean_weight("sample_weight", weight[index])
+            parts.append(dataclasses.replace(self, weight=weight, index=index))
+        return parts
+
+
+def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True):
+    """The arrays as `Samples` for a network, with nothing copied; `finite` looks for values that are not, too."""
+    x = check_rows(names[0], x, network.n_features)
+    y, kernel = check_targets(names[1], y, len(x), network.loss_function, network.sizes[-1])
+    weight = None if sample_weight is None else check_weights(names[2], sample_weight, len(x), network.dtype)
+    if finite:
+        check_values(names[0], x, network.dtype)
+    check_values(names[1], y, network.dtype, kernel.arrays["y"], network.sizes[-1])
+    return Samples(x, y, kernel, RowReader(x), weight)
+
+
+def check_weights(argument, weight, rows, dtype):
+    """A factor for each row, scaled to be 1 on average."""
+    weight = _as_array(argument, weight)
+    if weight.shape != (rows,):
+        raise value_error(argument, f"an array of shape ({rows},), one number for each row", shown(weight))
+    check_values(argument, weight, dtype)
+    if weight.min() < 0:
+        i = int(np.argmin(weight))
+        raise value_error(argument, "numbers >= 0", f"{weight[i]} at index {i}")
+    weight = weight.astype(np.float64)
+    return weight / _mean_weight(argument, weight)
+
+
+def _mean_weight(argument, weight):
+    mean = weight.mean()
+    if mean == 0:
+        raise value_error(argument, "a number above 0 among the rows", f"0 in all {len(weight)}")
+    return mean
+
+
+def check_class_weight(class_weight, samples, dtype):
+    """The samples with weights multiplied by those of their classes: {label: weight}, or "balanced"."""
+    name = "class_weight"
+    labels = samples.y if samples.y.ndim == 1 else samples.y[:, 0]
+    if samples.kernel.arrays["y"].domain not in ("labels", "unit") or samples.y[0].size != 1:
+        raise value_error(name, "None for targets that are no labels", shown(class_weight))
+    known, counts = np.unique(labels, return_counts=True)
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        factors = len(labels) / (len(known) * counts)
+    elif isinstance(class_weight, collections.abc.Mapping):
+        strange = [label for label in class_weight if label not in known]
+        if strange:
+            raise value_error(name, f"labels that are in y: {shown(known.tolist())}", shown(strange[0]))
+        factors = [check_number(f"{name}[{label!r}]", class_weight.get(label, 1.0), 0.0) for label in known.tolist()]
+    else:
+        raise type_error(name, "a dict {label: weight} or 'balanced'", shown(class_weight))
+    weight = np.asarray(factors)[np.searchsorted(known, labels)]
+    if samples.weight is not None:
+        weight = weight * samples.weight
+    return dataclasses.replace(samples, weight=check_weights(name, weight, len(labels), dtype))
+
+
+def check_rows(argument, x, n_features):
+    """x as an array (rows, n_features) of real numbers, any dtype and layout; nothing is copied."""
+    x = _as_array(argument, x)
+    if x.ndim != 2:
+        hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 else ""
+        raise value_error(argument, f"a 2-D array (rows, {n_features})", f"{shown(x)}{hint}")
+    if x.shape[0] == 0:
+        raise value_error(argument, "at least 1 row", shown(x))
+    if x.shape[1] != n_features:
+        raise value_error(argument, f"{n_features} features (columns)", x.shape[1])
+    return x
+
+
+def check_targets(argument, y, rows, loss, n_outputs):
+    """y as an array that fits one of the loss's kernels, and that kernel: integer labels (rows,) where the loss takes
+    them and y is of integers, else values (rows, n_outputs), for one output also (rows,)."""
+    y = _as_array(argument, y)
+    specs = [kernel.arrays["y"] for kernel in loss.kernels]
+    takes_labels = specs[0].domain == "labels"
+    if takes_labels and y.ndim == 1:
+        if y.dtype.kind not in "iu":
+            hint = "; use y.astype(int) for class labels" if y.dtype.kind in "bf" else ""
+            raise type_error(argument, f"integer labels in [0, {n_outputs - 1}]", f"{shown(y)}{hint}")
+        shape, kernel = (rows,), loss.kernels[0]
+    else:
+        if y.ndim == 1 and n_outputs == 1:
+            y = y[:, None]
+        shape, kernel = (rows, n_outputs), loss.kernels[-1]
+    if y.shape != shape:
+        labels = f"integer labels of shape ({rows},) or " if takes_labels else ""
+        raise value_error(argument, f"{labels}values of shape ({rows}, {n_outputs})", shown(y))
+    return y, kernel
+
+
+def check_values(argument, values, dtype, spec=None, classes=None):
+    """Raises unless every element is finite in `dtype` and lies in the domain of a kernel's array."""
+    domain = "real" if spec is None else spec.domain
+    expected, ok = _DOMAINS[domain]
+    if domain == "real" and values.dtype.kind in "biu":
+        return  # every integer is finite
+    rows = block_rows(values)
+    for start in range(0, len(values), rows):
+        block = values[start : start + rows]
+        if domain == "labels":
+            good = (block >= 0) & (block < classes)
+            expected = f"integer labels in [0, {classes - 1}]"
+        else:
+            with np.errstate(over="ignore"):
+                block = np.asarray(block, dtype)
+            good = np.isfinite(block)
+            if good.all() and ok is not None:
+                good = ok(block)
+        if not good.all():
+            index = tuple(int(i) for i in np.argwhere(~good)[0])
+            got = block[index] if domain != "probabilities" or not np.isfinite(block).all() else block[index[0]]
+            where = (index[0] + start, *index[1:])
+            raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
+        leave_pages(values)
+
+
+def block_rows(x):
+    """How many rows of x are looked at in one go."""
+    return max(1, min(CHECK_ROWS, CHECK_SIZE // max(1, x[0].size)))
+
+
+def _rows_are_probabilities(block):
+    return ((block >= 0).all(axis=1) & (np.abs(block.sum(axis=1) - 1) <= 1e-3))[:, None]
+
+
+_DOMAINS = {
+    "real": ("finite numbers", None),
+    "unit": ("numbers in [0, 1]", lambda block: (block >= 0) & (block <= 1)),
+    "probabilities": ("rows of numbers >= 0 that sum to 1", _rows_are_probabilities),
+    "labels": (None, None),
+}
+
+
+def _as_array(argument, values):
+    if isinstance(values, np.ma.MaskedArray):
+        raise type_error(argument, "an array without a mask", "a masked array")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise type_error(argument, "an array of real numbers", f"{type(values).__name__} ({error})") from None
+    if array.dtype.kind not in "biuf":
+        raise type_error(argument, "an array of real numbers", f"{type(values).__name__} of dtype {array.dtype}")
+    return array
+
+
+def moments(argument, x):
+    """Mean and variance of each column of x (rows, n), in float64, a block of rows at a time (Chan, Golub & LeVeque
+    1979)."""
+    x = _as_array(argument, x)
+    if x.ndim != 2 or 0 in x.shape:
+        raise value_error(argument, "an array (rows, n_features) of at least 1 row", shown(x))
+    check_values(argument, x, np.float64)
+    count, mean, squares = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    rows = block_rows(x)
+    for start in range(0, len(x), rows):
+        block = np.asarray(x[start : start + rows], np.float64)
+        n, of_block = len(block), block.mean(axis=0)
+        apart = of_block - mean
+        squares += ((block - of_block) ** 2).sum(axis=0) + apart**2 * (count * n / (count + n))
+        mean += apart * (n / (count + n))
+        count += n
+        leave_pages(x)
+    return mean, squares / count
