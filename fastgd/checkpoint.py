@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from .activations import ACTIVATIONS
 from .choice import pick
 from .config import __version__
-from .errors import CheckpointError, check_integer, choose, shown, type_error, value_error
+from .errors import CheckpointError, check_integer, check_number, choose, shown, type_error, value_error
+from .kernel import DTYPES
 from .layers import LAYERS, parameter_specs
 from .losses import LOSSES, Loss
 from .optimizer import Optimizer
@@ -291,6 +292,7 @@ def _network(file, backend):
         chosen = dict(config.pop("loss"))
         loss = pick("loss", chosen.pop("name"), LOSSES, Loss)(**chosen)
         n_features = check_integer("n_features", config.pop("n_features"), 1)
+        choose("dtype", config["dtype"], DTYPES)
         # Before there is memory taken for them.
         file.check({spec.name: (spec.shape, config["dtype"]) for spec in parameter_specs(n_features, layers)})
         network = Network(n_features, layers, loss=loss, backend=backend, **config)
@@ -299,6 +301,10 @@ def _network(file, backend):
     if file.content.get("preprocessing") is not None:
         with file.field("preprocessing"):
             network.preprocessing = Preprocessing.from_config(file.content["preprocessing"])
+            made = network.preprocessing.n_features, network.preprocessing.n_outputs
+            if made != (network.n_features, network.sizes[-1]):
+                expected = f"{network.n_features} features and {network.sizes[-1]} outputs"
+                raise value_error("preprocessing", expected, "{} and {}".format(*made))
     file.fill(network.views())
     return network
 
@@ -310,7 +316,7 @@ def _optimizer(file, network):
         config = dict(file.content["optimizer"])
         schedule, minibatches = dict(config.pop("learning_rate")), config.pop("minibatches")
         optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(from_config(schedule), **config)
-        optimizer.minibatches = check_integer("minibatches", minibatches, 0)
+        optimizer.minibatches = int(check_number("minibatches", check_integer("minibatches", minibatches, 0), 0, 2**53))
     if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in file.names):
         return optimizer  # saved before its first update, which makes the state
     with file.field("optimizer"):

@@ -8,6 +8,8 @@ import math
 import os
 import sys
 import time
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -25,6 +27,8 @@ from .schedules import cosine
 from .selfcheck import installed_backends, time_steps
 
 ARRAYS = ".npz"
+# Labels above this, and above the number of rows, are no labels.
+MOST_CLASSES = 1000
 KINDS = f"digits, or a file ending in {', '.join([*table_files.READERS, ARRAYS])}"
 
 
@@ -93,10 +97,13 @@ def read_data(arguments, *, preprocessing=None, needs_target=True):
 def _read_arrays(path, arguments, needs_target):
     """Arrays of an npz file: that called --target (or "y") and the only other one, or "X"."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise ValueError("an array by itself")
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise table_files.TableError(path, None, None, "an npz file of arrays", f"{error}") from None
     target = arguments.target or "y"
@@ -108,6 +115,9 @@ def _read_arrays(path, arguments, needs_target):
         raise table_files.TableError(path, target, None, "such an array (--target)", shown(list(arrays)))
     X, y = arrays[name], arrays.get(target)
     for column, array in ((name, X), (target, y)):
+        if array is not None and (array.ndim == 0 or array.dtype.kind not in "biuf" or len(array) != len(X)):
+            expected = f"an array of {len(X) if X.ndim else 'some'} rows of numbers"
+            raise table_files.TableError(path, column, None, expected, shown(array))
         if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise table_files.TableError(
@@ -120,6 +130,10 @@ def _read_arrays(path, arguments, needs_target):
             y = y.astype(np.float64)
         elif len(y) and y.min() == y.max():
             raise table_files.TableError(path, target, None, "at least 2 classes", f"only {y.min()}")
+        elif len(y) and not 0 <= y.min() <= y.max() < max(MOST_CLASSES, len(y)):
+            row = int(np.argmin(y) if y.min() < 0 else np.argmax(y))
+            expected = "labels from 0 to below the number of classes"
+            raise table_files.TableError(path, target, row + 1, expected, f"{y[row]}")
     return Data(X, y, standardize=True)
 
 
@@ -151,6 +165,8 @@ def train(arguments):
     """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve."""
     stem = os.path.basename(arguments.data).split(".")[0]
     save = check_path(f"{stem}.safetensors" if arguments.save is None else arguments.save)
+    if os.path.exists(save) and os.path.exists(arguments.data) and os.path.samefile(save, arguments.data):
+        raise value_error("--save", "another file than DATA", repr(save))
     plot = arguments.plot
     if plot is None and arguments.data == "digits":
         plot = "digits.png"
@@ -167,6 +183,8 @@ def train(arguments):
     fraction = check_number("--validation", arguments.validation, 0.0, 1.0, high_open=True)
     held_out = {"validation_data": data.held_out} if data.held_out else {"validation_fraction": fraction or None}
     rows = len(data.X) - (0 if data.held_out else max(1, round(fraction * len(data.X))) if fraction else 0)
+    if rows < 1:
+        raise value_error("--validation", "a row left to train on", f"{len(data.X)} rows in all")
     batch_size = check_batch_size(arguments.batch_size, rows)
     total_steps = max(1, arguments.epochs * math.ceil(rows / batch_size))
     optimizer = make_optimizer(arguments, cosine(arguments.learning_rate, total_steps=total_steps))

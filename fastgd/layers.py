@@ -9,7 +9,7 @@ from .choice import pick
 from .errors import check_integer, shown, value_error
 from .initializers import pick_initializer
 from .kernel import In, Out, kernel
-from .samples import moments
+from .samples import moments, scale_of
 
 
 def add_product(c, a, b):
@@ -190,7 +190,7 @@ class Standardize:
         """From the mean and the variance (divided by the rows) of each column of X (rows, n_features), of any real
         dtype and layout, in one pass over blocks of rows. A constant column becomes 0."""
         mean, variance = moments("X", X)
-        return cls(mean, 1 / np.sqrt(np.where(variance > 0, variance, 1.0)))
+        return cls(mean, scale_of(mean, variance, len(X)))
 
     def output_size(self, n_in):
         for name, values in (("shift", self.shift), ("scale", self.scale)):

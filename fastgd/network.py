@@ -77,7 +77,7 @@ class Network:
         self._make_buffers()
         self.epochs, self.preprocessing = 0, None
         self._quick_step = _not_ready
-        self._last_loss = None
+        self._last_loss, self._totals = None, None  # of the last step; of the steps that are being run
         self._drop_plan()
         self._turn = Turn("network")
 
@@ -284,7 +284,7 @@ class Network:
         """Runs training steps from `first` on; returns None, or the step that diverged. tell(s) is called when s steps
         are done, now and then, and at `pauses`; if it is true, that is the end."""
         self._drop_quick_step()  # it is not the next step any more, perhaps not even of the optimizer in use
-        s, walk, risky = first, plan.best_walk, steps.parameter_limits
+        s, walk, risky, self._totals = first, plan.best_walk, steps.parameter_limits, steps.totals
         pauses = np.array([*pauses, len(steps)], np.int64) if risky is None else np.arange(1, len(steps) + 1)
         while s < len(steps):
             if risky is not None and not np.abs(self._parameters).max() <= risky[s]:
@@ -297,7 +297,7 @@ class Network:
                 return s
             elif status == TOLD_TO_STOP or (tell is not None and tell(s)):
                 break
-        self._last_loss = steps.totals.item(s - 1)
+        self._last_loss, self._totals = steps.totals.item(s - 1), None
         return None
 
     def _divergence(self, steps, s, optimizer, epoch=None):

@@ -277,11 +277,11 @@ class Optimizer(Stepper):
         """Makes the state for flat parameter arrays on first use; later it must fit them."""
         self.check_fit(parameters)
         if self._parts is None:
-            self._parts = [(p.size, str(p.dtype)) for p in parameters]
-            self.state = {}
+            parts, state = [(p.size, str(p.dtype)) for p in parameters], {}
             for p in parameters:
                 for name, array in self._new_state(p).items():
-                    self.state.setdefault(name, []).append(array)
+                    state.setdefault(name, []).append(array)
+            self._parts, self.state = parts, state  # whole, whenever an interrupt comes
 
     def _new_state(self, p):
         """The state of a flat parameter array, by name."""

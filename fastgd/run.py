@@ -7,6 +7,7 @@ two pauses Python sees nothing but a look at signals every 50 ms."""
 import contextlib
 import copy
 import math
+import operator
 import time
 
 import numpy as np
@@ -29,8 +30,7 @@ class Run:
     """
 
     def __init__(self, network, optimizer, source, epochs, watch, callbacks, bar, checkpoint, checkpoint_every):
-        self.network, self.optimizer, self.epochs = network, optimizer, epochs
-        self.history = History()
+        self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._watch, self._callbacks, self._bar = source, watch, callbacks, bar
         self.rows_of_epoch = source.rows
         self._checkpoint, self._checkpoint_every, self._parameters = checkpoint, checkpoint_every, None
@@ -51,10 +51,14 @@ class Run:
 
     # ---- what a callback may ask
 
+    network = property(operator.attrgetter("_network"))
+    optimizer = property(operator.attrgetter("_optimizer"))
+    history = property(operator.attrgetter("_history"))
+
     @property
     def epoch(self):
         """Epochs done."""
-        return len(self.history.loss)
+        return len(self._history.loss)
 
     @property
     def loss(self):
@@ -66,7 +70,7 @@ class Run:
         """Of the last update."""
         if self._booked:
             return float(self._piece.rates[self._booked - 1])
-        return float(self.optimizer.schedule(max(self.optimizer.steps - 1, 0)))
+        return float(self._optimizer.schedule(max(self._optimizer.steps - 1, 0)))
 
     @property
     def rows_in_epoch(self):
@@ -82,7 +86,7 @@ class Run:
 
     def go(self):
         """Trains; returns the history."""
-        history = self.network.history = self.history
+        history = self._network.history = self._history
         self._saved = time.monotonic()
         self._started = self._saved - self._seconds_before
         with contextlib.ExitStack() as stack:
@@ -93,7 +97,7 @@ class Run:
                 if isinstance(self._source, Stream):
                     self._train_on_stream()
                 else:
-                    with self.network._turn:
+                    with self._network._turn:
                         self._train_on_arrays()
                 history.stopped = history.stopped or "epochs"
                 self._finish()
@@ -109,42 +113,44 @@ class Run:
 
     def _finish(self):
         if self._watch.parameters is not None:
-            self._parameters = self.network.parameters.copy()
-            self.network.parameters[:] = self._watch.parameters
+            self._parameters = self._network.parameters.copy()
+            self._network.parameters[:] = self._watch.parameters
         if self._checkpoint:
             self.save(self._checkpoint)
         if self._bar:
             self._bar(self, last=True)
 
     def _train_on_arrays(self):
-        optimizer, source = self.optimizer, self._source
+        optimizer, source = self._optimizer, self._source
         self._attend()
-        while self.epoch < self.epochs and not self.history.stopped:
-            last_epoch = self._first_epoch + self.epochs
-            self._base, self._booked, self._ended = optimizer.minibatches, 0, 0
-            self._piece = source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=not self._looks)
-            self._ends = [*self._piece.ends.tolist(), math.inf]
-            self._end_rates = self._piece.rates[self._piece.ends - 1].tolist()
+        while self.epoch < self.epochs and not self._history.stopped:
+            last_epoch, base = self._first_epoch + self.epochs, optimizer.minibatches
+            piece = source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=not self._looks)
+            ends, rates = [*piece.ends.tolist(), math.inf], piece.rates[piece.ends - 1].tolist()
+            # All of this or nothing, as in `_book`; below, too.
+            self._piece, self._base, self._ends, self._end_rates = piece, base, ends, rates
             self._go_through_piece()
-            source.rewind(self._booked)
-        if self.network._plan is not None:
-            self.network._plan.release()
+            place, loss = source.place_after(piece.ends, self._booked), self.loss
+            source.epoch, source.position = place
+            self._piece, self._booked, self._ended, self._last_loss = None, 0, 0, loss
+        if self._network._plan is not None:
+            self._network._plan.release()
 
     def _plan(self):
         """The network's plan with the optimizer in use; a callback may have used the network for something else."""
-        plan = self.network._plan_for(self._source.size, self._source.samples.kernel)
-        plan.use_optimizer(self.optimizer)
+        plan = self._network._plan_for(self._source.size, self._source.samples.kernel)
+        plan.use_optimizer(self._optimizer)
         return plan
 
     def _go_through_piece(self):
         """Trains until the piece is done, or is not what is to be done any more."""
-        network, steps, self._changes = self.network, self._piece, self.optimizer.changes
+        network, steps, self._changes = self._network, self._piece, self._optimizer.changes
         pauses = self._pauses()
         while self._booked < len(steps) and self._is_as_laid_out():
             failed = network._train(self._plan(), steps, self._booked, pauses, self._tell)
             if failed is not None:
                 self._book(failed)
-                raise network._divergence(steps, failed, self.optimizer, self.epoch + 1)
+                raise network._divergence(steps, failed, self._optimizer, self.epoch + 1)
 
     def _pauses(self):
         """The steps of the piece after which there is something to do."""
@@ -160,8 +166,8 @@ class Run:
 
     def _is_as_laid_out(self):
         """Whether the rest of the piece is still to be done."""
-        counter, booked = self.optimizer.counter, self._base + self._booked
-        return not self.history.stopped and counter.item(0) == booked and counter.item(1) == self._changes
+        counter, booked = self._optimizer.counter, self._base + self._booked
+        return not self._history.stopped and counter.item(0) == booked and counter.item(1) == self._changes
 
     def _tell(self, s):
         """Attends to what is to be done after step s of the piece, at a pause or when Python looks in; tells whether
@@ -170,15 +176,15 @@ class Run:
         if self._bar:
             self._bar(self)
         self._pause(self._watches and self._ends[self._ended - 1] == s)
-        plan = self.network._plan  # a callback may have used the network for something else
+        plan = self._network._plan  # a callback may have used the network for something else
         return plan is None or not plan.is_ready_for(self._piece) or not self._is_as_laid_out()
 
     def _book(self, s):
         """Enters in the history what was done up to step s of the piece."""
-        steps, history, begun = self._piece, self.history, self._booked
+        steps, history, begun = self._piece, self._history, self._booked
         if s == begun:
             return
-        every = self.optimizer.accumulate
+        every = self._optimizer.accumulate
         updates = (self._base + s) // every - (self._base + begun) // every
         first = ended = self._ended
         losses, seconds = [], []
@@ -194,12 +200,12 @@ class Run:
         history.steps += updates
         self.step += s - begun
         self._rows_before += new * self._source.rows if new else 0
-        self.network.epochs += new
+        self._network.epochs += new
         self._booked, self._ended = s, ended
 
     def _train_on_stream(self):
         """Trains on an iterable's minibatches, one at a time."""
-        network, optimizer, source, history = self.network, self.optimizer, self._source, self.history
+        network, optimizer, source, history = self._network, self._optimizer, self._source, self._history
         self._attend()
         while self.epoch < self.epochs and not history.stopped:
             for x, y, *weight in source.minibatches():
@@ -226,13 +232,13 @@ class Run:
 
     def _book_minibatch(self, loss):
         """Enters a minibatch of an iterable."""
-        every = self.optimizer.accumulate
+        every = self._optimizer.accumulate
         update = (self._base + 1) // every - self._base // every
         self._sums += self._rows_now * loss, self._rows_now
         self._last_loss, self._rows_now = loss, None
         self.step += 1
         self._source.position += 1
-        self.history.steps += update
+        self._history.steps += update
 
     # ---- what is done at a pause
 
@@ -240,7 +246,7 @@ class Run:
         if at_epoch_end:
             if self._looks_at_epochs:
                 self._end_epoch()
-            self._attended, self._undo = len(self.history.loss), None
+            self._attended, self._undo = len(self._history.loss), None
         if self._each_steps or (at_epoch_end and self._each_epoch):
             self._call(at_epoch_end)
         if self._checkpoint:
@@ -256,17 +262,17 @@ class Run:
 
     def _end_epoch(self):
         """Validation, metrics, and whether to go on."""
-        watch, history = self._watch, self.history
-        loss, values = watch.values(self.network, self._source)
-        schedule = copy.deepcopy(self.optimizer.schedule) if self._looks else None
+        watch, history = self._watch, self._history
+        loss, values = watch.values(self._network, self._source)
+        schedule = copy.deepcopy(self._optimizer.schedule) if self._looks else None
         self._undo = watch.seen(), history.best_epoch, schedule
         if loss is not None:
             history.validation_loss.append(loss)
         for name, value in values.items():
             history.metrics.setdefault(name, []).append(value)
         if self._looks:
-            self.optimizer.observe(history.loss[-1] if loss is None else loss)
-        history.stopped = watch.look(self.network, history)
+            self._optimizer.observe(history.loss[-1] if loss is None else loss)
+        history.stopped = watch.look(self._network, history)
 
     def _call(self, at_epoch_end):
         """Calls the callbacks whose time it is."""
@@ -274,7 +280,7 @@ class Run:
         if self._each_steps:
             due = [c for c in self._each_steps if self.step % c[1].steps == 0] + due
         self.at_epoch_end, self._calling = at_epoch_end, True
-        self.network._turn.lend()
+        self._network._turn.lend()
         for i, callback in due:
             try:
                 answer = callback(self)
@@ -282,15 +288,15 @@ class Run:
                 error.add_note(f"raised by callbacks[{i}] after minibatch {self.step}, {self.epoch} epochs done")
                 raise
             if answer is True or answer is np.True_:
-                self.history.stopped = self.history.stopped or "callback"
-        self.network._turn.take_back()
+                self._history.stopped = self._history.stopped or "callback"
+        self._network._turn.take_back()
         self._calling = False
 
     # ---- kept
 
     def save(self, path):
         """Writes network, optimizer and the state of this run to a file from which `fit(resume=True)` goes on."""
-        files.save(path, self.network, self.optimizer, self)
+        files.save(path, self._network, self._optimizer, self)
         self._saved = time.monotonic()
 
     def _save_in_time(self):
@@ -299,20 +305,21 @@ class Run:
 
     def _save_interrupted(self, error):
         """Saves what is done after Ctrl-C, wherever it came."""
-        done = self.optimizer.minibatches - self._base
-        if self.network._plan is not None and self.network._plan.torn:
+        done = self._optimizer.minibatches - self._base
+        if self._network._plan is not None and self._network._plan.torn:
             error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step of the numpy backend")
             return
         if self._piece is not None and done > self._booked and not self._calling:
             self._book(done)
         elif self._rows_now is not None and done == 1:
-            self._book_minibatch(self.network._loss_before())
+            totals = self._network._totals
+            self._book_minibatch(self._network._loss_before() if totals is None else totals.item(0))
         if self._undo is not None:  # it came while the end of an epoch was attended to
-            seen, self.history.best_epoch, schedule = self._undo
+            seen, self._history.best_epoch, schedule = self._undo
             self._watch.take(seen)
             if schedule is not None:
-                self.optimizer.learning_rate = schedule
-            for values in (self.history.validation_loss, *self.history.metrics.values()):
+                self._optimizer.learning_rate = schedule
+            for values in (self._history.validation_loss, *self._history.metrics.values()):
                 del values[self._attended :]
         self.save(self._checkpoint)
         error.add_note(f"saved to {self._checkpoint!r} after minibatch {self.step}")
@@ -331,13 +338,14 @@ class Run:
 
     def state(self):
         """What a file keeps of the run: a dict for JSON, and arrays by name."""
-        source, watch, history = self._source, self._watch, self.history
+        source, watch, history = self._source, self._watch, self._history
+        place = source.epoch, source.position
         if self._piece is not None:
-            source.rewind(self._booked)
+            place = source.place_after(self._piece.ends, self._booked)
         content = {
             "fit": self.settings(),
-            "epoch": source.epoch,
-            "position": source.position,
+            "epoch": place[0],
+            "position": place[1],
             "step": self.step,
             "rows": self._rows_before,
             "updates": history.steps,
@@ -355,7 +363,7 @@ class Run:
 
     def _lists(self):
         """The lists of the history by name."""
-        history = self.history
+        history = self._history
         lists = {name: getattr(history, name) for name in COLUMNS}
         return lists | {f"metrics.{name}": values for name, values in history.metrics.items()}
 
@@ -367,6 +375,10 @@ class Run:
         best_epoch, stopped = content["best_epoch"], content["stopped"]
         if best_epoch is not None:
             check_integer("best_epoch", best_epoch, 1)
+        for name, array in arrays.items():
+            kept = name in ("best", "parameters")
+            if array.dtype != (network.dtype if kept else np.float64) or array.ndim != 1:
+                raise value_error(name, "a flat array of the run's precision", shown(array))
         begin = "history."
         lists = {name[len(begin) :]: arrays[name].tolist() for name in arrays if name.startswith(begin)}
         columns = {name: lists[name] for name in COLUMNS}
@@ -378,12 +390,14 @@ class Run:
         if attended > epochs or epochs > numbers["epoch"] or numbers["position"] >= self._source.per_epoch:
             raise value_error("position", "one that a run can have", shown(numbers))
         sums, seen = arrays["sums"].reshape(2), arrays["watch"].reshape(3).tolist()
+        if not (np.isfinite(sums).all() and 0 <= sums[1] < 2**53) or any(map(math.isnan, seen)):
+            raise value_error("sums", "finite numbers", shown(sums.tolist()))
         for name in {"best", "parameters"} & set(arrays):
-            if arrays[name].shape != network.parameters.shape or arrays[name].dtype != network.dtype:
+            if arrays[name].shape != network.parameters.shape:
                 raise value_error(name, f"{network.dtype} {network.parameters.shape}", shown(arrays[name]))
 
         def restore():
-            history, watch = self.history, self._watch
+            history, watch = self._history, self._watch
             vars(history).update(columns, steps=numbers["updates"], best_epoch=best_epoch)
             history.metrics = {n.removeprefix("metrics."): v for n, v in lists.items() if n.startswith("metrics.")}
             watch.take(seen)
@@ -395,6 +409,6 @@ class Run:
             self._source.epoch, self._source.position = numbers["epoch"], numbers["position"]
             watch.parameters = arrays.get("best")
             if "parameters" in arrays:
-                self.network.parameters[:] = arrays["parameters"]
+                self._network.parameters[:] = arrays["parameters"]
 
         return restore

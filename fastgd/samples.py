@@ -198,6 +198,13 @@ def _as_array(argument, values):
     return array
 
 
+def scale_of(mean, variance, rows):
+    """1 / standard deviation; 1 where all is alike but for rounding: the variance of so many equal numbers."""
+    rounding = (rows * np.abs(mean) * np.finfo(np.float64).eps) ** 2
+    varies = variance > rounding
+    return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 1.0)
+
+
 def moments(argument, x):
     """Mean and variance of each column of x (rows, n), in float64, a block of rows at a time (Chan, Golub & LeVeque
     1979)."""

@@ -1,6 +1,5 @@
 """Which rows come in which minibatch: laid out beforehand for the native runner, a piece of the run at a time."""
 
-import bisect
 import math
 
 import numpy as np
@@ -39,8 +38,7 @@ class Minibatches:
         """The next steps, up to the end of `last_epoch` - 1, or of this epoch if not `whole_epochs`, as far as one
         piece goes. Rows that the kernels can read where they lie are read there, or gathered by the plan; others are
         gathered and cast here."""
-        self._begun = self.epoch, self.position
-        rows, index, self._ends = self._take(last_epoch if whole_epochs else self.epoch + 1)
+        rows, index, ends = self._take(last_epoch if whole_epochs else self.epoch + 1)
         x, y, starts, samples = self.samples.x, self._y, np.cumsum(rows) - rows, self.samples
         order, weights = None, None
         if samples.weight is not None:
@@ -53,38 +51,37 @@ class Minibatches:
         else:
             order = index
         return Steps.of(
-            plan, optimizer, x, y, rows=rows, starts=starts, order=order, weights=weights, ends=self._ends, sums=sums
+            plan, optimizer, x, y, rows=rows, starts=starts, order=order, weights=weights, ends=ends, sums=sums
         )
 
     def _take(self, last_epoch):
         """Rows of each of the next minibatches, the index of the rows in turn, and the minibatches that end an
         epoch, counted from the first."""
         parts, sizes, ends, count = [], [], [], 0
-        while self.epoch < last_epoch and count < self._limit:
-            stop = min(self.per_epoch, self.position + self._limit - count)
-            parts.append(self._order_now()[self.position * self.size : stop * self.size])
-            sizes.append(np.full(stop - self.position, self.size, np.int64))
-            count += stop - self.position
-            self.position = stop
+        epoch, position = self.epoch, self.position
+        while epoch < last_epoch and count < self._limit:
+            stop = min(self.per_epoch, position + self._limit - count)
+            parts.append(self._order_in(epoch)[position * self.size : stop * self.size])
+            sizes.append(np.full(stop - position, self.size, np.int64))
+            count, position = count + stop - position, stop
             if stop == self.per_epoch:
                 sizes[-1][-1] = self.rows - (self.per_epoch - 1) * self.size
                 ends.append(count)
-                self.epoch, self.position = self.epoch + 1, 0
+                epoch, position = epoch + 1, 0
         return np.concatenate(sizes), np.concatenate(parts), ends
 
-    def _order_now(self):
-        """The rows of the samples in the order of this epoch."""
-        if self._order is None or (self._shuffled and self._order_of != self.epoch):
+    def _order_in(self, epoch):
+        """The rows of the samples in the order of an epoch."""
+        if self._order is None or (self._shuffled and self._order_of != epoch):
             index = self.samples.index
-            order = epoch_order(self.rows, self.network.seed, self.epoch, self._shuffled)
-            self._order, self._order_of = order if index is None else index[order], self.epoch
+            order = epoch_order(self.rows, self.network.seed, epoch, self._shuffled)
+            self._order, self._order_of = order if index is None else index[order], epoch
         return self._order
 
-    def rewind(self, s):
-        """The next minibatch is to be that after s steps of the last piece."""
-        ended = bisect.bisect_right(self._ends, s)
-        epoch, position = self._begun
-        self.epoch, self.position = epoch + ended, s - self._ends[ended - 1] if ended else position + s
+    def place_after(self, ends, s):
+        """(epoch, position) after s steps of a piece that was laid out from where this stands, with such ends."""
+        ended = int(np.searchsorted(ends, s, side="right"))
+        return self.epoch + ended, s - int(ends[ended - 1]) if ended else self.position + s
 
 
 class Stream:

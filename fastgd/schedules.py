@@ -79,7 +79,9 @@ def from_config(config):
     state = {field.name: config.pop(field.name) for field in dataclasses.fields(kind) if not field.init}
     made = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
     for name, value in state.items():
-        setattr(made, name, value if value is None else type(getattr(made, name) or 0.0)(check_number(name, value)))
+        default = getattr(made, name)
+        if value is not None or default is not None:
+            setattr(made, name, type(0.0 if default is None else default)(check_number(name, value)))
     return made
 
 

@@ -93,8 +93,10 @@ def read(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     try:
         return _checked_table(READERS[end](path), path)
-    except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise TableError(path, None, None, f"a {end[1:]} file", str(error).splitlines()[0]) from None
+    except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's: no such permission
+        raise TableError(path, None, None, f"a whole {end} file", str(error).splitlines()[0]) from None
 
 
 def _checked_table(table, source):

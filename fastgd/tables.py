@@ -13,7 +13,8 @@ import difflib
 
 import numpy as np
 
-from .errors import check_integer, check_number, choose, shown
+from .errors import check_integer, check_number, choose, shown, value_error
+from .samples import scale_of
 from .table_files import TableError, Where, as_table, pyarrow_modules, read
 
 __all__ = ["Categories", "Numbers", "Preprocessing", "TableError", "Target", "read"]
@@ -53,7 +54,7 @@ class Categories:
         return len(self.values)
 
     def encode(self, column, out, where, unknown):
-        text = _text(column)
+        text = _text(column, where)
         index = pyarrow_modules().compute.index_in(text, value_set=pyarrow_modules().array(self.values, text.type))
         index = index.to_numpy(zero_copy_only=False)
         strange = np.isnan(index.astype(np.float64)) & _valid(text)
@@ -70,12 +71,19 @@ class Categories:
         out[rows, index[rows].astype(np.int64)] = 1
 
 
-def _text(column):
+def _decoded(column):
+    """A column that is stored as a dictionary as one of its values."""
+    kind = column.type
+    return column.cast(kind.value_type) if pyarrow_modules().types.is_dictionary(kind) else column
+
+
+def _text(column, where):
     """A column as text, in one piece; an empty one is missing."""
     arrow = pyarrow_modules()
-    if arrow.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    text = column.cast(arrow.string()).combine_chunks()
+    try:
+        text = _decoded(column).cast(arrow.string()).combine_chunks()
+    except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError):
+        raise where.error("text or numbers for categories", f"{column.type}") from None
     return arrow.compute.if_else(arrow.compute.equal(text, ""), arrow.scalar(None, arrow.string()), text)
 
 
@@ -86,21 +94,23 @@ def _valid(text):
 
 def _is_text(kind):
     types = pyarrow_modules().types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _is_number(kind):
     types = pyarrow_modules().types
-    return any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
+    return any(
+        is_kind(kind)
+        for is_kind in (types.is_null, types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+    )
 
 
 def _numbers(column, where):
     """A column as float64, NaN where it is missing."""
     arrow = pyarrow_modules()
+    column = _decoded(column)
     if _is_text(column.type):
-        text = _text(column)
+        text = _text(column, where)
         column = _parsed(text)
         wrong = np.isnan(column) & _valid(text)
         if wrong.any():
@@ -108,7 +118,7 @@ def _numbers(column, where):
             raise where.error("a number", repr(text[row].as_py()), row)
         values = column
     elif _is_number(column.type):
-        values = column.cast(arrow.float64(), safe=False).to_numpy().astype(np.float64)
+        values = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
     else:
         raise where.error("numbers or text (leave the column out, or convert it)", f"{column.type}")
     if np.isinf(values).any():
@@ -170,6 +180,9 @@ class Preprocessing:
         choose("task", task, dict.fromkeys(TASKS))
         choose("missing", missing, dict.fromkeys(("mean", "median")))
         check_integer("max_categories", max_categories, 1)
+        for argument, names in (("categorical", categorical), ("drop", drop)):
+            if target in names:
+                raise value_error(argument, f"columns beside the target {target!r}", shown(list(names)))
         for argument, names in (("target", [target]), ("categorical", categorical), ("drop", drop)):
             for name in names:
                 _check_column(table, name, source, argument)
@@ -180,8 +193,9 @@ class Preprocessing:
             column, where = table.column(name), Where(source, name)
             if column.null_count == len(column):
                 raise where.error("values (or the column left out)", "none: all are missing")
-            if name in categorical or _is_text(column.type):
-                columns.append(_categories(name, column, where, max_categories, name in categorical))
+            told = name in categorical or pyarrow_modules().types.is_dictionary(column.type)
+            if told or _is_text(column.type):
+                columns.append(_categories(name, column, where, max_categories, told))
             else:
                 columns.append(_learnt_numbers(name, column, where, missing))
         if not columns:
@@ -239,7 +253,9 @@ class Preprocessing:
         stand in the table, or of numbers in its units."""
         if self.target.classes is None:
             return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
-        return np.array(self.target.classes)[prediction.argmax(axis=1)]
+        # Numpy's own text ends at a zero.
+        kind = object if isinstance(self.target.classes[0], str) else None
+        return np.array(self.target.classes, kind)[prediction.argmax(axis=1)]
 
     # ---- kept
 
@@ -260,8 +276,17 @@ class Preprocessing:
                 columns.append(Categories(str(column["name"]), tuple(map(str, column["values"]))))
         target = dict(config["target"])
         classes = target["classes"]
+        if classes is not None:
+            kinds = {type(value) for value in classes}
+            if (
+                not isinstance(classes, list)
+                or len(set(classes)) != len(classes)
+                or kinds not in ({str}, {bool}, {int})
+            ):
+                raise value_error("classes", "a list of different texts, truth values or integers", shown(classes))
+            classes = tuple(classes)
         numbers = {name: check_number(name, target[name]) for name in ("shift", "scale")}
-        return cls(columns, Target(str(target["name"]), None if classes is None else tuple(classes), **numbers))
+        return cls(columns, Target(str(target["name"]), classes, **numbers))
 
     def __repr__(self):
         kind = "numbers" if self.target.classes is None else f"{len(self.target.classes)} classes"
@@ -278,7 +303,7 @@ def _check_column(table, name, source, argument=None):
 
 
 def _categories(name, column, where, max_categories, told):
-    text = _text(column)
+    text = _text(column, where)
     values = sorted(value for value in text.unique().to_pylist() if value is not None)
     numbers = [value for value in values if not np.isnan(_number(value))]
     if not told and len(numbers) > MOSTLY * len(values):
@@ -294,27 +319,34 @@ def _learnt_numbers(name, column, where, missing):
     if not len(values):
         raise where.error("values (or the column left out)", "none: all are missing")
     fill = float(np.mean(values) if missing == "mean" else np.median(values))
-    mean, deviation = float(np.mean(values)), float(np.std(values))
-    return Numbers(name, fill, mean, 1 / deviation if deviation > 0 else 1.0)
+    mean = float(np.mean(values))
+    return Numbers(name, fill, mean, float(scale_of(mean, np.var(values), len(values))))
 
 
 def _learnt_target(column, where, task):
     types = pyarrow_modules().types
-    classes = _is_text(column.type) or types.is_boolean(column.type)
+    classes = _is_text(column.type) or types.is_boolean(column.type) or types.is_dictionary(column.type)
+    column = _classes(column, where)
     if task == "auto" and not classes and types.is_integer(column.type):
         classes = len(column.unique()) <= MAX_CLASSES
     if task == "classification" or (task == "auto" and classes):
-        _check_present(column.is_null().to_numpy(), where)
-        values = column.unique().to_pylist()
-        if not all(isinstance(value, (str, bool, int)) for value in values):
+        if not (_is_text(column.type) or types.is_boolean(column.type) or types.is_integer(column.type)):
             raise where.error("text, truth values or integers for classes", f"{column.type}")
+        _check_present(column.is_null().to_numpy(zero_copy_only=False), where)
+        values = column.unique().to_pylist()
         if len(values) < 2:
             raise where.error("at least 2 classes", f"only {values[0]!r} in all rows")
         return Target(where.column, tuple(sorted(values)))
     values = _numbers(column, where)
     _check_present(np.isnan(values), where)
-    deviation = float(np.std(values))
-    return Target(where.column, None, float(np.mean(values)), 1 / deviation if deviation > 0 else 1.0)
+    mean = float(np.mean(values))
+    return Target(where.column, None, mean, float(scale_of(mean, np.var(values), len(values))))
+
+
+def _classes(column, where):
+    """A target as its values, in one piece; empty text is missing."""
+    column = _decoded(column)
+    return _text(column, where) if _is_text(column.type) else column.combine_chunks()
 
 
 def _check_present(absent, where):
@@ -327,9 +359,10 @@ def _encoded_target(target, column, where):
         values = _numbers(column, where)
         _check_present(np.isnan(values), where)
         return (values - target.shift) * target.scale
+    column = _classes(column, where)
     labels = {value: i for i, value in enumerate(target.classes)}
     found = np.array([labels.get(value, -1) for value in column.to_pylist()], np.int64)
-    _check_present(column.is_null().to_numpy(), where)
+    _check_present(column.is_null().to_numpy(zero_copy_only=False), where)
     if found.min() < 0:
         row = int(np.argmin(found))
         raise where.error(f"one of the classes {shown(list(target.classes))}", repr(column[row].as_py()), row)

@@ -461,6 +461,14 @@ def test_bad_arguments(case, rows):
     np.testing.assert_array_equal(network.parameters, before)
 
 
+def test_a_callback_cannot_put_another_network_in_its_place(rows):
+    def replace(run):
+        run.network = make()
+
+    with pytest.raises(AttributeError, match="network"):
+        make().fit(*rows, callbacks=[replace])
+
+
 def test_only_true_stops(rows):
     for answer, stopped in ((7, "epochs"), (False, "epochs"), (np.True_, "callback"), (True, "callback")):
         assert make().fit(*rows, epochs=2, callbacks=[lambda run, answer=answer: answer]).stopped == stopped

@@ -155,6 +155,13 @@ BAD_COMMANDS = {
     "no zip": (["train", "z.npz"], "z.npz: expected an npz file"),
     "nan": (["train", "nan.npz"], "nan.npz, column 'X', row 3: expected a finite number"),
     "one class": (["train", "one.npz"], "one.npz, column 'y': expected at least 2 classes"),
+    "labels": (["train", "labels.npz"], "labels.npz, column 'y', row 2: expected labels.*got -1"),
+    "text": (["train", "text.npz"], "text.npz, column 'y': expected an array of 4 rows of numbers"),
+    "lengths": (["train", "short.npz"], "short.npz, column 'y': expected an array of 4 rows"),
+    "no zip inside": (["train", "zip.npz"], "zip.npz: expected an npz file"),
+    "overwritten": (["train", "houses.csv", "--target", "price", "--save", "houses.csv"], "'--save'.*another file"),
+    "one row": (["train", "row.csv", "--target", "y"], "'--validation'.*1 rows in all"),
+    "no gzip": (["train", "bad.csv.gz", "--target", "y"], "bad.csv.gz: expected a whole .csv.gz file"),
     "picture": (["train", "digits", "--plot", "a.docx"], "'--plot'.*docx"),
     "resume": (["train", "houses.csv", "--target", "price", "--resume", "--save", "n.safetensors"], "field 'run'"),
 }
@@ -167,6 +174,12 @@ def test_bad_data_is_told_on_one_line(case, houses, monkeypatch, capsys):
     np.savez(houses / "a.npz", a=X, b=X, y=[0, 1, 0, 1])
     np.savez(houses / "n.npz", X=X, y=[0.5, 1, 0, 1])
     np.savez(houses / "one.npz", X=X, y=[1, 1, 1, 1])
+    np.savez(houses / "labels.npz", X=X, y=[0, -1, 0, 1])
+    np.savez(houses / "text.npz", X=X, y=["a", "b", "a", "b"])
+    np.savez(houses / "short.npz", X=X, y=[0, 1, 0])
+    (houses / "zip.npz").write_bytes(b"PK\x03\x04" + bytes(100))
+    (houses / "row.csv").write_text("a,y\n1,0.5\n")
+    (houses / "bad.csv.gz").write_bytes(b"\x1f\x8b" + bytes(100))
     (houses / "z.npz").write_bytes(b"no zip")
     fastgd.Network(2, [fastgd.Dense(1)], loss="mse").save(houses / "n.safetensors")
     X[2, 1] = np.nan

@@ -197,6 +197,8 @@ def test_a_constant_feature_becomes_zero():
     layer = Standardize.of(X)
     assert layer.shift.tolist() == [2.0, 5.0]
     assert layer.scale.tolist() == [1.0, 1.0]
+    assert Standardize.of(np.full((10_001, 1), 0.1)).scale.tolist() == [1.0]  # though its mean is rounded
+    assert Standardize.of(np.array([[1e9], [1e9 + 1]])).scale.tolist() == [2.0]
 
 
 @pytest.mark.parametrize(

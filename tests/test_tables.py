@@ -141,7 +141,7 @@ def test_a_run_with_another_preprocessing_is_not_resumed(path, tmp_path):
 
 BAD = {
     "no rows": ("a,y\n", {}, "t.csv: expected at least 1 row"),
-    "nothing": ("", {}, "t.csv: expected a csv file.*Empty"),
+    "nothing": ("", {}, "t.csv: expected a whole .csv file.*Empty"),
     "no column": ("a,y\n1,2\n", {"target": "Y"}, r"t.csv, column 'Y': expected such a column \(target\).*mean 'y'"),
     "no such drop": ("a,y\n1,2\n", {"drop": ["b"]}, r"column 'b': expected such a column \(drop\)"),
     "a name twice": ("a,a,y\n1,2,3\n", {}, "column 'a': expected one column of each name"),
@@ -227,3 +227,49 @@ def test_learns_from_a_table(tmp_path, rng):
     network = Network(made.n_features, [Dense(16, "tanh"), Dense(1)], loss=made.loss)
     network.fit(made.encode(table), made.targets(table), optimizer=fastgd.Adam(0.01), epochs=60)
     assert np.abs(made.decode(network.predict(made.encode(table))) - price).mean() < 3e3
+
+
+def test_columns_of_other_kinds():
+    """Dictionaries are categories, whatever is in them; a column of nulls is missing throughout; constants become 0."""
+    codes = pyarrow.array([5, 7, 5]).dictionary_encode()
+    table = pyarrow.table({"a": codes, "b": [0.1, 0.1, 0.1], "c": ["x", "y", "x"], "y": codes})
+    made = Preprocessing.of(table, "y")
+    assert made.columns[0] == Categories("a", ("5", "7"))
+    assert made.target.classes == (5, 7)
+    np.testing.assert_allclose(made.encode(table)[:, 2], 0, atol=1e-6)
+    nothing = pyarrow.nulls(2)
+    X = made.encode({"a": nothing, "b": nothing, "c": nothing})
+    np.testing.assert_allclose(X, 0, atol=1e-6)
+    target = Preprocessing.of({"a": [1, 2, 3], "y": [0.1, 0.1, 0.1]}, "y").target
+    assert (target.scale, target.shift) == (1.0, pytest.approx(0.1))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"categorical": ["l"], "drop": []}, TableError, "column 'l': expected text or numbers for categories.*list"),
+        ({"target": "l", "task": "classification", "drop": []}, TableError, "column 'l': expected text, truth"),
+        ({"drop": ["l", "y"]}, ValueError, "'drop'.*target 'y'"),
+        ({"categorical": ["y"]}, ValueError, "'categorical'.*target 'y'"),
+    ],
+)
+def test_columns_that_do_not_serve(options, error, match):
+    table = pyarrow.table({"l": [[1], [2]], "a": [1, 2], "y": [0, 1]})
+    with pytest.raises(error, match=match):
+        Preprocessing.of(table, **{"target": "y", "drop": ["l"], **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("classes", "ab"), ("classes", ["a"]), ("classes", ["a", "a"]), ("classes", ["a", 1]), ("scale", "x")],
+)
+def test_hostile_descriptions(name, value, tmp_path):
+    from test_checkpoint import altered
+
+    made = Preprocessing.of({"a": [1, 2, 3], "y": ["a", "b", "a"]}, "y")
+    network = Network(made.n_features, [Dense(made.n_outputs)], loss=made.loss)
+    network.preprocessing = made
+    network.save(tmp_path / "m")
+    altered(tmp_path / "m", lambda content: content["preprocessing"]["target"].update({name: value}))
+    with pytest.raises(CheckpointError, match="'preprocessing'"):
+        fastgd.load(tmp_path / "m")
