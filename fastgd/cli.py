@@ -44,7 +44,11 @@ BENCH = """example:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and examples as they stand."""
+    """Shows defaults, where there are any, and examples as they stand."""
+
+    def _get_help_string(self, action):
+        none = action.default is None or action.default is False or action.default == ""
+        return action.help if none else super()._get_help_string(action)
 
 
 def _units(text):

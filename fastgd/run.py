@@ -2,7 +2,9 @@
 
 It lets the native runner go from pause to pause: a pause is the end of an epoch if something is to be done there
 (validation, early stopping, callbacks), and every k minibatches if a callback or the checkpoint asks for it. Between
-two pauses Python sees nothing but a look at signals every 50 ms."""
+two pauses Python sees nothing but a look at signals every 50 ms.
+
+Over 400 lines: it is one loop, and what it carries from step to step, saves and takes up again."""
 
 import contextlib
 import copy

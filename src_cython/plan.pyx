@@ -5,6 +5,8 @@ A compiled kernel is `void kernel(const void *args, int64_t begin, int64_t end)`
 sizes, scalars; eight bytes each), `[begin, end)` its share of the work. A walk is a list of stages. In each stage the
 threads of a team share the work of its operations, then meet; the last to arrive runs the closing operations alone
 (sums, checks) and decides whether all go on.
+
+Over 400 lines with what Python asks of it by the way: the order of rows, rows of files, whose turn it is.
 """
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
