@@ -53,7 +53,7 @@ class json_lines:
         self._file, self._history = None, None
 
     def __enter__(self):
-        self._file = open(self.path, "a", encoding="utf-8")
+        self._file, self._history = open(self.path, "a", encoding="utf-8"), None
         return self
 
     def __call__(self, run):
@@ -66,7 +66,8 @@ class json_lines:
         self._file.close()
 
     def _write(self, record):
-        self._file.write(json.dumps(record) + "\n")
+        finite = {name: None if value != value else value for name, value in record.items()}  # JSON knows no NaN
+        self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
 
 

@@ -81,7 +81,7 @@ def read_data(arguments, *, preprocessing=None, needs_target=True):
     if table_files.ending(path) is None:
         hint = "; did you mean 'digits'?" if difflib.get_close_matches(path, ["digits"]) else ""
         raise value_error("DATA", KINDS, f"{path!r}{hint}")
-    table = tables.read(path)
+    table = tables.read(path, text=arguments.categorical if preprocessing is None else preprocessing.text)
     if preprocessing is None:
         if arguments.target is None:
             raise value_error("--target", f"a column of {path}: {shown(table.column_names)}", None)
@@ -125,8 +125,8 @@ def _read_arrays(path, arguments, needs_target):
             )
     if X.ndim > 2:  # images
         X = X.reshape(len(X), -1)
-    if y is not None and y.dtype.kind in "iu" and y.ndim == 1:
-        if getattr(arguments, "task", "auto") == "regression":
+    if y is not None and y.dtype.kind in "iu" and y.ndim == 1 and hasattr(arguments, "task"):
+        if arguments.task == "regression":
             y = y.astype(np.float64)
         elif len(y) and y.min() == y.max():
             raise table_files.TableError(path, target, None, "at least 2 classes", f"only {y.min()}")

@@ -38,9 +38,11 @@ class History:
         return {name: values for name, values in columns.items() if values}
 
     def to_dict(self):
-        """Arrays by name, all of one length: "epoch" (from 1), "loss", ... `pandas.DataFrame` takes it as it is."""
-        columns = {name: np.array(values) for name, values in self._columns().items()}
-        return {"epoch": np.arange(1, len(self.loss) + 1), **columns}
+        """Arrays by name, all of one length: "epoch" (from 1), "loss", ... `pandas.DataFrame` takes it as it is. NaN is
+        what an exception kept from being known."""
+        n = len(self.loss)
+        columns = {name: np.array(values + [np.nan] * (n - len(values))) for name, values in self._columns().items()}
+        return {"epoch": np.arange(1, n + 1), **columns}
 
     def last(self):
         """The values of the last epoch by name."""

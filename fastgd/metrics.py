@@ -118,6 +118,10 @@ def own(function, *, greater_is_better=None):
     return Metric(name, lambda y, prediction, weight: function(y, prediction), greater_is_better)
 
 
+# What a history calls its own columns.
+RESERVED = ("epoch", "loss", "validation_loss", "learning_rate", "seconds")
+
+
 def check_metrics(argument, metrics):
     """A list of metrics: each a name, a `Metric`, or a function of (y, prediction), which is called by its name."""
     if isinstance(metrics, str) or callable(metrics):
@@ -134,7 +138,7 @@ def check_metrics(argument, metrics):
                 expected = f"one of {', '.join(map(repr, METRICS))}, or a function of (y, prediction)"
                 raise type_error(f"{argument}[{i}]", expected, shown(metric))
             metric = own(metric)
-        if metric.name == "loss" or metric.name in [known.name for known in checked]:
+        if metric.name in RESERVED or metric.name in [known.name for known in checked]:
             raise value_error(f"{argument}[{i}]", "a name of its own", repr(metric.name))
         checked.append(metric)
     return checked

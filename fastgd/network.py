@@ -182,7 +182,10 @@ class Network:
         """Predictions from raw outputs, in their place."""
         link = self.loss_function.link
         if link is not None:
-            link.body(link.choose_body(self.backend))(outputs, outputs.copy())
+            body = link.body(link.choose_body(self.backend))
+            for start in range(0, len(outputs), BLOCK_ROWS):
+                block = outputs[start : start + BLOCK_ROWS]
+                body(block, block.copy())
         return outputs
 
     def loss(self, x, y, *, sample_weight=None):
@@ -210,7 +213,7 @@ class Network:
 
     def _evaluate(self, samples, metrics=()):
         """Mean loss, and values of the metrics by name."""
-        total, outputs = 0.0, []
+        total, outputs = 0.0, np.empty((len(samples) if metrics else 0, self.sizes[-1]), self.dtype)
         for start in range(0, len(samples), BLOCK_ROWS):
             x, y, weight = samples.part(start, start + BLOCK_ROWS)
             plan = self._minibatch(x, y, samples.kernel, weight)
@@ -220,10 +223,10 @@ class Network:
             # Every block adds the penalty: weighted by its rows, it is added once.
             total += float(plan.buffers["total"][0]) * plan.rows
             if metrics:
-                outputs.append(plan.buffers[plan.output][: plan.rows].copy())
+                outputs[start : start + plan.rows] = plan.buffers[plan.output][: plan.rows]
         values = {}
         if metrics:
-            predictions = self._linked(np.concatenate(outputs))
+            predictions = self._linked(outputs)
             y, weight = samples.targets()
             values = {metric.name: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values

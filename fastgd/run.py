@@ -104,11 +104,13 @@ class Run:
                 history.stopped = history.stopped or "epochs"
                 self._finish()
             except KeyboardInterrupt as error:
+                self._take_back_epoch_end()
                 history.stopped = history.stopped or "interrupted"
                 if self._checkpoint:
                     self._save_interrupted(error)
                 raise
             except BaseException as error:
+                self._take_back_epoch_end()
                 history.stopped = "diverged" if isinstance(error, DivergenceError) else "error"
                 raise
         return history
@@ -246,7 +248,10 @@ class Run:
 
     def _pause(self, at_epoch_end):
         if at_epoch_end:
-            if self._looks_at_epochs:
+            if self._looks_at_epochs and isinstance(self._source, Stream):
+                with self._network._turn:
+                    self._end_epoch()
+            elif self._looks_at_epochs:
                 self._end_epoch()
             self._attended, self._undo = len(self._history.loss), None
         if self._each_steps or (at_epoch_end and self._each_epoch):
@@ -276,13 +281,26 @@ class Run:
             self._optimizer.observe(history.loss[-1] if loss is None else loss)
         history.stopped = watch.look(self._network, history)
 
+    def _take_back_epoch_end(self):
+        """Undoes what was begun at the end of an epoch when an exception came."""
+        if self._undo is None:
+            return
+        seen, self._history.best_epoch, schedule = self._undo
+        self._watch.take(seen)
+        if schedule is not None:
+            self._optimizer.learning_rate = schedule
+        for values in (self._history.validation_loss, *self._history.metrics.values()):
+            del values[self._attended :]
+
     def _call(self, at_epoch_end):
         """Calls the callbacks whose time it is."""
         due = self._each_epoch if at_epoch_end else []
         if self._each_steps:
             due = [c for c in self._each_steps if self.step % c[1].steps == 0] + due
         self.at_epoch_end, self._calling = at_epoch_end, True
-        self._network._turn.lend()
+        holds = not isinstance(self._source, Stream)
+        if holds:
+            self._network._turn.lend()
         for i, callback in due:
             try:
                 answer = callback(self)
@@ -291,7 +309,8 @@ class Run:
                 raise
             if answer is True or answer is np.True_:
                 self._history.stopped = self._history.stopped or "callback"
-        self._network._turn.take_back()
+        if holds:
+            self._network._turn.take_back()
         self._calling = False
 
     # ---- kept
@@ -316,13 +335,6 @@ class Run:
         elif self._rows_now is not None and done == 1:
             totals = self._network._totals
             self._book_minibatch(self._network._loss_before() if totals is None else totals.item(0))
-        if self._undo is not None:  # it came while the end of an epoch was attended to
-            seen, self._history.best_epoch, schedule = self._undo
-            self._watch.take(seen)
-            if schedule is not None:
-                self._optimizer.learning_rate = schedule
-            for values in (self._history.validation_loss, *self._history.metrics.values()):
-                del values[self._attended :]
         self.save(self._checkpoint)
         error.add_note(f"saved to {self._checkpoint!r} after minibatch {self.step}")
 
@@ -336,6 +348,7 @@ class Run:
             "validation rows": None if watch.validation is None else len(watch.validation),
             "metrics": [metric.name for metric in watch.metrics],
             "monitor": watch.monitor,
+            "restore_best": watch.restore_best,
         }
 
     def state(self):

@@ -94,6 +94,8 @@ def check_class_weight(class_weight, samples, dtype):
     if samples.kernel.arrays["y"].domain not in ("labels", "unit") or samples.y[0].size != 1:
         raise value_error(name, "None for targets that are no labels", shown(class_weight))
     known, counts = np.unique(labels, return_counts=True)
+    if samples.kernel.arrays["y"].domain == "unit" and not set(known.tolist()) <= {0, 1}:
+        raise value_error(name, "None for targets that are not 0 and 1", shown(class_weight))
     if isinstance(class_weight, str) and class_weight == "balanced":
         factors = len(labels) / (len(known) * counts)
     elif isinstance(class_weight, collections.abc.Mapping):
@@ -106,7 +108,9 @@ def check_class_weight(class_weight, samples, dtype):
     weight = np.asarray(factors)[np.searchsorted(known, labels)]
     if samples.weight is not None:
         weight = weight * samples.weight
-    return dataclasses.replace(samples, weight=check_weights(name, weight, len(labels), dtype))
+    weight = check_weights(name, weight, len(labels), dtype)
+    trained = weight if samples.index is None else weight[samples.index]
+    return dataclasses.replace(samples, weight=weight / _mean_weight(name, trained))
 
 
 def check_rows(argument, x, n_features):

@@ -34,11 +34,19 @@ def pyarrow_modules():
     return pyarrow
 
 
-def _read_csv(path, delimiter=","):
+def _read_csv(path, text, delimiter=","):
     csv, arrow = pyarrow_modules().csv, pyarrow_modules()
     parse = csv.ParseOptions(delimiter=delimiter)
+
+    def options(names):
+        types = dict.fromkeys(names, arrow.string())
+        return {
+            "parse_options": parse,
+            "convert_options": csv.ConvertOptions(strings_can_be_null=True, column_types=types),
+        }
+
     try:
-        return csv.read_csv(path, parse_options=parse, convert_options=csv.ConvertOptions(strings_can_be_null=True))
+        return csv.read_csv(path, **options(text))
     except arrow.ArrowInvalid as error:
         if "CSV parse error" in str(error):
             raise _bad_row(path, parse) or error from None
@@ -46,9 +54,8 @@ def _read_csv(path, delimiter=","):
             raise
     # A column that looked like numbers has something else further down: as text, so that it can be told where.
     with csv.open_csv(path, parse_options=parse) as opened:
-        types = dict.fromkeys(opened.schema.names, arrow.string())
-    options = csv.ConvertOptions(strings_can_be_null=True, column_types=types)
-    return csv.read_csv(path, parse_options=parse, convert_options=options)
+        names = opened.schema.names
+    return csv.read_csv(path, **options(names))
 
 
 def _bad_row(path, parse):
@@ -67,10 +74,10 @@ def _bad_row(path, parse):
 READERS = {
     ".csv": _read_csv,
     ".csv.gz": _read_csv,
-    ".tsv": lambda path: _read_csv(path, "\t"),
-    ".parquet": lambda path: pyarrow_modules().parquet.read_table(path),
-    ".feather": lambda path: pyarrow_modules().feather.read_table(path),
-    ".arrow": lambda path: pyarrow_modules().feather.read_table(path),
+    ".tsv": lambda path, text: _read_csv(path, text, "\t"),
+    ".parquet": lambda path, text: pyarrow_modules().parquet.read_table(path),
+    ".feather": lambda path, text: pyarrow_modules().feather.read_table(path),
+    ".arrow": lambda path, text: pyarrow_modules().feather.read_table(path),
 }
 
 
@@ -79,9 +86,10 @@ def ending(path):
     return next((end for end in READERS if os.fspath(path).lower().endswith(end)), None)
 
 
-def read(path):
+def read(path, *, text=()):
     """Reads a CSV, TSV, Parquet, Feather or Arrow file, by its ending, as a pyarrow.Table. In text files empty fields,
-    "NA", "NaN", "null" and the like are missing values.
+    "NA", "NaN", "null" and the like are missing values, and a column of numbers only is one of numbers, unless `text`
+    names it: "007" stays what it is. For what is to be predicted that is `Preprocessing.text`.
 
     Raises OSError if the file cannot be read, TableError naming it if it is no such table."""
     path = os.fspath(path)
@@ -92,7 +100,7 @@ def read(path):
     if not os.path.exists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     try:
-        return _checked_table(READERS[end](path), path)
+        return _checked_table(READERS[end](path, text), path)
     except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's: no such permission

@@ -177,6 +177,7 @@ class Preprocessing:
         Raises TableError naming source, column and row.
         """
         table = as_table(table, source)
+        categorical, drop = ([names] if isinstance(names, str) else names for names in (categorical, drop))
         choose("task", task, dict.fromkeys(TASKS))
         choose("missing", missing, dict.fromkeys(("mean", "median")))
         check_integer("max_categories", max_categories, 1)
@@ -216,6 +217,13 @@ class Preprocessing:
             more = [f"={value}" for value in column.values] if isinstance(column, Categories) else [""]
             names += [column.name + end for end in more]
         return names
+
+    @property
+    def text(self):
+        """Columns of text, to be read as such."""
+        names = [column.name for column in self.columns if isinstance(column, Categories)]
+        of_text = self.target.classes is not None and isinstance(self.target.classes[0], str)
+        return [*names, self.target.name] if of_text else names
 
     @property
     def n_outputs(self):

@@ -87,13 +87,13 @@ def fit(
         source = Stream(self, X, epochs)
     else:
         samples = check_samples(self, X, y, sample_weight)
-        if class_weight is not None:
-            samples = check_class_weight(class_weight, samples, self.dtype)
         if validation_fraction is not None:
             if validation is not None:
                 raise value_error("validation_fraction", "None beside validation_data", shown(validation_fraction))
             fraction = check_number("validation_fraction", validation_fraction, 0.0, 1.0, low_open=True, high_open=True)
             samples, validation = samples.split(fraction, self.seed)
+        if class_weight is not None:  # of what is trained on
+            samples = check_class_weight(class_weight, samples, self.dtype)
         source = Minibatches(self, samples, check_batch_size(batch_size, len(samples)), shuffle=shuffle)
     watch = Watch(check_metrics("metrics", metrics), validation, monitor, tolerance, patience, restore_best)
     if watch.metrics and y is None and validation is None:

@@ -1,5 +1,6 @@
 """What fit watches and whom it tells: validation, metrics, early stopping, callbacks, logs, iterables."""
 
+import dataclasses
 import json
 import threading
 
@@ -396,3 +397,58 @@ def test_only_true_stops(rows):
         every(0, print)
     with pytest.raises(TypeError, match="'callback'.*3"):
         every(2, 3)
+
+
+def test_a_history_is_whole_after_an_error(rows):
+    """In a metric of the third epoch; and what was begun at its end is undone."""
+
+    def failing(y, prediction):
+        failing.calls += 1
+        if failing.calls == 3:
+            raise ZeroDivisionError
+        return 1.0
+
+    failing.calls = 0
+    network = make()
+    with pytest.raises(ZeroDivisionError):
+        network.fit(*rows, validation_data=rows, metrics=["accuracy", failing], epochs=5)
+    assert [len(column) for column in network.history.metrics.values()] == [2, 2]
+    assert len(network.history.validation_loss) == 2
+    columns = network.history.to_dict()
+    assert {len(column) for column in columns.values()} == {3}
+    assert np.isnan(columns["validation_loss"][2])
+    for name in ("epoch", "seconds", "loss"):
+        metric = fastgd.metrics.own(lambda y, prediction: 0.0)
+        with pytest.raises(ValueError, match=name):
+            network.evaluate(*rows, metrics=[dataclasses.replace(metric, name=name)])
+
+
+def test_a_log_says_of_each_run_why_it_stopped(rows, tmp_path):
+    log = json_lines(tmp_path / "log")
+    make().fit(*rows, epochs=1, callbacks=[log])
+    with pytest.raises(DivergenceError):
+        make().fit(*rows, epochs=3, optimizer=SGD(1e30), callbacks=[log])
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["stopped"] for line in lines if "stopped" in line] == ["epochs"]
+
+
+def test_another_thread_waits_for_validation_of_an_iterable(rows):
+    """The network is not lent to anybody while it is evaluated."""
+    X, y = rows
+    refused = []
+
+    def intrude(y, prediction):
+        def predict():
+            try:
+                network.predict(X)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+        thread = threading.Thread(target=predict)
+        thread.start()
+        thread.join()
+        return 0.0
+
+    network = make()
+    network.fit([(X, y)], epochs=2, validation_data=rows, metrics=[intrude])
+    assert len(refused) == 2

@@ -193,6 +193,7 @@ def test_what_does_not_fit_is_not_resumed(tmp_path, small):
         (trainee(), fastgd.Adam(), {"batch_size": 5}, "'fit.batch_size'.*5.*4"),
         (trainee(), fastgd.Adam(), {"shuffle": False}, "'fit.shuffle'.*False.*True"),
         (trainee(), fastgd.Adam(), {"metrics": ()}, "'fit.metrics'"),
+        (trainee(), fastgd.Adam(), {"restore_best": True}, "'fit.restore_best'.*True.*False"),
         (trainee(), fastgd.Adam(), {"validation_fraction": 0.5}, "'fit.rows'"),
     ):
         before = network.parameters.copy()

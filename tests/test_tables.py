@@ -273,3 +273,16 @@ def test_hostile_descriptions(name, value, tmp_path):
     altered(tmp_path / "m", lambda content: content["preprocessing"]["target"].update({name: value}))
     with pytest.raises(CheckpointError, match="'preprocessing'"):
         fastgd.load(tmp_path / "m")
+
+
+def test_text_that_looks_like_numbers_stays_text(tmp_path):
+    """In a file where all of it does, too."""
+    train, new = tmp_path / "train.csv", tmp_path / "new.csv"
+    train.write_text("code,zip,y\n007,010,1\n7,10,2\nA1,010,x\nB1,10,x\n")
+    new.write_text("code,zip,y\n007,010,2\n007,10,1\n")
+    made = Preprocessing.of(read(train, text=["zip"]), "y", categorical=["zip"])
+    assert made.text == ["code", "zip", "y"]
+    table = read(new, text=made.text)
+    assert made.feature_names == ["code=007", "code=7", "code=A1", "code=B1", "zip=010", "zip=10"]
+    assert made.encode(table).tolist() == [[1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1]]
+    assert made.decode(np.eye(3)[made.targets(table)]).tolist() == ["2", "1"]

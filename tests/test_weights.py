@@ -83,3 +83,17 @@ def test_class_weights_of_one_yes_or_no_output(rng):
         network.fit(X, y, epochs=2, **options)
         ends.append(network.parameters.copy())
     np.testing.assert_array_equal(*ends)
+
+
+def test_class_weights_are_of_what_is_trained_on(rng):
+    """Held-out rows count alike."""
+    X, y = rng.normal(size=(60, 6)), np.repeat([0, 1, 2], [40, 15, 5])
+    network = make()
+    history = network.fit(X, y, epochs=2, validation_fraction=0.3, class_weight={0: 1, 1: 20}, metrics="accuracy")
+    held_out = np.sort(fastgd.data.epoch_order(60, 0, fastgd.samples.SPLIT_EPOCH, True)[:18])
+    told = network.evaluate(X[held_out], y[held_out], metrics="accuracy")
+    assert history.validation_loss[-1] == told["loss"]
+    assert history.metrics["validation_accuracy"][-1] == told["accuracy"]
+    soft = Network(6, [Dense(1)], loss="binary_cross_entropy")
+    with pytest.raises(ValueError, match="'class_weight'.*not 0 and 1"):
+        soft.fit(X, rng.uniform(size=60), class_weight="balanced")
