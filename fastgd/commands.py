@@ -189,7 +189,7 @@ def train(arguments):
     total_steps = max(1, arguments.epochs * math.ceil(rows / batch_size))
     optimizer = make_optimizer(arguments, cosine(arguments.learning_rate, total_steps=total_steps))
     tested = len(data.held_out[0]) if data.held_out else len(data.X) - rows
-    print(f"{network}\n{rows} training rows, {tested} test rows, {optimizer}")
+    print(f"{network}\n{rows} training rows, {tested} test rows, {optimizer}", flush=True)
     start = time.perf_counter()
     history = network.fit(
         data.X,

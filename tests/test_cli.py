@@ -193,8 +193,8 @@ def test_bad_data_is_told_on_one_line(case, houses, monkeypatch, capsys):
 
 
 def test_ctrl_c_saves_and_says_so(houses):
-    """And --resume goes on to the end that the whole run has."""
-    command = ["train", "houses.csv", "--target", "price", "--drop", "id,kind", "--epochs", "20000", "--quiet"]
+    """What is saved is where it was; test_resume.py tells that a run goes on from there."""
+    command = ["train", "houses.csv", "--target", "price", "--drop", "id,kind", "--epochs", "2000000", "--quiet"]
     process = subprocess.Popen([sys.executable, "-m", "fastgd", *command], cwd=houses, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     process.stdout.readline()  # the network: training is about to begin
@@ -204,7 +204,7 @@ def test_ctrl_c_saves_and_says_so(houses):
     assert process.returncode == 130
     assert re.search(r"interrupted; saved to 'houses.safetensors' after minibatch \d+\n", err), err
     steps = int(err.split("minibatch")[1])
-    assert 0 < steps == fastgd.load(houses / "houses.safetensors")[1].steps < 200_000
+    assert 0 < steps == fastgd.load(houses / "houses.safetensors")[1].steps
 
 
 def test_debug_shows_the_traceback(tmp_path):
