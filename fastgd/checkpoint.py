@@ -134,7 +134,7 @@ def _write(path, parts):
         return
     folder, name = os.path.split(path)
     _remove_forgotten(folder, name)
-    sibling = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}{UNFINISHED}")
+    sibling = os.path.join(folder, f"{_stem(name)}{secrets.token_hex(8)}{UNFINISHED}")
     try:
         with open(sibling, "xb") as file:
             if os.path.exists(path):
@@ -158,11 +158,16 @@ def _write(path, parts):
             os.close(descriptor)
 
 
+def _stem(name):
+    """What the names of files on their way to this one begin with; names are of 255 bytes at most."""
+    return os.fsdecode(b"." + os.fsencode(name)[:100] + b".")
+
+
 def _remove_forgotten(folder, name):
     """Removes what runs that were killed while they wrote this file left behind."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
-            if entry.name.startswith(f".{name[:100]}.") and entry.name.endswith(UNFINISHED):
+            if entry.name.startswith(_stem(name)) and entry.name.endswith(UNFINISHED):
                 with contextlib.suppress(OSError):
                     if time.time() - entry.stat().st_mtime > FORGOTTEN:
                         os.remove(entry.path)
@@ -238,23 +243,32 @@ class _File:
 def _opened(path):
     """The file at a path, as a `_File`, once every byte of it is checked."""
     path = _path(path)
-    with open(path, "rb") as file:
-        kind = os.fstat(file.fileno())
-        if not stat.S_ISREG(kind.st_mode):
-            raise CheckpointError(path, "file", "a regular file", "something else")
+    with contextlib.ExitStack() as stack:
+        while True:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # to open others may take for ever
+                raise CheckpointError(path, "file", "a regular file", "something else")
+            file = stack.enter_context(open(path, "rb"))
+            try:
+                opened = stack.enter_context(safe_open(path, "numpy"))
+            except SafetensorError as error:
+                begin = file.read(8)
+                got = next((what for magic, what in FOREIGN.items() if begin.startswith(magic)), f"{error}")
+                raise CheckpointError(path, "file", "a whole safetensors file saved by fastgd", got) from None
+            if _identity(os.stat(path)) == _identity(os.fstat(file.fileno())):
+                break
+            stack.close()  # another one was moved there in between
+        found, begun = _File(path, opened), _identity(os.fstat(file.fileno()))
+        _check_digest(file, found, begun[-1])
+        if _identity(os.fstat(file.fileno())) != begun:
+            raise found.error("file", "a file at rest", "one that changed while it was read")
         try:
-            with safe_open(path, "numpy") as opened:
-                found = _File(path, opened)
-                _check_digest(file, found, kind.st_size)
-                now = os.stat(path)
-                if (now.st_ino, now.st_mtime_ns, now.st_size) != (kind.st_ino, kind.st_mtime_ns, kind.st_size):
-                    raise found.error("file", "a file at rest", "one that changed while it was read")
-                yield found
+            yield found
         except SafetensorError as error:
-            file.seek(0)
-            begin = file.read(8)
-            got = next((what for magic, what in FOREIGN.items() if begin.startswith(magic)), f"{error}")
-            raise CheckpointError(path, "file", "a whole safetensors file saved by fastgd", got) from None
+            raise found.error("file", "a whole safetensors file saved by fastgd", f"{error}") from None
+
+
+def _identity(kind):
+    return kind.st_dev, kind.st_ino, kind.st_mtime_ns, kind.st_size
 
 
 def _check_digest(file, found, size):

@@ -414,7 +414,9 @@ class Run:
         def restore():
             history, watch = self._history, self._watch
             vars(history).update(columns, steps=numbers["updates"], best_epoch=best_epoch)
-            history.metrics = {n.removeprefix("metrics."): v for n, v in lists.items() if n.startswith("metrics.")}
+            begin = "" if watch.validation is None else "validation_"
+            names = [begin + metric.name for metric in watch.metrics]
+            history.metrics = {n: lists[f"metrics.{n}"] for n in names if f"metrics.{n}" in lists}
             watch.take(seen)
             if stopped in ("converged", "patience") and watch.waited >= watch.patience:
                 history.stopped = stopped

@@ -77,6 +77,7 @@ def check_weights(argument, weight, rows, dtype):
         i = int(np.argmin(weight))
         raise value_error(argument, "numbers >= 0", f"{weight[i]} at index {i}")
     weight = weight.astype(np.float64)
+    weight /= max(weight.max(), np.finfo(np.float64).tiny)  # their sum may not be a number
     return weight / _mean_weight(argument, weight)
 
 

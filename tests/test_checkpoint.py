@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -320,3 +321,42 @@ def test_what_killed_runs_left_is_removed(tmp_path):
         os.utime(path, (time.time() - 4000,) * 2)
     rich_network().save(tmp_path / "m")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([young.name, other.name, "m"])
+
+
+def test_a_file_that_is_replaced_while_it_is_read(tmp_path):
+    """The path always holds a whole file: load gives one of them."""
+    networks, stop = [rich_network(), rich_network()], threading.Event()
+    networks[1].parameters[:] = 1
+    networks[0].save(tmp_path / "m")
+
+    def save():
+        i = 0
+        while not stop.is_set():
+            i += 1
+            networks[i % 2].save(tmp_path / "m")
+
+    threads = [threading.Thread(target=save) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(60):
+            loaded = fastgd.load(tmp_path / "m")[0].parameters
+            assert any(np.array_equal(loaded, network.parameters) for network in networks)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_pipes_are_no_models(tmp_path):
+    os.mkfifo(tmp_path / "m")
+    with pytest.raises(CheckpointError, match="regular file"):
+        fastgd.load(tmp_path / "m")
+
+
+def test_long_names(tmp_path):
+    path = tmp_path / ("\u4e2d" * 80)
+    rich_network().save(path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    np.testing.assert_array_equal(fastgd.load(path)[0].parameters, rich_network().parameters)

@@ -97,3 +97,13 @@ def test_class_weights_are_of_what_is_trained_on(rng):
     soft = Network(6, [Dense(1)], loss="binary_cross_entropy")
     with pytest.raises(ValueError, match="'class_weight'.*not 0 and 1"):
         soft.fit(X, rng.uniform(size=60), class_weight="balanced")
+
+
+def test_very_large_weights_are_weights(rng):
+    X, y = rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
+    ends = []
+    for weight in (1.0, 1e308):
+        network = make(dtype="float64")
+        network.fit(X, y, epochs=2, sample_weight=np.full(40, weight))
+        ends.append(network.parameters.copy())
+    np.testing.assert_allclose(*ends, rtol=1e-12)
