@@ -32,6 +32,8 @@ from .tables import Preprocessing
 
 FORMAT = 2
 _SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}  # by a schedule
+# What of an optimizer is another by the end of a run; its learning rate at the start is among the run's settings.
+CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
 DIGEST = "sha256"  # its name is behind those of all other tensors of bytes, which the library puts last
 CHUNK = 2**20
 # Names of files that are being written end so; those of runs that were killed are removed after so many seconds.
@@ -356,12 +358,13 @@ def resume(path, run):
         if content.get("run") is None:
             raise file.error("run", "a training run saved by fit(checkpoint=...)", "a model alone")
         with file.field("run"):
-            saved, given["fit"] = {**content, "fit": content["run"]["fit"]}, run.settings()
+            saved = {**content, "fit": content["run"]["fit"]}
+            given["fit"] = json.loads(json.dumps(run.settings()))
         for part in ("network", "optimizer", "fit"):
             with file.field(part):
                 for name in {**given[part], **saved[part]}:
                     one, other = _settings(given[part].get(name)), _settings(saved[part].get(name))
-                    if one != other and name != "minibatches":
+                    if one != other and (part, name) not in CHANGING:
                         raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
         if content.get("preprocessing") != given.get("preprocessing"):
             raise file.error("preprocessing", "that of this run", "another")
@@ -377,7 +380,7 @@ def resume(path, run):
         for array, saved in zip(optimizer.state[slot], arrays, strict=True):
             array[...] = saved
     optimizer.minibatches = loaded_optimizer.minibatches
-    if getattr(optimizer.schedule, "looks", False):  # it has seen something
+    if content["optimizer"]["learning_rate"] != given["optimizer"]["learning_rate"]:  # set, or by what was seen
         optimizer.learning_rate = loaded_optimizer.learning_rate
     restore()
 

@@ -39,6 +39,7 @@ class Run:
         self._each_epoch = [c for c in enumerate(callbacks) if not isinstance(c[1], every)]
         self._each_steps = [c for c in enumerate(callbacks) if isinstance(c[1], every)]
         self._looks = getattr(optimizer.schedule, "looks", False)
+        self._learning_rate = optimizer.config()["learning_rate"]  # a callback may set another
         self._looks_at_epochs = watch.is_needed or self._looks
         self._watches = self._looks_at_epochs or bool(self._each_epoch)
         self._sums = np.zeros(2)  # of the rows' losses in the epoch going on, and of rows
@@ -349,6 +350,7 @@ class Run:
             "metrics": [metric.name for metric in watch.metrics],
             "monitor": watch.monitor,
             "restore_best": watch.restore_best,
+            "learning_rate": self._learning_rate,
         }
 
     def state(self):

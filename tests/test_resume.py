@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_not_resumed(tmp_path, small):
         (other, fastgd.Adam(), {}, "'network.layers'.*relu.*tanh"),
         (trainee(dtype="float64"), fastgd.Adam(), {}, "'network.dtype'.*float64.*float32"),
         (trainee(), fastgd.SGD(0.1), {}, "'optimizer.name'.*SGD.*Adam"),
-        (trainee(), fastgd.Adam(0.1), {}, "'optimizer.learning_rate'.*0.1.*0.001"),
+        (trainee(), fastgd.Adam(0.1), {}, "'fit.learning_rate'.*0.1.*0.001"),
         (trainee(), fastgd.Adam(), {"batch_size": 5}, "'fit.batch_size'.*5.*4"),
         (trainee(), fastgd.Adam(), {"shuffle": False}, "'fit.shuffle'.*False.*True"),
         (trainee(), fastgd.Adam(), {"metrics": ()}, "'fit.metrics'"),
@@ -236,3 +236,20 @@ def test_bad_checkpoint_arguments(options, error, match, small, tmp_path, monkey
         network.fit(x, y, **options)
     np.testing.assert_array_equal(network.parameters, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_learning_rate_set_by_a_callback_is_resumed(tmp_path, small):
+    """The run is told by the rate it began with."""
+    _, x, y = small
+
+    def halve(run):
+        run.optimizer.learning_rate = run.learning_rate / 2
+
+    options = {"batch_size": 4, "callbacks": [halve]}
+    whole, network = trainee(), trainee()
+    history = whole.fit(x, y, optimizer=fastgd.SGD(0.1), epochs=6, **options)
+    options["checkpoint"] = tmp_path / "m"
+    trainee().fit(x, y, optimizer=fastgd.SGD(0.1), epochs=3, **options)
+    resumed = network.fit(x, y, optimizer=fastgd.SGD(0.1), epochs=6, resume=True, **options)
+    np.testing.assert_array_equal(network.parameters, whole.parameters)
+    assert resumed.learning_rate == history.learning_rate
