@@ -182,7 +182,7 @@ def test_callbacks_with_a_context_are_closed(rows, epochs):
     happened.clear()
     with pytest.raises(DivergenceError):
         make().fit(*rows, epochs=9, optimizer=SGD(1e30), callbacks=[every(5, Log())])
-    assert happened[0], happened[-1] == ("enter", "exit")
+    assert (happened[0], happened[-1]) == ("enter", "exit")
 
 
 def test_why_it_stopped_is_told(rows):
