@@ -25,7 +25,7 @@ from .errors import CheckpointError, check_integer, check_number, choose, shown,
 from .kernel import DTYPES
 from .layers import LAYERS, parameter_specs
 from .losses import LOSSES, Loss
-from .optimizer import Optimizer
+from .optimizer import check_optimizer
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES, from_config
 from .tables import Preprocessing
@@ -84,8 +84,7 @@ def describe(network, optimizer):
     if network.preprocessing is not None:
         content["preprocessing"] = network.preprocessing.config()
     if optimizer is not None:
-        if not isinstance(optimizer, Optimizer):
-            raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3)", shown(optimizer))
+        check_optimizer(optimizer)
         optimizer.check_network(network)
         config = optimizer.config()
         if OPTIMIZERS.get(config["name"]) is not type(optimizer):

@@ -14,7 +14,7 @@ from .kernel import BACKENDS, DTYPES
 from .layers import LAYERS, parameter_specs
 from .losses import LOSSES, Loss
 from .metrics import check_metrics
-from .optimizer import Optimizer
+from .optimizer import check_optimizer
 from .optimizers import Adam
 from .plan import Plan
 from .samples import check_rows, check_samples, check_targets, check_values, check_weights
@@ -376,11 +376,6 @@ class Network:
 
 def _not_ready(x, y, optimizer):
     """In place of a `QuickStep`."""
-
-
-def check_optimizer(optimizer):
-    if not isinstance(optimizer, Optimizer):
-        raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3)", f"{shown(optimizer)}")
 
 
 def _dtype_name(dtype):

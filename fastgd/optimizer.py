@@ -416,6 +416,12 @@ class Optimizer(Stepper):
         return f"{type(self).__name__}({self.learning_rate!r}{options})"
 
 
+def check_optimizer(optimizer, also=""):
+    """Raises unless it is an optimizer; `also` says what else is taken."""
+    if not isinstance(optimizer, Optimizer):
+        raise type_error("optimizer", f"an optimizer such as fastgd.Adam(1e-3){also}", shown(optimizer))
+
+
 def check_rounded(name, value, high=np.inf, high_open=False, **limits):
     """The number itself; raises if float32 makes 0 of it, or infinity, or takes it out of its range."""
     with np.errstate(over="ignore"):

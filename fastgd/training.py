@@ -7,7 +7,7 @@ from .callbacks import ProgressBar, check_callbacks
 from .data import check_batch_size
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .metrics import check_metrics
-from .optimizer import Optimizer
+from .optimizer import check_optimizer
 from .optimizers import OPTIMIZERS
 from .run import Run
 from .samples import check_class_weight, check_samples
@@ -73,7 +73,7 @@ def fit(
     gradient is not finite, with the parameters of the last good step; CheckpointError when the file is not that of
     such a run. What was done until an exception is in `network.history`.
     """
-    optimizer = check_optimizer(optimizer)
+    optimizer = pick_optimizer(optimizer)
     epochs = check_integer("epochs", epochs, 0)
     check_flag("shuffle", shuffle)
     validation = None
@@ -114,13 +114,12 @@ def fit(
     return run.go()
 
 
-def check_optimizer(optimizer):
+def pick_optimizer(optimizer):
     """An optimizer, one of a name, or Adam for None."""
     optimizer = "Adam" if optimizer is None else optimizer
     if isinstance(optimizer, str):
         return choose("optimizer", optimizer, OPTIMIZERS)()
-    if not isinstance(optimizer, Optimizer):
-        raise type_error("optimizer", "an optimizer such as fastgd.Adam(1e-3), or a name", shown(optimizer))
+    check_optimizer(optimizer, also=", or a name")
     return optimizer
 
 

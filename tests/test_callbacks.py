@@ -1,4 +1,4 @@
-"""What fit watches and whom it tells: validation, metrics, early stopping, callbacks, logs, iterables."""
+"""Whom fit tells: callbacks, logs, the history; and minibatches of an iterable."""
 
 import dataclasses
 import json
@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
 
 import fastgd
 from fastgd import SGD, Adam, Dense, DivergenceError, History, Network
@@ -246,71 +245,6 @@ def test_history_as_arrays(rows):
     assert columns["loss"].tolist() == history.loss
     assert (np.diff(columns["seconds"]) > 0).all()
     assert list(History().to_dict()) == ["epoch"]
-
-
-# ---- early stopping
-
-
-def test_the_best_parameters_come_back(backend, rows):
-    X, y = rows
-    network, kept = make(backend), {}
-    opposite = (X[:20], (y[:20] + 1) % 3)
-
-    def keep(run):
-        kept[run.epoch] = run.network.parameters.copy()
-
-    history = network.fit(X, y, optimizer=SGD(0.5), batch_size=10, epochs=40, validation_data=opposite, patience=5,
-                          restore_best=True, callbacks=[keep])  # fmt: skip
-    assert history.stopped == "patience"
-    best = int(np.argmin(history.validation_loss)) + 1
-    assert history.best_epoch == best < len(history.loss)
-    np.testing.assert_array_equal(network.parameters, kept[best])
-    assert network.loss(*opposite) == history.validation_loss[best - 1]
-
-
-def test_monitor_follows_a_metric(rows):
-    X, y = rows
-
-    def falling(y, prediction):
-        falling.calls += 1
-        return -falling.calls
-
-    for greater, stopped, best in ((True, "patience", 1), (False, "epochs", 6)):
-        falling.calls = 0
-        metric = fastgd.metrics.own(falling, greater_is_better=greater)
-        history = make().fit(X, y, epochs=6, metrics=metric, monitor="falling", patience=2)
-        assert (history.stopped, history.best_epoch) == (stopped, best)
-        assert history.metrics["falling"] == [-1.0 * i for i in range(1, len(history.loss) + 1)]
-    with pytest.raises(ValueError, match="'monitor'.*greater_is_better"):
-        make().fit(X, y, metrics=falling, monitor="falling")
-    with pytest.raises(ValueError, match="'monitor'.*'accuracy'"):
-        make().fit(X, y, metrics="accuracy", monitor="acc")
-
-
-def test_metrics_of_the_training_data_without_validation(backend, rows):
-    X, y = rows
-    network = make(backend)
-    history = network.fit(X, y, epochs=2, metrics="accuracy")
-    assert history.metrics["accuracy"][-1] == (network.predict(X).argmax(axis=1) == y).mean()
-    assert history.validation_loss == []
-
-
-# ---- held out rows
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_validation_fraction_is_validation_data(backend, rng):
-    """The rows held out are not trained on; the rest is trained on as if it were all."""
-    X, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
-    held_out = fastgd.data.epoch_order(50, 3, fastgd.samples.SPLIT_EPOCH, True)[:10]
-    rest = np.setdiff1d(np.arange(50), held_out)
-    for batch_size, dtype in ((8, np.float32), (1, np.float32), (None, np.float32), (8, np.float64)):
-        split, given = make(backend, seed=3), make(backend, seed=3)
-        history = split.fit(X.astype(dtype), y, batch_size=batch_size, epochs=3, validation_fraction=0.2)
-        held = np.sort(held_out)
-        expected = given.fit(X[rest], y[rest], batch_size=batch_size, epochs=3, validation_data=(X[held], y[held]))
-        np.testing.assert_array_equal(split.parameters, given.parameters)
-        assert same(history, expected)
 
 
 # ---- iterables of minibatches
