@@ -1,12 +1,15 @@
 """What `fit` calls while it trains. A callback is any function of the run (`fastgd.run.Run`): it is called after
 each epoch, or wrapped in `every` after so many minibatches; if it returns True, the training stops. One that is a
-context manager, too, is entered before the first step and left after the last, however that comes about."""
+context manager, too, is entered before the first step and left after the last, however that comes about, once even if
+it is given twice, for epochs and for minibatches."""
 
 import json
+import math
 import os
 import time
 
 from .errors import check_integer, shown, type_error
+from .history import why
 
 # Seconds between two looks of the progress bar.
 TICK = 0.1
@@ -17,21 +20,11 @@ class every:
 
     def __init__(self, steps, callback):
         self.steps = check_integer("steps", steps, 1)
-        if not callable(callback):
-            raise type_error("callback", "a function of the run", shown(callback))
+        _check_callback("callback", callback)
         self.callback = callback
 
     def __call__(self, run):
         return self.callback(run)
-
-    def __enter__(self):
-        if hasattr(self.callback, "__enter__"):
-            self.callback.__enter__()
-        return self
-
-    def __exit__(self, *raised):
-        if hasattr(self.callback, "__exit__"):
-            self.callback.__exit__(*raised)
 
 
 def figures(run):
@@ -44,7 +37,7 @@ def figures(run):
 
 class json_lines:
     """Appends a line of JSON to a file: {"step": ..., "epoch": ..., "loss": ..., ...} after each epoch, or within
-    `every` after so many minibatches, and at the end {"stopped": "epochs", ...}.
+    `every` after so many minibatches, and at the end {"stopped": "epochs"}. What is no finite number is null.
 
     path: a file, made if there is none."""
 
@@ -60,14 +53,16 @@ class json_lines:
         self._history = run.history
         self._write({"step": run.step, "epoch": run.epoch, **figures(run)})
 
-    def __exit__(self, *raised):
-        if self._history is not None:
-            self._write({"stopped": self._history.stopped, "steps": self._history.steps})
+    def __exit__(self, kind, error, traceback):
+        if error is not None:
+            self._write({"stopped": why(error)})
+        elif self._history is not None:
+            self._write({"stopped": self._history.stopped})
         self._file.close()
 
     def _write(self, record):
-        finite = {name: None if value != value else value for name, value in record.items()}  # JSON knows no NaN
-        self._file.write(json.dumps(finite) + "\n")
+        known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
+        self._file.write(json.dumps(known) + "\n")
         self._file.flush()
 
 
@@ -139,6 +134,11 @@ def check_callbacks(callbacks):
     if not isinstance(callbacks, (list, tuple)):
         raise type_error("callbacks", "a list of functions of the run", shown(callbacks))
     for i, callback in enumerate(callbacks):
-        if not callable(callback):
-            raise type_error(f"callbacks[{i}]", "a function of the run", shown(callback))
+        _check_callback(f"callbacks[{i}]", callback)
     return list(callbacks)
+
+
+def _check_callback(argument, callback):
+    if not callable(callback) or callback in (every, json_lines, tensorboard):
+        hint = f"; {callback.__name__}(...) makes one" if isinstance(callback, type) else ""
+        raise type_error(argument, "a function of the run", f"{shown(callback)}{hint}")

@@ -22,6 +22,7 @@ from .activations import ACTIVATIONS
 from .choice import pick
 from .config import __version__
 from .errors import CheckpointError, check_integer, check_number, choose, shown, type_error, value_error
+from .history import History
 from .kernel import DTYPES
 from .layers import LAYERS, parameter_specs
 from .losses import LOSSES, Loss
@@ -288,14 +289,25 @@ def _check_digest(file, found, size):
 
 
 def load(path, *, backend="auto"):
-    """Returns (network, optimizer) as saved; the optimizer is None if none was saved.
+    """Returns (network, optimizer) as saved; the optimizer is None if none was saved. If a training run was saved,
+    network.history is that of the run.
 
     Raises OSError if the file cannot be read, CheckpointError if it is not a whole fastgd model: it names the file, the
     field, what was expected and what came.
     """
     with _opened(path) as file:
         network = _network(file, backend)
-        return network, _optimizer(file, network)
+        optimizer = _optimizer(file, network)
+        if file.content.get("run") is not None:
+            with file.field("run"):
+                network.history = History.of(file.content["run"]["history"], _arrays_of_run(file, "history."))
+        return network, optimizer
+
+
+def _arrays_of_run(file, begin=""):
+    """The arrays that a run has saved, by what follows in their names."""
+    begin = f"run.{begin}"
+    return {name[len(begin) :]: file.read(name) for name in sorted(file.names) if name.startswith(begin)}
 
 
 def _network(file, backend):
@@ -303,6 +315,10 @@ def _network(file, backend):
 
     with file.field("network"):
         config = dict(file.content["network"])
+        _check_defined(file, "loss", config["loss"]["name"], LOSSES)
+        for layer in config["layers"]:
+            if "activation" in layer:
+                _check_defined(file, "activation", layer["activation"]["name"], ACTIVATIONS)
         layers = [choose("layer", layer["layer"], LAYERS).from_config(layer) for layer in config.pop("layers")]
         chosen = dict(config.pop("loss"))
         loss = pick("loss", chosen.pop("name"), LOSSES, Loss)(**chosen)
@@ -322,6 +338,12 @@ def _network(file, backend):
                 raise value_error("preprocessing", expected, "{} and {}".format(*made))
     file.fill(network.views())
     return network
+
+
+def _check_defined(file, kind, name, table):
+    if name not in table:
+        expected = f"one of {', '.join(table)}, or one of your own, defined again before it is loaded"
+        raise file.error(f"network.{kind}", expected, shown(name))
 
 
 def _optimizer(file, network):
@@ -370,9 +392,7 @@ def resume(path, run):
         loaded = _network(file, network.backend)
         loaded_optimizer = _optimizer(file, loaded)
         with file.field("run"):
-            begin = "run."
-            arrays = {name[len(begin) :]: file.read(name) for name in file.names if name.startswith(begin)}
-            restore = run.prepare(content["run"], arrays, loaded)
+            restore = run.prepare(content["run"], _arrays_of_run(file), loaded)
     network.parameters[:], network.epochs = loaded.parameters, loaded.epochs
     optimizer.bind(network)
     for slot, arrays in loaded_optimizer.state.items():

@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 
 from ._plan import fill_shuffled, read_rows
-from .errors import check_integer, shown, type_error, value_error
+from .errors import check_flag, check_integer, shown, type_error, value_error
 from .kernel import In, InOut, Out, kernel
 
 
@@ -136,6 +136,10 @@ def leave_pages(x):
         x._mmap.madvise(mmap.MADV_DONTNEED)
 
 
+# So many rows, spread over all, are compared to tell whether a file is the one that is mapped.
+COMPARED_ROWS = 64
+
+
 class RowReader:
     """Gathers rows of an array (m, n). Those of a mapped file are read from the file where that is possible: a page
     that is touched may bring megabytes around it into memory."""
@@ -152,11 +156,13 @@ class RowReader:
             whole = whole.base
         self._offset = mapping.offset + x.ctypes.data - whole.ctypes.data
         try:
-            self._file = os.open(mapping.filename, os.O_RDONLY)
+            self._file = os.open(mapping.filename, os.O_RDONLY | os.O_NONBLOCK)  # by now it may be a pipe
             weakref.finalize(self, os.close, self._file)
-            ends = np.array([0, len(x) - 1])
-            if self._read(ends).tobytes() != x[ends].tobytes():
-                self._file = None  # the name stands for another file by now
+            for i in np.linspace(0, len(x) - 1, min(len(x), COMPARED_ROWS)).astype(np.int64):
+                if self._read(np.array([i])).tobytes() != x[i].tobytes():
+                    self._file = None  # the name stands for another file
+                    break
+                leave_pages(x)
         except OSError:
             self._file = None
 
@@ -212,6 +218,8 @@ def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=Fa
         raise value_error("y", f"{len(X)} rows as in X", shown(y))
     size = check_batch_size(batch_size, len(X))
     seed, epoch = check_integer("seed", seed, 0), check_integer("epoch", epoch, 0)
+    check_flag("shuffle", shuffle)
+    check_flag("drop_last", drop_last)
 
     def batches():
         order = epoch_order(len(X), seed, epoch, shuffle)

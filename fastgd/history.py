@@ -4,8 +4,17 @@ import dataclasses
 
 import numpy as np
 
+from .errors import DivergenceError, check_integer, shown, type_error, value_error
+
 # Lists with a value for each epoch, besides the metrics.
 COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds")
+
+
+def why(error):
+    """What a history says of a run that an exception ended."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "diverged" if isinstance(error, DivergenceError) else "error"
 
 
 @dataclasses.dataclass
@@ -32,7 +41,8 @@ class History:
     best_epoch: int | None = None
     stopped: str | None = None
 
-    def _columns(self):
+    def columns(self):
+        """The lists by name, those that have values."""
         columns = {"loss": self.loss, "validation_loss": self.validation_loss, **self.metrics}
         columns |= {"learning_rate": self.learning_rate, "seconds": self.seconds}
         return {name: values for name, values in columns.items() if values}
@@ -41,9 +51,39 @@ class History:
         """Arrays by name, all of one length: "epoch" (from 1), "loss", ... `pandas.DataFrame` takes it as it is. NaN is
         what an exception kept from being known."""
         n = len(self.loss)
-        columns = {name: np.array(values + [np.nan] * (n - len(values))) for name, values in self._columns().items()}
+        columns = {name: np.array(values + [np.nan] * (n - len(values))) for name, values in self.columns().items()}
         return {"epoch": np.arange(1, n + 1), **columns}
 
     def last(self):
         """The values of the last epoch by name."""
-        return {name: values[-1] for name, values in self._columns().items()}
+        return {name: values[-1] for name, values in self.columns().items()}
+
+    # ---- kept
+
+    def state(self):
+        """What a file keeps: a dict for JSON, and arrays by name."""
+        told = {"steps": self.steps, "best_epoch": self.best_epoch, "stopped": self.stopped}
+        lists = {name: getattr(self, name) for name in COLUMNS}
+        lists |= {f"metrics.{name}": values for name, values in self.metrics.items()}
+        arrays = {name: np.array(values, np.float64) for name, values in lists.items()}
+        return {**told, "metrics": list(self.metrics)}, arrays
+
+    @classmethod
+    def of(cls, told, arrays):
+        """A history as it was saved; raises if it is none."""
+        best, stopped = told["best_epoch"], told["stopped"]
+        if best is not None:
+            check_integer("best_epoch", best, 1)
+        if not isinstance(stopped, str | None):
+            raise type_error("stopped", "a text or None", shown(stopped))
+        metrics = [str(name) for name in told["metrics"]]
+        names = [*COLUMNS, *(f"metrics.{name}" for name in metrics)]
+        lists = [arrays[name].tolist() for name in names]
+        epochs = len(lists[0])
+        for name, values in zip(names, lists, strict=True):
+            if len(values) > epochs or (name in COLUMNS and name != "validation_loss" and len(values) != epochs):
+                raise value_error(name, f"{epochs} values", len(values))
+        columns, more = dict(zip(COLUMNS, lists, strict=False)), lists[len(COLUMNS) :]
+        steps = check_integer("steps", told["steps"], 0)
+        metrics = dict(zip(metrics, more, strict=True))
+        return cls(**columns, metrics=metrics, steps=steps, best_epoch=best, stopped=stopped)

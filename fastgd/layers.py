@@ -172,12 +172,17 @@ class Dense:
         return f"Dense({self.units}, {self.activation!r})"
 
 
+# How far from its value a standardised feature may be by the rounding of the data.
+COARSEST = 0.01
+
+
 class Standardize:
     """A layer that shifts and scales each feature: y = (x - shift) scale. It has no parameters; what it holds is saved
     with the network. `Standardize(scale=1 / 255)` brings bytes to [0, 1]; `Standardize.of(X)` brings each feature to
     mean 0 and variance 1.
 
-    shift, scale: a number each, or one for each feature.
+    shift, scale: a number each, or one for each feature. Data is cast to the network's dtype before: a network refuses
+    a layer whose features would lose more than 1 % of a standard deviation by that, as time stamps do in float32.
 
     Raises TypeError or ValueError that names the argument.
     """
@@ -197,6 +202,21 @@ class Standardize:
             if values.shape not in ((), (n_in,)):
                 raise value_error(name, f"a number, or one for each of {n_in} features", shown(values))
         return n_in
+
+    def check_dtype(self, dtype):
+        """Raises where a network of this dtype would compute something else."""
+        limits = np.finfo(dtype)
+        for name, values in (("shift", self.shift), ("scale", self.scale)):
+            if np.abs(values).max() > limits.max:
+                raise value_error(name, f"numbers that are finite in {dtype}", shown(values[()]))
+        # What a feature keeps of its last digits, where it is about the shift, after the scale.
+        left = np.abs(self.shift) * np.abs(self.scale) * limits.eps
+        if left.max() > COARSEST:
+            feature = f"feature {int(np.argmax(left))}: " if left.ndim else ""
+            ratio = f"{left.max() / limits.eps:.3g}"
+            expected = f"features that {dtype} can tell apart (|shift| scale <= {COARSEST / limits.eps:.3g})"
+            hint = "; use dtype='float64'" if dtype == np.float32 else ""
+            raise value_error("shift", expected, f"{feature}{ratio}{hint}, or subtract a constant from X before")
 
     def parameters(self, n_in):
         return ()

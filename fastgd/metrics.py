@@ -38,6 +38,10 @@ def accuracy(y, prediction, weight):
     """Share of rows whose most probable class is that of y: labels, or rows of probabilities. With one output, of rows
     where y and prediction are on the same side of 0.5."""
     if prediction.shape[1] == 1:
+        strange = (y < 0) | (y > 1)
+        if strange.any():
+            got = f"{shown(y[strange][0].item())}; for other numbers there are 'mae' and 'r2'"
+            raise value_error("y", "numbers in [0, 1], for accuracy", got)
         right = ((prediction >= 0.5) == (y.reshape(len(y), 1) >= 0.5))[:, 0]
     else:
         right = prediction.argmax(axis=1) == _labels("accuracy", y)

@@ -11,7 +11,7 @@ from .choice import pick
 from .data import leave_pages
 from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
-from .layers import LAYERS, parameter_specs
+from .layers import LAYERS, Standardize, parameter_specs
 from .losses import LOSSES, Loss
 from .metrics import check_metrics
 from .optimizer import check_optimizer
@@ -46,7 +46,8 @@ class Network:
         Small steps use fewer. The results do not depend on it, bit for bit.
 
     `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `epochs` counts the
-    passes over data that `fit` has made. `preprocessing` may be set to what makes rows of numbers of a table
+    passes over data that `fit` has made; `history` is the `History` of the last `fit`, however it ended, or of the run
+    in the file it was loaded from, or None. `preprocessing` may be set to what makes rows of numbers of a table
     (`fastgd.tables`): it is saved with the network. Arrays of the network's dtype that are C-contiguous and aligned are
     used where they lie, others are cast.
     """
@@ -74,12 +75,25 @@ class Network:
             self.sizes.append(layer.output_size(self.sizes[-1]))
         if not any(layer.parameters(n) for layer, n in zip(self.layers, self.sizes, strict=False)):
             raise value_error("layers", "a layer that has parameters", shown(list(layers)))
+        self._check_last_layer()
+        for layer in self.layers:
+            if isinstance(layer, Standardize):
+                layer.check_dtype(self.dtype)
         self._make_buffers()
-        self.epochs, self.preprocessing = 0, None
+        self.epochs, self.history, self.preprocessing = 0, None, None
         self._quick_step = _not_ready
         self._last_loss, self._totals = None, None  # of the last step; of the steps that are being run
         self._drop_plan()
         self._turn = Turn("network")
+
+    def _check_last_layer(self):
+        """Raises where raw outputs and the loss's link would not be what was meant."""
+        loss, activation = self.loss_function, getattr(self.layers[-1], "activation", None)
+        if loss.kernels[0].arrays["y"].domain == "labels" and self.sizes[-1] == 1:
+            raise value_error("layers", f"at least 2 outputs for {loss.name} (or binary_cross_entropy)", "1 output")
+        if loss.link is not None and getattr(activation, "forward", None) is loss.link:
+            expected = f"a last layer of raw outputs: {loss.name} applies {activation.name} itself"
+            raise value_error("layers", expected, repr(self.layers[-1]))
 
     def _make_buffers(self):
         """The flat buffers and the initial values."""
@@ -220,6 +234,7 @@ class Network:
             plan.run("loss")
             self._check_inputs(plan, samples.x)
             leave_pages(samples.x)
+            leave_pages(samples.y)
             # Every block adds the penalty: weighted by its rows, it is added once.
             total += float(plan.buffers["total"][0]) * plan.rows
             if metrics:
@@ -250,18 +265,19 @@ class Network:
         loss = self._quick_step(x, y, optimizer) if sample_weight is None else None
         return self._prepared_step(x, y, optimizer, sample_weight) if loss is None else loss
 
-    def _prepared_step(self, x, y, optimizer, sample_weight=None):
-        """`train_step` of anything: checks, casts, and raises. Makes ready for the quick way where it applies."""
+    def _prepared_step(self, x, y, optimizer, sample_weight=None, *, scaled=True):
+        """`train_step` of anything: checks, casts, and raises. Makes ready for the quick way where it applies. Weights
+        count as they are if they are not to be `scaled`."""
         check_optimizer(optimizer)
         if optimizer.state:  # a bad value shows in the loss or the gradient
             x = check_rows("x", x, self.n_features)
             y, kernel = check_targets("y", y, len(x), self.loss_function, self.sizes[-1])
-            weights = None
-            if sample_weight is not None:
-                weights = check_weights("sample_weight", sample_weight, len(x), self.dtype)
         else:  # the first step binds the optimizer, so all is checked before
-            samples = self._checked(x, y, sample_weight, finite=True)
-            x, y, kernel, weights = samples.x, samples.y, samples.kernel, samples.weight
+            samples = self._checked(x, y, finite=True)
+            x, y, kernel = samples.x, samples.y, samples.kernel
+        weights = None
+        if sample_weight is not None:
+            weights = check_weights("sample_weight", sample_weight, len(x), self.dtype, scaled=scaled)
         with self._turn:
             plan = self._plan_for(len(x), kernel)
             plan.use_optimizer(optimizer)
@@ -308,7 +324,7 @@ class Network:
         loss, rate = float(steps.totals[s]), float(steps.rates[s])
         return DivergenceError(optimizer.steps + 1, epoch=epoch, loss=loss, learning_rate=rate, last_loss=last)
 
-    def _checked(self, x, y, sample_weight, finite=False):
+    def _checked(self, x, y, sample_weight=None, finite=False):
         return check_samples(self, x, y, sample_weight, names=("x", "y", "sample_weight"), finite=finite)
 
     def _check_inputs(self, plan, x):

@@ -16,19 +16,26 @@ import numpy as np
 
 from . import checkpoint as files
 from .callbacks import every
-from .errors import DivergenceError, check_integer, check_number, shown, value_error
-from .history import COLUMNS, History
+from .errors import check_integer, check_number, shown, value_error
+from .history import History, why
 from .sampling import Stream
 
 # After how long a run that is asked for it saves itself.
 SAVE_SECONDS = 60
 
 
+def _function_of(callback):
+    return callback.callback if isinstance(callback, every) else callback
+
+
 class Run:
     """A call of `fit`, as callbacks see it.
 
-    network, optimizer; history: what is known so far. epochs: how many are asked for. step: minibatches done.
-    rows_of_epoch: rows in an epoch; None if that is not known. at_epoch_end: whether this is a pause after an epoch.
+    network, optimizer; history: what is known so far. epochs: how many are asked for; epoch: how many are done.
+    step: minibatches done. loss: of the last minibatch, before its update. learning_rate: of the last update.
+    rows: done in all; rows_in_epoch: of the epoch going on; rows_of_epoch: in a whole one, None if that is not known.
+    at_epoch_end: whether an epoch has just ended. save(path): see there. It may set `optimizer.learning_rate`, for all
+    steps to come: a number, or another schedule of the optimizer's steps from its first one on.
     """
 
     def __init__(self, network, optimizer, source, epochs, watch, callbacks, bar, checkpoint, checkpoint_every):
@@ -50,6 +57,7 @@ class Run:
         self._piece, self._booked, self._ended, self._base, self._attended = None, 0, 0, 0, 0
         self._changes = 0  # of the optimizer, by hand, when they were laid out
         self._calling = False  # callbacks, who may have trained the network
+        self._digests = None  # of the samples, once they are asked for
         self._seconds_before, self._rows_now, self._undo = 0.0, None, None
 
     # ---- what a callback may ask
@@ -89,13 +97,15 @@ class Run:
 
     def go(self):
         """Trains; returns the history."""
-        history = self._network.history = self._history
+        history = self._history
         self._saved = time.monotonic()
         self._started = self._saved - self._seconds_before
         with contextlib.ExitStack() as stack:
-            for entered in (*self._callbacks, self._bar):
+            once = {id(one): one for one in (*map(_function_of, self._callbacks), self._bar)}
+            for entered in once.values():
                 if hasattr(entered, "__enter__"):
                     stack.enter_context(entered)
+            self._network.history = history
             try:
                 if isinstance(self._source, Stream):
                     self._train_on_stream()
@@ -106,14 +116,16 @@ class Run:
                 self._finish()
             except KeyboardInterrupt as error:
                 self._take_back_epoch_end()
-                history.stopped = history.stopped or "interrupted"
+                history.stopped = history.stopped or why(error)
                 if self._checkpoint:
                     self._save_interrupted(error)
                 raise
             except BaseException as error:
                 self._take_back_epoch_end()
-                history.stopped = "diverged" if isinstance(error, DivergenceError) else "error"
+                history.stopped = why(error)
                 raise
+            finally:
+                self._network.history = history  # a callback may have trained, too
         return history
 
     def _finish(self):
@@ -180,7 +192,7 @@ class Run:
         self._book(s)
         if self._bar:
             self._bar(self)
-        self._pause(self._watches and self._ends[self._ended - 1] == s)
+        self._pause(at_epoch_end=self._ends[self._ended - 1] == s)
         plan = self._network._plan  # a callback may have used the network for something else
         return plan is None or not plan.is_ready_for(self._piece) or not self._is_as_laid_out()
 
@@ -213,27 +225,39 @@ class Run:
         network, optimizer, source, history = self._network, self._optimizer, self._source, self._history
         self._attend()
         while self.epoch < self.epochs and not history.stopped:
-            for x, y, *weight in source.minibatches():
+            batches = source.minibatches()
+            batch = next(batches, None)
+            if batch is None and not source.position:
+                raise value_error("X", "an iterable with a minibatch in it", shown(source.batches))
+            while batch is not None:
+                x, y, *weight = batch
                 self._base, self._rows_now = optimizer.minibatches, len(x)
-                loss = network.train_step(x, y, optimizer, sample_weight=weight[0] if weight else None)
+                if weight:
+                    loss = network._prepared_step(x, y, optimizer, *weight, scaled=False)
+                else:
+                    loss = network.train_step(x, y, optimizer)
                 self._book_minibatch(loss)
                 if self._bar:
                     self._bar(self)
-                if self._each_steps or self._checkpoint:
+                batch = next(batches, None)
+                if batch is not None and (self._each_steps or self._checkpoint):
                     self._pause(at_epoch_end=False)
                 if history.stopped:
                     return
-            if not source.position:
-                raise value_error("X", "an iterable with a minibatch in it", shown(source.batches))
-            loss, rate, seconds = self._sums[0] / self._sums[1], self.learning_rate, time.monotonic() - self._started
-            rows, loss = self.rows_in_epoch, float(loss)
-            history.loss += [loss]
-            history.learning_rate += [rate]
-            history.seconds += [seconds]
-            self._rows_before += rows
-            self._sums[:] = 0
-            network.epochs, source.epoch, source.position = network.epochs + 1, source.epoch + 1, 0
+            self._book_epoch()
             self._pause(at_epoch_end=True)
+
+    def _book_epoch(self):
+        """Enters an epoch of an iterable."""
+        source, history = self._source, self._history
+        loss, rate, seconds = self._sums[0] / self._sums[1], self.learning_rate, time.monotonic() - self._started
+        rows, loss = self.rows_in_epoch, float(loss)
+        history.loss += [loss]
+        history.learning_rate += [rate]
+        history.seconds += [seconds]
+        self._rows_before += rows
+        self._sums[:] = 0
+        self._network.epochs, source.epoch, source.position = self._network.epochs + 1, source.epoch + 1, 0
 
     def _book_minibatch(self, loss):
         """Enters a minibatch of an iterable."""
@@ -271,7 +295,7 @@ class Run:
     def _end_epoch(self):
         """Validation, metrics, and whether to go on."""
         watch, history = self._watch, self._history
-        loss, values = watch.values(self._network, self._source)
+        loss, values = watch.values()
         schedule = copy.deepcopy(self._optimizer.schedule) if self._looks else None
         self._undo = watch.seen(), history.best_epoch, schedule
         if loss is not None:
@@ -280,7 +304,7 @@ class Run:
             history.metrics.setdefault(name, []).append(value)
         if self._looks:
             self._optimizer.observe(history.loss[-1] if loss is None else loss)
-        history.stopped = watch.look(self._network, history)
+        history.stopped = watch.look(history)
 
     def _take_back_epoch_end(self):
         """Undoes what was begun at the end of an epoch when an exception came."""
@@ -302,9 +326,14 @@ class Run:
         holds = not isinstance(self._source, Stream)
         if holds:
             self._network._turn.lend()
+        called = set()
         for i, callback in due:
+            function = _function_of(callback)
+            if id(function) in called:
+                continue
+            called.add(id(function))
             try:
-                answer = callback(self)
+                answer = function(self)
             except Exception as error:
                 error.add_note(f"raised by callbacks[{i}] after minibatch {self.step}, {self.epoch} epochs done")
                 raise
@@ -342,11 +371,16 @@ class Run:
     def settings(self):
         """What has to be the same for a run to be resumed."""
         source, watch = self._source, self._watch
+        if self._digests is None:
+            samples = None if isinstance(source, Stream) else source.samples, watch.validation
+            self._digests = [None if part is None else part.digest(self._network.dtype) for part in samples]
         return {
             "rows": source.rows,
+            "data": self._digests[0],
             "batch_size": source.size,
             "shuffle": source.shuffle,
             "validation rows": None if watch.validation is None else len(watch.validation),
+            "validation data": self._digests[1],
             "metrics": [metric.name for metric in watch.metrics],
             "monitor": watch.monitor,
             "restore_best": watch.restore_best,
@@ -365,45 +399,33 @@ class Run:
             "position": place[1],
             "step": self.step,
             "rows": self._rows_before,
-            "updates": history.steps,
             "attended": self._attended if self._watches else self.epoch,
-            "best_epoch": history.best_epoch,
-            "stopped": history.stopped,
             "seconds": time.monotonic() - self._started,
         }
-        arrays = {f"history.{name}": np.array(values, np.float64) for name, values in self._lists().items()}
+        content["history"], lists = history.state()
+        arrays = {f"history.{name}": array for name, array in lists.items()}
         arrays |= {"sums": self._sums, "watch": np.array(watch.seen())}
         for name, array in (("best", watch.parameters), ("parameters", self._parameters)):
             if array is not None:
                 arrays[name] = array
         return content, arrays
 
-    def _lists(self):
-        """The lists of the history by name."""
-        history = self._history
-        lists = {name: getattr(history, name) for name in COLUMNS}
-        return lists | {f"metrics.{name}": values for name, values in history.metrics.items()}
-
     def prepare(self, content, arrays, network):
         """Checks a state as it was saved, with the network as it was then; returns a function that takes it over."""
-        counts = ("epoch", "position", "step", "rows", "updates", "attended")
+        counts = ("epoch", "position", "step", "rows", "attended")
         numbers = {name: check_integer(name, content[name], 0) for name in counts}
         seconds = check_number("seconds", content["seconds"], 0.0)
-        best_epoch, stopped = content["best_epoch"], content["stopped"]
-        if best_epoch is not None:
-            check_integer("best_epoch", best_epoch, 1)
         for name, array in arrays.items():
             kept = name in ("best", "parameters")
             if array.dtype != (network.dtype if kept else np.float64) or array.ndim != 1:
                 raise value_error(name, "a flat array of the run's precision", shown(array))
         begin = "history."
-        lists = {name[len(begin) :]: arrays[name].tolist() for name in arrays if name.startswith(begin)}
-        columns = {name: lists[name] for name in COLUMNS}
-        epochs, attended = len(columns["loss"]), numbers["attended"]
-        for name, values in lists.items():
-            expected = attended if name.startswith(("validation", "metrics.")) else epochs
-            if len(values) not in (0, expected):
-                raise value_error(name, f"{expected} values", len(values))
+        lists = {name[len(begin) :]: array for name, array in arrays.items() if name.startswith(begin)}
+        saved = History.of(content["history"], lists)
+        epochs, attended = len(saved.loss), numbers["attended"]
+        for name, values in {"validation_loss": saved.validation_loss, **saved.metrics}.items():
+            if len(values) not in (0, attended):
+                raise value_error(name, f"{attended} values", len(values))
         if attended > epochs or epochs > numbers["epoch"] or numbers["position"] >= self._source.per_epoch:
             raise value_error("position", "one that a run can have", shown(numbers))
         sums, seen = arrays["sums"].reshape(2), arrays["watch"].reshape(3).tolist()
@@ -415,13 +437,10 @@ class Run:
 
         def restore():
             history, watch = self._history, self._watch
-            vars(history).update(columns, steps=numbers["updates"], best_epoch=best_epoch)
-            begin = "" if watch.validation is None else "validation_"
-            names = [begin + metric.name for metric in watch.metrics]
-            history.metrics = {n: lists[f"metrics.{n}"] for n in names if f"metrics.{n}" in lists}
             watch.take(seen)
-            if stopped in ("converged", "patience") and watch.waited >= watch.patience:
-                history.stopped = stopped
+            if watch.waited < watch.patience or saved.stopped not in ("converged", "patience"):
+                saved.stopped = None
+            vars(history).update(vars(saved))
             self._sums[:], self.step, self._rows_before = sums, numbers["step"], numbers["rows"]
             self.first_row, self._attended, self._seconds_before = self.rows, attended, seconds
             self._first_epoch = numbers["epoch"] - epochs

@@ -2,28 +2,32 @@
 
 import collections.abc
 import dataclasses
+import hashlib
 
 import numpy as np
 
-from .data import RowReader, epoch_order, leave_pages
+from .data import RowReader, epoch_order, leave_pages, mapped
 from .errors import check_number, shown, type_error, value_error
 
 # Numbers, and rows of them, looked at in one go when a whole data set is checked: bounds the memory a check takes.
 CHECK_SIZE, CHECK_ROWS = 2**20, 4096
 # In place of the number of an epoch where rows are chosen to be held out.
 SPLIT_EPOCH = 2**64 - 1
+# So many rows of features, spread over all, tell with all targets whether samples are the same.
+DIGEST_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """Rows of data that have passed the checks: x (rows, n_features) and y of any dtype and layout, for a loss kernel,
-    with a factor of each row's loss, 1 on average, or None for 1; `rows` gathers those of x. `index` names the rows
-    meant, None is all."""
+    with a factor of each row's loss, 1 on average, or None for 1; `rows` gathers those of x, and `target_rows` those of
+    y if they are better read from a file than held. `index` names the rows meant, None is all."""
 
     x: np.ndarray
     y: np.ndarray
     kernel: object
     rows: RowReader
+    target_rows: RowReader | None = None
     weight: np.ndarray | None = None
     index: np.ndarray | None = None
 
@@ -34,26 +38,55 @@ class Samples:
         """x, y and weight, as it stands, of some of the rows."""
         rows = slice(start, stop) if self.index is None else self.index[start:stop]
         x = self.x[rows] if self.index is None else self.rows.take(rows)
-        return x, self.y[rows], None if self.weight is None else self.weight[rows]
+        return x, self._targets(rows), None if self.weight is None else self.weight[rows]
 
-    def targets(self):
-        """y and weight of all rows."""
-        rows = slice(None) if self.index is None else self.index
+    def _targets(self, rows):
+        """Those of a slice or of an index."""
+        if self.target_rows is None or isinstance(rows, slice):
+            return self.y[rows]
+        return self.target_rows.take(rows)
+
+    def y_dtype(self, dtype):
+        """The dtype of targets for the kernel in a network of `dtype`."""
+        return self.kernel.arrays["y"].dtype or np.dtype(dtype)
+
+    def targets(self, limit=None):
+        """y and weight of all rows, or of the first."""
+        rows = slice(limit) if self.index is None else self.index[:limit]
         return self.y[rows], None if self.weight is None else self.weight[rows]
+
+    def digest(self, dtype):
+        """A text that is another one for other samples: of all targets and weights, and of some rows."""
+        index = np.arange(len(self)) if self.index is None else self.index
+        told = hashlib.sha256()
+        some = index[np.linspace(0, len(index) - 1, min(len(index), DIGEST_ROWS)).astype(np.int64)]
+        told.update(self.rows.take(some, np.empty((len(some), self.x.shape[1]), dtype)))
+        step = block_rows(self.y)
+        for start in range(0, len(index), step):
+            rows = slice(start, start + step) if self.index is None else index[start : start + step]
+            told.update(np.require(self._targets(rows), self.y_dtype(dtype), "C"))
+            if self.weight is not None:
+                told.update(np.ascontiguousarray(self.weight[rows]))
+        return told.hexdigest()[:16]
 
     def split(self, fraction, seed):
         """These samples without a part that is chosen by the seed, and that part."""
-        order = epoch_order(len(self.x), seed, SPLIT_EPOCH, True)
-        held_out = max(1, round(fraction * len(order)))
-        if held_out == len(order):
-            raise value_error("validation_fraction", "a row left to train on", f"{len(order)} rows in all")
         parts = []
-        for index in (np.sort(order[held_out:]), np.sort(order[:held_out])):
+        for index in split_rows("validation_fraction", len(self.x), fraction, seed):
             weight = self.weight
             if weight is not None:
                 weight = weight / _mean_weight("sample_weight", weight[index])
             parts.append(dataclasses.replace(self, weight=weight, index=index))
         return parts
+
+
+def split_rows(argument, rows, fraction, seed):
+    """Which rows are trained on, and which are held out: so great a part of them, chosen by the seed."""
+    order = epoch_order(rows, seed, SPLIT_EPOCH, True)
+    held_out = max(1, round(fraction * rows))
+    if held_out == rows:
+        raise value_error(argument, "a row left to train on", f"{rows} rows in all")
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True):
@@ -64,11 +97,12 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
     if finite:
         check_values(names[0], x, network.dtype)
     check_values(names[1], y, network.dtype, kernel.arrays["y"], network.sizes[-1])
-    return Samples(x, y, kernel, RowReader(x), weight)
+    target_rows = RowReader(y) if y[0].size > 1 and mapped(y) is not None else None
+    return Samples(x, y, kernel, RowReader(x), target_rows, weight)
 
 
-def check_weights(argument, weight, rows, dtype):
-    """A factor for each row, scaled to be 1 on average."""
+def check_weights(argument, weight, rows, dtype, *, scaled=True):
+    """A factor for each row, scaled to be 1 on average if asked for."""
     weight = _as_array(argument, weight)
     if weight.shape != (rows,):
         raise value_error(argument, f"an array of shape ({rows},), one number for each row", shown(weight))
@@ -77,6 +111,8 @@ def check_weights(argument, weight, rows, dtype):
         i = int(np.argmin(weight))
         raise value_error(argument, "numbers >= 0", f"{weight[i]} at index {i}")
     weight = weight.astype(np.float64)
+    if not scaled:
+        return weight
     weight /= max(weight.max(), np.finfo(np.float64).tiny)  # their sum may not be a number
     return weight / _mean_weight(argument, weight)
 
@@ -88,7 +124,7 @@ def _mean_weight(argument, weight):
     return mean
 
 
-def check_class_weight(class_weight, samples, dtype):
+def check_class_weight(class_weight, samples, n_outputs, dtype):
     """The samples with weights multiplied by those of their classes: {label: weight}, or "balanced"."""
     name = "class_weight"
     labels = samples.y if samples.y.ndim == 1 else samples.y[:, 0]
@@ -100,9 +136,10 @@ def check_class_weight(class_weight, samples, dtype):
     if isinstance(class_weight, str) and class_weight == "balanced":
         factors = len(labels) / (len(known) * counts)
     elif isinstance(class_weight, collections.abc.Mapping):
-        strange = [label for label in class_weight if label not in known]
+        classes = max(2, n_outputs)  # one output is for 0 and 1
+        strange = [label for label in class_weight if label not in range(classes)]
         if strange:
-            raise value_error(name, f"labels that are in y: {shown(known.tolist())}", shown(strange[0]))
+            raise value_error(name, f"integer labels in [0, {classes - 1}]", shown(strange[0]))
         factors = [check_number(f"{name}[{label!r}]", class_weight.get(label, 1.0), 0.0) for label in known.tolist()]
     else:
         raise type_error(name, "a dict {label: weight} or 'balanced'", shown(class_weight))

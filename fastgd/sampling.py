@@ -26,12 +26,14 @@ class Minibatches:
         self.epoch, self.position, self.rows = network.epochs, 0, len(samples)
         x = samples.x
         self.per_epoch = -(-self.rows // batch_size)
+        y, self._y_dtype = samples.y, samples.y_dtype(network.dtype)
+        self._y = np.require(y, self._y_dtype, ["C", "ALIGNED"]) if samples.target_rows is None else None
         usable = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
-        self._in_place = usable and mapped(x) is None  # pages of a file are left as soon as they are read
+        self._in_place = usable and mapped(x) is None and self._y is not None
         self._shuffled = shuffle and batch_size < self.rows  # batch descent needs no order
-        rows = PIECE_ROWS if self._in_place else STAGED_BYTES // (x.shape[1] * network.dtype.itemsize)
+        width = x.shape[1] + y[0].size
+        rows = PIECE_ROWS if self._in_place else STAGED_BYTES // (width * network.dtype.itemsize)
         self._limit = max(1, min(PIECE_STEPS, rows // batch_size))
-        self._y = np.require(samples.y, samples.kernel.arrays["y"].dtype or network.dtype, ["C", "ALIGNED"])
         self._order, self._order_of = None, None
 
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
@@ -44,8 +46,11 @@ class Minibatches:
         if samples.weight is not None:
             weights = (samples.weight[index] / np.repeat(rows, rows)).astype(plan.dtype)
         if not self._in_place:
-            x, y = np.empty((len(index), x.shape[1]), plan.dtype), y[index]
-            samples.rows.take(index, x)
+            x = samples.rows.take(index, np.empty((len(index), x.shape[1]), plan.dtype))
+            if y is not None:
+                y = y[index]
+            else:
+                y = samples.target_rows.take(index, np.empty((len(index), samples.y.shape[1]), self._y_dtype))
         elif self.size == 1 or not (self._shuffled or samples.index is not None):  # rows of a step lie side by side
             starts = index[starts]
         else:
@@ -96,7 +101,8 @@ class Stream:
         if isinstance(batches, np.ndarray):
             raise type_error("y", "targets for the rows of X", None)
         if again is batches and epochs > 1:
-            raise value_error("X", "an iterable that can be gone through again for each epoch", shown(batches))
+            expected = f"an iterable that can be gone through again for each epoch, or epochs=1 instead of {epochs}"
+            raise value_error("X", expected, shown(batches))
         self.batches = batches
         self.epoch, self.position = network.epochs, 0
         self.rows = self.size = self.shuffle = None

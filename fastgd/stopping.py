@@ -2,27 +2,37 @@
 
 import math
 
+import numpy as np
+
 from .errors import check_flag, check_integer, check_number, choose, value_error
+from .metrics import METRICS
+from .samples import CHECK_ROWS
 
 
 class Watch:
     """Looks at the network after each epoch: validation loss and metrics, and whether what is monitored has become
-    better lately."""
+    better lately.
 
-    def __init__(self, metrics, validation, monitor, tolerance, patience, restore_best):
-        self.metrics, self.validation = metrics, validation
+    training: the samples that metrics are taken of without a `validation`, or None. monitor: None, or a column of the
+    history, for metrics also without "validation_"; afterwards it is such a column."""
+
+    def __init__(self, network, metrics, training, validation, monitor, tolerance, patience, restore_best):
+        self.network, self.metrics, self.validation = network, metrics, validation
+        self.samples = training if validation is None else validation
+        self._begin = "" if validation is None else "validation_"
+        self._try_out()
         self.tolerance = check_number("tolerance", tolerance, 0.0)
         self.patience = math.inf if patience is None else check_integer("patience", patience, 1)
         self.restore_best = check_flag("restore_best", restore_best)
-        self.monitor, self.sign = None, 1
-        if monitor is not None:
-            chosen = choose("monitor", monitor, {metric.name: metric for metric in metrics})
-            if chosen.greater_is_better is None:
-                expected = (
-                    "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
-                )
-                raise value_error("monitor", expected, repr(monitor))
-            self.monitor, self.sign = monitor, -1 if chosen.greater_is_better else 1
+        ways = {"loss": ("loss", False), f"{self._begin}loss": (f"{self._begin}loss", False)}
+        for metric in metrics:
+            column = f"{self._begin}{metric.name}"
+            ways[metric.name] = ways[column] = column, metric.greater_is_better
+        self.monitor, greater_is_better = choose("monitor", f"{self._begin}loss" if monitor is None else monitor, ways)
+        if greater_is_better is None:
+            expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
+            raise value_error("monitor", expected, repr(monitor))
+        self.sign = -1 if greater_is_better else 1
         # Of values whose sign is such that less is better: that which counts as best, for how many epochs none was
         # better, and the least of all, with the parameters then.
         self.best, self.waited, self.least, self.parameters = math.inf, 0, math.inf, None
@@ -39,20 +49,27 @@ class Watch:
         """Goes on from what was `seen`."""
         self.best, self.waited, self.least = seen
 
-    def values(self, network, source):
-        """Validation loss, or None, and metrics by the name they have in the history."""
-        if self.validation is not None:
-            loss, values = network._evaluate(self.validation, self.metrics)
-            return loss, {f"validation_{name}": value for name, value in values.items()}
-        return None, network._evaluate(source.samples, self.metrics)[1] if self.metrics else {}
+    def _try_out(self):
+        """Raises where one of fastgd's own metrics does not suit the targets: not only after an epoch."""
+        functions = [metric.function for metric in METRICS.values()]
+        known = [metric for metric in self.metrics if metric.function in functions]
+        if known and self.samples is not None:
+            y, _ = self.samples.targets(CHECK_ROWS)
+            prediction = np.full((len(y), self.network.sizes[-1]), 0.5)
+            for metric in known:
+                metric.value(y, prediction)
 
-    def look(self, network, history):
+    def values(self):
+        """Validation loss, or None, and metrics by the name they have in the history."""
+        if self.validation is None and not self.metrics:
+            return None, {}
+        loss, values = self.network._evaluate(self.samples, self.metrics)
+        named = {f"{self._begin}{name}": value for name, value in values.items()}
+        return None if self.validation is None else loss, named
+
+    def look(self, history):
         """Looks at the last epoch in the history; tells why to stop, or None."""
-        if self.monitor is not None:
-            values = history.metrics[self.monitor if self.validation is None else f"validation_{self.monitor}"]
-        else:
-            values = history.loss if self.validation is None else history.validation_loss
-        value = values[-1] * self.sign
+        network, value = self.network, history.columns()[self.monitor][-1] * self.sign
         if value < self.least:
             self.least, history.best_epoch = value, len(history.loss)
             if self.restore_best:
@@ -65,4 +82,4 @@ class Watch:
             self.waited += 1
         if self.waited < self.patience:
             return None
-        return "converged" if self.validation is None and self.monitor is None else "patience"
+        return "converged" if self.monitor == "loss" else "patience"

@@ -43,7 +43,8 @@ def fit(
 
     X: (rows, n_features) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time. Or,
         without y, an iterable of minibatches (x, y) or (x, y, sample_weight), gone through once an epoch in its own
-        order and sizes; one that can be gone through once only serves for one epoch.
+        order and sizes, with weights that count as they are: the loss of a minibatch is sum(weight loss) / rows. One
+        that can be gone through once only serves for one epoch.
     y: integer labels (rows,) for softmax_cross_entropy, else (rows, n_out), or (rows,) for one output.
     optimizer: an optimizer, or the name of one that takes its default values; None is "Adam".
     batch_size: None is batch gradient descent, 1 stochastic, n mini-batch; the last batch of an epoch may be shorter.
@@ -52,22 +53,23 @@ def fit(
     sample_weight: (rows,) numbers >= 0: a row counts by its weight over the mean weight of all rows, so the loss is the
         weighted mean, and with batch_size=1, too, a row of weight 2 pulls twice as hard as one of weight 1.
     class_weight: {label: number >= 0}, 1 for labels not in it, or "balanced" for rows / (classes x rows of the class);
-        multiplied with sample_weight. For integer labels, or 0 and 1 in one output.
+        multiplied with sample_weight, in the training loss alone. For integer labels, or 0 and 1 in one output.
     validation_data: (X, y) or (X, y, sample_weight), whose loss is taken after each epoch. validation_fraction: takes
         so great a part of the rows for it instead, chosen by the network's seed and not trained on.
     metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction), taken after
         each epoch of the validation data or, without, of the training data.
     monitor: what `patience` and `restore_best` look at: None is the loss, that of the validation data if given; else
-        the name of one of the metrics.
+        "loss" (of the training), "validation_loss", or the name of one of the metrics.
     patience: stop when for so many epochs in a row it has not become better by more than `tolerance` than where it last
-        did; None never stops early. restore_best: at the end go back to the parameters of the epoch where it was best.
+        did; None never stops early. restore_best: at the end go back to the parameters of the epoch where it was best;
+        NaN is never best.
     callbacks: functions of the run (`fastgd.run.Run`), called after each epoch, or `fastgd.callbacks.every(k, f)`
         after every k minibatches; one that returns True stops the training. They may use the network.
     progress: True shows a progress bar.
     checkpoint: a file to which network, optimizer and the state of this run are saved at the end, on Ctrl-C, and every
-        `checkpoint_every` minibatches; None is once a minute.
+        `checkpoint_every` minibatches; None is once a minute. A file that is there is replaced.
     resume: True goes on where the file `checkpoint` left off, if there is one, until `epochs` are done in all: with the
-        same arguments the results are, bit for bit, those of a run that was never stopped.
+        same arguments and data the results are, bit for bit, those of a run that was never stopped.
 
     Raises TypeError or ValueError that names the argument, with the network unchanged; DivergenceError when a loss or
     gradient is not finite, with the parameters of the last good step; CheckpointError when the file is not that of
@@ -84,7 +86,7 @@ def fit(
                             ("validation_fraction", validation_fraction)):  # fmt: skip
             if value is not None:
                 raise value_error(name, "None for an iterable of minibatches", shown(value))
-        source = Stream(self, X, epochs)
+        source, told = Stream(self, X, epochs), None
     else:
         samples = check_samples(self, X, y, sample_weight)
         if validation_fraction is not None:
@@ -92,12 +94,14 @@ def fit(
                 raise value_error("validation_fraction", "None beside validation_data", shown(validation_fraction))
             fraction = check_number("validation_fraction", validation_fraction, 0.0, 1.0, low_open=True, high_open=True)
             samples, validation = samples.split(fraction, self.seed)
+        told = samples  # metrics do not weigh classes
         if class_weight is not None:  # of what is trained on
-            samples = check_class_weight(class_weight, samples, self.dtype)
+            samples = check_class_weight(class_weight, samples, self.sizes[-1], self.dtype)
         source = Minibatches(self, samples, check_batch_size(batch_size, len(samples)), shuffle=shuffle)
-    watch = Watch(check_metrics("metrics", metrics), validation, monitor, tolerance, patience, restore_best)
-    if watch.metrics and y is None and validation is None:
+    checked = check_metrics("metrics", metrics)
+    if checked and y is None and validation is None:
         raise value_error("metrics", "none without validation data for an iterable of minibatches", shown(metrics))
+    watch = Watch(self, checked, told, validation, monitor, tolerance, patience, restore_best)
     callbacks = check_callbacks(callbacks)
     bar = ProgressBar(epochs) if check_flag("progress", progress) else None
     if checkpoint is not None:

@@ -68,10 +68,20 @@ def test_what_a_callback_sees(backend, rows):
         for xb, yb in fastgd.minibatches(X, y, 40, epoch=epoch):
             losses.append(twin.train_step(xb, yb, twin_optimizer))
     rates = [None, *(0.1 / (1 + t) for t in range(6))]
-    expected = [(2, 0, False, 80), (3, 1, True, 0), (4, 1, False, 40), (6, 2, True, 0), (6, 2, True, 0)]
+    expected = [(2, 0, False, 80), (3, 1, True, 0), (4, 1, False, 40), (6, 2, True, 0)]
     assert [(*s[:3], s[5]) for s in seen] == expected
     assert [s[3] for s in seen] == [losses[s[0]] for s in seen]
     assert [s[4] for s in seen] == pytest.approx([rates[s[0]] for s in seen])
+
+
+@pytest.mark.parametrize("of_arrays", [True, False])
+def test_the_end_of_an_epoch_is_known_within_every(backend, rows, of_arrays):
+    seen, options = [], {"epochs": 2, "callbacks": [every(1, lambda run: seen.append((run.step, run.at_epoch_end)))]}
+    if of_arrays:
+        make(backend).fit(*rows, batch_size=40, **options)
+    else:
+        make(backend).fit(list(fastgd.minibatches(*rows, 40)), **options)
+    assert seen == [(1, False), (2, False), (3, True), (4, False), (5, False), (6, True)]
 
 
 @pytest.mark.parametrize("pause", [1, 4, 15])
@@ -211,10 +221,18 @@ def test_json_lines(rows, tmp_path):
     assert [(line["step"], line["epoch"]) for line in lines] == [(10, 1), (20, 2)]
     for name in ("loss", "validation_loss", "validation_accuracy", "learning_rate"):
         assert [line[name] for line in lines] == history.to_dict()[name].tolist()
-    assert last == {"stopped": "epochs", "steps": 20}
+    assert last == {"stopped": "epochs"}
     steps = [json.loads(line) for line in (tmp_path / "steps").read_text().splitlines()]
     assert [line.get("step") for line in steps] == [5, 10, 15, 20, None]
     assert all(np.isfinite(line["loss"]) for line in steps[:-1])
+
+
+def test_one_log_of_epochs_and_of_minibatches(rows, tmp_path):
+    log = json_lines(tmp_path / "log")
+    history = make().fit(*rows, batch_size=10, epochs=2, callbacks=[log, every(4, log)])
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line.get("step") for line in lines] == [4, 8, 10, 12, 16, 20, None]
+    assert [line["loss"] for line in lines if line.get("step") in (10, 20)] == history.loss
 
 
 def test_tensorboard(rows, tmp_path):
@@ -273,6 +291,18 @@ def test_an_iterable_is_a_loop_over_it(backend, rows):
     assert seen == [(12, 100), (24, 200), (36, 300)]
 
 
+def test_weights_of_an_iterable_count_as_they_are(backend, rng):
+    """Even of single rows: a step is as many times as long."""
+    X, y, weight = rng.normal(size=(12, 6)), rng.integers(0, 3, 12), rng.uniform(0, 3, 12)
+    options = {"dtype": "float64"}
+    network, twin = make(backend, **options), make(backend, **options)
+    history = network.fit([(X[i : i + 1], y[i : i + 1], weight[i : i + 1]) for i in range(12)], optimizer=SGD(0.1),
+                          epochs=1)  # fmt: skip
+    losses = [w * twin.train_step(X[i : i + 1], y[i : i + 1], SGD(0.1 * w)) for i, w in enumerate(weight)]
+    np.testing.assert_allclose(network.parameters, twin.parameters, rtol=1e-12)
+    assert history.loss == pytest.approx([np.mean(losses)], rel=1e-12)
+
+
 def test_a_generator_serves_for_one_epoch(rows):
     X, y = rows
     assert make().fit(fastgd.minibatches(X, y, 10), epochs=1).steps == 10
@@ -300,6 +330,7 @@ BAD = {
     "fraction": (lambda X, y: (X, y), {"validation_fraction": 1.0}, ValueError, "'validation_fraction'"),
     "all held out": (lambda X, y: (X[:1], y[:1]), {"validation_fraction": 0.5}, ValueError, "left to train"),
     "callback": (lambda X, y: (X, y), {"callbacks": [3]}, TypeError, r"'callbacks\[0\]'.*3"),
+    "no log": (lambda X, y: (X, y), {"callbacks": [json_lines]}, TypeError, r"'callbacks\[0\]'.*json_lines\(...\)"),
     "callbacks": (lambda X, y: (X, y), {"callbacks": 3}, TypeError, "'callbacks'.*3"),
     "progress": (lambda X, y: (X, y), {"progress": "yes"}, TypeError, "'progress'"),
     "restore": (lambda X, y: (X, y), {"restore_best": 1}, TypeError, "'restore_best'"),
@@ -322,6 +353,17 @@ def test_a_callback_cannot_put_another_network_in_its_place(rows):
 
     with pytest.raises(AttributeError, match="network"):
         make().fit(*rows, callbacks=[replace])
+
+
+def test_the_history_is_of_the_outer_fit(rows, tmp_path):
+    network = make()
+    assert network.history is None
+    history = network.fit(*rows, epochs=2, callbacks=[lambda run: run.network.fit(*rows, epochs=1) and None])
+    assert network.history is history
+    assert len(history.loss) == 2
+    with pytest.raises(FileNotFoundError):
+        network.fit(*rows, callbacks=[json_lines(tmp_path / "none" / "log")])
+    assert network.history is history
 
 
 def test_only_true_stops(rows):
@@ -363,7 +405,7 @@ def test_a_log_says_of_each_run_why_it_stopped(rows, tmp_path):
     with pytest.raises(DivergenceError):
         make().fit(*rows, epochs=3, optimizer=SGD(1e30), callbacks=[log])
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [line["stopped"] for line in lines if "stopped" in line] == ["epochs"]
+    assert [line["stopped"] for line in lines if "stopped" in line] == ["epochs", "diverged"]
 
 
 def test_another_thread_waits_for_validation_of_an_iterable(rows):

@@ -197,6 +197,15 @@ def test_truncated_and_missing_files(tmp_path):
         fastgd.load(tmp_path / "none")
 
 
+def test_what_is_ones_own_has_to_be_defined_to_be_loaded(tmp_path, monkeypatch):
+    known = fastgd.activations.ACTIVATIONS
+    monkeypatch.setitem(known, "mine", dataclasses.replace(known["relu"], name="mine"))
+    Network(5, [Dense(8, "mine"), Dense(3)], loss="mse").save(tmp_path / "m")
+    monkeypatch.delitem(known, "mine")
+    with pytest.raises(CheckpointError, match="'network.activation'.*defined again.*'mine'"):
+        fastgd.load(tmp_path / "m")
+
+
 def test_an_optimizer_of_ones_own_class_is_not_saved(tmp_path):
     class Mine(fastgd.Adam):
         pass

@@ -110,12 +110,24 @@ def test_a_file_replaced_since_it_was_mapped_is_not_read(tmp_path):
     assert RowReader(x).take(np.array([3])).tolist() == [[1.0] * 4]
 
 
+def test_targets_of_a_mapped_file(tmp_path, rng):
+    """An autoencoder: what is in the file is what it would be in memory."""
+    np.save(tmp_path / "x.npy", rng.normal(size=(90, 6)))
+    mapped, ends = np.load(tmp_path / "x.npy", mmap_mode="r"), []
+    for x in (mapped, np.array(mapped)):
+        network = fastgd.Network(6, [Dense(2), Dense(6)], loss="mse")
+        history = network.fit(x, x, batch_size=8, epochs=3, validation_fraction=0.2, metrics="r2")
+        ends.append([network.parameters.copy(), history.validation_loss, history.metrics["validation_r2"]])
+    np.testing.assert_array_equal(ends[0][0], ends[1][0])
+    assert ends[0][1:] == ends[1][1:]
+
+
 RESIDENT = """
 import sys, numpy as np, fastgd
 def resident(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) / 1024
 def fit(X, y, **options):
-    layers = [fastgd.Standardize.of(X), fastgd.Dense(4), fastgd.Dense(1)]
+    layers = [fastgd.Standardize.of(X), fastgd.Dense(4), fastgd.Dense(y[0].size)]
     net = fastgd.Network(X.shape[1], layers, loss="mse", num_threads=1)
     return net.fit(X, y, batch_size=64, epochs=1, **options)
 rng = np.random.default_rng(0)
@@ -123,6 +135,7 @@ fit(rng.normal(size=(300, 500)).astype("f4"), np.zeros(300), validation_fraction
 before = resident("VmRSS")
 X = np.load(sys.argv[1], mmap_mode="r")
 fit(X, np.zeros(len(X)), validation_fraction=0.1, metrics="mae")
+fit(X, X, validation_fraction=0.1, checkpoint=sys.argv[1] + ".safetensors")
 print(resident("VmHWM") - before, X.nbytes / 2**20)
 """
 
@@ -211,11 +224,29 @@ def test_a_constant_feature_becomes_zero():
         (lambda: Standardize.of(np.zeros((0, 3))), "'X'.*at least 1 row"),
         (lambda: fastgd.Network(4, [Standardize([1.0, 2.0]), Dense(1)], loss="mse"), "'shift'.*4 features"),
         (lambda: fastgd.Network(4, [Standardize()], loss="mse"), "'layers'.*has parameters"),
+        (lambda: fastgd.Network(4, [Standardize(scale=1e39), Dense(1)], loss="mse"), "'scale'.*finite in float32"),
+        (
+            lambda: fastgd.Network(2, [Standardize([0, 1.6e9], 0.1), Dense(1)], loss="mse"),
+            "'shift'.*float32.*feature 1",
+        ),
     ],
 )
 def test_bad_standardize(make, match):
     with pytest.raises((TypeError, ValueError), match=match):
         make()
+
+
+def test_large_offsets_are_told_apart_or_refused():
+    """Seconds of an hour among those since 1970."""
+    X = 1.6e9 + np.linspace(0, 3600, 50)[:, None]
+    layers = [Standardize.of(X), Dense(1)]
+    with pytest.raises(ValueError, match="'shift'.*float64"):
+        fastgd.Network(1, layers, loss="mse")
+    network = fastgd.Network(1, layers, loss="mse", dtype="float64")
+    network.parameters[:] = [1, 0]
+    np.testing.assert_allclose(network.predict(X)[:, 0], (X[:, 0] - X.mean()) / X.std(), atol=1e-6)
+    years = np.linspace(1970, 2030, 61)[:, None]
+    fastgd.Network(1, [Standardize.of(years), Dense(1)], loss="mse")
 
 
 def test_standardize_is_saved(tmp_path, rng):

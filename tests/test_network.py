@@ -43,6 +43,16 @@ def test_loss_is_the_mean_with_the_penalty(backend, rng):
     assert network.loss_and_gradient(x, y)[0] == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_last_layer_that_does_not_suit_the_loss_is_refused():
+    for layer, loss, match in (
+        (Dense(1), "softmax_cross_entropy", "'layers'.*2 outputs.*binary_cross_entropy"),
+        (Dense(1, "sigmoid"), "binary_cross_entropy", "'layers'.*raw outputs.*applies sigmoid itself"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            Network(5, [Dense(8), layer], loss=loss)
+    Network(5, [Dense(1, "sigmoid")], loss="mse")
+
+
 def test_parameters_are_views_of_one_aligned_buffer():
     network = classifier()
     assert network.parameters.size == 5 * 8 + 8 + 8 * 3 + 3

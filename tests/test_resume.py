@@ -92,6 +92,19 @@ def test_a_finished_run_goes_on_when_asked_for_more(tmp_path, small):
         assert (resumed.loss, resumed.validation_loss) == (history.loss, history.validation_loss)
 
 
+def test_a_loaded_network_has_the_history_of_its_run(tmp_path, small):
+    _, x, y = small
+    network = trainee()
+    history = network.fit(x, y, epochs=3, metrics="accuracy", patience=2, checkpoint=tmp_path / "m")
+    loaded, _ = fastgd.load(tmp_path / "m")
+    assert loaded.history == history
+    altered(tmp_path / "m", lambda content: content["run"]["history"].update(stopped=3))
+    with pytest.raises(CheckpointError, match="'run'.*'stopped'.*3"):
+        fastgd.load(tmp_path / "m")
+    network.save(tmp_path / "m")
+    assert fastgd.load(tmp_path / "m")[0].history is None
+
+
 def test_a_run_over_an_iterable_goes_on(tmp_path, rng):
     batches = [(rng.normal(size=(n, 5)), rng.integers(0, 3, n)) for n in (4, 7, 2, 9, 5)]
     whole = trainee()
@@ -202,6 +215,14 @@ def test_what_does_not_fit_is_not_resumed(tmp_path, small):
         np.testing.assert_array_equal(network.parameters, before)
         assert not optimizer.state
         assert network.epochs == optimizer.steps == 0
+    for data, change in (
+        ((x + 1, y), {}),
+        ((x, (y + 1) % 3), {}),
+        ((x, y), {"sample_weight": np.arange(len(y))}),
+        ((x, y), {"class_weight": "balanced"}),
+    ):
+        with pytest.raises(CheckpointError, match="'fit.data'"):
+            trainee().fit(*data, resume=True, metrics="accuracy", **options, **change)
     network, optimizer = trainee(), fastgd.Adam()
     for name, value in (("position", 99), ("step", -1), ("seconds", "x"), ("attended", 99), ("fit", 3)):
         trainee().fit(x, y, optimizer=fastgd.Adam(), metrics="accuracy", **options)

@@ -47,6 +47,44 @@ def test_monitor_follows_a_metric(rows):
         make().fit(X, y, metrics="accuracy", monitor="acc")
 
 
+def test_monitor_is_a_column_of_the_history(rows):
+    X, y = rows
+    for monitor, column, stopped in (
+        (None, "validation_loss", "patience"),
+        ("loss", "loss", "converged"),
+        ("validation_loss", "validation_loss", "patience"),
+        ("accuracy", "validation_accuracy", "patience"),
+        ("validation_accuracy", "validation_accuracy", "patience"),
+    ):
+        history = make().fit(X, y, validation_fraction=0.5, metrics="accuracy", monitor=monitor, tolerance=9.0,
+                             patience=3, epochs=9)  # fmt: skip
+        best = np.argmax if monitor and "accuracy" in monitor else np.argmin
+        assert (history.stopped, len(history.loss)) == (stopped, 4)
+        assert history.best_epoch == best(history.to_dict()[column]) + 1
+    with pytest.raises(ValueError, match="'monitor'.*'loss'.*'validation_loss'"):
+        make().fit(X, y, monitor="validation_loss")
+
+
+def test_what_is_never_a_number_is_never_best(rows):
+    metric = fastgd.metrics.own(lambda y, prediction: np.nan, greater_is_better=True)
+    network = make()
+    history = network.fit(*rows, epochs=5, metrics=metric, monitor="<lambda>", patience=2, restore_best=True)
+    assert (history.stopped, history.best_epoch, len(history.loss)) == ("patience", None, 2)
+    twin = make()
+    twin.fit(*rows, epochs=2)
+    np.testing.assert_array_equal(network.parameters, twin.parameters)
+
+
+def test_a_metric_that_does_not_suit_is_told_before_the_training(rows):
+    X, y = rows
+    one = fastgd.Network(6, [fastgd.Dense(1)], loss="mse")
+    for network, target, metric in ((make(), y, "mae"), (one, y * 1.5, "accuracy"), (one, y, "top_k")):
+        for options in ({}, {"validation_fraction": 0.2}, {"validation_data": (X, target)}):
+            with pytest.raises(ValueError, match=f"'y'.*for {metric}"):
+                network.fit(X, target, metrics=metric, **options)
+        assert network.epochs == 0
+
+
 def test_metrics_of_the_training_data_without_validation(backend, rows):
     X, y = rows
     network = make(backend)

@@ -99,6 +99,18 @@ def test_class_weights_are_of_what_is_trained_on(rng):
         soft.fit(X, rng.uniform(size=60), class_weight="balanced")
 
 
+def test_class_weights_are_of_the_training_loss_alone(rng):
+    X, y = rng.normal(size=(60, 6)), np.repeat([0, 1], 30)
+    network = make()
+    history = network.fit(X, y, epochs=2, class_weight={0: 1, 1: 20, 2: 7}, metrics="accuracy")  # there is no 2
+    assert history.metrics["accuracy"][-1] == (network.predict(X).argmax(axis=1) == y).mean()
+    twin = make()
+    twin.fit(X, y, epochs=2, class_weight={0: 1, 1: 20})
+    np.testing.assert_array_equal(network.parameters, twin.parameters)
+    with pytest.raises(ValueError, match=r"'class_weight'.*\[0, 2\], got 3"):
+        network.fit(X, y, class_weight={3: 1})
+
+
 def test_very_large_weights_are_weights(rng):
     X, y = rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
     ends = []
