@@ -145,7 +145,9 @@ def _write(path, parts):
             file.flush()
             os.fsync(file.fileno())
         os.replace(sibling, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk
+            error.filename = path
         with contextlib.suppress(FileNotFoundError):
             os.remove(sibling)
         raise
@@ -381,14 +383,14 @@ def resume(path, run):
         with file.field("run"):
             saved = {**content, "fit": content["run"]["fit"]}
             given["fit"] = json.loads(json.dumps(run.settings()))
+        if content.get("preprocessing") != given.get("preprocessing"):
+            raise file.error("preprocessing", "that of this run", "another")
         for part in ("network", "optimizer", "fit"):
             with file.field(part):
                 for name in {**given[part], **saved[part]}:
                     one, other = _settings(given[part].get(name)), _settings(saved[part].get(name))
                     if one != other and (part, name) not in CHANGING:
                         raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
-        if content.get("preprocessing") != given.get("preprocessing"):
-            raise file.error("preprocessing", "that of this run", "another")
         loaded = _network(file, network.backend)
         loaded_optimizer = _optimizer(file, loaded)
         with file.field("run"):

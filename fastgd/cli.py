@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from . import commands, tables
+from . import commands, datasets, tables
 from .config import __version__
 from .kernel import BACKENDS
 from .optimizers import OPTIMIZERS
@@ -27,7 +27,7 @@ TRAIN = """examples:
 """
 PREDICT = """examples:
   fastgd predict people.safetensors new.csv
-  fastgd predict people.safetensors new.parquet --probabilities --output out.csv
+  fastgd predict people.safetensors new.parquet --keep id --probabilities --output out.csv
 """
 EVALUATE = """example:
   fastgd evaluate people.safetensors test.csv --json
@@ -59,23 +59,29 @@ def _units(text):
 
 
 def _names(text):
-    return [name for name in text.split(",") if name]
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _add_data(one):
-    one.add_argument("data", metavar="DATA", help=commands.KINDS)
+    one.add_argument("data", metavar="DATA", help=datasets.KINDS)
     one.add_argument("--target", metavar="COLUMN", help="what is to be predicted: a column, or an array of an npz file")
     one.add_argument("--task", default="auto", choices=tables.TASKS, help="what the target is")
     one.add_argument("--categorical", type=_names, default="", metavar="A,B", help="columns of numbers for categories")
     one.add_argument("--drop", type=_names, default="", metavar="A,B", help="columns that are left out")
     one.add_argument("--missing", default="mean", choices=("mean", "median"), help="what missing numbers become")
+    _add_delimiter(one)
+
+
+def _add_delimiter(one):
+    one.add_argument("--delimiter", metavar="C", help="between two fields of a CSV file; a comma unless told")
 
 
 def _add_network(one):
     one.add_argument("--hidden", type=_units, default="128,64", metavar="N,N", help="units of the hidden layers")
     one.add_argument("--activation", default="relu", help="activation of the hidden layers")
     one.add_argument("--optimizer", default="Adam", help=f"one of: {', '.join(OPTIMIZERS)}")
-    one.add_argument("--label-smoothing", type=float, default=0.1, help="share of each label given to all classes")
+    one.add_argument("--weight-decay", type=float, metavar="X", help="of the optimizer; its own unless told")
+    one.add_argument("--label-smoothing", type=float, default=0.0, help="share of each label given to all classes")
     one.add_argument("--batch-size", type=int, default=32, help="rows of a minibatch; 1 is stochastic descent")
     one.add_argument("--seed", type=int, default=0, help="seed of the initial values and of the shuffling")
     one.add_argument("--threads", type=int, help="threads; as many as there are cores to run on unless told")
@@ -88,9 +94,10 @@ def _add_backend(one):
 
 def _add_model(one):
     one.add_argument("model", metavar="MODEL", help="a file that `fastgd train` or `Network.save` wrote")
-    one.add_argument("data", metavar="DATA", help=commands.KINDS)
+    one.add_argument("data", metavar="DATA", help=datasets.KINDS)
     one.add_argument("--target", metavar="ARRAY", help="of an npz file: the array with the targets ('y' unless told)")
     one.add_argument("--unknown", default="error", choices=("error", "zeros"), help="categories not trained on")
+    _add_delimiter(one)
     _add_backend(one)
 
 
@@ -119,8 +126,12 @@ def parser():
     one.add_argument("--learning-rate", type=float, default=2e-3, help="learning rate, falling to 0 along a cosine")
     one.add_argument("--epochs", type=int, default=40, help="passes over the data")
     one.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without progress, keep the best")
-    one.add_argument("--validation", type=float, default=0.2, help="share of the rows that is held out; 0 is none")
+    one.add_argument(
+        "--validation", type=float, default=0.2, help="share of the rows that is held out; 0 is none (digits: a fifth)"
+    )
+    one.add_argument("--class-weight", choices=("balanced",), help="rare classes count as much as others in all")
     one.add_argument("--save", metavar="FILE", help="where the model goes; DATA.safetensors unless told")
+    one.add_argument("--overwrite", action="store_true", help="replace that file, if there is one")
     one.add_argument("--resume", action="store_true", help="go on with the run in that file, if there is one")
     one.add_argument("--plot", metavar="FILE", help="where the loss curve goes; '' for none")
     one.add_argument("--log", metavar="FILE", help="a line of JSON for each epoch is appended to it")
@@ -131,6 +142,7 @@ def parser():
     _add_model(one)
     one.add_argument("--output", metavar="FILE", help="where the predictions go; printed unless told")
     one.add_argument("--probabilities", action="store_true", help="the probability of each class, too")
+    one.add_argument("--keep", type=_names, default="", metavar="A,B", help="columns of DATA that are written, too")
 
     one = command("evaluate", commands.evaluate, "loss and metrics of a model on data", EVALUATE)
     _add_model(one)
@@ -166,6 +178,7 @@ def main(argv=None):
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         if arguments.debug:
             raise
-        told = " ".join((str(error) or type(error).__name__).split())
+        told = "; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
+        told = " ".join(told.split())
         print(f"fastgd {arguments.command}: {told}", file=sys.stderr)
         return 1

@@ -113,12 +113,14 @@ def _check_values_of(name, y, prediction):
 METRICS = {metric.name: metric for metric in (accuracy, binary_accuracy, top_k, mae, mse, rmse, r2)}
 
 
-def own(function, *, greater_is_better=None):
-    """A metric of one's own: function(y, prediction) -> float, called by its name. greater_is_better: which way it is
-    watched by `fit(monitor=...)`."""
+def own(function, *, greater_is_better=None, name=None):
+    """A metric of one's own: function(y, prediction) -> float. greater_is_better: which way it is watched by
+    `fit(monitor=...)`. name: what it is called; None is the function's name."""
     if not callable(function):
         raise type_error("function", "a function of (y, prediction)", shown(function))
-    name = getattr(function, "__name__", type(function).__name__)
+    name = getattr(function, "__name__", type(function).__name__) if name is None else name
+    if not isinstance(name, str):
+        raise type_error("name", "a text", shown(name))
     return Metric(name, lambda y, prediction, weight: function(y, prediction), greater_is_better)
 
 

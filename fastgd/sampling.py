@@ -113,6 +113,6 @@ class Stream:
         for i, batch in enumerate(self.batches):
             if i < self.position:
                 continue
-            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3) or not hasattr(batch[0], "__len__"):
                 raise type_error(f"X (minibatch {i})", "(x, y) or (x, y, sample_weight)", shown(batch))
             yield batch

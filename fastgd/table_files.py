@@ -4,8 +4,12 @@ in a table something is wrong."""
 import dataclasses
 import errno
 import os
+import re
 
 from .errors import shown, type_error, value_error
+
+# Of a file that cannot be read so much is looked at to tell what it is.
+CHECKED_BYTES = 2**16
 
 
 class TableError(ValueError):
@@ -34,32 +38,35 @@ def pyarrow_modules():
     return pyarrow
 
 
-def _read_csv(path, text, delimiter=","):
+def _read_csv(path, text, delimiter):
     csv, arrow = pyarrow_modules().csv, pyarrow_modules()
     parse = csv.ParseOptions(delimiter=delimiter)
 
-    def options(names):
-        types = dict.fromkeys(names, arrow.string())
-        return {
-            "parse_options": parse,
-            "convert_options": csv.ConvertOptions(strings_can_be_null=True, column_types=types),
-        }
-
-    try:
-        return csv.read_csv(path, **options(text))
-    except arrow.ArrowInvalid as error:
-        if "CSV parse error" in str(error):
-            raise _bad_row(path, parse) or error from None
-        if "conversion error" not in str(error):
-            raise
-    # A column that looked like numbers has something else further down: as text, so that it can be told where.
-    with csv.open_csv(path, parse_options=parse) as opened:
-        names = opened.schema.names
-    return csv.read_csv(path, **options(names))
+    types = dict.fromkeys(text, arrow.string())
+    while True:
+        convert = csv.ConvertOptions(strings_can_be_null=True, column_types=types)
+        try:
+            return csv.read_csv(path, parse_options=parse, convert_options=convert)
+        except arrow.ArrowInvalid as error:
+            if "CSV parse error" in str(error):
+                raise _bad_row(path, parse) or error from None
+            wrong = re.search(r"column #(\d+): CSV conversion error", str(error))
+            if wrong is None:
+                raise
+            # What looked like numbers has something else further down: as text, so that it can be told where.
+            with csv.open_csv(path, parse_options=parse) as opened:
+                name = opened.schema.names[int(wrong[1])]
+            if name in types:
+                raise
+            types[name] = arrow.string()
 
 
 def _bad_row(path, parse):
     """What is wrong with the first row of another number of fields than the header."""
+    with open(path, "rb") as file:
+        begin = file.read(CHECKED_BYTES)
+    if b"\0" in begin and not os.fspath(path).endswith(".gz"):
+        return TableError(path, None, None, "a text file", "one with bytes that are no text")
     found = []
     parse.invalid_row_handler = lambda row: found.append(row) or "skip"
     csv = pyarrow_modules().csv
@@ -74,10 +81,10 @@ def _bad_row(path, parse):
 READERS = {
     ".csv": _read_csv,
     ".csv.gz": _read_csv,
-    ".tsv": lambda path, text: _read_csv(path, text, "\t"),
-    ".parquet": lambda path, text: pyarrow_modules().parquet.read_table(path),
-    ".feather": lambda path, text: pyarrow_modules().feather.read_table(path),
-    ".arrow": lambda path, text: pyarrow_modules().feather.read_table(path),
+    ".tsv": _read_csv,
+    ".parquet": lambda path, text, delimiter: pyarrow_modules().parquet.read_table(path),
+    ".feather": lambda path, text, delimiter: pyarrow_modules().feather.read_table(path),
+    ".arrow": lambda path, text, delimiter: pyarrow_modules().feather.read_table(path),
 }
 
 
@@ -86,21 +93,25 @@ def ending(path):
     return next((end for end in READERS if os.fspath(path).lower().endswith(end)), None)
 
 
-def read(path, *, text=()):
+def read(path, *, text=(), delimiter=None):
     """Reads a CSV, TSV, Parquet, Feather or Arrow file, by its ending, as a pyarrow.Table. In text files empty fields,
     "NA", "NaN", "null" and the like are missing values, and a column of numbers only is one of numbers, unless `text`
-    names it: "007" stays what it is. For what is to be predicted that is `Preprocessing.text`.
+    names it: "007" stays what it is. For what is to be predicted that is `Preprocessing.text`. delimiter: what stands
+    between two fields; None is a tab in TSV files and else a comma.
 
     Raises OSError if the file cannot be read, TableError naming it if it is no such table."""
     path = os.fspath(path)
     end = ending(path)
+    delimiter = ("\t" if end == ".tsv" else ",") if delimiter is None else delimiter
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n':
+        raise value_error("delimiter", "one ASCII character", shown(delimiter))
     if end is None:
         raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
     arrow = pyarrow_modules()
     if not os.path.exists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     try:
-        return _checked_table(READERS[end](path, text), path)
+        return _checked_table(READERS[end](path, text, delimiter), path)
     except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's: no such permission

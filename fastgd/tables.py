@@ -64,7 +64,9 @@ class Categories:
             near = difflib.get_close_matches(got, self.values, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise where.error(
-                f"one of {shown(list(self.values))}, the categories it was trained on", f"{got!r}{hint}", row
+                f"one of {shown(list(self.values))}, the categories it was trained on (unknown=zeros passes others)",
+                f"{got!r}{hint}",
+                row,
             )
         out[...] = 0
         rows = np.flatnonzero(~np.isnan(index.astype(np.float64)))
@@ -81,10 +83,15 @@ def _text(column, where):
     """A column as text, in one piece; an empty one is missing."""
     arrow = pyarrow_modules()
     try:
-        text = _decoded(column).cast(arrow.string()).combine_chunks()
+        text = _whole(_decoded(column).cast(arrow.string()))
     except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError):
         raise where.error("text or numbers for categories", f"{column.type}") from None
     return arrow.compute.if_else(arrow.compute.equal(text, ""), arrow.scalar(None, arrow.string()), text)
+
+
+def _whole(column):
+    """A column in one piece."""
+    return column.combine_chunks() if isinstance(column, pyarrow_modules().ChunkedArray) else column
 
 
 def _valid(text):
@@ -105,8 +112,8 @@ def _is_number(kind):
     )
 
 
-def _numbers(column, where):
-    """A column as float64, NaN where it is missing."""
+def _numbers(column, where, otherwise=""):
+    """A column as float64, NaN where it is missing. otherwise: what else a message may advise."""
     arrow = pyarrow_modules()
     column = _decoded(column)
     if _is_text(column.type):
@@ -115,7 +122,7 @@ def _numbers(column, where):
         wrong = np.isnan(column) & _valid(text)
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise where.error("a number", repr(text[row].as_py()), row)
+            raise where.error(f"a number{otherwise}", repr(text[row].as_py()), row)
         values = column
     elif _is_number(column.type):
         values = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
@@ -163,8 +170,9 @@ class Preprocessing:
 
     @classmethod
     def of(
-        cls, table, target, *, categorical=(), drop=(), task="auto", missing="mean", max_categories=100, source=None
-    ):
+        cls, table, target, *, categorical=(), drop=(), task="auto", missing="mean", max_categories=100, rows=None,
+        source=None,
+    ):  # fmt: skip
         """Learns from a table (a pyarrow.Table, a DataFrame or a dict of columns).
 
         target: the column to be predicted. Its values are classes if they are text, truth values, or integers of at
@@ -172,6 +180,8 @@ class Preprocessing:
         categorical: columns of numbers that are categories. drop: columns that are left out.
         missing: what missing numbers become: "mean" or "median" of the column.
         max_categories: more of them in a column are an error: it is hardly one of categories.
+        rows: index of the rows that means, medians and scales are taken of: those that are trained on; None is all.
+            Categories and classes are those of the whole table.
         source: the name of the table in messages.
 
         Raises TableError naming source, column and row.
@@ -186,7 +196,7 @@ class Preprocessing:
                 raise value_error(argument, f"columns beside the target {target!r}", shown(list(names)))
         for argument, names in (("target", [target]), ("categorical", categorical), ("drop", drop)):
             for name in names:
-                _check_column(table, name, source, argument)
+                column_of(table, name, source, argument)
         columns = []
         for name in table.column_names:
             if name == target or name in drop:
@@ -198,10 +208,10 @@ class Preprocessing:
             if told or _is_text(column.type):
                 columns.append(_categories(name, column, where, max_categories, told))
             else:
-                columns.append(_learnt_numbers(name, column, where, missing))
+                columns.append(_learnt_numbers(name, column, where, missing, rows))
         if not columns:
             raise TableError(source, None, None, "a column beside the target", "none")
-        return cls(columns, _learnt_target(table.column(target), Where(source, target), task))
+        return cls(columns, _learnt_target(table.column(target), Where(source, target), task, rows))
 
     # ---- what a network needs to know
 
@@ -244,17 +254,16 @@ class Preprocessing:
         table = as_table(table, source)
         X, place = np.empty((table.num_rows, self.n_features), dtype), 0
         for column in self.columns:
-            _check_column(table, column.name, source)
             out = X[:, place : place + column.width]
-            column.encode(table.column(column.name), out, Where(source, column.name), unknown)
+            column.encode(column_of(table, column.name, source), out, Where(source, column.name), unknown)
             place += column.width
         return X
 
     def targets(self, table, *, source=None):
         """The targets of a table: integer labels, or standardised numbers. Raises TableError as `encode`."""
         table = as_table(table, source)
-        _check_column(table, self.target.name, source)
-        return _encoded_target(self.target, table.column(self.target.name), Where(source, self.target.name))
+        name = self.target.name
+        return _encoded_target(self.target, column_of(table, name, source), Where(source, name))
 
     def decode(self, prediction):
         """What the predictions of the network (rows, n_outputs) mean: an array of the most probable classes as they
@@ -301,28 +310,40 @@ class Preprocessing:
         return f"Preprocessing({self.n_features} features of {len(self.columns)} columns, {self.target.name!r}: {kind})"
 
 
-def _check_column(table, name, source, argument=None):
+def column_of(table, name, source, argument=None):
+    """A column of a table; raises a TableError if there is none of that name."""
     if name not in table.column_names:
         alike = [known for known in table.column_names if known.lower() == str(name).lower()]
         near = alike or difflib.get_close_matches(str(name), table.column_names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        if len(table.column_names) == 1 and any(mark in table.column_names[0] for mark in ";\t|"):
+            hint = "; is there another delimiter between them?"
         asked = f" ({argument})" if argument else ""
         raise TableError(source, name, None, f"such a column{asked}", f"columns {shown(table.column_names)}{hint}")
+    return table.column(name)
 
 
 def _categories(name, column, where, max_categories, told):
     text = _text(column, where)
     values = sorted(value for value in text.unique().to_pylist() if value is not None)
-    numbers = [value for value in values if not np.isnan(_number(value))]
-    if not told and len(numbers) > MOSTLY * len(values):
-        _numbers(column, where)  # tells where there is none
+    if not told:
+        _check_no_numbers(text, where, " (or the column among the categorical ones)")
     if len(values) > max_categories:
         raise where.error(f"at most {max_categories} categories (or the column left out)", f"{len(values)}")
     return Categories(name, tuple(values))
 
 
-def _learnt_numbers(name, column, where, missing):
+def _check_no_numbers(text, where, otherwise=""):
+    """Raises, naming the first that is not, where most of the values of a column of text are numbers."""
+    values = [value for value in text.unique().to_pylist() if value is not None]
+    numbers = [value for value in values if not np.isnan(_number(value))]
+    if len(numbers) > MOSTLY * len(values):
+        _numbers(text, where, otherwise)
+
+
+def _learnt_numbers(name, column, where, missing, rows):
     values = _numbers(column, where)
+    values = values if rows is None else values[rows]
     values = values[~np.isnan(values)]
     if not len(values):
         raise where.error("values (or the column left out)", "none: all are missing")
@@ -331,7 +352,7 @@ def _learnt_numbers(name, column, where, missing):
     return Numbers(name, fill, mean, float(scale_of(mean, np.var(values), len(values))))
 
 
-def _learnt_target(column, where, task):
+def _learnt_target(column, where, task, rows):
     types = pyarrow_modules().types
     classes = _is_text(column.type) or types.is_boolean(column.type) or types.is_dictionary(column.type)
     column = _classes(column, where)
@@ -344,9 +365,15 @@ def _learnt_target(column, where, task):
         values = column.unique().to_pylist()
         if len(values) < 2:
             raise where.error("at least 2 classes", f"only {values[0]!r} in all rows")
+        if task == "auto" and _is_text(column.type):
+            _check_no_numbers(column, where, " (or the task 'classification')")
+            if len(values) > max(MAX_CLASSES, len(column) / 2):
+                expected = "classes that come more than once (or the task 'classification')"
+                raise where.error(expected, f"{len(values)} different ones in {len(column)} rows")
         return Target(where.column, tuple(sorted(values)))
     values = _numbers(column, where)
     _check_present(np.isnan(values), where)
+    values = values if rows is None else values[rows]
     mean = float(np.mean(values))
     return Target(where.column, None, mean, float(scale_of(mean, np.var(values), len(values))))
 
@@ -354,7 +381,7 @@ def _learnt_target(column, where, task):
 def _classes(column, where):
     """A target as its values, in one piece; empty text is missing."""
     column = _decoded(column)
-    return _text(column, where) if _is_text(column.type) else column.combine_chunks()
+    return _text(column, where) if _is_text(column.type) else _whole(column)
 
 
 def _check_present(absent, where):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import fastgd
-from fastgd.commands import digits
+from fastgd.datasets import digits
 from fastgd.kernel import DTYPES
 
 BACKENDS = ("numpy", "numba", "cython")

@@ -103,13 +103,13 @@ assert sys.float_info.min / 2 != 0
     [
         ("numba", "fastgd.Network(2, [fastgd.Dense(1)], loss='mse', backend='numba').describe()", "fastgd[numba]"),
         ("matplotlib", "fastgd.plots.plot_loss(fastgd.History())", "fastgd[plots]"),
-        ("sklearn", "fastgd.commands.digits()", "fastgd[sklearn]"),
+        ("sklearn", "fastgd.datasets.digits()", "fastgd[sklearn]"),
         ("pyarrow", "fastgd.tables.read('t.csv')", "fastgd[data]"),
         ("tensorboard", "fastgd.callbacks.tensorboard('runs')", "fastgd[tensorboard]"),
     ],
 )
 def test_a_missing_extra_says_what_to_install(module, code, extra, tmp_path):
-    block = f"import sys; sys.modules[{module!r}] = None; import fastgd, fastgd.plots, fastgd.commands; {code}"
+    block = f"import sys; sys.modules[{module!r}] = None; import fastgd, fastgd.plots, fastgd.datasets; {code}"
     done = python(block, tmp_path)
     assert "ImportError" in done.stderr
     assert f"pip install '{extra}'" in done.stderr

@@ -317,6 +317,7 @@ BAD = {
     "no iterable": (lambda X, y: (3,), {}, TypeError, "'X'.*3 and no y"),
     "no batch": (lambda X, y: ([],), {}, ValueError, "'X'.*minibatch in it"),
     "no pair": (lambda X, y: ([X],), {}, TypeError, r"'X .minibatch 0.'.*\(x, y\)"),
+    "no arrays": (lambda X, y: ([(None, None)],), {}, TypeError, r"'X .minibatch 0.'.*\(x, y\).*None"),
     "weights of an iterable": (lambda X, y: ([(X, y)],), {"sample_weight": [1]}, ValueError, "'sample_weight'"),
     "metrics of an iterable": (lambda X, y: ([(X, y)],), {"metrics": "accuracy"}, ValueError, "'metrics'.*validation"),
     "weights": (lambda X, y: (X, y), {"sample_weight": [1.0]}, ValueError, r"'sample_weight'.*\(100,\)"),

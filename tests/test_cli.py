@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastgd
-from fastgd import cli, commands, selfcheck
+from fastgd import cli, datasets, selfcheck
 
 
 def run(*arguments, cwd, **environment):
@@ -27,13 +27,13 @@ def run(*arguments, cwd, **environment):
 def test_train_digits(backend, tmp_path):
     done = run("train", "digits", "--backend", backend, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    accuracy = float(done.stdout.split("test accuracy")[1].split()[0])
+    accuracy = float(done.stdout.split("validation accuracy")[1].split()[0])
     assert accuracy >= 0.97
     assert "training loss" in done.stdout
     assert "40/40" in done.stderr
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
     network, optimizer = fastgd.load(tmp_path / "digits.safetensors")
-    (X, _), (X_test, y_test) = commands.digits()
+    (X, _), (X_test, y_test) = datasets.digits()
     assert (network.predict(X_test).argmax(axis=1) == y_test).mean() == pytest.approx(accuracy, abs=1e-4)
     assert optimizer.steps == 40 * -(-len(X) // 32)
 
@@ -63,6 +63,9 @@ HOUSES = "id,age,city,price,kind\n" + "".join(
 )
 
 
+KIND = ["train", "houses.csv", "--target", "kind", "--drop", "id, price", "--quiet", "--save", "kind.safetensors"]
+
+
 @pytest.fixture
 def houses(tmp_path):
     (tmp_path / "houses.csv").write_text(HOUSES)
@@ -78,11 +81,11 @@ def call(*arguments, folder, monkeypatch, capsys):
 
 def test_from_a_table_to_predictions(houses, monkeypatch, capsys):
     options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
-    code, out, _ = call("train", "houses.csv", "--target", "kind", "--drop", "id,price", "--quiet", "--patience", "30",
-                        "--log", "log.jsonl", "--tensorboard", "runs", "--plot", "loss.svg",
-                        "--save", "kind.safetensors", **options)  # fmt: skip
+    code, out, _ = call(*KIND, "--patience", "30", "--log", "log.jsonl", "--tensorboard", "runs", "--plot", "loss.svg",
+                        "--class-weight", "balanced", "--weight-decay", "1e-4", **options)  # fmt: skip
     assert code == 0
-    assert float(out.split("test accuracy")[1].split()[0]) > 0.85
+    assert out.startswith("houses.csv: numbers: age; categories: city (2); to be predicted: kind, one of ['a', 'b']\n")
+    assert float(out.split("validation accuracy")[1].split()[0]) > 0.85
     assert json.loads((houses / "log.jsonl").read_text().splitlines()[0])["epoch"] == 1
     assert list((houses / "runs").iterdir())
     assert "<svg" in (houses / "loss.svg").read_text()
@@ -99,9 +102,63 @@ def test_from_a_table_to_predictions(houses, monkeypatch, capsys):
     for word in ("Dense(128, relu())", "2 classes", "city", "stopped", "updates"):
         assert word in out
     assert code == 0
-    code, out, _ = call("predict", "kind.safetensors", "houses.csv", "--output", "out.csv", **options)
+    code, out, _ = call(
+        "predict", "kind.safetensors", "houses.csv", "--output", "out.csv", "--keep", "id,city", **options
+    )
     assert (code, out) == (0, "")
-    assert (houses / "out.csv").read_text().splitlines()[0] == "kind"
+    kept = list(csv.DictReader((houses / "out.csv").read_text().splitlines()))
+    assert list(kept[0]) == ["id", "city", "kind"]
+    without = [",".join(line.split(",")[:3]) for line in HOUSES.splitlines()]
+    (houses / "new.csv").write_text("\n".join([f"{without[0]},kind", *(f"{line}," for line in without[1:])]))
+    assert call("predict", "kind.safetensors", "new.csv", **options)[0] == 0  # the column to be predicted is empty
+    assert [(row["id"], row["city"]) for row in kept] == [(str(i), ("Oslo", "Rome", "")[i % 3]) for i in range(400)]
+
+
+def test_a_model_is_not_replaced_unless_told(houses, monkeypatch, capsys):
+    options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
+    assert call(*KIND, "--epochs", "2", "--resume", **options)[1].count("no kind.safetensors yet: a new run") == 1
+    before = (houses / "kind.safetensors").read_bytes()
+    code, _, err = call(*KIND, "--epochs", "2", **options)
+    assert code == 1
+    assert re.search("'--save'.*--overwrite.*--resume.*'kind.safetensors'", err)
+    code, _, err = call(*KIND, "--epochs", "3", "--resume", **options)
+    assert code == 1
+    assert "--resume takes the options and the data" in err
+    assert (houses / "kind.safetensors").read_bytes() == before
+    code, out, _ = call(*KIND, "--epochs", "2", "--resume", **options)
+    assert code == 0
+    assert "going on with kind.safetensors, after minibatch 20" in out
+    assert call(*KIND, "--epochs", "3", "--overwrite", **options)[0] == 0
+    assert fastgd.load(houses / "kind.safetensors")[0].epochs == 3
+
+
+def test_held_out_rows_teach_nothing(houses, monkeypatch, capsys):
+    """What is learnt of a table is of the rows that are trained on, but for the categories there are."""
+    options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
+    rows = [{"x": float(i), "c": "ab"[i % 2], "y": i * 0.5} for i in range(40)]
+    _, held_out = fastgd.samples.split_rows("", 40, 0.25, 3)
+    rows[held_out[0]].update(x=1e6, c="rare", y=-1e6)
+    rows[held_out[1]].update(x=None)
+    with (houses / "t.csv").open("w") as file:
+        writer = csv.DictWriter(file, ["x", "c", "y"])
+        writer.writeheader()
+        writer.writerows(rows)
+    command = ["train", "t.csv", "--target", "y", "--validation", "0.25", "--seed", "3", "--epochs", "1", "--quiet"]
+    assert call(*command, **options)[0] == 0
+    made = fastgd.load(houses / "t.safetensors")[0].preprocessing
+    known = np.array([rows[i]["x"] for i in range(40) if i not in held_out])
+    assert made.columns[0].shift == made.columns[0].fill == pytest.approx(known.mean())
+    assert made.target.shift == pytest.approx(known.mean() / 2)
+    assert made.columns[1].values == ("a", "b", "rare")
+
+
+def test_delimiters(houses, monkeypatch, capsys):
+    options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
+    (houses / "t.csv").write_text("a;y\n" + "".join(f"{i};{i / 2}\n" for i in range(50)))
+    assert "another delimiter" in call("train", "t.csv", "--target", "y", **options)[2]
+    command = ["train", "t.csv", "--target", "y", "--delimiter", ";", "--quiet", "--epochs", "3"]
+    assert call(*command, **options)[0] == 0
+    assert call("evaluate", "t.safetensors", "t.csv", "--delimiter", ";", **options)[0] == 0
 
 
 def test_numbers_are_predicted_in_their_units(houses, monkeypatch, capsys):
@@ -109,12 +166,12 @@ def test_numbers_are_predicted_in_their_units(houses, monkeypatch, capsys):
     code, out, _ = call("train", "houses.csv", "--target", "price", "--drop", "id,kind", "--optimizer", "rmsprop",
                         "--quiet", **options)  # fmt: skip
     assert code == 0
-    assert float(out.split("test r2")[1].split()[0]) > 0.8
+    assert float(out.split("validation r2")[1].split()[0]) > 0.8
     _, out, _ = call("predict", "houses.safetensors", "houses.csv", **options)
     predicted = np.array(out.split()[1:], float)
     price = np.array([1000.5 + 10 * (i % 50) for i in range(400)])
     _, out, _ = call("evaluate", "houses.safetensors", "houses.csv", **options)
-    told = dict(line.split() for line in out.splitlines())
+    told = dict(line.split()[:2] for line in out.splitlines())
     assert float(told["mae"]) == pytest.approx(np.abs(predicted - price).mean(), rel=1e-3)
     assert float(told["rmse"]) == pytest.approx(((predicted - price) ** 2).mean() ** 0.5, rel=1e-3)
 
@@ -125,7 +182,7 @@ def test_arrays(tmp_path, monkeypatch, capsys, data):
     np.savez(tmp_path / "images.npz", X=np.rint(X * 16).astype(np.uint8).reshape(-1, 8, 8), labels=y)
     code, out, _ = call("train", "images.npz", "--target", "labels", "--quiet", "--epochs", "15", **options)
     assert code == 0
-    assert float(out.split("test accuracy")[1].split()[0]) > 0.9
+    assert float(out.split("validation accuracy")[1].split()[0]) > 0.9
     code, out, _ = call("evaluate", "images.safetensors", "images.npz", "--target", "labels", "--json", **options)
     assert json.loads(out)["accuracy"] > 0.9
     code, out, _ = call("predict", "images.safetensors", "images.npz", "--target", "labels", **options)
@@ -151,7 +208,7 @@ BAD_COMMANDS = {
     "model": (["predict", "houses.csv", "houses.csv"], "'houses.csv', field 'file'"),
     "probabilities": (["predict", "n.safetensors", "n.npz", "--probabilities"], "'--probabilities'"),
     "arrays": (["train", "a.npz"], "a.npz: expected an array 'X'"),
-    "array": (["train", "n.npz", "--target", "z"], "n.npz.*'z'.*got"),
+    "array": (["train", "n.npz", "--target", "z", "--overwrite"], "n.npz.*'z'.*got"),
     "no zip": (["train", "z.npz"], "z.npz: expected an npz file"),
     "nan": (["train", "nan.npz"], "nan.npz, column 'X', row 3: expected a finite number"),
     "one class": (["train", "one.npz"], "one.npz, column 'y': expected at least 2 classes"),
@@ -161,8 +218,15 @@ BAD_COMMANDS = {
     "no zip inside": (["train", "zip.npz"], "zip.npz: expected an npz file"),
     "overwritten": (["train", "houses.csv", "--target", "price", "--save", "houses.csv"], "'--save'.*another file"),
     "one row": (["train", "row.csv", "--target", "y"], "'--validation'.*1 rows in all"),
+    "binary": (["train", "bin.csv", "--target", "y"], "bin.csv: expected a text file"),
+    "no rows": (["train", "none.npz"], "none.npz, column 'X': expected at least 1 row"),
     "no gzip": (["train", "bad.csv.gz", "--target", "y"], "bad.csv.gz: expected a whole .csv.gz file"),
     "picture": (["train", "digits", "--plot", "a.docx"], "'--plot'.*docx"),
+    "a table": (["predict", "n.safetensors", "houses.csv"], "'DATA'.*n.safetensors was not trained on a table"),
+    "no table": (["evaluate", "p.safetensors", "n.npz"], "'DATA'.*p.safetensors was trained on a table"),
+    "digits": (["evaluate", "p.safetensors", "digits"], "'DATA'.*p.safetensors was trained on a table"),
+    "kept": (["predict", "p.safetensors", "houses.csv", "--keep", "Id"], "column 'Id'.*--keep.*did you mean 'id'"),
+    "kept arrays": (["predict", "n.safetensors", "n.npz", "--keep", "id"], "'--keep'"),
     "resume": (["train", "houses.csv", "--target", "price", "--resume", "--save", "n.safetensors"], "field 'run'"),
 }
 
@@ -177,11 +241,18 @@ def test_bad_data_is_told_on_one_line(case, houses, monkeypatch, capsys):
     np.savez(houses / "labels.npz", X=X, y=[0, -1, 0, 1])
     np.savez(houses / "text.npz", X=X, y=["a", "b", "a", "b"])
     np.savez(houses / "short.npz", X=X, y=[0, 1, 0])
+    np.savez(houses / "none.npz", X=np.zeros((0, 2)), y=[])
+    (houses / "bin.csv").write_bytes(b"\0\xff,\n" * 99 + b"\xfe,,")
     (houses / "zip.npz").write_bytes(b"PK\x03\x04" + bytes(100))
     (houses / "row.csv").write_text("a,y\n1,0.5\n")
     (houses / "bad.csv.gz").write_bytes(b"\x1f\x8b" + bytes(100))
     (houses / "z.npz").write_bytes(b"no zip")
     fastgd.Network(2, [fastgd.Dense(1)], loss="mse").save(houses / "n.safetensors")
+    table = fastgd.tables.read(houses / "houses.csv")
+    made = fastgd.tables.Preprocessing.of(table, "price")
+    network = fastgd.Network(made.n_features, [fastgd.Dense(1)], loss=made.loss)
+    network.preprocessing = made
+    network.save(houses / "p.safetensors")
     X[2, 1] = np.nan
     np.savez(houses / "nan.npz", X=X, y=[0, 1, 0, 1])
     before = sorted(houses.iterdir())
@@ -207,8 +278,8 @@ def test_ctrl_c_saves_and_says_so(houses):
         finally:
             process.kill()
     assert process.returncode == 130
-    assert re.search(r"interrupted; saved to 'houses.safetensors' after minibatch \d+\n", err), err
-    steps = int(err.split("minibatch")[1])
+    assert re.search(r"interrupted; saved to 'houses.safetensors' after minibatch \d+; .*--resume goes on\n", err), err
+    steps = int(re.search(r"minibatch (\d+)", err)[1])
     assert 0 < steps == fastgd.load(houses / "houses.safetensors")[1].steps
 
 

@@ -66,9 +66,9 @@ def test_monitor_is_a_column_of_the_history(rows):
 
 
 def test_what_is_never_a_number_is_never_best(rows):
-    metric = fastgd.metrics.own(lambda y, prediction: np.nan, greater_is_better=True)
+    metric = fastgd.metrics.own(lambda y, prediction: np.nan, greater_is_better=True, name="unknown")
     network = make()
-    history = network.fit(*rows, epochs=5, metrics=metric, monitor="<lambda>", patience=2, restore_best=True)
+    history = network.fit(*rows, epochs=5, metrics=metric, monitor="unknown", patience=2, restore_best=True)
     assert (history.stopped, history.best_epoch, len(history.loss)) == ("patience", None, 2)
     twin = make()
     twin.fit(*rows, epochs=2)

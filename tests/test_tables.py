@@ -146,9 +146,13 @@ BAD = {
     "no such drop": ("a,y\n1,2\n", {"drop": ["b"]}, r"column 'b': expected such a column \(drop\)"),
     "a name twice": ("a,a,y\n1,2,3\n", {}, "column 'a': expected one column of each name"),
     "fields": ("a,y\n1,2\n1,2,3\n1,2\n", {}, "t.csv, row 2: expected 2 fields as in the header, got 3: '1,2,3'"),
-    "text among numbers": ("a,y\n1,1\n2,2\nx,1\n", {}, "column 'a', row 3: expected a number, got 'x'"),
+    "text among numbers": ("a,y\n1,1\n2,2\nx,1\n", {}, "column 'a', row 3: expected a number .*categorical.*'x'"),
     "text far down": ("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(200_000)) + "x,1\n", {},
-                      "column 'a', row 200001: expected a number, got 'x'"),
+                      "column 'a', row 200001: expected a number.*, got 'x'"),
+    "text in the target": ("a,y\n1,1\n2,2\n3,x\n", {}, "column 'y', row 3: expected a number .or the task.*, got 'x'"),
+    "names for classes": ("a,y\n" + "".join(f"{i},n{i}\n" for i in range(30)), {},
+                          "column 'y': expected classes that come more than once.*30 different ones in 30 rows"),
+    "delimiter": ("a;y\n1;2\n", {}, "column 'y': expected such a column.*another delimiter"),
     "infinite": ("a,y\n1,1\n-inf,2\n", {}, "column 'a', row 2: expected a finite number, got -inf"),
     "one class": ("a,y\n1,b\n2,b\n", {}, "column 'y': expected at least 2 classes, got only 'b'"),
     "no target": ("a,y\n1,b\n2,\n3,c\n", {}, "column 'y', row 2: expected a value in every row of the target"),
@@ -275,12 +279,40 @@ def test_hostile_descriptions(name, value, tmp_path):
         fastgd.load(tmp_path / "m")
 
 
+def test_text_far_down_makes_text_of_its_own_column_alone(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,kind,y\n" + "".join(f"{i},{i % 5},{i / 2}\n" for i in range(200_000)) + "7,x,7.5\n")
+    table = read(path)
+    assert [str(kind) for kind in table.schema.types] == ["int64", "string", "double"]
+    made = Preprocessing.of(table, "y", categorical=["kind"])
+    assert (made.n_features, made.loss) == (7, "mse")
+
+
+def test_delimiters(tmp_path):
+    (tmp_path / "t.csv").write_text("a;y\n1,5;2\n")
+    (tmp_path / "t.tsv").write_text("a\ty\n1\t2\n")
+    assert read(tmp_path / "t.csv", delimiter=";").to_pydict() == {"a": ["1,5"], "y": [2]}
+    assert read(tmp_path / "t.tsv").to_pydict() == {"a": [1], "y": [2]}
+    with pytest.raises(ValueError, match="'delimiter'.*one ASCII character.*';;'"):
+        read(tmp_path / "t.csv", delimiter=";;")
+
+
+def test_statistics_are_of_the_rows_that_are_told():
+    table = {"x": [1.0, 3.0, None, 1000.0], "c": ["a", "a", "a", "b"], "y": [0.5, 1.5, 2.5, 99.5]}
+    part, all_rows = (Preprocessing.of(table, "y", rows=rows) for rows in ([0, 1], None))
+    assert part.columns[0] == fastgd.tables.Numbers("x", 2.0, 2.0, 1.0)
+    assert part.columns[1].values == ("a", "b")
+    assert (part.target.shift, part.target.scale) == (1.0, 2.0)
+    assert all_rows.columns[0] != part.columns[0]
+    assert all_rows.target != part.target
+
+
 def test_text_that_looks_like_numbers_stays_text(tmp_path):
     """In a file where all of it does, too."""
     train, new = tmp_path / "train.csv", tmp_path / "new.csv"
     train.write_text("code,zip,y\n007,010,1\n7,10,2\nA1,010,x\nB1,10,x\n")
     new.write_text("code,zip,y\n007,010,2\n007,10,1\n")
-    made = Preprocessing.of(read(train, text=["zip"]), "y", categorical=["zip"])
+    made = Preprocessing.of(read(train, text=["zip"]), "y", categorical=["zip"], task="classification")
     assert made.text == ["code", "zip", "y"]
     table = read(new, text=made.text)
     assert made.feature_names == ["code=007", "code=7", "code=A1", "code=B1", "zip=010", "zip=10"]
