@@ -94,7 +94,7 @@ class ProgressBar:
     """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows a second."""
 
     def __init__(self, epochs):
-        self._epochs, self._bar = epochs, None
+        self._epochs, self._bar, self._run = epochs, None, None
 
     def __enter__(self):
         from tqdm.auto import tqdm
@@ -108,8 +108,9 @@ class ProgressBar:
         if not last and now - self._looked < TICK:
             return
         self._looked = now
+        self._run = run
         if self._rows is None:  # a resumed run begins with some
-            self._rows = run.first_row
+            self._rows, self._bar.initial = run.first_row, run.first_epoch
         history = run.history
         shown = {"loss": f"{history.loss[-1] if history.loss else run.loss:.4g}"}
         if history.validation_loss:
@@ -124,6 +125,8 @@ class ProgressBar:
         self._bar.refresh()
 
     def __exit__(self, *raised):
+        if self._run is not None:
+            self(self._run, last=True)
         self._bar.close()
 
 

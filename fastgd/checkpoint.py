@@ -2,7 +2,9 @@
 run has come, and in its metadata, as JSON, what it takes to make all of it again. No pickle.
 
 The last tensor, "sha256", is the digest of every byte before it. A file is written beside its place, and made durable
-before it takes it: whatever happens, the path holds the old file or the new one, whole."""
+before it takes it: whatever happens, the path holds the old file or the new one, whole.
+
+Over 400 lines: what is written and what is read is one format, and stands beside each other."""
 
 import contextlib
 import dataclasses
@@ -108,22 +110,24 @@ def _state(optimizer):
     return {f"optimizer.{slot}.{i}": a for slot, arrays in optimizer.state.items() for i, a in enumerate(arrays)}
 
 
-def _path(path):
+def _path(path, argument="path"):
     try:
         path = os.fsdecode(path)
     except TypeError:
-        raise type_error("path", "a path", f"{shown(path)} ({type(path).__name__})") from None
+        raise type_error(argument, "a path", f"{shown(path)} ({type(path).__name__})") from None
+    if not path:
+        raise value_error(argument, "a path", "''")
     if os.path.isdir(path):
-        raise IsADirectoryError(f"argument 'path': expected a file, got the folder {path!r}")
+        raise IsADirectoryError(f"argument {argument!r}: expected a file, got the folder {path!r}")
     return path
 
 
-def check_path(path):
+def check_path(path, argument="path"):
     """The path as text; raises unless it is one, in a folder that exists."""
-    path = _path(path)
+    path = _path(path, argument)
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"argument 'path': expected a file in a folder that exists, got {path!r}")
+        raise FileNotFoundError(f"argument {argument!r}: expected a file in a folder that exists, got {path!r}")
     return path
 
 
@@ -334,10 +338,6 @@ def _network(file, backend):
     if file.content.get("preprocessing") is not None:
         with file.field("preprocessing"):
             network.preprocessing = Preprocessing.from_config(file.content["preprocessing"])
-            made = network.preprocessing.n_features, network.preprocessing.n_outputs
-            if made != (network.n_features, network.sizes[-1]):
-                expected = f"{network.n_features} features and {network.sizes[-1]} outputs"
-                raise value_error("preprocessing", expected, "{} and {}".format(*made))
     file.fill(network.views())
     return network
 
@@ -369,6 +369,14 @@ def _optimizer(file, network):
 def description(path):
     """What a file says of itself, as a dict."""
     with _opened(path) as file:
+        with file.field("version"):
+            file.content["version"] = str(file.content["version"])
+        run = file.content.get("run")
+        if run is not None:
+            with file.field("run"):
+                check_integer("step", run["step"], 0)
+                check_number("seconds", run["seconds"], 0.0)
+                run["best_is_kept"] = "run.parameters" in file.names
         return file.content
 
 
@@ -389,6 +397,8 @@ def resume(path, run):
             with file.field(part):
                 for name in {**given[part], **saved[part]}:
                     one, other = _settings(given[part].get(name)), _settings(saved[part].get(name))
+                    if one != other and "data" in name:
+                        raise file.error(f"{part}.{name}", "the rows of this run", "others")
                     if one != other and (part, name) not in CHANGING:
                         raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
         loaded = _network(file, network.backend)

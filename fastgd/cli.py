@@ -17,7 +17,7 @@ EXAMPLES = """examples:
   fastgd evaluate houses.safetensors test.parquet
   fastgd COMMAND --help
 
-exit codes: 0 done, 1 an error (on one line; --debug shows where), 2 wrong usage, 130 Ctrl-C
+exit codes: 0 done, 1 an error (on one line; --debug shows where), 2 wrong usage, 130 Ctrl-C, 143 SIGTERM
 """
 TRAIN = """examples:
   fastgd train digits --backend numba --hidden 128,64 --epochs 40
@@ -73,7 +73,9 @@ def _add_data(one):
 
 
 def _add_delimiter(one):
-    one.add_argument("--delimiter", metavar="C", help="between two fields of a CSV file; a comma unless told")
+    tab = {"\\t": "\t"}
+    one.add_argument("--delimiter", type=lambda text: tab.get(text, text), metavar="C",
+                     help="between two fields of a CSV file; a comma unless told")  # fmt: skip
 
 
 def _add_network(one):
@@ -131,8 +133,9 @@ def parser():
     )
     one.add_argument("--class-weight", choices=("balanced",), help="rare classes count as much as others in all")
     one.add_argument("--save", metavar="FILE", help="where the model goes; DATA.safetensors unless told")
-    one.add_argument("--overwrite", action="store_true", help="replace that file, if there is one")
-    one.add_argument("--resume", action="store_true", help="go on with the run in that file, if there is one")
+    there = one.add_mutually_exclusive_group()
+    there.add_argument("--overwrite", action="store_true", help="replace that file, if there is one")
+    there.add_argument("--resume", action="store_true", help="go on with the run in that file, if there is one")
     one.add_argument("--plot", metavar="FILE", help="where the loss curve goes; '' for none")
     one.add_argument("--log", metavar="FILE", help="a line of JSON for each epoch is appended to it")
     one.add_argument("--tensorboard", metavar="FOLDER", help="where logs for TensorBoard go")
@@ -169,9 +172,10 @@ def main(argv=None):
     try:
         return arguments.run(arguments) or 0
     except KeyboardInterrupt as error:
-        told = "; ".join(["interrupted", *getattr(error, "__notes__", [])])
+        terminated = isinstance(error, commands.Terminated)
+        told = "; ".join(["terminated" if terminated else "interrupted", *getattr(error, "__notes__", [])])
         print(f"fastgd {arguments.command}: {told}", file=sys.stderr)
-        return 130
+        return 143 if terminated else 130
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import os
+import signal
 import sys
 import time
 
@@ -14,8 +15,8 @@ from . import callbacks, tables
 from .checkpoint import check_path, description, load
 from .config import show_config
 from .data import check_batch_size
-from .datasets import data_of_model, data_to_train
-from .errors import CheckpointError, check_number, choose, shown, value_error
+from .datasets import data_of_model, data_to_train, ending
+from .errors import CheckpointError, check_integer, check_number, choose, shown, value_error
 from .finder import find_learning_rate
 from .layers import Dense
 from .losses import softmax_cross_entropy
@@ -27,7 +28,10 @@ from .selfcheck import installed_backends, time_steps
 
 def make_network(arguments, data):
     hidden = [Dense(units, arguments.activation, weight_init="he_uniform") for units in arguments.hidden]
-    loss = "mse" if data.n_classes is None else softmax_cross_entropy(label_smoothing=arguments.label_smoothing)
+    smoothing = arguments.label_smoothing
+    if data.n_classes is None and smoothing:
+        raise value_error("--label-smoothing", "0 for targets that are no classes", smoothing)
+    loss = "mse" if data.n_classes is None else softmax_cross_entropy(label_smoothing=smoothing)
     network = Network(
         data.X.shape[1],
         [*data.front, *hidden, Dense(data.n_outputs)],
@@ -49,33 +53,36 @@ def make_optimizer(arguments, learning_rate):
 def train(arguments):
     """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve."""
     save, plot = _outputs(arguments)
-    logs = [callbacks.json_lines(check_path(arguments.log))] if arguments.log else []
+    epochs = check_integer("--epochs", arguments.epochs, 0)
+    patience = None if arguments.patience is None else check_integer("--patience", arguments.patience, 1)
+    logs = [callbacks.json_lines(arguments.log)] if arguments.log else []
     if arguments.tensorboard:
         logs.append(callbacks.tensorboard(arguments.tensorboard))
     fraction = check_number("--validation", arguments.validation, 0.0, 1.0, high_open=True)
     data = data_to_train(arguments, fraction)
     if data.preprocessing is not None:
-        print(f"{arguments.data}: {_columns_told(data.preprocessing)}")
+        print(f"{arguments.data}: {_columns_told(data.preprocessing, data.table)}")
     network = make_network(arguments, data)
     batch_size = check_batch_size(arguments.batch_size, len(data.X))
-    total_steps = max(1, arguments.epochs * math.ceil(len(data.X) / batch_size))
+    total_steps = max(1, epochs * math.ceil(len(data.X) / batch_size))
     optimizer = make_optimizer(arguments, cosine(arguments.learning_rate, total_steps=total_steps))
     held_out = len(data.held_out[0]) if data.held_out else 0
     print(f"{network}\n{len(data.X)} training rows, {held_out} validation rows, {optimizer}", flush=True)
     if arguments.resume:
         print(_resumed(save), flush=True)
     start = time.perf_counter()
+    signal.signal(signal.SIGTERM, _terminate)
     with _advice(arguments.resume):
         history = network.fit(
             data.X,
             data.y,
             optimizer=optimizer,
             batch_size=batch_size,
-            epochs=arguments.epochs,
+            epochs=epochs,
             class_weight=arguments.class_weight,
             validation_data=data.held_out,
-            patience=arguments.patience,
-            restore_best=arguments.patience is not None,
+            patience=patience,
+            restore_best=patience is not None,
             metrics="r2" if data.n_classes is None else "accuracy",
             callbacks=logs,
             progress=not arguments.quiet,
@@ -84,7 +91,7 @@ def train(arguments):
         )
     seconds = time.perf_counter() - start
     print(f"{history.steps} steps in {seconds:.2f} s; stopped: {history.stopped}")
-    _print_end(history, arguments.patience is not None)
+    _print_end(history, patience is not None)
     print(f"model saved to {save}")
     if plot:
         from .plots import plot_loss
@@ -95,10 +102,9 @@ def train(arguments):
 
 def _outputs(arguments):
     """Where the model goes, and where the loss curve, or None; what is wrong with them shows before the training."""
-    stem = os.path.basename(arguments.data).split(".")[0]
-    save = check_path(f"{stem}.safetensors" if arguments.save is None else arguments.save)
-    if os.path.exists(save) and os.path.exists(arguments.data) and os.path.samefile(save, arguments.data):
-        raise value_error("--save", "another file than DATA", repr(save))
+    stem = os.path.basename(arguments.data)
+    stem = stem[: len(stem) - len(ending(stem) or "")]
+    save = check_path(f"{stem}.safetensors" if arguments.save is None else arguments.save, "--save")
     if os.path.isfile(save) and not (arguments.resume or arguments.overwrite):
         expected = "a new file (or --overwrite to replace it, or --resume to go on with the run in it)"
         raise value_error("--save", expected, repr(save))
@@ -109,18 +115,40 @@ def _outputs(arguments):
         from .plots import check_picture
 
         check_picture("--plot", plot)
-        check_path(plot)
+        check_path(plot, "--plot")
+    if arguments.log:
+        check_path(arguments.log, "--log")
+    _check_different({"DATA": arguments.data, "--save": save, "--plot": plot, "--log": arguments.log})
     return save, plot
 
 
-def _columns_told(preprocessing):
+def _check_different(paths):
+    """Raises unless all files by the arguments that name them are different ones."""
+    known = {}
+    for argument, path in paths.items():
+        place = path and os.path.realpath(path)
+        if place in known:
+            raise value_error(argument, f"another file than {known[place]}", repr(path))
+        if place:
+            known[place] = argument
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+def _terminate(*_):
+    raise Terminated
+
+
+def _columns_told(preprocessing, table):
     """How the columns of a table are taken, in a line."""
     kinds = {"numbers": [], "categories": []}
     for column in preprocessing.columns:
-        is_number = isinstance(column, tables.Numbers)
-        kinds["numbers" if is_number else "categories"].append(
-            column.name if is_number else f"{column.name} ({len(column.values)})"
-        )
+        is_number, missing = isinstance(column, tables.Numbers), tables.missing(table.column(column.name))
+        more = [] if is_number else [str(len(column.values))]
+        more += [f"{missing} missing"] if missing else []
+        kinds["numbers" if is_number else "categories"].append(column.name + (f" ({', '.join(more)})" if more else ""))
     told = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
     target = preprocessing.target
     values = "a number" if target.classes is None else f"one of {shown(list(target.classes))}"
@@ -142,7 +170,7 @@ def _advice(resume):
         yield
     except CheckpointError as error:
         if resume:
-            error.add_note("--resume takes the options and the data that the run was begun with")
+            error.add_note("--resume takes the data and the options that the run was begun with, --epochs, too")
         raise
     except KeyboardInterrupt as error:
         if any("saved to" in note for note in getattr(error, "__notes__", [])):
@@ -155,15 +183,18 @@ def _print_end(history, is_best_kept):
     if not history.loss:
         return
     kept = history.best_epoch if is_best_kept and history.best_epoch else len(history.loss)
-    told = {name: values[kept - 1] for name, values in history.to_dict().items()}
+    told = {name: values[:kept][-1] for name, values in history.columns().items()}
     validation = f", validation loss {told['validation_loss']:.4f}" if "validation_loss" in told else ""
     print(f"training loss {told['loss']:.4f}{validation}{f' (epoch {kept}, kept)' if is_best_kept else ''}")
     for name in history.metrics:
-        print(f"{name.replace('_', ' ')} {told[name]:.4f}")
+        print(f"{name.replace('validation_', 'validation ')} {told[name]:.4f}")
 
 
 def predict(arguments):
     """`fastgd predict`: writes a prediction for each row, as CSV."""
+    if arguments.output is not None:
+        check_path(arguments.output, "--output")
+        _check_different({"MODEL": arguments.model, "DATA": arguments.data, "--output": arguments.output})
     network, _ = load(arguments.model, backend=arguments.backend)
     data = data_of_model(arguments, network, needs_target=False)
     prediction = network.predict(data.X)
@@ -186,9 +217,9 @@ def predict(arguments):
         if data.table is None:
             raise value_error("--keep", "columns of a table", repr(arguments.data))
         kept = [tables.column_of(data.table, name, arguments.data, "--keep").to_pylist() for name in arguments.keep]
-        header = [*arguments.keep, *header]
+        header = [*arguments.keep, *(f"predicted {name}" if name in arguments.keep else name for name in header)]
         columns = [[*row, *predicted] for *row, predicted in zip(*kept, columns, strict=True)]
-    out = sys.stdout if arguments.output is None else open(check_path(arguments.output), "w", newline="")  # noqa: SIM115
+    out = sys.stdout if arguments.output is None else open(arguments.output, "w", newline="")  # noqa: SIM115
     try:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(header)
@@ -230,7 +261,7 @@ def info(arguments):
     if run is not None:
         stopped = network.history.stopped
         print(f"training run: {run['step']} minibatches, stopped: {stopped}, {run['seconds']:.1f} s")
-        _print_end(network.history, run["fit"]["restore_best"])
+        _print_end(network.history, run["best_is_kept"])
     if network.preprocessing is not None:
         print(network.preprocessing)
         for column in network.preprocessing.columns:

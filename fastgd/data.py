@@ -206,7 +206,7 @@ def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=Fa
     """Yields (X rows, y rows) of one epoch, in a random order that depends on seed and epoch alone.
 
     X: (rows, ...), y: (rows, ...), arrays. batch_size: int >= 1, or None for all rows. The last batch may be shorter;
-    drop_last=True leaves it out. The batches are arrays of their own.
+    drop_last=True leaves it out. The batches are arrays of their own; of mapped files their rows are read, and no more.
     """
     for name, array in (("X", X), ("y", y)):
         if isinstance(array, np.ma.MaskedArray):
@@ -223,8 +223,11 @@ def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=Fa
 
     def batches():
         order = epoch_order(len(X), seed, epoch, shuffle)
+        readers = [RowReader(array) if array.ndim == 2 else None for array in (X, y)]
         for start in range(0, math.floor(len(X) / size) * size if drop_last else len(X), size):
             index = order[start : start + size]
-            yield X[index], y[index]
+            yield tuple(a[index] if r is None else r.take(index) for a, r in zip((X, y), readers, strict=True))
+            leave_pages(X)
+            leave_pages(y)
 
     return batches()

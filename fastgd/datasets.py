@@ -51,14 +51,17 @@ class Data:
         return 1 if self.y.ndim == 1 else self.y.shape[1]
 
 
+def ending(path):
+    """The ending of a file's name that tells its kind, or None."""
+    return ARRAYS if path.lower().endswith(ARRAYS) else table_files.ending(path)
+
+
 def is_table(path):
     """Whether a file, by its name, is a table, and not one of arrays; raises if it is neither."""
-    if path.lower().endswith(ARRAYS):
-        return False
-    if table_files.ending(path) is None:
+    if ending(path) is None:
         hint = "; did you mean 'digits'?" if difflib.get_close_matches(path, ["digits"]) else ""
         raise value_error("DATA", KINDS, f"{path!r}{hint}")
-    return True
+    return ending(path) != ARRAYS
 
 
 def data_to_train(arguments, fraction):
@@ -66,9 +69,11 @@ def data_to_train(arguments, fraction):
     rest."""
     path = arguments.data
     if path == "digits":
+        _check_unset(arguments, "digits", ("target", "categorical", "drop", "delimiter"))
         (X, y), held_out = digits()
         return Data(X, y, held_out, n_classes=10)
     if not is_table(path):
+        _check_unset(arguments, f"files of arrays ({ARRAYS})", ("categorical", "drop", "delimiter"))
         X, y = _read_arrays(path, arguments, needs_target=True)
         rows, held_out = _split(X, fraction, arguments.seed)
         n_classes = int(y.max()) + 1 if y.ndim == 1 and y.dtype.kind in "iu" else None
@@ -83,7 +88,14 @@ def data_to_train(arguments, fraction):
     )  # fmt: skip
     X, y = preprocessing.encode(table, source=path), preprocessing.targets(table, source=path)
     n_classes = None if preprocessing.target.classes is None else preprocessing.n_outputs
-    return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, preprocessing)
+    return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, preprocessing, table)
+
+
+def _check_unset(arguments, kind, names):
+    """Raises where an option is given that means nothing for this kind of data."""
+    for name in names:
+        if getattr(arguments, name):
+            raise value_error(f"--{name}", f"no such option for {kind}", repr(getattr(arguments, name)))
 
 
 def _split(data, fraction, seed):
@@ -104,7 +116,8 @@ def data_of_model(arguments, network, needs_target):
         if preprocessing is None:
             expected = f"digits or a file ending in {ARRAYS}: {arguments.model} was not trained on a table"
             raise value_error("DATA", expected, repr(path))
-        table = tables.read(path, text=preprocessing.text, delimiter=arguments.delimiter)
+        text = [*preprocessing.text, *getattr(arguments, "keep", ())]  # what is kept stays as it is
+        table = tables.read(path, text=text, delimiter=arguments.delimiter)
         X = preprocessing.encode(table, unknown=arguments.unknown, source=path)
         y = preprocessing.targets(table, source=path) if needs_target else None
         return Data(X, y, preprocessing=preprocessing, table=table)
@@ -113,7 +126,15 @@ def data_of_model(arguments, network, needs_target):
         raise value_error("DATA", expected, repr(path))
     if path == "digits":
         return Data(*digits()[1])
-    return Data(*_read_arrays(path, arguments, needs_target))
+    X, y = _read_arrays(path, arguments, needs_target)
+    if X.shape[1] != network.n_features:
+        raise table_files.TableError(path, "X", None, f"{network.n_features} features as {arguments.model}", X.shape[1])
+    if y is not None and network.loss_function.name == "softmax_cross_entropy" and y.ndim == 1 and y.dtype.kind in "iu":
+        strange = (y < 0) | (y >= network.sizes[-1])
+        if strange.any():
+            row, expected = int(np.argmax(strange)), f"labels in [0, {network.sizes[-1] - 1}] as {arguments.model}"
+            raise table_files.TableError(path, arguments.target or "y", row + 1, expected, f"{y[row]}")
+    return Data(X, y)
 
 
 def _read_arrays(path, arguments, needs_target):

@@ -46,6 +46,8 @@ class CheckpointError(ValueError):
 
 def shown(value):
     """A short text for a value in a message: arrays by dtype and shape."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, np.ndarray):
         return f"{value.dtype} array of shape {value.shape}"
     text = repr(value)

@@ -12,7 +12,7 @@ COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds")
 
 def why(error):
     """What a history says of a run that an exception ended."""
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return "interrupted"
     return "diverged" if isinstance(error, DivergenceError) else "error"
 
@@ -29,7 +29,8 @@ class History:
 
     stopped: why it ended. "epochs": all are done; "converged": the training loss, and "patience": the validation loss
     or the metric monitored has not become better for so many epochs; "callback": one returned True; "diverged",
-    "interrupted" (Ctrl-C) and "error": by an exception, and then this is the network's `history`; None: not yet.
+    "interrupted" (Ctrl-C, sys.exit) and "error": by an exception, and then this is the network's `history`; None: not
+    yet.
     """
 
     loss: list = dataclasses.field(default_factory=list)
@@ -81,8 +82,11 @@ class History:
         lists = [arrays[name].tolist() for name in names]
         epochs = len(lists[0])
         for name, values in zip(names, lists, strict=True):
-            if len(values) > epochs or (name in COLUMNS and name != "validation_loss" and len(values) != epochs):
+            is_short = name == "validation_loss" or name.startswith("metrics.")  # or an exception came before
+            if len(values) > epochs or (len(values) < epochs and not is_short):
                 raise value_error(name, f"{epochs} values", len(values))
+        if best is not None and best > epochs:
+            raise value_error("best_epoch", f"at most {epochs}", best)
         columns, more = dict(zip(COLUMNS, lists, strict=False)), lists[len(COLUMNS) :]
         steps = check_integer("steps", told["steps"], 0)
         metrics = dict(zip(metrics, more, strict=True))

@@ -193,9 +193,9 @@ class Standardize:
     @classmethod
     def of(cls, X):
         """From the mean and the variance (divided by the rows) of each column of X (rows, n_features), of any real
-        dtype and layout, in one pass over blocks of rows. A constant column becomes 0."""
+        dtype and layout, in one pass over blocks of rows. A constant column becomes 0, whatever comes later."""
         mean, variance = moments("X", X)
-        return cls(mean, scale_of(mean, variance, len(X)))
+        return cls(mean, scale_of(mean, variance, len(X), otherwise=0.0))
 
     def output_size(self, n_in):
         for name, values in (("shift", self.shift), ("scale", self.scale)):

@@ -2,11 +2,13 @@
 gives), with a weight for each row or None."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 
 from .choice import Choice
 from .errors import choose, shown, type_error, value_error
+from .history import COLUMNS
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -17,6 +19,14 @@ class Metric(Choice):
 
     function: object
     greater_is_better: bool | None = None
+
+    @property
+    def column(self):
+        """What it is called in a history: its name, with its parameters if they are not the usual ones."""
+        usual = METRICS.get(self.name)
+        if usual is None or usual.parameters == self.parameters:
+            return self.name
+        return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in self.parameters.items())})"
 
     def value(self, y, prediction, weight=None):
         value = self.function(y, prediction, weight, **self.parameters)
@@ -114,18 +124,31 @@ METRICS = {metric.name: metric for metric in (accuracy, binary_accuracy, top_k, 
 
 
 def own(function, *, greater_is_better=None, name=None):
-    """A metric of one's own: function(y, prediction) -> float. greater_is_better: which way it is watched by
-    `fit(monitor=...)`. name: what it is called; None is the function's name."""
+    """A metric of one's own: function(y, prediction) -> float, or function(y, prediction, weight), weight (rows,) or
+    None; without it does not know of weights. greater_is_better: which way it is watched by `fit(monitor=...)`. name:
+    what it is called; None is the function's name."""
     if not callable(function):
         raise type_error("function", "a function of (y, prediction)", shown(function))
     name = getattr(function, "__name__", type(function).__name__) if name is None else name
     if not isinstance(name, str):
         raise type_error("name", "a text", shown(name))
+    if _takes_weights(function):
+        return Metric(name, function, greater_is_better)
     return Metric(name, lambda y, prediction, weight: function(y, prediction), greater_is_better)
 
 
-# What a history calls its own columns.
-RESERVED = ("epoch", "loss", "validation_loss", "learning_rate", "seconds")
+def _takes_weights(function):
+    """Whether it needs a third argument."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a builtin that does not tell
+        return False
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in by_place and p.default is p.empty for p in parameters) == 3
+
+
+# What logs and a history call their own columns.
+RESERVED = ("step", "epoch", "stopped", *COLUMNS)
 
 
 def check_metrics(argument, metrics):
@@ -144,7 +167,8 @@ def check_metrics(argument, metrics):
                 expected = f"one of {', '.join(map(repr, METRICS))}, or a function of (y, prediction)"
                 raise type_error(f"{argument}[{i}]", expected, shown(metric))
             metric = own(metric)
-        if metric.name in RESERVED or metric.name in [known.name for known in checked]:
-            raise value_error(f"{argument}[{i}]", "a name of its own", repr(metric.name))
+        taken = metric.column in RESERVED or metric.column.startswith("validation_")
+        if taken or metric.column in [known.column for known in checked]:
+            raise value_error(f"{argument}[{i}]", "a name of its own", repr(metric.column))
         checked.append(metric)
     return checked

@@ -1,4 +1,6 @@
-"""The network: flat buffers, views of them, and the plan that walks them."""
+"""The network: flat buffers, views of them, and the plan that walks them.
+
+Over 400 lines: it is the public face, and each of its methods is short."""
 
 import contextlib
 import math
@@ -20,6 +22,7 @@ from .plan import Plan
 from .samples import check_rows, check_samples, check_targets, check_values, check_weights
 from .schedules import Schedule
 from .steps import Steps
+from .tables import Preprocessing
 from .threads import check_threads
 from .training import fit
 
@@ -80,7 +83,7 @@ class Network:
             if isinstance(layer, Standardize):
                 layer.check_dtype(self.dtype)
         self._make_buffers()
-        self.epochs, self.history, self.preprocessing = 0, None, None
+        self.epochs, self.history, self._preprocessing = 0, None, None
         self._quick_step = _not_ready
         self._last_loss, self._totals = None, None  # of the last step; of the steps that are being run
         self._drop_plan()
@@ -122,6 +125,22 @@ class Network:
     def gradient(self):
         """Flat array with the gradient of the last training step that did not diverge, or of `loss_and_gradient`."""
         return self._gradient
+
+    @property
+    def preprocessing(self):
+        """What makes rows of numbers of a table, or None."""
+        return self._preprocessing
+
+    @preprocessing.setter
+    def preprocessing(self, preprocessing):
+        if not isinstance(preprocessing, Preprocessing | None):
+            raise type_error("preprocessing", "a fastgd.tables.Preprocessing or None", shown(preprocessing))
+        if preprocessing is not None:
+            expected, made = (self.n_features, self.sizes[-1]), (preprocessing.n_features, preprocessing.n_outputs)
+            if made != expected:
+                text = "{} features and {} outputs"
+                raise value_error("preprocessing", text.format(*expected), text.format(*made))
+        self._preprocessing = preprocessing
 
     def views(self, flat=None):
         """The parts of the parameters by name, "w1", "b1", ..., as views; or those of another flat array."""
@@ -243,7 +262,7 @@ class Network:
         if metrics:
             predictions = self._linked(outputs)
             y, weight = samples.targets()
-            values = {metric.name: metric.value(y, predictions, weight) for metric in metrics}
+            values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values
 
     def loss_and_gradient(self, x, y, *, sample_weight=None):

@@ -49,6 +49,7 @@ from .data import (
     peak_of_rows,
     raise_peak_of_rows,
 )
+from .interrupts import held
 from .losses import penalty_gradient, penalty_value, sum_loss
 from .program import GRAIN, UPDATE_PHASES, UPDATE_WALK, Fed, Program
 from .steps import Feeds, Steps, addresses
@@ -419,10 +420,14 @@ class Plan(Program):
         )  # fmt: skip
 
     def _train_in_python(self, steps, first, end, seconds):
+        with held() as pressed:  # a step is done or not begun
+            return self._steps_in_python(steps, first, end, seconds, pressed)
+
+    def _steps_in_python(self, steps, first, end, seconds, pressed):
         deadline = time.monotonic() + seconds
         stages = self._stages("step")
         for s in range(first, end):
-            if s > first and time.monotonic() > deadline:
+            if s > first and (pressed or time.monotonic() > deadline):
                 return s, OUT_OF_TIME
             start, rows = int(steps.starts[s]), int(steps.rows[s])
             chosen = slice(start, start + rows) if steps.in_place else steps.order[start : start + rows]

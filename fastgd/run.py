@@ -18,14 +18,17 @@ from . import checkpoint as files
 from .callbacks import every
 from .errors import check_integer, check_number, shown, value_error
 from .history import History, why
+from .interrupts import held
 from .sampling import Stream
 
 # After how long a run that is asked for it saves itself.
 SAVE_SECONDS = 60
 
 
-def _function_of(callback):
-    return callback.callback if isinstance(callback, every) else callback
+def _each_once(entries, function_of):
+    """The entries but for those whose function has come before."""
+    functions = [function_of(entry) for entry in entries]
+    return [entry for i, entry in enumerate(entries) if functions[i] not in functions[:i]]
 
 
 class Run:
@@ -40,17 +43,17 @@ class Run:
 
     def __init__(self, network, optimizer, source, epochs, watch, callbacks, bar, checkpoint, checkpoint_every):
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
-        self._source, self._watch, self._callbacks, self._bar = source, watch, callbacks, bar
+        self._source, self._watch, self._bar = source, watch, bar
         self.rows_of_epoch = source.rows
         self._checkpoint, self._checkpoint_every, self._parameters = checkpoint, checkpoint_every, None
-        self._each_epoch = [c for c in enumerate(callbacks) if not isinstance(c[1], every)]
-        self._each_steps = [c for c in enumerate(callbacks) if isinstance(c[1], every)]
-        self._looks = getattr(optimizer.schedule, "looks", False)
+        self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
+        self._each_epoch = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
+        self._each_steps = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
         self._learning_rate = optimizer.config()["learning_rate"]  # a callback may set another
-        self._looks_at_epochs = watch.is_needed or self._looks
-        self._watches = self._looks_at_epochs or bool(self._each_epoch)
+        self._looks, self._looks_at_epochs, self._watches = None, None, None  # see _see_who_watches
         self._sums = np.zeros(2)  # of the rows' losses in the epoch going on, and of rows
-        self._first_epoch, self._rows_before, self.first_row = network.epochs, 0, 0
+        self._first_epoch, self._rows_before = network.epochs, 0
+        self.first_row, self.first_epoch = 0, 0  # of those done when this call began, if it goes on with a run
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         # Steps that are laid out, how many of them and of their epochs are booked, and the minibatches before; epochs
         # whose end has been attended to.
@@ -98,11 +101,13 @@ class Run:
     def go(self):
         """Trains; returns the history."""
         history = self._history
+        self._see_who_watches()
+        if self._checkpoint:
+            self.settings()  # looks at the data
         self._saved = time.monotonic()
         self._started = self._saved - self._seconds_before
         with contextlib.ExitStack() as stack:
-            once = {id(one): one for one in (*map(_function_of, self._callbacks), self._bar)}
-            for entered in once.values():
+            for entered in _each_once([*self._functions, self._bar], lambda function: function):
                 if hasattr(entered, "__enter__"):
                     stack.enter_context(entered)
             self._network.history = history
@@ -114,11 +119,12 @@ class Run:
                         self._train_on_arrays()
                 history.stopped = history.stopped or "epochs"
                 self._finish()
-            except KeyboardInterrupt as error:
-                self._take_back_epoch_end()
-                history.stopped = history.stopped or why(error)
-                if self._checkpoint:
-                    self._save_interrupted(error)
+            except (KeyboardInterrupt, SystemExit) as error:
+                with held(pass_on=False):  # another Ctrl-C would lose what is saved
+                    self._take_back_epoch_end()
+                    history.stopped = history.stopped or why(error)
+                    if self._checkpoint:
+                        self._save_interrupted(error)
                 raise
             except BaseException as error:
                 self._take_back_epoch_end()
@@ -128,12 +134,22 @@ class Run:
                 self._network.history = history  # a callback may have trained, too
         return history
 
+    def _see_who_watches(self):
+        """Whether the schedule looks at losses (a callback may have set another one), whether there is more than
+        callbacks to attend to at the end of an epoch, and whether there is anything."""
+        if self._watches is False:  # up to now nothing was to be attended to
+            self._attended = self.epoch
+        self._looks = getattr(self._optimizer.schedule, "looks", False)
+        self._looks_at_epochs = self._watch.is_needed or self._looks
+        self._watches = self._looks_at_epochs or bool(self._each_epoch)
+
     def _finish(self):
         if self._watch.parameters is not None:
-            self._parameters = self._network.parameters.copy()
+            if self._checkpoint:
+                self._parameters = self._network.parameters.copy()
             self._network.parameters[:] = self._watch.parameters
         if self._checkpoint:
-            self.save(self._checkpoint)
+            self._save()
         if self._bar:
             self._bar(self, last=True)
 
@@ -141,6 +157,7 @@ class Run:
         optimizer, source = self._optimizer, self._source
         self._attend()
         while self.epoch < self.epochs and not self._history.stopped:
+            self._see_who_watches()
             last_epoch, base = self._first_epoch + self.epochs, optimizer.minibatches
             piece = source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=not self._looks)
             ends, rates = [*piece.ends.tolist(), math.inf], piece.rates[piece.ends - 1].tolist()
@@ -174,7 +191,7 @@ class Run:
         size, begun, places = len(self._piece), self.step, [np.zeros(0, np.int64)]
         if self._watches:
             places.append(self._piece.ends)
-        intervals = [callback.steps for _, callback in self._each_steps]
+        intervals = [steps for _, _, steps in self._each_steps]
         if self._checkpoint_every:
             intervals.append(self._checkpoint_every)
         places += [np.arange(n - begun % n, size, n) for n in intervals]
@@ -225,6 +242,7 @@ class Run:
         network, optimizer, source, history = self._network, self._optimizer, self._source, self._history
         self._attend()
         while self.epoch < self.epochs and not history.stopped:
+            self._see_who_watches()
             batches = source.minibatches()
             batch = next(batches, None)
             if batch is None and not source.position:
@@ -232,10 +250,14 @@ class Run:
             while batch is not None:
                 x, y, *weight = batch
                 self._base, self._rows_now = optimizer.minibatches, len(x)
-                if weight:
-                    loss = network._prepared_step(x, y, optimizer, *weight, scaled=False)
-                else:
-                    loss = network.train_step(x, y, optimizer)
+                try:
+                    if weight:
+                        loss = network._prepared_step(x, y, optimizer, *weight, scaled=False)
+                    else:
+                        loss = network.train_step(x, y, optimizer)
+                except Exception as error:
+                    error.add_note(f"in minibatch {source.position} of epoch {self.epoch + 1}")
+                    raise
                 self._book_minibatch(loss)
                 if self._bar:
                     self._bar(self)
@@ -283,7 +305,7 @@ class Run:
             self._call(at_epoch_end)
         if self._checkpoint:
             if self._checkpoint_every and self.step % self._checkpoint_every == 0:
-                self.save(self._checkpoint)
+                self._save()
             else:
                 self._save_in_time()
 
@@ -312,6 +334,7 @@ class Run:
             return
         seen, self._history.best_epoch, schedule = self._undo
         self._watch.take(seen)
+        self._history.stopped = None
         if schedule is not None:
             self._optimizer.learning_rate = schedule
         for values in (self._history.validation_loss, *self._history.metrics.values()):
@@ -320,18 +343,14 @@ class Run:
     def _call(self, at_epoch_end):
         """Calls the callbacks whose time it is."""
         due = self._each_epoch if at_epoch_end else []
-        if self._each_steps:
-            due = [c for c in self._each_steps if self.step % c[1].steps == 0] + due
+        if self._each_steps:  # what is due for both is called once
+            by_steps = [(i, function) for i, function, steps in self._each_steps if self.step % steps == 0]
+            due = _each_once([*by_steps, *due], lambda numbered: numbered[1])
         self.at_epoch_end, self._calling = at_epoch_end, True
         holds = not isinstance(self._source, Stream)
         if holds:
             self._network._turn.lend()
-        called = set()
-        for i, callback in due:
-            function = _function_of(callback)
-            if id(function) in called:
-                continue
-            called.add(id(function))
+        for i, function in due:
             try:
                 answer = function(self)
             except Exception as error:
@@ -348,11 +367,14 @@ class Run:
     def save(self, path):
         """Writes network, optimizer and the state of this run to a file from which `fit(resume=True)` goes on."""
         files.save(path, self._network, self._optimizer, self)
+
+    def _save(self):
+        self.save(self._checkpoint)
         self._saved = time.monotonic()
 
     def _save_in_time(self):
         if self._checkpoint_every is None and time.monotonic() - self._saved > SAVE_SECONDS:
-            self.save(self._checkpoint)
+            self._save()
 
     def _save_interrupted(self, error):
         """Saves what is done after Ctrl-C, wherever it came."""
@@ -365,7 +387,7 @@ class Run:
         elif self._rows_now is not None and done == 1:
             totals = self._network._totals
             self._book_minibatch(self._network._loss_before() if totals is None else totals.item(0))
-        self.save(self._checkpoint)
+        self._save()
         error.add_note(f"saved to {self._checkpoint!r} after minibatch {self.step}")
 
     def settings(self):
@@ -381,7 +403,7 @@ class Run:
             "shuffle": source.shuffle,
             "validation rows": None if watch.validation is None else len(watch.validation),
             "validation data": self._digests[1],
-            "metrics": [metric.name for metric in watch.metrics],
+            "metrics": [metric.column for metric in watch.metrics],
             "monitor": watch.monitor,
             "restore_best": watch.restore_best,
             "learning_rate": self._learning_rate,
@@ -423,8 +445,15 @@ class Run:
         lists = {name[len(begin) :]: array for name, array in arrays.items() if name.startswith(begin)}
         saved = History.of(content["history"], lists)
         epochs, attended = len(saved.loss), numbers["attended"]
-        for name, values in {"validation_loss": saved.validation_loss, **saved.metrics}.items():
-            if len(values) not in (0, attended):
+        begin = "" if self._watch.validation is None else "validation_"
+        names = [f"{begin}{metric.column}" for metric in self._watch.metrics] if attended else []
+        if list(saved.metrics) != names:
+            raise value_error("metrics", names, shown(list(saved.metrics)))
+        of_validation = 0 if self._watch.validation is None else attended
+        if len(saved.validation_loss) != of_validation:
+            raise value_error("validation_loss", f"{of_validation} values", len(saved.validation_loss))
+        for name, values in saved.metrics.items():
+            if len(values) != attended:
                 raise value_error(name, f"{attended} values", len(values))
         if attended > epochs or epochs > numbers["epoch"] or numbers["position"] >= self._source.per_epoch:
             raise value_error("position", "one that a run can have", shown(numbers))
@@ -441,8 +470,10 @@ class Run:
             if watch.waited < watch.patience or saved.stopped not in ("converged", "patience"):
                 saved.stopped = None
             vars(history).update(vars(saved))
+            self._network.history = history
             self._sums[:], self.step, self._rows_before = sums, numbers["step"], numbers["rows"]
-            self.first_row, self._attended, self._seconds_before = self.rows, attended, seconds
+            self.first_row, self.first_epoch = self.rows, epochs
+            self._attended, self._seconds_before = attended, seconds
             self._first_epoch = numbers["epoch"] - epochs
             self._source.epoch, self._source.position = numbers["epoch"], numbers["position"]
             watch.parameters = arrays.get("best")

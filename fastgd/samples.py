@@ -13,7 +13,7 @@ from .errors import check_number, shown, type_error, value_error
 CHECK_SIZE, CHECK_ROWS = 2**20, 4096
 # In place of the number of an epoch where rows are chosen to be held out.
 SPLIT_EPOCH = 2**64 - 1
-# So many rows of features, spread over all, tell with all targets whether samples are the same.
+# So many rows of a file, spread over all, tell whether it is the same.
 DIGEST_ROWS = 256
 
 
@@ -50,23 +50,24 @@ class Samples:
         """The dtype of targets for the kernel in a network of `dtype`."""
         return self.kernel.arrays["y"].dtype or np.dtype(dtype)
 
-    def targets(self, limit=None):
-        """y and weight of all rows, or of the first."""
-        rows = slice(limit) if self.index is None else self.index[:limit]
+    def targets(self, start=0, stop=None):
+        """y and weight of all rows, or of some."""
+        rows = slice(start, stop) if self.index is None else self.index[start:stop]
         return self.y[rows], None if self.weight is None else self.weight[rows]
 
     def digest(self, dtype):
-        """A text that is another one for other samples: of all targets and weights, and of some rows."""
-        index = np.arange(len(self)) if self.index is None else self.index
-        told = hashlib.sha256()
-        some = index[np.linspace(0, len(index) - 1, min(len(index), DIGEST_ROWS)).astype(np.int64)]
-        told.update(self.rows.take(some, np.empty((len(some), self.x.shape[1]), dtype)))
-        step = block_rows(self.y)
-        for start in range(0, len(index), step):
-            rows = slice(start, start + step) if self.index is None else index[start : start + step]
-            told.update(np.require(self._targets(rows), self.y_dtype(dtype), "C"))
-            if self.weight is not None:
-                told.update(np.ascontiguousarray(self.weight[rows]))
+        """A text that is another one for other samples: of all that is in memory, and of some rows of files."""
+        everything, told = np.arange(len(self)), hashlib.sha256()
+        some = np.linspace(0, len(self) - 1, min(len(self), DIGEST_ROWS)).astype(np.int64)
+        for values, kind in ((self.x, dtype), (self.y, self.y_dtype(dtype)), (self.weight, np.float64)):
+            if values is None:
+                continue
+            places, step = everything if mapped(values) is None else some, block_rows(values)
+            for start in range(0, len(places), step):
+                rows = places[start : start + step]
+                with np.errstate(over="ignore"):
+                    told.update(np.require(values[rows if self.index is None else self.index[rows]], kind, "C"))
+                leave_pages(values)
         return told.hexdigest()[:16]
 
     def split(self, fraction, seed):
@@ -130,20 +131,21 @@ def check_class_weight(class_weight, samples, n_outputs, dtype):
     labels = samples.y if samples.y.ndim == 1 else samples.y[:, 0]
     if samples.kernel.arrays["y"].domain not in ("labels", "unit") or samples.y[0].size != 1:
         raise value_error(name, "None for targets that are no labels", shown(class_weight))
-    known, counts = np.unique(labels, return_counts=True)
+    known, counts = np.unique(labels if samples.index is None else labels[samples.index], return_counts=True)
     if samples.kernel.arrays["y"].domain == "unit" and not set(known.tolist()) <= {0, 1}:
         raise value_error(name, "None for targets that are not 0 and 1", shown(class_weight))
     if isinstance(class_weight, str) and class_weight == "balanced":
-        factors = len(labels) / (len(known) * counts)
+        factors = dict(zip(known.tolist(), counts.sum() / (len(known) * counts), strict=True))
     elif isinstance(class_weight, collections.abc.Mapping):
         classes = max(2, n_outputs)  # one output is for 0 and 1
         strange = [label for label in class_weight if label not in range(classes)]
         if strange:
             raise value_error(name, f"integer labels in [0, {classes - 1}]", shown(strange[0]))
-        factors = [check_number(f"{name}[{label!r}]", class_weight.get(label, 1.0), 0.0) for label in known.tolist()]
+        factors = {label: check_number(f"{name}[{label!r}]", value, 0.0) for label, value in class_weight.items()}
     else:
         raise type_error(name, "a dict {label: weight} or 'balanced'", shown(class_weight))
-    weight = np.asarray(factors)[np.searchsorted(known, labels)]
+    classes, of_row = np.unique(labels, return_inverse=True)
+    weight = np.array([factors.get(label, 1.0) for label in classes.tolist()])[of_row]
     if samples.weight is not None:
         weight = weight * samples.weight
     weight = check_weights(name, weight, len(labels), dtype)
@@ -185,8 +187,9 @@ def check_targets(argument, y, rows, loss, n_outputs):
     return y, kernel
 
 
-def check_values(argument, values, dtype, spec=None, classes=None):
-    """Raises unless every element is finite in `dtype` and lies in the domain of a kernel's array."""
+def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
+    """Raises unless every element is finite in `dtype` and lies in the domain of a kernel's array. first: the row of
+    the whole at which these begin."""
     domain = "real" if spec is None else spec.domain
     expected, ok = _DOMAINS[domain]
     if domain == "real" and values.dtype.kind in "biu":
@@ -206,7 +209,7 @@ def check_values(argument, values, dtype, spec=None, classes=None):
         if not good.all():
             index = tuple(int(i) for i in np.argwhere(~good)[0])
             got = block[index] if domain != "probabilities" or not np.isfinite(block).all() else block[index[0]]
-            where = (index[0] + start, *index[1:])
+            where = (index[0] + start + first, *index[1:])
             raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
         leave_pages(values)
 
@@ -240,11 +243,11 @@ def _as_array(argument, values):
     return array
 
 
-def scale_of(mean, variance, rows):
-    """1 / standard deviation; 1 where all is alike but for rounding: the variance of so many equal numbers."""
+def scale_of(mean, variance, rows, otherwise=1.0):
+    """1 / standard deviation; `otherwise` where all is alike but for rounding: that of so many equal ones."""
     rounding = (rows * np.abs(mean) * np.finfo(np.float64).eps) ** 2
     varies = variance > rounding
-    return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 1.0)
+    return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), otherwise)
 
 
 def moments(argument, x):
@@ -253,15 +256,19 @@ def moments(argument, x):
     x = _as_array(argument, x)
     if x.ndim != 2 or 0 in x.shape:
         raise value_error(argument, "an array (rows, n_features) of at least 1 row", shown(x))
-    check_values(argument, x, np.float64)
     count, mean, squares = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
     rows = block_rows(x)
     for start in range(0, len(x), rows):
+        check_values(argument, x[start : start + rows], np.float64, first=start)
         block = np.asarray(x[start : start + rows], np.float64)
-        n, of_block = len(block), block.mean(axis=0)
-        apart = of_block - mean
-        squares += ((block - of_block) ** 2).sum(axis=0) + apart**2 * (count * n / (count + n))
-        mean += apart * (n / (count + n))
+        with np.errstate(over="ignore", invalid="ignore"):
+            n, of_block = len(block), block.mean(axis=0)
+            apart = of_block - mean
+            squares += ((block - of_block) ** 2).sum(axis=0) + apart**2 * (count * n / (count + n))
+            mean += apart * (n / (count + n))
         count += n
         leave_pages(x)
+    if not np.isfinite(squares).all():
+        i = int(np.argmin(np.isfinite(squares)))
+        raise value_error(argument, "features whose squares are finite", f"larger numbers in column {i}")
     return mean, squares / count

@@ -98,7 +98,7 @@ class Stream:
         except TypeError:
             expected = "an array and y, or an iterable of minibatches (x, y)"
             raise type_error("X", expected, f"{shown(batches)} and no y") from None
-        if isinstance(batches, np.ndarray):
+        if hasattr(batches, "__array__"):
             raise type_error("y", "targets for the rows of X", None)
         if again is batches and epochs > 1:
             expected = f"an iterable that can be gone through again for each epoch, or epochs=1 instead of {epochs}"
@@ -113,6 +113,6 @@ class Stream:
         for i, batch in enumerate(self.batches):
             if i < self.position:
                 continue
-            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3) or not hasattr(batch[0], "__len__"):
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3) or np.ndim(batch[0]) == 0:
                 raise type_error(f"X (minibatch {i})", "(x, y) or (x, y, sample_weight)", shown(batch))
             yield batch

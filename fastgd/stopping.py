@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from .data import leave_pages
 from .errors import check_flag, check_integer, check_number, choose, value_error
 from .metrics import METRICS
 from .samples import CHECK_ROWS
@@ -26,20 +27,20 @@ class Watch:
         self.restore_best = check_flag("restore_best", restore_best)
         ways = {"loss": ("loss", False), f"{self._begin}loss": (f"{self._begin}loss", False)}
         for metric in metrics:
-            column = f"{self._begin}{metric.name}"
-            ways[metric.name] = ways[column] = column, metric.greater_is_better
+            column = f"{self._begin}{metric.column}"
+            ways[metric.column] = ways[column] = column, metric.greater_is_better
         self.monitor, greater_is_better = choose("monitor", f"{self._begin}loss" if monitor is None else monitor, ways)
         if greater_is_better is None:
             expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
             raise value_error("monitor", expected, repr(monitor))
-        self.sign = -1 if greater_is_better else 1
+        self.sign, self._is_told = -1 if greater_is_better else 1, monitor is not None
         # Of values whose sign is such that less is better: that which counts as best, for how many epochs none was
         # better, and the least of all, with the parameters then.
         self.best, self.waited, self.least, self.parameters = math.inf, 0, math.inf, None
 
     @property
     def is_needed(self):
-        return bool(self.validation or self.metrics or self.patience < math.inf or self.restore_best)
+        return bool(self.validation or self.metrics or self.patience < math.inf or self.restore_best or self._is_told)
 
     def seen(self):
         """What it has seen, as numbers."""
@@ -54,10 +55,12 @@ class Watch:
         functions = [metric.function for metric in METRICS.values()]
         known = [metric for metric in self.metrics if metric.function in functions]
         if known and self.samples is not None:
-            y, _ = self.samples.targets(CHECK_ROWS)
-            prediction = np.full((len(y), self.network.sizes[-1]), 0.5)
-            for metric in known:
-                metric.value(y, prediction)
+            for start in range(0, len(self.samples), CHECK_ROWS):
+                y, _ = self.samples.targets(start, start + CHECK_ROWS)
+                prediction = np.full((len(y), self.network.sizes[-1]), 0.5)
+                for metric in known:
+                    metric.value(y, prediction)
+                leave_pages(self.samples.y)
 
     def values(self):
         """Validation loss, or None, and metrics by the name they have in the history."""

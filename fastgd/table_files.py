@@ -22,7 +22,7 @@ class TableError(ValueError):
 
     def __str__(self):
         places = [f"column {self.column!r}" if self.column is not None else "", f"row {self.row}" if self.row else ""]
-        where = ", ".join(place for place in (self.source, *places) if place)
+        where = ", ".join(place for place in (self.source, *places) if place) or "the table"
         return f"{where}: expected {self.expected}, got {self.got}"
 
 
@@ -134,7 +134,10 @@ def as_table(data, source=None):
     if isinstance(data, dict):
         data = arrow.table(data)
     elif hasattr(data, "__dataframe__") and not isinstance(data, arrow.Table):
-        data = arrow.Table.from_pandas(data, preserve_index=False)
+        try:
+            data = arrow.Table.from_pandas(data, preserve_index=False)
+        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            raise TableError(source, None, None, "columns of one kind of values each", "; ".join(error.args)) from None
     if not isinstance(data, arrow.Table):
         raise type_error("table", "a pyarrow.Table, a DataFrame or a dict of columns", shown(data))
     return _checked_table(data, source)

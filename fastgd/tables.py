@@ -24,6 +24,8 @@ MOSTLY = 0.5
 # Integer targets of at most so many values are classes, unless told.
 MAX_CLASSES = 20
 TASKS = ("auto", "classification", "regression")
+# Squares of larger numbers are not finite.
+LARGEST = 1e150
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,9 @@ class Numbers:
 
     def encode(self, column, out, where, unknown):
         values = _numbers(column, where)
-        out[:, 0] = (np.where(np.isnan(values), self.fill, values) - self.shift) * self.scale
+        with np.errstate(over="ignore"):
+            out[:, 0] = (np.where(np.isnan(values), self.fill, values) - self.shift) * self.scale
+        _check_finite(values, out[:, 0], where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,13 @@ def _whole(column):
     return column.combine_chunks() if isinstance(column, pyarrow_modules().ChunkedArray) else column
 
 
+def missing(column):
+    """How many values of a column are missing."""
+    if not _is_text(_decoded(column).type):
+        return column.null_count
+    return _text(column, Where(None, None)).null_count
+
+
 def _valid(text):
     """Where a column of text is not missing."""
     return text.is_valid().to_numpy(zero_copy_only=False)
@@ -132,6 +143,13 @@ def _numbers(column, where, otherwise=""):
         row = int(np.argmax(np.isinf(values)))
         raise where.error("a finite number", repr(float(values[row])), row)
     return values
+
+
+def _check_finite(values, scaled, where):
+    """Raises where a number is not finite any more in its precision, once it is standardised."""
+    if not np.isfinite(scaled).all():
+        row = int(np.argmin(np.isfinite(scaled)))
+        raise where.error(f"numbers that {scaled.dtype} holds once they are standardised", f"{values[row]:g}", row)
 
 
 def _parsed(text):
@@ -187,6 +205,7 @@ class Preprocessing:
         Raises TableError naming source, column and row.
         """
         table = as_table(table, source)
+        rows = _check_row_index(rows, table.num_rows)
         categorical, drop = ([names] if isinstance(names, str) else names for names in (categorical, drop))
         choose("task", task, dict.fromkeys(TASKS))
         choose("missing", missing, dict.fromkeys(("mean", "median")))
@@ -194,6 +213,9 @@ class Preprocessing:
         for argument, names in (("categorical", categorical), ("drop", drop)):
             if target in names:
                 raise value_error(argument, f"columns beside the target {target!r}", shown(list(names)))
+        both = sorted(set(categorical) & set(drop))
+        if both:
+            raise value_error("drop", "columns that are not among the categorical ones", repr(both[0]))
         for argument, names in (("target", [target]), ("categorical", categorical), ("drop", drop)):
             for name in names:
                 column_of(table, name, source, argument)
@@ -268,6 +290,8 @@ class Preprocessing:
     def decode(self, prediction):
         """What the predictions of the network (rows, n_outputs) mean: an array of the most probable classes as they
         stand in the table, or of numbers in its units."""
+        if prediction.ndim != 2 or prediction.shape[1] != self.n_outputs:
+            raise value_error("prediction", f"an array (rows, {self.n_outputs})", shown(prediction))
         if self.target.classes is None:
             return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
         # Numpy's own text ends at a zero.
@@ -328,6 +352,9 @@ def _categories(name, column, where, max_categories, told):
     values = sorted(value for value in text.unique().to_pylist() if value is not None)
     if not told:
         _check_no_numbers(text, where, " (or the column among the categorical ones)")
+        if len(values) > max(MAX_CLASSES, len(column) / 2):
+            expected = "categories that come more than once (or the column left out, or among the categorical ones)"
+            raise where.error(expected, f"{len(values)} different ones in {len(column)} rows")
     if len(values) > max_categories:
         raise where.error(f"at most {max_categories} categories (or the column left out)", f"{len(values)}")
     return Categories(name, tuple(values))
@@ -344,12 +371,30 @@ def _check_no_numbers(text, where, otherwise=""):
 def _learnt_numbers(name, column, where, missing, rows):
     values = _numbers(column, where)
     values = values if rows is None else values[rows]
+    if np.isnan(values).all():
+        raise where.error("values (or the column left out)", "none among the rows that are trained on")
+    mean, scale = _learnt_scale(values, where)
+    return Numbers(name, mean if missing == "mean" else float(np.nanmedian(values)), mean, scale)
+
+
+def _check_row_index(rows, n):
+    try:
+        index = None if rows is None else np.arange(n)[rows]
+    except (IndexError, TypeError, ValueError):
+        index = ()
+    if index is not None and (np.ndim(index) != 1 or not len(index)):
+        raise value_error("rows", f"None, or an index of some of {n} rows", shown(rows))
+    return index
+
+
+def _learnt_scale(values, where):
+    """Mean and 1 / standard deviation of numbers, those that are not missing."""
+    largest = float(np.nanmax(np.abs(values)))
+    if largest > LARGEST:
+        raise where.error(f"numbers up to {LARGEST:g} in size", f"{largest:g}")
     values = values[~np.isnan(values)]
-    if not len(values):
-        raise where.error("values (or the column left out)", "none: all are missing")
-    fill = float(np.mean(values) if missing == "mean" else np.median(values))
     mean = float(np.mean(values))
-    return Numbers(name, fill, mean, float(scale_of(mean, np.var(values), len(values))))
+    return mean, float(scale_of(mean, np.var(values), len(values)))
 
 
 def _learnt_target(column, where, task, rows):
@@ -358,6 +403,8 @@ def _learnt_target(column, where, task, rows):
     column = _classes(column, where)
     if task == "auto" and not classes and types.is_integer(column.type):
         classes = len(column.unique()) <= MAX_CLASSES
+    if task == "classification" and types.is_floating(column.type):
+        column = _labels_of(column)
     if task == "classification" or (task == "auto" and classes):
         if not (_is_text(column.type) or types.is_boolean(column.type) or types.is_integer(column.type)):
             raise where.error("text, truth values or integers for classes", f"{column.type}")
@@ -373,9 +420,15 @@ def _learnt_target(column, where, task, rows):
         return Target(where.column, tuple(sorted(values)))
     values = _numbers(column, where)
     _check_present(np.isnan(values), where)
-    values = values if rows is None else values[rows]
-    mean = float(np.mean(values))
-    return Target(where.column, None, mean, float(scale_of(mean, np.var(values), len(values))))
+    return Target(where.column, None, *_learnt_scale(values if rows is None else values[rows], where))
+
+
+def _labels_of(column):
+    """A column of floating-point numbers as integers, if it is of such."""
+    try:
+        return column.cast(pyarrow_modules().int64())
+    except pyarrow_modules().ArrowInvalid:
+        return column
 
 
 def _classes(column, where):
@@ -393,7 +446,12 @@ def _encoded_target(target, column, where):
     if target.classes is None:
         values = _numbers(column, where)
         _check_present(np.isnan(values), where)
-        return (values - target.shift) * target.scale
+        with np.errstate(over="ignore"):
+            scaled = (values - target.shift) * target.scale
+        _check_finite(values, scaled, where)
+        return scaled
+    if type(target.classes[0]) is int and _is_text(column.type):
+        _numbers(column, where)  # tells where there is none
     column = _classes(column, where)
     labels = {value: i for i, value in enumerate(target.classes)}
     found = np.array([labels.get(value, -1) for value in column.to_pylist()], np.int64)

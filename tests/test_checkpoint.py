@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -320,6 +321,25 @@ def test_whatever_happens_the_file_is_the_old_or_the_new_one(fault, tmp_path):
             assert done.returncode == 0 or "No space left" in done.stderr
     code = -signal.SIGKILL if fault == "kill" else 1
     assert {(1, code), (9, code)} <= seen
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """And then its folder."""
+    happened = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def noted(*arguments, name=name, real=real):
+            if name == "fsync":
+                is_folder = stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
+                happened.append("folder" if is_folder else "file")
+            else:
+                happened.append(name)
+            real(*arguments)
+
+        monkeypatch.setattr(os, name, noted)
+    rich_network().save(tmp_path / "m")
+    assert happened == ["file", "replace", "folder"]
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):

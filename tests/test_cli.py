@@ -84,7 +84,8 @@ def test_from_a_table_to_predictions(houses, monkeypatch, capsys):
     code, out, _ = call(*KIND, "--patience", "30", "--log", "log.jsonl", "--tensorboard", "runs", "--plot", "loss.svg",
                         "--class-weight", "balanced", "--weight-decay", "1e-4", **options)  # fmt: skip
     assert code == 0
-    assert out.startswith("houses.csv: numbers: age; categories: city (2); to be predicted: kind, one of ['a', 'b']\n")
+    told = "numbers: age (37 missing); categories: city (2, 133 missing); to be predicted: kind, one of ['a', 'b']"
+    assert out.startswith(f"houses.csv: {told}\n")
     assert float(out.split("validation accuracy")[1].split()[0]) > 0.85
     assert json.loads((houses / "log.jsonl").read_text().splitlines()[0])["epoch"] == 1
     assert list((houses / "runs").iterdir())
@@ -123,7 +124,7 @@ def test_a_model_is_not_replaced_unless_told(houses, monkeypatch, capsys):
     assert re.search("'--save'.*--overwrite.*--resume.*'kind.safetensors'", err)
     code, _, err = call(*KIND, "--epochs", "3", "--resume", **options)
     assert code == 1
-    assert "--resume takes the options and the data" in err
+    assert "--resume takes the data and the options" in err
     assert (houses / "kind.safetensors").read_bytes() == before
     code, out, _ = call(*KIND, "--epochs", "2", "--resume", **options)
     assert code == 0
@@ -216,7 +217,15 @@ BAD_COMMANDS = {
     "text": (["train", "text.npz"], "text.npz, column 'y': expected an array of 4 rows of numbers"),
     "lengths": (["train", "short.npz"], "short.npz, column 'y': expected an array of 4 rows"),
     "no zip inside": (["train", "zip.npz"], "zip.npz: expected an npz file"),
-    "overwritten": (["train", "houses.csv", "--target", "price", "--save", "houses.csv"], "'--save'.*another file"),
+    "the log": (["train", "houses.csv", "--target", "price", "--log", "houses.csv"], "'--log'.*another file than DATA"),
+    "the picture": (["train", "digits", "--save", "a.png", "--plot", "a.png"], "'--plot'.*another file than --save"),
+    "the model": (["predict", "p.safetensors", "houses.csv", "--output", "p.safetensors"], "'--output'.*than MODEL"),
+    "the data": (["predict", "p.safetensors", "houses.csv", "--output", "houses.csv"], "'--output'.*than DATA"),
+    "no name": (["train", "digits", "--save", ""], "'--save'.*a path"),
+    "no option": (["train", "digits", "--target", "y"], "'--target'.*no such option for digits"),
+    "smoothing": (["train", "houses.csv", "--target", "price", "--label-smoothing", "0.1"], "'--label-smoothing'"),
+    "width": (["evaluate", "n.safetensors", "w.npz"], "w.npz, column 'X': expected 2 features as n.safetensors, got 3"),
+    "overwritten": (["train", "houses.csv", "--target", "price", "--save", "houses.csv"], "'--save'.*a new file"),
     "one row": (["train", "row.csv", "--target", "y"], "'--validation'.*1 rows in all"),
     "binary": (["train", "bin.csv", "--target", "y"], "bin.csv: expected a text file"),
     "no rows": (["train", "none.npz"], "none.npz, column 'X': expected at least 1 row"),
@@ -241,6 +250,7 @@ def test_bad_data_is_told_on_one_line(case, houses, monkeypatch, capsys):
     np.savez(houses / "labels.npz", X=X, y=[0, -1, 0, 1])
     np.savez(houses / "text.npz", X=X, y=["a", "b", "a", "b"])
     np.savez(houses / "short.npz", X=X, y=[0, 1, 0])
+    np.savez(houses / "w.npz", X=np.zeros((4, 3)), y=np.zeros(4))
     np.savez(houses / "none.npz", X=np.zeros((0, 2)), y=[])
     (houses / "bin.csv").write_bytes(b"\0\xff,\n" * 99 + b"\xfe,,")
     (houses / "zip.npz").write_bytes(b"PK\x03\x04" + bytes(100))

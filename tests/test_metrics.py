@@ -82,11 +82,26 @@ def test_evaluate(backend, data, rng):
 
     told = network.evaluate(X, y, metrics=["accuracy", fastgd.metrics.top_k(k=3), share_of_ones], sample_weight=weight)
     p = network.predict(X)
-    assert list(told) == ["loss", "accuracy", "top_k", "share_of_ones"]
+    assert list(told) == ["loss", "accuracy", "top_k(k=3)", "share_of_ones"]
     assert told["loss"] == network.loss(X, y, sample_weight=weight)
     assert told["loss"] == pytest.approx(np.average(-np.log(p[np.arange(len(y)), y]), weights=weight), rel=1e-5)
     assert told["accuracy"] == pytest.approx(sk.accuracy_score(y, p.argmax(axis=1), sample_weight=weight))
     assert told["share_of_ones"] == (p.argmax(axis=1) == 1).mean()
+
+
+def test_own_metrics_may_take_weights(rng):
+    network, weight = Network(5, [Dense(3)], loss="softmax_cross_entropy"), rng.uniform(size=20)
+    X, y = rng.normal(size=(20, 5)), rng.integers(0, 3, 20)
+
+    def weighed(y, prediction, weight):
+        return np.average(prediction.argmax(axis=1) == y, weights=weight)
+
+    told = network.evaluate(X, y, metrics=[weighed, "accuracy"], sample_weight=weight)
+    assert told["weighed"] == told["accuracy"] != network.evaluate(X, y, metrics="accuracy")["accuracy"]
+    several = network.evaluate(X, y, metrics=[fastgd.metrics.top_k(k=1), fastgd.metrics.top_k(k=2), "accuracy"])
+    assert several["top_k(k=1)"] == several["accuracy"] <= several["top_k(k=2)"]
+    with pytest.raises(ValueError, match="'step'"):
+        network.evaluate(X, y, metrics=fastgd.metrics.own(weighed, name="step"))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,25 @@ def test_what_is_never_a_number_is_never_best(rows):
     np.testing.assert_array_equal(network.parameters, twin.parameters)
 
 
+def test_a_plateau_looks_at_the_validation_loss(rows):
+    """Which gets worse while that of the training falls."""
+    X, y = rows
+    rate = fastgd.schedules.reduce_on_plateau(0.5, patience=0, factor=0.5)
+    history = make().fit(X[:20], y[:20], optimizer=SGD(rate), epochs=12, validation_data=(X[:20], (y[:20] + 1) % 3))
+    assert history.loss[-1] < history.loss[0]
+    assert history.validation_loss[-1] > history.validation_loss[0]
+    assert history.learning_rate[-1] < 0.5 / 2**5
+
+
+def test_a_plateau_set_by_a_callback_looks(rows):
+    def set_plateau(run):
+        if run.epoch == 1:
+            run.optimizer.learning_rate = fastgd.schedules.reduce_on_plateau(0.1, patience=0, threshold=1.0)
+
+    history = make().fit(*rows, optimizer=SGD(0.1), epochs=6, callbacks=[set_plateau])
+    assert history.learning_rate[-1] < 0.1
+
+
 def test_a_metric_that_does_not_suit_is_told_before_the_training(rows):
     X, y = rows
     one = fastgd.Network(6, [fastgd.Dense(1)], loss="mse")
@@ -83,6 +102,11 @@ def test_a_metric_that_does_not_suit_is_told_before_the_training(rows):
             with pytest.raises(ValueError, match=f"'y'.*for {metric}"):
                 network.fit(X, target, metrics=metric, **options)
         assert network.epochs == 0
+    y = np.repeat([0.0, 1.0], 4096)
+    y[-1] = 2  # far down
+    with pytest.raises(ValueError, match="'y'.*for accuracy"):
+        one.fit(np.zeros((len(y), 6)), y, metrics="accuracy")
+    assert one.epochs == 0
 
 
 def test_metrics_of_the_training_data_without_validation(backend, rows):

@@ -158,7 +158,11 @@ BAD = {
     "no target": ("a,y\n1,b\n2,\n3,c\n", {}, "column 'y', row 2: expected a value in every row of the target"),
     "no number": ("a,y\n1,1.5\n2,\n3,2.5\n", {}, "column 'y', row 2: expected a value in every row of the target"),
     "all missing": ("a,b,y\n1,,1\n2,,2\n", {}, "column 'b': expected values.*none"),
-    "many categories": ("a,y\n" + "".join(f"n{i},{i % 2}\n" for i in range(300)), {}, "'a': expected at most 100"),
+    "many categories": ("a,y\n" + "".join(f"n{i},{i % 2}\n" for i in range(300)), {},
+                        "'a': expected categories that come more than once"),
+    "too many categories": ("a,y\n" + "".join(f"n{i // 3},{i % 2}\n" for i in range(450)), {},
+                            "'a': expected at most 100"),
+    "large": ("a,y\n1,1\n1e300,2\n", {}, "column 'a': expected numbers up to 1e.150 in size, got 1e.300"),
     "dates": ("a,y\n2020-01-01,1\n2020-01-02,2\n", {}, "column 'a': expected numbers or text.*date"),
     "nothing beside": ("y\n1\n2\n", {}, "expected a column beside the target"),
     "classes of floats": ("a,y\n1,1.5\n2,2\n", {"task": "classification"}, "column 'y': expected text.*double"),
@@ -286,6 +290,22 @@ def test_text_far_down_makes_text_of_its_own_column_alone(tmp_path):
     assert [str(kind) for kind in table.schema.types] == ["int64", "string", "double"]
     made = Preprocessing.of(table, "y", categorical=["kind"])
     assert (made.n_features, made.loss) == (7, "mse")
+
+
+def test_text_in_an_integer_target_is_told(tmp_path):
+    made = Preprocessing.of({"a": [1.0, 2.0, 3.0], "y": [0, 1, 1]}, "y")
+    (tmp_path / "t.csv").write_text("a,y\n1,0\n2,x\n")
+    with pytest.raises(TableError, match="column 'y', row 2: expected a number, got 'x'"):
+        made.targets(read(tmp_path / "t.csv"))
+
+
+def test_what_is_not_finite_once_it_is_standardised_is_told(path):
+    made = Preprocessing.of(read(path), "price")
+    good = {"age": [1, 2], "income": [1.0, 1e60], "city": ["Oslo", "Rome"], "member": [True, False]}
+    with pytest.raises(TableError, match="'income', row 2: expected numbers that float32 holds.*1e.60"):
+        made.encode(good)
+    with pytest.raises(ValueError, match="'rows'.*index of some of 4 rows"):
+        Preprocessing.of(read(path), "price", rows=[9])
 
 
 def test_delimiters(tmp_path):

@@ -99,6 +99,19 @@ def test_class_weights_are_of_what_is_trained_on(rng):
         soft.fit(X, rng.uniform(size=60), class_weight="balanced")
 
 
+@pytest.mark.parametrize("options", [{}, {"class_weight": "balanced"}])
+def test_weights_beside_held_out_rows_are_of_the_rest(options, rng):
+    """As if the rest were all: also where classes are not held out alike."""
+    X, y, weight = rng.normal(size=(60, 6)), np.repeat([0, 1, 2], [40, 15, 5]), rng.uniform(size=60)
+    rest, _ = fastgd.samples.split_rows("", 60, 0.4, 0)
+    ends = []
+    for rows, more in ((slice(None), {"validation_fraction": 0.4}), (rest, {})):
+        network = make(dtype="float64")
+        network.fit(X[rows], y[rows], sample_weight=weight[rows], epochs=2, batch_size=7, **options, **more)
+        ends.append(network.parameters.copy())
+    np.testing.assert_allclose(*ends, rtol=1e-9, atol=1e-12)
+
+
 def test_class_weights_are_of_the_training_loss_alone(rng):
     X, y = rng.normal(size=(60, 6)), np.repeat([0, 1], 30)
     network = make()
