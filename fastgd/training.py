@@ -1,4 +1,4 @@
-"""fit(): its arguments, checked, and made into a run. The function is over 60 lines for the telling of its arguments."""
+"""fit(): its arguments, checked, and made into a run. Over 60 lines for the telling of its arguments."""
 
 import math
 import os
