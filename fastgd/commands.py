@@ -24,6 +24,7 @@ from .network import Network
 from .optimizers import OPTIMIZERS
 from .schedules import cosine
 from .selfcheck import installed_backends, time_steps
+from .table_columns import missing
 
 
 def make_network(arguments, data):
@@ -145,9 +146,9 @@ def _columns_told(preprocessing, table):
     """How the columns of a table are taken, in a line."""
     kinds = {"numbers": [], "categories": []}
     for column in preprocessing.columns:
-        is_number, missing = isinstance(column, tables.Numbers), tables.missing(table.column(column.name))
+        is_number, n_missing = isinstance(column, tables.Numbers), missing(table.column(column.name))
         more = [] if is_number else [str(len(column.values))]
-        more += [f"{missing} missing"] if missing else []
+        more += [f"{n_missing} missing"] if n_missing else []
         kinds["numbers" if is_number else "categories"].append(column.name + (f" ({', '.join(more)})" if more else ""))
     told = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
     target = preprocessing.target

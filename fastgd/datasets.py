@@ -75,6 +75,7 @@ def data_to_train(arguments, fraction):
     if not is_table(path):
         _check_unset(arguments, f"files of arrays ({ARRAYS})", ("categorical", "drop", "delimiter"))
         X, y = _read_arrays(path, arguments, needs_target=True)
+        y = _checked_labels(path, y, arguments)
         rows, held_out = _split(X, fraction, arguments.seed)
         n_classes = int(y.max()) + 1 if y.ndim == 1 and y.dtype.kind in "iu" else None
         return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, front=(Standardize.of(X[rows]),))
@@ -170,13 +171,20 @@ def _read_arrays(path, arguments, needs_target):
         raise table_files.TableError(path, name, None, "at least 1 row", "none")
     if X.ndim > 2:  # images
         X = X.reshape(len(X), -1)
-    if y is not None and y.dtype.kind in "iu" and y.ndim == 1 and hasattr(arguments, "task"):
-        if arguments.task == "regression":
-            y = y.astype(np.float64)
-        elif y.min() == y.max():
-            raise table_files.TableError(path, target, None, "at least 2 classes", f"only {y.min()}")
-        elif not 0 <= y.min() <= y.max() < max(MOST_CLASSES, len(y)):
-            row = int(np.argmin(y) if y.min() < 0 else np.argmax(y))
-            expected = "labels from 0 to below the number of classes"
-            raise table_files.TableError(path, target, row + 1, expected, f"{y[row]}")
     return X, y
+
+
+def _checked_labels(path, y, arguments):
+    """Targets of an npz file: integers are labels, unless they are told to be numbers."""
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        return y
+    target = arguments.target or "y"
+    if arguments.task == "regression":
+        return y.astype(np.float64)
+    if y.min() == y.max():
+        raise table_files.TableError(path, target, None, "at least 2 classes", f"only {y.min()}")
+    if not 0 <= y.min() <= y.max() < max(MOST_CLASSES, len(y)):
+        row = int(np.argmin(y) if y.min() < 0 else np.argmax(y))
+        expected = "labels from 0 to below the number of classes"
+        raise table_files.TableError(path, target, row + 1, expected, f"{y[row]}")
+    return y

@@ -1,6 +1,8 @@
 """The tables that tests and benchmarks share. A new kernel, activation or loss is found by its name in the package;
 an optimizer has a line here, and so has an activation whose derivative jumps."""
 
+import numpy as np
+
 import fastgd
 from fastgd.kernel import kernels
 
@@ -70,3 +72,15 @@ def awkward_sizes(kernel):
             yield {"one": 1} | dict.fromkeys(dims, 5) | {dim: size}
         if size < 1000:
             yield {"one": 1} | dict.fromkeys(dims, size)
+
+
+def make(backend="auto", **options):
+    return fastgd.Network(
+        6, [fastgd.Dense(8, "tanh"), fastgd.Dense(3)], loss="softmax_cross_entropy", backend=backend, **options
+    )
+
+
+def same(one, other):
+    """Whether two histories tell the same, but for the time."""
+    one, other = (h.to_dict() for h in (one, other))
+    return list(one) == list(other) and all(np.array_equal(one[k], other[k]) for k in one if k != "seconds")

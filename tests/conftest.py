@@ -36,3 +36,8 @@ def small(rng):
 def data():
     """Training and test rows of the handwritten digits: ((X, y), (X, y))."""
     return digits()
+
+
+@pytest.fixture
+def rows(rng):
+    return rng.normal(size=(100, 6)).astype(np.float32), rng.integers(0, 3, 100)

@@ -6,26 +6,11 @@ import threading
 
 import numpy as np
 import pytest
+from cases import make
 
 import fastgd
-from fastgd import SGD, Adam, Dense, DivergenceError, History, Network
+from fastgd import SGD, Adam, DivergenceError, History
 from fastgd.callbacks import every, json_lines, tensorboard
-
-
-def make(backend="auto", **options):
-    return Network(6, [Dense(8, "tanh"), Dense(3)], loss="softmax_cross_entropy", backend=backend, **options)
-
-
-@pytest.fixture
-def rows(rng):
-    return rng.normal(size=(100, 6)).astype(np.float32), rng.integers(0, 3, 100)
-
-
-def same(one, other):
-    """Whether two histories tell the same, but for the time."""
-    one, other = (h.to_dict() for h in (one, other))
-    return list(one) == list(other) and all(np.array_equal(one[k], other[k]) for k in one if k != "seconds")
-
 
 # ---- callbacks
 

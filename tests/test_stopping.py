@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
+from cases import make, same
 from conftest import BACKENDS
-from test_callbacks import make, rows, same
 
 import fastgd
 from fastgd import SGD
-
-__all__ = ["rows"]  # the fixture
 
 
 def test_the_best_parameters_come_back(backend, rows):

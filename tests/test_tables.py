@@ -292,6 +292,11 @@ def test_text_far_down_makes_text_of_its_own_column_alone(tmp_path):
     assert (made.n_features, made.loss) == (7, "mse")
 
 
+def test_the_median_fills_and_the_mean_shifts():
+    made = Preprocessing.of({"x": [1.0, 1.0, 10.0, None], "y": [0.5, 1.5, 2.5, 3.5]}, "y", missing="median")
+    assert (made.columns[0].fill, made.columns[0].shift) == (1.0, 4.0)
+
+
 def test_text_in_an_integer_target_is_told(tmp_path):
     made = Preprocessing.of({"a": [1.0, 2.0, 3.0], "y": [0, 1, 1]}, "y")
     (tmp_path / "t.csv").write_text("a,y\n1,0\n2,x\n")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_callbacks import make
+from cases import make
 
 import fastgd
 from fastgd import SGD, Dense, Network
