@@ -72,8 +72,7 @@ def train(arguments):
     if arguments.resume:
         print(_resumed(save), flush=True)
     start = time.perf_counter()
-    signal.signal(signal.SIGTERM, _terminate)
-    with _advice(arguments.resume):
+    with _terminable(), _advice(arguments.resume):
         history = network.fit(
             data.X,
             data.y,
@@ -138,8 +137,18 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a run as Ctrl-C does."""
 
 
-def _terminate(*_):
-    raise Terminated
+@contextlib.contextmanager
+def _terminable():
+    """Context in which SIGTERM is an exception."""
+
+    def terminate(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _columns_told(preprocessing, table):

@@ -288,7 +288,10 @@ def test_bad_data_is_told_on_one_line(case, houses, monkeypatch, capsys):
     assert sorted(houses.iterdir()) == before
 
 
-def test_ctrl_c_saves_and_says_so(houses):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_saves_and_says_so(number, code, word, houses):
     """What is saved is where it was; test_resume.py tells that a run goes on from there."""
     command = ["train", "houses.csv", "--target", "price", "--drop", "id,kind", "--epochs", "2000000", "--quiet"]
     # A shell makes what it starts in the background deaf to Ctrl-C, and that is inherited.
@@ -297,13 +300,13 @@ def test_ctrl_c_saves_and_says_so(houses):
                           ) as process:  # fmt: skip
         process.stdout.readline()  # the network: training is about to begin
         time.sleep(1.0)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         try:
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130
-    assert re.search(r"interrupted; saved to 'houses.safetensors' after minibatch \d+; .*--resume goes on\n", err), err
+    assert process.returncode == code
+    assert re.search(rf"{word}; saved to 'houses.safetensors' after minibatch \d+; .*--resume goes on\n", err), err
     steps = int(re.search(r"minibatch (\d+)", err)[1])
     assert 0 < steps == fastgd.load(houses / "houses.safetensors")[1].steps
 
