@@ -6,7 +6,7 @@ import sys
 
 from . import commands, datasets, tables
 from .config import __version__
-from .kernel import BACKENDS
+from .kernel import BACKENDS, DTYPES
 from .optimizers import OPTIMIZERS
 from .selfcheck import run as selfcheck
 
@@ -85,6 +85,7 @@ def _add_network(one):
     one.add_argument("--weight-decay", type=float, metavar="X", help="of the optimizer; its own unless told")
     one.add_argument("--label-smoothing", type=float, default=0.0, help="share of each label given to all classes")
     one.add_argument("--batch-size", type=int, default=32, help="rows of a minibatch; 1 is stochastic descent")
+    one.add_argument("--dtype", default="float32", choices=DTYPES, help="precision of the network")
     one.add_argument("--seed", type=int, default=0, help="seed of the initial values and of the shuffling")
     one.add_argument("--threads", type=int, help="threads; as many as there are cores to run on unless told")
     _add_backend(one)

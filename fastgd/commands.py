@@ -37,6 +37,7 @@ def make_network(arguments, data):
         data.X.shape[1],
         [*data.front, *hidden, Dense(data.n_outputs)],
         loss=loss,
+        dtype=arguments.dtype,
         seed=arguments.seed,
         backend=arguments.backend,
         num_threads=arguments.threads,
