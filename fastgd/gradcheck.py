@@ -23,10 +23,7 @@ def check_gradients(network, x, y, *, step=1e-3):
     step = check_number("step", step, 0.0, low_open=True)
     _, gradient = network.loss_and_gradient(x, y)
     gradient = gradient.astype(np.float64)
-    twin = Network(
-        network.n_features, network.layers, loss=network.loss_function, l1=network.l1, l2=network.l2, dtype="float64",
-        backend=network.backend, num_threads=network.num_threads,
-    )  # fmt: skip
+    twin = network.like(dtype="float64")
     p = twin.parameters
     p[...] = network.parameters
     errors, floor = np.empty(p.size), 1e-3 * np.abs(gradient).max()

@@ -142,6 +142,16 @@ class Network:
                 raise value_error("preprocessing", text.format(*expected), text.format(*made))
         self._preprocessing = preprocessing
 
+    def like(self, **changes):
+        """A new network of the same layers and options but for `changes`, arguments of the constructor: with initial
+        values, and nothing of what this one has learnt."""
+        options = {
+            "n_features": self.n_features, "layers": self.layers, "loss": self.loss_function, "l1": self.l1,
+            "l2": self.l2, "dtype": str(self.dtype), "seed": self.seed, "backend": self.backend,
+            "num_threads": self.num_threads,
+        }  # fmt: skip
+        return Network(**{**options, **changes})
+
     def views(self, flat=None):
         """The parts of the parameters by name, "w1", "b1", ..., as views; or those of another flat array."""
         flat = self._parameters if flat is None else flat

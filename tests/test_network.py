@@ -336,3 +336,17 @@ def test_initializers_have_their_variance(name, kind, variance):
     assert abs(w.mean()) < 4 * (variance / w.size) ** 0.5
     if kind == "uniform":
         assert np.abs(w).max() <= (3 * variance) ** 0.5
+
+
+def test_like_makes_a_fresh_network(small):
+    network, x, y = small
+    network.fit(x, y, epochs=2)
+    twin = network.like()
+    assert (twin.epochs, twin.history) == (0, None)
+    np.testing.assert_array_equal(twin.parameters, network.like().parameters)
+    assert not np.array_equal(twin.parameters, network.parameters)
+    other = network.like(seed=1, dtype="float64")
+    assert (other.seed, str(other.dtype), other.layers) == (1, "float64", network.layers)
+    assert not np.array_equal(other.parameters, twin.parameters)
+    with pytest.raises(TypeError, match="seeds"):
+        network.like(seeds=1)
