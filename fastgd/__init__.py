@@ -13,6 +13,7 @@ from . import activations, callbacks, custom, initializers, losses, metrics, opt
 from .checkpoint import load
 from .config import __version__, show_config
 from .data import minibatches
+from .dropout import Dropout
 from .errors import CheckpointError, DivergenceError
 from .finder import RangeTest, find_learning_rate
 from .gradcheck import check_gradients
@@ -20,13 +21,17 @@ from .history import History
 from .kernel import kernels
 from .layers import Dense, Standardize
 from .network import Network
+from .normalization import BatchNorm, LayerNorm
 from .optimizers import *  # noqa: F403
 
 __all__ = [
+    "BatchNorm",
     "CheckpointError",
     "Dense",
     "DivergenceError",
+    "Dropout",
     "History",
+    "LayerNorm",
     "Network",
     "RangeTest",
     "Standardize",

@@ -26,14 +26,14 @@ from .config import __version__
 from .errors import CheckpointError, check_integer, check_number, choose, shown, type_error, value_error
 from .history import History
 from .kernel import DTYPES
-from .layers import LAYERS, parameter_specs
+from .layer import LAYERS, parameter_specs, statistic_specs
 from .losses import LOSSES, Loss
 from .optimizer import check_optimizer
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES, from_config
 from .tables import Preprocessing
 
-FORMAT = 2
+FORMAT = 3
 _SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}  # by a schedule
 # What of an optimizer is another by the end of a run; its learning rate at the start is among the run's settings.
 CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
@@ -62,7 +62,8 @@ def save(path, network, optimizer=None, run=None):
     Raises OSError if the file cannot be written, TypeError or ValueError if `load` could not read it again; then what
     was at `path` is still there."""
     content = describe(network, optimizer)
-    tensors = {name: np.ascontiguousarray(view) for name, view in network.views().items()}
+    arrays = {**network.views(), **network.statistics}
+    tensors = {name: np.ascontiguousarray(view) for name, view in arrays.items()}
     if optimizer is not None:
         tensors |= _state(optimizer)
     if run is not None:
@@ -331,14 +332,15 @@ def _network(file, backend):
         n_features = check_integer("n_features", config.pop("n_features"), 1)
         choose("dtype", config["dtype"], DTYPES)
         # Before there is memory taken for them.
-        file.check({spec.name: (spec.shape, config["dtype"]) for spec in parameter_specs(n_features, layers)})
+        arrays = [*parameter_specs(n_features, layers), *statistic_specs(n_features, layers)]
+        file.check({name: (shape, config["dtype"]) for name, shape, *_ in arrays})
         network = Network(n_features, layers, loss=loss, backend=backend, **config)
     with file.field("epochs"):
         network.epochs = check_integer("epochs", file.content["epochs"], 0)
     if file.content.get("preprocessing") is not None:
         with file.field("preprocessing"):
             network.preprocessing = Preprocessing.from_config(file.content["preprocessing"])
-    file.fill(network.views())
+    file.fill({**network.views(), **network.statistics})
     return network
 
 
@@ -376,7 +378,7 @@ def description(path):
             with file.field("run"):
                 check_integer("step", run["step"], 0)
                 check_number("seconds", run["seconds"], 0.0)
-                run["best_is_kept"] = "run.parameters" in file.names
+                run["best_is_kept"] = "run.learnt" in file.names
         return file.content
 
 
@@ -405,7 +407,7 @@ def resume(path, run):
         loaded_optimizer = _optimizer(file, loaded)
         with file.field("run"):
             restore = run.prepare(content["run"], _arrays_of_run(file), loaded)
-    network.parameters[:], network.epochs = loaded.parameters, loaded.epochs
+    network.learnt[:], network.epochs = loaded.learnt, loaded.epochs
     optimizer.bind(network)
     for slot, arrays in loaded_optimizer.state.items():
         for array, saved in zip(optimizer.state[slot], arrays, strict=True):

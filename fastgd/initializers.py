@@ -23,6 +23,10 @@ def _zeros(rng, shape):
     return np.zeros(shape)
 
 
+def _ones(rng, shape):
+    return np.ones(shape)
+
+
 def _fan_in(fan_in, fan_out):
     return fan_in
 
@@ -55,6 +59,7 @@ def _given(argument, array, rng, shape):
 
 
 zeros = Initializer("zeros", _zeros)
+ones = Initializer("ones", _ones)
 # Variance gain / fan. Glorot & Bengio 2010 (average, 1); He et al. 2015, arXiv:1502.01852 (in, 2); LeCun et al. 1998
 # (in, 1).
 glorot_uniform = Initializer("glorot_uniform", partial(_uniform, _fan_average, 1.0))
@@ -68,7 +73,7 @@ orthogonal = Initializer("orthogonal", _orthogonal, parameters={"gain": 1.0}, ra
 INITIALIZERS = {
     i.name: i
     for i in (
-        zeros, glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, orthogonal,
+        zeros, ones, glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, orthogonal,
     )
 }  # fmt: skip
 

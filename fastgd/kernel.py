@@ -37,9 +37,9 @@ DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 class Array:
     """What a kernel expects of one array. `dtype` None is the precision of the kernel, float32 or float64.
     `domain` says which values make sense: "real", "nonnegative", "unit" (in [0, 1]), "probabilities" (rows that sum
-    to 1) or "labels" (integers from 0 to below the size of dimension `below`); "code", "[nonnegative] base" and
-    "[nonnegative] bfloat16" are lowmemory.py's. With `per` it has one element for so many of the first dimension of
-    the first array, the last of them perhaps fewer."""
+    to 1), "count" (integers >= 0) or "labels" (integers from 0 to below the size of dimension `below`); "code",
+    "[nonnegative] base" and "[nonnegative] bfloat16" are lowmemory.py's. With `per` it has one element for so many of
+    the first dimension of the first array, the last of them perhaps fewer."""
 
     direction: str
     dims: tuple

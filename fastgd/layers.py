@@ -1,7 +1,5 @@
 """Layers: shapes, initial values, and the kernels of the forward and backward pass."""
 
-import typing
-
 import numpy as np
 
 from .activations import ACTIVATIONS, Activation
@@ -9,6 +7,7 @@ from .choice import pick
 from .errors import check_integer, shown, value_error
 from .initializers import pick_initializer
 from .kernel import In, Out, kernel
+from .layer import Layer, layer
 from .samples import moments, scale_of
 
 
@@ -102,7 +101,8 @@ def standardize_backward(dx, dy, scale):
             dx[i, j] = dy[i, j] * scale[j]
 
 
-class Dense:
+@layer
+class Dense(Layer):
     """A fully connected layer: y = activation(x w + b), x (rows, n_in), w (n_in, units), b (units,).
 
     units: int >= 1, the number of outputs.
@@ -123,14 +123,12 @@ class Dense:
         return self.units
 
     def parameters(self, n_in):
-        """Name, shape, initializer and whether the penalty applies, of every parameter array."""
         return (
             ("w", (n_in, self.units), self.weight_init, True),
             ("b", (self.units,), self.bias_init, False),
         )
 
     def forward(self, plan, i, x):
-        """Writes the forward pass of this layer, the i-th, down in the plan; returns the name of its output."""
         act, scalars = self.activation, self.activation.parameters.values()
         y = plan.row_buffer(f"a{i}", self.units)
         if act.forward is None:
@@ -144,22 +142,22 @@ class Dense:
             plan.add("forward", act.forward, y, z, *scalars)
         return y
 
-    def backward(self, plan, i, x, dy, dx):
-        """Writes the backward pass down: dy is consumed; dx is written unless it is None."""
-        act = self.activation
+    def backward(self, plan, i, x, dy, is_wanted):
+        act, dx = self.activation, None
         if act.backward is not None:
             if act.keeps == "output":
                 plan.add("backward", act.backward, dy, f"a{i}", *act.parameters.values())
             else:
                 plan.add("backward", act.backward, dy, f"z{i}")
-        if dx is not None:
+        if is_wanted:
+            dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
             plan.add("backward", dense_backward_input, dx, dy, f"w{i}")
         plan.add("parameters", dense_backward_weights, f"dw{i}", x, dy)
         plan.add("parameters", dense_backward_bias, f"db{i}", dy)
         plan.add_outer_product(f"b{i}", f"w{i}", x, dy)
+        return dx
 
     def config(self):
-        """What a file needs to make this layer again; the initializers have done their work."""
         return {"layer": "Dense", "units": self.units, "activation": self.activation.config()}
 
     @classmethod
@@ -176,7 +174,8 @@ class Dense:
 COARSEST = 0.01
 
 
-class Standardize:
+@layer
+class Standardize(Layer):
     """A layer that shifts and scales each feature: y = (x - shift) scale. It has no parameters; what it holds is saved
     with the network. `Standardize(scale=1 / 255)` brings bytes to [0, 1]; `Standardize.of(X)` brings each feature to
     mean 0 and variance 1.
@@ -204,7 +203,6 @@ class Standardize:
         return n_in
 
     def check_dtype(self, dtype):
-        """Raises where a network of this dtype would compute something else."""
         limits = np.finfo(dtype)
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if np.abs(values).max() > limits.max:
@@ -218,29 +216,25 @@ class Standardize:
             hint = "; use dtype='float64'" if dtype == np.float32 else ""
             raise value_error("shift", expected, f"{feature}{ratio}{hint}, or subtract a constant from X before")
 
-    def parameters(self, n_in):
-        return ()
-
     def forward(self, plan, i, x):
         n = plan.network.sizes[i]
         y = plan.row_buffer(f"a{i}", n)
         constants = [
-            plan.constant(f"{name}{i}", np.broadcast_to(values, n))
+            plan.vector(f"{name}{i}", np.broadcast_to(values, n))
             for name, values in (("shift", self.shift), ("scale", self.scale))
         ]
         plan.add("forward", standardize_forward, y, x, *constants)
         return y
 
-    def backward(self, plan, i, x, dy, dx):
-        if dx is not None:
-            plan.add("backward", standardize_backward, dx, dy, f"scale{i}")
+    def backward(self, plan, i, x, dy, is_wanted):
+        if not is_wanted:
+            return None
+        dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
+        plan.add("backward", standardize_backward, dx, dy, f"scale{i}")
+        return dx
 
     def config(self):
         return {"layer": "Standardize", "shift": self.shift.tolist(), "scale": self.scale.tolist()}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(config["shift"], config["scale"])
 
     def __repr__(self):
         return f"Standardize(shift={shown(self.shift[()])}, scale={shown(self.scale[()])})"
@@ -252,24 +246,3 @@ def _numbers(name, values):
     if array.ndim > 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all() or not array.size:
         raise value_error(name, "a finite number, or one for each feature", shown(values))
     return array.astype(np.float64)
-
-
-LAYERS = {"Dense": Dense, "Standardize": Standardize}
-
-
-class ParameterSpec(typing.NamedTuple):
-    """An array of parameters: its name, shape, initializer, and whether the penalty applies to it."""
-
-    name: str
-    shape: tuple
-    initializer: object
-    is_weight: bool
-
-
-def parameter_specs(n_features, layers):
-    """The parameter arrays of a network in their order: weights first, so that a penalty is on a prefix."""
-    specs, n_in = [], n_features
-    for i, layer in enumerate(layers, 1):
-        specs += [ParameterSpec(f"{name}{i}", *spec) for name, *spec in layer.parameters(n_in)]
-        n_in = layer.output_size(n_in)
-    return sorted(specs, key=lambda spec: not spec.is_weight)

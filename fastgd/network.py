@@ -11,9 +11,9 @@ from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, TOLD_TO_STOP, Turn
 from .buffers import aligned_zeros
 from .choice import pick
 from .data import leave_pages
-from .errors import DivergenceError, check_integer, check_number, choose, shown, type_error, value_error
+from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
-from .layers import LAYERS, Standardize, parameter_specs
+from .layer import Layer, parameter_specs, statistic_specs
 from .losses import LOSSES, Loss
 from .metrics import check_metrics
 from .optimizer import check_optimizer
@@ -48,7 +48,9 @@ class Network:
     num_threads: int >= 1, or None for FASTGD_NUM_THREADS, OMP_NUM_THREADS or as many as there are cores to run on.
         Small steps use fewer. The results do not depend on it, bit for bit.
 
-    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `epochs` counts the
+    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `statistics` has by name
+    what training keeps besides (the running means of BatchNorm). `train_step` and `fit` work as layers do in training
+    (Dropout drops, BatchNorm takes the minibatch's mean), all else as they do in evaluation. `epochs` counts the
     passes over data that `fit` has made; `history` is the `History` of the last `fit`, however it ended, or of the run
     in the file it was loaded from, or None. `preprocessing` may be set to what makes rows of numbers of a table
     (`fastgd.tables`): it is saved with the network. Arrays of the network's dtype that are C-contiguous and aligned are
@@ -59,8 +61,7 @@ class Network:
         self, n_features, layers, *, loss, l1=0.0, l2=0.0, dtype="float32", seed=0, backend="auto", num_threads=None
     ):
         self.n_features = check_integer("n_features", n_features, 1)
-        kinds = tuple(LAYERS.values())
-        if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, kinds) for layer in layers):
+        if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, Layer) for layer in layers):
             raise type_error("layers", "a list of layers such as Dense(64, 'relu')", shown(layers))
         if not layers:
             raise value_error("layers", "at least one layer", "[]")
@@ -80,8 +81,7 @@ class Network:
             raise value_error("layers", "a layer that has parameters", shown(list(layers)))
         self._check_last_layer()
         for layer in self.layers:
-            if isinstance(layer, Standardize):
-                layer.check_dtype(self.dtype)
+            layer.check_dtype(self.dtype)
         self._make_buffers()
         self.epochs, self.history, self._preprocessing = 0, None, None
         self._quick_step = _not_ready
@@ -105,7 +105,13 @@ class Network:
         self._shapes = {spec.name: spec.shape for spec in specs}
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
         self.n_weights = sum(math.prod(spec.shape) for spec in specs if spec.is_weight)
-        _, (self._parameters, self._gradient) = aligned_zeros([self.n_parameters] * 2, self.dtype, eighth=0)
+        kept = statistic_specs(self.n_features, self.layers)
+        self._statistics = {name: shape for name, shape, _ in kept}
+        n_kept = self.n_parameters + sum(math.prod(shape) for shape in self._statistics.values())
+        _, (self._learnt, self._gradient) = aligned_zeros([n_kept, self.n_parameters], self.dtype, eighth=0)
+        self._parameters = self._learnt[: self.n_parameters]
+        for name, _, initial in kept:
+            self.statistics[name][...] = initial
         views = self.views()
         for name, shape, initializer, _ in specs:
             values = initializer.values(rng, shape, **initializer.parameters)
@@ -120,6 +126,21 @@ class Network:
     def parameters(self):
         """Flat, writable view of all parameters."""
         return self._parameters
+
+    @property
+    def learnt(self):
+        """Flat, writable view of all that training changes: the parameters, then the statistics."""
+        return self._learnt
+
+    @property
+    def statistics(self):
+        """What training keeps besides the parameters, by name, as views: of BatchNorm "mean2", "variance2", ..."""
+        return _cut(self._learnt[self.n_parameters :], self._statistics)
+
+    @property
+    def least_rows(self):
+        """Rows that a minibatch of training needs at least."""
+        return max(layer.least_rows for layer in self.layers)
 
     @property
     def gradient(self):
@@ -157,12 +178,7 @@ class Network:
         flat = self._parameters if flat is None else flat
         if not isinstance(flat, np.ndarray) or flat.shape != (self.n_parameters,):
             raise value_error("flat", f"a flat array of {self.n_parameters} elements", shown(flat))
-        views, start = {}, 0
-        for name, shape in self._shapes.items():
-            size = math.prod(shape)
-            views[name] = flat[start : start + size].reshape(shape)
-            start += size
-        return views
+        return _cut(flat, self._shapes)
 
     # ---- running
 
@@ -188,7 +204,7 @@ class Network:
         if plan is None or plan.capacity < rows or plan.loss_kernel is not kernel:
             if name == "_plan":
                 self._drop_quick_step()
-            plan = Plan(self, max(rows, plan.capacity if plan else 0), kernel)
+            plan = Plan(self, max(rows, plan.capacity if plan else 0), kernel, training=name == "_plan")
             setattr(self, name, plan)
         return plan
 
@@ -275,11 +291,19 @@ class Network:
             values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values
 
-    def loss_and_gradient(self, x, y, *, sample_weight=None):
-        """Mean loss as `loss`, and its gradient with respect to `parameters` as a flat array (a copy)."""
+    def loss_and_gradient(self, x, y, *, sample_weight=None, training=False):
+        """Mean loss as `loss`, and its gradient with respect to `parameters` as a flat array (a copy).
+
+        training: True takes all rows as one minibatch of training, the first of all: Dropout drops, BatchNorm takes
+        their mean and variance, and keeps its running ones.
+        """
         samples = self._checked(x, y, sample_weight)
+        name = "_plan" if check_flag("training", training) else "_evaluation_plan"
         with self._turn:
-            plan = self._minibatch(samples.x, samples.y, samples.kernel, samples.weight, plan_name="_plan")
+            if training:
+                self._drop_quick_step()
+            plan = self._minibatch(samples.x, samples.y, samples.kernel, samples.weight, plan_name=name)
+            plan.feed_minibatch(0)
             plan.run("gradient")
             self._check_inputs(plan, samples.x)
             return float(plan.buffers["total"][0]), self._gradient.copy()
@@ -363,12 +387,13 @@ class Network:
     fit = fit
 
     def __getstate__(self):
-        made = ("_plan", "_evaluation_plan", "_turn", "_quick_step", "_quick_steps")
+        made = ("_plan", "_evaluation_plan", "_turn", "_quick_step", "_quick_steps", "_parameters")
         kept = {name: value for name, value in vars(self).items() if name not in made}
         return {**kept, "_last_loss": self._loss_before()}
 
     def __setstate__(self, state):
         vars(self).update(state, _turn=Turn("network"), _quick_step=_not_ready)
+        self._parameters = self._learnt[: self.n_parameters]
         self._drop_plan()
 
     # ---- telling and keeping
@@ -384,7 +409,7 @@ class Network:
         "total"."""
         rows = check_integer("batch_size", batch_size, 1)
         optimizer = Adam() if optimizer is None else optimizer
-        plan = self._plan or Plan(self, 1, self.loss_function.kernels[0])
+        plan = self._plan or Plan(self, 1, self.loss_function.kernels[0], training=True)
         parts = {
             "parameters": self._parameters.nbytes,
             "gradient": self._gradient.nbytes,
@@ -417,6 +442,16 @@ class Network:
             f"Network({sizes}, loss={self.loss_function!r}, dtype={self.dtype}, backend={self.backend}): "
             f"{self.n_parameters:,} parameters"
         )
+
+
+def _cut(flat, shapes):
+    """Views of a flat array by name, one after the other."""
+    views, start = {}, 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        views[name] = flat[start : start + size].reshape(shape)
+        start += size
+    return views
 
 
 def _not_ready(x, y, optimizer):

@@ -15,6 +15,7 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
     peak         the largest of the rows' magnitudes
     parameters   the gradient of the parameters
     penalty      ... with that of the penalty
+    track        statistics of the minibatch into running ones, after the update
     check        how many elements of it are too large
     accumulate   the sum of the gradients of a few minibatches
     norms        the squares of the gradient,
@@ -57,8 +58,10 @@ from .update import write_update
 
 PHASES = (
     "gather", "weight", "forward", "loss", "backward", "inputs", "peaks", "total", "peak", "parameters", "penalty",
-    "check", *UPDATE_PHASES, "outer",
+    "track", "check", *UPDATE_PHASES, "outer",
 )  # fmt: skip
+# Phases in which a value may be another each step.
+FED_PHASES = ("forward", "backward", *UPDATE_PHASES, "outer")
 # Rows that a thread takes through all layers at a time: their activations stay in the second cache.
 ROW_BLOCK = 256
 # Floating-point operations that are worth a thread.
@@ -79,6 +82,7 @@ FEW_VALUES = 4
 _INPUTS = ("inputs", "inputs", "peak", "peak", BY_ROWS)
 _GUARDED = ("weight", "peaks", "total", "peak", BY_ROWS | CHECK_LOSS | CHECK_PEAK)
 _GRADIENT = ("parameters", "parameters", None, None, 0)
+_TRACK = ("track", "track", None, None, 0)
 WALKS = {
     "forward": (_INPUTS, ("forward", "forward", None, None, BY_ROWS)),
     "loss": (_INPUTS, ("weight", "loss", "total", "total", BY_ROWS)),
@@ -93,20 +97,22 @@ WALKS = {
         _GRADIENT,
         ("penalty", "penalty", "check", "check", CHECK_GRADIENT),
         *UPDATE_WALK,
+        _TRACK,
     ),
     "parameters": (_GRADIENT,),
-    "guarded": (_GUARDED, _GRADIENT, *UPDATE_WALK),
-    "fused": (_GUARDED, ("parameters", "parameters", None, None, FUSED)),
+    "guarded": (_GUARDED, _GRADIENT, *UPDATE_WALK, _TRACK),
+    "fused": (_GUARDED, ("parameters", "parameters", None, None, FUSED), _TRACK),
     "outer": (_GUARDED, ("outer", "outer", None, None, 0)),
 }
 
 
 class Plan(Program):
-    """The operations of one network for minibatches of up to `capacity` rows with targets for one loss kernel."""
+    """The operations of one network for minibatches of up to `capacity` rows with targets for one loss kernel, the
+    layers as they are in `training` or as in evaluation."""
 
-    def __init__(self, network, capacity, loss_kernel):
+    def __init__(self, network, capacity, loss_kernel, *, training):
         super().__init__(PHASES, network.backend, network.dtype)
-        self.network, self.capacity, self.loss_kernel = network, capacity, loss_kernel
+        self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
         self.rows = 0
         self.outer_products = []
         self.kinds = []
@@ -121,12 +127,13 @@ class Plan(Program):
     # ---- written down by name
 
     def row_buffer(self, name, columns):
-        """Declares a workspace buffer (rows, columns); returns its name."""
+        """Declares a workspace buffer (rows, columns), or of a number a row (rows,) if columns is None; returns its
+        name."""
         self._row_sizes[name] = columns
         return name
 
-    def constant(self, name, values):
-        """Declares a buffer of numbers that stay; returns its name."""
+    def vector(self, name, values):
+        """Declares a buffer with these numbers in it, whatever the rows of a minibatch; returns its name."""
         self.buffers[name] = np.array(values, self.dtype)
         return name
 
@@ -146,13 +153,14 @@ class Plan(Program):
         self.output = names[-1]
         # No gradient goes beyond the first layer that has parameters.
         first = next(i for i, layer in enumerate(network.layers, 1) if layer.parameters(network.sizes[i - 1]))
-        gradients = {i: self.row_buffer(f"da{i}", network.sizes[i]) for i in range(first, len(names))}
-        scalars = network.loss_function.parameters.values()
-        self.add("loss", self.loss_kernel, "losses", gradients[len(names) - 1], self.output, "y", "weight", *scalars)
+        scalars, dy = network.loss_function.parameters.values(), self.row_buffer("dz", network.sizes[-1])
+        self.add("loss", self.loss_kernel, "losses", dy, self.output, "y", "weight", *scalars)
+        values = dict.fromkeys([*names[1:-1], dy])
         for i in range(len(network.layers), first - 1, -1):
-            network.layers[i - 1].backward(self, i, names[i - 1], gradients[i], gradients.get(i - 1))
+            dy = network.layers[i - 1].backward(self, i, names[i - 1], dy, i > first)
+            values |= {dy: None} if i > first else {}
         self.add("inputs", peak_of_rows, "peaks", "x")
-        for name in ("workspace",) if self.capacity == 1 else (*names[1:-1], *gradients.values()):
+        for name in ("workspace",) if self.capacity == 1 else values:
             self.add("peaks", raise_peak_of_rows, "peaks", name)
         self.add("total", sum_loss, "total", "losses")
         self.add("peak", largest_peak, "peak", "peaks")
@@ -178,8 +186,9 @@ class Plan(Program):
         }
         self.buffers |= self.own
         self.buffers |= {f"data.{name}": array for name, array in self.own.items()}
-        self.buffers["index"] = np.zeros(capacity, np.int64)
-        self.row_names = {*sizes, *self.own, "index"}
+        self.buffers["index"], self.buffers["row"] = np.zeros(capacity, np.int64), np.arange(capacity)
+        self.row_names = {*sizes, *self.own, "index", "row"}
+        self.buffers |= network.statistics
         for prefix, flat in (("", network.parameters), ("d", network.gradient)):
             self.buffers |= {prefix + name: view for name, view in network.views(flat).items()}
             self.buffers[f"{prefix}penalized"] = flat[: network.n_weights]
@@ -295,6 +304,12 @@ class Plan(Program):
             self.point(name, array)
         self._set_weight(self.buffers["weight"][: self.rows] if weight is None else weight)
 
+    def feed_minibatch(self, number):
+        """Makes the layers do what they do in the minibatch of this number."""
+        for _, name, links in self.fed(("forward", "backward")):
+            for link in links:
+                link.set_scalars(**{name: float(number)})
+
     def _set_weight(self, array):
         """Makes the loss take the weights of the rows from here."""
         (loss,) = self._phases["loss"]
@@ -391,7 +406,7 @@ class Plan(Program):
         """What every step needs but the minibatch: where its loss goes, hyper-parameters, limit of the gradient."""
         total = self._phases["total"]
         feeds.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
-        for key, name, links in self.fed((*UPDATE_PHASES, "outer")):
+        for key, name, links in self.fed(FED_PHASES):
             feeds.add([link.slot(name) for link in links], steps.values[key])
         for address, size in self.sometimes():
             feeds.add([address], steps.active * size)
@@ -435,7 +450,7 @@ class Plan(Program):
             if steps.weights is not None:
                 weight = steps.weights[steps.weight_starts[s] :][:rows]
             self.set_minibatch(weight, x=steps.x[chosen], y=steps.y[chosen])
-            self.prepare_in_python(UPDATE_PHASES, steps.values, s, steps.active[s])
+            self.prepare_in_python(FED_PHASES, steps.values, s, steps.active[s])
             self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
             self.torn = True
             status = self.walk_in_python(stages)

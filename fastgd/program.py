@@ -11,6 +11,7 @@ import numpy as np
 from ._plan import (
     BAD_GRADIENT,
     BAD_LOSS,
+    BY_ROWS,
     CHAIN_BLOCK,
     CHECK_GRADIENT,
     CHECK_LOSS,
@@ -63,6 +64,11 @@ class Operation:
         return (self,)
 
     @property
+    def is_by_rows(self):
+        """Whether its work is the rows of the minibatch."""
+        return self.row_dim == self.kernel.range_dim
+
+    @property
     def fed(self):
         """Names of the scalars that are fed, and the keys of their values."""
         named = zip(self.kernel.scalars, self.scalars, strict=True)
@@ -99,6 +105,7 @@ class Chain:
     size: int = 0
     resting: bool = False
     row_dim = None
+    is_by_rows = False
 
     def run(self):
         for link in self.links:
@@ -178,7 +185,7 @@ class Program:
         else:
             address = operation.address
             rows = operation.slot(operation.row_dim) if operation.row_dim else 0
-            by_rows = operation.row_dim == operation.kernel.range_dim
+            by_rows = operation.is_by_rows
         self._table[i] = address, operation.record.ctypes.data, operation.size, grain, rows, by_rows, -1, 0, 0, 0
 
     def links_with(self, name):
@@ -201,12 +208,22 @@ class Program:
 
     def stages(self, walk):
         """The stages of a walk, a list of (first phase, last phase shared by the threads; first, last that the last
-        thread to finish them runs alone; flags), as rows of an array. Stages without operations are left out."""
+        thread to finish them runs alone; flags), as rows of an array. Stages without operations are left out. What in
+        a stage by rows takes all rows together, as statistics of a minibatch do, becomes a stage of its own."""
         stages = []
         for first, last, closing, end, flags in walk:
             shared, alone = self.range_of(first, last), self.range_of(closing, end) if closing else (0, 0)
-            if shared[0] < shared[1] or alone[0] < alone[1]:
-                stages.append((*shared, *alone, flags))
+            if shared[0] == shared[1] and alone[0] == alone[1]:
+                continue
+            begin, stop = shared
+            for i in range(begin + 1, stop) if flags & BY_ROWS else ():
+                by_rows = self.operations[i - 1].is_by_rows
+                if self.operations[i].is_by_rows != by_rows:
+                    stages.append((begin, i, 0, 0, BY_ROWS * by_rows))
+                    begin = i
+            if flags & BY_ROWS and begin < stop and not self.operations[begin].is_by_rows:
+                flags -= BY_ROWS
+            stages.append((begin, stop, *alone, flags))
         return np.array(stages, np.int64).reshape(-1, 5)
 
     def fed(self, phases):

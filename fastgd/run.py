@@ -45,7 +45,7 @@ class Run:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._watch, self._bar = source, watch, bar
         self.rows_of_epoch = source.rows
-        self._checkpoint, self._checkpoint_every, self._parameters = checkpoint, checkpoint_every, None
+        self._checkpoint, self._checkpoint_every, self._learnt = checkpoint, checkpoint_every, None
         self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
         self._each_epoch = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
         self._each_steps = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
@@ -144,10 +144,10 @@ class Run:
         self._watches = self._looks_at_epochs or bool(self._each_epoch)
 
     def _finish(self):
-        if self._watch.parameters is not None:
+        if self._watch.learnt is not None:
             if self._checkpoint:
-                self._parameters = self._network.parameters.copy()
-            self._network.parameters[:] = self._watch.parameters
+                self._learnt = self._network.learnt.copy()
+            self._network.learnt[:] = self._watch.learnt
         if self._checkpoint:
             self._save()
         if self._bar:
@@ -427,7 +427,7 @@ class Run:
         content["history"], lists = history.state()
         arrays = {f"history.{name}": array for name, array in lists.items()}
         arrays |= {"sums": self._sums, "watch": np.array(watch.seen())}
-        for name, array in (("best", watch.parameters), ("parameters", self._parameters)):
+        for name, array in (("best", watch.learnt), ("learnt", self._learnt)):
             if array is not None:
                 arrays[name] = array
         return content, arrays
@@ -438,7 +438,7 @@ class Run:
         numbers = {name: check_integer(name, content[name], 0) for name in counts}
         seconds = check_number("seconds", content["seconds"], 0.0)
         for name, array in arrays.items():
-            kept = name in ("best", "parameters")
+            kept = name in ("best", "learnt")
             if array.dtype != (network.dtype if kept else np.float64) or array.ndim != 1:
                 raise value_error(name, "a flat array of the run's precision", shown(array))
         begin = "history."
@@ -460,9 +460,9 @@ class Run:
         sums, seen = arrays["sums"].reshape(2), arrays["watch"].reshape(3).tolist()
         if not (np.isfinite(sums).all() and 0 <= sums[1] < 2**53) or any(map(math.isnan, seen)):
             raise value_error("sums", "finite numbers", shown(sums.tolist()))
-        for name in {"best", "parameters"} & set(arrays):
-            if arrays[name].shape != network.parameters.shape:
-                raise value_error(name, f"{network.dtype} {network.parameters.shape}", shown(arrays[name]))
+        for name in {"best", "learnt"} & set(arrays):
+            if arrays[name].shape != network.learnt.shape:
+                raise value_error(name, f"{network.dtype} {network.learnt.shape}", shown(arrays[name]))
 
         def restore():
             history, watch = self._history, self._watch
@@ -476,8 +476,8 @@ class Run:
             self._attended, self._seconds_before = attended, seconds
             self._first_epoch = numbers["epoch"] - epochs
             self._source.epoch, self._source.position = numbers["epoch"], numbers["position"]
-            watch.parameters = arrays.get("best")
-            if "parameters" in arrays:
-                self._network.parameters[:] = arrays["parameters"]
+            watch.learnt = arrays.get("best")
+            if "learnt" in arrays:
+                self._network.learnt[:] = arrays["learnt"]
 
         return restore

@@ -41,6 +41,8 @@ def example(kernel, sizes, dtype, rng):
             values = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
         elif spec.domain == "unit":
             values = rng.uniform(0, 1, shape)
+        elif spec.domain == "count":
+            values = rng.integers(0, 1000, shape)
         elif spec.domain == "code":
             values = rng.integers(0, 256, shape)
         elif spec.domain.endswith("base"):  # from which the largest code has an exponent near that of 1

@@ -35,8 +35,8 @@ class Watch:
             raise value_error("monitor", expected, repr(monitor))
         self.sign, self._is_told = -1 if greater_is_better else 1, monitor is not None
         # Of values whose sign is such that less is better: that which counts as best, for how many epochs none was
-        # better, and the least of all, with the parameters then.
-        self.best, self.waited, self.least, self.parameters = math.inf, 0, math.inf, None
+        # better, and the least of all, with what the network had learnt then.
+        self.best, self.waited, self.least, self.learnt = math.inf, 0, math.inf, None
 
     @property
     def is_needed(self):
@@ -76,9 +76,9 @@ class Watch:
         if value < self.least:
             self.least, history.best_epoch = value, len(history.loss)
             if self.restore_best:
-                if self.parameters is None:
-                    self.parameters = network.parameters.copy()
-                self.parameters[:] = network.parameters
+                if self.learnt is None:
+                    self.learnt = network.learnt.copy()
+                self.learnt[:] = network.learnt
         if value < self.best - self.tolerance:
             self.best, self.waited = value, 0
         else:

@@ -100,7 +100,10 @@ def fit(
         told = samples  # metrics do not weigh classes
         if class_weight is not None:  # of what is trained on
             samples = check_class_weight(class_weight, samples, self.sizes[-1], self.dtype)
-        source = Minibatches(self, samples, check_batch_size(batch_size, len(samples)), shuffle=shuffle)
+        size = check_batch_size(batch_size, len(samples))
+        if size < self.least_rows:
+            raise value_error("batch_size", f"at least {self.least_rows} rows, for BatchNorm", size)
+        source = Minibatches(self, samples, size, shuffle=shuffle)
     checked = check_metrics("metrics", metrics)
     if checked and y is None and validation is None:
         raise value_error("metrics", "none without validation data for an iterable of minibatches", shown(metrics))

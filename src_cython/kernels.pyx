@@ -5,7 +5,7 @@ Each body stands in the .pxi of the same stem as the .py that holds its contract
 contract's arrays, then the names of their dimensions in order of appearance, then the scalars: eight bytes each.
 Record fields of the same shape share one struct. Hyper-parameters arrive as double and are rounded to `real` once.
 """
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 cdef extern from "simd.h" nogil:
@@ -41,6 +41,12 @@ cdef extern from "elementary.h" nogil:
     real sigmoid "sigmoid_real"(real x)
     real normal_cdf(real x, real *density)
 
+cdef extern from "random.h" nogil:
+    const uint64_t GOLDEN_64
+    const uint32_t GOLDEN
+    uint64_t mixed(uint64_t z)
+    uint32_t mixed_32(uint32_t z)
+
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
 
 # name -> (address, bytes of its record); kernel.py finds the bodies here.
@@ -57,6 +63,8 @@ include "gemm.pxi"
 include "gemv.pxi"
 include "data.pxi"
 include "layers.pxi"
+include "dropout.pxi"
+include "normalization.pxi"
 include "activations.pxi"
 include "losses.pxi"
 include "gradient.pxi"

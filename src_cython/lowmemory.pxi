@@ -12,12 +12,11 @@ cdef enum:
     NO_SIGN = 0x7FFFFFFF
     SIGN_AND_CODE = 0x87F00000  # of a code that is shifted by MANTISSA
     UPPER_MAGNITUDE = 0x7FF     # the bits that MANTISSA leaves of a float32, without its sign
-    GOLDEN = 0x9E3779B1         # those of fastgd/lowmemory.py
-    MIX = 0x85EBCA6B
+    MIX = 0x85EBCA6B            # that of fastgd/lowmemory.py
 
 
 cdef inline uint32_t salt_of(double seed) noexcept nogil:
-    cdef uint32_t z = <uint32_t><int64_t>seed * <uint32_t>GOLDEN
+    cdef uint32_t z = <uint32_t><int64_t>seed * GOLDEN
     z = (z ^ (z >> 16)) * <uint32_t>MIX
     return z ^ (z >> 13)
 
@@ -28,7 +27,7 @@ cdef inline uint32_t noise_of(const real *s, const int slots, uint32_t salt) noe
     cdef int k
     for k in range(slots):
         b += bits_of_float(<float>s[k])
-    return (b ^ salt) * <uint32_t>GOLDEN
+    return (b ^ salt) * GOLDEN
 
 
 cdef inline real from_bfloat16(uint16_t q) noexcept nogil:

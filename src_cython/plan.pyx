@@ -22,6 +22,10 @@ cnp.import_array()
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
 
+cdef extern from "random.h" nogil:
+    const uint64_t GOLDEN_64
+    uint64_t mixed(uint64_t z)
+
 cdef extern from "files.h" nogil:
     int read_at(int file, void *out, int64_t size, int64_t offset)
 
@@ -357,13 +361,6 @@ def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
         restore_subnormals(before)
 
 
-cdef inline uint64_t mixed(uint64_t z) noexcept nogil:
-    """The mixing of SplitMix64 (Steele, Lea & Flood 2014)."""
-    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
-    return z ^ (z >> 31)
-
-
 def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):
     """order <- a permutation of 0, 1, ... that depends on the seed and the epoch alone: Durstenfeld's shuffle (1964)
     with the numbers of SplitMix64."""
@@ -373,7 +370,7 @@ def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):
         for i in range(order.shape[0]):
             order[i] = i
         for i in range(order.shape[0] - 1, 0, -1):
-            state += <uint64_t>0x9E3779B97F4A7C15
+            state += GOLDEN_64
             j = <int64_t>(<double>(mixed(state) >> 11) * 1.1102230246251565e-16 * (i + 1))      # 2^-53
             held = order[i]
             order[i] = order[j]

@@ -4,6 +4,16 @@
 cdef enum:
     ROW_PARTS = 16
 
+cdef inline real sum_of_parts(real *part) noexcept nogil:
+    """The sum of ROW_PARTS partial results, which are lost."""
+    cdef int i
+    for i in range(8):
+        part[i] += part[i + 8]
+    for i in range(4):
+        part[i] += part[i + 4]
+    return (part[0] + part[2]) + (part[1] + part[3])
+
+
 cdef inline real sum_of(const real *x, int64_t n) noexcept nogil:
     """x[0] + ... + x[n - 1]."""
     cdef real part[ROW_PARTS]
@@ -17,13 +27,29 @@ cdef inline real sum_of(const real *x, int64_t n) noexcept nogil:
             for i in range(ROW_PARTS):
                 part[i] += x[j + i]
             j += ROW_PARTS
-        for i in range(8):
-            part[i] += part[i + 8]
-        for i in range(4):
-            part[i] += part[i + 4]
-        total = (part[0] + part[2]) + (part[1] + part[3])
+        total = sum_of_parts(part)
     while j < n:
         total += x[j]
+        j += 1
+    return total
+
+
+cdef inline real dot_of(const real *x, const real *y, int64_t n) noexcept nogil:
+    """x[0] y[0] + ... + x[n - 1] y[n - 1]."""
+    cdef real part[ROW_PARTS]
+    cdef real total = 0
+    cdef int64_t j = 0
+    cdef int i
+    if n >= ROW_PARTS:
+        for i in range(ROW_PARTS):
+            part[i] = 0
+        while j + ROW_PARTS <= n:
+            for i in range(ROW_PARTS):
+                part[i] += x[j + i] * y[j + i]
+            j += ROW_PARTS
+        total = sum_of_parts(part)
+    while j < n:
+        total = multiply_add(x[j], y[j], total)
         j += 1
     return total
 

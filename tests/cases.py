@@ -1,5 +1,5 @@
 """The tables that tests and benchmarks share. A new kernel, activation or loss is found by its name in the package;
-an optimizer has a line here, and so has an activation whose derivative jumps."""
+an optimizer or a layer has a line here, and so has an activation whose derivative jumps."""
 
 import numpy as np
 
@@ -27,6 +27,14 @@ OPTIMIZERS = {
     "NAdam": lambda lr, **options: fastgd.NAdam(lr, **options),
     "RAdam": lambda lr, **options: fastgd.RAdam(lr, **options),
     "Lion": lambda lr, **options: fastgd.Lion(lr, **options),
+}
+# Layers between two others.
+LAYERS = {
+    "Dense": lambda: fastgd.Dense(7, "tanh"),
+    "Standardize": lambda: fastgd.Standardize(0.2, 1.5),
+    "Dropout": lambda: fastgd.Dropout(0.3),
+    "LayerNorm": lambda: fastgd.LayerNorm(eps=0.01),
+    "BatchNorm": lambda: fastgd.BatchNorm(eps=0.01, momentum=0.3),
 }
 # Dimensions of a small and of a medium network to time kernels at; "parameters" is the length of a flat buffer.
 BENCHMARKED = {

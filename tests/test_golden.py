@@ -67,6 +67,28 @@ def test_network_gradient(backend, dtype):
         close(part, GOLDEN[f"network.d{name}"], dtype)
 
 
+@pytest.mark.parametrize("mode", ["evaluation", "training"])
+@pytest.mark.parametrize("name", cases("layer", "evaluation.loss"))
+def test_layer(name, mode, backend, dtype):
+    layers = [fastgd.Dense(7, "tanh"), evaluate(name, fastgd), fastgd.Dense(4)]
+    network = fastgd.Network(6, layers, loss="softmax_cross_entropy", dtype=dtype, backend=backend)
+    for key, view in {**network.views(), **network.statistics}.items():
+        view[...] = GOLDEN[f"layer.{name}.{key}"]
+    x, y = GOLDEN["layer.x"], GOLDEN["layer.y"]
+    loss, gradient = network.loss_and_gradient(x, y, training=mode == "training")
+    close(loss, GOLDEN[f"layer.{name}.{mode}.loss"], dtype)
+    # The true gradient of a bias whose layer's mean is taken off is 0.
+    floor = np.abs(gradient).max() * np.finfo(dtype).eps
+    for key, part in network.views(gradient).items():
+        expected = GOLDEN[f"layer.{name}.{mode}.d{key}"]
+        assert np.abs(part - expected).max() <= TOLERANCES[dtype] * np.abs(expected).max() + floor, key
+    for key, view in network.statistics.items():
+        np.testing.assert_array_equal(view, GOLDEN[f"layer.{name}.{key}"].astype(dtype))
+    network.train_step(x, y, fastgd.SGD(0.1))
+    for key, view in network.statistics.items():
+        close(view, GOLDEN[f"layer.{name}.next.{key}"], dtype)
+
+
 OPTIMIZERS = cases("optimizer", "path")
 # Of the parameters after 1,000 steps; and of one step from the same state.
 PATH_TOLERANCES = {"float64": 1e-9, "float32": 1e-5}

@@ -45,6 +45,12 @@ LOSSES = {
     ),
     "binary_cross_entropy": ("unit", F.binary_cross_entropy_with_logits),
 }
+LAYERS = {
+    "LayerNorm()": lambda n: torch.nn.LayerNorm(n),
+    "LayerNorm(eps=0.1)": lambda n: torch.nn.LayerNorm(n, eps=0.1),
+    "BatchNorm()": lambda n: torch.nn.BatchNorm1d(n),
+    "BatchNorm(eps=0.1, momentum=0.3)": lambda n: torch.nn.BatchNorm1d(n, eps=0.1, momentum=0.3),
+}
 # name: what torch calls the optimizer and its options, and which of its state is which slot
 ADAM = {"m": "exp_avg", "v": "exp_avg_sq"}
 RMS = {"v": "square_avg"}
@@ -178,6 +184,37 @@ def network(rng, out):
             out[f"network.{kind}{i}"], out[f"network.d{kind}{i}"] = array.detach().numpy(), array.grad.numpy()
 
 
+def layers(rng, out):
+    """6-7-4 with tanh, a layer in between, cross-entropy: loss and gradient of every parameter in training and in
+    evaluation; statistics before and after a step of training."""
+    x, y = rng.normal(size=(9, 6)), rng.integers(0, 4, 9)
+    out["layer.x"], out["layer.y"] = x, y
+    for name, make in LAYERS.items():
+        model = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Tanh(), make(7), torch.nn.Linear(7, 4))
+        first, _, layer, last = model
+        named = {"w1": first.weight, "b1": first.bias, "gamma2": layer.weight, "beta2": layer.bias, "w3": last.weight,
+                 "b3": last.bias}  # fmt: skip
+        kept = {"mean2": "running_mean", "variance2": "running_var"}
+        kept = {mine: getattr(layer, theirs) for mine, theirs in kept.items() if hasattr(layer, theirs)}
+        with torch.no_grad():
+            for parameter in named.values():
+                parameter[...] = torch.tensor(rng.normal(size=parameter.shape))
+            for statistic in kept.values():
+                statistic[...] = torch.tensor(rng.uniform(0.5, 1.5, size=statistic.shape))
+        for key, tensor in {**named, **kept}.items():
+            out[f"layer.{name}.{key}"] = tensor.detach().numpy().T.copy()
+        for mode in ("evaluation", "training"):
+            model.train(mode == "training")
+            model.zero_grad()
+            loss = F.cross_entropy(model(torch.tensor(x)), torch.tensor(y))
+            loss.backward()
+            out[f"layer.{name}.{mode}.loss"] = loss.detach().numpy()
+            for key, parameter in named.items():
+                out[f"layer.{name}.{mode}.d{key}"] = parameter.grad.numpy().T.copy()
+        for key, statistic in kept.items():
+            out[f"layer.{name}.next.{key}"] = statistic.numpy().copy()
+
+
 class Torch:
     """A torch optimizer at work on an array."""
 
@@ -243,6 +280,6 @@ def optimizers(rng, out):
 
 if __name__ == "__main__":
     out = {}
-    for part in (activations, losses, network, optimizers):
+    for part in (activations, losses, network, layers, optimizers):
         part(np.random.default_rng(0), out)
     np.savez_compressed(pathlib.Path(__file__).with_name("peers.npz"), **out)

@@ -1,0 +1,113 @@
+"""Dropout: the layer, its kernels, and the generator of its masks.
+
+Whether an element is kept is a function of its place alone, the same for any number of threads and in the backward
+pass, so no mask is stored: two 32-bit halves of a hash of (key, step, row), and one of them with the column. Salmon et
+al. 2011, doi:10.1145/2063384.2063405, name such generators counter-based."""
+
+import numpy as np
+
+from .errors import check_number
+from .kernel import In, Out, kernel
+from .layer import Layer, layer
+from .lowmemory import GOLDEN, MIX
+from .program import Fed
+
+# 2^64 over the golden ratio, odd: multiples of it spread evenly.
+GOLDEN_64 = 0x9E3779B97F4A7C15
+# The mixing of SplitMix64 (Steele, Lea & Flood 2014); the second factor of the last mixing of MurmurHash3 (Appleby).
+MIX_64, LAST_MIX_64, LAST_MIX = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xC2B2AE35
+
+
+def mixed(z):
+    """The mixing of SplitMix64, of an array of uint64."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_64)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(LAST_MIX_64)
+    return z ^ (z >> np.uint64(31))
+
+
+def kept(row, n, rate, key, step):
+    """Which of n columns are kept in these rows: bools (rows, n), True with probability 1 - rate."""
+    steps = np.array([int(step)], np.uint64) * np.uint64(GOLDEN_64)
+    hashes = mixed(mixed(np.uint64(int(key)) + steps) + row.astype(np.uint64) * np.uint64(GOLDEN_64))
+    low, high = hashes.astype(np.uint32)[:, None], (hashes >> np.uint64(32)).astype(np.uint32)[:, None]
+    z = (low + np.arange(n, dtype=np.uint32) * np.uint32(GOLDEN)) ^ high
+    z = (z ^ (z >> np.uint32(16))) * np.uint32(MIX)
+    z = (z ^ (z >> np.uint32(13))) * np.uint32(LAST_MIX)
+    return z ^ (z >> np.uint32(16)) >= np.uint32(rate * 2**32)
+
+
+@kernel
+def dropout(
+    y: Out("rows", "n"),
+    x: In("rows", "n"),
+    row: In("rows", dtype="int64", domain="count"),
+    rate: float,
+    key: float,
+    step: float,
+):
+    """y <- x / (1 - rate) where an element is kept, which it is with probability 1 - rate, else 0. Srivastava et al.
+    2014, "Dropout", with the scale in training as torch has it. row: numbers of the rows; key, step: whole numbers.
+    The same row, column, key and step are always treated alike: dy -> dx is the same operation. y may be x."""
+    scale = x.dtype.type(1 / (1 - rate))
+    np.copyto(y, np.where(kept(row, x.shape[1], rate, key, step), x * scale, 0))
+
+
+@dropout.loop
+def dropout(y, x, row, rate, key, step):
+    scale, least = x.dtype.type(1 / (1 - rate)), np.uint32(rate * 2**32)
+    start = np.uint64(np.int64(key)) + np.uint64(np.int64(step)) * np.uint64(GOLDEN_64)
+    start = (start ^ (start >> np.uint64(30))) * np.uint64(MIX_64)
+    start = (start ^ (start >> np.uint64(27))) * np.uint64(LAST_MIX_64)
+    start = start ^ (start >> np.uint64(31))
+    for i in range(x.shape[0]):
+        h = start + np.uint64(row[i]) * np.uint64(GOLDEN_64)
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(MIX_64)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(LAST_MIX_64)
+        h = h ^ (h >> np.uint64(31))
+        low, high = np.uint32(h & np.uint64(0xFFFFFFFF)), np.uint32(h >> np.uint64(32))
+        for j in range(x.shape[1]):
+            z = np.uint32(np.uint32(low + np.uint32(np.uint32(j) * np.uint32(GOLDEN))) ^ high)
+            z = np.uint32(np.uint32(z ^ (z >> np.uint32(16))) * np.uint32(MIX))
+            z = np.uint32(np.uint32(z ^ (z >> np.uint32(13))) * np.uint32(LAST_MIX))
+            z = np.uint32(z ^ (z >> np.uint32(16)))
+            y[i, j] = x[i, j] * scale if z >= least else 0
+
+
+@layer
+class Dropout(Layer):
+    """A layer that in training sets each element to 0 with probability `rate` and divides the others by 1 - rate, so
+    that means stay; in evaluation (`predict`, `loss`, validation) y = x. Srivastava et al. 2014, "Dropout: a simple
+    way to prevent neural networks from overfitting".
+
+    rate: in [0, 1). Which elements, depends on the network's seed, the layer's place, the minibatch's number (as the
+    optimizer counts them), row and column alone: a run is the same for any number of threads, and when it is resumed.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(self, rate):
+        self.rate = check_number("rate", rate, 0.0, 1.0, high_open=True)
+
+    def _scalars(self, plan, i):
+        key = np.array([plan.network.seed], np.uint64) + np.array([i], np.uint64) * np.uint64(GOLDEN_64)
+        return self.rate, float(mixed(key)[0] >> np.uint64(11)), Fed("minibatch")  # a double holds 53 bits
+
+    def forward(self, plan, i, x):
+        if not plan.training or not self.rate:
+            return x
+        y = plan.row_buffer(f"a{i}", plan.network.sizes[i])
+        plan.add("forward", dropout, y, x, "row", *self._scalars(plan, i))
+        return y
+
+    def backward(self, plan, i, x, dy, is_wanted):
+        if not is_wanted:
+            return None
+        if plan.training and self.rate:
+            plan.add("backward", dropout, dy, dy, "row", *self._scalars(plan, i))
+        return dy
+
+    def config(self):
+        return {"layer": "Dropout", "rate": self.rate}
+
+    def __repr__(self):
+        return f"Dropout({self.rate})"

@@ -1,0 +1,78 @@
+"""What a layer is: sizes, arrays it owns, and how it writes its operations down in a plan. The table of all by name."""
+
+import typing
+
+LAYERS = {}
+
+
+def layer(kind):
+    """Decorator: enters a class of layers in LAYERS."""
+    LAYERS[kind.__name__] = kind
+    return kind
+
+
+class ParameterSpec(typing.NamedTuple):
+    """An array of parameters: its name, shape, initializer, and whether the penalty applies to it."""
+
+    name: str
+    shape: tuple
+    initializer: object
+    is_weight: bool
+
+
+class Layer:
+    """A layer, the i-th of a network: `x` (rows, n_in) -> `y` (rows, n_out). It keeps nothing of a network: the arrays
+    that it needs are the network's and the plan's, with i at the end of their names. One object may serve many."""
+
+    # Rows that a minibatch of training needs for the layer to learn from it.
+    least_rows = 1
+
+    def output_size(self, n_in):
+        """n_out; raises ValueError if n_in does not suit."""
+        return n_in
+
+    def parameters(self, n_in):
+        """Name, shape, initializer and whether the penalty applies, of every parameter array."""
+        return ()
+
+    def statistics(self, n_in):
+        """Name, shape and initial value of every array that training steps keep up to date, but no optimizer."""
+        return ()
+
+    def check_dtype(self, dtype):
+        """Raises where a network of this dtype would compute something else."""
+
+    def forward(self, plan, i, x):
+        """Writes the forward pass down in the plan, for training if `plan.training`; returns the name of y."""
+        raise NotImplementedError
+
+    def backward(self, plan, i, x, dy, is_wanted):
+        """Writes the backward pass down; dy is consumed. Returns the name of dx, or None if it is not wanted."""
+        raise NotImplementedError
+
+    def config(self):
+        """What a file needs to make this layer again; the initializers have done their work."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config):
+        """The layer of a `config`."""
+        return cls(**{name: value for name, value in config.items() if name != "layer"})
+
+
+def parameter_specs(n_features, layers):
+    """The parameter arrays of a network in their order: weights first, so that a penalty is on a prefix."""
+    specs, n_in = [], n_features
+    for i, layer in enumerate(layers, 1):
+        specs += [ParameterSpec(f"{name}{i}", *spec) for name, *spec in layer.parameters(n_in)]
+        n_in = layer.output_size(n_in)
+    return sorted(specs, key=lambda spec: not spec.is_weight)
+
+
+def statistic_specs(n_features, layers):
+    """Name, shape and initial value of the arrays of statistics of a network."""
+    specs, n_in = [], n_features
+    for i, layer in enumerate(layers, 1):
+        specs += [(f"{name}{i}", *spec) for name, *spec in layer.statistics(n_in)]
+        n_in = layer.output_size(n_in)
+    return specs

@@ -1,0 +1,312 @@
+"""Normalisation: layers that bring their inputs to mean 0 and variance 1, of each row or of each column of a minibatch,
+and their kernels.
+
+Both compute x' = (x - mean) / sqrt(variance + eps) and y = gamma x' + beta, the variance being that divided by the
+number of elements. `normal` is x', `inverse` is 1 / sqrt(variance + eps)."""
+
+import numpy as np
+
+from .errors import check_number
+from .gradient import average_parameters
+from .initializers import ones, zeros
+from .kernel import In, Out, kernel
+from .layer import Layer, layer
+from .layers import dense_backward_bias
+
+
+@kernel
+def layer_norm_forward(
+    y: Out("rows", "n"),
+    normal: Out("rows", "n"),
+    inverse: Out("rows"),
+    x: In("rows", "n"),
+    gamma: In("n"),
+    beta: In("n"),
+    eps: float,
+):
+    """normal <- (x - mean) inverse, inverse <- 1 / sqrt(variance + eps), mean and variance of each row;
+    y <- gamma normal + beta. Ba et al. 2016, arXiv:1607.06450."""
+    np.subtract(x, x.mean(axis=1, keepdims=True), out=normal)
+    np.copyto(inverse, 1 / np.sqrt((normal * normal).mean(axis=1) + x.dtype.type(eps)))
+    normal *= inverse[:, None]
+    np.multiply(normal, gamma, out=y)
+    y += beta
+
+
+@layer_norm_forward.loop
+def layer_norm_forward(y, normal, inverse, x, gamma, beta, eps):
+    n, zero = x.shape[1], x.dtype.type(0)
+    for i in range(x.shape[0]):
+        mean, variance = zero, zero
+        for j in range(n):
+            mean += x[i, j]
+        mean /= x.dtype.type(n)
+        for j in range(n):
+            variance += (x[i, j] - mean) * (x[i, j] - mean)
+        inverse[i] = 1 / np.sqrt(variance / x.dtype.type(n) + x.dtype.type(eps))
+        for j in range(n):
+            normal[i, j] = (x[i, j] - mean) * inverse[i]
+            y[i, j] = normal[i, j] * gamma[j] + beta[j]
+
+
+@kernel
+def layer_norm_backward(
+    dx: Out("rows", "n"), dy: In("rows", "n"), normal: In("rows", "n"), inverse: In("rows"), gamma: In("n")
+):
+    """dx <- inverse (d - mean(d) - normal mean(d normal)), d = gamma dy, the means those of each row."""
+    d = dy * gamma
+    part = (d * normal).mean(axis=1, keepdims=True)
+    np.subtract(d, d.mean(axis=1, keepdims=True), out=dx)
+    dx -= normal * part
+    dx *= inverse[:, None]
+
+
+@layer_norm_backward.loop
+def layer_norm_backward(dx, dy, normal, inverse, gamma):
+    n, zero = dy.shape[1], dy.dtype.type(0)
+    for i in range(dy.shape[0]):
+        mean, part = zero, zero
+        for j in range(n):
+            d = dy[i, j] * gamma[j]
+            mean += d
+            part += d * normal[i, j]
+        mean, part = mean / dy.dtype.type(n), part / dy.dtype.type(n)
+        for j in range(n):
+            dx[i, j] = inverse[i] * (dy[i, j] * gamma[j] - mean - normal[i, j] * part)
+
+
+@kernel
+def normalization_backward_gamma(dgamma: Out("n"), dy: In("rows", "n"), normal: In("rows", "n")):
+    """dgamma <- sum of dy normal over the rows."""
+    np.sum(dy * normal, axis=0, out=dgamma)
+
+
+@normalization_backward_gamma.loop
+def normalization_backward_gamma(dgamma, dy, normal):
+    for j in range(dgamma.size):
+        dgamma[j] = 0
+    for i in range(dy.shape[0]):
+        for j in range(dgamma.size):
+            dgamma[j] += dy[i, j] * normal[i, j]
+
+
+@kernel
+def batch_statistics(
+    mean: Out("n"), inverse: Out("n"), unbiased: Out("n"), x: In("rows", "n"), running: In("n"), eps: float
+):
+    """mean <- that of each column of x, inverse <- 1 / sqrt(variance + eps); unbiased <- rows / (rows - 1) variance, of
+    one row `running`, since one row tells nothing of a variance."""
+    rows = x.shape[0]
+    np.mean(x, axis=0, out=mean)
+    variance = np.square(x - mean).mean(axis=0)
+    np.copyto(inverse, 1 / np.sqrt(variance + x.dtype.type(eps)))
+    np.copyto(unbiased, running if rows == 1 else variance * x.dtype.type(rows / (rows - 1)))
+
+
+@batch_statistics.loop
+def batch_statistics(mean, inverse, unbiased, x, running, eps):
+    rows = x.shape[0]
+    for j in range(mean.size):
+        mean[j] = 0
+        unbiased[j] = 0
+    for i in range(rows):
+        for j in range(mean.size):
+            mean[j] += x[i, j]
+    for j in range(mean.size):
+        mean[j] /= x.dtype.type(rows)
+    for i in range(rows):
+        for j in range(mean.size):
+            unbiased[j] += (x[i, j] - mean[j]) * (x[i, j] - mean[j])
+    for j in range(mean.size):
+        inverse[j] = 1 / np.sqrt(unbiased[j] / x.dtype.type(rows) + x.dtype.type(eps))
+        unbiased[j] = running[j] if rows == 1 else unbiased[j] / x.dtype.type(rows - 1)
+
+
+@kernel
+def inverse_deviation(inverse: Out("n"), variance: In("n", domain="nonnegative"), eps: float):
+    """inverse <- 1 / sqrt(variance + eps)."""
+    np.copyto(inverse, 1 / np.sqrt(variance + variance.dtype.type(eps)))
+
+
+@inverse_deviation.loop
+def inverse_deviation(inverse, variance, eps):
+    for j in range(inverse.size):
+        inverse[j] = 1 / np.sqrt(variance[j] + variance.dtype.type(eps))
+
+
+@kernel
+def batch_norm_forward(
+    y: Out("rows", "n"),
+    normal: Out("rows", "n"),
+    x: In("rows", "n"),
+    mean: In("n"),
+    inverse: In("n"),
+    gamma: In("n"),
+    beta: In("n"),
+):
+    """normal <- (x - mean) inverse, y <- gamma normal + beta, mean and inverse those of each column. Ioffe & Szegedy
+    2015, arXiv:1502.03167."""
+    np.subtract(x, mean, out=normal)
+    normal *= inverse
+    np.multiply(normal, gamma, out=y)
+    y += beta
+
+
+@batch_norm_forward.loop
+def batch_norm_forward(y, normal, x, mean, inverse, gamma, beta):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            normal[i, j] = (x[i, j] - mean[j]) * inverse[j]
+            y[i, j] = normal[i, j] * gamma[j] + beta[j]
+
+
+@kernel
+def batch_norm_means(mean: Out("n"), part: Out("n"), dy: In("rows", "n"), normal: In("rows", "n")):
+    """mean <- that of each column of dy, part <- that of dy normal."""
+    np.mean(dy, axis=0, out=mean)
+    np.mean(dy * normal, axis=0, out=part)
+
+
+@batch_norm_means.loop
+def batch_norm_means(mean, part, dy, normal):
+    for j in range(mean.size):
+        mean[j] = 0
+        part[j] = 0
+    for i in range(dy.shape[0]):
+        for j in range(mean.size):
+            mean[j] += dy[i, j]
+            part[j] += dy[i, j] * normal[i, j]
+    for j in range(mean.size):
+        mean[j] /= dy.dtype.type(dy.shape[0])
+        part[j] /= dy.dtype.type(dy.shape[0])
+
+
+@kernel
+def batch_norm_backward(
+    dx: Out("rows", "n"),
+    dy: In("rows", "n"),
+    normal: In("rows", "n"),
+    inverse: In("n"),
+    gamma: In("n"),
+    mean: In("n"),
+    part: In("n"),
+):
+    """dx <- gamma inverse (dy - mean - normal part). With the means of the minibatch (`batch_norm_means`) that is the
+    gradient where mean and variance are the minibatch's; with zeros, where they are constants."""
+    np.multiply(normal, part, out=dx)
+    np.subtract(dy - mean, dx, out=dx)
+    dx *= gamma * inverse
+
+
+@batch_norm_backward.loop
+def batch_norm_backward(dx, dy, normal, inverse, gamma, mean, part):
+    for i in range(dx.shape[0]):
+        for j in range(dx.shape[1]):
+            dx[i, j] = gamma[j] * inverse[j] * (dy[i, j] - mean[j] - normal[i, j] * part[j])
+
+
+class Normalization(Layer):
+    """What `LayerNorm` and `BatchNorm` share: the parameters gamma (n,), 1 at first, and beta (n,), 0 at first, without
+    penalty."""
+
+    def __init__(self, eps):
+        self.eps = check_number("eps", eps, 0.0, low_open=True)
+
+    def parameters(self, n_in):
+        return (("gamma", (n_in,), ones, False), ("beta", (n_in,), zeros, False))
+
+    def write_parameters(self, plan, i, dy):
+        """Writes down the gradients of gamma and beta."""
+        plan.add("parameters", normalization_backward_gamma, f"dgamma{i}", dy, f"normal{i}")
+        plan.add("parameters", dense_backward_bias, f"dbeta{i}", dy)
+
+
+@layer
+class LayerNorm(Normalization):
+    """A layer that brings each row to mean 0 and variance 1, then scales and shifts its columns:
+    y = gamma (x - mean) / sqrt(variance + eps) + beta, as torch's LayerNorm. Ba et al. 2016, arXiv:1607.06450.
+
+    eps: > 0. Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(self, *, eps=1e-5):
+        super().__init__(eps)
+
+    def forward(self, plan, i, x):
+        n = plan.network.sizes[i]
+        y, normal = plan.row_buffer(f"a{i}", n), plan.row_buffer(f"normal{i}", n)
+        inverse = plan.row_buffer(f"inverse{i}", None)
+        plan.add("forward", layer_norm_forward, y, normal, inverse, x, f"gamma{i}", f"beta{i}", self.eps)
+        return y
+
+    def backward(self, plan, i, x, dy, is_wanted):
+        self.write_parameters(plan, i, dy)
+        if not is_wanted:
+            return None
+        dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
+        plan.add("backward", layer_norm_backward, dx, dy, f"normal{i}", f"inverse{i}", f"gamma{i}")
+        return dx
+
+    def config(self):
+        return {"layer": "LayerNorm", "eps": self.eps}
+
+    def __repr__(self):
+        return f"LayerNorm(eps={self.eps})"
+
+
+@layer
+class BatchNorm(Normalization):
+    """A layer that brings each column of a minibatch to mean 0 and variance 1, then scales and shifts it:
+    y = gamma (x - mean) / sqrt(variance + eps) + beta, as torch's BatchNorm1d. Ioffe & Szegedy 2015, arXiv:1502.03167.
+
+    In evaluation (`predict`, `loss`, validation) mean and variance are running ones, which each step of training moves
+    by a share `momentum` of the way to the minibatch's (the variance to the one divided by rows - 1). They are
+    `network.statistics`, kept and restored with the parameters.
+
+    eps: > 0. momentum: in (0, 1]. A minibatch of one row becomes beta, and leaves the running variance as it is; `fit`
+    refuses batch_size=1. Raises TypeError or ValueError that names the argument.
+    """
+
+    least_rows = 2
+
+    def __init__(self, *, eps=1e-5, momentum=0.1):
+        super().__init__(eps)
+        self.momentum = check_number("momentum", momentum, 0.0, 1.0, low_open=True)
+
+    def statistics(self, n_in):
+        return (("mean", (n_in,), 0.0), ("variance", (n_in,), 1.0))
+
+    def forward(self, plan, i, x):
+        n = plan.network.sizes[i]
+        y, normal = plan.row_buffer(f"a{i}", n), plan.row_buffer(f"normal{i}", n)
+        inverse = plan.vector(f"inverse{i}", np.ones(n))
+        if plan.training:
+            mean, unbiased = (plan.vector(f"minibatch.{name}{i}", np.zeros(n)) for name in ("mean", "unbiased"))
+            plan.add("forward", batch_statistics, mean, inverse, unbiased, x, f"variance{i}", self.eps)
+            plan.add("track", average_parameters, f"mean{i}", mean, 1 - self.momentum)
+            plan.add("track", average_parameters, f"variance{i}", unbiased, 1 - self.momentum)
+        else:
+            mean = f"mean{i}"
+            plan.add("forward", inverse_deviation, inverse, f"variance{i}", self.eps)
+        plan.add("forward", batch_norm_forward, y, normal, x, mean, inverse, f"gamma{i}", f"beta{i}")
+        return y
+
+    def backward(self, plan, i, x, dy, is_wanted):
+        self.write_parameters(plan, i, dy)
+        if not is_wanted:
+            return None
+        n = plan.network.sizes[i]
+        dx = plan.row_buffer(f"da{i - 1}", n)
+        mean, part = (plan.vector(f"d{name}{i}", np.zeros(n)) for name in ("mean", "part"))
+        if plan.training:
+            plan.add("backward", batch_norm_means, mean, part, dy, f"normal{i}")
+        plan.add(
+            "backward", batch_norm_backward, dx, dy, f"normal{i}", f"inverse{i}", f"gamma{i}", mean, part
+        )  # fmt: skip
+        return dx
+
+    def config(self):
+        return {"layer": "BatchNorm", "eps": self.eps, "momentum": self.momentum}
+
+    def __repr__(self):
+        return f"BatchNorm(eps={self.eps}, momentum={self.momentum})"

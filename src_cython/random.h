@@ -1,0 +1,27 @@
+/* Hashes: what is random here is a function of a counter. */
+#ifndef FASTGD_RANDOM_H
+#define FASTGD_RANDOM_H
+
+#include <stdint.h>
+
+/* 2^64 and 2^32 over the golden ratio, odd: multiples of them spread evenly. */
+#define GOLDEN_64 UINT64_C(0x9E3779B97F4A7C15)
+#define GOLDEN UINT32_C(0x9E3779B1)
+
+/* The mixing of SplitMix64 (Steele, Lea & Flood 2014). */
+static inline uint64_t mixed(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return z ^ (z >> 31);
+}
+
+/* The last mixing of MurmurHash3 (Appleby). */
+static inline uint32_t mixed_32(uint32_t z)
+{
+    z = (z ^ (z >> 16)) * UINT32_C(0x85EBCA6B);
+    z = (z ^ (z >> 13)) * UINT32_C(0xC2B2AE35);
+    return z ^ (z >> 16);
+}
+
+#endif
