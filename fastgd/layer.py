@@ -2,6 +2,9 @@
 
 import typing
 
+from .activations import ACTIVATIONS, Activation
+from .choice import pick
+
 LAYERS = {}
 
 
@@ -58,6 +61,40 @@ class Layer:
     def from_config(cls, config):
         """The layer of a `config`."""
         return cls(**{name: value for name, value in config.items() if name != "layer"})
+
+
+class ActivatedLayer(Layer):
+    """A layer with an activation: what it computes, z (rows, n_out), becomes y = activation(z)."""
+
+    def __init__(self, activation):
+        self.activation = pick("activation", activation, ACTIVATIONS, Activation)
+
+    def row_buffer_of_z(self, plan, i):
+        """Declares the buffer of z, and returns its name; that of y, if the activation works in place."""
+        keeps_slope = self.activation.keeps == "slope"  # where z was, after the forward pass
+        return plan.row_buffer(f"z{i}" if keeps_slope else f"a{i}", plan.network.sizes[i])
+
+    def activate(self, plan, i, z):
+        """Writes the activation down; returns the name of y."""
+        act, y = self.activation, plan.row_buffer(f"a{i}", plan.network.sizes[i])
+        if act.forward is not None:
+            plan.add("forward", act.forward, y, z, *act.parameters.values())
+        return y
+
+    def activate_backward(self, plan, i, dy):
+        """Writes down what makes of dy the gradient of z, in its place."""
+        act = self.activation
+        if act.backward is not None and act.keeps == "output":
+            plan.add("backward", act.backward, dy, f"a{i}", *act.parameters.values())
+        elif act.backward is not None:
+            plan.add("backward", act.backward, dy, f"z{i}")
+
+    @classmethod
+    def from_config(cls, config):
+        options = {name: value for name, value in config.items() if name not in ("layer", "activation")}
+        chosen = dict(config["activation"])
+        activation = pick("activation", chosen.pop("name"), ACTIVATIONS, Activation)(**chosen)
+        return cls(activation=activation, **options)
 
 
 def parameter_specs(n_features, layers):

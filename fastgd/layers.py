@@ -2,12 +2,10 @@
 
 import numpy as np
 
-from .activations import ACTIVATIONS, Activation
-from .choice import pick
 from .errors import check_integer, shown, value_error
 from .initializers import pick_initializer
 from .kernel import In, Out, kernel
-from .layer import Layer, layer
+from .layer import ActivatedLayer, Layer, layer
 from .samples import moments, scale_of
 
 
@@ -102,7 +100,7 @@ def standardize_backward(dx, dy, scale):
 
 
 @layer
-class Dense(Layer):
+class Dense(ActivatedLayer):
     """A fully connected layer: y = activation(x w + b), x (rows, n_in), w (n_in, units), b (units,).
 
     units: int >= 1, the number of outputs.
@@ -115,7 +113,7 @@ class Dense(Layer):
 
     def __init__(self, units, activation="identity", *, weight_init="glorot_uniform", bias_init="zeros"):
         self.units = check_integer("units", units, 1)
-        self.activation = pick("activation", activation, ACTIVATIONS, Activation)
+        super().__init__(activation)
         self.weight_init = pick_initializer("weight_init", weight_init)
         self.bias_init = pick_initializer("bias_init", bias_init)
 
@@ -129,26 +127,13 @@ class Dense(Layer):
         )
 
     def forward(self, plan, i, x):
-        act, scalars = self.activation, self.activation.parameters.values()
-        y = plan.row_buffer(f"a{i}", self.units)
-        if act.forward is None:
-            plan.add("forward", dense_forward, y, x, f"w{i}", f"b{i}")
-        elif act.keeps == "output":
-            plan.add("forward", dense_forward, y, x, f"w{i}", f"b{i}")
-            plan.add("forward", act.forward, y, y, *scalars)
-        else:
-            z = plan.row_buffer(f"z{i}", self.units)  # after the forward pass the slope of the activation
-            plan.add("forward", dense_forward, z, x, f"w{i}", f"b{i}")
-            plan.add("forward", act.forward, y, z, *scalars)
-        return y
+        z = self.row_buffer_of_z(plan, i)
+        plan.add("forward", dense_forward, z, x, f"w{i}", f"b{i}")
+        return self.activate(plan, i, z)
 
     def backward(self, plan, i, x, dy, is_wanted):
-        act, dx = self.activation, None
-        if act.backward is not None:
-            if act.keeps == "output":
-                plan.add("backward", act.backward, dy, f"a{i}", *act.parameters.values())
-            else:
-                plan.add("backward", act.backward, dy, f"z{i}")
+        self.activate_backward(plan, i, dy)
+        dx = None
         if is_wanted:
             dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
             plan.add("backward", dense_backward_input, dx, dy, f"w{i}")
@@ -159,12 +144,6 @@ class Dense(Layer):
 
     def config(self):
         return {"layer": "Dense", "units": self.units, "activation": self.activation.config()}
-
-    @classmethod
-    def from_config(cls, config):
-        activation = dict(config["activation"])
-        activation = pick("activation", activation.pop("name"), ACTIVATIONS, Activation)(**activation)
-        return cls(config["units"], activation, weight_init="zeros")  # what it has learnt comes from the file
 
     def __repr__(self):
         return f"Dense({self.units}, {self.activation!r})"

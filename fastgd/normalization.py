@@ -10,7 +10,7 @@ from .errors import check_number
 from .gradient import average_parameters
 from .initializers import ones, zeros
 from .kernel import In, Out, kernel
-from .layer import Layer, layer
+from .layer import ActivatedLayer, layer
 from .layers import dense_backward_bias
 
 
@@ -205,11 +205,12 @@ def batch_norm_backward(dx, dy, normal, inverse, gamma, mean, part):
             dx[i, j] = gamma[j] * inverse[j] * (dy[i, j] - mean[j] - normal[i, j] * part[j])
 
 
-class Normalization(Layer):
+class Normalization(ActivatedLayer):
     """What `LayerNorm` and `BatchNorm` share: the parameters gamma (n,), 1 at first, and beta (n,), 0 at first, without
     penalty."""
 
-    def __init__(self, eps):
+    def __init__(self, activation, eps):
+        super().__init__(activation)
         self.eps = check_number("eps", eps, 0.0, low_open=True)
 
     def parameters(self, n_in):
@@ -224,22 +225,23 @@ class Normalization(Layer):
 @layer
 class LayerNorm(Normalization):
     """A layer that brings each row to mean 0 and variance 1, then scales and shifts its columns:
-    y = gamma (x - mean) / sqrt(variance + eps) + beta, as torch's LayerNorm. Ba et al. 2016, arXiv:1607.06450.
+    y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's LayerNorm. Ba et al. 2016,
+    arXiv:1607.06450.
 
-    eps: > 0. Raises TypeError or ValueError that names the argument.
+    activation: as in `Dense`. eps: > 0. Raises TypeError or ValueError that names the argument.
     """
 
-    def __init__(self, *, eps=1e-5):
-        super().__init__(eps)
+    def __init__(self, activation="identity", *, eps=1e-5):
+        super().__init__(activation, eps)
 
     def forward(self, plan, i, x):
-        n = plan.network.sizes[i]
-        y, normal = plan.row_buffer(f"a{i}", n), plan.row_buffer(f"normal{i}", n)
+        z, normal = self.row_buffer_of_z(plan, i), plan.row_buffer(f"normal{i}", plan.network.sizes[i])
         inverse = plan.row_buffer(f"inverse{i}", None)
-        plan.add("forward", layer_norm_forward, y, normal, inverse, x, f"gamma{i}", f"beta{i}", self.eps)
-        return y
+        plan.add("forward", layer_norm_forward, z, normal, inverse, x, f"gamma{i}", f"beta{i}", self.eps)
+        return self.activate(plan, i, z)
 
     def backward(self, plan, i, x, dy, is_wanted):
+        self.activate_backward(plan, i, dy)
         self.write_parameters(plan, i, dy)
         if not is_wanted:
             return None
@@ -248,29 +250,30 @@ class LayerNorm(Normalization):
         return dx
 
     def config(self):
-        return {"layer": "LayerNorm", "eps": self.eps}
+        return {"layer": "LayerNorm", "activation": self.activation.config(), "eps": self.eps}
 
     def __repr__(self):
-        return f"LayerNorm(eps={self.eps})"
+        return f"LayerNorm({self.activation!r}, eps={self.eps})"
 
 
 @layer
 class BatchNorm(Normalization):
     """A layer that brings each column of a minibatch to mean 0 and variance 1, then scales and shifts it:
-    y = gamma (x - mean) / sqrt(variance + eps) + beta, as torch's BatchNorm1d. Ioffe & Szegedy 2015, arXiv:1502.03167.
+    y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's BatchNorm1d. Ioffe & Szegedy 2015,
+    arXiv:1502.03167.
 
     In evaluation (`predict`, `loss`, validation) mean and variance are running ones, which each step of training moves
     by a share `momentum` of the way to the minibatch's (the variance to the one divided by rows - 1). They are
     `network.statistics`, kept and restored with the parameters.
 
-    eps: > 0. momentum: in (0, 1]. A minibatch of one row becomes beta, and leaves the running variance as it is; `fit`
-    refuses batch_size=1. Raises TypeError or ValueError that names the argument.
+    activation: as in `Dense`. eps: > 0. momentum: in (0, 1]. A minibatch of one row becomes beta, and leaves the
+    running variance as it is; `fit` refuses batch_size=1. Raises TypeError or ValueError that names the argument.
     """
 
     least_rows = 2
 
-    def __init__(self, *, eps=1e-5, momentum=0.1):
-        super().__init__(eps)
+    def __init__(self, activation="identity", *, eps=1e-5, momentum=0.1):
+        super().__init__(activation, eps)
         self.momentum = check_number("momentum", momentum, 0.0, 1.0, low_open=True)
 
     def statistics(self, n_in):
@@ -278,7 +281,7 @@ class BatchNorm(Normalization):
 
     def forward(self, plan, i, x):
         n = plan.network.sizes[i]
-        y, normal = plan.row_buffer(f"a{i}", n), plan.row_buffer(f"normal{i}", n)
+        z, normal = self.row_buffer_of_z(plan, i), plan.row_buffer(f"normal{i}", n)
         inverse = plan.vector(f"inverse{i}", np.ones(n))
         if plan.training:
             mean, unbiased = (plan.vector(f"minibatch.{name}{i}", np.zeros(n)) for name in ("mean", "unbiased"))
@@ -288,10 +291,11 @@ class BatchNorm(Normalization):
         else:
             mean = f"mean{i}"
             plan.add("forward", inverse_deviation, inverse, f"variance{i}", self.eps)
-        plan.add("forward", batch_norm_forward, y, normal, x, mean, inverse, f"gamma{i}", f"beta{i}")
-        return y
+        plan.add("forward", batch_norm_forward, z, normal, x, mean, inverse, f"gamma{i}", f"beta{i}")
+        return self.activate(plan, i, z)
 
     def backward(self, plan, i, x, dy, is_wanted):
+        self.activate_backward(plan, i, dy)
         self.write_parameters(plan, i, dy)
         if not is_wanted:
             return None
@@ -306,7 +310,8 @@ class BatchNorm(Normalization):
         return dx
 
     def config(self):
-        return {"layer": "BatchNorm", "eps": self.eps, "momentum": self.momentum}
+        activation = self.activation.config()
+        return {"layer": "BatchNorm", "activation": activation, "eps": self.eps, "momentum": self.momentum}
 
     def __repr__(self):
-        return f"BatchNorm(eps={self.eps}, momentum={self.momentum})"
+        return f"BatchNorm({self.activation!r}, eps={self.eps}, momentum={self.momentum})"

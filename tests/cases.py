@@ -33,8 +33,8 @@ LAYERS = {
     "Dense": lambda: fastgd.Dense(7, "tanh"),
     "Standardize": lambda: fastgd.Standardize(0.2, 1.5),
     "Dropout": lambda: fastgd.Dropout(0.3),
-    "LayerNorm": lambda: fastgd.LayerNorm(eps=0.01),
-    "BatchNorm": lambda: fastgd.BatchNorm(eps=0.01, momentum=0.3),
+    "LayerNorm": lambda: fastgd.LayerNorm("silu", eps=0.01),
+    "BatchNorm": lambda: fastgd.BatchNorm("tanh", eps=0.01, momentum=0.3),
 }
 # Dimensions of a small and of a medium network to time kernels at; "parameters" is the length of a flat buffer.
 BENCHMARKED = {
