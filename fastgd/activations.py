@@ -3,6 +3,9 @@
 Forward is `y <- f(x)`. Backward multiplies a gradient by the derivative, in place: `dy <- dy f'`, told by what the
 activation keeps: its output y, where the derivative follows from it (forward then works in place), else its slope,
 which forward leaves in the place of x: there y and x must be different arrays.
+
+Nodes of ONNX (`@name.onnx`) are operators that onnxruntime has; of LeakyRelu, Elu, Softplus and Erf it has those of
+float32 only, so that others take their place in float64.
 """
 
 import dataclasses
@@ -18,6 +21,7 @@ SQRT_2_OVER_PI = (2 / math.pi) ** 0.5
 INV_SQRT_2PI = 1 / (2 * math.pi) ** 0.5
 GELU_CUBIC = 0.044715
 GELU_FLAT = 100.0  # the slope of gelu is 0 or 1 from there on
+ERF_IS_ONE, ERF_DEGREE = 6.5, 24  # from there on, in float64; of a polynomial for erf up to there
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -47,6 +51,11 @@ def relu_forward(y, x):
             y[i, j] = 0 if v < 0 else v
 
 
+@relu_forward.onnx
+def relu_forward(graph, x):
+    return graph.add("Relu", x)
+
+
 @kernel
 def relu_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
     """dy <- dy if y > 0 else 0: the derivative at 0 is 0."""
@@ -74,6 +83,13 @@ def leaky_relu_forward(y, x, negative_slope):
         for j in range(x.shape[1]):
             v = x[i, j]
             y[i, j] = slope * v if v < 0 else v
+
+
+@leaky_relu_forward.onnx
+def leaky_relu_forward(graph, x, negative_slope):
+    if graph.dtype == np.float32:
+        return graph.add("LeakyRelu", x, alpha=negative_slope)
+    return graph.add("Add", graph.add("Max", x, 0.0), graph.add("Mul", graph.add("Min", x, 0.0), negative_slope))
 
 
 @kernel
@@ -106,6 +122,14 @@ def elu_forward(y, x, alpha):
             y[i, j] = v if v > 0 else a * math.expm1(v)
 
 
+@elu_forward.onnx
+def elu_forward(graph, x, alpha):
+    if graph.dtype == np.float32:
+        return graph.add("Elu", x, alpha=alpha)
+    less = graph.add("Sub", graph.add("Exp", graph.add("Min", x, 0.0)), 1.0)
+    return graph.add("Add", graph.add("Max", x, 0.0), graph.add("Mul", less, alpha))
+
+
 @kernel
 def elu_backward(dy: InOut("rows", "n"), y: In("rows", "n"), alpha: float):
     """dy <- dy if y > 0 else dy (y + alpha). Needs alpha > 0."""
@@ -132,6 +156,11 @@ def tanh_forward(y, x):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             y[i, j] = math.tanh(x[i, j])
+
+
+@tanh_forward.onnx
+def tanh_forward(graph, x):
+    return graph.add("Tanh", x)
 
 
 @kernel
@@ -162,6 +191,11 @@ def sigmoid_forward(y, x):
             y[i, j] = 1 / (1 + e) if v >= 0 else e / (1 + e)
 
 
+@sigmoid_forward.onnx
+def sigmoid_forward(graph, x):
+    return graph.add("Sigmoid", x)
+
+
 @kernel
 def sigmoid_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
     """dy <- dy y (1 - y)."""
@@ -187,6 +221,14 @@ def softplus_forward(y, x):
         for j in range(x.shape[1]):
             v = x[i, j]
             y[i, j] = (0 if v < 0 else v) + math.log1p(math.exp(-abs(v)))
+
+
+@softplus_forward.onnx
+def softplus_forward(graph, x):
+    if graph.dtype == np.float32:
+        return graph.add("Softplus", x)
+    e = graph.add("Exp", graph.add("Neg", graph.add("Abs", x)))  # of a negative number only: it cannot overflow
+    return graph.add("Add", graph.add("Max", x, 0.0), graph.add("Log", graph.add("Add", e, 1.0)))
 
 
 @kernel
@@ -223,6 +265,38 @@ def gelu_forward(y, x):
             x[i, j] = below + v * density * math.exp(-v * v / 2)
 
 
+@gelu_forward.onnx
+def gelu_forward(graph, x):
+    below = graph.add("Mul", graph.add("Add", _onnx_erf(graph, graph.add("Mul", x, SQRT_HALF)), 1.0), 0.5)
+    return graph.add("Mul", x, below)
+
+
+def _onnx_erf(graph, x):
+    """Nodes of the error function. In float64 erf(z) = 1 - t exp(-z^2) p(t) for z >= 0, t = 2 / (2 + z), p a polynomial
+    that is fitted here."""
+    if graph.dtype == np.float32:
+        return graph.add("Erf", x)
+    domain = (2 / (2 + ERF_IS_ONE), 1.0)
+    fit = np.polynomial.Chebyshev.interpolate(_scaled_erfc, ERF_DEGREE, domain)
+    fit = fit.convert(domain=domain, kind=np.polynomial.Polynomial, window=(-1.0, 1.0))
+    shift, scale = fit.mapparms()
+    z = graph.add("Abs", x)
+    t = graph.add("Div", 2.0, graph.add("Add", graph.add("Min", z, ERF_IS_ONE), 2.0))
+    u = graph.add("Add", graph.add("Mul", t, float(scale)), float(shift))
+    *rest, p = fit.coef.tolist()
+    for coefficient in reversed(rest):
+        p = graph.add("Add", graph.add("Mul", u, p), coefficient)
+    e = graph.add("Exp", graph.add("Neg", graph.add("Mul", z, z)))
+    above = graph.add("Mul", graph.add("Mul", t, e), p)
+    return graph.add("Mul", graph.add("Sign", x), graph.add("Sub", 1.0, above))
+
+
+def _scaled_erfc(t):
+    """erfc(z) exp(z^2) / t, z = 2 / t - 2."""
+    z = 2 / t - 2
+    return np.vectorize(math.erfc)(z) * np.exp(z * z) / t
+
+
 @kernel
 def gelu_tanh_forward(y: Out("rows", "n"), x: InOut("rows", "n")):
     """y <- x (1 + t) / 2, t = tanh(sqrt(2 / pi) (x + 0.044715 x^3)): the tanh form of gelu. Hendrycks & Gimpel 2016,
@@ -245,6 +319,14 @@ def gelu_tanh_forward(y, x):
             x[i, j] = (1 + t + v * (1 - t * t) * scale * (1 + 3 * cubic * v * v)) / 2
 
 
+@gelu_tanh_forward.onnx
+def gelu_tanh_forward(graph, x):
+    cube = graph.add("Mul", graph.add("Mul", x, x), x)
+    inner = graph.add("Add", x, graph.add("Mul", cube, GELU_CUBIC))
+    t = graph.add("Tanh", graph.add("Mul", inner, SQRT_2_OVER_PI))
+    return graph.add("Mul", x, graph.add("Mul", graph.add("Add", t, 1.0), 0.5))
+
+
 @kernel
 def silu_forward(y: Out("rows", "n"), x: InOut("rows", "n")):
     """y <- x s, x <- s (1 + x (1 - s)), s = sigmoid(x); also called swish. Elfwing et al. 2018, arXiv:1702.03118."""
@@ -262,6 +344,11 @@ def silu_forward(y, x):
             s = 1 / (1 + e) if v >= 0 else e / (1 + e)
             y[i, j] = v * s
             x[i, j] = s * (1 + v * (1 - s))
+
+
+@silu_forward.onnx
+def silu_forward(graph, x):
+    return graph.add("Mul", x, graph.add("Sigmoid", x))
 
 
 @kernel

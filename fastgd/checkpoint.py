@@ -75,7 +75,7 @@ def save(path, network, optimizer=None, run=None):
     if not data.endswith(mark):
         raise AssertionError("the safetensors library does not put the digest last")
     rest = memoryview(data)[:-32]
-    _write(check_path(path), (rest, hashlib.sha256(rest).digest()))
+    replace_file(check_path(path), (rest, hashlib.sha256(rest).digest()))
 
 
 def describe(network, optimizer):
@@ -132,7 +132,7 @@ def check_path(path, argument="path"):
     return path
 
 
-def _write(path, parts):
+def replace_file(path, parts):
     """Replaces the file at `path`, or the one a link there points to, in one go; a device is written to."""
     path = os.path.realpath(path)
     if os.path.exists(path) and not os.path.isfile(path):

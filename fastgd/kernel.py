@@ -8,6 +8,8 @@ same stem; the fastest variant of it that this processor can run is chosen at im
     def sgd_step(p: InOut("n"), g: In("n"), lr: float, weight_decay: float):
         ...
 
+An activation or a link also says how ONNX computes it (`@name.onnx`).
+
 An argument is an array, annotated by its direction and the names of its dimensions, or after all arrays a float.
 A compiled body is `void body(const void *record, int64_t begin, int64_t end)`. The record lists, eight bytes each,
 the addresses of the arrays, the sizes of the dimensions in order of first appearance, and the scalars. [begin, end)
@@ -101,6 +103,7 @@ class Kernel:
         self.reference = reference
         self.loop_function = None
         self.build_loop = None  # or a function of Numba's jit and a precision that makes a loop
+        self.onnx_function = None
         self.derived = {}  # kernels that follow from this one; see lowmemory.py
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
@@ -139,6 +142,15 @@ class Kernel:
                 f"kernel {self.name}: its loop takes {names}, expected {tuple(self.__signature__.parameters)}"
             )
         self.loop_function = function
+        return self
+
+    def onnx(self, function):
+        """Decorator: attaches what adds the nodes of an activation or a link to a graph (`fastgd.onnx.Graph`): a
+        function of the graph, the name of the input and the scalars, which returns the name of the output."""
+        names = tuple(inspect.signature(function).parameters)
+        if names != ("graph", "x", *self.scalars):
+            raise TypeError(f"kernel {self.name}: its nodes take {names}, expected {('graph', 'x', *self.scalars)}")
+        self.onnx_function = function
         return self
 
     @property

@@ -142,6 +142,11 @@ class Dense(ActivatedLayer):
         plan.add_outer_product(f"b{i}", f"w{i}", x, dy)
         return dx
 
+    def onnx(self, graph, i, x):
+        """Adds the nodes of this layer, the i-th, to a graph of ONNX; returns the name of their output."""
+        z = graph.add("Gemm", x, graph.parameter(f"w{i}"), graph.parameter(f"b{i}"))
+        return graph.apply("activation", self.activation, self.activation.forward, z)
+
     def config(self):
         return {"layer": "Dense", "units": self.units, "activation": self.activation.config()}
 
@@ -211,6 +216,10 @@ class Standardize(Layer):
         dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
         plan.add("backward", standardize_backward, dx, dy, f"scale{i}")
         return dx
+
+    def onnx(self, graph, i, x):
+        shift, scale = (values.astype(graph.dtype) for values in (self.shift, self.scale))
+        return graph.add("Mul", graph.add("Sub", x, shift), scale)
 
     def config(self):
         return {"layer": "Standardize", "shift": self.shift.tolist(), "scale": self.scale.tolist()}

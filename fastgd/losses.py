@@ -239,6 +239,11 @@ def softmax_forward(p, z):
             p[i, j] /= total
 
 
+@softmax_forward.onnx
+def softmax_forward(graph, x):
+    return graph.add("Softmax", x, axis=1)
+
+
 @kernel
 def sum_loss(total: Out("one", dtype="float64"), loss: In("rows")):
     """total <- sum of loss, in float64, in the order of the rows."""

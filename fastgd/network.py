@@ -424,6 +424,13 @@ class Network:
 
         save(path, self, optimizer)
 
+    def to_onnx(self, path, *, unknown="error"):
+        """Writes what `predict` computes, and `preprocessing` before and after it, as an ONNX model; see
+        `fastgd.onnx`. unknown: as in `Preprocessing.encode`."""
+        from .onnx import export
+
+        export(path, self, unknown=unknown)
+
     def config(self):
         """What a file needs to make this network again, besides the parameters."""
         return {

@@ -171,7 +171,7 @@ def test_ctrl_c_at_any_time_saves_and_a_run_goes_on(backend, watches, tmp_path, 
 
 def test_a_second_ctrl_c_does_not_lose_what_is_saved(tmp_path, small, monkeypatch):
     _, x, y = small
-    real, before = fastgd.checkpoint._write, signal.signal(signal.SIGINT, signal.default_int_handler)
+    real, before = fastgd.checkpoint.replace_file, signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def press(run):
         os.kill(os.getpid(), signal.SIGINT)
@@ -181,7 +181,7 @@ def test_a_second_ctrl_c_does_not_lose_what_is_saved(tmp_path, small, monkeypatc
         real(*arguments)
         press(None)
 
-    monkeypatch.setattr(fastgd.checkpoint, "_write", write)
+    monkeypatch.setattr(fastgd.checkpoint, "replace_file", write)
     try:
         with pytest.raises(KeyboardInterrupt) as caught:
             trainee().fit(x, y, epochs=9, checkpoint=tmp_path / "m", callbacks=[press])

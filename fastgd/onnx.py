@@ -1,0 +1,156 @@
+"""ONNX models of networks (extra `onnx`), for onnxruntime and others. They compute what `predict` does, in the network's
+precision.
+
+net.to_onnx("model.onnx")
+session = onnxruntime.InferenceSession("model.onnx")
+session.run(["prediction"], {"x": X})[0]  # net.predict(X)
+
+The input "x" is (rows, n_features), the output "prediction" (rows, n_out). A network with `preprocessing` takes the
+columns of the table instead, each an input of its name, (rows, 1): numbers as float64, missing ones NaN; categories as
+text, missing ones "". Then "prediction" (rows,) is what `Preprocessing.decode` gives, numbers or classes; with classes
+comes "probabilities" (rows, n_out), or "scores" where the loss has no link, and the metadata "classes" is their order,
+as JSON. A model raises no error where fastgd does for numbers that are not finite: they pass through.
+"""
+
+import numpy as np
+
+from .checkpoint import check_path, replace_file
+from .config import __version__
+from .errors import choose, value_error
+
+# Those of ONNX 1.8 of November 2020, which onnxruntime reads since 1.6; nothing that is newer is needed.
+OPSETS, IR_VERSION = {"": 13, "ai.onnx.ml": 2}, 7
+OUTPUTS = ("prediction", "probabilities", "scores")
+# Protocol buffers end below 2 GiB; some is left for all but the parameters.
+MOST_BYTES = 2**31 - 2**24
+
+
+def onnx_modules():
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.helper
+        import onnx.numpy_helper
+    except ImportError as error:
+        raise ImportError("ONNX models need onnx: pip install 'fastgd[onnx]'") from error
+    return onnx
+
+
+def export(path, network, *, unknown="error"):
+    """Writes a network to `path` as an ONNX model, as durably as `Network.save` does. unknown: what a category gives
+    that was not there when the preprocessing was learnt: "error", raised where the model runs, or "zeros".
+
+    Raises OSError if the file cannot be written, ValueError that names what ONNX does not know: then what was at `path`
+    is still there."""
+    path = check_path(path)
+    data = model(network, unknown=unknown).SerializeToString(deterministic=True)
+    onnx_modules().checker.check_model(data, full_check=True)
+    replace_file(path, (data,))
+
+
+def model(network, *, unknown="error"):
+    """A network as an onnx.ModelProto; see `export`."""
+    onnx_modules()
+    size = network.parameters.nbytes
+    if size > MOST_BYTES:
+        raise value_error("network", f"at most {MOST_BYTES:,} bytes of parameters, as ONNX files hold", f"{size:,}")
+    graph, preprocessing = Graph(network, unknown), network.preprocessing
+    if preprocessing is None:
+        value = graph.input("x", network.dtype, network.n_features)
+    else:
+        value = preprocessing.onnx_encode(graph)
+    for i, layer in enumerate(network.layers, 1):
+        if not hasattr(layer, "onnx"):
+            raise value_error("layers", "layers that ONNX knows", repr(layer))
+        value = layer.onnx(graph, i, value)
+    loss = network.loss_function
+    value = graph.apply("loss", loss, loss.link, value)
+    if preprocessing is None:
+        graph.output("prediction", value, network.dtype, network.sizes[-1])
+    else:
+        preprocessing.onnx_decode(graph, value, "scores" if loss.link is None else "probabilities")
+    return graph.model()
+
+
+class Graph:
+    """A graph of ONNX that is being written down: layers, kernels and columns add their nodes. Values are told apart by
+    name. `dtype` is the network's, `unknown` as of `export`; `metadata` is text by name."""
+
+    def __init__(self, network, unknown="error"):
+        choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
+        self.dtype, self.unknown, self.metadata = network.dtype, unknown, {}
+        self._views = network.views()
+        self._inputs, self._outputs, self._constants, self._nodes = [], [], [], []
+        self._names = set(OUTPUTS)
+
+    def input(self, name, dtype, width, doc=""):
+        """An input (rows, width), under exactly this name: they come before all else."""
+        if name in self._names or not name:
+            expected = f"columns of different names, none of them {', '.join(map(repr, OUTPUTS))} or empty"
+            raise value_error("preprocessing", expected, repr(name))
+        self._names.add(name)
+        self._inputs.append(_value_info(name, dtype, ("rows", width), doc))
+        return name
+
+    def output(self, name, value, dtype, *shape):
+        """Makes a value the output of a name, (rows, *shape)."""
+        self._nodes.append(onnx_modules().helper.make_node("Identity", [value], [name], name=name))
+        self._outputs.append(_value_info(name, dtype, ("rows", *shape)))
+
+    def parameter(self, name):
+        """An array of the network's parameters: "w1", ..."""
+        return self.constant(self._views[name], name)
+
+    def constant(self, values, name="constant"):
+        """An array, of texts as one of objects, as a value; a number is one of the network's dtype."""
+        array = np.array(values, self.dtype) if isinstance(values, float) else values
+        name = self._free(name)
+        self._constants.append(onnx_modules().numpy_helper.from_array(array, name))
+        return name
+
+    def add(self, operator, *inputs, domain="", **attributes):
+        """A node; returns the name of its output. Inputs are names of values, or what `constant` takes."""
+        inputs = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        name = self._free(f"{operator}_{len(self._nodes)}")
+        helper = onnx_modules().helper
+        self._nodes.append(helper.make_node(operator, inputs, [name], name=name, domain=domain, **attributes))
+        return name
+
+    def apply(self, argument, choice, kernel, x):
+        """Nodes of the kernel of an activation or a loss, None for the identity. Raises ValueError if it has none."""
+        if kernel is None:
+            return x
+        if kernel.onnx_function is None:
+            expected = f"one that ONNX knows (@fastgd.kernels.{kernel.name}.onnx makes a function its nodes)"
+            raise value_error(argument, expected, repr(choice))
+        return kernel.onnx_function(self, x, *(choice.parameters[name] for name in kernel.scalars))
+
+    def cast(self, value, dtype):
+        return self.add("Cast", value, to=_element_type(dtype))
+
+    def _free(self, name):
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        return name
+
+    def model(self):
+        """What has been written down, as an onnx.ModelProto."""
+        helper = onnx_modules().helper
+        graph = helper.make_graph(self._nodes, "fastgd", self._inputs, self._outputs, self._constants)
+        domains = sorted({"", *(node.domain for node in self._nodes)})
+        opsets = [helper.make_opsetid(domain, OPSETS[domain]) for domain in domains]
+        made = helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fastgd", producer_version=__version__
+        )
+        helper.set_model_props(made, self.metadata)
+        return made
+
+
+def _value_info(name, dtype, shape, doc=""):
+    return onnx_modules().helper.make_tensor_value_info(name, _element_type(dtype), shape, doc)
+
+
+def _element_type(dtype):
+    """The code that ONNX has for a dtype; texts are objects."""
+    return onnx_modules().helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
