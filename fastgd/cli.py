@@ -35,6 +35,9 @@ EVALUATE = """example:
 INFO = """example:
   fastgd info people.safetensors
 """
+EXPORT = """example:
+  fastgd export people.safetensors people.onnx
+"""
 FIND = """example:
   fastgd find-lr people.csv --target income --optimizer sgd
 """
@@ -154,6 +157,11 @@ def parser():
 
     one = command("info", commands.info, "what is in a model file", INFO)
     one.add_argument("model", metavar="MODEL", help="a file that `fastgd train` or `Network.save` wrote")
+
+    one = command("export", commands.export, "write a model as ONNX, its preprocessing included", EXPORT)
+    one.add_argument("model", metavar="MODEL", help="a file that `fastgd train` or `Network.save` wrote")
+    one.add_argument("output", metavar="FILE", help="where the ONNX model goes")
+    one.add_argument("--unknown", default="error", choices=("error", "zeros"), help="categories not trained on")
 
     one = command("find-lr", commands.find_lr, "find a learning rate to begin with (range test)", FIND)
     _add_data(one)

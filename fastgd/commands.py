@@ -280,6 +280,16 @@ def info(arguments):
         print(f"  {network.preprocessing.target}")
 
 
+def export(arguments):
+    """`fastgd export`: writes a model as ONNX."""
+    check_path(arguments.output, "FILE")
+    _check_different({"MODEL": arguments.model, "FILE": arguments.output})
+    network, _ = load(arguments.model)
+    network.to_onnx(arguments.output, unknown=arguments.unknown)
+    columns = None if network.preprocessing is None else [column.name for column in network.preprocessing.columns]
+    print(f"ONNX model with inputs {shown(columns or ['x'])} written to {arguments.output}")
+
+
 def find_lr(arguments):
     """`fastgd find-lr`: the learning-rate range test."""
     data = data_to_train(arguments, 0)

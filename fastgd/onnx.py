@@ -1,15 +1,15 @@
-"""ONNX models of networks (extra `onnx`), for onnxruntime and others. They compute what `predict` does, in the network's
-precision.
+"""Networks as ONNX models (extra `onnx`), for onnxruntime and others, which compute what `predict` does, in the
+network's precision.
 
 net.to_onnx("model.onnx")
 session = onnxruntime.InferenceSession("model.onnx")
-session.run(["prediction"], {"x": X})[0]  # net.predict(X)
+session.run(["prediction"], {"x": X})[0]  # as net.predict(X)
 
 The input "x" is (rows, n_features), the output "prediction" (rows, n_out). A network with `preprocessing` takes the
-columns of the table instead, each an input of its name, (rows, 1): numbers as float64, missing ones NaN; categories as
-text, missing ones "". Then "prediction" (rows,) is what `Preprocessing.decode` gives, numbers or classes; with classes
-comes "probabilities" (rows, n_out), or "scores" where the loss has no link, and the metadata "classes" is their order,
-as JSON. A model raises no error where fastgd does for numbers that are not finite: they pass through.
+columns of the table instead, each an input (rows, 1) of its name: numbers as float64, missing ones NaN; categories as
+text, missing ones "". Its "prediction" (rows,) is what `Preprocessing.decode` gives: numbers or classes. With classes
+comes "probabilities" (rows, n_out), or "scores" where the loss has no link; the metadata "classes" is their order, as
+JSON. Where fastgd raises an error for numbers that are not finite, the model does not: they pass through it.
 """
 
 import numpy as np
@@ -67,8 +67,11 @@ def model(network, *, unknown="error"):
     value = graph.apply("loss", loss, loss.link, value)
     if preprocessing is None:
         graph.output("prediction", value, network.dtype, network.sizes[-1])
-    else:
-        preprocessing.onnx_decode(graph, value, "scores" if loss.link is None else "probabilities")
+        return graph.model()
+    graph.output("prediction", *preprocessing.onnx_decode(graph, value))
+    if preprocessing.target.classes is not None:
+        name = "scores" if loss.link is None else "probabilities"
+        graph.output(name, value, network.dtype, network.sizes[-1])
     return graph.model()
 
 
@@ -108,10 +111,11 @@ class Graph:
         self._constants.append(onnx_modules().numpy_helper.from_array(array, name))
         return name
 
-    def add(self, operator, *inputs, domain="", **attributes):
-        """A node; returns the name of its output. Inputs are names of values, or what `constant` takes."""
+    def add(self, operator, *inputs, domain="", of=None, **attributes):
+        """A node; returns the name of its output. Inputs are names of values, or what `constant` takes; of: what
+        errors of the node shall name."""
         inputs = [value if isinstance(value, str) else self.constant(value) for value in inputs]
-        name = self._free(f"{operator}_{len(self._nodes)}")
+        name = self._free(f"{operator}_{len(self._nodes)}" if of is None else f"{operator} of {of}")
         helper = onnx_modules().helper
         self._nodes.append(helper.make_node(operator, inputs, [name], name=name, domain=domain, **attributes))
         return name

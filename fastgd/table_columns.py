@@ -27,13 +27,21 @@ class Numbers:
     shift: float
     scale: float
 
-    width = 1
+    width, onnx_input = 1, (np.float64, "a number; missing ones are NaN")
 
     def encode(self, column, out, where, unknown):
         values = _numbers(column, where)
         with np.errstate(over="ignore"):
             out[:, 0] = (np.where(np.isnan(values), self.fill, values) - self.shift) * self.scale
         _check_finite(values, out[:, 0], where)
+
+    @staticmethod
+    def onnx(graph, columns):
+        """Adds the nodes that encode columns of numbers to a graph of ONNX; returns the name of their output."""
+        fill, shift, scale = (np.array([getattr(c, name) for c in columns]) for name in ("fill", "shift", "scale"))
+        x = graph.add("Concat", *(column.name for column in columns), axis=1)
+        x = graph.add("Where", graph.add("IsNaN", x), fill, x)
+        return graph.cast(graph.add("Mul", graph.add("Sub", x, shift), scale), graph.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Categories:
 
     name: str
     values: tuple
+
+    onnx_input = object, "a text; missing ones are empty"
 
     @property
     def width(self):
@@ -65,6 +75,20 @@ class Categories:
         out[...] = 0
         rows = np.flatnonzero(~np.isnan(index.astype(np.float64)))
         out[rows, index[rows].astype(np.int64)] = 1
+
+    @staticmethod
+    def onnx(graph, columns):
+        """As that of `Numbers`, for columns of categories."""
+        parts = []
+        for column in columns:
+            # Empty text is a category of its own that is cut off again: it is none of the unknown.
+            text = graph.add("Squeeze", column.name, np.array([1]))
+            part = graph.add(
+                "OneHotEncoder", text, domain="ai.onnx.ml", of=column.name,
+                cats_strings=[*column.values, ""], zeros=int(graph.unknown == "zeros"),
+            )  # fmt: skip
+            parts.append(graph.add("Slice", part, np.array([0]), np.array([-1]), np.array([1])))
+        return graph.cast(graph.add("Concat", *parts, axis=1), graph.dtype)
 
 
 def _decoded(column):
@@ -163,6 +187,10 @@ class Target:
     classes: tuple | None
     shift: float = 0.0
     scale: float = 1.0
+
+    def class_array(self):
+        """The classes as an array; of text as one of objects, for numpy's own ends at a zero."""
+        return np.array(self.classes, object if isinstance(self.classes[0], str) else None)
 
 
 def learnt_categories(name, column, where, max_categories, told):

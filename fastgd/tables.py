@@ -10,6 +10,8 @@ preprocessing.decode(net.predict(preprocessing.encode(other)))
 
 import dataclasses
 import difflib
+import itertools
+import json
 
 import numpy as np
 
@@ -149,9 +151,27 @@ class Preprocessing:
             raise value_error("prediction", f"an array (rows, {self.n_outputs})", shown(prediction))
         if self.target.classes is None:
             return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
-        # Numpy's own text ends at a zero.
-        kind = object if isinstance(self.target.classes[0], str) else None
-        return np.array(self.target.classes, kind)[prediction.argmax(axis=1)]
+        return self.target.class_array()[prediction.argmax(axis=1)]
+
+    # ---- as nodes of ONNX
+
+    def onnx_encode(self, graph):
+        """Makes the columns inputs of a graph of ONNX and adds what `encode` does; returns the name of the rows."""
+        for column in self.columns:
+            dtype, told = column.onnx_input
+            graph.input(column.name, dtype, 1, told)
+        parts = [kind.onnx(graph, list(group)) for kind, group in itertools.groupby(self.columns, type)]
+        return graph.add("Concat", *parts, axis=1)
+
+    def onnx_decode(self, graph, prediction):
+        """Adds what `decode` does; returns the name of the numbers or classes, and their dtype."""
+        if self.target.classes is not None:
+            classes = self.target.class_array()
+            graph.metadata["classes"] = json.dumps(classes.tolist())
+            return graph.add("Gather", classes, graph.add("ArgMax", prediction, axis=1, keepdims=0)), classes.dtype
+        number = graph.cast(graph.add("Squeeze", prediction, np.array([1])), np.float64)
+        number = graph.add("Div", number, np.array(self.target.scale))
+        return graph.add("Add", number, np.array(self.target.shift)), np.float64
 
     # ---- kept
 

@@ -88,7 +88,7 @@ def test_import_is_light_and_changes_nothing(tmp_path):
 import sys, numpy as np, signal, threading
 before = np.geterr(), signal.getsignal(signal.SIGINT), threading.active_count(), np.random.get_state()[1].tolist()
 import fastgd
-heavy = [m for m in ("numba", "matplotlib", "sklearn", "scipy", "torch") if m in sys.modules]
+heavy = [m for m in ("numba", "matplotlib", "sklearn", "scipy", "torch", "onnx") if m in sys.modules]
 assert not heavy, heavy
 after = np.geterr(), signal.getsignal(signal.SIGINT), threading.active_count(), np.random.get_state()[1].tolist()
 assert before == after
@@ -106,6 +106,7 @@ assert sys.float_info.min / 2 != 0
         ("sklearn", "fastgd.datasets.digits()", "fastgd[sklearn]"),
         ("pyarrow", "fastgd.tables.read('t.csv')", "fastgd[data]"),
         ("tensorboard", "fastgd.callbacks.tensorboard('runs')", "fastgd[tensorboard]"),
+        ("onnx", "fastgd.Network(2, [fastgd.Dense(1)], loss='mse').to_onnx('m.onnx')", "fastgd[onnx]"),
     ],
 )
 def test_a_missing_extra_says_what_to_install(module, code, extra, tmp_path):
