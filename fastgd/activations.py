@@ -348,7 +348,8 @@ def silu_forward(y, x):
 
 @silu_forward.onnx
 def silu_forward(graph, x):
-    return graph.add("Mul", x, graph.add("Sigmoid", x))
+    # Not x Sigmoid(x): some releases of onnxruntime make that an operator which they have in float32 only.
+    return graph.add("Div", x, graph.add("Add", graph.add("Exp", graph.add("Neg", x)), 1.0))
 
 
 @kernel

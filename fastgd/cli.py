@@ -98,11 +98,19 @@ def _add_backend(one):
     one.add_argument("--backend", default="auto", choices=BACKENDS, help="who computes")
 
 
-def _add_model(one):
+def _add_model_file(one):
     one.add_argument("model", metavar="MODEL", help="a file that `fastgd train` or `Network.save` wrote")
+
+
+def _add_unknown(one):
+    one.add_argument("--unknown", default="error", choices=("error", "zeros"), help="categories not trained on")
+
+
+def _add_model(one):
+    _add_model_file(one)
     one.add_argument("data", metavar="DATA", help=datasets.KINDS)
     one.add_argument("--target", metavar="ARRAY", help="of an npz file: the array with the targets ('y' unless told)")
-    one.add_argument("--unknown", default="error", choices=("error", "zeros"), help="categories not trained on")
+    _add_unknown(one)
     _add_delimiter(one)
     _add_backend(one)
 
@@ -156,12 +164,12 @@ def parser():
     one.add_argument("--json", action="store_true", help="as a line of JSON")
 
     one = command("info", commands.info, "what is in a model file", INFO)
-    one.add_argument("model", metavar="MODEL", help="a file that `fastgd train` or `Network.save` wrote")
+    _add_model_file(one)
 
     one = command("export", commands.export, "write a model as ONNX, its preprocessing included", EXPORT)
-    one.add_argument("model", metavar="MODEL", help="a file that `fastgd train` or `Network.save` wrote")
+    _add_model_file(one)
     one.add_argument("output", metavar="FILE", help="where the ONNX model goes")
-    one.add_argument("--unknown", default="error", choices=("error", "zeros"), help="categories not trained on")
+    _add_unknown(one)
 
     one = command("find-lr", commands.find_lr, "find a learning rate to begin with (range test)", FIND)
     _add_data(one)

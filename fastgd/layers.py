@@ -144,7 +144,8 @@ class Dense(ActivatedLayer):
 
     def onnx(self, graph, i, x):
         """Adds the nodes of this layer, the i-th, to a graph of ONNX; returns the name of their output."""
-        z = graph.add("Gemm", x, graph.parameter(f"w{i}"), graph.parameter(f"b{i}"))
+        # Gemm is both in one, but before 1.19 onnxruntime cannot run it in float64 in front of an activation.
+        z = graph.add("Add", graph.add("MatMul", x, graph.parameter(f"w{i}")), graph.parameter(f"b{i}"))
         return graph.apply("activation", self.activation, self.activation.forward, z)
 
     def config(self):

@@ -250,7 +250,7 @@ def test_columns_have_names_of_their_own(name, tmp_path):
 
 
 def test_columns_named_as_parameters_and_nodes(tmp_path):
-    names = ["w1", "b1", "constant", "Gemm_5", "x", "IsNaN_1"]
+    names = ["w1", "b1", "constant", "MatMul_4", "x", "IsNaN_1"]
     table = {name: [1.0, 2.0, i + 4.0] for i, name in enumerate(names)}
     made = Preprocessing.of({**table, "y": [0.5, 1.5, 2.5]}, "y")
     network = Network(6, [Dense(1)], loss="mse", dtype="float64")
@@ -281,3 +281,24 @@ def test_a_network_that_is_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(fastgd.onnx, "MOST_BYTES", 83)
     with pytest.raises(ValueError, match="'network': expected at most 83 bytes of parameters.*got 84"):
         exported(network, tmp_path)
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+    from test_cli import HOUSES, KIND, call
+
+    (tmp_path / "houses.csv").write_text(HOUSES)
+    options = {"folder": tmp_path, "monkeypatch": monkeypatch, "capsys": capsys}
+    assert call(*KIND, "--epochs", "3", **options)[0] == 0
+    code, out, _ = call("export", "kind.safetensors", "kind.onnx", **options)
+    assert (code, out) == (0, "ONNX model with inputs ['age', 'city'] written to kind.onnx\n")
+    table = fastgd.tables.read("houses.csv")
+    feed = {"age": table["age"].cast("float64").fill_null(np.nan), "city": table["city"].fill_null("")}
+    results = run("kind.onnx", {name: column.to_numpy()[:, None] for name, column in feed.items()})
+    _, out, _ = call("predict", "kind.safetensors", "houses.csv", "--probabilities", **options)
+    lines = [line.split(",") for line in out.splitlines()[1:]]
+    assert results["prediction"].tolist() == [line[0] for line in lines]
+    assert np.abs(results["probabilities"] - np.array([line[1:] for line in lines], float)).max() < 1e-6
+    before = (tmp_path / "kind.safetensors").read_bytes()
+    code, _, err = call("export", "kind.safetensors", "kind.safetensors", **options)
+    assert (code, "argument 'FILE': expected another file than MODEL" in err) == (1, True)
+    assert (tmp_path / "kind.safetensors").read_bytes() == before
