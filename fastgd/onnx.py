@@ -43,7 +43,7 @@ def export(path, network, *, unknown="error"):
     Raises OSError if the file cannot be written, ValueError that names what ONNX does not know: then what was at `path`
     is still there."""
     path = check_path(path)
-    data = model(network, unknown=unknown).SerializeToString(deterministic=True)
+    data = model(network, unknown=unknown).SerializeToString()
     onnx_modules().checker.check_model(data, full_check=True)
     replace_file(path, (data,))
 

@@ -130,7 +130,7 @@ def trained(request, table, dtype):
     loss, _ = TARGETS[request.param]
     others = [name for name in TARGETS if name != request.param]
     task = "regression" if request.param == "price" else "classification"
-    made = Preprocessing.of(table, request.param, categorical=["zip"], drop=others, task=task)
+    made = Preprocessing.of(table, request.param, categorical=["zip"], drop=others, task=task, missing="median")
     layers = [Standardize(0.1, 0.9), Dense(16, "tanh"), Dense(made.n_outputs)]
     network = Network(made.n_features, layers, loss=loss, dtype=dtype)
     network.preprocessing = made
@@ -226,7 +226,13 @@ def test_custom_activations_bring_their_nodes(squared, tmp_path, inputs):
     def nodes(graph, x, slope):
         return graph.add("Mul", graph.add("Mul", x, x), slope)
 
-    check_agrees(run(exported(network, tmp_path), {"x": inputs})["prediction"], network, inputs)
+    path = exported(network, tmp_path)
+    before = path.read_bytes()
+    check_agrees(run(path, {"x": inputs})["prediction"], network, inputs)
+    fastgd.kernels.squared_forward.onnx(lambda graph, x, slope: graph.add("Square", x))
+    with pytest.raises(onnx.checker.ValidationError, match="Square"):
+        exported(network, tmp_path)
+    assert path.read_bytes() == before
 
 
 def test_what_has_no_nodes_is_told(tmp_path, monkeypatch):
