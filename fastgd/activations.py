@@ -21,7 +21,7 @@ SQRT_2_OVER_PI = (2 / math.pi) ** 0.5
 INV_SQRT_2PI = 1 / (2 * math.pi) ** 0.5
 GELU_CUBIC = 0.044715
 GELU_FLAT = 100.0  # the slope of gelu is 0 or 1 from there on
-ERF_IS_ONE, ERF_DEGREE = 6.0, 18  # from where on, in float64; of the polynomial up to there: its error is 3e-15
+ERF_FITTED, ERF_DEGREE = 6.0, 18  # up to where erf < 1 in float64; of the polynomial: its error is 3e-15
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -276,12 +276,12 @@ def _onnx_erf(graph, x):
     that is fitted here."""
     if graph.dtype == np.float32:
         return graph.add("Erf", x)
-    domain = (2 / (2 + ERF_IS_ONE), 1.0)
+    domain = (2 / (2 + ERF_FITTED), 1.0)
     fit = np.polynomial.Chebyshev.interpolate(_scaled_erfc, ERF_DEGREE, domain)
     fit = fit.convert(domain=domain, kind=np.polynomial.Polynomial, window=(-1.0, 1.0))
     shift, scale = fit.mapparms()
     z = graph.add("Abs", x)
-    t = graph.add("Div", 2.0, graph.add("Add", graph.add("Min", z, ERF_IS_ONE), 2.0))
+    t = graph.add("Div", 2.0, graph.add("Add", z, 2.0))
     u = graph.add("Add", graph.add("Mul", t, float(scale)), float(shift))
     *rest, p = fit.coef.tolist()
     for coefficient in reversed(rest):

@@ -106,6 +106,9 @@ class Dropout(Layer):
             plan.add("backward", dropout, dy, dy, "row", *self._scalars(plan, i))
         return dy
 
+    def onnx(self, graph, i, x):
+        return x
+
     def config(self):
         return {"layer": "Dropout", "rate": self.rate}
 

@@ -4,6 +4,7 @@ import typing
 
 from .activations import ACTIVATIONS, Activation
 from .choice import pick
+from .errors import value_error
 
 LAYERS = {}
 
@@ -53,6 +54,10 @@ class Layer:
         """Writes the backward pass down; dy is consumed. Returns the name of dx, or None if it is not wanted."""
         raise NotImplementedError
 
+    def onnx(self, graph, i, x):
+        """Adds the nodes of evaluation to a graph (`fastgd.onnx.Graph`); returns the name of y."""
+        raise value_error("layers", "layers that ONNX knows", repr(self))
+
     def config(self):
         """What a file needs to make this layer again; the initializers have done their work."""
         raise NotImplementedError
@@ -88,6 +93,10 @@ class ActivatedLayer(Layer):
             plan.add("backward", act.backward, dy, f"a{i}", *act.parameters.values())
         elif act.backward is not None:
             plan.add("backward", act.backward, dy, f"z{i}")
+
+    def activate_onnx(self, graph, z):
+        """Adds the nodes of the activation; returns the name of y."""
+        return graph.apply("activation", self.activation, self.activation.forward, z)
 
     @classmethod
     def from_config(cls, config):

@@ -143,10 +143,9 @@ class Dense(ActivatedLayer):
         return dx
 
     def onnx(self, graph, i, x):
-        """Adds the nodes of this layer, the i-th, to a graph of ONNX; returns the name of their output."""
         # Gemm is both in one, but before 1.19 onnxruntime cannot run it in float64 in front of an activation.
         z = graph.add("Add", graph.add("MatMul", x, graph.parameter(f"w{i}")), graph.parameter(f"b{i}"))
-        return graph.apply("activation", self.activation, self.activation.forward, z)
+        return self.activate_onnx(graph, z)
 
     def config(self):
         return {"layer": "Dense", "units": self.units, "activation": self.activation.config()}

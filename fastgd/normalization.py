@@ -249,6 +249,13 @@ class LayerNorm(Normalization):
         plan.add("backward", layer_norm_backward, dx, dy, f"normal{i}", f"inverse{i}", f"gamma{i}")
         return dx
 
+    def onnx(self, graph, i, x):
+        apart = graph.add("Sub", x, graph.add("ReduceMean", x, axes=[1]))
+        variance = graph.add("ReduceMean", graph.add("Mul", apart, apart), axes=[1])
+        normal = graph.add("Div", apart, graph.add("Sqrt", graph.add("Add", variance, self.eps)))
+        z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{i}")), graph.parameter(f"beta{i}"))
+        return self.activate_onnx(graph, z)
+
     def config(self):
         return {"layer": "LayerNorm", "activation": self.activation.config(), "eps": self.eps}
 
@@ -308,6 +315,14 @@ class BatchNorm(Normalization):
             "backward", batch_norm_backward, dx, dy, f"normal{i}", f"inverse{i}", f"gamma{i}", mean, part
         )  # fmt: skip
         return dx
+
+    def onnx(self, graph, i, x):
+        # Not BatchNormalization, which holds eps in float32.
+        mean, variance = (graph.statistics[f"{name}{i}"] for name in ("mean", "variance"))
+        inverse = 1 / np.sqrt(variance + variance.dtype.type(self.eps))
+        normal = graph.add("Mul", graph.add("Sub", x, mean), inverse)
+        z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{i}")), graph.parameter(f"beta{i}"))
+        return self.activate_onnx(graph, z)
 
     def config(self):
         activation = self.activation.config()

@@ -60,8 +60,6 @@ def model(network, *, unknown="error"):
     else:
         value = preprocessing.onnx_encode(graph)
     for i, layer in enumerate(network.layers, 1):
-        if not hasattr(layer, "onnx"):
-            raise value_error("layers", "layers that ONNX knows", repr(layer))
         value = layer.onnx(graph, i, value)
     loss = network.loss_function
     value = graph.apply("loss", loss, loss.link, value)
@@ -77,12 +75,12 @@ def model(network, *, unknown="error"):
 
 class Graph:
     """A graph of ONNX that is being written down: layers, kernels and columns add their nodes. Values are told apart by
-    name. `dtype` is the network's, `unknown` as of `export`; `metadata` is text by name."""
+    name. `dtype` and `statistics` are the network's, `unknown` is as of `export`; `metadata` is text by name."""
 
     def __init__(self, network, unknown="error"):
         choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
         self.dtype, self.unknown, self.metadata = network.dtype, unknown, {}
-        self._views = network.views()
+        self._parameters, self.statistics = network.views(), network.statistics
         self._inputs, self._outputs, self._constants, self._nodes = [], [], [], []
         self._names = set(OUTPUTS)
 
@@ -102,7 +100,7 @@ class Graph:
 
     def parameter(self, name):
         """An array of the network's parameters: "w1", ..."""
-        return self.constant(self._views[name], name)
+        return self.constant(self._parameters[name], name)
 
     def constant(self, values, name="constant"):
         """An array, of texts as one of objects, as a value; a number is one of the network's dtype."""
