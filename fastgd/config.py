@@ -18,7 +18,7 @@ def _version(package):
 
 def config():
     """Versions, processor variant and threads, as a dict."""
-    packages = ("numpy", "numba", "safetensors", "scikit-learn", "matplotlib")
+    packages = ("numpy", "numba", "safetensors", "scikit-learn", "matplotlib", "onnx")
     return {
         "fastgd": __version__,
         "python": platform.python_version(),

@@ -87,7 +87,7 @@ def data_to_train(arguments, fraction):
         table, arguments.target, categorical=arguments.categorical, drop=arguments.drop, task=arguments.task,
         missing=arguments.missing, rows=rows, source=path,
     )  # fmt: skip
-    X, y = preprocessing.encode(table, source=path), preprocessing.targets(table, source=path)
+    X, y = preprocessing.encode(table, dtype=arguments.dtype, source=path), preprocessing.targets(table, source=path)
     n_classes = None if preprocessing.target.classes is None else preprocessing.n_outputs
     return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, preprocessing, table)
 
@@ -119,7 +119,7 @@ def data_of_model(arguments, network, needs_target):
             raise value_error("DATA", expected, repr(path))
         text = [*preprocessing.text, *getattr(arguments, "keep", ())]  # what is kept stays as it is
         table = tables.read(path, text=text, delimiter=arguments.delimiter)
-        X = preprocessing.encode(table, unknown=arguments.unknown, source=path)
+        X = preprocessing.encode(table, unknown=arguments.unknown, dtype=network.dtype, source=path)
         y = preprocessing.targets(table, source=path) if needs_target else None
         return Data(X, y, preprocessing=preprocessing, table=table)
     if preprocessing is not None:
