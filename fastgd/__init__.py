@@ -23,6 +23,7 @@ from .layers import Dense, Standardize
 from .network import Network
 from .normalization import BatchNorm, LayerNorm
 from .optimizers import *  # noqa: F403
+from .sweeps import Sweep, sweep
 
 __all__ = [
     "BatchNorm",
@@ -35,6 +36,7 @@ __all__ = [
     "Network",
     "RangeTest",
     "Standardize",
+    "Sweep",
     "__version__",
     "activations",
     "callbacks",
@@ -50,6 +52,7 @@ __all__ = [
     "optimizers",
     "schedules",
     "show_config",
+    "sweep",
     "tables",
 ]
 __all__ += optimizers.__all__

@@ -7,7 +7,7 @@ import numpy as np
 
 from .callbacks import every
 from .errors import DivergenceError, check_integer, check_number, value_error
-from .training import pick_optimizer
+from .training import fresh_optimizer
 
 # A loss so many times its least ends the test, and the weight of the past in the smoothed loss.
 TOO_LARGE, SMOOTHING = 4.0, 0.9
@@ -35,8 +35,7 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     steps = check_integer("steps", steps, 10)
     if high <= low:
         raise value_error("high", f"more than low = {low}", high)
-    given = pick_optimizer(optimizer)
-    tried = type(given)(lambda step: low * (high / low) ** (min(step, steps - 1) / (steps - 1)), **given.options())
+    tried = fresh_optimizer(optimizer, lambda step: low * (high / low) ** (min(step, steps - 1) / (steps - 1)))
     rates, losses, smoothed = [], [], []
 
     def look(run):

@@ -7,7 +7,7 @@ import numpy as np
 from .errors import DivergenceError, check_integer, shown, type_error, value_error
 
 # Lists with a value for each epoch, besides the metrics.
-COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds")
+COLUMNS = ("loss", "validation_loss", "learning_rate", "rows", "seconds")
 
 
 def why(error):
@@ -23,9 +23,9 @@ class History:
 
     loss: mean over the rows of the loss of each minibatch before its update. validation_loss: after the epoch; empty
     without validation data. metrics: by name a list of the values after the epoch, of the validation data
-    ("validation_accuracy") or, without, of the training data ("accuracy"). learning_rate: of the last update. seconds:
-    since the start. steps: updates made. best_epoch: that with the best value of what is monitored, counted from 1, if
-    anything is.
+    ("validation_accuracy") or, without, of the training data ("accuracy"). learning_rate: of the last update. rows:
+    trained on since the start. seconds: since the start. steps: updates made. best_epoch: that with the best value of
+    what is monitored, counted from 1, if anything is.
 
     stopped: why it ended. "epochs": all are done; "converged": the training loss, and "patience": the validation loss
     or the metric monitored has not become better for so many epochs; "callback": one returned True; "diverged",
@@ -37,6 +37,7 @@ class History:
     validation_loss: list = dataclasses.field(default_factory=list)
     metrics: dict = dataclasses.field(default_factory=dict)
     learning_rate: list = dataclasses.field(default_factory=list)
+    rows: list = dataclasses.field(default_factory=list)
     seconds: list = dataclasses.field(default_factory=list)
     steps: int = 0
     best_epoch: int | None = None
@@ -45,7 +46,7 @@ class History:
     def columns(self):
         """The lists by name, those that have values."""
         columns = {"loss": self.loss, "validation_loss": self.validation_loss, **self.metrics}
-        columns |= {"learning_rate": self.learning_rate, "seconds": self.seconds}
+        columns |= {"learning_rate": self.learning_rate, "rows": self.rows, "seconds": self.seconds}
         return {name: values for name, values in columns.items() if values}
 
     def to_dict(self):
@@ -88,6 +89,7 @@ class History:
         if best is not None and best > epochs:
             raise value_error("best_epoch", f"at most {epochs}", best)
         columns, more = dict(zip(COLUMNS, lists, strict=False)), lists[len(COLUMNS) :]
+        columns["rows"] = [check_integer("rows", int(count), 1) for count in columns["rows"]]
         steps = check_integer("steps", told["steps"], 0)
         metrics = dict(zip(metrics, more, strict=True))
         return cls(**columns, metrics=metrics, steps=steps, best_epoch=best, stopped=stopped)

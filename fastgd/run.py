@@ -52,7 +52,7 @@ class Run:
         self._learning_rate = optimizer.config()["learning_rate"]  # a callback may set another
         self._looks, self._looks_at_epochs, self._watches = None, None, None  # see _see_who_watches
         self._sums = np.zeros(2)  # of the rows' losses in the epoch going on, and of rows
-        self._first_epoch, self._rows_before = network.epochs, 0
+        self._first_epoch = network.epochs
         self.first_row, self.first_epoch = 0, 0  # of those done when this call began, if it goes on with a run
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         # Steps that are laid out, how many of them and of their epochs are booked, and the minibatches before; epochs
@@ -95,6 +95,11 @@ class Run:
     def rows(self):
         """Rows done in all."""
         return self._rows_before + self.rows_in_epoch
+
+    @property
+    def _rows_before(self):
+        """Rows done before the epoch going on."""
+        return self._history.rows[-1] if self._history.rows else 0
 
     # ---- the loop
 
@@ -226,14 +231,15 @@ class Run:
             losses.append(steps.losses.item(ended))
             seconds.append(steps.times.item(ended) - self._started)
             ended += 1
-        rates, new = self._end_rates[first:ended], ended - first
+        rates, new, before = self._end_rates[first:ended], ended - first, self._rows_before
+        rows = [before + (i + 1) * self._source.rows for i in range(new)]
         # All of this or nothing: without a call in between Python does not look at signals.
         history.loss += losses
         history.learning_rate += rates
+        history.rows += rows
         history.seconds += seconds
         history.steps += updates
         self.step += s - begun
-        self._rows_before += new * self._source.rows if new else 0
         self._network.epochs += new
         self._booked, self._ended = s, ended
 
@@ -273,11 +279,11 @@ class Run:
         """Enters an epoch of an iterable."""
         source, history = self._source, self._history
         loss, rate, seconds = self._sums[0] / self._sums[1], self.learning_rate, time.monotonic() - self._started
-        rows, loss = self.rows_in_epoch, float(loss)
+        rows, loss = self.rows, float(loss)
         history.loss += [loss]
         history.learning_rate += [rate]
+        history.rows += [rows]
         history.seconds += [seconds]
-        self._rows_before += rows
         self._sums[:] = 0
         self._network.epochs, source.epoch, source.position = self._network.epochs + 1, source.epoch + 1, 0
 
@@ -420,7 +426,6 @@ class Run:
             "epoch": place[0],
             "position": place[1],
             "step": self.step,
-            "rows": self._rows_before,
             "attended": self._attended if self._watches else self.epoch,
             "seconds": time.monotonic() - self._started,
         }
@@ -434,7 +439,7 @@ class Run:
 
     def prepare(self, content, arrays, network):
         """Checks a state as it was saved, with the network as it was then; returns a function that takes it over."""
-        counts = ("epoch", "position", "step", "rows", "attended")
+        counts = ("epoch", "position", "step", "attended")
         numbers = {name: check_integer(name, content[name], 0) for name in counts}
         seconds = check_number("seconds", content["seconds"], 0.0)
         for name, array in arrays.items():
@@ -471,7 +476,7 @@ class Run:
                 saved.stopped = None
             vars(history).update(vars(saved))
             self._network.history = history
-            self._sums[:], self.step, self._rows_before = sums, numbers["step"], numbers["rows"]
+            self._sums[:], self.step = sums, numbers["step"]
             self.first_row, self.first_epoch = self.rows, epochs
             self._attended, self._seconds_before = attended, seconds
             self._first_epoch = numbers["epoch"] - epochs

@@ -1,5 +1,6 @@
 """fit(): its arguments, checked, and made into a run. Over 60 lines for the telling of its arguments."""
 
+import copy
 import math
 import os
 
@@ -131,6 +132,15 @@ def pick_optimizer(optimizer):
         return choose("optimizer", optimizer, OPTIMIZERS)()
     check_optimizer(optimizer, also=", or a name")
     return optimizer
+
+
+def fresh_optimizer(optimizer, learning_rate=None):
+    """A new optimizer of the kind and options of one, or of a name, without state; with its learning rate unless told
+    another. A schedule is copied: it may remember losses."""
+    given = pick_optimizer(optimizer)
+    return type(given)(
+        copy.deepcopy(given.learning_rate if learning_rate is None else learning_rate), **given.options()
+    )
 
 
 def _checked_validation(network, data):

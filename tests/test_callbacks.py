@@ -227,7 +227,7 @@ def test_tensorboard(rows, tmp_path):
     events.Reload()
     read = {tag: [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors(tag)]
             for tag in events.Tags()["tensors"]}  # fmt: skip
-    assert set(read) == {"loss", "learning_rate", "seconds"}
+    assert set(read) == {"loss", "learning_rate", "rows", "seconds"}
     assert [step for step, _ in read["loss"]] == [10, 20, 30]
     assert [value for _, value in read["loss"]] == pytest.approx(history.loss, rel=1e-6)
 
@@ -242,10 +242,12 @@ def test_progress_tells_figures(rows, capfd):
 def test_history_as_arrays(rows):
     history = make().fit(*rows, epochs=3, validation_data=rows, metrics=["accuracy"])
     columns = history.to_dict()
-    assert list(columns) == ["epoch", "loss", "validation_loss", "validation_accuracy", "learning_rate", "seconds"]
+    names = ["epoch", "loss", "validation_loss", "validation_accuracy", "learning_rate", "rows", "seconds"]
+    assert list(columns) == names
     assert all(isinstance(column, np.ndarray) and column.shape == (3,) for column in columns.values())
     assert columns["epoch"].tolist() == [1, 2, 3]
     assert columns["loss"].tolist() == history.loss
+    assert columns["rows"].tolist() == [100, 200, 300]
     assert (np.diff(columns["seconds"]) > 0).all()
     assert list(History().to_dict()) == ["epoch"]
 

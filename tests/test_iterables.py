@@ -32,6 +32,7 @@ def test_an_iterable_is_a_loop_over_it(backend, rows):
     assert history.learning_rate == [0.01] * 3
     assert (history.steps, network.epochs, len(history.validation_loss)) == (36, 3, 3)
     assert seen == [(12, 100), (24, 200), (36, 300)]
+    assert history.rows == [100, 200, 300]
 
 
 def test_weights_of_an_iterable_count_as_they_are(backend, rng):

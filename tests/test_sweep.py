@@ -1,0 +1,155 @@
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pandas
+import pytest
+from cases import make, same
+
+import fastgd
+from fastgd import SGD, Adam, Dense, Network
+
+GRID = {"optimizer": ["Adam", SGD(0.5, momentum=0.9)], "learning_rate": [0.01, 0.1], "seed": [1, 2]}
+
+
+def test_each_training_is_that_of_fit(backend, rows):
+    """Whatever the number of threads, to the last bit."""
+    options = {"epochs": 3, "validation_data": rows, "metrics": "accuracy", "batch_size": 16}
+
+    def rates():
+        return [0.01, fastgd.schedules.reduce_on_plateau(0.1, patience=1, factor=0.5)]  # one that remembers
+
+    grid = {"optimizer": ["Adam", SGD(0.5, momentum=0.9)], "learning_rate": rates(), "seed": range(1, 3)}
+    found = [fastgd.sweep(make(backend), *rows, grid, num_threads=n, **options) for n in (1, 3)]
+    for sweep in found:
+        assert len(sweep) == 8
+        for i, (network, history) in enumerate(zip(sweep.networks, sweep.histories, strict=True)):
+            rate, twin = rates()[i // 2 % 2], make(backend, seed=1 + i % 2)
+            optimizer = Adam(rate) if i < 4 else SGD(rate, momentum=0.9)
+            expected = twin.fit(*rows, optimizer=optimizer, **options)
+            np.testing.assert_array_equal(network.parameters, twin.parameters)
+            assert same(history, expected)
+    assert len({network.parameters.tobytes() for network in found[0].networks}) == 8
+
+
+def test_the_table(rows):
+    options = {"epochs": 4, "validation_data": rows, "metrics": ["accuracy", "top_k"], "restore_best": True}
+    found = fastgd.sweep(make(), *rows, {**GRID, "learning_rate": [0.01, 1e30]}, batch_size=10, **options)
+    columns = found.to_dict()
+    assert list(columns) == [
+        "optimizer", "learning_rate", "seed", "loss", "validation_loss", "validation_accuracy", "validation_top_k",
+        "epoch", "seconds", "stopped",
+    ]  # fmt: skip
+    assert columns["optimizer"] == ["Adam"] * 4 + ["SGD(momentum=0.9)"] * 4
+    assert columns["seed"] == [1, 2] * 4
+    assert columns["stopped"] == (["epochs"] * 2 + ["diverged"] * 2) * 2
+    for i, history in enumerate(found.histories):
+        epoch = columns["epoch"][i]
+        if history.stopped == "diverged":
+            assert np.isnan([columns[name][i] for name in ("loss", "validation_loss", "validation_accuracy")]).all()
+        else:
+            assert epoch == history.best_epoch == np.argmin(history.validation_loss) + 1
+            assert columns["validation_loss"][i] == history.validation_loss[epoch - 1]
+            assert columns["validation_accuracy"][i] == history.metrics["validation_accuracy"][epoch - 1]
+            assert columns["seconds"][i] == history.seconds[-1]
+    by_loss, by_accuracy = found.order(), found.order("validation_accuracy")
+    assert sorted(by_loss) == list(range(8))
+    assert set(by_loss[4:]) == set(by_accuracy[4:]) == {2, 3, 6, 7}
+    assert found.best() == by_loss[0] == np.nanargmin(columns["validation_loss"])
+    assert found.best("validation_accuracy") == np.nanargmax(columns["validation_accuracy"])
+    frame = pandas.DataFrame(columns)
+    assert frame.groupby("optimizer")["validation_loss"].min().to_list() == pytest.approx(
+        [np.nanmin(columns["validation_loss"][:4]), np.nanmin(columns["validation_loss"][4:])]
+    )
+    lines = str(found).splitlines()
+    assert lines[0].split() == list(columns)
+    assert f"{columns['validation_loss'][by_loss[0]]:.4g}" in lines[1]
+    assert lines[-1].split()[-1] == "diverged"
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_networks_of_other_kinds(rows, capfd):
+    """A function makes them; what it takes are keys of the grid."""
+
+    def network(hidden):
+        return Network(6, [Dense(hidden, "relu"), Dense(3)], loss="softmax_cross_entropy", seed=5)
+
+    grid = {"hidden": [2, 4], "l2": [0.0, 0.5], "batch_size": [None, 10]}
+    found = fastgd.sweep(network, *rows, grid, epochs=2, learning_rate=0.01, progress=True)
+    assert [n.sizes[1] for n in found.networks] == [2] * 4 + [4] * 4
+    assert [n.l2 for n in found.networks] == [0, 0, 0.5, 0.5] * 2
+    assert [h.steps for h in found.histories] == [2, 20] * 4
+    assert {n.seed for n in found.networks} == {5}
+    assert {h.learning_rate[-1] for h in found.histories} == {0.01}
+    assert "8/8" in capfd.readouterr().err
+    of_layers = fastgd.sweep(make(), *rows, {"layers": [[Dense(3)], [Dense(5), Dense(3)]]}, epochs=1)
+    assert [n.sizes for n in of_layers.networks] == [[6, 3], [6, 5, 3]]
+    assert len(str(fastgd.sweep(make(), *rows, {"seed": range(40)}, epochs=0)).splitlines()) == 32
+
+
+BAD_SWEEPS = {
+    "grid": ([0.1], TypeError, "'grid'.*dict of lists"),
+    "empty": ({}, TypeError, "'grid'.*dict of lists"),
+    "list": ({"seed": 3}, TypeError, r"grid\['seed'\].*a list of values, got 3"),
+    "no values": ({"seed": []}, TypeError, r"grid\['seed'\].*got \[\]"),
+    "text": ({"optimizer": "Adam"}, TypeError, r"grid\['optimizer'\].*'Adam'"),
+    "name": ({"learning_rat": [1]}, ValueError, "'grid'.*did you mean 'learning_rate'"),
+    "one training's": ({"checkpoint": ["a"]}, ValueError, "'grid'.*'checkpoint'"),
+    "threads": ({"num_threads": [1]}, ValueError, "'grid'.*'num_threads'"),
+    "both": ({"epochs": [1]}, ValueError, "'epochs'.*one value for all.*got both"),
+    "a later one": ({"learning_rate": [0.1, -1]}, ValueError, "'learning_rate'.*-1"),
+    "optimizer": ({"optimizer": ["Adam", "Addam"]}, ValueError, "'optimizer'.*did you mean 'Adam'"),
+    "batch": ({"batch_size": [10, 0]}, ValueError, "'batch_size'.*0"),
+    "factors": ({"optimizer": [Adam(learning_rate_factors={"w9": 0.0})]}, ValueError, "'learning_rate_factors'.*w9"),
+    "seed": ({"seed": [0, 0.5]}, TypeError, "'seed'.*0.5"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SWEEPS)
+def test_a_bad_combination_is_told_before_anything_is_trained(case, rows, monkeypatch):
+    grid, error, match = BAD_SWEEPS[case]
+
+    def begin(*told):
+        raise AssertionError("a training has begun")
+
+    monkeypatch.setattr(Network, "_train", begin)
+    with pytest.raises(error, match=match) as caught:
+        fastgd.sweep(make(), *rows, grid, epochs=2)
+    if case == "a later one":
+        assert caught.value.__notes__ == ["in the training of {'learning_rate': -1}"]
+
+
+def test_bad_arguments(rows):
+    for change, match in (({"y": None}, "'y'"), ({"network": 3}, "'network'"), ({"network": lambda: 3}, "'network'"),
+                          ({"progress": 1}, "'progress'"), ({"num_threads": 1.5}, "'num_threads'")):  # fmt: skip
+        arguments = {"network": make(), "X": rows[0], "y": rows[1], "grid": {"seed": [1]}, **change}
+        with pytest.raises(TypeError, match=match):
+            fastgd.sweep(**arguments)
+    for epochs in (-1, "all"):
+        with pytest.raises((TypeError, ValueError), match="'epochs'"):
+            fastgd.sweep(make(), *rows, {"seed": [1]}, epochs=epochs)
+    found = fastgd.sweep(make(), *rows, {"seed": [1]}, epochs=1, validation_data=rows, metrics=lambda y, p: 1.0)
+    for column, match in (("seed", "'column'"), ("validation_<lambda>", "'column'.*greater is better")):
+        with pytest.raises(ValueError, match=match):
+            found.order(column)
+
+
+def test_ctrl_c_ends_all(rows):
+    """Trainings that would take hours, and some that have not begun."""
+    pressed, begun = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)), time.monotonic()
+    pressed.start()
+    with pytest.raises(KeyboardInterrupt):
+        fastgd.sweep(make(), *rows, {"seed": range(6)}, num_threads=2, epochs=10**8, validation_data=rows)
+    pressed.join()
+    assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
+    assert time.monotonic() - begun < 60  # the test would not end
+
+
+def test_an_error_in_a_training_ends_all(rows):
+    def failing(y, prediction):
+        raise RuntimeError("no such metric")
+
+    with pytest.raises(RuntimeError, match="no such metric"):
+        fastgd.sweep(make(), *rows, {"seed": range(6)}, num_threads=2, epochs=10**8, metrics=failing)
