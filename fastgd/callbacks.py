@@ -8,7 +8,9 @@ import math
 import os
 import time
 
-from .errors import check_integer, shown, type_error
+import numpy as np
+
+from .errors import check_integer, shown, type_error, value_error
 from .history import why
 
 # Seconds between two looks of the progress bar.
@@ -90,6 +92,38 @@ class tensorboard:
         self._writer.close()
 
 
+class trajectory:
+    """Collects the parameters of a network as it trains: those it begins with, and those after each epoch, or within
+    `every` after so many minibatches. `parameters` is an array (points, n_parameters), `steps` the minibatches done at
+    each point. See `fastgd.plots.loss_surface`."""
+
+    def __init__(self, network):
+        self.network, self.steps, self._points = network, [], []
+
+    def __enter__(self):
+        if not self._points:
+            self._add(0)
+        return self
+
+    def __call__(self, run):
+        if run.network is not self.network:
+            raise value_error("network", "the network that is trained", "another")
+        if run.step != self.steps[-1]:
+            self._add(run.step)
+
+    def __exit__(self, *raised):
+        pass
+
+    def _add(self, step):
+        self.steps.append(step)
+        self._points.append(self.network.parameters.copy())
+
+    @property
+    def parameters(self):
+        """(points, n_parameters), a row for each point."""
+        return np.array(self._points).reshape(len(self._points), self.network.n_parameters)
+
+
 class ProgressBar:
     """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows a second."""
 
@@ -142,6 +176,6 @@ def check_callbacks(callbacks):
 
 
 def _check_callback(argument, callback):
-    if not callable(callback) or callback in (every, json_lines, tensorboard):
+    if not callable(callback) or callback in (every, json_lines, tensorboard, trajectory):
         hint = f"; {callback.__name__}(...) makes one" if isinstance(callback, type) else ""
         raise type_error(argument, "a function of the run", f"{shown(callback)}{hint}")

@@ -39,7 +39,7 @@ EXPORT = """example:
   fastgd export people.safetensors people.onnx
 """
 FIND = """example:
-  fastgd find-lr people.csv --target income --optimizer sgd
+  fastgd find-lr people.csv --target income --optimizer sgd --plot rates.png
 """
 BENCH = """example:
   taskset -c 0 fastgd bench --backend cython
@@ -175,8 +175,9 @@ def parser():
     _add_data(one)
     _add_network(one)
     one.add_argument("--low", type=float, default=1e-6, help="learning rate of the first step")
-    one.add_argument("--high", type=float, default=1.0, help="... and of the last")
+    one.add_argument("--high", type=float, default=10.0, help="... and of the last")
     one.add_argument("--steps", type=int, default=200, help="how many")
+    one.add_argument("--plot", metavar="FILE", help="where a picture of the test goes; none unless told")
 
     _add_backend(command("bench", commands.bench, "microseconds a training step on this machine", BENCH))
     command("selfcheck", lambda _: min(selfcheck(), 1), "check this installation; the same as python -m fastgd")

@@ -112,15 +112,20 @@ def _outputs(arguments):
     plot = arguments.plot
     if plot is None and arguments.data == "digits":
         plot = "digits.png"
-    if plot:  # a missing extra or an unknown kind of picture
-        from .plots import check_picture
-
-        check_picture("--plot", plot)
-        check_path(plot, "--plot")
+    _check_plot(plot)
     if arguments.log:
         check_path(arguments.log, "--log")
     _check_different({"DATA": arguments.data, "--save": save, "--plot": plot, "--log": arguments.log})
     return save, plot
+
+
+def _check_plot(plot):
+    """Raises before the training if a picture cannot be saved there, or not be drawn for a missing extra."""
+    if plot:
+        from .plots import check_picture
+
+        check_picture("--plot", plot)
+        check_path(plot, "--plot")
 
 
 def _check_different(paths):
@@ -292,6 +297,8 @@ def export(arguments):
 
 def find_lr(arguments):
     """`fastgd find-lr`: the learning-rate range test."""
+    _check_plot(arguments.plot)
+    _check_different({"DATA": arguments.data, "--plot": arguments.plot})
     data = data_to_train(arguments, 0)
     network = make_network(arguments, data)
     found = find_learning_rate(
@@ -302,6 +309,9 @@ def find_lr(arguments):
     for i in range(0, len(found.loss), max(1, len(found.loss) // 20)):
         print(f"{found.learning_rate[i]:>13.3g}  {found.smoothed[i]:.4f}")
     print(f"suggestion: --learning-rate {found.suggestion:.2g}")
+    if arguments.plot:
+        found.plot(f"Range test on {arguments.data}").savefig(arguments.plot, dpi=150)
+        print(f"picture saved to {arguments.plot}")
 
 
 def bench(arguments):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import numpy as np
 
@@ -9,22 +10,36 @@ from .callbacks import every
 from .errors import DivergenceError, check_integer, check_number, value_error
 from .training import fresh_optimizer
 
-# A loss so many times its least ends the test, and the weight of the past in the smoothed loss.
-TOO_LARGE, SMOOTHING = 4.0, 0.9
+# A loss so many times its least ends the test; larger ones count as that many times the median.
+TOO_LARGE = 4.0
+# The weight of the past in the running average that is held against its least, and the part of all steps after which
+# it says something.
+PAST, SETTLED = 0.9, 1 / 10
+# Standard deviation of the smoothing, as a part of all steps.
+SMOOTHING = 1 / 40
+# What is left of the fall of the smoothed loss at the suggestion.
+LEFT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class RangeTest:
-    """learning_rate: of each step; loss: of each, and smoothed: their exponential moving average, corrected for its
-    start. suggestion: a tenth of the learning rate at which the smoothed loss is least."""
+    """learning_rate: of each step; loss: of each, before its update, and smoothed: its mean over the steps around, with
+    Gaussian weights. suggestion: the largest learning rate below that of the least smoothed loss at which this still
+    had a tenth of its fall to go: where it falls fast, and a way off from where it rises."""
 
     learning_rate: np.ndarray
     loss: np.ndarray
     smoothed: np.ndarray
     suggestion: float
 
+    def plot(self, title="Learning-rate range test"):
+        """A matplotlib Figure: `fastgd.plots.plot_range_test`."""
+        from .plots import plot_range_test
 
-def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6, high=1.0, steps=200):
+        return plot_range_test(self, title)
+
+
+def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6, high=10.0, steps=200):
     """Trains a copy of the network while the learning rate grows from low to high, by the same factor each step, until
     the loss is four times its least, or `steps` are done; returns a `RangeTest`. Smith 2017, arXiv:1506.01186.
 
@@ -36,15 +51,15 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     if high <= low:
         raise value_error("high", f"more than low = {low}", high)
     tried = fresh_optimizer(optimizer, lambda step: low * (high / low) ** (min(step, steps - 1) / (steps - 1)))
-    rates, losses, smoothed = [], [], []
+    rates, losses, averages = [], [], []
 
     def look(run):
-        past = SMOOTHING ** (len(losses) + 1)
-        before = smoothed[-1] * (1 - past / SMOOTHING) if losses else 0.0
         rates.append(run.learning_rate)
         losses.append(run.loss)
-        smoothed.append((SMOOTHING * before + (1 - SMOOTHING) * run.loss) / (1 - past))
-        return len(losses) == steps or smoothed[-1] > TOO_LARGE * min(smoothed)
+        before = averages[-1] if averages else run.loss
+        averages.append(PAST * before + (1 - PAST) * run.loss)
+        least = min(averages[int(steps * SETTLED) :], default=math.inf)
+        return len(losses) == steps or averages[-1] > TOO_LARGE * least
 
     twin = copy.deepcopy(network)
     try:
@@ -52,4 +67,15 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     except DivergenceError:
         if not losses:
             raise
-    return RangeTest(np.array(rates), np.array(losses), np.array(smoothed), rates[int(np.argmin(smoothed))] / 10)
+    losses = np.array(losses)
+    smoothed = _smoothed(losses, steps * SMOOTHING)
+    least = int(np.argmin(smoothed))
+    to_go = smoothed[: least + 1] >= smoothed[least] + LEFT * (smoothed[0] - smoothed[least])
+    return RangeTest(np.array(rates), losses, smoothed, rates[int(np.flatnonzero(to_go)[-1])])
+
+
+def _smoothed(losses, width):
+    """The mean around each step, with Gaussian weights of so many steps; without the lag of a running average."""
+    capped, i = np.minimum(losses, TOO_LARGE * np.median(losses)), np.arange(len(losses))
+    weights = np.exp(-0.5 * ((i[:, None] - i) / width) ** 2)
+    return weights @ capped / weights.sum(axis=1)

@@ -1,19 +1,32 @@
-"""Pictures, with matplotlib (extra `plots`). Each function returns a matplotlib Figure."""
+"""Pictures, with matplotlib (extra `plots`). Each function returns a matplotlib Figure: `.savefig("loss.png", dpi=150)`
+saves it, and a notebook shows it. Nothing global is touched."""
 
+import collections.abc
+import copy
+import math
 import os
 
-from .errors import value_error
+import numpy as np
 
-# Dark blue and orange: told apart by colour-blind readers and in grey.
-TRAINING, VALIDATION = "#0b4f8a", "#e07b00"
+from .errors import choose, shown, type_error, value_error
+from .history import History
+from .surface import losses_over, plane_of
+
+# Told apart by colour-blind readers (Okabe & Ito 2008), in an order in which neighbours differ in grey, too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#D55E00")
+TRAINING, VALIDATION, QUIET = COLOURS[0], COLOURS[6], "#999999"
+# With each colour goes a line, so that a picture can be read without colours.
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+MARKERS = "osD^vPX"
+LEVELS, BINS = 24, 40  # of a contour, of a histogram
 
 
-def _figure():
+def _figure(width=6.4, height=4.0):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'fastgd[plots]'") from error
-    return Figure(figsize=(6.4, 4.0), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def check_picture(argument, path):
@@ -24,18 +37,230 @@ def check_picture(argument, path):
         raise value_error(argument, f"a file ending in one of {', '.join(f'.{e}' for e in sorted(known))}", repr(path))
 
 
+def _finish(axes, losses=(), x="linear", **labels):
+    """Labels, a grid, and a logarithmic axis of losses where there is none at or below 0."""
+    log = all(value > 0 or math.isnan(value) for value in losses) and len(losses) > 0
+    if log:
+        labels["ylabel"] += " (log scale)"
+    if x == "log":
+        labels["xlabel"] += " (log scale)"
+    axes.set(xscale=x, **labels)
+    if log:
+        _log(axes)
+    if x == "log":
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+
+
+def _log(axes):
+    """A logarithmic axis of losses or counts, with plain numbers at 2 and 5 where there are few powers of ten."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_formatter("{x:g}")
+    if high < 200 * low:
+        axes.yaxis.set_minor_locator(_ticks())
+        axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def _ticks(subs=(2, 5)):
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(subs=subs)
+
+
+def _style(i):
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)]}
+
+
+def _legend_below(figure, axes):
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+
+
 def plot_loss(history, title="Loss"):
-    """Training loss, and validation loss if there is one, against epochs, on a logarithmic axis."""
+    """Training loss, and validation loss if there is one, against epochs, and which epoch was the best of what was
+    monitored. The training loss is the mean of an epoch's minibatches, each before its update."""
     figure = _figure()
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
-    epochs = range(1, len(history.loss) + 1)
-    axes.plot(epochs, history.loss, color=TRAINING, label="training")
+    marker = "o" if len(history.loss) == 1 else None
+    axes.plot(range(1, len(history.loss) + 1), history.loss, color=TRAINING, marker=marker, label="training")
     if history.validation_loss:
-        axes.plot(epochs, history.validation_loss, color=VALIDATION, linestyle="--", label="validation")
-    axes.set(title=title, xlabel="epoch", ylabel="mean loss", yscale="log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
+        epochs = range(1, len(history.validation_loss) + 1)
+        axes.plot(epochs, history.validation_loss, color=VALIDATION, linestyle="--", marker=marker, label="validation")
+    if history.best_epoch:
+        axes.axvline(history.best_epoch, color=QUIET, linestyle=":", label=f"best epoch: {history.best_epoch}")
+    _finish(axes, history.loss + history.validation_loss, title=title, xlabel="epoch", ylabel="mean loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.legend()
     return figure
+
+
+def plot_range_test(found, title="Learning-rate range test"):
+    """The loss of each step of a `RangeTest` against its learning rate, smoothed, too, and the suggestion."""
+    figure = _figure()
+    axes = figure.subplots()
+    axes.plot(found.learning_rate, found.loss, color=COLOURS[5], linewidth=0.8, label="loss of a minibatch")
+    axes.plot(found.learning_rate, found.smoothed, color=COLOURS[0], linewidth=2, label="smoothed")
+    at = int(np.argmin(np.abs(found.learning_rate - found.suggestion)))
+    label = f"suggestion: {found.suggestion:.2g}"
+    axes.axvline(found.suggestion, color=VALIDATION, linestyle="--")
+    axes.plot(found.suggestion, found.smoothed[at], "o", color=VALIDATION, linestyle="--", markersize=8, label=label)
+    _finish(axes, found.loss, "log", title=title, xlabel="learning rate", ylabel="loss")
+    low, high = min(found.smoothed.min(), np.quantile(found.loss, 0.02)), found.smoothed[0]
+    if axes.get_yscale() == "log" and low < high:  # what diverges at the end is not what is to be seen
+        axes.set_ylim(low / 1.5, high * 3)
+    axes.legend()
+    return figure
+
+
+def compare(histories, column=None, title="Batch, mini-batch and stochastic descent"):
+    """Losses of several trainings, {name: History}, against epochs, rows trained on and seconds, side by side.
+
+    column: what of the histories is drawn; None is "validation_loss" if all have one, else "loss". Every value stands
+    at the end of its epoch; a validation loss is taken there, a training loss is the mean of the epoch that ends there.
+    """
+    if not isinstance(histories, collections.abc.Mapping) or not histories:
+        raise type_error("histories", "a dict of histories, {'batch': history, ...}", shown(histories))
+    for name, history in histories.items():
+        if not isinstance(history, History) or not history.loss:
+            raise type_error(f"histories[{name!r}]", "the History of a training of at least 1 epoch", shown(history))
+    shared = [c for c in next(iter(histories.values())).columns() if all(c in h.columns() for h in histories.values())]
+    if column is None:
+        column = "validation_loss" if "validation_loss" in shared else "loss"
+    choose("column", column, dict.fromkeys(shared))
+    figure = _figure(9.6, 3.8)
+    panels = figure.subplots(1, 3, sharey=True)
+    values = [value for history in histories.values() for value in history.columns()[column]]
+    for panel, (name, unit) in zip(panels, (("epoch", "epochs"), ("rows", "rows trained on"), ("seconds", "seconds")),
+                                   strict=True):  # fmt: skip
+        for i, (label, history) in enumerate(histories.items()):
+            columns = history.to_dict()
+            panel.plot(columns[name], columns[column], markevery=0.1, markersize=5, label=label, **_style(i))
+        positive = values if "loss" in column else ()
+        _finish(panel, positive, "log", xlabel=unit, ylabel=column.replace("_", " "))
+    for panel in panels[1:]:
+        panel.set_ylabel("")
+    figure.suptitle(title)
+    _legend_below(figure, panels[0])
+    return figure
+
+
+def plot_sweep(found, x="learning_rate", column=None, title="Sweep"):
+    """A column of the table of a `Sweep` against a setting of numbers, a line for each combination of the others; of
+    trainings that differ in nothing but the seed the median, and each as a point. Those that diverged are left out.
+
+    column: as in `Sweep.order`."""
+    column = found.column(column)
+    numbers = [name for name in found.settings[0] if all(isinstance(v, (int, float)) for v in found.columns[name])]
+    choose("x", x, dict.fromkeys(numbers))
+    figure = _figure()
+    axes = figure.subplots()
+    groups = {}
+    for i in range(len(found)):
+        others = [name for name in found.settings[i] if name not in (x, "seed")]
+        label = ", ".join(f"{found.columns[name][i]}" if name == "optimizer" else f"{name} {found.columns[name][i]}"
+                          for name in others)  # fmt: skip
+        values = groups.setdefault(label, {}).setdefault(found.columns[x][i], [])
+        values.append(found.columns[column][i])
+    known = []
+    for i, (label, values) in enumerate(groups.items()):
+        style = _style(i)
+        points = [(place, value) for place, group in sorted(values.items()) for value in group if math.isfinite(value)]
+        places = sorted({place for place, _ in points})
+        medians = [np.median([value for at, value in points if at == place]) for place in places]
+        axes.plot(*np.array(points).reshape(-1, 2).T, linestyle="", alpha=0.45, markersize=4,
+                  color=style["color"], marker=style["marker"])  # fmt: skip
+        axes.plot(places, medians, markersize=5, label=label or "median", **style)
+        known += [value for _, value in points]
+    losses = known if "loss" in column else ()
+    scale = "log" if x != "seed" and min(found.columns[x]) > 0 else "linear"
+    _finish(axes, losses, scale, title=title, xlabel=x.replace("_", " "), ylabel=column.replace("_", " "))
+    _legend_below(figure, axes)
+    return figure
+
+
+def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, seed=0, title="Loss surface"):
+    """Contours of the loss of X, y over a plane through the parameters, and the path an optimizer took, projected on
+    it. The network stays as it is.
+
+    path: a `fastgd.callbacks.trajectory`, or an array (points, n_parameters); the plane goes through its end, or
+        without one through the parameters as they are.
+    directions: that span the plane. "parameters": for a network of two, the plane of these; "pca": the two principal
+        directions of the path; "random": two random ones by `seed`, scaled to each unit's weights, biases fixed (Li et
+        al. 2018, arXiv:1712.09913); or two arrays of n_parameters. None is the first of these that can be.
+    resolution: points along each direction; the loss of all rows is taken at each, so a sample of rows may do.
+    """
+    figure = _figure(6.4, 5.0)
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import MaxNLocator
+
+    plane = plane_of(network, path, directions, seed)
+    a, b, losses = losses_over(network, X, y, plane, resolution)
+    known = losses[np.isfinite(losses)]
+    if not known.size:
+        raise value_error("X", "data with a finite loss somewhere on the plane", "none")
+    low, high = known.min(), known.max()
+    log = low > 0 and high > 3 * low
+    levels = np.geomspace(low, high, LEVELS) if log else MaxNLocator(LEVELS).tick_values(low, high)
+    axes = figure.subplots()
+    shades = axes.contourf(a, b, np.ma.masked_invalid(losses), levels, norm=LogNorm(low, high) if log else None)
+    axes.contour(a, b, np.ma.masked_invalid(losses), levels[::2], colors="white", linewidths=0.4, alpha=0.6)
+    bar = figure.colorbar(shades, label="mean loss (log scale)" if log else "mean loss")
+    ticks = _ticks((1, 2, 5)).tick_values(low, high) if log else MaxNLocator(8).tick_values(low, high)
+    bar.set_ticks([tick for tick in ticks if levels[0] <= tick <= levels[-1]], minor=False)
+    bar.minorticks_off()
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+    if plane.path is not None:
+        axes.plot(*plane.path.T, color="black", linewidth=3)
+        axes.plot(*plane.path.T, ".-", color=COLOURS[1], linewidth=1.5, markersize=5, label="path")
+        begin, end = plane.path[0], plane.path[-1]
+        axes.plot(*begin, "o", color="white", markeredgecolor="black", markersize=8, label="start")
+        axes.plot(*end, "*", color="white", markeredgecolor="black", markersize=14, label="end")
+    else:
+        axes.plot(*np.linalg.lstsq(np.stack([plane.first, plane.second], axis=1),
+                                   network.parameters - plane.centre, rcond=None)[0], "*", color="white",
+                  markeredgecolor="black", markersize=14, label="parameters")  # fmt: skip
+    axes.set(title=title, xlabel=plane.names[0], ylabel=plane.names[1])
+    axes.legend()
+    return figure
+
+
+def histograms(network, X=None, y=None, *, title="Parameters"):
+    """How the values of each parameter array are distributed, and with X and y those of its gradient of the loss, a row
+    for each layer. The network stays as it is."""
+    if (X is None) != (y is None):
+        raise value_error("y" if y is None else "X", "targets as well as rows, or neither", None)
+    drawn = {"value": network.views()}
+    if X is not None:
+        _, gradient = copy.deepcopy(network).loss_and_gradient(X, y)
+        drawn["gradient"] = network.views(gradient)
+    kinds = list(dict.fromkeys(_kind(name) for name in network.views()))
+    layers = list(dict.fromkeys(name.removeprefix(_kind(name)) for name in network.views()))
+    n_columns = len(drawn) * len(kinds)
+    figure = _figure(max(2.4 * n_columns, 6.4), 1.9 * len(layers) + 0.5)
+    panels = figure.subplots(len(layers), n_columns, squeeze=False)
+    for panel in panels.flat:
+        panel.set_visible(False)
+    for i, (what, views) in enumerate(drawn.items()):
+        for name, values in views.items():
+            row, column = layers.index(name.removeprefix(_kind(name))), i * len(kinds) + kinds.index(_kind(name))
+            panel, shape = panels[row, column], " x ".join(map(str, values.shape))
+            panel.set_visible(True)
+            bins = min(BINS, 5 + values.size // 8)
+            panel.hist(values.ravel(), bins, color=COLOURS[0] if what == "value" else COLOURS[1])
+            panel.axvline(0, color="black", linewidth=0.8)
+            panel.set(xlabel=what, ylim=(0.5, None))  # a single value shows, too
+            _log(panel)
+            panel.set_title(f"{name} ({shape}), sd {values.std():.2g}", fontsize="medium")
+            panel.locator_params(axis="x", nbins=3)
+    for row in panels:
+        row[0].set_ylabel("count (log)")
+    figure.suptitle(title)
+    return figure
+
+
+def _kind(name):
+    """Of "w12" the "w"."""
+    return name.rstrip("0123456789")

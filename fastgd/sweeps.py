@@ -56,14 +56,26 @@ class Sweep:
         column, of which less is better, but of metrics that say otherwise.
 
         Raises ValueError for a column of no figures, or if it is not known whether greater is better."""
-        if column is None:
-            column = "validation_loss" if "validation_loss" in self.columns else "loss"
-        greater = choose("column", column, self.greater_is_better)
+        column = self.column(column)
+        greater = self.greater_is_better[column]
         if greater is None:
             expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
             raise value_error("column", expected, repr(column))
         values = np.array(self.columns[column], np.float64)
         return np.argsort(-values if greater else values, kind="stable").tolist()
+
+    def column(self, name=None):
+        """A column of figures by name, None is the validation loss or, without one, the loss; the name, checked."""
+        if name is None:
+            name = "validation_loss" if "validation_loss" in self.columns else "loss"
+        choose("column", name, self.greater_is_better)
+        return name
+
+    def plot(self, x="learning_rate", column=None, title="Sweep"):
+        """A matplotlib Figure: `fastgd.plots.plot_sweep`."""
+        from .plots import plot_sweep
+
+        return plot_sweep(self, x, column, title)
 
     def best(self, column=None):
         """The index of the best training, by a column as in `order`: `networks[best()]`, `settings[best()]`."""

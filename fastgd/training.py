@@ -138,9 +138,8 @@ def fresh_optimizer(optimizer, learning_rate=None):
     """A new optimizer of the kind and options of one, or of a name, without state; with its learning rate unless told
     another. A schedule is copied: it may remember losses."""
     given = pick_optimizer(optimizer)
-    return type(given)(
-        copy.deepcopy(given.learning_rate if learning_rate is None else learning_rate), **given.options()
-    )
+    rate = given.learning_rate if learning_rate is None else learning_rate
+    return type(given)(copy.deepcopy(rate), **given.options())
 
 
 def _checked_validation(network, data):

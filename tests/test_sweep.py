@@ -19,7 +19,7 @@ def test_each_training_is_that_of_fit(backend, rows):
     options = {"epochs": 3, "validation_data": rows, "metrics": "accuracy", "batch_size": 16}
 
     def rates():
-        return [0.01, fastgd.schedules.reduce_on_plateau(0.1, patience=1, factor=0.5)]  # one that remembers
+        return [0.01, fastgd.schedules.reduce_on_plateau(0.1, patience=0, factor=0.5)]  # one that remembers
 
     grid = {"optimizer": ["Adam", SGD(0.5, momentum=0.9)], "learning_rate": rates(), "seed": range(1, 3)}
     found = [fastgd.sweep(make(backend), *rows, grid, num_threads=n, **options) for n in (1, 3)]
@@ -76,7 +76,7 @@ def test_networks_of_other_kinds(rows, capfd):
     def network(hidden):
         return Network(6, [Dense(hidden, "relu"), Dense(3)], loss="softmax_cross_entropy", seed=5)
 
-    grid = {"hidden": [2, 4], "l2": [0.0, 0.5], "batch_size": [None, 10]}
+    grid = {"hidden": [2, 4], "l2": np.array([0.0, 0.5]), "batch_size": [None, 10]}
     found = fastgd.sweep(network, *rows, grid, epochs=2, learning_rate=0.01, progress=True)
     assert [n.sizes[1] for n in found.networks] == [2] * 4 + [4] * 4
     assert [n.l2 for n in found.networks] == [0, 0, 0.5, 0.5] * 2
