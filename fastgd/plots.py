@@ -212,16 +212,12 @@ def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, se
     bar.set_ticks([tick for tick in ticks if levels[0] <= tick <= levels[-1]], minor=False)
     bar.minorticks_off()
     bar.ax.yaxis.set_major_formatter("{x:g}")
-    if plane.path is not None:
+    if path is not None:
         axes.plot(*plane.path.T, color="black", linewidth=3)
         axes.plot(*plane.path.T, ".-", color=COLOURS[1], linewidth=1.5, markersize=5, label="path")
-        begin, end = plane.path[0], plane.path[-1]
-        axes.plot(*begin, "o", color="white", markeredgecolor="black", markersize=8, label="start")
-        axes.plot(*end, "*", color="white", markeredgecolor="black", markersize=14, label="end")
-    else:
-        axes.plot(*np.linalg.lstsq(np.stack([plane.first, plane.second], axis=1),
-                                   network.parameters - plane.centre, rcond=None)[0], "*", color="white",
-                  markeredgecolor="black", markersize=14, label="parameters")  # fmt: skip
+        axes.plot(*plane.path[0], "o", color="white", markeredgecolor="black", markersize=8, label="start")
+    label = "parameters" if path is None else "end"
+    axes.plot(*plane.path[-1], "*", color="white", markeredgecolor="black", markersize=14, label=label)
     axes.set(title=title, xlabel=plane.names[0], ylabel=plane.names[1])
     axes.legend()
     return figure

@@ -16,13 +16,14 @@ MARGIN, REACH = 0.25, 1.0
 @dataclasses.dataclass(frozen=True)
 class Plane:
     """The points centre + a first + b second, with a and b in `reach`, ((a from, to), (b from, to)). names: of the
-    axes. path: (points, 2), the coordinates of the points of a path that lie nearest to it, or None."""
+    axes. path: (points, 2), coordinates of the points of the plane that are nearest to those of a path, or to the
+    parameters as they are."""
 
     centre: np.ndarray
     first: np.ndarray
     second: np.ndarray
     names: tuple
-    path: np.ndarray | None
+    path: np.ndarray
     reach: tuple
 
     def point(self, a, b):
@@ -44,15 +45,10 @@ def plane_of(network, path=None, directions=None, seed=0):
     else:
         centre, names = end, ("direction 1", "direction 2")
         first, second = _given(network, directions)
-    coordinates, reach = None, ((-REACH, REACH),) * 2
-    if points is not None:
-        basis = np.stack([first, second], axis=1)
-        coordinates = np.linalg.lstsq(basis, (points - centre).T, rcond=None)[0].T
-    if points is not None and len(points) > 1:
-        reach = tuple(_reach(coordinates[:, i]) for i in range(2))
-    elif directions == "parameters":
-        reach = tuple((value - REACH, value + REACH) for value in end)
-    return Plane(centre, first, second, names, coordinates, reach)
+    basis, points = np.stack([first, second], axis=1), end[None] if points is None else points
+    coordinates = np.linalg.lstsq(basis, (points - centre).T, rcond=None)[0].T
+    least = REACH if isinstance(directions, str) and directions == "random" else 0.0
+    return Plane(centre, first, second, names, coordinates, _reach(coordinates, least))
 
 
 def losses_over(network, X, y, plane, resolution):
@@ -79,18 +75,20 @@ def _points(network, path):
     return points.astype(np.float64)
 
 
-def _reach(values):
-    low, high = values.min(), values.max()
-    margin = MARGIN * (high - low) or REACH
-    return low - margin, high + margin
+def _reach(coordinates, least):
+    """What of the plane is looked at: all of the path and something around, in one direction at least half as far as in
+    the other, and REACH from a single point."""
+    low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+    half = (0.5 + MARGIN) * (high - low)
+    half = np.maximum(half, max(least, half.max() / 2) or REACH)
+    return tuple(zip((low + high) / 2 - half, (low + high) / 2 + half, strict=True))
 
 
 def _axes(network, points, end, rng):
     """The plane of the two parameters there are."""
     if network.n_parameters != 2:
-        raise value_error(
-            "directions", "'pca', 'random' or two arrays: 'parameters' is for two of them", "'parameters'"
-        )
+        expected = "'pca', 'random' or two arrays for a network of more than two parameters"
+        raise value_error("directions", expected, "'parameters'")
     names = []
     for name, view in network.views().items():
         names += [name] if view.size == 1 else [f"{name}[{i}]" for i in range(view.size)]
@@ -122,7 +120,7 @@ def _random(network, points, end, rng):
                 part[...] = rng.normal(size=part.shape)
                 part *= np.linalg.norm(weights[name], axis=0) / np.linalg.norm(part, axis=0)
         directions.append(direction)
-    return end, *directions, ("random direction 1 (1: as long as the weights)", "random direction 2")
+    return end, *directions, tuple(f"random direction {i} (1: as long as the weights)" for i in (1, 2))
 
 
 def _given(network, directions):
