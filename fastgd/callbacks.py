@@ -95,21 +95,22 @@ class tensorboard:
 class trajectory:
     """Collects the parameters of a network as it trains: those it begins with, and those after each epoch, or within
     `every` after so many minibatches. `parameters` is an array (points, n_parameters), `steps` the minibatches done at
-    each point. See `fastgd.plots.loss_surface`."""
+    each point, one `fit` after another. See `fastgd.plots.loss_surface`."""
 
     def __init__(self, network):
-        self.network, self.steps, self._points = network, [], []
+        self.network, self.steps, self._points, self._before = network, [], [], 0
 
     def __enter__(self):
         if not self._points:
             self._add(0)
+        self._before = self.steps[-1]
         return self
 
     def __call__(self, run):
         if run.network is not self.network:
             raise value_error("network", "the network that is trained", "another")
-        if run.step != self.steps[-1]:
-            self._add(run.step)
+        if self._before + run.step != self.steps[-1]:  # it may be called for minibatches and for epochs
+            self._add(self._before + run.step)
 
     def __exit__(self, *raised):
         pass

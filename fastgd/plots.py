@@ -107,10 +107,10 @@ def plot_range_test(found, title="Learning-rate range test"):
     label = f"suggestion: {found.suggestion:.2g}"
     axes.axvline(found.suggestion, color=VALIDATION, linestyle="--")
     axes.plot(found.suggestion, found.smoothed[at], "o", color=VALIDATION, linestyle="--", markersize=8, label=label)
+    low, high = min(found.smoothed.min(), np.quantile(found.loss, 0.02)), found.smoothed.max()
+    if low > 0:  # what a single minibatch does, or all when they diverge, is not what is to be seen
+        axes.set_ylim(low / 1.5, high * 1.5)
     _finish(axes, found.loss, "log", title=title, xlabel="learning rate", ylabel="loss")
-    low, high = min(found.smoothed.min(), np.quantile(found.loss, 0.02)), found.smoothed[0]
-    if axes.get_yscale() == "log" and low < high:  # what diverges at the end is not what is to be seen
-        axes.set_ylim(low / 1.5, high * 3)
     axes.legend()
     return figure
 
@@ -152,7 +152,7 @@ def plot_sweep(found, x="learning_rate", column=None, title="Sweep"):
     trainings that differ in nothing but the seed the median, and each as a point. Those that diverged are left out.
 
     column: as in `Sweep.order`."""
-    column = found.column(column)
+    column = found._known(column)
     numbers = [name for name in found.settings[0] if all(isinstance(v, (int, float)) for v in found.columns[name])]
     choose("x", x, dict.fromkeys(numbers))
     figure = _figure()
@@ -245,9 +245,9 @@ def histograms(network, X=None, y=None, *, title="Parameters"):
             panel, shape = panels[row, column], " x ".join(map(str, values.shape))
             panel.set_visible(True)
             bins = min(BINS, 5 + values.size // 8)
-            panel.hist(values.ravel(), bins, color=COLOURS[0] if what == "value" else COLOURS[1])
+            counts, _, _ = panel.hist(values.ravel(), bins, color=COLOURS[0] if what == "value" else COLOURS[1])
             panel.axvline(0, color="black", linewidth=0.8)
-            panel.set(xlabel=what, ylim=(0.5, None))  # a single value shows, too
+            panel.set(xlabel=what, ylim=(0.5, 2 * counts.max()))  # a single value shows, too
             _log(panel)
             panel.set_title(f"{name} ({shape}), sd {values.std():.2g}", fontsize="medium")
             panel.locator_params(axis="x", nbins=3)

@@ -56,7 +56,7 @@ class Sweep:
         column, of which less is better, but of metrics that say otherwise.
 
         Raises ValueError for a column of no figures, or if it is not known whether greater is better."""
-        column = self.column(column)
+        column = self._known(column)
         greater = self.greater_is_better[column]
         if greater is None:
             expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
@@ -64,12 +64,12 @@ class Sweep:
         values = np.array(self.columns[column], np.float64)
         return np.argsort(-values if greater else values, kind="stable").tolist()
 
-    def column(self, name=None):
-        """A column of figures by name, None is the validation loss or, without one, the loss; the name, checked."""
-        if name is None:
-            name = "validation_loss" if "validation_loss" in self.columns else "loss"
-        choose("column", name, self.greater_is_better)
-        return name
+    def _known(self, column):
+        """The name of a column of figures, checked; for None, the one it is ordered by."""
+        if column is None:
+            column = "validation_loss" if "validation_loss" in self.columns else "loss"
+        choose("column", column, self.greater_is_better)
+        return column
 
     def plot(self, x="learning_rate", column=None, title="Sweep"):
         """A matplotlib Figure: `fastgd.plots.plot_sweep`."""
@@ -110,7 +110,8 @@ def sweep(network, X, y, grid, *, num_threads=None, progress=False, **options):
         "layers", "dtype", "backend". Every combination is trained, in the order in which the last one changes fastest.
     num_threads: trainings at a time; None is as for `Network`. The results do not depend on it, bit for bit.
     progress: True shows a progress bar over the trainings.
-    options: settings that have one value for all: `epochs=20, validation_data=(Xv, yv)`.
+    options: settings that have one value for all: `epochs=20, validation_data=(Xv, yv)`. (validation_fraction would
+        hold out other rows for every seed.)
 
     A training that diverges ends, the others go on. Raises TypeError or ValueError that names the argument, in any of
     the combinations, before the first is trained. Ctrl-C, or an exception in one training, ends all.

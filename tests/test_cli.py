@@ -209,9 +209,10 @@ def test_arrays(tmp_path, monkeypatch, capsys, data):
 
 def test_find_lr_and_bench(tmp_path, monkeypatch, capsys):
     options = {"folder": tmp_path, "monkeypatch": monkeypatch, "capsys": capsys}
-    code, out, _ = call("find-lr", "digits", **options)
+    code, out, _ = call("find-lr", "digits", "--plot", "rates.png", **options)
     assert code == 0
-    assert 1e-4 < float(out.split("--learning-rate")[1]) < 0.1
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    assert 1e-4 < float(out.split("--learning-rate")[1].split()[0]) < 0.1
     code, out, _ = call("bench", "--backend", "cython", **options)
     assert code == 0
     assert "microseconds a step" in out
@@ -236,6 +237,8 @@ BAD_COMMANDS = {
     "no zip inside": (["train", "zip.npz"], "zip.npz: expected an npz file"),
     "the log": (["train", "houses.csv", "--target", "price", "--log", "houses.csv"], "'--log'.*another file than DATA"),
     "the picture": (["train", "digits", "--save", "a.png", "--plot", "a.png"], "'--plot'.*another file than --save"),
+    "rates": (["find-lr", "digits", "--plot", "rates.xyz"], "'--plot'.*ending in one of.*rates.xyz"),
+    "rates, the data": (["find-lr", "n.npz", "--plot", "n.npz"], "'--plot'"),
     "the model": (["predict", "p.safetensors", "houses.csv", "--output", "p.safetensors"], "'--output'.*than MODEL"),
     "the data": (["predict", "p.safetensors", "houses.csv", "--output", "houses.csv"], "'--output'.*than DATA"),
     "no name": (["train", "digits", "--save", ""], "'--save'.*a path"),
@@ -341,13 +344,3 @@ def test_self_check_prints_what_it_should(monkeypatch, capsys):
     for word in ("fastgd", "numpy", "instruction set", "threads", "adam_step", "PASS", "gradient", "microseconds"):
         assert word in text
     assert "FAIL" not in text
-
-
-def test_plot_has_a_line_for_each_loss():
-    from fastgd.plots import plot_loss
-
-    figure = plot_loss(fastgd.History(loss=[2.0, 1.0], validation_loss=[2.5, 1.5]))
-    (axes,) = figure.axes
-    assert [list(line.get_ydata()) for line in axes.lines] == [[2.0, 1.0], [2.5, 1.5]]
-    assert axes.get_xlabel() == "epoch"
-    assert np.all([text.get_text() for text in axes.get_legend().get_texts()] == ["training", "validation"])

@@ -171,39 +171,3 @@ def test_training_follows_the_schedule(small):
     schedule = fastgd.schedules.step(0.1, every=4, factor=0.5)
     history = network.fit(x, y, optimizer=fastgd.SGD(schedule), batch_size=3, epochs=3)
     assert history.learning_rate == [float(schedule(4 * epoch - 1)) for epoch in (1, 2, 3)]
-
-
-# ---- which learning rate to begin with
-
-
-def test_the_range_test_leaves_the_network_alone(backend, small):
-    network, x, y = small
-    network = fastgd.Network(5, network.layers, loss="softmax_cross_entropy", backend=backend)
-    before, optimizer = network.parameters.copy(), fastgd.SGD(0.1, momentum=0.9)
-    found = fastgd.find_learning_rate(network, x, y, optimizer=optimizer, batch_size=4, low=1e-5, high=1e3, steps=150)
-    np.testing.assert_array_equal(network.parameters, before)
-    assert optimizer.steps == 0
-    n = len(found.loss)
-    np.testing.assert_allclose(found.learning_rate, 1e-5 * 1e8 ** (np.arange(n) / 149), rtol=1e-12)
-    assert n < 150  # a rate of 1000 is too much
-    twin = fastgd.Network(5, network.layers, loss="softmax_cross_entropy", backend=backend)
-    tried = fastgd.SGD(lambda step: 1e-5 * 1e8 ** (step / 149), momentum=0.9)
-    losses = [
-        twin.train_step(xb, yb, tried)
-        for epoch in range(5)
-        for xb, yb in fastgd.minibatches(x, y, 4, epoch=epoch)
-    ]  # fmt: skip
-    np.testing.assert_array_equal(found.loss[:15], losses)
-    weights = 0.9 ** np.arange(n)[::-1]
-    assert found.smoothed[-1] == pytest.approx((weights * found.loss).sum() / weights.sum(), rel=1e-9)
-    assert found.suggestion == found.learning_rate[found.smoothed.argmin()] / 10
-
-
-@pytest.mark.parametrize(
-    ("options", "match"), [({"low": 0}, "'low'"), ({"high": 1e-7}, "'high'"), ({"steps": 3}, "'steps'"),
-                           ({"optimizer": "Adma"}, "'optimizer'")],
-)  # fmt: skip
-def test_bad_range_tests(options, match, small):
-    network, x, y = small
-    with pytest.raises(ValueError, match=match):
-        fastgd.find_learning_rate(network, x, y, **options)

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from cases import OPTIMIZERS
+
+import fastgd
+from fastgd import Dense, Network
+
+
+def test_the_range_test_leaves_the_network_alone(backend, small):
+    network, x, y = small
+    network = Network(5, network.layers, loss="softmax_cross_entropy", backend=backend)
+    before, optimizer = network.parameters.copy(), fastgd.SGD(0.1, momentum=0.9)
+    found = fastgd.find_learning_rate(network, x, y, optimizer=optimizer, batch_size=4, low=1e-5, high=1e3, steps=150)
+    np.testing.assert_array_equal(network.parameters, before)
+    assert optimizer.steps == 0
+    n = len(found.loss)
+    np.testing.assert_allclose(found.learning_rate, 1e-5 * 1e8 ** (np.arange(n) / 149), rtol=1e-12)
+    assert n < 150  # a rate of 1000 is too much
+    twin = Network(5, network.layers, loss="softmax_cross_entropy", backend=backend)
+    tried = fastgd.SGD(lambda step: 1e-5 * 1e8 ** (step / 149), momentum=0.9)
+    losses = [
+        twin.train_step(xb, yb, tried)
+        for epoch in range(5)
+        for xb, yb in fastgd.minibatches(x, y, 4, epoch=epoch)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(found.loss[:15], losses)
+    weights = np.exp(-0.5 * ((np.arange(n) - 40) / (150 / 40)) ** 2)
+    capped = np.minimum(found.loss, 4 * np.median(found.loss))
+    assert found.smoothed[40] == pytest.approx((weights * capped).sum() / weights.sum(), rel=1e-9)
+    least, at = found.smoothed.argmin(), list(found.learning_rate).index(found.suggestion)
+    tenth = found.smoothed[least] + 0.1 * (found.smoothed[0] - found.smoothed[least])
+    assert at < least
+    assert found.smoothed[at] >= tenth > found.smoothed[at + 1 : least + 1].max()
+
+
+@pytest.mark.parametrize("name", ["SGD", "momentum", "RMSProp", "Adam"])
+def test_the_suggestion_is_a_good_one(name, data):
+    """Over rates that are each as far from the next as sqrt(10), after a budget: at most twice the least loss of all.
+    Ten times the suggestion, and a hundredth of it, are not."""
+    X, y = data[0]
+    network = Network(64, [Dense(64, "relu"), Dense(10)], loss="softmax_cross_entropy", seed=1)
+    optimizer = OPTIMIZERS[name](0.1)
+    rate = fastgd.find_learning_rate(network, X, y, optimizer=optimizer).suggestion
+    rates = [rate, 10 * rate, rate / 100, *np.geomspace(1e-4, 1, 9).tolist()]
+    found = fastgd.sweep(network, X, y, {"learning_rate": rates}, optimizer=optimizer, epochs=5)
+    losses = [network.loss(X, y) for network in found.networks]
+    assert losses[0] < 2 * min(losses)
+    assert min(losses[1:3]) > 2 * min(losses)
+
+
+def test_a_lucky_first_row_does_not_end_the_test(rng):
+    """Losses of single rows differ by orders of magnitude."""
+    network, x = Network(1, [Dense(1)], loss="mse"), rng.normal(size=(400, 1))
+    y, rows = network.forward(x)[:, 0] + 3.0, np.arange(400.0)[:, None]
+    first = int(next(iter(fastgd.minibatches(rows, y, 1)))[0][0, 0])
+    y[first] -= 3.0 - 1e-3
+    found = fastgd.find_learning_rate(network, x, y, batch_size=1, optimizer="SGD")
+    assert found.loss[0] < 1e-5 < found.loss[1]
+    assert len(found.loss) > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "match"), [({"low": 0}, "'low'"), ({"high": 1e-7}, "'high'"), ({"steps": 3}, "'steps'"),
+                           ({"optimizer": "Adma"}, "'optimizer'")],
+)  # fmt: skip
+def test_bad_range_tests(options, match, small):
+    network, x, y = small
+    with pytest.raises(ValueError, match=match):
+        fastgd.find_learning_rate(network, x, y, **options)

@@ -1,0 +1,265 @@
+import numpy as np
+import pytest
+from cases import make
+
+import fastgd
+from fastgd import SGD, Adam, Dense, History, Network, plots
+from fastgd.callbacks import every, trajectory
+from fastgd.surface import losses_over, plane_of
+
+
+def lines(axes):
+    """What is drawn, by its label in the legend: (x, y)."""
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+@pytest.fixture
+def walked(rows):
+    """A network that has been trained, and its path."""
+    network = make(seed=3)
+    path = trajectory(network)
+    network.fit(*rows, optimizer=Adam(0.02), batch_size=20, epochs=4, callbacks=[path, every(2, path)])
+    return network, path
+
+
+def test_every_picture_says_what_it_shows_and_can_be_saved(walked, rows, tmp_path):
+    network, path = walked
+    found = fastgd.find_learning_rate(network, *rows)
+    sweep = fastgd.sweep(network, *rows, {"learning_rate": [0.01, 0.1], "seed": [0, 1]}, epochs=2)
+    pictures = {
+        "loss": plots.plot_loss(network.history, "A"),
+        "rates": found.plot("A"),
+        "descents": plots.compare({"one": network.history}, title="A"),
+        "sweep": sweep.plot(title="A"),
+        "surface": plots.loss_surface(network, *rows, path=path, resolution=5, title="A"),
+        "histograms": plots.histograms(network, *rows, title="A"),
+    }
+    for name, figure in pictures.items():
+        figure.savefig(tmp_path / f"{name}.png")
+        assert "A" in [figure.get_suptitle(), figure.axes[0].get_title()]
+        assert all(axes.get_xlabel() for axes in figure.axes if axes.get_label() != "<colorbar>")
+        assert figure.axes[0].get_ylabel()
+
+
+# ---- curves
+
+
+def test_plot_loss():
+    figure = plots.plot_loss(History(loss=[2.0, 1.0], validation_loss=[2.5, 1.5], best_epoch=2))
+    (axes,) = figure.axes
+    drawn = lines(axes)
+    assert drawn["training"] == ([1, 2], [2.0, 1.0])
+    assert drawn["validation"] == ([1, 2], [2.5, 1.5])
+    assert drawn["best epoch: 2"][0] == [2, 2]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "mean loss (log scale)")
+    assert axes.get_yscale() == "log"
+
+
+def test_losses_that_are_not_above_zero_and_none_at_all(tmp_path):
+    for losses in ([1.0, 0.0, -1.0], []):
+        (axes,) = plots.plot_loss(History(loss=losses)).axes
+        assert (axes.get_yscale(), axes.get_ylabel()) == ("linear", "mean loss")
+        axes.figure.savefig(tmp_path / "loss.png")
+
+
+def test_plot_range_test(small):
+    network, x, y = small
+    found = fastgd.find_learning_rate(network, x, y, batch_size=4, steps=60)
+    (axes,) = found.plot().axes
+    drawn = lines(axes)
+    rates = found.learning_rate.tolist()
+    assert drawn["loss of a minibatch"] == (rates, found.loss.tolist())
+    assert drawn["smoothed"] == (rates, found.smoothed.tolist())
+    at = rates.index(found.suggestion)
+    assert drawn[f"suggestion: {found.suggestion:.2g}"] == ([found.suggestion], [found.smoothed[at]])
+    assert axes.get_xscale() == "log"
+
+
+def test_descents_side_by_side(rows):
+    """Against epochs, rows and seconds."""
+    histories = {}
+    for name, batch_size, epochs in (("batch", None, 4), ("mini-batch", 10, 3), ("stochastic", 1, 2)):
+        histories[name] = make().fit(*rows, batch_size=batch_size, epochs=epochs, metrics="accuracy")
+    histories["stochastic"].validation_loss = [1.0, 2.0]
+    figure = plots.compare(histories)
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "epochs (log scale)", "rows trained on (log scale)", "seconds (log scale)",
+    ]  # fmt: skip
+    for name, history in histories.items():
+        places = range(1, len(history.loss) + 1), [100 * i for i in range(1, len(history.loss) + 1)], history.seconds
+        for axes, x in zip(figure.axes, places, strict=True):
+            assert lines(axes)[name] == (list(x), history.loss)
+    styles = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in figure.axes[0].lines]
+    assert all(len(set(column)) == 3 for column in zip(*styles, strict=True))
+    assert figure.legends[0].texts[2].get_text() == "stochastic"
+    of_metric = plots.compare(histories, "accuracy")
+    assert lines(of_metric.axes[1])["batch"][1] == histories["batch"].metrics["accuracy"]
+    assert of_metric.axes[1].get_yscale() == "linear"
+    for bad, error, match in (({}, TypeError, "'histories'.*dict"), ([histories["batch"]], TypeError, "'histories'"),
+                              ({"a": 3}, TypeError, r"histories\['a'\].*3"),
+                              ({"a": History()}, TypeError, r"histories\['a'\].*at least 1 epoch")):  # fmt: skip
+        with pytest.raises(error, match=match):
+            plots.compare(bad)
+    with pytest.raises(ValueError, match="'column'.*'validation_loss'"):  # one of them has it
+        plots.compare(histories, "validation_loss")
+
+
+def test_plot_sweep(rows):
+    grid = {"optimizer": ["SGD", SGD(momentum=0.9)], "learning_rate": [0.01, 0.1, 1e30], "seed": [0, 1, 2]}
+    found = fastgd.sweep(make(), *rows, grid, epochs=2)
+    (axes,) = found.plot().axes
+    drawn, losses = lines(axes), np.array(found.columns["loss"]).reshape(2, 3, 3)
+    assert np.isnan(losses[:, 2]).all()
+    for i, name in enumerate(("SGD", "SGD(momentum=0.9)")):
+        assert drawn[name] == ([0.01, 0.1], np.median(losses[i, :2], axis=1).tolist())
+    points = [line.get_ydata() for line in axes.lines if line.get_linestyle() == "None"]
+    assert np.sort(points, axis=1) == pytest.approx(np.sort(losses[:, :2].reshape(2, 6), axis=1))
+    assert axes.get_ylabel() == "loss (log scale)"
+    with pytest.raises(ValueError, match="'x'.*'learning_rate', 'seed'.*'optimizer'"):
+        found.plot("optimizer")
+    with pytest.raises(ValueError, match="'column'"):
+        found.plot(column="accuracy")
+
+
+# ---- the loss over planes
+
+
+def test_a_trajectory_is_the_way_of_the_parameters(walked, rows):
+    network, path = walked
+    assert path.steps == [0, 2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
+    twin, optimizer = make(seed=3), Adam(0.02)
+    points = [twin.parameters.copy()]
+    for epoch in range(4):
+        for xb, yb in fastgd.minibatches(*rows, 20, seed=3, epoch=epoch):
+            twin.train_step(xb, yb, optimizer)
+            points.append(twin.parameters.copy())
+    np.testing.assert_array_equal(path.parameters, np.array(points)[path.steps])
+    network.fit(*rows, epochs=1, callbacks=[path])
+    assert path.steps[-2:] == [20, 24]
+    np.testing.assert_array_equal(path.parameters[-1], network.parameters)
+    with pytest.raises(ValueError, match="'network'.*another"):
+        make().fit(*rows, epochs=1, callbacks=[path])
+
+
+@pytest.mark.parametrize("directions", ["pca", "random", "own"])
+def test_the_path_lies_on_the_plane(directions, walked, rows):
+    """As near to it as can be, and in the picture; where it lies on the plane the loss is that of the network."""
+    network, path = walked
+    before = network.parameters.copy()
+    own = directions == "own"
+    if own:
+        directions = path.parameters[0] - path.parameters[-1], path.parameters[2] - path.parameters[-1]
+    figure = plots.loss_surface(network, *rows, path=path, directions=directions, resolution=5)
+    np.testing.assert_array_equal(network.parameters, before)
+    plane = plane_of(network, path, directions)
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == plane.names
+    np.testing.assert_allclose(np.array(lines(axes)["path"]).T, plane.path)
+    for i, interval in enumerate((axes.get_xlim(), axes.get_ylim())):
+        assert interval == pytest.approx(plane.reach[i])
+        assert (interval[0] < plane.path[:, i]).all()
+        assert (plane.path[:, i] < interval[1]).all()
+    left = path.parameters - np.array([plane.point(*place) for place in plane.path])
+    for direction in (plane.first, plane.second):  # what is left over is at right angles to the plane
+        assert np.abs(left @ direction).max() < 1e-6 * np.linalg.norm(direction)
+    assert np.abs(left[-1]).max() < 1e-12
+    if own:
+        assert plane.path[[0, 2, -1]] == pytest.approx(np.array([[1, 0], [0, 1], [0, 0]]), abs=1e-7)
+    a, b, losses = losses_over(network, *rows, plane, 7)
+    twin = make()
+    twin.parameters[:] = plane.point(a[5], b[2])
+    assert losses[2, 5] == twin.loss(*rows)
+    assert losses[5, 2] != losses[2, 5]
+
+
+def test_principal_directions(walked):
+    network, path = walked
+    plane = plane_of(network, path)
+    values, vectors = np.linalg.eigh(np.cov(path.parameters.T.astype(np.float64)))
+    assert abs(plane.first @ vectors[:, -1]) == pytest.approx(1, abs=1e-6)
+    assert abs(plane.second @ vectors[:, -2]) == pytest.approx(1, abs=1e-6)
+    assert f"{values[-1] / values.sum():.0%}" in plane.names[0]
+
+
+def test_random_directions_are_as_long_as_the_weights(walked):
+    network, _ = walked
+    plane = plane_of(network)
+    for direction in (plane.first, plane.second):
+        parts = network.views(direction)
+        for name, weights in network.views().items():
+            if name[0] == "w":
+                lengths = np.linalg.norm(weights, axis=0)
+                np.testing.assert_allclose(np.linalg.norm(parts[name], axis=0), lengths, rtol=1e-6)
+            else:
+                assert not parts[name].any()
+    assert plane.reach == ((-1, 1), (-1, 1))
+    assert (plane_of(network, seed=1).first != plane.first).any()
+
+
+def test_the_plane_of_two_parameters(rng):
+    x = rng.normal(size=(50, 1))
+    network = Network(1, [Dense(1)], loss="mse", dtype="float64")
+    path = trajectory(network)
+    y = 2 * x[:, 0] + 1
+    network.fit(x, y, optimizer=SGD(0.1), epochs=5, callbacks=path)
+    figure = plots.loss_surface(network, x, y, path=path, resolution=9)
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("w1", "b1")
+    np.testing.assert_allclose(np.array(lines(axes)["path"]).T, path.parameters, rtol=1e-12)
+    plane = plane_of(network, path)
+    a, b, losses = losses_over(network, x, y, plane, 9)
+    expected = ((a[None, :, None] * x[:, 0] + b[:, None, None] - y) ** 2).mean(axis=2)
+    np.testing.assert_allclose(losses, expected, rtol=1e-10)
+
+
+def test_a_failure_leaves_the_network_as_it_is(walked, rows, monkeypatch):
+    network, path = walked
+    before = network.parameters.copy()
+    monkeypatch.setattr(Network, "loss", lambda *told: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        plots.loss_surface(network, *rows, path=path)
+    np.testing.assert_array_equal(network.parameters, before)
+
+
+BAD_PLANES = {
+    "path": ({"path": np.zeros((3, 4))}, "'path'.*trajectory"),
+    "too short": ({"directions": "pca", "path": np.zeros((2, 83))}, "'path'.*at least 3 points"),
+    "no path": ({"directions": "pca"}, "'path'.*at least 3 points.*None"),
+    "line": ({"path": np.linspace(0, 1, 5)[:, None] * np.ones(83)}, "'path'.*not a straight line"),
+    "two": ({"directions": "parameters"}, "'directions'.*more than two"),
+    "name": ({"directions": "rando"}, "'directions'.*did you mean 'random'"),
+    "parallel": ({"directions": (np.ones(83), np.ones(83))}, "'directions'.*not along one line"),
+    "length": ({"directions": (np.ones(83), np.ones(3))}, "'directions'.*83 numbers"),
+    "one": ({"directions": [np.ones(83)]}, "'directions'.*two arrays"),
+    "resolution": ({"resolution": 1}, "'resolution'"),
+    "network": ({"network": 3}, "'network'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PLANES)
+def test_bad_planes(case, rows):
+    change, match = BAD_PLANES[case]
+    with pytest.raises((TypeError, ValueError), match=match):
+        plots.loss_surface(**{"network": make(), "X": rows[0], "y": rows[1], **change})
+
+
+# ---- histograms
+
+
+def test_histograms(walked, rows):
+    network, _ = walked
+    before = network.parameters.copy(), network.gradient.copy()
+    figure = plots.histograms(network, *rows)
+    np.testing.assert_array_equal([network.parameters, network.gradient], before)
+    _, gradient = network.loss_and_gradient(*rows)
+    drawn = {(axes.get_title().split()[0], axes.get_xlabel()): axes for axes in figure.axes}
+    assert list(drawn) == [(name + layer, what) for layer in "12" for what in ("value", "gradient") for name in "wb"]
+    for what, views in (("value", network.views()), ("gradient", network.views(gradient))):
+        for name, values in views.items():
+            bars = drawn[name, what].patches
+            counts, edges = np.histogram(values, len(bars))
+            assert [bar.get_height() for bar in bars] == counts.tolist()
+            assert bars[0].get_x() == pytest.approx(edges[0], rel=1e-5)
+    assert len(plots.histograms(network).axes) == 4
+    with pytest.raises(ValueError, match="'y'"):
+        plots.histograms(network, rows[0])
