@@ -95,7 +95,8 @@ class tensorboard:
 class trajectory:
     """Collects the parameters of a network as it trains: those it begins with, and those after each epoch, or within
     `every` after so many minibatches. `parameters` is an array (points, n_parameters), `steps` the minibatches done at
-    each point, one `fit` after another. Each point takes as much memory as the parameters. See `fastgd.plots.loss_surface`."""
+    each point, one `fit` after another. Each takes as much memory as the parameters. See
+    `fastgd.plots.loss_surface`."""
 
     def __init__(self, network):
         self.network, self.steps, self._points, self._before = network, [], [], 0

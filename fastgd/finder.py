@@ -43,8 +43,8 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     """Trains a copy of the network while the learning rate grows from low to high, by the same factor each step, until
     the loss is four times its least, or `steps` are done; returns a `RangeTest`. Smith 2017, arXiv:1506.01186.
 
-    X, y, batch_size: as in `fit`. optimizer: one whose options are used, not its state, or a name; None is "Adam". Lion,
-    whose steps do not shrink with the gradient, does better at a tenth of the suggestion.
+    X, y, batch_size: as in `fit`. optimizer: one whose options are used, not its state, or a name; None is "Adam".
+    (Lion, whose steps do not shrink with the gradient, does better at a tenth of the suggestion.)
     Raises TypeError or ValueError that names the argument.
     """
     low, high = check_number("low", low, 0.0, low_open=True), check_number("high", high, 0.0, low_open=True)
