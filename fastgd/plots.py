@@ -154,7 +154,8 @@ def plot_sweep(found, x="learning_rate", column=None, title="Sweep"):
     column: as in `Sweep.order`."""
     column = found._known(column)
     numbers = [name for name in found.settings[0] if all(isinstance(v, (int, float)) for v in found.columns[name])]
-    choose("x", x, dict.fromkeys(numbers))
+    if x not in numbers:
+        raise value_error("x", f"a setting of numbers alone, of which the grid has {numbers}", shown(x))
     figure = _figure()
     axes = figure.subplots()
     groups = {}

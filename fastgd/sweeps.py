@@ -229,9 +229,10 @@ def _outcome(history, of_fit):
     ways = {metric.column: metric.greater_is_better for metric in check_metrics("metrics", of_fit.get("metrics", ()))}
     figures = {name: values for name, values in history.columns().items() if name not in NO_FIGURES}
     greater = {name: ways.get(name.removeprefix("validation_"), False) for name in figures}
-    takes_best = of_fit.get("restore_best", False) and history.best_epoch
-    epoch = history.best_epoch if takes_best else len(history.loss)
+    epoch, diverged = len(history.loss), history.stopped == "diverged"
+    if of_fit.get("restore_best", False) and history.best_epoch and not diverged:
+        epoch = history.best_epoch
     outcome = {"epoch": epoch, "seconds": history.seconds[-1] if epoch else 0.0, "stopped": history.stopped}
-    if history.stopped != "diverged":
+    if not diverged:
         outcome |= {name: values[epoch - 1] for name, values in figures.items()}
     return outcome, greater

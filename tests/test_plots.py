@@ -115,7 +115,7 @@ def test_plot_sweep(rows):
     points = [line.get_ydata() for line in axes.lines if line.get_linestyle() == "None"]
     assert np.sort(points, axis=1) == pytest.approx(np.sort(losses[:, :2].reshape(2, 6), axis=1))
     assert axes.get_ylabel() == "loss (log scale)"
-    with pytest.raises(ValueError, match="'x'.*'learning_rate', 'seed'.*'optimizer'"):
+    with pytest.raises(ValueError, match="'x'.*numbers alone.*'learning_rate', 'seed'.*'optimizer'"):
         found.plot("optimizer")
     with pytest.raises(ValueError, match="'column'"):
         found.plot(column="accuracy")
