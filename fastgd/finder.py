@@ -25,8 +25,8 @@ LEFT = 0.1
 class RangeTest:
     """learning_rate: of each step; loss: of each, before its update, and smoothed: its mean over the steps around, with
     Gaussian weights. suggestion: the largest learning rate below that of the least smoothed loss at which this still
-    had a tenth of its fall to go: where it falls fast, and a way off from where it rises. It is the first rate of all if
-    the loss has not fallen."""
+    had a tenth of its fall to go: where it falls fast, and a way off from where it rises. It is the first rate if the
+    loss has not fallen."""
 
     learning_rate: np.ndarray
     loss: np.ndarray
