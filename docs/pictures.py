@@ -1,7 +1,8 @@
-"""Draws the pictures of README, on the digits and on breast cancer: python docs/pictures.py"""
+"""Draws the pictures of README, on the digits and on breast cancer: python docs/pictures.py [FOLDER]"""
 
 import io
 import pathlib
+import sys
 
 from PIL import Image
 from sklearn.datasets import load_breast_cancer
@@ -11,7 +12,7 @@ from fastgd import SGD, Dense, Network, plots
 from fastgd.callbacks import every, trajectory
 from fastgd.datasets import digits
 
-FOLDER = pathlib.Path(__file__).parent
+FOLDER = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent
 COLOURS = 128  # of a file: enough to look the same, and a third of the bytes
 
 

@@ -25,8 +25,8 @@ LEFT = 0.1
 class RangeTest:
     """learning_rate: of each step; loss: of each, before its update, and smoothed: its mean over the steps around, with
     Gaussian weights. suggestion: the largest learning rate below that of the least smoothed loss at which this still
-    had a tenth of its fall to go: where it falls fast, and a way off from where it rises. It is the first rate if the
-    loss has not fallen."""
+    had a tenth of its fall to go: where it falls fast, and a way off from where it rises; of Lion, whose steps do not
+    shrink with the gradient, 0.3 of that. It is the first rate if the loss has not fallen."""
 
     learning_rate: np.ndarray
     loss: np.ndarray
@@ -45,7 +45,6 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     the loss is four times its least, or `steps` are done; returns a `RangeTest`. Smith 2017, arXiv:1506.01186.
 
     X, y, batch_size: as in `fit`. optimizer: one whose options are used, not its state, or a name; None is "Adam".
-    (Lion, whose steps do not shrink with the gradient, does better at a tenth of the suggestion.)
     Raises TypeError or ValueError that names the argument.
     """
     low, high = check_number("low", low, 0.0, low_open=True), check_number("high", high, 0.0, low_open=True)
@@ -73,7 +72,8 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     smoothed = _smoothed(losses, steps * SMOOTHING)
     least = int(np.argmin(smoothed))
     to_go = smoothed[: least + 1] >= smoothed[least] + LEFT * (smoothed[0] - smoothed[least])
-    return RangeTest(np.array(rates), losses, smoothed, rates[int(np.flatnonzero(to_go)[-1])])
+    suggestion = tried.rate_found * rates[int(np.flatnonzero(to_go)[-1])]
+    return RangeTest(np.array(rates), losses, smoothed, suggestion)
 
 
 def _smoothed(losses, width):

@@ -86,6 +86,7 @@ class Optimizer(Stepper):
     kernel = None
     outer_kernel = None  # like `sgd_outer_step`, with scalars of `kernel`, where the rule needs no gradient array
     decoupled = False
+    rate_found = 1.0  # what part of the rate that a range test finds is good for a whole training
 
     def __init__(
         self,

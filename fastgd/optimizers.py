@@ -720,6 +720,7 @@ class Lion(Optimizer):
     2023, arXiv:2302.06675, as optax.lion: weight decay is decoupled. Further options: see `Optimizer`."""
 
     kernel, decoupled = lion_step, True
+    rate_found = 0.3  # its steps do not shrink with the gradient
 
     def __init__(self, learning_rate=1e-4, *, beta1=0.9, beta2=0.99, weight_decay=0.0, **options):
         super().__init__(learning_rate, {"beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}, **options)

@@ -33,7 +33,7 @@ def test_the_range_test_leaves_the_network_alone(backend, small):
     assert found.smoothed[at] >= tenth > found.smoothed[at + 1 : least + 1].max()
 
 
-@pytest.mark.parametrize("name", ["SGD", "momentum", "RMSProp", "Adam"])
+@pytest.mark.parametrize("name", ["SGD", "momentum", "RMSProp", "Adam", "Lion"])
 def test_the_suggestion_is_a_good_one(name, data):
     """Over rates that are each as far from the next as sqrt(10), after a budget: at most twice the least loss of all.
     Ten times the suggestion, and a hundredth of it, are not."""
