@@ -62,6 +62,8 @@ PHASES = (
 )  # fmt: skip
 # Phases in which a value may be another each step.
 FED_PHASES = ("forward", "backward", *UPDATE_PHASES, "outer")
+# The phases with a penalty: in the loss, and in the gradient.
+PENALIZED = ("total", "penalty")
 # Rows that a thread takes through all layers at a time: their activations stay in the second cache.
 ROW_BLOCK = 256
 # Floating-point operations that are worth a thread.
@@ -289,6 +291,8 @@ class Plan(Program):
         self.rows = rows
         self._prepared = None
         self._phases["weight"][0].set_scalars(value=1 / rows)
+        for operation in self._penalties():
+            operation.set_scalars(l2=self.network.l2)
         if self.runner is None:
             for operation in self.operations:
                 for link in operation.links:
@@ -410,7 +414,14 @@ class Plan(Program):
             feeds.add([link.slot(name) for link in links], steps.values[key])
         for address, size in self.sometimes():
             feeds.add([address], steps.active * size)
+        for phase in PENALIZED:
+            values = steps.penalties.get(phase, np.broadcast_to(self.network.l2, len(steps)))
+            feeds.add([operation.slot("l2") for operation in self._penalties(phase)], values)
         feeds.add([self._phases["check"][0].slot("limit")], steps.gradient_limits)
+
+    def _penalties(self, *phases):
+        """The operations of the penalty, or those in some phases."""
+        return [o for phase in phases or PENALIZED for o in self._phases[phase] if "l2" in o.kernel.scalars]
 
     @property
     def _weight_slots(self):
@@ -452,6 +463,9 @@ class Plan(Program):
             self.set_minibatch(weight, x=steps.x[chosen], y=steps.y[chosen])
             self.prepare_in_python(FED_PHASES, steps.values, s, steps.active[s])
             self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
+            for phase, values in steps.penalties.items():
+                for operation in self._penalties(phase):
+                    operation.set_scalars(l2=float(values[s]))
             self.torn = True
             status = self.walk_in_python(stages)
             steps.totals[s] = self.buffers["total"][0]

@@ -15,7 +15,9 @@ class Steps:
     (whether the parameters are updated), `values` (of what is fed, by key), `gradient_limits`, `peak_limits` and
     `parameter_limits` (None: they cannot be exceeded) has an element for each step, and the losses go to `totals`. The
     steps before `ends` end an epoch: when they do goes to `times`, the mean loss of the epoch's rows to `losses`;
-    `sums` holds the sum of that of the rows of the epoch going on, and how many these are."""
+    `sums` holds the sum of that of the rows of the epoch going on, and how many these are. `penalties` may have other
+    values of l2 than the network's, an element for each step, by phase of the plan: "total" for that in the loss,
+    "penalty" for that in the gradient."""
 
     x: np.ndarray
     y: np.ndarray
@@ -35,6 +37,7 @@ class Steps:
     times: np.ndarray
     losses: np.ndarray
     sums: np.ndarray
+    penalties: dict = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, plan, optimizer, x, y, *, rows, starts, order=None, weights=None, ends=(), sums=None):
