@@ -4,6 +4,7 @@ net = fastgd.Network(64, [fastgd.Dense(64, "relu"), fastgd.Dense(10)], loss="sof
 history = net.fit(X, y, optimizer=fastgd.Adam(1e-3), batch_size=32, epochs=20)
 """
 
+import importlib
 import pkgutil
 
 # In a checkout the compiled modules are those of the installed package.
@@ -56,3 +57,10 @@ __all__ = [
     "tables",
 ]
 __all__ += optimizers.__all__
+
+
+def __getattr__(name):
+    """`fastgd.sklearn` is imported when it is used."""
+    if name == "sklearn":
+        return importlib.import_module(".sklearn", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

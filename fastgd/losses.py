@@ -221,6 +221,53 @@ def binary_cross_entropy_loss(loss, dz, z, y, weight):
 
 
 @kernel
+def poisson_loss(
+    loss: Out("rows"),
+    dz: Out("rows", "k"),
+    z: In("rows", "k"),
+    y: In("rows", "k", domain="nonnegative"),
+    weight: In("rows"),
+):
+    """Half the Poisson deviance of the rate exp(z): mean over the k outputs of exp(z) - y z + y log y - y. The first
+    two terms are torch's PoissonNLLLoss; with the others it is 0 where exp(z) = y."""
+    scale = weight / z.shape[1]
+    rate = np.exp(z)
+    value = (rate - y) + y * (np.log(np.where(y > 0, y, 1)) - z)
+    valid = (y >= 0).all(axis=1)
+    np.copyto(loss, np.where(valid, scale * value.sum(axis=1), np.nan))
+    np.multiply(rate - y, scale[:, None], out=dz)
+
+
+@poisson_loss.loop
+def poisson_loss(loss, dz, z, y, weight):
+    k = z.shape[1]
+    for i in range(z.shape[0]):
+        total = loss.dtype.type(0)
+        scale = weight[i] / loss.dtype.type(k)
+        valid = True
+        for j in range(k):
+            v = y[i, j]
+            d = np.exp(z[i, j]) - v
+            valid = valid and v >= 0
+            total += d + v * (np.log(v if v > 0 else loss.dtype.type(1)) - z[i, j])
+            dz[i, j] = scale * d
+        loss[i] = scale * total if valid else np.nan
+
+
+@kernel
+def exp_forward(y: Out("rows", "n"), x: In("rows", "n")):
+    """y <- exp(x)."""
+    np.exp(x, out=y)
+
+
+@exp_forward.loop
+def exp_forward(y, x):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            y[i, j] = np.exp(x[i, j])
+
+
+@kernel
 def softmax_forward(p: Out("rows", "k"), z: In("rows", "k")):
     """p <- exp(z) / sum of exp(z), by rows."""
     np.exp(log_softmax(z), out=p)
@@ -311,5 +358,6 @@ softmax_cross_entropy = Loss(
     ranges={"label_smoothing": {"low": 0.0, "high": 1.0}},
 )
 binary_cross_entropy = Loss("binary_cross_entropy", (binary_cross_entropy_loss,), sigmoid_forward)
+poisson = Loss("poisson", (poisson_loss,), exp_forward)
 
-LOSSES = {loss.name: loss for loss in (mse, mae, huber, softmax_cross_entropy, binary_cross_entropy)}
+LOSSES = {loss.name: loss for loss in (mse, mae, huber, softmax_cross_entropy, binary_cross_entropy, poisson)}

@@ -225,6 +225,7 @@ def _rows_are_probabilities(block):
 
 _DOMAINS = {
     "real": ("finite numbers", None),
+    "nonnegative": ("numbers >= 0", lambda block: block >= 0),
     "unit": ("numbers in [0, 1]", lambda block: (block >= 0) & (block <= 1)),
     "probabilities": ("rows of numbers >= 0 that sum to 1", _rows_are_probabilities),
     "labels": (None, None),

@@ -11,6 +11,7 @@ arguments of both classes are told one by one.
 import copy
 import functools
 import math
+import numbers
 import threading
 import warnings
 
@@ -39,7 +40,7 @@ from .network import Network
 from .optimizer import FRACTION, Optimizer
 from .optimizers import OPTIMIZERS, SGD
 from .run import Run
-from .samples import Samples, check_targets, check_weights
+from .samples import Samples, check_targets, check_values, check_weights
 from .sklearn_training import (
     ClassicAdam,
     EpochEnd,
@@ -168,8 +169,11 @@ class _Perceptron(BaseEstimator):
         is_first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         X, y, factor, out_activation = self._encoded(X, y, incremental=incremental, reset=is_first)
         if sample_weight is not None:
-            weight = np.full(X.shape[0], sample_weight) if np.ndim(sample_weight) == 0 else sample_weight
-            sample_weight = check_weights("sample_weight", weight, X.shape[0], X.dtype, scaled=False)
+            if isinstance(sample_weight, numbers.Real):
+                sample_weight = np.full(X.shape[0], sample_weight)
+            sample_weight = check_weights("sample_weight", sample_weight, X.shape[0], X.dtype, scaled=False)
+            if not sample_weight.any():
+                raise value_error("sample_weight", "weights that are not all zero", f"0 for all {X.shape[0]} rows")
         random_state = check_random_state(self.random_state)
         if is_first:
             self._initialize(X.shape[1], y.shape[1], out_activation, X.dtype, random_state)
@@ -190,6 +194,7 @@ class _Perceptron(BaseEstimator):
         self.n_iter_, self.loss_ = min(int(result.nit), self.max_iter), float(result.fun)
         self._take_parameters(network, dtype)
         self._kept = None
+        self._network_in_use()
         if result.status:
             told = f"lbfgs did not converge in {self.n_iter_} of max_iter={self.max_iter} iterations: {result.message}"
             warnings.warn(told, ConvergenceWarning, stacklevel=4)
@@ -506,7 +511,10 @@ class MLPRegressor(RegressorMixin, _Perceptron):
     def _score(self, network, X, columns, sample_weight):
         """R^2 on held-out rows."""
         found = predict(network, X)
-        return float(r2_score(columns, found, sample_weight=sample_weight)) if np.isfinite(found).all() else math.nan
+        with np.errstate(over="ignore"):  # of a run that is about to diverge
+            return (
+                float(r2_score(columns, found, sample_weight=sample_weight)) if np.isfinite(found).all() else math.nan
+            )
 
     def predict(self, X):
         """Numbers for the rows of X, (rows,) or (rows, outputs)."""
@@ -546,4 +554,5 @@ def _samples(network, X, y, weight):
         x = np.broadcast_to(np.zeros((), network.dtype), X.shape)
         rows = SparseRows(X.astype(network.dtype, copy=False))
     y, kernel = check_targets("y", y, len(x), network.loss_function, network.sizes[-1])
+    check_values("y", y, network.dtype, kernel.arrays["y"], network.sizes[-1])
     return Samples(x, y, kernel, rows or RowReader(x), weight=weight)

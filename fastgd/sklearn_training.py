@@ -99,7 +99,7 @@ class SameMinibatches(Minibatches):
         else:  # so far weight / rows
             means = np.add.reduceat(steps.weights.astype(np.float64), steps.weight_starts)
             if not means.all():
-                raise value_error("sample_weight", "a number above 0 in each minibatch", "0 for all of its rows")
+                raise value_error("sample_weight", "weights that are not all zero in any minibatch", "such a minibatch")
             totals = means * rows
             steps.weights *= np.repeat(objective.factor / means, rows).astype(plan.dtype)
         steps.penalties = {"total": self._alpha / totals / objective.reported, "penalty": self._alpha / totals}
@@ -205,8 +205,6 @@ def minimize(network, x, y, weight, objective, alpha, *, max_iter, max_fun, tol,
     """L-BFGS (scipy's L-BFGS-B) from the parameters of a network of float64, on all rows at once; leaves the
     parameters in the network. Returns scipy's result."""
     total = len(x) if weight is None else weight.sum()
-    if not total:
-        raise value_error("sample_weight", "a number above 0", "0 for all rows")
     n, last = network.n_weights, [np.nan]
 
     def loss_and_gradient(parameters):

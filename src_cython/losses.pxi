@@ -226,6 +226,35 @@ cdef void binary_cross_entropy_loss(const void *args, int64_t begin, int64_t end
 register("binary_cross_entropy_loss", binary_cross_entropy_loss, sizeof(RowLoss))
 
 
+cdef void poisson_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const RowLoss *a = <const RowLoss *>args
+    cdef real total, y, d, scale
+    cdef bint valid
+    cdef int64_t i, j
+    for i in range(begin, end):
+        total = 0
+        valid = True
+        scale = a.weight[i] / a.k
+        for j in range(i * a.k, (i + 1) * a.k):
+            y = a.y[j]
+            d = exp(a.z[j]) - y
+            valid = valid and y >= 0
+            total += d + y * (log(y if y > 0 else <real>1) - a.z[j])
+            a.dz[j] = scale * d
+        a.loss[i] = scale * total if valid else <real>NAN
+
+register("poisson_loss", poisson_loss, sizeof(RowLoss))
+
+
+cdef void exp_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const Elementwise *a = <const Elementwise *>args
+    cdef int64_t i
+    for i in range(begin * a.n, end * a.n):
+        a.y[i] = exp(a.x[i])
+
+register("exp_forward", exp_forward, sizeof(Elementwise))
+
+
 cdef struct Softmax:
     real *p
     const real *z

@@ -104,6 +104,7 @@ assert sys.float_info.min / 2 != 0
         ("numba", "fastgd.Network(2, [fastgd.Dense(1)], loss='mse', backend='numba').describe()", "fastgd[numba]"),
         ("matplotlib", "fastgd.plots.plot_loss(fastgd.History())", "fastgd[plots]"),
         ("sklearn", "fastgd.datasets.digits()", "fastgd[sklearn]"),
+        ("sklearn", "fastgd.sklearn.MLPClassifier()", "fastgd[sklearn]"),
         ("pyarrow", "fastgd.tables.read('t.csv')", "fastgd[data]"),
         ("tensorboard", "fastgd.callbacks.tensorboard('runs')", "fastgd[tensorboard]"),
         ("onnx", "fastgd.Network(2, [fastgd.Dense(1)], loss='mse').to_onnx('m.onnx')", "fastgd[onnx]"),

@@ -44,6 +44,7 @@ LOSSES = {
         lambda z, y: F.cross_entropy(z, y, label_smoothing=0.1),
     ),
     "binary_cross_entropy": ("unit", F.binary_cross_entropy_with_logits),
+    "poisson": ("counts", lambda z, y: F.poisson_nll_loss(z, y) + (torch.xlogy(y, y) - y).mean()),
 }
 LAYERS = {
     "LayerNorm()": lambda n: torch.nn.LayerNorm(n),
@@ -159,6 +160,7 @@ def losses(rng, out):
         "labels": rng.integers(0, 5, 7),
         "probabilities": rng.dirichlet(np.ones(5), 7),
         "unit": rng.uniform(0, 1, (7, 5)),
+        "counts": rng.poisson(1.5, (7, 5)).astype(np.float64),
     }
     for name, (kind, function) in LOSSES.items():
         t = torch.tensor(z, requires_grad=True)
