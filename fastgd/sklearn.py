@@ -29,13 +29,14 @@ try:
     from sklearn.utils.multiclass import type_of_target, unique_labels
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    raise ImportError("fastgd.sklearn needs scikit-learn, 1.6 or newer: pip install 'fastgd[sklearn]'") from error
+    raise ImportError("fastgd.sklearn needs scikit-learn, 1.7 or newer: pip install 'fastgd[sklearn]'") from error
 
-from . import layers
-from .activations import ACTIVATIONS, Activation, identity, sigmoid
+from .activations import ACTIVATIONS, Activation, sigmoid
 from .choice import AT_LEAST_ZERO, POSITIVE, pick
 from .data import RowReader
+from .dropout import Dropout
 from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, value_error
+from .layers import Dense
 from .network import Network
 from .optimizer import FRACTION, Optimizer
 from .optimizers import OPTIMIZERS, SGD
@@ -100,13 +101,13 @@ class _Perceptron(BaseEstimator):
         sizes = np.ravel(self.hidden_layer_sizes).tolist()
         sizes = [check_integer(f"hidden_layer_sizes[{i}]", size, 1) for i, size in enumerate(sizes)]
         known = {**ACTIVATIONS, "logistic": sigmoid}
-        activations = _one_each("activation", self.activation, sizes)
-        activations = [pick("activation", activation, known, Activation) for activation in activations]
+        given = _one_each("activation", self.activation, sizes)
+        given.append(given[-1] if given else self.activation)
+        *activations, last = [pick("activation", activation, known, Activation) for activation in given]
         rates = _one_each("dropout", self.dropout, sizes)
         rates = [check_number("dropout", rate, **FRACTION) for rate in rates]
         if any(rates) and not self._is_stochastic():
             raise value_error("dropout", "0 with solver='lbfgs', whose loss must not change by chance", self.dropout)
-        last = activations[-1] if activations else identity
         return list(zip(sizes, activations, rates, strict=True)), last
 
     # ---- the network
@@ -126,16 +127,16 @@ class _Perceptron(BaseEstimator):
 
     def _make_network(self, dtype, alpha=0.0, seed=0):
         """A network with the arguments as they are and the parameters that are in `coefs_` and `intercepts_`."""
-        hidden, made = self._hidden()[0], []
+        hidden, layers = self._hidden()[0], []
         units = [coef.shape[1] for coef in self.coefs_]
         if [size for size, _, _ in hidden] != units[:-1]:
             raise value_error("hidden_layer_sizes", f"{units[:-1]} as in `coefs_`", shown(self.hidden_layer_sizes))
         for size, activation, rate in hidden:
-            made.append(layers.Dense(size, activation, weight_init="zeros"))
-            made += [layers.Dropout(rate)] if rate else []
-        made.append(layers.Dense(units[-1], weight_init="zeros"))
+            layers.append(Dense(size, activation, weight_init="zeros"))
+            layers += [Dropout(rate)] if rate else []
+        layers.append(Dense(units[-1], weight_init="zeros"))
         loss = Objective.of(self.out_activation_, units[-1]).loss
-        network = Network(self.coefs_[0].shape[0], made, loss=loss, l2=alpha, dtype=dtype, seed=seed)
+        network = Network(self.coefs_[0].shape[0], layers, loss=loss, l2=alpha, dtype=dtype, seed=seed)
         self._give_parameters(network)
         return network
 
@@ -156,9 +157,8 @@ class _Perceptron(BaseEstimator):
         return self._kept
 
     def __getstate__(self):
-        state = dict(super().__getstate__())
-        state.pop("_kept", None)  # made anew when it is used: all that it has learnt is in coefs_ and intercepts_
-        return state
+        # The network is made anew when it is used: all that it has learnt is in coefs_ and intercepts_.
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_kept", "_made_of")}
 
     # ---- fit
 

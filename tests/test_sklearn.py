@@ -59,7 +59,7 @@ FOLLOWED = {
     "adam, poisson, two": ("counts", {**FEW, "loss": "poisson"}),
     "adam, converges": ("number", {**FEW, "tol": 0.02, "n_iter_no_change": 3, "max_iter": 200}),
     "adam, all rows": ("three", {**FEW, "batch_size": ROWS}),
-    "adam, no hidden layer": ("three", {**FEW, "hidden_layer_sizes": ()}),
+    "adam, no hidden layer": ("three", {**FEW, "hidden_layer_sizes": (), "activation": "logistic"}),
     "early stopping, stratified": ("binary", {**FEW, "early_stopping": True, "n_iter_no_change": 3, "max_iter": 99}),
     "early stopping": ("three", {**FEW, "early_stopping": True, "validation_fraction": 0.2}, weight),
     "early stopping, numbers": ("numbers", {**SGD, "early_stopping": True, "tol": 0.01, "max_iter": 99}),
@@ -199,7 +199,9 @@ def test_penalty_of_each_step_on_every_backend(backend):
     np.testing.assert_allclose(net.parameters, bare.parameters, rtol=1e-11)
     net.parameters[:] = bare.parameters
     w = bare.parameters[weights]
-    assert net.loss_and_gradient(X, labels)[0] == pytest.approx(bare.loss(X, labels) + 0.25 * w @ w, rel=1e-12)
+    assert net.loss_and_gradient(X, labels, training=True)[0] == pytest.approx(
+        bare.loss(X, labels) + 0.25 * w @ w, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("case", ["adam", "adam, number", "sgd", "adam, poisson"])
@@ -386,6 +388,26 @@ def test_an_activation_for_each_layer():
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(mixed.predict_proba(X), p, rtol=1e-9)
     assert mixed.score(X, three) > 0.5
+
+
+def test_dropout_after_hidden_layers():
+    plain, none, some, listed = (
+        quietly(MLPClassifier(**FEW, learning_rate_init=0.03, activation="tanh", dropout=rate).fit, X, three)
+        for rate in (0.0, [0, 0], 0.4, [0.4, 0.4])
+    )
+    assert difference(plain, none) == 0
+    assert difference(some, listed) == 0  # and so twice the same
+    assert some.loss_ > plain.loss_ + 0.05
+    assert [repr(layer).split("(")[0] for layer in some._kept[0].layers] == ["Dense", "Dropout"] * 2 + ["Dense"]
+    a = X
+    for w, b in zip(some.coefs_[:-1], some.intercepts_[:-1], strict=True):
+        a = np.tanh(a @ w + b)
+    z = a @ some.coefs_[-1] + some.intercepts_[-1]
+    assert np.array_equal(some.predict(X), z.argmax(axis=1))
+    other = clone(some).set_params(random_state=4, dropout=[0, 0.4])
+    for _ in range(3):
+        other.partial_fit(X, three, classes=np.unique(three))
+    assert np.isfinite(pickle.loads(pickle.dumps(other)).partial_fit(X, three).loss_)
 
 
 def test_any_optimizer_of_fastgd():
