@@ -4,315 +4,32 @@
 
 Arguments, defaults, fitted attributes and results are those of scikit-learn: with the same random_state, the same
 initial weights, minibatches, losses and epochs, to rounding. Besides, there are dropout, an activation for each layer,
-the activations and optimizers of fastgd, and class_weight. What differs is told in the classes. Over 400 lines: the
-arguments of both classes are told one by one.
+the activations and optimizers of fastgd, and class_weight. What differs is told in the classes.
 """
 
-import copy
-import functools
 import math
-import numbers
-import threading
-import warnings
 
 import numpy as np
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.base import ClassifierMixin, RegressorMixin
     from sklearn.metrics import r2_score
-    from sklearn.model_selection import train_test_split
-    from sklearn.preprocessing import LabelBinarizer
-    from sklearn.utils import check_random_state, column_or_1d
+    from sklearn.utils import column_or_1d
     from sklearn.utils.class_weight import compute_sample_weight
     from sklearn.utils.metaestimators import available_if
-    from sklearn.utils.multiclass import type_of_target, unique_labels
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+    from sklearn.utils.validation import validate_data
 except ImportError as error:
     raise ImportError("fastgd.sklearn needs scikit-learn, 1.7 or newer: pip install 'fastgd[sklearn]'") from error
 
-from .activations import ACTIVATIONS, Activation, sigmoid
-from .choice import AT_LEAST_ZERO, POSITIVE, pick
-from .data import RowReader
-from .dropout import Dropout
-from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, value_error
-from .layers import Dense
-from .network import Network
-from .optimizer import FRACTION, Optimizer
-from .optimizers import OPTIMIZERS, SGD
-from .run import Run
-from .samples import Samples, check_targets, check_values, check_weights
-from .sklearn_training import (
-    ClassicAdam,
-    EpochEnd,
-    Objective,
-    SameMinibatches,
-    SparseRows,
-    dense_if_small,
-    falling_rate,
-    minimize,
-    predict,
-)
-from .stopping import Watch
+from .errors import choose, shown, value_error
+from .sklearn_perceptron import Perceptron
+from .sklearn_training import dense_if_small, predict
 
-SOLVERS = ("adam", "sgd", "lbfgs")
-RATES = ("constant", "invscaling", "adaptive")
-NUMBERS = {
-    "alpha": AT_LEAST_ZERO, "learning_rate_init": POSITIVE, "power_t": AT_LEAST_ZERO, "tol": AT_LEAST_ZERO,
-    "momentum": FRACTION, "validation_fraction": FRACTION, "beta_1": FRACTION, "beta_2": FRACTION, "epsilon": POSITIVE,
-}  # fmt: skip
-NOT_FINITE = (
-    "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
-)
+__all__ = ["MLPClassifier", "MLPRegressor"]
 
 
-class _Perceptron(BaseEstimator):
-    """What classifier and regressor share."""
-
-    # ---- arguments
-
-    def _check_parameters(self):
-        for name, limits in NUMBERS.items():
-            check_number(name, getattr(self, name), **limits)
-        for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
-            check_flag(name, getattr(self, name))
-        for name in ("max_iter", "max_fun"):
-            check_integer(name, getattr(self, name), 1)
-        if self.batch_size != "auto":
-            check_integer("batch_size", self.batch_size, 1)
-        if self.n_iter_no_change != math.inf:
-            check_integer("n_iter_no_change", self.n_iter_no_change, 1)
-        if not isinstance(self.verbose, (bool, np.bool_)):
-            check_integer("verbose", self.verbose, 0)
-        choose("learning_rate", self.learning_rate, dict.fromkeys(RATES))
-        if not isinstance(self.solver, Optimizer):
-            choose("solver", self.solver, {**dict.fromkeys(SOLVERS), **OPTIMIZERS})
-
-    def follows(self, learning_rate):
-        """Whether the learning rate goes this way."""
-        return self.solver == "sgd" and self.learning_rate == learning_rate
-
-    def _is_stochastic(self):
-        return self.solver != "lbfgs"
-
-    def _hidden(self):
-        """Units, activation and dropout rate of each hidden layer; and the activation whose initial values the output
-        layer takes."""
-        sizes = np.ravel(self.hidden_layer_sizes).tolist()
-        sizes = [check_integer(f"hidden_layer_sizes[{i}]", size, 1) for i, size in enumerate(sizes)]
-        known = {**ACTIVATIONS, "logistic": sigmoid}
-        given = _one_each("activation", self.activation, sizes)
-        given.append(given[-1] if given else self.activation)
-        *activations, last = [pick("activation", activation, known, Activation) for activation in given]
-        rates = _one_each("dropout", self.dropout, sizes)
-        rates = [check_number("dropout", rate, **FRACTION) for rate in rates]
-        if any(rates) and not self._is_stochastic():
-            raise value_error("dropout", "0 with solver='lbfgs', whose loss must not change by chance", self.dropout)
-        return list(zip(sizes, activations, rates, strict=True)), last
-
-    # ---- the network
-
-    def _initialize(self, n_features, n_outputs, out_activation, dtype, random_state):
-        """scikit-learn's initial weights and biases: uniform, within sqrt(6 / (fan_in + fan_out)), or sqrt(2 / ...) for
-        the logistic activation (Glorot & Bengio 2010)."""
-        hidden, last = self._hidden()
-        sizes = [n_features, *(size for size, _, _ in hidden), n_outputs]
-        self.coefs_, self.intercepts_ = [], []
-        for fan_in, fan_out, activation in zip(sizes, sizes[1:], [*(a for _, a, _ in hidden), last], strict=False):
-            bound = np.sqrt((2 if activation == sigmoid else 6) / (fan_in + fan_out))
-            self.coefs_.append(random_state.uniform(-bound, bound, (fan_in, fan_out)).astype(dtype))
-            self.intercepts_.append(random_state.uniform(-bound, bound, fan_out).astype(dtype))
-        self.n_layers_, self.n_outputs_, self.out_activation_ = len(sizes), n_outputs, out_activation
-        self.n_iter_, self.t_ = 0, 0
-
-    def _make_network(self, dtype, alpha=0.0, seed=0):
-        """A network with the arguments as they are and the parameters that are in `coefs_` and `intercepts_`."""
-        hidden, layers = self._hidden()[0], []
-        units = [coef.shape[1] for coef in self.coefs_]
-        if [size for size, _, _ in hidden] != units[:-1]:
-            raise value_error("hidden_layer_sizes", f"{units[:-1]} as in `coefs_`", shown(self.hidden_layer_sizes))
-        for size, activation, rate in hidden:
-            layers.append(Dense(size, activation, weight_init="zeros"))
-            layers += [Dropout(rate)] if rate else []
-        layers.append(Dense(units[-1], weight_init="zeros"))
-        loss = Objective.of(self.out_activation_, units[-1]).loss
-        network = Network(self.coefs_[0].shape[0], layers, loss=loss, l2=alpha, dtype=dtype, seed=seed)
-        self._give_parameters(network)
-        return network
-
-    def _give_parameters(self, network):
-        for view, values in zip(network.views().values(), [*self.coefs_, *self.intercepts_], strict=True):
-            view[...] = values
-
-    def _take_parameters(self, network, dtype):
-        views = [view.astype(dtype) for view in network.views().values()]
-        if not all(np.isfinite(view).all() for view in views):
-            raise ValueError(NOT_FINITE)
-        self.coefs_, self.intercepts_ = views[: len(self.coefs_)], views[len(self.coefs_) :]
-
-    def _network_in_use(self):
-        """The network kept since the last fit, and the lock of who uses it."""
-        if getattr(self, "_kept", None) is None:
-            self._kept = self._make_network(self.coefs_[0].dtype), threading.Lock()
-        return self._kept
-
-    def __getstate__(self):
-        # The network is made anew when it is used: all that it has learnt is in coefs_ and intercepts_.
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_kept", "_made_of")}
-
-    # ---- fit
-
-    def _fit(self, X, y, sample_weight, *, incremental=False):
-        self._check_parameters()
-        if incremental and self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        is_first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        X, y, factor, out_activation = self._encoded(X, y, incremental=incremental, reset=is_first)
-        if sample_weight is not None:
-            if isinstance(sample_weight, numbers.Real):
-                sample_weight = np.full(X.shape[0], sample_weight)
-            sample_weight = check_weights("sample_weight", sample_weight, X.shape[0], X.dtype, scaled=False)
-            if not sample_weight.any():
-                raise value_error("sample_weight", "weights that are not all zero", f"0 for all {X.shape[0]} rows")
-        random_state = check_random_state(self.random_state)
-        if is_first:
-            self._initialize(X.shape[1], y.shape[1], out_activation, X.dtype, random_state)
-        if self._is_stochastic():
-            self._fit_in_minibatches(X, y, sample_weight, factor, random_state, is_first, incremental)
-        else:
-            self._fit_at_once(X, y, _product(sample_weight, factor))
-        return self
-
-    def _fit_at_once(self, X, y, weight):
-        dtype = self.coefs_[0].dtype
-        network, objective = self._make_network("float64"), Objective.of(self.out_activation_, self.n_outputs_)
-        X = np.asarray(X.toarray() if hasattr(X, "toarray") else X, np.float64)
-        result = minimize(
-            network, X, self._targets(y, np.float64), weight, objective, self.alpha, max_iter=self.max_iter,
-            max_fun=self.max_fun, tol=self.tol, verbose=bool(self.verbose),
-        )  # fmt: skip
-        self.n_iter_, self.loss_ = min(int(result.nit), self.max_iter), float(result.fun)
-        self._take_parameters(network, dtype)
-        self._kept = None
-        self._network_in_use()
-        if result.status:
-            told = f"lbfgs did not converge in {self.n_iter_} of max_iter={self.max_iter} iterations: {result.message}"
-            warnings.warn(told, ConvergenceWarning, stacklevel=4)
-
-    def _fit_in_minibatches(self, X, y, sample_weight, factor, random_state, is_first, incremental):
-        if is_first or not hasattr(self, "loss_curve_") or (self.best_loss_ is None) != self.early_stopping:
-            self._begin_record()
-        held_out = None
-        if self.early_stopping:
-            X, y, sample_weight, factor, held_out = self._split(X, y, sample_weight, factor, random_state)
-        rows = X.shape[0]
-        if self.batch_size != "auto" and self.batch_size > rows:
-            warnings.warn(f"batch_size={self.batch_size} is clipped to the {rows} rows", stacklevel=4)
-        size = min(200 if self.batch_size == "auto" else self.batch_size, rows)
-        network, optimizer, lock = self._network_to_train(random_state, incremental)
-        objective = Objective.of(self.out_activation_, self.n_outputs_)
-        score = None if held_out is None else functools.partial(self._score, network, *held_out)
-        end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score)
-        if self.follows("invscaling") and not incremental:
-            optimizer.learning_rate = falling_rate(end.rate, self.power_t, rows, -(-rows // size), self.t_)
-        samples = _samples(network, X, self._targets(y, network.dtype), _product(sample_weight, factor))
-        source = SameMinibatches(
-            network, samples, size, shuffle=self.shuffle, random_state=random_state, objective=objective,
-            alpha=self.alpha,
-        )  # fmt: skip
-        watch = Watch(network, (), samples, None, None, 0.0, None, False)
-        epochs = 1 if incremental else self.max_iter
-        self.n_iter_ = 0
-        with lock:
-            self._train(Run(network, optimizer, source, epochs, watch, [end], None, None, None))
-        source.leave_random_state(self.n_iter_)
-        if self.follows("invscaling"):
-            optimizer.learning_rate = end.rate
-        if end.best is not None:
-            network.parameters[:] = end.best
-        self._take_parameters(network, network.dtype)
-        if self.n_iter_ == self.max_iter and network.history.stopped == "epochs" and not incremental:
-            warnings.warn(f"not converged after max_iter={self.max_iter} epochs", ConvergenceWarning, stacklevel=4)
-
-    def _begin_record(self):
-        self.loss_curve_, self._no_improvement_count = [], 0
-        self.best_loss_ = None if self.early_stopping else np.inf
-        self.validation_scores_ = [] if self.early_stopping else None
-        self.best_validation_score_ = -np.inf if self.early_stopping else None
-
-    def _network_to_train(self, random_state, incremental):
-        """A network with the present parameters, an optimizer of its own, and the lock of who uses the network:
-        partial_fit goes on with those of before, as long as the arguments are the same."""
-        hidden, _ = self._hidden()
-        made_of = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
-        goes_on = incremental and getattr(self, "_optimizer", None) is not None
-        if goes_on and getattr(self, "_kept", None) is not None and self._made_of == made_of:
-            self._give_parameters(self._kept[0])
-        else:
-            chance = any(rate for _, _, rate in hidden)
-            seed = int(random_state.randint(2**31)) if chance else 0
-            self._kept = self._make_network(self.coefs_[0].dtype, self.alpha, seed), threading.Lock()
-            self._made_of = made_of
-            # A copy is free to drive another network.
-            self._optimizer = copy.deepcopy(self._optimizer) if goes_on else self._new_optimizer()
-        return self._kept[0], self._optimizer, self._kept[1]
-
-    def _new_optimizer(self):
-        rate, solver = self.learning_rate_init, self.solver
-        if solver == "adam":
-            return ClassicAdam(rate, beta1=self.beta_1, beta2=self.beta_2, eps=self.epsilon)
-        if solver == "sgd":
-            return SGD(rate, momentum=self.momentum, nesterov=bool(self.nesterovs_momentum and self.momentum))
-        return copy.deepcopy(solver) if isinstance(solver, Optimizer) else OPTIMIZERS[solver](rate)
-
-    def _split(self, X, y, sample_weight, factor, random_state):
-        """The rows to train on, and those held out, (X, y, sample_weight): chosen as scikit-learn does."""
-        given = [X, y, *(a for a in (sample_weight, factor) if a is not None)]
-        stratify = y if self.out_activation_ == "logistic" and y.shape[1] == 1 else None
-        parts = train_test_split(
-            *given, random_state=random_state, test_size=self.validation_fraction, stratify=stratify
-        )
-        trained, held_out = parts[::2], parts[1::2]
-        if held_out[0].shape[0] < 2:
-            told = value_error("validation_fraction", "one that holds out at least 2 rows", self.validation_fraction)
-            raise ValueError(f"The validation set is too small: {told}")
-        weights = [None if sample_weight is None else part[2] for part in (trained, held_out)]
-        factor = None if factor is None else trained[-1]
-        return *trained[:2], weights[0], factor, (*held_out[:2], weights[1])
-
-    def _train(self, run):
-        """Runs; a run that diverges is at its end, with the best parameters if there were held-out rows to tell."""
-        try:
-            run.go()
-        except KeyboardInterrupt:
-            warnings.warn("training interrupted by the user", stacklevel=5)
-        except DivergenceError as error:
-            if not self.early_stopping:
-                raise ValueError(NOT_FINITE) from error
-            self.n_iter_ += 1
-            self.loss_ = math.nan
-            self.loss_curve_.append(math.nan)
-            self.validation_scores_.append(math.nan)
-            warnings.warn(f"the best parameters before this are kept: {error}", ConvergenceWarning, stacklevel=5)
-
-    # ---- predict
-
-    def _predictions(self, X):
-        """What the network predicts for rows of X, (rows, n_outputs), with the parameters that are in `coefs_`."""
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", reset=False)
-        network, lock = self._network_in_use()
-        with lock:
-            self._give_parameters(network)
-            return predict(network, X)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
-
-
-class MLPClassifier(ClassifierMixin, _Perceptron):
+class MLPClassifier(ClassifierMixin, Perceptron):
     """scikit-learn's multi-layer perceptron classifier, trained by fastgd: two classes, more, or multi-label.
 
     The arguments of sklearn.neural_network.MLPClassifier mean what they mean there (momentum below 1). New are:
@@ -370,7 +87,7 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
         for multi-label. Returns self."""
         return self._fit(X, y, sample_weight)
 
-    @available_if(_Perceptron._is_stochastic)
+    @available_if(Perceptron._is_stochastic)
     def partial_fit(self, X, y, sample_weight=None, classes=None):
         """Trains for one epoch more, from where the last call left off. classes: all labels, at the first call."""
         if isinstance(self.class_weight, str):
@@ -382,9 +99,7 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
         if not first and classes is not None and not np.array_equal(unique_labels(classes), self.classes_):
             raise value_error("classes", f"{self.classes_} as at the first call", shown(classes))
         if first:
-            labels = y if type_of_target(y).startswith("multilabel") else classes
-            self._label_binarizer = LabelBinarizer().fit(labels)
-            self.classes_ = self._label_binarizer.classes_
+            self.classes_ = unique_labels(classes)
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _encoded(self, X, y, *, incremental, reset):
@@ -394,14 +109,21 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if y.ndim == 2 and not type_of_target(y).startswith("multilabel"):
+            raise value_error("y", "labels (rows,), or columns of 0 and 1", f"{shown(y)} of other labels")
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
-            self.classes_ = self._label_binarizer.classes_
+            self.classes_ = unique_labels(y)
         else:
             self._check_classes(unique_labels(y))
         factor = None if self.class_weight is None else compute_sample_weight(self.class_weight, y)
-        columns = self._label_binarizer.transform(y).astype(bool)
-        out_activation = "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
+        out_activation, classes = "logistic", self.classes_
+        if y.ndim == 2:
+            columns = np.asarray(y.toarray() if hasattr(y, "toarray") else y, bool)
+        elif len(classes) > 2:
+            out_activation, columns = "softmax", y[:, None] == classes
+        else:
+            columns = y[:, None] == classes[1:] if len(classes) == 2 else np.zeros((len(y), 1), bool)
         return dense_if_small(X), columns, factor, out_activation
 
     def _check_classes(self, classes):
@@ -429,7 +151,11 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
     def predict(self, X):
         """Labels of the rows of X; (rows, labels) of 0 and 1 for multi-label."""
         found = self._predictions(X)
-        return self._label_binarizer.inverse_transform(found.ravel() if self.n_outputs_ == 1 else found)
+        if self.out_activation_ == "softmax":
+            return self.classes_[found.argmax(axis=1)]
+        if self.n_outputs_ > 1:
+            return (found > 0.5).astype(int)
+        return self.classes_[np.minimum(found[:, 0] > 0.5, len(self.classes_) - 1)]  # there may be one class only
 
     def predict_proba(self, X):
         """Probabilities of the classes, (rows, classes), in the order of `classes_`; of each label for multi-label."""
@@ -446,7 +172,7 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
         return tags
 
 
-class MLPRegressor(RegressorMixin, _Perceptron):
+class MLPRegressor(RegressorMixin, Perceptron):
     """scikit-learn's multi-layer perceptron regressor, trained by fastgd, for one output or more.
 
     The arguments of sklearn.neural_network.MLPRegressor mean what they mean there; new are activation, solver and
@@ -489,7 +215,7 @@ class MLPRegressor(RegressorMixin, _Perceptron):
         self."""
         return self._fit(X, y, sample_weight)
 
-    @available_if(_Perceptron._is_stochastic)
+    @available_if(Perceptron._is_stochastic)
     def partial_fit(self, X, y, sample_weight=None):
         """Trains for one epoch more, from where the last call left off."""
         return self._fit(X, y, sample_weight, incremental=True)
@@ -530,29 +256,3 @@ class MLPRegressor(RegressorMixin, _Perceptron):
 def _keep(estimator, arguments):
     """Sets the arguments of a constructor, its local variables, as attributes."""
     vars(estimator).update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})
-
-
-def _one_each(name, value, sizes):
-    """A list with a value for each hidden layer."""
-    if not isinstance(value, (list, tuple, np.ndarray)):
-        return [value] * len(sizes)
-    if len(value) != len(sizes):
-        raise value_error(name, f"one, or one for each of {len(sizes)} hidden layers", shown(value))
-    return list(value)
-
-
-def _product(one, other):
-    """The product of two arrays, None standing for 1."""
-    return other if one is None else one if other is None else one * other
-
-
-def _samples(network, X, y, weight):
-    """`Samples` of what scikit-learn has checked. A sparse X is read through its rows: in its place is an array of its
-    shape that takes no memory."""
-    x, rows = X, None
-    if hasattr(X, "toarray"):
-        x = np.broadcast_to(np.zeros((), network.dtype), X.shape)
-        rows = SparseRows(X.astype(network.dtype, copy=False))
-    y, kernel = check_targets("y", y, len(x), network.loss_function, network.sizes[-1])
-    check_values("y", y, network.dtype, kernel.arrays["y"], network.sizes[-1])
-    return Samples(x, y, kernel, rows or RowReader(x), weight=weight)

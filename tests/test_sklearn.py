@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import fastgd
-from fastgd import sklearn_training
+from fastgd import sklearn_perceptron, sklearn_training
 from fastgd.sklearn import MLPClassifier, MLPRegressor
 from fastgd.steps import Steps
 
@@ -167,7 +167,7 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_wrong_term_would_show(mutant, monkeypatch):
     case, name, wrong = MUTANTS[mutant]
-    monkeypatch.setattr(fastgd.sklearn, name, wrong)
+    monkeypatch.setattr(sklearn_perceptron, name, wrong)
     assert difference(*both_fitted(case)) > 100 * RELATIVE
 
 
@@ -480,6 +480,8 @@ def test_wrong_data_is_told():
         MLPClassifier(**FEW, shuffle=False).fit(X, three, np.arange(ROWS) < 20)
     with pytest.raises(ValueError, match="'y': expected numbers >= 0, got -1"):
         MLPRegressor(loss="poisson").fit(X, np.full(ROWS, -1.0))
+    with pytest.raises(ValueError, match="'y'.*columns of 0 and 1"):
+        MLPClassifier().fit(X, np.column_stack([three, three]))
     with pytest.raises(ValueError, match="'loss'.*'poisson'"):
         MLPRegressor(loss="huber").fit(X, three)
     with pytest.raises(ValueError, match="dropout.*lbfgs"):
