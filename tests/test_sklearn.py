@@ -36,6 +36,7 @@ numbers /= numbers.std()
 weight = rng.integers(0, 4, ROWS).astype(float)
 TARGETS = {
     "binary": np.array(["no", "yes"])[(X[:, 0] + X[:, 1] > 0).astype(int)],
+    "flag": (X[:, 0] + X[:, 1] > 0).astype(int),
     "three": three,
     "multilabel": make_multilabel_classification(ROWS, 6, n_classes=4, random_state=0)[1],
     "number": numbers[:, 0],
@@ -60,7 +61,7 @@ FOLLOWED = {
     "adam, converges": ("number", {**FEW, "tol": 0.02, "n_iter_no_change": 3, "max_iter": 200}),
     "adam, all rows": ("three", {**FEW, "batch_size": ROWS}),
     "adam, no hidden layer": ("three", {**FEW, "hidden_layer_sizes": (), "activation": "logistic"}),
-    "early stopping, stratified": ("binary", {**FEW, "early_stopping": True, "n_iter_no_change": 3, "max_iter": 99}),
+    "early stopping, stratified": ("flag", {**FEW, "early_stopping": True, "n_iter_no_change": 3, "max_iter": 99}),
     "early stopping": ("three", {**FEW, "early_stopping": True, "validation_fraction": 0.2}, weight),
     "early stopping, numbers": ("numbers", {**SGD, "early_stopping": True, "tol": 0.01, "max_iter": 99}),
     "sgd": ("three", SGD),
