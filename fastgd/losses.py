@@ -267,6 +267,11 @@ def exp_forward(y, x):
             y[i, j] = np.exp(x[i, j])
 
 
+@exp_forward.onnx
+def exp_forward(graph, x):
+    return graph.add("Exp", x)
+
+
 @kernel
 def softmax_forward(p: Out("rows", "k"), z: In("rows", "k")):
     """p <- exp(z) / sum of exp(z), by rows."""
