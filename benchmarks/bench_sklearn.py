@@ -33,9 +33,9 @@ def regression():
 
 # Name of the estimator, data, epochs of a timed fit.
 TASKS = {
-    "digits": ("MLPClassifier", lambda: load_digits(return_X_y=True), 50),
-    "breast cancer": ("MLPClassifier", lambda: load_breast_cancer(return_X_y=True), 150),
-    "regression": ("MLPRegressor", regression, 8),
+    "digits": ("MLPClassifier", lambda: load_digits(return_X_y=True), 200),
+    "breast cancer": ("MLPClassifier", lambda: load_breast_cancer(return_X_y=True), 200),
+    "regression": ("MLPRegressor", regression, 40),
 }
 
 

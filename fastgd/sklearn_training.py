@@ -84,11 +84,14 @@ class SameMinibatches(Minibatches):
         super().__init__(network, samples, batch_size, shuffle=shuffle)
         self._random_state, self._objective, self._alpha = random_state, objective, alpha
         self._first = self.epoch
-        # Of epochs from `_oldest` on: the order of the rows, and the state of the generator after it was drawn.
-        self._oldest, self._drawn = self.epoch, []
+        # The orders of epochs from `_oldest` on; and before those of the last piece were drawn: the epoch that was to
+        # be drawn, the order of the one before, and the state of the generator.
+        self._oldest, self._orders, self._before = self.epoch, [], None
 
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
         last_epoch = min(last_epoch, self.epoch + max(FIRST_EPOCHS, self.epoch - self._first))
+        order = self._orders[-1] if self._orders else np.arange(self.rows)
+        self._before = self._oldest + len(self._orders), order, self._random_state.get_state()
         steps = super().lay_out(plan, optimizer, sums, last_epoch, whole_epochs=whole_epochs)
         objective, rows = self._objective, steps.rows
         if steps.weights is None:
@@ -108,20 +111,25 @@ class SameMinibatches(Minibatches):
     def _order_in(self, epoch):
         if not self._shuffled:
             return super()._order_in(epoch)
-        while self._oldest < self.epoch and len(self._drawn) > 1:
+        while self._oldest < self.epoch and len(self._orders) > 1:
             self._oldest += 1
-            del self._drawn[0]
-        while self._oldest + len(self._drawn) <= epoch:
-            order = self._drawn[-1][0].copy() if self._drawn else np.arange(self.rows)
-            self._random_state.shuffle(order)
-            self._drawn.append((order, self._random_state.get_state()))
-        return self._drawn[epoch - self._oldest][0]
+            del self._orders[0]
+        while self._oldest + len(self._orders) <= epoch:
+            self._orders.append(self._next_order(self._orders[-1] if self._orders else np.arange(self.rows)))
+        return self._orders[epoch - self._oldest]
+
+    def _next_order(self, order):
+        order = order.copy()
+        self._random_state.shuffle(order)
+        return order
 
     def leave_random_state(self, epochs):
         """Takes the generator back to where so many epochs leave it: orders were drawn that were not needed."""
-        last = self._first + epochs - 1 - self._oldest
-        if 0 <= last < len(self._drawn):
-            self._random_state.set_state(self._drawn[last][1])
+        if self._shuffled and self._before is not None and self._first + epochs < self._oldest + len(self._orders):
+            drawn, order, state = self._before
+            self._random_state.set_state(state)
+            for _ in range(drawn, self._first + epochs):
+                order = self._next_order(order)
 
 
 def falling_rate(learning_rate, power, rows, steps_of_epoch, seen):

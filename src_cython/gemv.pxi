@@ -1,4 +1,5 @@
-# Products of batches of one row, y <- x W, and those of its gradients: dx <- dy W^T and dW <- x^T dy. The sums are in
+# Products of batches of one row, y <- x W, and those of its gradients: dx <- dy W^T and dW <- x^T dy; and those of
+# layers with one unit, of which the same products are transposes. The sums are in
 # parts, as many whatever the width of a vector, to hide the latency of adding. What is left over at the end of a row is
 # done in blocks, or by a last vector that overlaps the one before: nothing is read beyond an array.
 
@@ -105,42 +106,44 @@ cdef inline inlined gemv_column(real *c, real init, const real *a, const int64_t
     c[0] = (sums[0] + sums[2]) + (sums[1] + sums[3])
 
 
-cdef inline inlined gemv_rows(real *c, const real *init, const real *a, const int64_t *rows, const real *b, int64_t n,
-                              int64_t k) noexcept nogil:
+cdef inline inlined gemv_rows(real *c, const real *init, const real *a, const int64_t *rows, const real *b,
+                              int64_t ldb, int64_t n, int64_t k) noexcept nogil:
     """`gemv`, or that of the k terms that rows lists. Inlined with constant NULL."""
     cdef int64_t j = 0
     while j + GEMV_VECTORS * LANES <= n:
-        gemv_columns(c + j, init + j, a, rows, b + j, n, k, GEMV_VECTORS)
+        gemv_columns(c + j, init + j, a, rows, b + j, ldb, k, GEMV_VECTORS)
         j += GEMV_VECTORS * LANES
     while GEMV_VECTORS > 2 and j + 2 * LANES <= n:
-        gemv_columns(c + j, init + j, a, rows, b + j, n, k, 2)
+        gemv_columns(c + j, init + j, a, rows, b + j, ldb, k, 2)
         j += 2 * LANES
     while j + LANES <= n:
-        gemv_columns(c + j, init + j, a, rows, b + j, n, k, 1)
+        gemv_columns(c + j, init + j, a, rows, b + j, ldb, k, 1)
         j += LANES
     if n < BLOCK:
         while j < n:
-            gemv_column(c + j, init[j], a, rows, b + j, n, k)
+            gemv_column(c + j, init[j], a, rows, b + j, ldb, k)
             j += 1
     elif n - j > 3 * BLOCK:
-        gemv_blocks(c + j, init + j, a, rows, b + j, n, k, n - j, min(BLOCKS, 4))
+        gemv_blocks(c + j, init + j, a, rows, b + j, ldb, k, n - j, min(BLOCKS, 4))
     elif n - j > 2 * BLOCK:
-        gemv_blocks(c + j, init + j, a, rows, b + j, n, k, n - j, min(BLOCKS, 3))
+        gemv_blocks(c + j, init + j, a, rows, b + j, ldb, k, n - j, min(BLOCKS, 3))
     elif n - j > BLOCK:
-        gemv_blocks(c + j, init + j, a, rows, b + j, n, k, n - j, 2)
+        gemv_blocks(c + j, init + j, a, rows, b + j, ldb, k, n - j, 2)
     elif n > j:
-        gemv_blocks(c + j, init + j, a, rows, b + j, n, k, n - j, 1)
+        gemv_blocks(c + j, init + j, a, rows, b + j, ldb, k, n - j, 1)
 
 
-cdef void gemv(real *c, const real *init, const real *a, const real *b, int64_t n, int64_t k) noexcept nogil:
+cdef void gemv(real *c, const real *init, const real *a, const real *b, int64_t ldb, int64_t n,
+               int64_t k) noexcept nogil:
     """c (n) <- init + a (k) b (k, n)."""
     cdef int64_t rows[LISTED]
     cdef int64_t p = 0
     if not skips_zeros(a, k, n):
-        gemv_rows(c, init, a, NULL, b, n, k)
+        gemv_rows(c, init, a, NULL, b, ldb, n, k)
         return
     while p < k:
-        gemv_rows(c, c if p else init, a + p, rows, b + p * n, n, list_nonzero(rows, a + p, min(LISTED, k - p)))
+        gemv_rows(c, c if p else init, a + p, rows, b + p * ldb, ldb, n,
+                  list_nonzero(rows, a + p, min(LISTED, k - p)))
         p += LISTED
 
 

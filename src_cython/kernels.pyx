@@ -29,6 +29,7 @@ cdef extern from "simd.h" nogil:
     real sqrt(real x)
     double sqrt_double "sqrt"(double x)
     real fabs(real x)
+    double fabs_double "fabs"(double x)
     real multiply_add(real a, real b, real c)
     double multiply_add_double "multiply_add"(double a, double b, double c)
 

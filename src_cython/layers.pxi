@@ -10,8 +10,14 @@ cdef struct DenseForward:
 
 cdef void dense_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseForward *a = <const DenseForward *>args
+    cdef int64_t i
     if a.rows == 1:
-        gemv(a.y, a.b, a.x, a.w, a.n_out, a.n_in)
+        gemv(a.y, a.b, a.x, a.w, a.n_out, a.n_out, a.n_in)
+        return
+    if a.n_out == 1 and a.n_in >= DOT_PARTS:
+        gemv_transposed(a.y + begin, a.w, a.x + begin * a.n_in, end - begin, a.n_in)
+        for i in range(begin, end):
+            a.y[i] += a.b[0]
         return
     gemm(a.y + begin * a.n_out, a.n_out, a.b, 0, a.x + begin * a.n_in, a.n_in, 1, a.w, a.n_out, 1,
          end - begin, a.n_out, a.n_in)
@@ -31,6 +37,9 @@ cdef void dense_backward_input(const void *args, int64_t begin, int64_t end) noe
     if a.rows == 1:
         gemv_transposed(a.dx, a.dy, a.w, a.n_in, a.n_out)
         return
+    if a.n_out == 1:
+        outer(a.dx + begin * a.n_in, a.n_in, a.dy + begin, a.w, end - begin, a.n_in)
+        return
     gemm(a.dx + begin * a.n_in, a.n_in, NULL, 0, a.dy + begin * a.n_out, a.n_out, 1, a.w, 1, a.n_out,
          end - begin, a.n_in, a.n_out)
 
@@ -46,8 +55,14 @@ cdef struct DenseBackwardWeights:
 
 cdef void dense_backward_weights(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseBackwardWeights *a = <const DenseBackwardWeights *>args
+    cdef int64_t i
     if a.rows == 1:
         outer(a.dw + begin * a.n_out, a.n_out, a.x + begin, a.dy, end - begin, a.n_out)
+        return
+    if a.n_out == 1:
+        for i in range(begin, end):
+            a.dw[i] = 0
+        gemv(a.dw + begin, a.dw + begin, a.dy, a.x + begin, a.n_in, end - begin, a.rows)
         return
     gemm(a.dw + begin * a.n_out, a.n_out, NULL, 0, a.x + begin, 1, a.n_in, a.dy, a.n_out, 1,
          end - begin, a.n_out, a.rows)

@@ -300,11 +300,27 @@ cdef struct PenaltyValue:
 
 cdef void penalty_value(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const PenaltyValue *a = <const PenaltyValue *>args
-    cdef double magnitude = 0, square = 0
-    cdef int64_t i
-    for i in range(a.n):
-        magnitude += fabs(a.w[i])
-        square = multiply_add_double(a.w[i], a.w[i], square)
+    cdef double magnitudes[ROW_PARTS]
+    cdef double squares[ROW_PARTS]
+    cdef double w, magnitude = 0, square = 0
+    cdef int64_t i = 0
+    cdef int j
+    for j in range(ROW_PARTS):
+        magnitudes[j] = squares[j] = 0
+    while i + ROW_PARTS <= a.n:
+        for j in range(ROW_PARTS):
+            w = a.w[i + j]
+            magnitudes[j] += fabs_double(w)
+            squares[j] += w * w
+        i += ROW_PARTS
+    for j in range(ROW_PARTS):
+        magnitude += magnitudes[j]
+        square += squares[j]
+    while i < a.n:
+        w = a.w[i]
+        magnitude += fabs_double(w)
+        square = multiply_add_double(w, w, square)
+        i += 1
     a.total[0] += a.l1 * magnitude + a.l2 / 2 * square
 
 register("penalty_value", penalty_value, sizeof(PenaltyValue))

@@ -26,7 +26,9 @@ def test_body_matches_reference(name, body, dtype, rng):
         assert error <= TOLERANCES[dtype], f"{name}, {body}, {sizes}: {error:.2e}"
 
 
-@pytest.mark.parametrize("sizes", [(9, 532, 585), (131, 784, 512), (300, 70, 530)])
+@pytest.mark.parametrize(
+    "sizes", [(9, 532, 585), (131, 784, 512), (300, 70, 530), (37, 100, 1), (300, 16, 1), (7, 999, 1)]
+)
 @pytest.mark.parametrize("name", ["dense_forward", "dense_backward_input", "dense_backward_weights"])
 def test_large_products(name, sizes, dtype, rng):
     """Every operand in turn is packed, with rows and columns left over."""
@@ -72,11 +74,22 @@ def test_shares_of_the_work_add_up(name, body, dtype, rng):
     """Run as three shares, a kernel gives the bits of one: and it writes nothing outside its share."""
     kernel = KERNELS[name]
     grain = kernel.grain
-    whole = example(kernel, {d: 1 if d == "one" else 22 * grain + 1 for d in kernel.dims}, dtype, rng)
+    sizes = {d: 1 if d == "one" else 22 * grain + 1 for d in kernel.dims}
+    cuts = [0, 1, 1, 1] if kernel.range_dim == "one" else [0, 5 * grain, 6 * grain, 22 * grain + 1]
+    check_shares(kernel, body, sizes, cuts, dtype, rng)
+
+
+@pytest.mark.parametrize("name", ["dense_forward", "dense_backward_input", "dense_backward_weights"])
+def test_shares_of_a_layer_of_one_unit(name, dtype, rng):
+    sizes = {"rows": 37, "n_in": 37, "n_out": 1}
+    check_shares(KERNELS[name], "cython", sizes, [0, 5, 6, 7, 31, 37], dtype, rng)
+
+
+def check_shares(kernel, body, sizes, cuts, dtype, rng):
+    whole = example(kernel, sizes, dtype, rng)
     shared = copied(whole)
     kernel.body(body)(*whole)
     record = kernel.record(shared, kernel.check(shared)[1])
-    cuts = [0, 1, 1, 1] if kernel.range_dim == "one" else [0, 5 * grain, 6 * grain, 22 * grain + 1]
     address = kernel.address(body, np.dtype(dtype))
     for begin, end in sorted(itertools.pairwise(cuts), reverse=True):
         if begin < end:
