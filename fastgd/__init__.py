@@ -10,7 +10,7 @@ import pkgutil
 # In a checkout the compiled modules are those of the installed package.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from . import activations, callbacks, custom, initializers, losses, metrics, optimizers, schedules, tables
+from . import activations, callbacks, custom, initializers, losses, metrics, optimizers, plots, schedules, tables
 from .checkpoint import load
 from .config import __version__, show_config
 from .data import minibatches
@@ -51,6 +51,7 @@ __all__ = [
     "metrics",
     "minibatches",
     "optimizers",
+    "plots",
     "schedules",
     "show_config",
     "sweep",

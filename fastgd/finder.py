@@ -21,7 +21,7 @@ SMOOTHING = 1 / 40
 LEFT = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class RangeTest:
     """learning_rate: of each step; loss: of each, before its update, and smoothed: its mean over the steps around, with
     Gaussian weights. suggestion: the largest learning rate below that of the least smoothed loss at which this still
@@ -38,6 +38,12 @@ class RangeTest:
         from .plots import plot_range_test
 
         return plot_range_test(self, title)
+
+    def __repr__(self):
+        rates = self.learning_rate
+        return (
+            f"<RangeTest of {len(rates)} rates from {rates[0]:.3g} to {rates[-1]:.3g}: suggests {self.suggestion:.3g}>"
+        )
 
 
 def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6, high=10.0, steps=200):

@@ -17,7 +17,7 @@ def why(error):
     return "diverged" if isinstance(error, DivergenceError) else "error"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class History:
     """What a training run did: one value an epoch in each list.
 
@@ -59,6 +59,16 @@ class History:
     def last(self):
         """The values of the last epoch by name."""
         return {name: values[-1] for name, values in self.columns().items()}
+
+    def plot(self, title="Loss"):
+        """A matplotlib Figure: `fastgd.plots.plot_loss`."""
+        from .plots import plot_loss
+
+        return plot_loss(self, title)
+
+    def __repr__(self):
+        last = "".join(f", {name} {value:.4g}" for name, value in self.last().items())
+        return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}>"
 
     # ---- kept
 

@@ -18,7 +18,9 @@ TRAINING, VALIDATION, QUIET = COLOURS[0], COLOURS[6], "#999999"
 # With each colour goes a line, so that a picture can be read without colours.
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX"
+FEW_TICKS = 6  # values of a setting that have a tick each
 LEVELS, BINS = 24, 40  # of a contour, of a histogram
+LEGEND_MARK, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.085, 0.2  # inches that an entry, a letter of it and a line take
 
 
 def _figure(width=6.4, height=4.0):
@@ -46,20 +48,27 @@ def _finish(axes, losses=(), x="linear", **labels):
         labels["xlabel"] += " (log scale)"
     axes.set(xscale=x, **labels)
     if log:
-        _log(axes)
+        axes.set_yscale("log")
+        _log(axes.yaxis, axes.get_ylim())
     if x == "log":
-        axes.xaxis.set_major_formatter("{x:g}")
+        _log(axes.xaxis, axes.get_xlim())
     axes.grid(alpha=0.3)
 
 
-def _log(axes):
-    """A logarithmic axis of losses or counts, with plain numbers at 2 and 5 where there are few powers of ten."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_formatter("{x:g}")
-    if high < 200 * low:
-        axes.yaxis.set_minor_locator(_ticks())
-        axes.yaxis.set_minor_formatter("{x:g}")
+def _log(axis, limits):
+    """Plain numbers on a logarithmic axis, also at 2 and 5 where there are few powers of ten, and evenly spread ones
+    where there are not even those."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+
+    axis.set_major_formatter("{x:g}")
+    if limits[1] < 5 * limits[0]:
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_minor_locator(NullLocator())
+    elif limits[1] < 200 * limits[0]:
+        axis.set_minor_locator(_ticks())
+        axis.set_minor_formatter("{x:g}")
+    else:
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _ticks(subs=(2, 5)):
@@ -69,12 +78,19 @@ def _ticks(subs=(2, 5)):
 
 
 def _style(i):
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)]}
+    """Of the i-th line: when the colours begin again, the markers do not."""
+    marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "marker": marker}
 
 
 def _legend_below(figure, axes):
+    """A legend in as many columns as there is room for, and a figure that is higher by its lines."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    width, height = figure.get_size_inches()
+    room = int(width / (LEGEND_MARK + LEGEND_LETTER * max(map(len, labels), default=1)))
+    columns = max(1, min(4, len(labels), room))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.set_size_inches(width, height + LEGEND_LINE * (math.ceil(len(labels) / columns) - 1))
 
 
 def plot_loss(history, title="Loss"):
@@ -115,7 +131,7 @@ def plot_range_test(found, title="Learning-rate range test"):
     return figure
 
 
-def compare(histories, column=None, title="Batch, mini-batch and stochastic descent"):
+def compare(histories, column=None, title="Trainings compared"):
     """Losses of several trainings, {name: History}, against epochs, rows trained on and seconds, side by side.
 
     column: what of the histories is drawn; None is "validation_loss" if all have one, else "loss". Every value stands
@@ -147,15 +163,20 @@ def compare(histories, column=None, title="Batch, mini-batch and stochastic desc
     return figure
 
 
-def plot_sweep(found, x="learning_rate", column=None, title="Sweep"):
-    """A column of the table of a `Sweep` against a setting of numbers, a line for each combination of the others; of
-    trainings that differ in nothing but the seed the median, and each as a point. Those that diverged are left out.
+def plot_sweep(found, x=None, column=None, title="Sweep"):
+    """A column of the table of a `Sweep` against a setting, a line for each combination of the others; of trainings
+    that differ in nothing but the seed the median, and each as a point. Those that diverged are left out.
 
+    x: a setting; None is "learning_rate" if the grid has it, else the first of numbers but the seed, else the first.
     column: as in `Sweep.order`."""
     column = found._known(column)
-    numbers = [name for name in found.settings[0] if all(isinstance(v, (int, float)) for v in found.columns[name])]
-    if x not in numbers:
-        raise value_error("x", f"a setting of numbers alone, of which the grid has {numbers}", shown(x))
+    settings = list(found.settings[0])
+    numbers = [name for name in settings if all(isinstance(v, (int, float)) for v in found.columns[name])]
+    if x is None:
+        others = [name for name in numbers if name != "seed"]
+        x = "learning_rate" if "learning_rate" in numbers else (others or settings)[0]
+    choose("x", x, dict.fromkeys(settings))
+    named = [] if x in numbers else list(dict.fromkeys(map(str, found.columns[x])))
     figure = _figure()
     axes = figure.subplots()
     groups = {}
@@ -163,7 +184,8 @@ def plot_sweep(found, x="learning_rate", column=None, title="Sweep"):
         others = [name for name in found.settings[i] if name not in (x, "seed")]
         label = ", ".join(f"{found.columns[name][i]}" if name == "optimizer" else f"{name} {found.columns[name][i]}"
                           for name in others)  # fmt: skip
-        values = groups.setdefault(label, {}).setdefault(found.columns[x][i], [])
+        place = named.index(str(found.columns[x][i])) if named else found.columns[x][i]
+        values = groups.setdefault(label, {}).setdefault(place, [])
         values.append(found.columns[column][i])
     known = []
     for i, (label, values) in enumerate(groups.items()):
@@ -173,11 +195,19 @@ def plot_sweep(found, x="learning_rate", column=None, title="Sweep"):
         medians = [np.median([value for at, value in points if at == place]) for place in places]
         axes.plot(*np.array(points).reshape(-1, 2).T, linestyle="", alpha=0.45, markersize=4,
                   color=style["color"], marker=style["marker"])  # fmt: skip
+        style |= {"linestyle": ""} if named else {}  # nothing lies between names
         axes.plot(places, medians, markersize=5, label=label or "median", **style)
         known += [value for _, value in points]
     losses = known if "loss" in column else ()
-    scale = "log" if x != "seed" and min(found.columns[x]) > 0 else "linear"
+    scale = "log" if not named and x != "seed" and min(found.columns[x]) > 0 else "linear"
     _finish(axes, losses, scale, title=title, xlabel=x.replace("_", " "), ylabel=column.replace("_", " "))
+    if named:
+        axes.set_xticks(range(len(named)), named)
+    elif len(set(found.columns[x])) <= FEW_TICKS:
+        from matplotlib.ticker import NullLocator
+
+        axes.set_xticks(sorted(set(found.columns[x])))
+        axes.xaxis.set_minor_locator(NullLocator())
     _legend_below(figure, axes)
     return figure
 
@@ -224,7 +254,7 @@ def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, se
     return figure
 
 
-def histograms(network, X=None, y=None, *, title="Parameters"):
+def histograms(network, X=None, y=None, *, title=None):
     """How the values of each parameter array are distributed, and with X and y those of its gradient of the loss, a row
     for each layer. The network stays as it is."""
     if (X is None) != (y is None):
@@ -233,29 +263,35 @@ def histograms(network, X=None, y=None, *, title="Parameters"):
     if X is not None:
         _, gradient = copy.deepcopy(network).loss_and_gradient(X, y)
         drawn["gradient"] = network.views(gradient)
-    kinds = list(dict.fromkeys(_kind(name) for name in network.views()))
-    layers = list(dict.fromkeys(name.removeprefix(_kind(name)) for name in network.views()))
-    n_columns = len(drawn) * len(kinds)
-    figure = _figure(max(2.4 * n_columns, 6.4), 1.9 * len(layers) + 0.5)
-    panels = figure.subplots(len(layers), n_columns, squeeze=False)
-    for panel in panels.flat:
-        panel.set_visible(False)
-    for i, (what, views) in enumerate(drawn.items()):
-        for name, values in views.items():
-            row, column = layers.index(name.removeprefix(_kind(name))), i * len(kinds) + kinds.index(_kind(name))
-            panel, shape = panels[row, column], " x ".join(map(str, values.shape))
-            panel.set_visible(True)
-            bins = min(BINS, 5 + values.size // 8)
-            counts, _, _ = panel.hist(values.ravel(), bins, color=COLOURS[0] if what == "value" else COLOURS[1])
-            panel.axvline(0, color="black", linewidth=0.8)
-            panel.set(xlabel=what, ylim=(0.5, 2 * counts.max()))  # a single value shows, too
-            _log(panel)
-            panel.set_title(f"{name} ({shape}), sd {values.std():.2g}", fontsize="medium")
-            panel.locator_params(axis="x", nbins=3)
-    for row in panels:
+    layers = {}
+    for name in network.views():
+        layers.setdefault(int(name.removeprefix(_kind(name))), []).append(name)
+    most = max(map(len, layers.values()))
+    figure = _figure(max(2.4 * len(drawn) * most, 6.4), 1.9 * len(layers) + 0.5)
+    panels = figure.subplots(len(layers), len(drawn) * most, squeeze=False)
+    for row, (_, names) in zip(panels, sorted(layers.items()), strict=True):
+        for panel in row:
+            panel.set_visible(False)
+        for i, (what, views) in enumerate(drawn.items()):
+            for j, name in enumerate(names):
+                _histogram(row[i * most + j], views[name], name, xlabel=what, color=COLOURS[i])
         row[0].set_ylabel("count (log)")
-    figure.suptitle(title)
+    figure.suptitle(title or ("Parameters" if X is None else "Parameters and their gradients"))
     return figure
+
+
+def _histogram(panel, values, name, *, xlabel, color):
+    panel.set_visible(True)
+    counts, _, _ = panel.hist(values.ravel(), min(BINS, 5 + values.size // 8), color=color)
+    low, high = panel.get_xlim()
+    if low < 0 < high:
+        panel.axvline(0, color="black", linewidth=0.8)
+    panel.set(xlabel=xlabel, yscale="log", ylim=(0.5, 2 * counts.max()))  # a single value shows, too
+    _log(panel.yaxis, panel.get_ylim())
+    shape = " x ".join(map(str, values.shape))
+    panel.set_title(f"{name} ({shape}), sd {values.std():.2g}", fontsize="medium")
+    panel.ticklabel_format(axis="x", scilimits=(-2, 3))
+    panel.locator_params(axis="x", nbins=4)
 
 
 def _kind(name):

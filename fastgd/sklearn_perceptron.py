@@ -72,7 +72,7 @@ class Perceptron(BaseEstimator):
         if not isinstance(self.solver, Optimizer):
             choose("solver", self.solver, {**dict.fromkeys(SOLVERS), **OPTIMIZERS})
 
-    def follows(self, learning_rate):
+    def _follows(self, learning_rate):
         """Whether the learning rate goes this way."""
         return self.solver == "sgd" and self.learning_rate == learning_rate
 
@@ -197,7 +197,7 @@ class Perceptron(BaseEstimator):
         objective = Objective.of(self.out_activation_, self.n_outputs_)
         score = None if held_out is None else functools.partial(self._score, network, *held_out)
         end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score)
-        if self.follows("invscaling") and not incremental:
+        if self._follows("invscaling") and not incremental:
             optimizer.learning_rate = falling_rate(end.rate, self.power_t, rows, -(-rows // size), self.t_)
         samples = _samples(network, X, self._targets(y, network.dtype), _product(sample_weight, factor))
         source = SameMinibatches(
@@ -210,7 +210,7 @@ class Perceptron(BaseEstimator):
         with lock:
             self._train(Run(network, optimizer, source, epochs, watch, [end], None, None, None))
         source.leave_random_state(self.n_iter_)
-        if self.follows("invscaling"):
+        if self._follows("invscaling"):
             optimizer.learning_rate = end.rate
         if end.best is not None:
             network.parameters[:] = end.best
@@ -230,7 +230,7 @@ class Perceptron(BaseEstimator):
         hidden, _ = self._hidden()
         made_of = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
         goes_on = incremental and getattr(self, "_optimizer", None) is not None
-        if goes_on and getattr(self, "_kept", None) is not None and self._made_of == made_of:
+        if goes_on and getattr(self, "_kept", None) is not None and getattr(self, "_made_of", None) == made_of:
             self._give_parameters(self._kept[0])
         else:
             chance = any(rate for _, _, rate in hidden)
@@ -280,6 +280,12 @@ class Perceptron(BaseEstimator):
             warnings.warn(f"the best parameters before this are kept: {error}", ConvergenceWarning, stacklevel=5)
 
     # ---- predict
+
+    @property
+    def network_(self):
+        """A `fastgd.Network` of its own with the weights as they are: for `to_onnx`, `save`, `describe`."""
+        check_is_fitted(self)
+        return self._make_network(self.coefs_[0].dtype)
 
     def _predictions(self, X):
         """What the network predicts for rows of X, (rows, n_outputs), with the parameters that are in `coefs_`."""

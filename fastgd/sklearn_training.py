@@ -14,8 +14,9 @@ from scipy.sparse import issparse
 
 from .errors import value_error
 from .losses import LOSSES
+from .network import Network
 from .optimizers import Adam
-from .sampling import STAGED_BYTES, Minibatches
+from .sampling import Minibatches
 
 # A sparse X whose dense form takes no more bytes is made dense once; of a larger one, a piece at a time.
 DENSE_BYTES = 2**26
@@ -69,11 +70,21 @@ def dense_if_small(x):
 
 
 def predict(network, x):
-    """What the network predicts for x, dense or CSR."""
+    """What the network predicts for x, dense or CSR. The product of a CSR matrix and the first layer's weights is
+    scipy's; the layers after it are a network of their own."""
     if not issparse(x):
         return network.predict(x)
-    rows = max(1, STAGED_BYTES // (x.shape[1] * x.dtype.itemsize))
-    return np.concatenate([network.predict(x[i : i + rows].toarray()) for i in range(0, x.shape[0], rows)])
+    (first, *rest), views = network.layers, network.views()
+    z = np.asarray(x @ views["w1"], network.dtype) + views["b1"]
+    if first.activation.forward is not None:
+        first.activation.forward(z, z.copy(), *first.activation.parameters.values())
+    if not rest:
+        return network._linked(z)
+    following = Network(z.shape[1], rest, loss=network.loss_function, dtype=str(network.dtype))
+    kept = [view for name, view in views.items() if name not in ("w1", "b1")]
+    for view, values in zip(following.views().values(), kept, strict=True):
+        view[...] = values
+    return following.predict(z)
 
 
 class SameMinibatches(Minibatches):
@@ -172,7 +183,7 @@ class EpochEnd:
             estimator.best_loss_ = min(loss, estimator.best_loss_)
         else:
             self._look_at_score(run.network)
-        if estimator.follows("invscaling"):
+        if estimator._follows("invscaling"):
             rate = estimator.learning_rate_init / (estimator.t_ + 1) ** estimator.power_t
             set_rate(run.optimizer, self.rate, rate)
             self.rate = rate
@@ -196,7 +207,7 @@ class EpochEnd:
         estimator = self.estimator
         what = "Training loss" if self.score is None else "Validation score"
         what += f" not better by tol={estimator.tol:g} in {estimator.n_iter_no_change} epochs:"
-        if not estimator.follows("adaptive") or optimizer.learning_rate <= ADAPTIVE_END:
+        if not estimator._follows("adaptive") or optimizer.learning_rate <= ADAPTIVE_END:
             if estimator.verbose:
                 print(what, "stopping.")
             return True

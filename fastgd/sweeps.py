@@ -71,7 +71,7 @@ class Sweep:
         choose("column", column, self.greater_is_better)
         return column
 
-    def plot(self, x="learning_rate", column=None, title="Sweep"):
+    def plot(self, x=None, column=None, title="Sweep"):
         """A matplotlib Figure: `fastgd.plots.plot_sweep`."""
         from .plots import plot_sweep
 

@@ -67,11 +67,9 @@ class Categories:
             got = text[row].as_py()
             near = difflib.get_close_matches(got, self.values, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise where.error(
-                f"one of {shown(list(self.values))}, the categories it was trained on (unknown=zeros passes others)",
-                f"{got!r}{hint}",
-                row,
-            )
+            others = "unknown='zeros', or --unknown zeros, passes others"
+            expected = f"one of {shown(list(self.values))}, the categories it was trained on ({others})"
+            raise where.error(expected, f"{got!r}{hint}", row)
         out[...] = 0
         rows = np.flatnonzero(~np.isnan(index.astype(np.float64)))
         out[rows, index[rows].astype(np.int64)] = 1
@@ -152,7 +150,9 @@ def _numbers(column, where, otherwise=""):
     elif _is_number(column.type):
         values = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
     else:
-        raise where.error("numbers or text (leave the column out, or convert it)", f"{column.type}")
+        raise where.error(
+            "numbers or text (leave the column out with drop= or --drop, or convert it)", f"{column.type}"
+        )
     if np.isinf(values).any():
         row = int(np.argmax(np.isinf(values)))
         raise where.error("a finite number", repr(float(values[row])), row)

@@ -115,8 +115,13 @@ def test_plot_sweep(rows):
     points = [line.get_ydata() for line in axes.lines if line.get_linestyle() == "None"]
     assert np.sort(points, axis=1) == pytest.approx(np.sort(losses[:, :2].reshape(2, 6), axis=1))
     assert axes.get_ylabel() == "loss (log scale)"
-    with pytest.raises(ValueError, match="'x'.*numbers alone.*'learning_rate', 'seed'.*'optimizer'"):
-        found.plot("optimizer")
+    (axes,) = found.plot("optimizer").axes  # by name, as points
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["SGD", "SGD(momentum=0.9)"]
+    assert lines(axes)["learning_rate 0.01"] == ([0, 1], np.median(losses[:, 0], axis=1).tolist())
+    with pytest.raises(ValueError, match="'x'.*'learning_rate'.*'momentum'"):
+        found.plot("momentum")
+    without = fastgd.sweep(make(), *rows, {"seed": [0, 1], "batch_size": [10, 50]}, epochs=1)
+    assert without.plot().axes[0].get_xlabel() == "batch size (log scale)"
     with pytest.raises(ValueError, match="'column'"):
         found.plot(column="accuracy")
 
@@ -261,5 +266,9 @@ def test_histograms(walked, rows):
             assert [bar.get_height() for bar in bars] == counts.tolist()
             assert bars[0].get_x() == pytest.approx(edges[0], rel=1e-5)
     assert len(plots.histograms(network).axes) == 4
+    layers = [fastgd.LayerNorm(), fastgd.Dense(5), fastgd.BatchNorm("relu"), fastgd.Dense(3)]
+    mixed = fastgd.Network(6, layers, loss="mse")
+    titles = [axes.get_title().split()[0] for axes in plots.histograms(mixed).axes if axes.get_visible()]
+    assert titles == ["gamma1", "beta1", "w2", "b2", "gamma3", "beta3", "w4", "b4"]
     with pytest.raises(ValueError, match="'y'"):
         plots.histograms(network, rows[0])
