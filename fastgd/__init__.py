@@ -10,33 +10,42 @@ import pkgutil
 # In a checkout the compiled modules are those of the installed package.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from . import activations, callbacks, custom, initializers, losses, metrics, optimizers, plots, schedules, tables
+from . import (
+    activations,
+    callbacks,
+    custom,
+    dropout,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    normalization,
+    optimizers,
+    plots,
+    schedules,
+    tables,
+)
 from .checkpoint import load
 from .config import __version__, show_config
 from .data import minibatches
-from .dropout import Dropout
+from .dropout import *  # noqa: F403
 from .errors import CheckpointError, DivergenceError
 from .finder import RangeTest, find_learning_rate
 from .gradcheck import check_gradients
 from .history import History
 from .kernel import kernels
-from .layers import Dense, Standardize
+from .layers import *  # noqa: F403
 from .network import Network
-from .normalization import BatchNorm, LayerNorm
+from .normalization import *  # noqa: F403
 from .optimizers import *  # noqa: F403
 from .sweeps import Sweep, sweep
 
 __all__ = [
-    "BatchNorm",
     "CheckpointError",
-    "Dense",
     "DivergenceError",
-    "Dropout",
     "History",
-    "LayerNorm",
     "Network",
     "RangeTest",
-    "Standardize",
     "Sweep",
     "__version__",
     "activations",
@@ -57,7 +66,7 @@ __all__ = [
     "sweep",
     "tables",
 ]
-__all__ += optimizers.__all__
+__all__ += [*layers.__all__, *dropout.__all__, *normalization.__all__, *optimizers.__all__]
 
 
 def __getattr__(name):

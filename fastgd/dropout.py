@@ -114,3 +114,6 @@ class Dropout(Layer):
 
     def __repr__(self):
         return f"Dropout({self.rate})"
+
+
+__all__ = ["Dropout"]

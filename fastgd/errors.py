@@ -100,7 +100,7 @@ def choose(argument, name, table):
     if not isinstance(name, str):
         raise type_error(argument, f"one of {', '.join(map(repr, table))}", f"{shown(name)} ({type(name).__name__})")
     if name not in table:
-        lower = {known.lower(): known for known in table}
+        lower = {known.lower(): known for known in reversed(list(table))}
         near = difflib.get_close_matches(name.lower(), lower, n=1)
         hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
         raise value_error(argument, f"one of {', '.join(map(repr, table))}", f"{name!r}{hint}")

@@ -61,6 +61,8 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     rates, losses, averages = [], [], []
 
     def look(run):
+        if run.optimizer.minibatches % run.optimizer.accumulate:
+            return False  # no update yet
         rates.append(run.learning_rate)
         losses.append(run.loss)
         before = averages[-1] if averages else run.loss
@@ -70,7 +72,8 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
 
     twin = copy.deepcopy(network)
     try:
-        twin.fit(X, y, optimizer=tried, batch_size=batch_size, epochs=steps, callbacks=[every(1, look)])
+        epochs = steps * tried.accumulate  # at most: a minibatch each
+        twin.fit(X, y, optimizer=tried, batch_size=batch_size, epochs=epochs, callbacks=[every(1, look)])
     except DivergenceError:
         if not losses:
             raise

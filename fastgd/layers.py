@@ -234,3 +234,6 @@ def _numbers(name, values):
     if array.ndim > 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all() or not array.size:
         raise value_error(name, "a finite number, or one for each feature", shown(values))
     return array.astype(np.float64)
+
+
+__all__ = ["Dense", "Standardize"]

@@ -138,11 +138,6 @@ class Network:
         return _cut(self._learnt[self.n_parameters :], self._statistics)
 
     @property
-    def least_rows(self):
-        """Rows that a minibatch of training needs at least."""
-        return max(layer.least_rows for layer in self.layers)
-
-    @property
     def gradient(self):
         """Flat array with the gradient of the last training step that did not diverge, or of `loss_and_gradient`."""
         return self._gradient

@@ -330,3 +330,6 @@ class BatchNorm(Normalization):
 
     def __repr__(self):
         return f"BatchNorm({self.activation!r}, eps={self.eps}, momentum={self.momentum})"
+
+
+__all__ = ["BatchNorm", "LayerNorm"]

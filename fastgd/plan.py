@@ -15,13 +15,13 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
     peak         the largest of the rows' magnitudes
     parameters   the gradient of the parameters
     penalty      ... with that of the penalty
-    track        statistics of the minibatch into running ones, after the update
     check        how many elements of it are too large
     accumulate   the sum of the gradients of a few minibatches
     norms        the squares of the gradient,
     factor       and what it is clipped by
     update       the optimizer
     outer        the optimizer on a minibatch of one row, whose gradient is not made
+    track        statistics of the minibatch into running ones
 
 Over 400 lines: writing down, laying out, binding and running go through the same buffers and records."""
 
@@ -58,7 +58,7 @@ from .update import write_update
 
 PHASES = (
     "gather", "weight", "forward", "loss", "backward", "inputs", "peaks", "total", "peak", "parameters", "penalty",
-    "track", "check", *UPDATE_PHASES, "outer",
+    "check", *UPDATE_PHASES, "outer", "track",
 )  # fmt: skip
 # Phases in which a value may be another each step.
 FED_PHASES = ("forward", "backward", *UPDATE_PHASES, "outer")
@@ -166,7 +166,7 @@ class Plan(Program):
             self.add("peaks", raise_peak_of_rows, "peaks", name)
         self.add("total", sum_loss, "total", "losses")
         self.add("peak", largest_peak, "peak", "peaks")
-        if network.l1 or network.l2:
+        if network.n_weights and (network.l1 or network.l2):
             self.add("total", penalty_value, "total", "penalized", network.l1, network.l2)
             self.add("penalty", penalty_gradient, "dpenalized", "penalized", network.l1, network.l2)
         self.add("check", count_exceeding, "bad_gradients", "gradient", 0.0)
@@ -328,7 +328,7 @@ class Plan(Program):
 
     def _work(self, rows):
         """Floating-point operations of a step, about."""
-        return 6 * rows * self.network.n_weights
+        return 6 * rows * (self.network.n_weights or self.network.n_parameters)
 
     def _stages(self, walk, gather=False):
         """The stages of a walk, with `gather` with the rows gathered first."""
@@ -441,7 +441,7 @@ class Plan(Program):
             x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
             weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
             capacity=self.capacity, x=x, y=y, labels=y.ndim == 1, threads=self.network.num_threads,
-            work_of_row=6.0 * self.network.n_weights, thread_work=THREAD_WORK, last_loss=last_loss,
+            work_of_row=float(self._work(1)), thread_work=THREAD_WORK, last_loss=last_loss,
             kept=(self, steps, feeds),
         )  # fmt: skip
 

@@ -221,7 +221,8 @@ def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, se
     directions: that span the plane. "parameters": for a network of two, the plane of these; "pca": the two principal
         directions of the path; "random": two random ones by `seed`, scaled to each unit's weights, biases fixed (Li et
         al. 2018, arXiv:1712.09913); or two arrays of n_parameters. None is the first of these that can be.
-    resolution: points along each direction; the loss of all rows is taken at each, so a sample of rows may do.
+    resolution: points along each direction; the loss of all rows is taken at each, so a sample of rows may do. With
+        BatchNorm it is that of these rows as one minibatch.
     """
     figure = _figure(6.4, 5.0)
     from matplotlib.colors import LogNorm

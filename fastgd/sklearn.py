@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise ImportError("fastgd.sklearn needs scikit-learn, 1.7 or newer: pip install 'fastgd[sklearn]'") from error
 
-from .errors import choose, shown, value_error
+from .errors import check_number, choose, shown, value_error
 from .sklearn_perceptron import Perceptron
 from .sklearn_training import dense_if_small, predict
 
@@ -47,9 +47,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     best_validation_score_, t_, coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_,
     out_activation_. Predictions follow coefs_ and intercepts_ where these are set.
 
-    Trains in float32 if X is of float32, else in float64 ("lbfgs" always in float64). A run that diverges ends at once.
+    What differs: momentum must be below 1, sample weights at least 0, and a run that diverges ends at once. Trains in
+    float32 if X is of float32, else in float64 ("lbfgs" always in float64).
     A sparse X is made dense, if it takes more than 64 MB then only some rows at a time ("lbfgs": all at once).
     """
+
+    loss = "log_loss"  # no argument, but an attribute of scikit-learn's
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             self.classes_ = unique_labels(y)
         else:
             self._check_classes(unique_labels(y))
-        factor = None if self.class_weight is None else compute_sample_weight(self.class_weight, y)
+        factor = self._factor(y)
         out_activation, classes = "logistic", self.classes_
         if y.ndim == 2:
             columns = np.asarray(y.toarray() if hasattr(y, "toarray") else y, bool)
@@ -125,6 +128,16 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         else:
             columns = y[:, None] == classes[1:] if len(classes) == 2 else np.zeros((len(y), 1), bool)
         return dense_if_small(X), columns, factor, out_activation
+
+    def _factor(self, y):
+        """What the rows count by class_weight, or None."""
+        weights = self.class_weight
+        if isinstance(weights, dict):
+            for label, weight in weights.items():
+                check_number(f"class_weight[{label!r}]", weight, 0.0)
+            if y.ndim == 1:  # labels that are not among these rows may be among those of another partial_fit
+                return np.array([float(weights.get(label, 1.0)) for label in y.tolist()])
+        return None if weights is None else compute_sample_weight(weights, y)
 
     def _check_classes(self, classes):
         if self.warm_start and set(classes) != set(self.classes_):

@@ -86,7 +86,8 @@ class Perceptron(BaseEstimator):
         sizes = [check_integer(f"hidden_layer_sizes[{i}]", size, 1) for i, size in enumerate(sizes)]
         known = {**ACTIVATIONS, "logistic": sigmoid}
         given = _one_each("activation", self.activation, sizes)
-        given.append(given[-1] if given else self.activation)
+        no_layer = "relu" if isinstance(self.activation, (list, tuple, np.ndarray)) else self.activation
+        given.append(given[-1] if given else no_layer)
         *activations, last = [pick("activation", activation, known, Activation) for activation in given]
         rates = _one_each("dropout", self.dropout, sizes)
         rates = [check_number("dropout", rate, **FRACTION) for rate in rates]
@@ -135,14 +136,14 @@ class Perceptron(BaseEstimator):
         self.coefs_, self.intercepts_ = views[: len(self.coefs_)], views[len(self.coefs_) :]
 
     def _network_in_use(self):
-        """The network kept since the last fit, and the lock of who uses it."""
+        """The network kept since the last fit, the lock of who uses it, and what it was made of to be trained on."""
         if getattr(self, "_kept", None) is None:
-            self._kept = self._make_network(self.coefs_[0].dtype), threading.Lock()
+            self._kept = self._make_network(self.coefs_[0].dtype), threading.Lock(), None
         return self._kept
 
     def __getstate__(self):
         # The network is made anew when it is used: all that it has learnt is in coefs_ and intercepts_.
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_kept", "_made_of")}
+        return {name: value for name, value in super().__getstate__().items() if name != "_kept"}
 
     # ---- fit
 
@@ -230,13 +231,15 @@ class Perceptron(BaseEstimator):
         hidden, _ = self._hidden()
         made_of = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
         goes_on = incremental and getattr(self, "_optimizer", None) is not None
-        if goes_on and getattr(self, "_kept", None) is not None and getattr(self, "_made_of", None) == made_of:
-            self._give_parameters(self._kept[0])
+        kept = getattr(self, "_kept", None)
+        if goes_on and kept is not None and kept[2] == made_of:
+            self._give_parameters(kept[0])
         else:
-            chance = any(rate for _, _, rate in hidden)
-            seed = int(random_state.randint(2**31)) if chance else 0
-            self._kept = self._make_network(self.coefs_[0].dtype, self.alpha, seed), threading.Lock()
-            self._made_of = made_of
+            if not goes_on:
+                chance = any(rate for _, _, rate in hidden)
+                self._seed = int(random_state.randint(2**31)) if chance else 0
+            network = self._make_network(self.coefs_[0].dtype, self.alpha, self._seed)
+            self._kept = network, threading.Lock(), made_of
             # A copy is free to drive another network.
             self._optimizer = copy.deepcopy(self._optimizer) if goes_on else self._new_optimizer()
         return self._kept[0], self._optimizer, self._kept[1]
@@ -291,7 +294,7 @@ class Perceptron(BaseEstimator):
         """What the network predicts for rows of X, (rows, n_outputs), with the parameters that are in `coefs_`."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", reset=False)
-        network, lock = self._network_in_use()
+        network, lock, _ = self._network_in_use()
         with lock:
             self._give_parameters(network)
             return predict(network, X)

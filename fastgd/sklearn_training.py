@@ -93,6 +93,7 @@ class SameMinibatches(Minibatches):
 
     def __init__(self, network, samples, batch_size, *, shuffle, random_state, objective, alpha):
         super().__init__(network, samples, batch_size, shuffle=shuffle)
+        self._shuffled = shuffle  # a single minibatch, too: the generator moves on, and sums are of another order
         self._random_state, self._objective, self._alpha = random_state, objective, alpha
         self._first = self.epoch
         # The orders of epochs from `_oldest` on; and before those of the last piece were drawn: the epoch that was to

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 
 from .callbacks import trajectory
+from .dropout import Dropout
 from .errors import check_integer, choose, shown, type_error, value_error
 from .network import Network
 
@@ -53,14 +54,17 @@ def plane_of(network, path=None, directions=None, seed=0):
 
 def losses_over(network, X, y, plane, resolution):
     """Coordinates along both directions, and the loss (resolution, resolution) at each, the second by rows. It is taken
-    of a copy of the network: the network stays as it is, whatever happens."""
+    of a copy of the network: the network stays as it is, whatever happens. Running statistics are those of its last
+    parameters, so that BatchNorm takes the mean and the variance of X instead; nothing is dropped."""
     resolution, twin = check_integer("resolution", resolution, 2), copy.deepcopy(network)
+    if network.statistics:
+        twin = network.like(layers=[layer for layer in network.layers if not isinstance(layer, Dropout)])
     a, b = (np.linspace(*reach, resolution) for reach in plane.reach)
     losses = np.empty((resolution, resolution))
     for i, j in np.ndindex(losses.shape):
         with np.errstate(over="ignore"):
             twin.parameters[:] = plane.point(a[j], b[i])
-        losses[i, j] = twin.loss(X, y)
+        losses[i, j] = twin.loss_and_gradient(X, y, training=True)[0] if twin.statistics else twin.loss(X, y)
     return a, b, losses
 
 

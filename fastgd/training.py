@@ -102,8 +102,9 @@ def fit(
         if class_weight is not None:  # of what is trained on
             samples = check_class_weight(class_weight, samples, self.sizes[-1], self.dtype)
         size = check_batch_size(batch_size, len(samples))
-        if size < self.least_rows:
-            raise value_error("batch_size", f"at least {self.least_rows} rows, for BatchNorm", size)
+        for layer in self.layers:
+            if size < layer.least_rows:
+                raise value_error("batch_size", f"at least {layer.least_rows} rows for {layer!r}", size)
         source = Minibatches(self, samples, size, shuffle=shuffle)
     checked = check_metrics("metrics", metrics)
     if checked and y is None and validation is None:

@@ -97,7 +97,7 @@ cdef void batch_statistics(const void *args, int64_t begin, int64_t end) noexcep
     sum_of_rows(a.mean + begin, a.x + begin, a.n, a.rows, end - begin)
     for j in range(begin, end):
         a.mean[j] /= a.rows
-        a.unbiased[j] = 0
+        a.unbiased[j] = 0               # the sum of squares, until the end
     for i in range(a.rows):
         for j in range(begin, end):
             d = a.x[i * a.n + j] - a.mean[j]

@@ -67,3 +67,12 @@ def test_bad_range_tests(options, match, small):
     network, x, y = small
     with pytest.raises(ValueError, match=match):
         fastgd.find_learning_rate(network, x, y, **options)
+
+
+def test_accumulated_updates_cover_the_whole_range(data):
+    X, y = data[0]
+    network = Network(64, [Dense(32, "relu"), Dense(10)], loss="softmax_cross_entropy")
+    one = fastgd.find_learning_rate(network, X, y, batch_size=64, steps=100)
+    four = fastgd.find_learning_rate(network, X, y, batch_size=16, steps=100, optimizer=fastgd.Adam(accumulate=4))
+    assert len(set(four.learning_rate)) == len(four.learning_rate)
+    assert one.suggestion / 4 < four.suggestion < 4 * one.suggestion

@@ -72,6 +72,33 @@ def test_gradient_check_catches_a_dropped_term(name, kernel, argument, rows, mon
 # ---- one result
 
 
+@pytest.mark.parametrize(("width", "options", "walk"), [
+    (7, {}, "step"), (5000, {}, "fused"), (5000, {"clip_norm": 0.1}, "guarded"),
+])  # fmt: skip
+def test_every_walk_keeps_statistics(width, options, walk, rows):
+    x, y = rows
+    learnt = {}
+    for backend in ("numpy", "cython"):
+        network = make("BatchNorm", width=width, dtype="float64", backend=backend)
+        network.fit(x, y, optimizer=fastgd.SGD(0.01, momentum=0.9, **options), epochs=2, batch_size=50)
+        learnt[backend] = network.learnt
+    assert network._plan.best_walk == walk
+    assert np.abs(network.statistics["mean2"]).max() > 0.01
+    np.testing.assert_allclose(learnt["cython"], learnt["numpy"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "BatchNorm"])
+def test_a_network_of_normalization_alone(name, backend, rng):
+    """No weights: nothing for the penalty to be on."""
+    x = rng.normal(3.0, 2.0, size=(50, 4))
+    targets = 2 * (x - x.mean(axis=0)) / x.std(axis=0) + 1
+    network = fastgd.Network(4, [getattr(fastgd, name)()], loss="mse", l2=0.1, backend=backend)
+    history = network.fit(x, targets, optimizer=fastgd.SGD(0.3), epochs=60, batch_size=None)
+    assert history.loss[-1] < history.loss[0] - 1
+    if name == "BatchNorm":
+        np.testing.assert_allclose(network.views()["gamma1"], 2, rtol=1e-2)
+
+
 @EACH
 def test_backends_train_alike(name, rows):
     """Not by Adam: it makes steps of the rounding of a gradient that is 0, as those of biases before BatchNorm are."""
@@ -248,7 +275,7 @@ def test_a_minibatch_of_one_row(backend, rows):
     before = network.statistics["variance2"].copy()
     network.train_step(x[:1], y[:1], fastgd.SGD(0.1))
     np.testing.assert_array_equal(network.statistics["variance2"], before)
-    with pytest.raises(ValueError, match="'batch_size'.*at least 2 rows.*BatchNorm.*1"):
+    with pytest.raises(ValueError, match="'batch_size'.*at least 2 rows for BatchNorm.*1"):
         network.fit(x, y, batch_size=1)
     with pytest.raises(ValueError, match="'batch_size'"):
         network.fit(x[:1], y[:1])

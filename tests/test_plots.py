@@ -272,3 +272,22 @@ def test_histograms(walked, rows):
     assert titles == ["gamma1", "beta1", "w2", "b2", "gamma3", "beta3", "w4", "b4"]
     with pytest.raises(ValueError, match="'y'"):
         plots.histograms(network, rows[0])
+
+
+def test_surface_with_batch_norm(rows):
+    """Everywhere the loss with the mean and variance that X has there, not those of the running ones at the end."""
+    layers = [fastgd.Dense(5), fastgd.BatchNorm("relu"), fastgd.Dropout(0.5), fastgd.Dense(3)]
+    network = fastgd.Network(6, layers, loss="softmax_cross_entropy", dtype="float64")
+    path = fastgd.callbacks.trajectory(network)
+    network.fit(*rows, optimizer=fastgd.Adam(0.05), epochs=20, callbacks=[path])
+    before = network.learnt.copy()
+    plane = plane_of(network, path)
+    a, b, losses = losses_over(network, *rows, plane, 5)
+    np.testing.assert_array_equal(network.learnt, before)
+    x, y = rows
+    parts = network.views(plane.point(a[1], b[3]))
+    z = x @ parts["w1"] + parts["b1"]
+    normal = (z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + 1e-5)
+    out = np.maximum(parts["gamma2"] * normal + parts["beta2"], 0) @ parts["w4"] + parts["b4"]
+    expected = np.mean(np.log(np.exp(out).sum(axis=1)) - out[np.arange(len(y)), y])
+    assert losses[3, 1] == pytest.approx(expected, rel=1e-6)
