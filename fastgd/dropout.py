@@ -45,11 +45,10 @@ def dropout(
     key: float,
     step: float,
 ):
-    """y <- x / (1 - rate) where an element is kept, which it is with probability 1 - rate, else 0. Srivastava et al.
+    """y <- x / (1 - rate) where an element is kept, which it is with probability 1 - rate, else 0 x. Srivastava et al.
     2014, "Dropout", with the scale in training as torch has it. row: numbers of the rows; key, step: whole numbers.
     The same row, column, key and step are always treated alike: dy -> dx is the same operation. y may be x."""
-    scale = x.dtype.type(1 / (1 - rate))
-    np.copyto(y, np.where(kept(row, x.shape[1], rate, key, step), x * scale, 0))
+    np.multiply(x, kept(row, x.shape[1], rate, key, step) * x.dtype.type(1 / (1 - rate)), out=y)
 
 
 @dropout.loop
@@ -70,7 +69,7 @@ def dropout(y, x, row, rate, key, step):
             z = np.uint32(np.uint32(z ^ (z >> np.uint32(16))) * np.uint32(MIX))
             z = np.uint32(np.uint32(z ^ (z >> np.uint32(13))) * np.uint32(LAST_MIX))
             z = np.uint32(z ^ (z >> np.uint32(16)))
-            y[i, j] = x[i, j] * scale if z >= least else 0
+            y[i, j] = x[i, j] * (scale if z >= least else x.dtype.type(0))
 
 
 @layer

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from .callbacks import every
-from .errors import DivergenceError, check_integer, check_number, value_error
+from .errors import DivergenceError, check_integer, check_number, shown, type_error, value_error
+from .network import Network
 from .training import fresh_optimizer
 
 # A loss so many times its least ends the test; larger ones count as that many times the median.
@@ -53,11 +54,18 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     X, y, batch_size: as in `fit`. optimizer: one whose options are used, not its state, or a name; None is "Adam".
     Raises TypeError or ValueError that names the argument.
     """
+    if not isinstance(network, Network):
+        raise type_error("network", "a Network", shown(network))
     low, high = check_number("low", low, 0.0, low_open=True), check_number("high", high, 0.0, low_open=True)
     steps = check_integer("steps", steps, 10)
     if high <= low:
         raise value_error("high", f"more than low = {low}", high)
-    tried = fresh_optimizer(optimizer, lambda step: low * (high / low) ** (min(step, steps - 1) / (steps - 1)))
+
+    def rate_of(step):
+        part = min(step, steps - 1) / (steps - 1)
+        return low ** (1 - part) * high**part
+
+    tried = fresh_optimizer(optimizer, rate_of)
     rates, losses, averages = [], [], []
 
     def look(run):

@@ -160,7 +160,7 @@ class Network:
 
     def like(self, **changes):
         """A new network of the same layers and options but for `changes`, arguments of the constructor: with initial
-        values, and nothing of what this one has learnt."""
+        values, and nothing of what this one has learnt. (Layers that come from a file have the usual initializers.)"""
         options = {
             "n_features": self.n_features, "layers": self.layers, "loss": self.loss_function, "l1": self.l1,
             "l2": self.l2, "dtype": str(self.dtype), "seed": self.seed, "backend": self.backend,
@@ -383,8 +383,10 @@ class Network:
 
     def __getstate__(self):
         made = ("_plan", "_evaluation_plan", "_turn", "_quick_step", "_quick_steps", "_parameters")
-        kept = {name: value for name, value in vars(self).items() if name not in made}
-        return {**kept, "_last_loss": self._loss_before()}
+        with self._turn:  # a copy of between two steps
+            kept = {name: value for name, value in vars(self).items() if name not in made}
+            arrays = {"_learnt": self._learnt.copy(), "_gradient": self._gradient.copy()}
+            return {**kept, **arrays, "_last_loss": self._loss_before()}
 
     def __setstate__(self, state):
         vars(self).update(state, _turn=Turn("network"), _quick_step=_not_ready)
@@ -417,14 +419,16 @@ class Network:
         """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`."""
         from .checkpoint import save
 
-        save(path, self, optimizer)
+        with self._turn:
+            save(path, self, optimizer)
 
     def to_onnx(self, path, *, unknown="error"):
         """Writes what `predict` computes, and `preprocessing` before and after it, as an ONNX model; see
         `fastgd.onnx`. unknown: as in `Preprocessing.encode`."""
         from .onnx import export
 
-        export(path, self, unknown=unknown)
+        with self._turn:
+            export(path, self, unknown=unknown)
 
     def config(self):
         """What a file needs to make this network again, besides the parameters."""

@@ -24,10 +24,11 @@ def layer_norm_forward(
     beta: In("n"),
     eps: float,
 ):
-    """normal <- (x - mean) inverse, inverse <- 1 / sqrt(variance + eps), mean and variance of each row;
-    y <- gamma normal + beta. Ba et al. 2016, arXiv:1607.06450."""
+    """normal <- (x - mean) inverse, inverse <- 1 / sqrt(variance + eps), mean and variance of each row, NaN where the
+    variance overflows; y <- gamma normal + beta. Ba et al. 2016, arXiv:1607.06450."""
     np.subtract(x, x.mean(axis=1, keepdims=True), out=normal)
-    np.copyto(inverse, 1 / np.sqrt((normal * normal).mean(axis=1) + x.dtype.type(eps)))
+    variance = (normal * normal).mean(axis=1)
+    np.copyto(inverse, np.where(np.isfinite(variance), 1 / np.sqrt(variance + x.dtype.type(eps)), np.nan))
     normal *= inverse[:, None]
     np.multiply(normal, gamma, out=y)
     y += beta
@@ -43,7 +44,8 @@ def layer_norm_forward(y, normal, inverse, x, gamma, beta, eps):
         mean /= x.dtype.type(n)
         for j in range(n):
             variance += (x[i, j] - mean) * (x[i, j] - mean)
-        inverse[i] = 1 / np.sqrt(variance / x.dtype.type(n) + x.dtype.type(eps))
+        variance /= x.dtype.type(n)
+        inverse[i] = 1 / np.sqrt(variance + x.dtype.type(eps)) if variance < np.inf else np.nan
         for j in range(n):
             normal[i, j] = (x[i, j] - mean) * inverse[i]
             y[i, j] = normal[i, j] * gamma[j] + beta[j]
@@ -95,11 +97,13 @@ def batch_statistics(
     mean: Out("n"), inverse: Out("n"), unbiased: Out("n"), x: In("rows", "n"), running: In("n"), eps: float
 ):
     """mean <- that of each column of x, inverse <- 1 / sqrt(variance + eps); unbiased <- rows / (rows - 1) variance, of
-    one row `running`, since one row tells nothing of a variance."""
+    one row `running`, since one row tells nothing of a variance. What is summed is x - x[0], which keeps the digits of
+    columns far from 0. inverse is NaN where the variance overflows, so that the step is not made."""
     rows = x.shape[0]
-    np.mean(x, axis=0, out=mean)
+    np.mean(x - x[0], axis=0, out=mean)
+    mean += x[0]
     variance = np.square(x - mean).mean(axis=0)
-    np.copyto(inverse, 1 / np.sqrt(variance + x.dtype.type(eps)))
+    np.copyto(inverse, np.where(np.isfinite(variance), 1 / np.sqrt(variance + x.dtype.type(eps)), np.nan))
     np.copyto(unbiased, running if rows == 1 else variance * x.dtype.type(rows / (rows - 1)))
 
 
@@ -111,14 +115,15 @@ def batch_statistics(mean, inverse, unbiased, x, running, eps):
         unbiased[j] = 0
     for i in range(rows):
         for j in range(mean.size):
-            mean[j] += x[i, j]
+            mean[j] += x[i, j] - x[0, j]
     for j in range(mean.size):
-        mean[j] /= x.dtype.type(rows)
+        mean[j] = x[0, j] + mean[j] / x.dtype.type(rows)
     for i in range(rows):
         for j in range(mean.size):
             unbiased[j] += (x[i, j] - mean[j]) * (x[i, j] - mean[j])
     for j in range(mean.size):
-        inverse[j] = 1 / np.sqrt(unbiased[j] / x.dtype.type(rows) + x.dtype.type(eps))
+        variance = unbiased[j] / x.dtype.type(rows)
+        inverse[j] = 1 / np.sqrt(variance + x.dtype.type(eps)) if variance < np.inf else np.nan
         unbiased[j] = running[j] if rows == 1 else unbiased[j] / x.dtype.type(rows - 1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import choose, shown, type_error, value_error
 from .history import History
+from .network import Network
 from .surface import losses_over, plane_of
 
 # Told apart by colour-blind readers (Okabe & Ito 2008), in an order in which neighbours differ in grey, too.
@@ -20,6 +21,7 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX"
 FEW_TICKS = 6  # values of a setting that have a tick each
 LEVELS, BINS = 24, 40  # of a contour, of a histogram
+NARROWEST = 1e-6  # a range of values, as a part of the largest
 LEGEND_MARK, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.085, 0.2  # inches that an entry, a letter of it and a line take
 
 
@@ -41,7 +43,8 @@ def check_picture(argument, path):
 
 def _finish(axes, losses=(), x="linear", **labels):
     """Labels, a grid, and a logarithmic axis of losses where there is none at or below 0."""
-    log = all(value > 0 or math.isnan(value) for value in losses) and len(losses) > 0
+    known = [value for value in losses if math.isfinite(value)]
+    log = bool(known) and min(known) > 0
     if log:
         labels["ylabel"] += " (log scale)"
     if x == "log":
@@ -96,6 +99,8 @@ def _legend_below(figure, axes):
 def plot_loss(history, title="Loss"):
     """Training loss, and validation loss if there is one, against epochs, and which epoch was the best of what was
     monitored. The training loss is the mean of an epoch's minibatches, each before its update."""
+    if not isinstance(history, History):
+        raise type_error("history", "a History, as fit returns it", shown(history))
     figure = _figure()
     from matplotlib.ticker import MaxNLocator
 
@@ -123,8 +128,9 @@ def plot_range_test(found, title="Learning-rate range test"):
     label = f"suggestion: {found.suggestion:.2g}"
     axes.axvline(found.suggestion, color=VALIDATION, linestyle="--")
     axes.plot(found.suggestion, found.smoothed[at], "o", color=VALIDATION, linestyle="--", markersize=8, label=label)
-    low, high = min(found.smoothed.min(), np.quantile(found.loss, 0.02)), found.smoothed.max()
-    if low > 0:  # what a single minibatch does, or all when they diverge, is not what is to be seen
+    known = found.loss[np.isfinite(found.loss)]
+    low, high = min(found.smoothed.min(), np.quantile(known, 0.02)) if known.size else 0.0, found.smoothed.max()
+    if low > 0 and high < math.inf:  # what a single minibatch does, or all when they diverge, is not what is to be seen
         axes.set_ylim(low / 1.5, high * 1.5)
     _finish(axes, found.loss, "log", title=title, xlabel="learning rate", ylabel="loss")
     axes.legend()
@@ -256,8 +262,10 @@ def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, se
 
 
 def histograms(network, X=None, y=None, *, title=None):
-    """How the values of each parameter array are distributed, and with X and y those of its gradient of the loss, a row
-    for each layer. The network stays as it is."""
+    """How the finite values of each parameter array are distributed, and with X and y those of its gradient of the
+    loss, a row for each layer. The network stays as it is."""
+    if not isinstance(network, Network):
+        raise type_error("network", "a Network", shown(network))
     if (X is None) != (y is None):
         raise value_error("y" if y is None else "X", "targets as well as rows, or neither", None)
     drawn = {"value": network.views()}
@@ -283,14 +291,22 @@ def histograms(network, X=None, y=None, *, title=None):
 
 def _histogram(panel, values, name, *, xlabel, color):
     panel.set_visible(True)
-    counts, _, _ = panel.hist(values.ravel(), min(BINS, 5 + values.size // 8), color=color)
+    known, shape = values[np.isfinite(values)].astype(np.float64), " x ".join(map(str, values.shape))
+    spread = f"sd {known.std():.2g}" if known.size == values.size else f"{values.size - known.size} not finite"
+    panel.set_title(f"{name} ({shape}), {spread}", fontsize="medium")
+    panel.set_xlabel(xlabel)
+    if not known.size:
+        return
+    low, high = known.min(), known.max()
+    least = max(NARROWEST * max(abs(low), abs(high)), np.finfo(np.float32).tiny)  # bins have to differ
+    if high - low < least:
+        low, high = low - least, high + least
+    counts, _, _ = panel.hist(known, min(BINS, 5 + values.size // 8), range=(low, high), color=color)
     low, high = panel.get_xlim()
     if low < 0 < high:
         panel.axvline(0, color="black", linewidth=0.8)
-    panel.set(xlabel=xlabel, yscale="log", ylim=(0.5, 2 * counts.max()))  # a single value shows, too
+    panel.set(yscale="log", ylim=(0.5, 2 * counts.max()))  # a single value shows, too
     _log(panel.yaxis, panel.get_ylim())
-    shape = " x ".join(map(str, values.shape))
-    panel.set_title(f"{name} ({shape}), sd {values.std():.2g}", fontsize="medium")
     panel.ticklabel_format(axis="x", scilimits=(-2, 3))
     panel.locator_params(axis="x", nbins=4)
 

@@ -47,7 +47,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     best_validation_score_, t_, coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_,
     out_activation_. Predictions follow coefs_ and intercepts_ where these are set.
 
-    What differs: momentum must be below 1, sample weights at least 0, and a run that diverges ends at once. Trains in
+    What differs: momentum must be below 1, sample weights at least 0; a run that diverges ends at once, and a fit that
+    raises leaves the estimator as it was; multi-label predictions are dense. Trains in
     float32 if X is of float32, else in float64 ("lbfgs" always in float64).
     A sparse X is made dense, if it takes more than 64 MB then only some rows at a time ("lbfgs": all at once).
     """
@@ -88,7 +89,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     def fit(self, X, y, sample_weight=None):
         """Trains on X (rows, features), an array or a sparse matrix, and labels y (rows,), or (rows, labels) of 0 and 1
         for multi-label. Returns self."""
-        return self._fit(X, y, sample_weight)
+        with self._unchanged_by_errors():
+            return self._fit(X, y, sample_weight)
 
     @available_if(Perceptron._is_stochastic)
     def partial_fit(self, X, y, sample_weight=None, classes=None):
@@ -101,9 +103,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             raise value_error("classes", "all labels at the first call of partial_fit", None)
         if not first and classes is not None and not np.array_equal(unique_labels(classes), self.classes_):
             raise value_error("classes", f"{self.classes_} as at the first call", shown(classes))
-        if first:
-            self.classes_ = unique_labels(classes)
-        return self._fit(X, y, sample_weight, incremental=True)
+        with self._unchanged_by_errors(incremental=True):
+            if first:
+                self.classes_ = unique_labels(classes)
+            return self._fit(X, y, sample_weight, incremental=True)
 
     def _encoded(self, X, y, *, incremental, reset):
         """X, labels as columns of bool, what the rows count by their classes, and the output activation."""
@@ -226,12 +229,14 @@ class MLPRegressor(RegressorMixin, Perceptron):
     def fit(self, X, y, sample_weight=None):
         """Trains on X (rows, features), an array or a sparse matrix, and numbers y (rows,) or (rows, outputs). Returns
         self."""
-        return self._fit(X, y, sample_weight)
+        with self._unchanged_by_errors():
+            return self._fit(X, y, sample_weight)
 
     @available_if(Perceptron._is_stochastic)
     def partial_fit(self, X, y, sample_weight=None):
         """Trains for one epoch more, from where the last call left off."""
-        return self._fit(X, y, sample_weight, incremental=True)
+        with self._unchanged_by_errors(incremental=True):
+            return self._fit(X, y, sample_weight, incremental=True)
 
     def _encoded(self, X, y, *, incremental, reset):
         """X, y as columns, no factor of the rows, and the output activation."""

@@ -1,6 +1,7 @@
 """A multi-layer perceptron as scikit-learn has it, on a network of fastgd: what the estimators of `fastgd.sklearn` have
 in common."""
 
+import contextlib
 import copy
 import functools
 import math
@@ -37,6 +38,7 @@ from .sklearn_training import (
     predict,
 )
 from .stopping import Watch
+from .training import fresh_optimizer
 
 SOLVERS = ("adam", "sgd", "lbfgs")
 RATES = ("constant", "invscaling", "adaptive")
@@ -79,11 +81,9 @@ class Perceptron(BaseEstimator):
     def _is_stochastic(self):
         return self.solver != "lbfgs"
 
-    def _hidden(self):
-        """Units, activation and dropout rate of each hidden layer; and the activation whose initial values the output
-        layer takes."""
-        sizes = np.ravel(self.hidden_layer_sizes).tolist()
-        sizes = [check_integer(f"hidden_layer_sizes[{i}]", size, 1) for i, size in enumerate(sizes)]
+    def _hidden(self, sizes):
+        """Units, activation and dropout rate of each hidden layer of these sizes; and the activation whose initial
+        values the output layer takes."""
         known = {**ACTIVATIONS, "logistic": sigmoid}
         given = _one_each("activation", self.activation, sizes)
         no_layer = "relu" if isinstance(self.activation, (list, tuple, np.ndarray)) else self.activation
@@ -100,8 +100,10 @@ class Perceptron(BaseEstimator):
     def _initialize(self, n_features, n_outputs, out_activation, dtype, random_state):
         """scikit-learn's initial weights and biases: uniform, within sqrt(6 / (fan_in + fan_out)), or sqrt(2 / ...) for
         the logistic activation (Glorot & Bengio 2010)."""
-        hidden, last = self._hidden()
-        sizes = [n_features, *(size for size, _, _ in hidden), n_outputs]
+        sizes = np.ravel(self.hidden_layer_sizes).tolist()
+        sizes = [check_integer(f"hidden_layer_sizes[{i}]", size, 1) for i, size in enumerate(sizes)]
+        hidden, last = self._hidden(sizes)
+        sizes = [n_features, *sizes, n_outputs]
         self.coefs_, self.intercepts_ = [], []
         for fan_in, fan_out, activation in zip(sizes, sizes[1:], [*(a for _, a, _ in hidden), last], strict=False):
             bound = np.sqrt((2 if activation == sigmoid else 6) / (fan_in + fan_out))
@@ -111,12 +113,10 @@ class Perceptron(BaseEstimator):
         self.n_iter_, self.t_ = 0, 0
 
     def _make_network(self, dtype, alpha=0.0, seed=0):
-        """A network with the arguments as they are and the parameters that are in `coefs_` and `intercepts_`."""
-        hidden, layers = self._hidden()[0], []
-        units = [coef.shape[1] for coef in self.coefs_]
-        if [size for size, _, _ in hidden] != units[:-1]:
-            raise value_error("hidden_layer_sizes", f"{units[:-1]} as in `coefs_`", shown(self.hidden_layer_sizes))
-        for size, activation, rate in hidden:
+        """A network with the arguments as they are, but for the sizes, and the parameters that are in `coefs_` and
+        `intercepts_`."""
+        layers, units = [], [coef.shape[1] for coef in self.coefs_]
+        for size, activation, rate in self._hidden(units[:-1])[0]:
             layers.append(Dense(size, activation, weight_init="zeros"))
             layers += [Dropout(rate)] if rate else []
         layers.append(Dense(units[-1], weight_init="zeros"))
@@ -126,7 +126,12 @@ class Perceptron(BaseEstimator):
         return network
 
     def _give_parameters(self, network):
-        for view, values in zip(network.views().values(), [*self.coefs_, *self.intercepts_], strict=True):
+        views, given = network.views().values(), [*self.coefs_, *self.intercepts_]
+        shapes = [view.shape for view in views]
+        if [np.shape(values) for values in given] != shapes:
+            got = [np.shape(values) for values in given]
+            raise value_error("coefs_, intercepts_", f"arrays of shapes {shapes}", got)
+        for view, values in zip(views, given, strict=True):
             view[...] = values
 
     def _take_parameters(self, network, dtype):
@@ -136,16 +141,33 @@ class Perceptron(BaseEstimator):
         self.coefs_, self.intercepts_ = views[: len(self.coefs_)], views[len(self.coefs_) :]
 
     def _network_in_use(self):
-        """The network kept since the last fit, the lock of who uses it, and what it was made of to be trained on."""
-        if getattr(self, "_kept", None) is None:
-            self._kept = self._make_network(self.coefs_[0].dtype), threading.Lock(), None
-        return self._kept
+        """The network kept since the last fit, the lock of who uses it, and what it was made of: hidden layers, and if
+        it is to be trained the rest."""
+        hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
+        kept = getattr(self, "_kept", None)
+        if kept is None or kept[2][0] != hidden:
+            self._kept = kept = self._make_network(self.coefs_[0].dtype), threading.Lock(), (hidden,)
+        return kept
 
     def __getstate__(self):
         # The network is made anew when it is used: all that it has learnt is in coefs_ and intercepts_.
         return {name: value for name, value in super().__getstate__().items() if name != "_kept"}
 
     # ---- fit
+
+    @contextlib.contextmanager
+    def _unchanged_by_errors(self, incremental=False):
+        """Context in which an exception leaves the estimator as it was."""
+        before = {name: list(v) if isinstance(v, list) else v for name, v in vars(self).items()}
+        if incremental and before.get("_optimizer") is not None:
+            before["_optimizer"] = copy.deepcopy(self._optimizer)
+            before["_kept"] = None  # it is the network of the other optimizer
+        try:
+            yield
+        except Exception:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _fit(self, X, y, sample_weight, *, incremental=False):
         self._check_parameters()
@@ -172,10 +194,14 @@ class Perceptron(BaseEstimator):
         dtype = self.coefs_[0].dtype
         network, objective = self._make_network("float64"), Objective.of(self.out_activation_, self.n_outputs_)
         X = np.asarray(X.toarray() if hasattr(X, "toarray") else X, np.float64)
-        result = minimize(
-            network, X, self._targets(y, np.float64), weight, objective, self.alpha, max_iter=self.max_iter,
-            max_fun=self.max_fun, tol=self.tol, verbose=bool(self.verbose),
-        )  # fmt: skip
+        try:
+            result = minimize(
+                network, X, self._targets(y, np.float64), weight, objective, self.alpha, max_iter=self.max_iter,
+                max_fun=self.max_fun, tol=self.tol, verbose=bool(self.verbose),
+            )  # fmt: skip
+        except KeyboardInterrupt:  # what is done, is kept
+            self._take_parameters(network, dtype)
+            raise
         self.n_iter_, self.loss_ = min(int(result.nit), self.max_iter), float(result.fun)
         self._take_parameters(network, dtype)
         self._kept = None
@@ -197,7 +223,9 @@ class Perceptron(BaseEstimator):
         network, optimizer, lock = self._network_to_train(random_state, incremental)
         objective = Objective.of(self.out_activation_, self.n_outputs_)
         score = None if held_out is None else functools.partial(self._score, network, *held_out)
-        end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score)
+        # A warm start has no best parameters of its own until a score is better than those of before.
+        first = network.parameters.copy() if self.early_stopping and is_first else None
+        end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score, first)
         if self._follows("invscaling") and not incremental:
             optimizer.learning_rate = falling_rate(end.rate, self.power_t, rows, -(-rows // size), self.t_)
         samples = _samples(network, X, self._targets(y, network.dtype), _product(sample_weight, factor))
@@ -228,7 +256,7 @@ class Perceptron(BaseEstimator):
     def _network_to_train(self, random_state, incremental):
         """A network with the present parameters, an optimizer of its own, and the lock of who uses the network:
         partial_fit goes on with those of before, as long as the arguments are the same."""
-        hidden, _ = self._hidden()
+        hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
         made_of = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
         goes_on = incremental and getattr(self, "_optimizer", None) is not None
         kept = getattr(self, "_kept", None)
@@ -250,7 +278,7 @@ class Perceptron(BaseEstimator):
             return ClassicAdam(rate, beta1=self.beta_1, beta2=self.beta_2, eps=self.epsilon)
         if solver == "sgd":
             return SGD(rate, momentum=self.momentum, nesterov=bool(self.nesterovs_momentum and self.momentum))
-        return copy.deepcopy(solver) if isinstance(solver, Optimizer) else OPTIMIZERS[solver](rate)
+        return fresh_optimizer(solver) if isinstance(solver, Optimizer) else OPTIMIZERS[solver](rate)
 
     def _split(self, X, y, sample_weight, factor, random_state):
         """The rows to train on, and those held out, (X, y, sample_weight): chosen as scikit-learn does."""

@@ -165,11 +165,11 @@ def set_rate(optimizer, old, new):
 class EpochEnd:
     """What scikit-learn does at the end of an epoch, as a callback of the run: enters losses and scores in the
     estimator, follows the learning rate, tells when to stop. score(): of the held-out rows, or None without any. After
-    the run `best` are the parameters with the best score."""
+    the run `best` are the parameters with the best score so far; before there is one, what is given."""
 
-    def __init__(self, estimator, rate, rows, reported, score):
+    def __init__(self, estimator, rate, rows, reported, score, best=None):
         self.estimator, self.rate, self.rows, self.reported, self.score = estimator, rate, rows, reported, score
-        self.best = None
+        self.best = best
 
     def __call__(self, run):
         estimator, loss = self.estimator, run.history.loss[-1] * self.reported

@@ -12,6 +12,8 @@ from .network import Network
 
 # How far a plane reaches beyond the path, as a part of its extent, and where there is no path.
 MARGIN, REACH = 0.25, 1.0
+# A path that is so thin, of its length, is a straight line but for the rounding of float32.
+STRAIGHT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +37,10 @@ def plane_of(network, path=None, directions=None, seed=0):
     """The plane for a network and the path it has taken; see `plots.loss_surface`."""
     if not isinstance(network, Network):
         raise type_error("network", "a Network", shown(network))
-    points = _points(network, path)
+    seed, points = check_integer("seed", seed, 0), _points(network, path)
     if directions is None:
-        few = points is None or len(points) < 3
-        directions = "parameters" if network.n_parameters == 2 else "random" if few else "pca"
+        flat = points is None or _extents(points)[1] <= STRAIGHT * _extents(points)[0]
+        directions = "parameters" if network.n_parameters == 2 else "random" if flat else "pca"
     end = np.array(network.parameters if points is None else points[-1], np.float64)
     if isinstance(directions, str):
         make = choose("directions", directions, {"parameters": _axes, "pca": _principal, "random": _random})
@@ -73,10 +75,17 @@ def _points(network, path):
     if path is None:
         return None
     points = path.parameters if isinstance(path, trajectory) else np.asarray(path)
-    if points.ndim != 2 or not len(points) or points.shape[1] != network.n_parameters or points.dtype.kind != "f":
-        expected = f"a fastgd.callbacks.trajectory of this network, or an array (points, {network.n_parameters})"
+    shape_fits = points.ndim == 2 and len(points) and points.shape[1] == network.n_parameters
+    if not shape_fits or points.dtype.kind != "f" or not np.isfinite(points).all():
+        expected = f"a fastgd.callbacks.trajectory of this network, or a finite array (points, {network.n_parameters})"
         raise value_error("path", expected, shown(points))
     return points.astype(np.float64)
+
+
+def _extents(points):
+    """How far a path extends in its two principal directions."""
+    lengths = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    return (*lengths, 0.0, 0.0)[:2]
 
 
 def _reach(coordinates, least):
@@ -105,7 +114,7 @@ def _principal(network, points, end, rng):
         got = None if points is None else f"{len(points)} points"
         raise value_error("path", "a path of at least 3 points for directions='pca'", got)
     _, lengths, directions = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
-    if lengths[1] <= 1e-6 * lengths[0]:  # float32
+    if lengths[1] <= STRAIGHT * lengths[0]:
         raise value_error("path", "one that is not a straight line, for directions='pca'", "a straight line")
     share = lengths**2 / (lengths**2).sum()
     names = tuple(f"principal direction {i + 1} ({share[i]:.0%} of the path's variance)" for i in range(2))
@@ -135,6 +144,6 @@ def _given(network, directions):
     for direction in given:
         if direction.shape != (network.n_parameters,) or direction.dtype.kind not in "iuf":
             raise value_error("directions", expected, shown(direction))
-    if np.linalg.matrix_rank(np.stack(given)) < 2 or not np.isfinite(given).all():
+    if not np.isfinite(given).all() or np.linalg.matrix_rank(np.stack(given)) < 2:
         raise value_error("directions", expected, "such ones")
     return [direction.astype(np.float64) for direction in given]

@@ -184,6 +184,7 @@ def _train_all(X, y, trainings, threads, shows_bar):
             pass
         finally:
             network._drop_plan()
+            of_fit["optimizer"] = None  # with its state
 
     with concurrent.futures.ThreadPoolExecutor(min(threads, len(trainings))) as pool:
         futures = [pool.submit(train, *training) for training in trainings]

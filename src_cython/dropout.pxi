@@ -16,7 +16,6 @@ cdef void dropout(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef uint32_t low, high, z
     cdef const real *x
     cdef real *y
-    cdef real kept
     cdef int64_t i
     cdef int32_t j, n = <int32_t>a.n
     for i in range(begin, end):
@@ -25,7 +24,6 @@ cdef void dropout(const void *args, int64_t begin, int64_t end) noexcept nogil:
         x, y = a.x + i * a.n, a.y + i * a.n
         for j in range(n):
             z = mixed_32((low + <uint32_t>j * GOLDEN) ^ high)
-            kept = x[j] * scale
-            y[j] = kept if z >= least else 0
+            y[j] = x[j] * (scale if z >= least else 0)
 
 register("dropout", dropout, sizeof(Dropout))

@@ -1,5 +1,10 @@
 # Bodies of fastgd/normalization.py.
 
+cdef inline real inverse_of(real variance, double eps) noexcept nogil:
+    """1 / sqrt(variance + eps), or NaN if the variance is not finite."""
+    return 1 / sqrt(variance + <real>eps) if variance < INFINITY else <real>NAN
+
+
 cdef struct LayerNormForward:
     real *y
     real *normal
@@ -23,7 +28,7 @@ cdef void layer_norm_forward(const void *args, int64_t begin, int64_t end) noexc
         mean = sum_of(x, a.n) / a.n
         for j in range(a.n):
             normal[j] = x[j] - mean
-        inverse = 1 / sqrt(dot_of(normal, normal, a.n) / a.n + <real>a.eps)
+        inverse = inverse_of(dot_of(normal, normal, a.n) / a.n, a.eps)
         a.inverse[i] = inverse
         for j in range(a.n):
             normal[j] *= inverse
@@ -94,16 +99,20 @@ cdef void batch_statistics(const void *args, int64_t begin, int64_t end) noexcep
     cdef const BatchStatistics *a = <const BatchStatistics *>args
     cdef real d
     cdef int64_t i, j
-    sum_of_rows(a.mean + begin, a.x + begin, a.n, a.rows, end - begin)
     for j in range(begin, end):
-        a.mean[j] /= a.rows
+        a.mean[j] = 0
+    for i in range(a.rows):
+        for j in range(begin, end):
+            a.mean[j] += a.x[i * a.n + j] - a.x[j]
+    for j in range(begin, end):
+        a.mean[j] = a.x[j] + a.mean[j] / a.rows
         a.unbiased[j] = 0               # the sum of squares, until the end
     for i in range(a.rows):
         for j in range(begin, end):
             d = a.x[i * a.n + j] - a.mean[j]
             a.unbiased[j] += d * d
     for j in range(begin, end):
-        a.inverse[j] = 1 / sqrt(a.unbiased[j] / a.rows + <real>a.eps)
+        a.inverse[j] = inverse_of(a.unbiased[j] / a.rows, a.eps)
         a.unbiased[j] = a.running[j] if a.rows == 1 else a.unbiased[j] / (a.rows - 1)
 
 register("batch_statistics", batch_statistics, sizeof(BatchStatistics))

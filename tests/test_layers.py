@@ -188,10 +188,17 @@ def test_dropout_bodies_have_one_mask(backend, dtype):
         np.testing.assert_array_equal(y, kept(row, 37, 0.3, key, step) * x.dtype.type(1 / 0.7))
 
 
-def test_dropped_elements_are_0_whatever_they_were(backend):
-    x, y = np.full((50, 40), np.inf, np.float32), np.empty((50, 40), np.float32)
-    fastgd.kernels.dropout.body(backend)(y, x, np.arange(50), 0.5, 1.0, 1.0)
-    assert set(np.unique(y)) == {0, np.inf}
+def test_what_is_not_finite_is_not_dropped(backend):
+    """It is to be noticed."""
+    network = fastgd.Network(3, [fastgd.Dropout(0.9), fastgd.Dense(1)], loss="mse", backend=backend)
+    optimizer = fastgd.Adam()
+    network.train_step(np.ones((1, 3), np.float32), np.ones(1), optimizer)
+    before = network.learnt.copy()
+    for bad in (np.nan, np.inf):
+        for _ in range(5):
+            with pytest.raises(ValueError, match="'x'.*finite"):
+                network.train_step(np.array([[1, bad, 1]], np.float32), np.ones(1), optimizer)
+    np.testing.assert_array_equal(network.learnt, before)
 
 
 def test_dropout_is_nothing_in_evaluation(rows):
@@ -291,6 +298,29 @@ def test_a_step_that_diverges_leaves_the_statistics(backend, rows):
     with pytest.raises(fastgd.DivergenceError):
         network.train_step(x, targets, optimizer)
     np.testing.assert_array_equal(network.learnt, before)
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "LayerNorm"])
+def test_a_variance_that_overflows_ends_the_training(name, backend, rows):
+    x, y = rows[0].astype(np.float32), rows[1]
+    network, optimizer = make(name, backend=backend), fastgd.SGD(0.1)
+    network = network.like(layers=[LAYERS[name](), *network.layers])
+    network.train_step(x, y, optimizer)
+    before, x[7, 1] = network.learnt.copy(), 3e20
+    for train in (lambda: network.train_step(x, y, optimizer), lambda: network.fit(x, y, optimizer=optimizer)):
+        with pytest.raises(fastgd.DivergenceError):
+            train()
+        np.testing.assert_array_equal(network.learnt, before)
+
+
+def test_statistics_of_columns_far_from_0(backend, rng):
+    x = rng.normal(size=(50_000, 3)).astype(np.float32) + np.float32(1e4)
+    layers = [fastgd.BatchNorm(momentum=1.0), fastgd.Dense(1)]
+    network = fastgd.Network(3, layers, loss="mse", backend=backend)
+    network.train_step(x, np.zeros(len(x)), fastgd.SGD(1e-9))
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(network.statistics["mean1"], exact.mean(axis=0), atol=2e-3)
+    np.testing.assert_allclose(network.statistics["variance1"], exact.var(axis=0), rtol=1e-3)
 
 
 def test_evaluation_in_between_changes_nothing(backend, rows):

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from cases import make
@@ -230,7 +232,9 @@ BAD_PLANES = {
     "path": ({"path": np.zeros((3, 4))}, "'path'.*trajectory"),
     "too short": ({"directions": "pca", "path": np.zeros((2, 83))}, "'path'.*at least 3 points"),
     "no path": ({"directions": "pca"}, "'path'.*at least 3 points.*None"),
-    "line": ({"path": np.linspace(0, 1, 5)[:, None] * np.ones(83)}, "'path'.*not a straight line"),
+    "line": ({"directions": "pca", "path": np.linspace(0, 1, 5)[:, None] * np.ones(83)}, "'path'.*not a straight line"),
+    "NaN": ({"path": np.full((5, 83), np.nan)}, "'path'.*finite"),
+    "seed": ({"seed": -1}, "'seed'.*-1"),
     "two": ({"directions": "parameters"}, "'directions'.*more than two"),
     "name": ({"directions": "rando"}, "'directions'.*did you mean 'random'"),
     "parallel": ({"directions": (np.ones(83), np.ones(83))}, "'directions'.*not along one line"),
@@ -246,6 +250,13 @@ def test_bad_planes(case, rows):
     change, match = BAD_PLANES[case]
     with pytest.raises((TypeError, ValueError), match=match):
         plots.loss_surface(**{"network": make(), "X": rows[0], "y": rows[1], **change})
+
+
+def test_a_straight_path_is_seen_in_random_directions(rows):
+    network = make()
+    for path in (np.zeros((5, 83)), np.linspace(0, 1, 5)[:, None] * np.ones(83)):
+        figure = plots.loss_surface(network, *rows, path=path, resolution=3)
+        assert figure.axes[0].get_xlabel().startswith("random direction 1")
 
 
 # ---- histograms
@@ -270,6 +281,11 @@ def test_histograms(walked, rows):
     mixed = fastgd.Network(6, layers, loss="mse")
     titles = [axes.get_title().split()[0] for axes in plots.histograms(mixed).axes if axes.get_visible()]
     assert titles == ["gamma1", "beta1", "w2", "b2", "gamma3", "beta3", "w4", "b4"]
+    for scale, title in ((0.0, "sd 0"), (1e30, "sd"), (np.inf, "not finite"), (np.nan, "not finite")):
+        network.parameters[:] = scale
+        figure = plots.histograms(network)
+        figure.savefig(io.BytesIO())
+        assert title in figure.axes[0].get_title()
     with pytest.raises(ValueError, match="'y'"):
         plots.histograms(network, rows[0])
 

@@ -312,6 +312,60 @@ def test_wrong_data_is_told():
         MLPRegressor(loss="huber").fit(X, three)
     with pytest.raises(ValueError, match="dropout.*lbfgs"):
         MLPRegressor(dropout=0.5, solver="lbfgs").fit(X, three)
-    warm = quietly(MLPClassifier(**FEW, warm_start=True).fit, X, three)
-    with pytest.raises(ValueError, match=r"hidden_layer_sizes.*\[9, 5\]"):
-        warm.set_params(hidden_layer_sizes=3).fit(X, three)
+    ours = quietly(MLPClassifier(**FEW).fit, X, three)
+    ours.coefs_[0] = ours.coefs_[0][:1]
+    with pytest.raises(ValueError, match=r"'coefs_, intercepts_'.*\(6, 9\).*\(1, 9\)"):
+        ours.predict(X)
+
+
+def test_arguments_set_after_a_fit():
+    """Another activation counts in predictions, other sizes do not before the weights are drawn anew."""
+    both = [make(**{**FEW, "warm_start": True}) for make in (MLPClassifier, sklearn.neural_network.MLPClassifier)]
+    for estimator in both:
+        quietly(estimator.fit, X, three)
+        estimator.predict(X)
+        estimator.set_params(activation="tanh")
+    np.testing.assert_allclose(both[0].predict_proba(X), both[1].predict_proba(X), rtol=1e-9)
+    both[0].set_params(hidden_layer_sizes=(4,))
+    np.testing.assert_allclose(
+        pickle.loads(pickle.dumps(both[0])).predict_proba(X), both[1].predict_proba(X), rtol=1e-9
+    )
+    for estimator in both:
+        quietly(estimator.fit, X, three)
+    np.testing.assert_allclose(both[0].predict_proba(X), both[1].predict_proba(X), rtol=1e-7)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_what_raises_changes_nothing(solver):
+    bad = X.copy()
+    bad[90:] = 1e200
+    one, other = (MLPClassifier(**{**FEW, "solver": solver}).partial_fit(X, three, classes=[0, 1, 2]) for _ in range(2))
+    for attempt in (one.partial_fit, one.fit):
+        with pytest.raises(ValueError, match="non-finite"):
+            attempt(bad, three)
+        with pytest.raises(ValueError, match="sample_weight"):
+            attempt(X, three, np.ones(3))
+    for _ in range(2):
+        for estimator in (one, other):
+            estimator.partial_fit(X, three)
+    assert one.loss_curve_ == other.loss_curve_
+    np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
+    new = MLPClassifier(**FEW)
+    with pytest.raises(ValueError, match="sample_weight"):
+        new.partial_fit(X, three, np.ones(3), classes=[0, 1, 2])
+    assert not hasattr(new, "classes_")
+
+
+def test_an_optimizer_in_use_elsewhere_gives_its_options():
+    used, fresh = fastgd.Adam(0.01), fastgd.Adam(0.01)
+    fastgd.Network(6, [fastgd.Dense(1)], loss="mse").fit(X, X[:, 0], optimizer=used, epochs=1)
+    one, other = (quietly(MLPClassifier(**{**FEW, "solver": o}).fit, X, three) for o in (used, fresh))
+    assert one.loss_curve_ == other.loss_curve_
+
+
+def test_early_stopping_before_the_first_score_keeps_the_first_weights():
+    options = {**FEW, "solver": "sgd", "early_stopping": True, "learning_rate_init": 1e9, "activation": "identity"}
+    ours = MLPRegressor(**options)
+    with pytest.warns(ConvergenceWarning, match="best parameters"):
+        ours.fit(10 * X, 10 * X[:, 0])
+    assert np.abs(ours.coefs_[0]).max() < 1
