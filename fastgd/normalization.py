@@ -97,34 +97,31 @@ def batch_statistics(
     mean: Out("n"), inverse: Out("n"), unbiased: Out("n"), x: In("rows", "n"), running: In("n"), eps: float
 ):
     """mean <- that of each column of x, inverse <- 1 / sqrt(variance + eps); unbiased <- rows / (rows - 1) variance, of
-    one row `running`, since one row tells nothing of a variance. What is summed is x - x[0], which keeps the digits of
-    columns far from 0. inverse is NaN where the variance overflows, so that the step is not made."""
+    one row `running`, since one row tells nothing of a variance. Summed in float64, for columns far from 0 and many
+    rows. inverse is NaN where the variance overflows, so that the step is not made."""
     rows = x.shape[0]
-    np.mean(x - x[0], axis=0, out=mean)
-    mean += x[0]
-    variance = np.square(x - mean).mean(axis=0)
-    np.copyto(inverse, np.where(np.isfinite(variance), 1 / np.sqrt(variance + x.dtype.type(eps)), np.nan))
-    np.copyto(unbiased, running if rows == 1 else variance * x.dtype.type(rows / (rows - 1)))
+    exact = x.mean(axis=0, dtype=np.float64)
+    variance = np.square(x - exact).mean(axis=0)
+    mean[...] = exact
+    inverse[...] = np.where(np.isfinite(variance.astype(x.dtype)), 1 / np.sqrt(variance + eps), np.nan)
+    unbiased[...] = running if rows == 1 else variance * (rows / (rows - 1))
 
 
 @batch_statistics.loop
 def batch_statistics(mean, inverse, unbiased, x, running, eps):
-    rows = x.shape[0]
-    for j in range(mean.size):
-        mean[j] = 0
-        unbiased[j] = 0
+    rows, n = x.shape
+    exact, squares = np.zeros(n), np.zeros(n)
     for i in range(rows):
-        for j in range(mean.size):
-            mean[j] += x[i, j] - x[0, j]
-    for j in range(mean.size):
-        mean[j] = x[0, j] + mean[j] / x.dtype.type(rows)
+        for j in range(n):
+            exact[j] += x[i, j]
+    exact /= rows
     for i in range(rows):
-        for j in range(mean.size):
-            unbiased[j] += (x[i, j] - mean[j]) * (x[i, j] - mean[j])
-    for j in range(mean.size):
-        variance = unbiased[j] / x.dtype.type(rows)
-        inverse[j] = 1 / np.sqrt(variance + x.dtype.type(eps)) if variance < np.inf else np.nan
-        unbiased[j] = running[j] if rows == 1 else unbiased[j] / x.dtype.type(rows - 1)
+        for j in range(n):
+            squares[j] += (x[i, j] - exact[j]) * (x[i, j] - exact[j])
+    for j in range(n):
+        mean[j] = exact[j]
+        inverse[j] = 1 / np.sqrt(squares[j] / rows + eps) if x.dtype.type(squares[j] / rows) < np.inf else np.nan
+        unbiased[j] = running[j] if rows == 1 else squares[j] / (rows - 1)
 
 
 @kernel

@@ -85,6 +85,9 @@ cdef void normalization_backward_gamma(const void *args, int64_t begin, int64_t 
 register("normalization_backward_gamma", normalization_backward_gamma, sizeof(NormalizationBackwardGamma))
 
 
+cdef enum:
+    COLUMNS = 64        # of which sums in float64 are held at a time
+
 cdef struct BatchStatistics:
     real *mean
     real *inverse
@@ -97,23 +100,32 @@ cdef struct BatchStatistics:
 
 cdef void batch_statistics(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const BatchStatistics *a = <const BatchStatistics *>args
-    cdef real d
-    cdef int64_t i, j
-    for j in range(begin, end):
-        a.mean[j] = 0
-    for i in range(a.rows):
-        for j in range(begin, end):
-            a.mean[j] += a.x[i * a.n + j] - a.x[j]
-    for j in range(begin, end):
-        a.mean[j] = a.x[j] + a.mean[j] / a.rows
-        a.unbiased[j] = 0               # the sum of squares, until the end
-    for i in range(a.rows):
-        for j in range(begin, end):
-            d = a.x[i * a.n + j] - a.mean[j]
-            a.unbiased[j] += d * d
-    for j in range(begin, end):
-        a.inverse[j] = inverse_of(a.unbiased[j] / a.rows, a.eps)
-        a.unbiased[j] = a.running[j] if a.rows == 1 else a.unbiased[j] / (a.rows - 1)
+    cdef double means[COLUMNS]
+    cdef double squares[COLUMNS]
+    cdef const real *x
+    cdef double d
+    cdef int64_t i, n
+    cdef int j
+    while begin < end:
+        n = min(end - begin, COLUMNS)
+        for j in range(n):
+            means[j] = squares[j] = 0
+        for i in range(a.rows):
+            x = a.x + i * a.n + begin
+            for j in range(n):
+                means[j] += x[j]
+        for j in range(n):
+            means[j] /= a.rows
+        for i in range(a.rows):
+            x = a.x + i * a.n + begin
+            for j in range(n):
+                d = x[j] - means[j]
+                squares[j] += d * d
+        for j in range(n):
+            a.mean[begin + j] = <real>means[j]
+            a.inverse[begin + j] = inverse_of(<real>(squares[j] / a.rows), a.eps)
+            a.unbiased[begin + j] = a.running[begin + j] if a.rows == 1 else <real>(squares[j] / (a.rows - 1))
+        begin += n
 
 register("batch_statistics", batch_statistics, sizeof(BatchStatistics))
 

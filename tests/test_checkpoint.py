@@ -358,13 +358,11 @@ def test_a_file_that_is_replaced_while_it_is_read(tmp_path):
     networks[1].parameters[:] = 1
     networks[0].save(tmp_path / "m")
 
-    def save():
-        i = 0
+    def save(network):
         while not stop.is_set():
-            i += 1
-            networks[i % 2].save(tmp_path / "m")
+            network.save(tmp_path / "m")
 
-    threads = [threading.Thread(target=save) for _ in range(2)]
+    threads = [threading.Thread(target=save, args=[network]) for network in networks]
     for thread in threads:
         thread.start()
     try:

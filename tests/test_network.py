@@ -350,3 +350,28 @@ def test_like_makes_a_fresh_network(small):
     assert not np.array_equal(other.parameters, twin.parameters)
     with pytest.raises(TypeError, match="seeds"):
         network.like(seeds=1)
+
+
+def test_copies_of_a_network_at_work_are_of_between_two_steps(tmp_path, rng):
+    """... or refused: all weights are always equal here."""
+    x = np.ones((4096, 400), np.float32)
+    network = Network(400, [fastgd.Dense(400, weight_init="zeros"), fastgd.Dense(1, weight_init="zeros")], loss="mse")
+    network.parameters[:] = 0.001
+    whole, refused = [], 0
+    thread = threading.Thread(target=network.fit, args=(x, np.zeros(4096)), kwargs={
+        "optimizer": fastgd.SGD(1e-6), "epochs": 12, "callbacks": [fastgd.callbacks.every(9, lambda run: None)],
+    })  # fmt: skip
+    thread.start()
+    while thread.is_alive():
+        for keep in (copy.deepcopy, lambda network: network.save(tmp_path / "m")):
+            try:
+                kept = keep(network)
+            except RuntimeError:
+                refused += 1
+            else:
+                whole.append(fastgd.load(tmp_path / "m")[0] if kept is None else kept)
+    thread.join()
+    assert refused
+    for kept in whole:
+        for view in kept.views().values():
+            assert len(np.unique(view)) == 1
