@@ -84,6 +84,8 @@ def _add_delimiter(one):
 def _add_network(one):
     one.add_argument("--hidden", type=_units, default="128,64", metavar="N,N", help="units of the hidden layers")
     one.add_argument("--activation", default="relu", help="activation of the hidden layers")
+    one.add_argument("--dropout", type=float, default=0.0, metavar="RATE",
+                     help="part of the outputs of hidden layers that training leaves out")  # fmt: skip
     one.add_argument("--optimizer", default="Adam", help=f"one of: {', '.join(OPTIMIZERS)}")
     one.add_argument("--weight-decay", type=float, metavar="X", help="of the optimizer; its own unless told")
     one.add_argument("--label-smoothing", type=float, default=0.0, help="share of each label given to all classes")

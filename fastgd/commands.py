@@ -16,6 +16,7 @@ from .checkpoint import check_path, description, load
 from .config import show_config
 from .data import check_batch_size
 from .datasets import data_of_model, data_to_train, ending
+from .dropout import Dropout
 from .errors import CheckpointError, check_integer, check_number, choose, shown, value_error
 from .finder import find_learning_rate
 from .layers import Dense
@@ -28,7 +29,10 @@ from .table_columns import missing
 
 
 def make_network(arguments, data):
-    hidden = [Dense(units, arguments.activation, weight_init="he_uniform") for units in arguments.hidden]
+    hidden = []
+    for units in arguments.hidden:
+        hidden.append(Dense(units, arguments.activation, weight_init="he_uniform"))
+        hidden += [Dropout(arguments.dropout)] if arguments.dropout else []
     smoothing = arguments.label_smoothing
     if data.n_classes is None and smoothing:
         raise value_error("--label-smoothing", "0 for targets that are no classes", smoothing)

@@ -45,6 +45,7 @@ def test_train_digits(backend, tmp_path):
         (["train", "digits", "--learning-rate", "-1"], 1, "'learning_rate'"),
         (["train", "digits", "--optimizer", "Adma"], 1, "did you mean 'Ada"),
         (["train", "digits", "--hidden", "a"], 2, "--hidden"),
+        (["train", "digits", "--dropout", "1.5"], 1, "'rate'"),
         (["train"], 2, "DATA"),
         (["tain"], 2, "tain"),
         (["train", "digits", "--save", "no/such/folder/m.safetensors", "--epochs", "0"], 1, "no/such/folder"),
@@ -344,3 +345,11 @@ def test_self_check_prints_what_it_should(monkeypatch, capsys):
     for word in ("fastgd", "numpy", "instruction set", "threads", "adam_step", "PASS", "gradient", "microseconds"):
         assert word in text
     assert "FAIL" not in text
+
+
+def test_dropout(houses, monkeypatch, capsys):
+    options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
+    assert call(*KIND, "--hidden", "9,5", "--dropout", "0.2", "--epochs", "2", **options)[0] == 0
+    layers = fastgd.load(houses / "kind.safetensors")[0].layers
+    assert [type(layer).__name__ for layer in layers] == ["Dense", "Dropout", "Dense", "Dropout", "Dense"]
+    assert layers[1].rate == 0.2
