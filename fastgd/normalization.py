@@ -218,10 +218,19 @@ class Normalization(ActivatedLayer):
     def parameters(self, n_in):
         return (("gamma", (n_in,), ones, False), ("beta", (n_in,), zeros, False))
 
-    def write_parameters(self, plan, i, dy):
-        """Writes down the gradients of gamma and beta."""
+    def backward(self, plan, i, x, dy, is_wanted):
+        self.activate_backward(plan, i, dy)
         plan.add("parameters", normalization_backward_gamma, f"dgamma{i}", dy, f"normal{i}")
         plan.add("parameters", dense_backward_bias, f"dbeta{i}", dy)
+        if not is_wanted:
+            return None
+        dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
+        self.backward_input(plan, i, dx, dy)
+        return dx
+
+    def backward_input(self, plan, i, dx, dy):
+        """Writes down what makes dx of dy."""
+        raise NotImplementedError
 
 
 @layer
@@ -242,14 +251,8 @@ class LayerNorm(Normalization):
         plan.add("forward", layer_norm_forward, z, normal, inverse, x, f"gamma{i}", f"beta{i}", self.eps)
         return self.activate(plan, i, z)
 
-    def backward(self, plan, i, x, dy, is_wanted):
-        self.activate_backward(plan, i, dy)
-        self.write_parameters(plan, i, dy)
-        if not is_wanted:
-            return None
-        dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
+    def backward_input(self, plan, i, dx, dy):
         plan.add("backward", layer_norm_backward, dx, dy, f"normal{i}", f"inverse{i}", f"gamma{i}")
-        return dx
 
     def onnx(self, graph, i, x):
         apart = graph.add("Sub", x, graph.add("ReduceMean", x, axes=[1]))
@@ -303,20 +306,12 @@ class BatchNorm(Normalization):
         plan.add("forward", batch_norm_forward, z, normal, x, mean, inverse, f"gamma{i}", f"beta{i}")
         return self.activate(plan, i, z)
 
-    def backward(self, plan, i, x, dy, is_wanted):
-        self.activate_backward(plan, i, dy)
-        self.write_parameters(plan, i, dy)
-        if not is_wanted:
-            return None
+    def backward_input(self, plan, i, dx, dy):
         n = plan.network.sizes[i]
-        dx = plan.row_buffer(f"da{i - 1}", n)
         mean, part = (plan.vector(f"d{name}{i}", np.zeros(n)) for name in ("mean", "part"))
         if plan.training:
             plan.add("backward", batch_norm_means, mean, part, dy, f"normal{i}")
-        plan.add(
-            "backward", batch_norm_backward, dx, dy, f"normal{i}", f"inverse{i}", f"gamma{i}", mean, part
-        )  # fmt: skip
-        return dx
+        plan.add("backward", batch_norm_backward, dx, dy, f"normal{i}", f"inverse{i}", f"gamma{i}", mean, part)
 
     def onnx(self, graph, i, x):
         # Not BatchNormalization, which holds eps in float32.
