@@ -357,11 +357,12 @@ def test_copies_of_a_network_at_work_are_of_between_two_steps(tmp_path, rng):
     x = np.ones((4096, 400), np.float32)
     network = Network(400, [fastgd.Dense(400, weight_init="zeros"), fastgd.Dense(1, weight_init="zeros")], loss="mse")
     network.parameters[:] = 0.001
-    whole, refused = [], 0
+    whole, refused, begun = [], 0, threading.Event()
     thread = threading.Thread(target=network.fit, args=(x, np.zeros(4096)), kwargs={
-        "optimizer": fastgd.SGD(1e-6), "epochs": 12, "callbacks": [fastgd.callbacks.every(9, lambda run: None)],
+        "optimizer": fastgd.SGD(1e-6), "epochs": 12, "callbacks": [fastgd.callbacks.every(9, lambda run: begun.set())],
     })  # fmt: skip
     thread.start()
+    assert begun.wait(60)
     while thread.is_alive():
         for keep in (copy.deepcopy, lambda network: network.save(tmp_path / "m")):
             try:
