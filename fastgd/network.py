@@ -383,7 +383,7 @@ class Network:
 
     def __getstate__(self):
         made = ("_plan", "_evaluation_plan", "_turn", "_quick_step", "_quick_steps", "_parameters")
-        with self._turn:  # a copy of between two steps
+        with self._turn.reading():  # a copy of between two steps
             kept = {name: value for name, value in vars(self).items() if name not in made}
             arrays = {"_learnt": self._learnt.copy(), "_gradient": self._gradient.copy()}
             return {**kept, **arrays, "_last_loss": self._loss_before()}
@@ -419,7 +419,7 @@ class Network:
         """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`."""
         from .checkpoint import save
 
-        with self._turn:
+        with self._turn.reading():
             save(path, self, optimizer)
 
     def to_onnx(self, path, *, unknown="error"):
@@ -427,7 +427,7 @@ class Network:
         `fastgd.onnx`. unknown: as in `Preprocessing.encode`."""
         from .onnx import export
 
-        with self._turn:
+        with self._turn.reading():
             export(path, self, unknown=unknown)
 
     def config(self):

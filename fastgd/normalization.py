@@ -103,8 +103,8 @@ def batch_statistics(
     exact = x.mean(axis=0, dtype=np.float64)
     variance = np.square(x - exact).mean(axis=0)
     mean[...] = exact
-    inverse[...] = np.where(np.isfinite(variance.astype(x.dtype)), 1 / np.sqrt(variance + eps), np.nan)
     unbiased[...] = running if rows == 1 else variance * (rows / (rows - 1))
+    inverse[...] = np.where(np.isfinite(unbiased), 1 / np.sqrt(variance + eps), np.nan)
 
 
 @batch_statistics.loop
@@ -120,8 +120,8 @@ def batch_statistics(mean, inverse, unbiased, x, running, eps):
             squares[j] += (x[i, j] - exact[j]) * (x[i, j] - exact[j])
     for j in range(n):
         mean[j] = exact[j]
-        inverse[j] = 1 / np.sqrt(squares[j] / rows + eps) if x.dtype.type(squares[j] / rows) < np.inf else np.nan
         unbiased[j] = running[j] if rows == 1 else squares[j] / (rows - 1)
+        inverse[j] = 1 / np.sqrt(squares[j] / rows + eps) if unbiased[j] < np.inf else np.nan
 
 
 @kernel

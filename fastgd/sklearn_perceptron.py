@@ -104,11 +104,12 @@ class Perceptron(BaseEstimator):
         sizes = [check_integer(f"hidden_layer_sizes[{i}]", size, 1) for i, size in enumerate(sizes)]
         hidden, last = self._hidden(sizes)
         sizes = [n_features, *sizes, n_outputs]
-        self.coefs_, self.intercepts_ = [], []
+        coefs, intercepts = [], []
         for fan_in, fan_out, activation in zip(sizes, sizes[1:], [*(a for _, a, _ in hidden), last], strict=False):
             bound = np.sqrt((2 if activation == sigmoid else 6) / (fan_in + fan_out))
-            self.coefs_.append(random_state.uniform(-bound, bound, (fan_in, fan_out)).astype(dtype))
-            self.intercepts_.append(random_state.uniform(-bound, bound, fan_out).astype(dtype))
+            coefs.append(random_state.uniform(-bound, bound, (fan_in, fan_out)).astype(dtype))
+            intercepts.append(random_state.uniform(-bound, bound, fan_out).astype(dtype))
+        self.coefs_, self.intercepts_ = coefs, intercepts
         self.n_layers_, self.n_outputs_, self.out_activation_ = len(sizes), n_outputs, out_activation
         self.n_iter_, self.t_ = 0, 0
 
@@ -164,9 +165,12 @@ class Perceptron(BaseEstimator):
             before["_kept"] = None  # it is the network of the other optimizer
         try:
             yield
+        except Warning:  # made an error; what it is of is done
+            raise
         except Exception:
-            vars(self).clear()
             vars(self).update(before)
+            for name in set(vars(self)) - set(before):
+                del vars(self)[name]
             raise
 
     def _fit(self, X, y, sample_weight, *, incremental=False):
@@ -237,7 +241,7 @@ class Perceptron(BaseEstimator):
         epochs = 1 if incremental else self.max_iter
         self.n_iter_ = 0
         with lock:
-            self._train(Run(network, optimizer, source, epochs, watch, [end], None, None, None))
+            told = self._train(Run(network, optimizer, source, epochs, watch, [end], None, None, None))
         source.leave_random_state(self.n_iter_)
         if self._follows("invscaling"):
             optimizer.learning_rate = end.rate
@@ -245,7 +249,9 @@ class Perceptron(BaseEstimator):
             network.parameters[:] = end.best
         self._take_parameters(network, network.dtype)
         if self.n_iter_ == self.max_iter and network.history.stopped == "epochs" and not incremental:
-            warnings.warn(f"not converged after max_iter={self.max_iter} epochs", ConvergenceWarning, stacklevel=4)
+            told = ConvergenceWarning(f"not converged after max_iter={self.max_iter} epochs")
+        if told is not None:
+            warnings.warn(told, stacklevel=4)
 
     def _begin_record(self):
         self.loss_curve_, self._no_improvement_count = [], 0
@@ -296,11 +302,12 @@ class Perceptron(BaseEstimator):
         return *trained[:2], weights[0], factor, (*held_out[:2], weights[1])
 
     def _train(self, run):
-        """Runs; a run that diverges is at its end, with the best parameters if there were held-out rows to tell."""
+        """Runs; a run that diverges is at its end, with the best parameters if there were held-out rows to tell.
+        Returns a warning, or None."""
         try:
             run.go()
         except KeyboardInterrupt:
-            warnings.warn("training interrupted by the user", stacklevel=5)
+            return UserWarning("training interrupted by the user")
         except DivergenceError as error:
             if not self.early_stopping:
                 raise ValueError(NOT_FINITE) from error
@@ -308,7 +315,8 @@ class Perceptron(BaseEstimator):
             self.loss_ = math.nan
             self.loss_curve_.append(math.nan)
             self.validation_scores_.append(math.nan)
-            warnings.warn(f"the best parameters before this are kept: {error}", ConvergenceWarning, stacklevel=5)
+            return ConvergenceWarning(f"the best parameters before this are kept: {error}")
+        return None
 
     # ---- predict
 

@@ -100,6 +100,7 @@ cdef struct BatchStatistics:
 
 cdef void batch_statistics(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const BatchStatistics *a = <const BatchStatistics *>args
+    cdef real unbiased
     cdef double means[COLUMNS]
     cdef double squares[COLUMNS]
     cdef const real *x
@@ -123,8 +124,9 @@ cdef void batch_statistics(const void *args, int64_t begin, int64_t end) noexcep
                 squares[j] += d * d
         for j in range(n):
             a.mean[begin + j] = <real>means[j]
-            a.inverse[begin + j] = inverse_of(<real>(squares[j] / a.rows), a.eps)
-            a.unbiased[begin + j] = a.running[begin + j] if a.rows == 1 else <real>(squares[j] / (a.rows - 1))
+            unbiased = a.running[begin + j] if a.rows == 1 else <real>(squares[j] / (a.rows - 1))
+            a.unbiased[begin + j] = unbiased
+            a.inverse[begin + j] = inverse_of(<real>(squares[j] / a.rows), a.eps) if unbiased < INFINITY else <real>NAN
         begin += n
 
 register("batch_statistics", batch_statistics, sizeof(BatchStatistics))

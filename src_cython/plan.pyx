@@ -12,6 +12,8 @@ from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
+from time import sleep
+
 import numpy as np
 
 cimport cython
@@ -42,6 +44,9 @@ cdef extern from "pool.h" nogil:
 pool_initialize()
 
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
+
+# Seconds between two looks whether those who read are done.
+READERS_SECONDS = 0.0002
 
 # What a stage does beside running its operations: flags.
 cpdef enum:
@@ -392,8 +397,10 @@ def read_rows(int file, int64_t offset, int64_t stride, const int64_t[::1] index
 cdef class Turn:
     """`with turn:` serves one caller at a time of the `owner`, a word for messages; a second one gets a RuntimeError.
     In C, so that a signal cannot fall between taking the turn and the promise to give it back. `disturbed` tells that
-    a caller left by an exception. Who has the turn may `lend` it to calls made from its own thread."""
+    a caller left by an exception. Who has the turn may `lend` it to calls made from its own thread. `with
+    turn.reading():` is for those who only read: any number at a time, for whom the next turn waits."""
     cdef bint taken
+    cdef int readers
     cdef public bint disturbed
     cdef str owner
     cdef int depth
@@ -402,9 +409,16 @@ cdef class Turn:
     def __init__(self, owner):
         self.owner = owner
 
-    def __enter__(self):
+    cdef int check(self) except -1:
         if self.taken and (not self.lent_to or self.lent_to != PyThread_get_thread_ident()):
             raise RuntimeError(f"this {self.owner} is in use by another call; give each thread one of its own")
+        return 0
+
+    def __enter__(self):
+        self.check()
+        while self.readers:
+            sleep(READERS_SECONDS)
+            self.check()
         self.taken, self.lent_to = True, 0
         self.depth += 1
 
@@ -420,6 +434,24 @@ cdef class Turn:
 
     def take_back(self):
         self.lent_to = 0
+
+    def reading(self):
+        return Reading(self)
+
+
+cdef class Reading:
+    """A context in which something is read that others may read, too."""
+    cdef Turn turn
+
+    def __init__(self, turn):
+        self.turn = turn
+
+    def __enter__(self):
+        self.turn.check()
+        self.turn.readers += 1
+
+    def __exit__(self, kind, value, traceback):
+        self.turn.readers -= 1
 
 
 include "quick.pxi"

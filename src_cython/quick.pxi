@@ -40,7 +40,9 @@ cdef class QuickStep:
         return self.next == self.count
 
     cdef bint fits(self, object x, object y, object optimizer):
-        if optimizer is not self.optimizer or self.next == self.count or self.turn.taken or self.turn.disturbed:
+        if optimizer is not self.optimizer or self.next == self.count:
+            return False
+        if self.turn.taken or self.turn.disturbed or self.turn.readers:
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
             return False

@@ -376,3 +376,34 @@ def test_copies_of_a_network_at_work_are_of_between_two_steps(tmp_path, rng):
     for kept in whole:
         for view in kept.views().values():
             assert len(np.unique(view)) == 1
+
+
+def test_readers_of_a_network_do_not_meet(tmp_path, rng):
+    """Copies in several threads, and training that waits for them."""
+    network = Network(200, [fastgd.Dense(500, "relu"), fastgd.Dense(1)], loss="mse")
+    x, y, optimizer, failed = rng.normal(size=(8, 200)).astype(np.float32), np.zeros((8, 1), np.float32), Adam(), []
+
+    def work(keep):
+        try:
+            for _ in range(20):
+                keep()
+        except RuntimeError as error:
+            failed.append(error)
+
+    keepers = [lambda: copy.deepcopy(network), lambda: pickle.dumps(network), lambda: network.save(tmp_path / "m")]
+    threads = [threading.Thread(target=work, args=[keep]) for keep in keepers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    with network._turn.reading():
+        thread = threading.Thread(target=network.train_step, args=(x, y, optimizer))
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+        assert optimizer.steps == 0
+        network._turn.reading().__enter__()
+        network._turn.reading().__exit__(None, None, None)
+    thread.join(10)
+    assert optimizer.steps == 1

@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 import threading
+import warnings
 
 import joblib
 import numpy as np
@@ -354,6 +355,16 @@ def test_what_raises_changes_nothing(solver):
     with pytest.raises(ValueError, match="sample_weight"):
         new.partial_fit(X, three, np.ones(3), classes=[0, 1, 2])
     assert not hasattr(new, "classes_")
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_warning_that_is_an_error_leaves_what_is_done(solver):
+    ours = MLPClassifier(**{**FEW, "solver": solver, "max_iter": 2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConvergenceWarning):
+            ours.fit(X, three)
+    np.testing.assert_array_equal(ours.coefs_[0], quietly(MLPClassifier(**ours.get_params()).fit, X, three).coefs_[0])
 
 
 def test_an_optimizer_in_use_elsewhere_gives_its_options():
