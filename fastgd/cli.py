@@ -1,4 +1,5 @@
-"""The command line: `fastgd train digits`. What the commands do is in commands.py."""
+"""The command line: `fastgd train digits`. What the commands do is in commands.py. `parser` is over 60 lines: it is the
+list of the commands and their options."""
 
 import argparse
 import os
