@@ -51,25 +51,27 @@ def dropout(
     np.multiply(x, kept(row, x.shape[1], rate, key, step) * x.dtype.type(1 / (1 - rate)), out=y)
 
 
-@dropout.loop
-def dropout(y, x, row, rate, key, step):
-    scale, least = x.dtype.type(1 / (1 - rate)), np.uint32(rate * 2**32)
-    start = np.uint64(np.int64(key)) + np.uint64(np.int64(step)) * np.uint64(GOLDEN_64)
-    start = (start ^ (start >> np.uint64(30))) * np.uint64(MIX_64)
-    start = (start ^ (start >> np.uint64(27))) * np.uint64(LAST_MIX_64)
-    start = start ^ (start >> np.uint64(31))
-    for i in range(x.shape[0]):
-        h = start + np.uint64(row[i]) * np.uint64(GOLDEN_64)
-        h = (h ^ (h >> np.uint64(30))) * np.uint64(MIX_64)
-        h = (h ^ (h >> np.uint64(27))) * np.uint64(LAST_MIX_64)
-        h = h ^ (h >> np.uint64(31))
-        low, high = np.uint32(h & np.uint64(0xFFFFFFFF)), np.uint32(h >> np.uint64(32))
-        for j in range(x.shape[1]):
-            z = np.uint32(np.uint32(low + np.uint32(np.uint32(j) * np.uint32(GOLDEN))) ^ high)
-            z = np.uint32(np.uint32(z ^ (z >> np.uint32(16))) * np.uint32(MIX))
-            z = np.uint32(np.uint32(z ^ (z >> np.uint32(13))) * np.uint32(LAST_MIX))
-            z = np.uint32(z ^ (z >> np.uint32(16)))
-            y[i, j] = x[i, j] * (scale if z >= least else x.dtype.type(0))
+def _loop(jit, dtype):
+    """The loop for Numba; `mixed` serves scalars there."""
+    mix = jit(mixed)
+
+    def loop(y, x, row, rate, key, step):
+        scale, least = x.dtype.type(1 / (1 - rate)), np.uint32(rate * 2**32)
+        start = mix(np.uint64(np.int64(key)) + np.uint64(np.int64(step)) * np.uint64(GOLDEN_64))
+        for i in range(x.shape[0]):
+            h = mix(start + np.uint64(row[i]) * np.uint64(GOLDEN_64))
+            low, high = np.uint32(h & np.uint64(0xFFFFFFFF)), np.uint32(h >> np.uint64(32))
+            for j in range(x.shape[1]):
+                z = np.uint32(np.uint32(low + np.uint32(np.uint32(j) * np.uint32(GOLDEN))) ^ high)
+                z = np.uint32(np.uint32(z ^ (z >> np.uint32(16))) * np.uint32(MIX))
+                z = np.uint32(np.uint32(z ^ (z >> np.uint32(13))) * np.uint32(LAST_MIX))
+                z = np.uint32(z ^ (z >> np.uint32(16)))
+                y[i, j] = x[i, j] * (scale if z >= least else x.dtype.type(0))
+
+    return loop
+
+
+dropout.build_loop = _loop
 
 
 @layer

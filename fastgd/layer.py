@@ -106,19 +106,21 @@ class ActivatedLayer(Layer):
         return cls(activation=activation, **options)
 
 
+def _numbered(n_features, layers, arrays_of):
+    """What arrays_of(layer, n_in) lists, (name, ...), of all layers, with the number of its layer behind each name."""
+    specs, n_in = [], n_features
+    for i, one in enumerate(layers, 1):
+        specs += [(f"{name}{i}", *spec) for name, *spec in arrays_of(one, n_in)]
+        n_in = one.output_size(n_in)
+    return specs
+
+
 def parameter_specs(n_features, layers):
     """The parameter arrays of a network in their order: weights first, so that a penalty is on a prefix."""
-    specs, n_in = [], n_features
-    for i, layer in enumerate(layers, 1):
-        specs += [ParameterSpec(f"{name}{i}", *spec) for name, *spec in layer.parameters(n_in)]
-        n_in = layer.output_size(n_in)
-    return sorted(specs, key=lambda spec: not spec.is_weight)
+    specs = _numbered(n_features, layers, lambda one, n_in: one.parameters(n_in))
+    return sorted((ParameterSpec(*spec) for spec in specs), key=lambda spec: not spec.is_weight)
 
 
 def statistic_specs(n_features, layers):
     """Name, shape and initial value of the arrays of statistics of a network."""
-    specs, n_in = [], n_features
-    for i, layer in enumerate(layers, 1):
-        specs += [(f"{name}{i}", *spec) for name, *spec in layer.statistics(n_in)]
-        n_in = layer.output_size(n_in)
-    return specs
+    return _numbered(n_features, layers, lambda one, n_in: one.statistics(n_in))
