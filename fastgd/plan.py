@@ -25,6 +25,7 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
 
 Over 400 lines: writing down, laying out, binding and running go through the same buffers and records."""
 
+import collections
 import time
 
 import numpy as np
@@ -120,6 +121,7 @@ class Plan(Program):
         self.kinds = []
         self.optimizer = None
         self._prepared = None  # steps that the runner is in the middle of
+        self.pace = collections.defaultdict(lambda: np.zeros(2))  # of each walk: see `Runner.run`
         self.torn = False  # whether a step is half done
         self._row_sizes = {}
         self._write_down()
@@ -342,7 +344,7 @@ class Plan(Program):
         if self.runner is None:
             self.walk_in_python(stages)
         else:
-            self.runner.run(stages, self.rows, threads=self.threads(self.rows))
+            self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[walk])
 
     # ---- training
 
@@ -359,7 +361,7 @@ class Plan(Program):
         threads, ending = self._prepared[2:4]
         result = self.runner.train(first, pauses, tell, threads, seconds)
         if ending is not None and result[1] in (DONE, OUT_OF_TIME, TOLD_TO_STOP):
-            self.runner.run(ending, 1)
+            self.runner.run(ending, 1, 1, self.pace["parameters"])
         return result
 
     def _prepare(self, steps, first, walk):
@@ -391,7 +393,7 @@ class Plan(Program):
         self.runner.prepare(
             stages, feeds=table, rows_of_step=steps.rows, marks=steps.ends[done:], times=steps.times[done:],
             losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
-            steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
+            pace=self.pace[walk], steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
         )  # fmt: skip
         self._prepared = steps, walk, self.threads(rows), ending, (feeds, table, stages)
 
@@ -434,13 +436,14 @@ class Plan(Program):
         self._set_weight(self.buffers["weight"])
         self._feed_update(feeds, steps)
         # A step by itself leaves its gradient to be looked at.
-        stages = self._stages("guarded" if self.best_walk == "outer" else self.best_walk)
+        walk = "guarded" if self.best_walk == "outer" else self.best_walk
+        stages = self._stages(walk)
         x, y = self.own["x"], self.own["y"]
         return QuickStep(
             self.runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
             x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
             weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
-            capacity=self.capacity, x=x, y=y, labels=y.ndim == 1, threads=self.network.num_threads,
+            pace=self.pace[walk], capacity=self.capacity, x=x, y=y, labels=y.ndim == 1, threads=self.network.num_threads,
             work_of_row=float(self._work(1)), thread_work=THREAD_WORK, last_loss=last_loss,
             kept=(self, steps, feeds),
         )  # fmt: skip

@@ -36,7 +36,9 @@ cdef extern from "pool.h" nogil:
     void pool_initialize()
     int last_to_arrive(int threads)
     void release(int threads)
-    void team_run(team_work work, void *context, int threads)
+    bint should_regroup(double *pace, double rows, int threads, bint step_is_done)
+    void team_run(team_work work, void *context, int threads, int *is_watched)
+    void set_fixed "fix_threads"(bint is_fixed)
     double seconds_now()
     uint64_t flush_subnormals()
     void restore_subnormals(uint64_t before)
@@ -111,6 +113,9 @@ cdef struct Engine:
     int64_t steps_between_looks     # at the clock
     int64_t next_look               # step before which it is
     int64_t status
+    double *pace                    # see `should_regroup`
+    int is_watched
+    bint regroup                    # whether the team is to be made anew
 
 
 include "chain.pxi"
@@ -237,11 +242,13 @@ cdef void close_stage(Engine *e, const Stage *stage) noexcept nogil:
 
 
 cdef void walk_steps(void *context, int thread, int threads) noexcept nogil:
-    """One thread's part of a run."""
+    """One thread's part of a run. When the team is to be made anew, the first thread finishes the step alone."""
     cdef Engine *e = <Engine *>context
     cdef const Stage *stage
-    cdef int64_t s
-    while e.step < e.end and e.status == DONE:
+    cdef int64_t s, rows
+    cdef bint is_last
+    while e.step < e.end and e.status == DONE and not e.regroup:
+        rows = e.rows
         for s in range(e.n_stages):
             stage = &e.stages[s]
             if threads == 1 and e.rows <= e.row_block and not stage.flags & FUSED:
@@ -251,12 +258,26 @@ cdef void walk_steps(void *context, int thread, int threads) noexcept nogil:
             else:
                 run_shares(e, stage, thread, threads)
             if last_to_arrive(threads):
+                is_last = s == e.n_stages - 1
                 close_stage(e, stage)
-                if s == e.n_stages - 1 and e.status == DONE:
+                if is_last and e.status == DONE:
                     end_step(e)
+                if e.is_watched and not e.regroup:
+                    e.regroup = should_regroup(e.pace, max(rows, 1), threads, is_last)
                 release(threads)
             if e.status != DONE:
                 return
+            if e.regroup:
+                if thread > 0:
+                    return
+                threads = 1
+
+
+cdef void run_steps(Engine *e, int threads) noexcept nogil:
+    """Steps until the end, or until there is a reason to stop, by at most so many threads."""
+    while e.step < e.end and e.status == DONE:
+        e.regroup = False
+        team_run(walk_steps, e, threads, &e.is_watched)
 
 
 cdef class Runner:
@@ -290,12 +311,12 @@ cdef class Runner:
 
     def prepare(self, const int64_t[:, ::1] stages, *, const int64_t[:, ::1] feeds, const int64_t[::1] rows_of_step,
                 const int64_t[::1] marks, double[::1] times, double[::1] losses, double[::1] sums,
-                int64_t[::1] counter, int64_t steps_between_looks):
+                int64_t[::1] counter, double[::1] pace, int64_t steps_between_looks):
         """Makes ready for `train`; the arrays are the caller's to keep.
 
         feeds: a row for each `Feed`. marks: steps that end an epoch, the time of which is written to `times` and
-        the mean loss of the rows to `losses`; `sums` holds that of the epoch going on. counter: counts the steps. The
-        clock is looked at every so many steps.
+        the mean loss of the rows to `losses`; `sums` holds that of the epoch going on. counter: counts the steps. pace:
+        see `run`. The clock is looked at every so many steps.
         """
         cdef Engine *e = &self.engine
         self.set_stages(stages)
@@ -307,7 +328,7 @@ cdef class Runner:
         if e.n_marks:
             e.marks, e.times, e.losses = &marks[0], &times[0], &losses[0]
         e.rows_of_step, e.sums, e.counter = &rows_of_step[0], &sums[0], &counter[0]
-        e.steps_between_looks = steps_between_looks
+        e.steps_between_looks, e.pace = steps_between_looks, &pace[0]
 
     def train(self, int64_t first, const int64_t[::1] pauses, tell, int threads, double seconds):
         """Runs steps from `first` on, which follow the last that ran, to before the last of `pauses`, without the GIL;
@@ -326,12 +347,14 @@ cdef class Runner:
                 return first, TOLD_TO_STOP
             i += 1
 
-    def run(self, const int64_t[:, ::1] stages, int64_t rows, int threads=1):
-        """One walk for a minibatch of so many rows; what is prepared stays so."""
+    def run(self, const int64_t[:, ::1] stages, int64_t rows, int threads, double[::1] pace):
+        """One walk for a minibatch of so many rows; what is prepared stays so. pace: two numbers, at first 0, in
+        which the pool keeps what it finds out about such walks; see pool.h."""
         cdef Engine held = self.engine
         self.set_stages(stages)
         self.engine.n_feeds, self.engine.n_marks = 0, 0
         self.engine.rows_of_step, self.engine.sums, self.engine.counter = NULL, NULL, NULL
+        self.engine.pace = &pace[0]
         self.start(rows, 0, 1, threads, 0)
         held.rows = self.engine.rows
         self.engine = held
@@ -353,7 +376,7 @@ cdef class Runner:
             if e.rows_of_step == NULL:
                 set_rows(e, rows)
             begin_step(e)
-            team_run(walk_steps, e, threads)
+            run_steps(e, threads)
 
 
 def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
@@ -364,6 +387,11 @@ def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
         before = flush_subnormals()
         function(<const void *>record, begin, end)
         restore_subnormals(before)
+
+
+def fix_threads(bint is_fixed):
+    """Whether teams have as many threads as are asked for even where fewer would be faster: for tests."""
+    set_fixed(is_fixed)
 
 
 def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):

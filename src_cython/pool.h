@@ -1,9 +1,9 @@
 /* A pool of threads that walk a plan together.
  *
- * team_run(work, context, threads) runs work(context, i, threads) for i = 0 .. threads - 1 at once, the caller being
- * number 0, and returns when all are done. While one team is at work another caller (a second Python thread with a
- * network of its own) works alone: work(context, 0, 1). Inside, `last_to_arrive` and `release` are a barrier whose
- * last comer may do something alone before all go on:
+ * team_run(work, context, threads) runs work(context, i, n) for i = 0 .. n - 1 at once, the caller being number 0, and
+ * returns when all are done; n is `threads` or fewer (see "How many threads pay"). While one team is at work another
+ * caller (a second Python thread with a network of its own) works alone: work(context, 0, 1). Inside, `last_to_arrive`
+ * and `release` are a barrier whose last comer may do something alone before all go on:
  *
  *     if (last_to_arrive(threads)) { ...; release(threads); }
  *
@@ -11,6 +11,17 @@
  *
  * Work runs with numbers too small to be normal taken as 0, on its own thread and for its own time: a processor needs
  * many times as long for them, and they come by themselves where gradients vanish and averages of them decay.
+ *
+ * How many threads pay
+ *
+ * A barrier waits for the slowest thread. Where other processes want the cores, that thread may be off its core for
+ * milliseconds, and a team of two takes many times as long as one thread; where steps are short, the way of data from
+ * core to core may cost more than the second thread saves. So every team is compared with one of half as many threads
+ * (alone, for two): the time of a step against the work in it, which is measured alone now and then. What the team
+ * gains is kept as credit, up to CREDIT; when that is used up, also within a step, half of the threads leave. They come
+ * back after PATIENCE times the time that was lost, later if that proves too early again and again. So sharing costs
+ * at most a part 1 / PATIENCE of the time, whatever other processes do, and on free cores next to nothing is lost.
+ * Results do not depend on the number of threads, so it may change between any two stages.
  */
 #ifndef FASTGD_POOL_H
 #define FASTGD_POOL_H
@@ -25,8 +36,8 @@ static __thread __attribute__((aligned(64))) char chain_scratch[CHAIN_ELEMENTS *
 
 typedef void (*team_work)(void *context, int thread, int threads);
 
-/* Seconds since some moment. */
-static double seconds_now(void)
+/* Time since some moment. */
+static int64_t nanoseconds_now(void)
 {
     struct timespec t;
 #if defined(CLOCK_MONOTONIC)
@@ -34,8 +45,10 @@ static double seconds_now(void)
 #else
     timespec_get(&t, TIME_UTC);
 #endif
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
+
+static double seconds_now(void) { return 1e-9 * (double)nanoseconds_now(); }
 
 /* Takes subnormal numbers as 0; returns what `restore_subnormals` needs to take them as numbers again. */
 #if defined(__x86_64__) || defined(__i386__)
@@ -71,7 +84,6 @@ static void work_flushed(team_work work, void *context, int thread, int threads)
 #if defined(__unix__) || defined(__APPLE__)
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -84,8 +96,18 @@ static void work_flushed(team_work work, void *context, int thread, int threads)
 #define relax() ((void)0)
 #endif
 
-/* SPINS is some 20 to 50 microseconds: longer than a barrier should take, shorter than a burst of steps. */
-enum { MAX_THREADS = 256, SPINS = 1000, YIELDS = 20 };
+enum {
+    MAX_THREADS = 256,
+    SPIN_TIME = 100000,         /* nanoseconds: longer than a barrier should take, shorter than a burst of steps */
+    SPINS = 32,                 /* between two looks at the clock */
+    WAKING = 150000,            /* nanoseconds that it may cost to wake a team */
+    CREDIT = 4000000,           /* ... and about what is lost when another process has the core of a thread */
+    PATIENCE = 16, MOST_PATIENCE = 256,
+    LONG_REST = 250000000,      /* nanoseconds that more patience than the least may cost */
+    COMPARED = 8, OFTEN = 1024, /* a team's steps after which the work is measured alone, and again after 4 times as
+                                 * many, but at least so often */
+    COMPARED_STEPS = 3          /* ... for so many steps */
+};
 
 /* A number that threads wait for to change, on a cache line of its own. */
 typedef struct {
@@ -102,6 +124,13 @@ static struct {
     pthread_mutex_t busy;           /* held by the caller whose team is at work */
     team_work work;
     void *context;
+    int wanted;                     /* threads asked for */
+    int limit;                      /* threads that pay */
+    int is_fixed;                   /* whether as many as are asked for are taken all the same */
+    int64_t credit, rest;           /* nanoseconds: gained by the team, and to pass before a larger one is tried */
+    int64_t patience;
+    int64_t opened, elapsed;        /* when the barrier last opened; time of the step before the last to arrive */
+    atomic_llong spent;             /* ... and the sum of it over the threads */
     int started;                    /* workers; number i is thread i + 1 of a team */
     unsigned last_job[MAX_THREADS]; /* what a new worker has not to do */
 } pool;
@@ -119,15 +148,18 @@ static void watched_set(watched *w, unsigned value)
 static unsigned watched_wait(watched *w, unsigned old)
 {
     unsigned value;
-    for (int i = 0; i < SPINS + YIELDS; i++) {
-        value = atomic_load_explicit(&w->value, memory_order_acquire);
-        if (value != old)
-            return value;
-        if (i < SPINS)
+    int64_t begin = 0, now = 0;
+    /* Never by sched_yield: beside a busy process each call of it costs a whole time slice. */
+    do {
+        for (int i = 0; i < SPINS; i++) {
+            value = atomic_load_explicit(&w->value, memory_order_acquire);
+            if (value != old)
+                return value;
             relax();
-        else
-            sched_yield();
-    }
+        }
+        now = nanoseconds_now();
+        begin = begin ? begin : now;
+    } while (now - begin < SPIN_TIME);
     /* A sleeper is counted before it looks again, and a setter sets before it looks for sleepers: one sees the other. */
     pthread_mutex_lock(&w->mutex);
     atomic_fetch_add(&w->sleepers, 1);
@@ -143,8 +175,12 @@ static int last_to_arrive(int threads)
     if (threads == 1)
         return 1;
     unsigned gate = atomic_load(&pool.gate.value);
-    if (atomic_fetch_add(&pool.arrived, 1) == (unsigned)threads - 1)
+    int64_t taken = nanoseconds_now() - pool.opened;
+    atomic_fetch_add(&pool.spent, taken);
+    if (atomic_fetch_add(&pool.arrived, 1) == (unsigned)threads - 1) {
+        pool.elapsed += taken;
         return 1;
+    }
     watched_wait(&pool.gate, gate);
     return 0;
 }
@@ -154,7 +190,82 @@ static void release(int threads)
     if (threads == 1)
         return;
     atomic_store(&pool.arrived, 0);
+    pool.opened = nanoseconds_now();
     watched_set(&pool.gate, atomic_load(&pool.gate.value) + 1);
+}
+
+static void begin_measuring(void)
+{
+    pool.opened = nanoseconds_now();
+    pool.elapsed = 0;
+    atomic_store(&pool.spent, 0);
+}
+
+static int half(int threads) { return threads > 1 ? threads / 2 : 1; }
+
+/* Half of the threads leave for a while. */
+static int shrink(int threads, int64_t rest)
+{
+    pool.limit = half(threads);
+    pool.rest = rest;
+    return 1;
+}
+
+/* ... because the team has used its credit up, and so much more. */
+static int shrink_for(int threads, int64_t lost)
+{
+    int64_t rest, least;
+    lost += WAKING;
+    least = PATIENCE * lost;
+    rest = pool.patience * lost;
+    if (rest > LONG_REST)
+        rest = LONG_REST;
+    if (pool.patience < MOST_PATIENCE)
+        pool.patience *= 2;
+    return shrink(threads, rest > least ? rest : least);
+}
+
+/* Called alone, at the end of a stage of a step of so many rows: whether the team is to be made anew, with another
+ * number of threads. pace: nanoseconds of work in a row of such steps, or 0, and how many steps teams have made; the
+ * caller keeps it. */
+static int should_regroup(double *pace, double rows, int threads, int step_is_done)
+{
+    if (!step_is_done) {
+        double others = *pace * rows / half(threads);
+        return threads > 1 && *pace > 0 && pool.elapsed > others + pool.credit && shrink_for(threads, pool.elapsed);
+    }
+    if (threads == 1) {
+        int64_t now = nanoseconds_now();
+        double most = 1.125 * pace[0];
+        pool.rest -= now - pool.opened;
+        double work = (double)(now - pool.opened) / rows;
+        pool.opened = now;
+        pace[0] = pace[0] == 0 || work < most ? work : most;
+    } else {
+        double work = (double)atomic_load(&pool.spent) / rows;
+        pace[0] = pace[0] == 0 || work < pace[0] ? work : pace[0];
+        pool.credit += (int64_t)(pace[0] * rows / half(threads)) - pool.elapsed;
+        pool.rest -= pool.elapsed;
+        if (pool.credit < 0)
+            return shrink_for(threads, -pool.credit);
+        if (pool.credit > CREDIT) {
+            pool.credit = CREDIT;
+            pool.patience = PATIENCE;
+        }
+        int64_t steps = (int64_t)++pace[1], power = COMPARED;
+        while (power < steps && power < OFTEN)
+            power *= 4;
+        if (steps % power == 0 && pool.elapsed < CREDIT)
+            return shrink(threads, (int64_t)(COMPARED_STEPS * pace[0] * rows) + 1);
+        pool.elapsed = 0;
+        atomic_store(&pool.spent, 0);
+    }
+    if (threads >= pool.wanted || pool.rest > 0)
+        return 0;
+    pool.limit = 2 * threads < pool.wanted ? 2 * threads : MAX_THREADS;
+    if (pool.credit < WAKING)
+        pool.credit = WAKING;
+    return 1;
 }
 
 static void team_member(int thread, int threads)
@@ -180,6 +291,9 @@ static void *worker(void *last_job)
 static void pool_reset(void)
 {
     memset(&pool, 0, sizeof pool);
+    pool.limit = MAX_THREADS;
+    pool.patience = PATIENCE;
+    pool.credit = WAKING;
     pthread_mutex_init(&pool.busy, NULL);
     pthread_mutex_init(&pool.job.mutex, NULL);
     pthread_cond_init(&pool.job.changed, NULL);
@@ -212,31 +326,51 @@ static int start_workers(int wanted)
     return pool.started < wanted ? pool.started : wanted;
 }
 
-static void team_run(team_work work, void *context, int threads)
+/* is_watched: where the work may ask `should_regroup`, it returns when that says so, to be run again. */
+static void team_run(team_work work, void *context, int threads, int *is_watched)
 {
+    *is_watched = 0;
     if (threads > MAX_THREADS)
         threads = MAX_THREADS;
     if (threads <= 1 || pthread_mutex_trylock(&pool.busy)) {
         work_flushed(work, context, 0, 1);
         return;
     }
+    *is_watched = !pool.is_fixed;
+    pool.wanted = threads;
+    if (*is_watched && threads > pool.limit)
+        threads = pool.limit;
     threads = start_workers(threads - 1) + 1;
-    pool.work = work;
-    pool.context = context;
-    unsigned number = (atomic_load(&pool.job.value) >> 8) + 1;
-    watched_set(&pool.job, number << 8 | (unsigned)(threads - 1));
-    team_member(0, threads);
+    begin_measuring();
+    if (threads == 1) {
+        work_flushed(work, context, 0, 1);
+    } else {
+        pool.work = work;
+        pool.context = context;
+        unsigned number = (atomic_load(&pool.job.value) >> 8) + 1;
+        watched_set(&pool.job, number << 8 | (unsigned)(threads - 1));
+        team_member(0, threads);
+    }
     pthread_mutex_unlock(&pool.busy);
 }
+
+static void fix_threads(int is_fixed) { pool.is_fixed = is_fixed; }
 
 #else /* no POSIX threads: every team is its caller alone */
 
 static void pool_initialize(void) {}
 static int last_to_arrive(int threads) { (void)threads; return 1; }
 static void release(int threads) { (void)threads; }
-static void team_run(team_work work, void *context, int threads)
+static int should_regroup(double *pace, double rows, int threads, int step_is_done)
+{
+    (void)pace, (void)rows, (void)threads, (void)step_is_done;
+    return 0;
+}
+static void fix_threads(int is_fixed) { (void)is_fixed; }
+static void team_run(team_work work, void *context, int threads, int *is_watched)
 {
     (void)threads;
+    *is_watched = 0;
     work_flushed(work, context, 0, 1);
 }
 

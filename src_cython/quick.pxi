@@ -13,6 +13,7 @@ cdef class QuickStep:
     cdef const int64_t[::1] x_slots, y_slots
     cdef const double[::1] limits
     cdef int64_t[::1] counter
+    cdef double[::1] pace
     cdef double *weight
     cdef int64_t capacity, n_features, n_outputs, next, count, begin, version
     cdef int x_type, y_type, max_threads
@@ -21,13 +22,13 @@ cdef class QuickStep:
     cdef readonly double last_loss
 
     def __init__(self, runner, turn, optimizer, *, stages, feeds, x_slots, y_slots, uintptr_t weight, limits, counter,
-                 capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, kept):
+                 pace, capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, kept):
         """x, y: arrays like those to come. weight: address of the scalar 1 / rows. limits: of the gradient, one for
-        each step. counter: the optimizer's steps and version. last_loss: that of the step before. kept: what must live
+        each step. counter: the optimizer's steps and version. pace: see `Runner.run`. last_loss: that of the step before. kept: what must live
         as long as this."""
         self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
         self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
-        self.weight, self.limits, self.counter = <double *>weight, limits, counter
+        self.weight, self.limits, self.counter, self.pace = <double *>weight, limits, counter, pace
         self.capacity, self.n_features, self.n_outputs = capacity, x.shape[1], 1 if labels else y.shape[1]
         self.x_type, self.y_type, self.labels = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), labels
         self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
@@ -79,15 +80,15 @@ cdef class QuickStep:
         if e.n_feeds:
             e.feeds = <const Feed *>&self.feeds[0, 0]
         e.rows_of_step, e.n_marks, e.sums, e.counter, e.next_look = NULL, 0, NULL, &self.counter[0], -1
-        e.step, e.end, e.status = self.next, self.next + 1, DONE
+        e.step, e.end, e.status, e.pace = self.next, self.next + 1, DONE, &self.pace[0]
         self.turn.taken = True
         set_rows(e, rows)
         begin_step(e)
         if rows * self.work_of_row > FREE_WORK:
             with nogil:
-                team_run(walk_steps, e, threads)
+                run_steps(e, threads)
         else:
-            team_run(walk_steps, e, 1)
+            run_steps(e, 1)
         self.turn.taken = False
         if e.status != DONE:
             return None
@@ -109,6 +110,7 @@ cdef class QuickUpdate:
     cdef const int64_t[:, ::1] shapes
     cdef int64_t n, next, count, begin, version, elements
     cdef int threads
+    cdef double[2] pace
     cdef Turn turn
 
     def __init__(self, runner, turn, parameters, *, stages, counter, slots, threads, elements, num_threads, backend,
@@ -118,6 +120,7 @@ cdef class QuickUpdate:
         self.runner, self.turn, self.stages, self.slots, self.kept = runner, turn, stages, slots, kept
         self.counter, self.num_threads, self.backend = counter, num_threads, backend
         self.next = self.count = 0
+        self.pace[0] = self.pace[1] = 0
         self.threads, self.elements, self.n = threads, elements, len(parameters)
         self.ranks = np.array([p.ndim for p in parameters], np.int64)
         shapes = np.zeros((len(parameters), max([p.ndim for p in parameters] + [1])), np.int64)
@@ -219,13 +222,13 @@ cdef class QuickUpdate:
         if e.n_feeds:
             e.feeds = <const Feed *>&self.feeds[0, 0]
         e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
-        e.step, e.end, e.status = self.next, self.next + 1, DONE
+        e.step, e.end, e.status, e.pace = self.next, self.next + 1, DONE, &self.pace[0]
         begin_step(e)
         if self.elements > FREE_ELEMENTS:
             with nogil:
-                team_run(walk_steps, e, self.threads)
+                run_steps(e, self.threads)
         else:
-            team_run(walk_steps, e, 1)
+            run_steps(e, 1)
         self.next += 1
         return True
 
