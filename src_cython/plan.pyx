@@ -34,7 +34,7 @@ cdef extern from "files.h" nogil:
 cdef extern from "pool.h" nogil:
     ctypedef void (*team_work)(void *context, int thread, int threads) noexcept nogil
     void pool_initialize()
-    int last_to_arrive(int threads)
+    int last_to_arrive(int thread, int threads)
     void release(int threads)
     bint should_regroup(double *pace, double rows, int threads, bint step_is_done)
     void team_run(team_work work, void *context, int threads, int *is_watched)
@@ -257,7 +257,7 @@ cdef void walk_steps(void *context, int thread, int threads) noexcept nogil:
                 run_rows(e, stage, thread, threads)
             else:
                 run_shares(e, stage, thread, threads)
-            if last_to_arrive(threads):
+            if last_to_arrive(thread, threads):
                 is_last = s == e.n_stages - 1
                 close_stage(e, stage)
                 if is_last and e.status == DONE:

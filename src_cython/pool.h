@@ -5,9 +5,11 @@
  * caller (a second Python thread with a network of its own) works alone: work(context, 0, 1). Inside, `last_to_arrive`
  * and `release` are a barrier whose last comer may do something alone before all go on:
  *
- *     if (last_to_arrive(threads)) { ...; release(threads); }
+ *     if (last_to_arrive(thread, threads)) { ...; release(threads); }
  *
- * Threads wait spinning for a while, then asleep. The child of a fork starts with an empty pool.
+ * Threads wait spinning for a while, then asleep. One that wakes on the core of another of its team leaves it: the
+ * system may let both stay there, each waiting for the other to give the core up. The child of a fork starts with an
+ * empty pool.
  *
  * Work runs with numbers too small to be normal taken as 0, on its own thread and for its own time: a processor needs
  * many times as long for them, and they come by themselves where gradients vanish and averages of them decay.
@@ -84,6 +86,7 @@ static void work_flushed(team_work work, void *context, int thread, int threads)
 #if defined(__unix__) || defined(__APPLE__)
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -131,6 +134,7 @@ static struct {
     int64_t patience;
     int64_t opened, elapsed;        /* when the barrier last opened; time of the step before the last to arrive */
     atomic_llong spent;             /* ... and the sum of it over the threads */
+    atomic_int cores[MAX_THREADS];  /* on which each thread of the team last was known to be */
     int started;                    /* workers; number i is thread i + 1 of a team */
     unsigned last_job[MAX_THREADS]; /* what a new worker has not to do */
 } pool;
@@ -145,9 +149,11 @@ static void watched_set(watched *w, unsigned value)
     }
 }
 
-static unsigned watched_wait(watched *w, unsigned old)
+/* Waits for another value than the old, and tells whether it had to sleep. */
+static unsigned watched_wait(watched *w, unsigned old, int *has_slept)
 {
     unsigned value;
+    *has_slept = 0;
     int64_t begin = 0, now = 0;
     /* Never by sched_yield: beside a busy process each call of it costs a whole time slice. */
     do {
@@ -160,6 +166,7 @@ static unsigned watched_wait(watched *w, unsigned old)
         now = nanoseconds_now();
         begin = begin ? begin : now;
     } while (now - begin < SPIN_TIME);
+    *has_slept = 1;
     /* A sleeper is counted before it looks again, and a setter sets before it looks for sleepers: one sees the other. */
     pthread_mutex_lock(&w->mutex);
     atomic_fetch_add(&w->sleepers, 1);
@@ -170,8 +177,35 @@ static unsigned watched_wait(watched *w, unsigned old)
     return value;
 }
 
-static int last_to_arrive(int threads)
+/* Makes known on which core a thread of the team is; if one of a smaller number is there, moves it to another core that
+ * it may use. */
+static void settle(int thread)
 {
+#if defined(__linux__)
+    cpu_set_t allowed, others;
+    int core = sched_getcpu(), is_shared = 0;
+    atomic_store(&pool.cores[thread], core);
+    if (core < 0 || thread == 0 || sched_getaffinity(0, sizeof allowed, &allowed))
+        return;
+    others = allowed;
+    for (int i = 0; i < thread; i++) {
+        int taken = atomic_load(&pool.cores[i]);
+        is_shared |= taken == core;
+        if (taken >= 0 && taken < CPU_SETSIZE)
+            CPU_CLR(taken, &others);
+    }
+    if (is_shared && CPU_COUNT(&others)) {
+        sched_setaffinity(0, sizeof others, &others);
+        sched_setaffinity(0, sizeof allowed, &allowed);
+    }
+#else
+    (void)thread;
+#endif
+}
+
+static int last_to_arrive(int thread, int threads)
+{
+    int has_slept;
     if (threads == 1)
         return 1;
     unsigned gate = atomic_load(&pool.gate.value);
@@ -181,7 +215,9 @@ static int last_to_arrive(int threads)
         pool.elapsed += taken;
         return 1;
     }
-    watched_wait(&pool.gate, gate);
+    watched_wait(&pool.gate, gate, &has_slept);
+    if (has_slept)
+        settle(thread);
     return 0;
 }
 
@@ -271,7 +307,7 @@ static int should_regroup(double *pace, double rows, int threads, int step_is_do
 static void team_member(int thread, int threads)
 {
     work_flushed(pool.work, pool.context, thread, threads);
-    if (last_to_arrive(threads))
+    if (last_to_arrive(thread, threads))
         release(threads);
 }
 
@@ -280,10 +316,14 @@ static void *worker(void *last_job)
     int thread = (int)((unsigned *)last_job - pool.last_job) + 1;
     unsigned job = *(unsigned *)last_job;
     for (;;) {
-        job = watched_wait(&pool.job, job);
-        int threads = (int)(job & 255) + 1;
-        if (thread < threads)
-            team_member(thread, threads);
+        int has_slept, threads;
+        job = watched_wait(&pool.job, job, &has_slept);
+        threads = (int)(job & 255) + 1;
+        if (thread >= threads)
+            continue;
+        if (has_slept)
+            settle(thread);
+        team_member(thread, threads);
     }
     return NULL;
 }
@@ -347,6 +387,7 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
     } else {
         pool.work = work;
         pool.context = context;
+        settle(0);
         unsigned number = (atomic_load(&pool.job.value) >> 8) + 1;
         watched_set(&pool.job, number << 8 | (unsigned)(threads - 1));
         team_member(0, threads);
@@ -359,7 +400,7 @@ static void fix_threads(int is_fixed) { pool.is_fixed = is_fixed; }
 #else /* no POSIX threads: every team is its caller alone */
 
 static void pool_initialize(void) {}
-static int last_to_arrive(int threads) { (void)threads; return 1; }
+static int last_to_arrive(int thread, int threads) { (void)thread, (void)threads; return 1; }
 static void release(int threads) { (void)threads; }
 static int should_regroup(double *pace, double rows, int threads, int step_is_done)
 {

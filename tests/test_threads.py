@@ -12,14 +12,17 @@ import pytest
 from cases import OPTIMIZERS
 
 import fastgd
-from fastgd import Adam, Dense, Network, plan, threads
+from fastgd import Adam, Dense, Network, _plan, plan, threads
 
 COUNTS = (1, 2, 3, 8, 16)
 
 
 @pytest.fixture(autouse=True)
-def _every_step_is_worth_a_thread(monkeypatch):
+def _every_step_is_shared(monkeypatch):
     monkeypatch.setattr(plan, "THREAD_WORK", 1.0)
+    _plan.fix_threads(True)
+    yield
+    _plan.fix_threads(False)
 
 
 def trained(num_threads, optimizer, *, backend="cython", dtype="float32", hidden=(40, 24), rows=101, l2=0.0, steps=4):
