@@ -1,4 +1,4 @@
-"""`add_product` for loops that Numba compiles: register tiles, as in src_cython/gemm.pxi.
+"""`add_product` and `product_over_rows` for loops that Numba compiles: register tiles, as in src_cython/gemm.pxi.
 
 A panel of B is packed, and for TILE_ROWS rows at a time one vector of sums each goes through it. Numba makes no vectors
 of what a loop adds up in more than one variable, so the innermost loop is written as LLVM's instructions.
@@ -9,17 +9,18 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload, register_jitable
 
-from .layers import add_product
+from .layers import SUM_ROWS, SUM_TERMS, add_product, product_over_rows
 
 TILE_ROWS = 6
 VECTOR_BYTES = 64  # LLVM cuts it into vectors that the processor has
-PANEL_ROWS = 256
+PANEL_ROWS = SUM_ROWS
 FLAGS = ("contract",)
 
 
-def _make_tile(rows):
+def _make_tile(rows, *, apart):
     """The intrinsic c (rows, lanes) <- c + a (rows, k) b (k, lanes), k > 0, of addresses and strides in bytes; the
-    rows of c and b are contiguous, those of b follow one another. `zero` has the type of an element."""
+    rows of c and b are contiguous, those of b follow one another. `zero` has the type of an element. apart: the product
+    is summed up before it is added to c."""
 
     @intrinsic
     def tile(typing_context, zero, c, c_row, a, a_row, a_k, b, k):
@@ -42,7 +43,8 @@ def _make_tile(rows):
 
             at_c = [builder.add(c, builder.mul(c_row, word(i))) for i in range(rows)]
             first_a = [builder.add(a, builder.mul(a_row, word(i))) for i in range(rows)]
-            first_sums = [load(address, vector) for address in at_c]
+            held = [load(address, vector) for address in at_c]
+            first_sums = [ir.Constant(vector, None)] * rows if apart else held
             before, body = builder.block, builder.append_basic_block("terms")
             after = builder.append_basic_block("end")
             builder.branch(body)
@@ -62,7 +64,8 @@ def _make_tile(rows):
                 phi.add_incoming(following, body)
             builder.cbranch(builder.icmp_signed("!=", rest, word(0)), body, after)
             builder.position_at_end(after)
-            for s, address in zip(next_sums, at_c, strict=True):
+            for s, c_row, address in zip(next_sums, held, at_c, strict=True):
+                s = builder.fadd(c_row, s, flags=FLAGS) if apart else s
                 builder.store(s, place(address, vector), align=zero.bitwidth // 8)
             return context.get_dummy_value()
 
@@ -71,19 +74,22 @@ def _make_tile(rows):
     return tile
 
 
-_tile, _tile2, _tile1 = _make_tile(TILE_ROWS), _make_tile(2), _make_tile(1)  # more would take longer to compile
+def _make_any_tile(*, apart):
+    """A tile of 1 to TILE_ROWS rows; fewer are done by twos and one, since more kinds take longer to compile."""
+    tile, tile2, tile1 = (_make_tile(rows, apart=apart) for rows in (TILE_ROWS, 2, 1))
 
+    @register_jitable
+    def any_tile(rows, zero, c, c_row, a, a_row, a_k, b, k):
+        if rows == TILE_ROWS:
+            tile(zero, c, c_row, a, a_row, a_k, b, k)
+            return
+        for i in range(0, rows - 1, 2):
+            tile2(zero, c + i * c_row, c_row, a + i * a_row, a_row, a_k, b, k)
+        if rows % 2:
+            i = rows - 1
+            tile1(zero, c + i * c_row, c_row, a + i * a_row, a_row, a_k, b, k)
 
-@register_jitable
-def _any_tile(rows, zero, c, c_row, a, a_row, a_k, b, k):
-    if rows == TILE_ROWS:
-        _tile(zero, c, c_row, a, a_row, a_k, b, k)
-        return
-    for i in range(0, rows - 1, 2):
-        _tile2(zero, c + i * c_row, c_row, a + i * a_row, a_row, a_k, b, k)
-    if rows % 2:
-        i = rows - 1
-        _tile1(zero, c + i * c_row, c_row, a + i * a_row, a_row, a_k, b, k)
+    return any_tile
 
 
 @register_jitable
@@ -98,23 +104,19 @@ def _address(x):
     return np.int64(x.ctypes.data)
 
 
-@overload(add_product, strict=False)
-def _add_product(c, a, b):
-    lanes = VECTOR_BYTES // (c.dtype.bitwidth // 8)
+def _make_add_panels(lanes, *, apart):
+    """c <- c + a b; apart: the terms are summed SUM_TERMS at a time before they are added to c."""
+    any_tile = _make_any_tile(apart=apart)
 
-    def product(c, a, b):
+    @register_jitable
+    def add_panels(c, a, b):
         m, n, k = c.shape[0], c.shape[1], b.shape[0]
-        if m == 1 or k == 1:
-            for i in range(m):
-                for p in range(k):
-                    for j in range(n):
-                        c[i, j] += a[i, p] * b[p, j]
-            return
         zero = c.dtype.type(0)
         panel = np.empty((PANEL_ROWS, lanes), c.dtype)
         part = np.zeros((TILE_ROWS, lanes), c.dtype)  # of c, where the columns that are left fill no vector
         for p in range(0, k, PANEL_ROWS):
             terms = min(PANEL_ROWS, k - p)
+            step = SUM_TERMS if apart else terms
             for j in range(0, n, lanes):
                 columns = min(lanes, n - j)
                 if columns == lanes:
@@ -128,10 +130,58 @@ def _add_product(c, a, b):
                     if columns < lanes:
                         at_c, c_row = _address(part), VECTOR_BYTES
                         _copy(part[:rows, :columns], c[i : i + rows, j : j + columns])
-                    _any_tile(rows, zero, at_c, c_row, at_a, a.strides[0], a.strides[1], _address(panel), terms)
+                    for q in range(0, terms, step):
+                        at_b, some = _address(panel) + q * VECTOR_BYTES, min(step, terms - q)
+                        any_tile(
+                            rows, zero, at_c, c_row, at_a + q * a.strides[1], a.strides[0], a.strides[1], at_b, some
+                        )
                     if columns < lanes:
                         _copy(c[i : i + rows, j : j + columns], part[:rows, :columns])
                     at_c += TILE_ROWS * c_row
                     at_a += TILE_ROWS * a.strides[0]
+
+    return add_panels
+
+
+@overload(add_product, strict=False)
+def _add_product(c, a, b):
+    add_panels = _make_add_panels(VECTOR_BYTES // (c.dtype.bitwidth // 8), apart=False)
+
+    def product(c, a, b):
+        m, n, k = c.shape[0], c.shape[1], b.shape[0]
+        if m == 1 or k == 1:
+            for i in range(m):
+                for p in range(k):
+                    for j in range(n):
+                        c[i, j] += a[i, p] * b[p, j]
+            return
+        add_panels(c, a, b)
+
+    return product
+
+
+@overload(product_over_rows, strict=False)
+def _product_over_rows(c, a, b):
+    add_panels = _make_add_panels(VECTOR_BYTES // (c.dtype.bitwidth // 8), apart=True)
+
+    def product(c, a, b):
+        m, n, k = c.shape[0], c.shape[1], b.shape[0]
+        for i in range(m):
+            for j in range(n):
+                c[i, j] = 0
+        if k <= PANEL_ROWS:
+            add_panels(c, a, b)
+            return
+        total = np.zeros((m, n), np.float64)
+        for p in range(0, k, PANEL_ROWS):
+            end = min(p + PANEL_ROWS, k)
+            add_panels(c, a[:, p:end], b[p:end])
+            for i in range(m):
+                for j in range(n):
+                    total[i, j] += c[i, j]
+                    c[i, j] = 0
+        for i in range(m):
+            for j in range(n):
+                c[i, j] = total[i, j]
 
     return product

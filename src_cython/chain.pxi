@@ -4,9 +4,8 @@ cdef enum:
     MAX_SLOTS = 32          # of a record of a link
     MAX_ARRAYS = 16
 
-cdef extern from "pool.h" nogil:
+cdef extern from "scratch.h" nogil:
     enum: CHAIN_ELEMENTS
-    char *chain_scratch     # of the thread, for a block of one array
 
 # Eight bytes each.
 cdef packed struct Link:
@@ -29,7 +28,7 @@ cdef void run_link(const Link *link, int64_t begin, int64_t end) noexcept nogil:
         if shift >= 0:
             record[i] += begin * shift // CHAIN_ELEMENTS
         else:
-            record[i] = <int64_t>chain_scratch
+            record[i] = <int64_t>scratch_of_thread()
     (<kernel_t><void *>link.kernel)(record, 0, end - begin)
 
 

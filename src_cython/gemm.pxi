@@ -6,6 +6,10 @@
 # between fetches what is too large to be in a cache. Each element of C has one sum, over k in ascending order (a later
 # panel starts from what the one before stored), so its bits depend neither on tiles and panels nor on threads nor on
 # the width of a vector.
+#
+# Where k is the rows of a minibatch, of which there may be millions, one sum would lose what like terms add to it: there
+# `gemm_over_rows` has sums of SUM_TERMS terms, sums of those in a panel, of panels up to SUM_ROWS rows, and of these in
+# float64.
 
 cdef real zeros[NR]                 # the init of a product that is not added to anything
 
@@ -19,44 +23,70 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     const real *ahead               # in the following panel; with every `every` terms [ahead, ahead + ahead_width] is
     int64_t every, ahead_width, ahead_step                    # fetched, and ahead moves by ahead_step
     int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from MR rows of a to the next
+    int64_t terms                                             # of a sum; 0 is all
 
 
 cdef inline inlined tile(const Product *t, const int rows, const int vectors, const bint fetching) noexcept nogil:
     """c (rows, vectors LANES) <- init + a (rows, k) b (k, vectors LANES), k > 0. Inlined with constants, so that the
-    sums are registers."""
+    sums are registers. With `terms` there is a sum of every so many terms, these are added up, and init last."""
     cdef vec sums[TILE_VECTORS]
+    cdef vec part[TILE_VECTORS]
     cdef vec b[VECTORS]
     cdef const real *at[TILE_GROUPS]        # of every third row: what lies between is reached from there
     cdef const real *bt = t.b
     cdef const real *ahead = t.ahead
-    cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, terms = k, p
+    cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, left, terms, p
+    cdef bint is_first = True
     cdef int i, j
-    for i in range(rows):
-        for j in range(vectors):
-            if fetching and t.fetch_c:
+    if fetching and t.fetch_c:
+        for i in range(rows):
+            for j in range(vectors):
                 prefetch_to_write(t.c + i * t.ldc + j * LANES)
-            sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0]
     for i in range(0, rows, 3):
         at[i // 3] = t.a + i * a_row
     while True:
-        if fetching and t.fetch_b:
-            prefetch(ahead)
-            prefetch(ahead + t.ahead_width)
-            ahead += t.ahead_step
-            terms = min(k, t.every)
-        assume(terms > 0)
-        for p in range(terms):
-            for j in range(vectors):
-                b[j] = (<vec *>(bt + j * LANES))[0]
+        if t.terms:
+            for i in range(rows * vectors):
+                sums[i] = ZERO
+            left = min(k, t.terms)
+        else:
             for i in range(rows):
                 for j in range(vectors):
-                    sums[i * vectors + j] = sums[i * vectors + j] + at[i // 3][i % 3 * a_row] * b[j]
-            for i in range(0, rows, 3):
-                at[i // 3] += a_k
-            bt += ldb
-        k -= terms
-        if not fetching or k == 0:
+                    sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0]
+            left = k
+        k -= left
+        while True:
+            terms = left
+            if fetching and t.fetch_b:
+                prefetch(ahead)
+                prefetch(ahead + t.ahead_width)
+                ahead += t.ahead_step
+                terms = min(left, t.every)
+            assume(terms > 0)
+            left -= terms
+            for p in range(terms):
+                for j in range(vectors):
+                    b[j] = (<vec *>(bt + j * LANES))[0]
+                for i in range(rows):
+                    for j in range(vectors):
+                        sums[i * vectors + j] = sums[i * vectors + j] + at[i // 3][i % 3 * a_row] * b[j]
+                for i in range(0, rows, 3):
+                    at[i // 3] += a_k
+                bt += ldb
+            if not fetching or left == 0:
+                break
+        if not is_first:
+            for i in range(rows * vectors):
+                sums[i] = part[i] + sums[i]
+        if k == 0:
             break
+        for i in range(rows * vectors):
+            part[i] = sums[i]
+        is_first = False
+    if t.terms and t.ld_init:
+        for i in range(rows):
+            for j in range(vectors):
+                sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0] + sums[i * vectors + j]
     for i in range(rows):
         for j in range(vectors):
             (<vec *>(t.c + i * t.ldc + j * LANES))[0] = sums[i * vectors + j]
@@ -234,22 +264,25 @@ cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int
 
 
 cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_column, int64_t p, int64_t k,
-                           int64_t j, int64_t n) noexcept nogil:
-    """The panel of b (k, n) from row p and column j on, or an empty one. Panels are of about equal height."""
-    cdef int64_t lines = (k + KC - 1) // KC * LINE
+                           int64_t j, int64_t n, int64_t unit) noexcept nogil:
+    """The panel of b (k, n) from row p and column j on, or an empty one. Panels are of about equal height, a multiple
+    of the unit."""
+    cdef int64_t units = (k + KC - 1) // KC * unit
     return Panel(to=to, b=b + p * b_row + j * b_column, b_row=b_row, b_column=b_column,
-                 k=min((k + lines - 1) // lines * LINE, k - p), columns=min(NR, n - j), done=0, fetched=0)
+                 k=min((k + units - 1) // units * unit, k - p), columns=min(NR, n - j), done=0, fetched=0)
 
 
 cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row,
                       int64_t a_k, const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n,
-                      int64_t k) noexcept nogil:
+                      int64_t k, int64_t terms) noexcept nogil:
     """`gemm` with panels of b packed, and a if it is large: rows that lie a multiple of a page apart get into each
-    other's way in the caches."""
-    cdef int64_t p = 0, i = 0, j = 0, turn = 0, next_p, next_i, next_j, rows, mc = m
+    other's way in the caches. terms: see `tile`."""
+    cdef int64_t p = 0, i = 0, j = 0, turn = 0, next_p, next_i, next_j, rows, mc = m, unit = terms if terms else LINE
+    cdef real *block_of_a = packed_a
+    cdef real *panels = packed_b
     cdef int64_t tiles = (m + MR - 1) // MR, blocks = (tiles + MC - 1) // MC
     cdef bint pack_a = n >= PACK_COLUMNS and max(a_row, a_k) >= PACK_STRIDE
-    cdef Panel panel = panel_at(packed_b, b, b_row, b_column, 0, k, 0, n), following
+    cdef Panel panel = panel_at(panels, b, b_row, b_column, 0, k, 0, n, unit), following
     cdef Product t
     cdef bint fetch_b = k * n >= FAR, fetch_c = m * n >= FAR
     if pack_a:
@@ -258,7 +291,7 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
     while p < k:
         rows = min(mc, m - i)
         if pack_a and j == 0:
-            pack_rows(packed_a, a + i * a_row + p * a_k, a_row, a_k, rows, panel.k)
+            pack_rows(block_of_a, a + i * a_row + p * a_k, a_row, a_k, rows, panel.k)
         next_p = p
         next_i = i
         next_j = j + NR
@@ -269,17 +302,17 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
                 next_i = 0
                 next_p += panel.k
         turn = PANEL - turn
-        following = panel_at(packed_b + turn, b, b_row, b_column, next_p, k, next_j, n)
+        following = panel_at(panels + turn, b, b_row, b_column, next_p, k, next_j, n, unit)
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
                     ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=MR * a_row, ldb=NR, k=panel.k, k_end=0,
-                    fetch_b=fetch_b, fetch_c=fetch_c)
+                    terms=terms, fetch_b=fetch_b, fetch_c=fetch_c)
         if p > 0:
             t.init = t.c
             t.ld_init = ldc
         elif init != NULL:
             t.init = init + i * ld_init + j
         if pack_a:
-            t.a = packed_a
+            t.a = block_of_a
             t.a_row = 1
             t.a_k = MR
             t.a_tile = MR * panel.k
@@ -291,18 +324,22 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
 
 
 cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row, int64_t a_k,
-               const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n, int64_t k) noexcept nogil:
-    """c (m, n) <- init + a (m, k) b (k, n); init NULL is zero."""
+               const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n, int64_t k,
+               int64_t terms) noexcept nogil:
+    """c (m, n) <- init + a (m, k) b (k, n); init NULL is zero. terms: see `tile`; for them the last rows of b must not
+    be summed apart, and panels end where those of any m do."""
     cdef real end[LANES * NR]
     cdef int64_t j = 0, columns, over
+    cdef bint fits = m < PACK_ROWS or k * b_row < FIRST_CACHE
     cdef Product t
-    if b_column != 1 or (m >= PACK_ROWS and k * b_row >= FIRST_CACHE):
-        gemm_packed(c, ldc, init, ld_init, a, a_row, a_k, b, b_row, b_column, m, n, k)
+    if b_column != 1 or not fits or (terms and (n % LINE or k > KC)):
+        gemm_packed(c, ldc, init, ld_init, a, a_row, a_k, b, b_row, b_column, m, n, k, terms)
         return
     while j < n:
         columns = min(NR, n - j)
         t = Product(c=c + j, init=&zeros[0], a=a, b=b + j, b_end=&end[0], ldc=ldc, ld_init=ld_init, a_row=a_row,
-                    a_k=a_k, a_tile=MR * a_row, ldb=b_row, k=k, k_end=0, fetch_b=False, fetch_c=False)
+                    a_k=a_k, a_tile=MR * a_row, ldb=b_row, k=k, k_end=0, terms=terms, fetch_b=False,
+                    fetch_c=False)
         if init != NULL:
             t.init = init + j
         if columns % LANES:
@@ -313,3 +350,33 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
             pack(end, NR, t.b + t.k * b_row, b_row, 1, t.k_end, columns)
         sweep(t, m, columns, NULL)
         j += NR
+
+
+cdef void gemm_over_rows(real *c, int64_t ldc, const real *a, int64_t lda, const real *b, int64_t ldb, int64_t m,
+                         int64_t n, int64_t k) noexcept nogil:
+    """c (m, n) <- a^T b, for a (k, m), b (k, n) of many rows."""
+    cdef double *total = sums_under_way
+    cdef real *part
+    cdef int64_t i = 0, j, p, r, q, rows, columns, width = min(n, 512)
+    cdef int64_t strip = SUMS // (width * <int64_t>(sizeof(double) + sizeof(real)))
+    if k <= SUM_ROWS:
+        gemm(c, ldc, NULL, 0, a, 1, lda, b, ldb, 1, m, n, k, SUM_TERMS if k > SUM_TERMS else 0)
+        return
+    part = <real *>(total + strip * width)
+    while i < m:
+        rows = min(strip, m - i)
+        j = 0
+        while j < n:
+            columns = min(width, n - j)
+            p = 0
+            while p < k:
+                gemm_packed(part, columns, NULL, 0, a + p * lda + i, 1, lda, b + p * ldb + j, ldb, 1, rows, columns,
+                            min(SUM_ROWS, k - p), SUM_TERMS)
+                for r in range(rows * columns):
+                    total[r] = part[r] + (total[r] if p else 0)
+                p += SUM_ROWS
+            for r in range(rows):
+                for q in range(columns):
+                    c[(i + r) * ldc + j + q] = <real>total[r * columns + q]
+            j += columns
+        i += rows

@@ -147,6 +147,30 @@ cdef void gemv(real *c, const real *init, const real *a, const real *b, int64_t 
         p += LISTED
 
 
+cdef void gemv_over_rows(real *c, const real *a, const real *b, int64_t ldb, int64_t n, int64_t k) noexcept nogil:
+    """c (n) <- a (k) b (k, n), for many rows of b: sums of SUM_TERMS terms in each part are added up in float64. What
+    is 0 is not left out: which terms come into which part must not depend on the n of a thread."""
+    cdef double *total = sums_under_way
+    cdef real *part
+    cdef int64_t i, j = 0, p, columns, width = SUMS // <int64_t>(sizeof(double) + sizeof(real))
+    part = <real *>(total + width)
+    while j < n:
+        columns = min(width, n - j)
+        for i in range(columns):
+            total[i] = 0
+        p = 0
+        while p < k:
+            for i in range(columns):
+                part[i] = 0
+            gemv_rows(part, part, a + p, NULL, b + p * ldb + j, ldb, columns, min(SUM_PARTS * SUM_TERMS, k - p))
+            for i in range(columns):
+                total[i] += part[i]
+            p += SUM_PARTS * SUM_TERMS
+        for i in range(columns):
+            c[j + i] = <real>total[i]
+        j += columns
+
+
 cdef inline inlined outer_columns(real *c, int64_t ldc, real s, const real *a, const int64_t *rows, const real *b,
                                   int64_t m, const int vectors, const bint subtract) noexcept nogil:
     """c (m, vectors LANES) <- a^T b or, to subtract, c - s (a^T b), in those m rows that are listed if rows is not

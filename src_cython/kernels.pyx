@@ -13,13 +13,18 @@ cdef extern from "simd.h" nogil:
     ctypedef double vec     # Cython knows it as a number; the C compiler works lane by lane
     ctypedef double block
     ctypedef int64_t bits
+    const vec ZERO
     const bits MAGNITUDE
     ctypedef void inlined
     enum: LANES, LINE, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, BLOCKS
     enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, FAR, LISTED, SUM_PARTS, GEMV_VECTORS, OUTER_VECTORS
     enum: DOT_ROWS, DOT_PARTS, DOT_VECTORS
+    enum: SUM_TERMS, SUM_ROWS, SUMS
+    ctypedef char *(*scratch_function)()
+    scratch_function scratch_of_thread
     real *packed_a
     real *packed_b
+    double *sums_under_way
     void assume(bint condition)
     void prefetch(const void *address)
     void prefetch_to_write(void *address)
@@ -47,6 +52,10 @@ cdef extern from "random.h" nogil:
     const uint32_t GOLDEN
     uint64_t mixed(uint64_t z)
     uint32_t mixed_32(uint32_t z)
+
+from ._plan import scratch_address
+
+scratch_of_thread = <scratch_function><uintptr_t>scratch_address
 
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
 

@@ -20,7 +20,7 @@ cdef void dense_forward(const void *args, int64_t begin, int64_t end) noexcept n
             a.y[i] += a.b[0]
         return
     gemm(a.y + begin * a.n_out, a.n_out, a.b, 0, a.x + begin * a.n_in, a.n_in, 1, a.w, a.n_out, 1,
-         end - begin, a.n_out, a.n_in)
+         end - begin, a.n_out, a.n_in, 0)
 
 register("dense_forward", dense_forward, sizeof(DenseForward))
 
@@ -41,7 +41,7 @@ cdef void dense_backward_input(const void *args, int64_t begin, int64_t end) noe
         outer(a.dx + begin * a.n_in, a.n_in, a.dy + begin, a.w, end - begin, a.n_in)
         return
     gemm(a.dx + begin * a.n_in, a.n_in, NULL, 0, a.dy + begin * a.n_out, a.n_out, 1, a.w, 1, a.n_out,
-         end - begin, a.n_in, a.n_out)
+         end - begin, a.n_in, a.n_out, 0)
 
 register("dense_backward_input", dense_backward_input, sizeof(DenseBackwardInput))
 
@@ -55,17 +55,13 @@ cdef struct DenseBackwardWeights:
 
 cdef void dense_backward_weights(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const DenseBackwardWeights *a = <const DenseBackwardWeights *>args
-    cdef int64_t i
     if a.rows == 1:
         outer(a.dw + begin * a.n_out, a.n_out, a.x + begin, a.dy, end - begin, a.n_out)
         return
     if a.n_out == 1:
-        for i in range(begin, end):
-            a.dw[i] = 0
-        gemv(a.dw + begin, a.dw + begin, a.dy, a.x + begin, a.n_in, end - begin, a.rows)
+        gemv_over_rows(a.dw + begin, a.dy, a.x + begin, a.n_in, end - begin, a.rows)
         return
-    gemm(a.dw + begin * a.n_out, a.n_out, NULL, 0, a.x + begin, 1, a.n_in, a.dy, a.n_out, 1,
-         end - begin, a.n_out, a.rows)
+    gemm_over_rows(a.dw + begin * a.n_out, a.n_out, a.x + begin, a.n_in, a.dy, a.n_out, end - begin, a.n_out, a.rows)
 
 register("dense_backward_weights", dense_backward_weights, sizeof(DenseBackwardWeights))
 

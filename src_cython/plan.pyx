@@ -38,12 +38,24 @@ cdef extern from "pool.h" nogil:
     void release(int threads)
     bint should_regroup(double *pace, double rows, int threads, bint step_is_done)
     void team_run(team_work work, void *context, int threads, int *is_watched)
+    char *scratch_of_thread()
+    bint make_scratch()
+    int limit_of_pool "thread_limit"()
     void set_fixed "fix_threads"(bint is_fixed)
     double seconds_now()
     uint64_t flush_subnormals()
     void restore_subnormals(uint64_t before)
 
 pool_initialize()
+# Of the function that kernels ask for their memory.
+scratch_address = <uintptr_t>&scratch_of_thread
+
+
+cdef int check_scratch() except -1:
+    """Makes sure that the calling thread has memory for kernels."""
+    if not make_scratch():
+        raise MemoryError("no memory for the kernels of another thread")
+    return 0
 
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
 
@@ -365,11 +377,12 @@ cdef class Runner:
         self.engine.stages, self.engine.n_stages = <const Stage *>&stages[0, 0], stages.shape[0]
         return 0
 
-    cdef void start(self, int64_t rows, int64_t first, int64_t end, int threads, double seconds):
+    cdef int start(self, int64_t rows, int64_t first, int64_t end, int threads, double seconds) except -1:
         cdef Engine *e = &self.engine
+        check_scratch()
         e.step, e.end, e.status = first, end, DONE
         if first >= end:
-            return
+            return 0
         e.next_look = first + e.steps_between_looks if seconds > 0 else -1
         with nogil:
             e.deadline = seconds_now() + seconds
@@ -377,12 +390,14 @@ cdef class Runner:
                 set_rows(e, rows)
             begin_step(e)
             run_steps(e, threads)
+        return 0
 
 
 def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
     """Runs one compiled kernel on a share of its work."""
     cdef kernel_t function = <kernel_t><void *>kernel
     cdef uint64_t before
+    check_scratch()
     with nogil:
         before = flush_subnormals()
         function(<const void *>record, begin, end)
@@ -392,6 +407,11 @@ def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
 def fix_threads(bint is_fixed):
     """Whether teams have as many threads as are asked for even where fewer would be faster: for tests."""
     set_fixed(is_fixed)
+
+
+def thread_limit():
+    """How many threads pay at the moment; 1 to MAX_THREADS."""
+    return limit_of_pool()
 
 
 def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):

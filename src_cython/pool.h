@@ -29,12 +29,21 @@
 #define FASTGD_POOL_H
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <time.h>
 
-/* Elements of flat arrays that the kernels of a chain take at a time, a multiple of every kernel's grain; and what one
- * of them leaves for another. */
-enum { CHAIN_ELEMENTS = 1024 };
-static __thread __attribute__((aligned(64))) char chain_scratch[CHAIN_ELEMENTS * 8];
+#include "scratch.h"
+
+#if defined(__GLIBC__)
+/* Reserved when a thread starts: touching it can't fail. */
+#define always_there __attribute__((tls_model("initial-exec")))
+#else
+#define always_there
+#endif
+static __thread always_there char *scratch;
+
+/* The memory of the calling thread for kernels; see scratch.h. */
+static char *scratch_of_thread(void) { return scratch; }
 
 typedef void (*team_work)(void *context, int thread, int threads);
 
@@ -135,6 +144,7 @@ static struct {
     int64_t opened, elapsed;        /* when the barrier last opened; time of the step before the last to arrive */
     atomic_llong spent;             /* ... and the sum of it over the threads */
     atomic_int cores[MAX_THREADS];  /* on which each thread of the team last was known to be */
+    char *scratch[MAX_THREADS];     /* of the workers */
     int started;                    /* workers; number i is thread i + 1 of a team */
     unsigned last_job[MAX_THREADS]; /* what a new worker has not to do */
 } pool;
@@ -315,6 +325,7 @@ static void *worker(void *last_job)
 {
     int thread = (int)((unsigned *)last_job - pool.last_job) + 1;
     unsigned job = *(unsigned *)last_job;
+    scratch = pool.scratch[thread - 1];
     for (;;) {
         int has_slept, threads;
         job = watched_wait(&pool.job, job, &has_slept);
@@ -330,7 +341,10 @@ static void *worker(void *last_job)
 
 static void pool_reset(void)
 {
+    char *kept[MAX_THREADS];        /* that of threads which are no more serves again */
+    memcpy(kept, pool.scratch, sizeof kept);
     memset(&pool, 0, sizeof pool);
+    memcpy(pool.scratch, kept, sizeof kept);
     pool.limit = MAX_THREADS;
     pool.patience = PATIENCE;
     pool.credit = WAKING;
@@ -341,9 +355,22 @@ static void pool_reset(void)
     pthread_cond_init(&pool.gate.changed, NULL);
 }
 
+static pthread_key_t scratch_key;
+
+/* Makes the memory of the calling thread, which is freed when the thread ends; returns 0 if there is none. */
+static int make_scratch(void)
+{
+    if (!scratch && !posix_memalign((void **)&scratch, 64, SCRATCH_BYTES) && pthread_setspecific(scratch_key, scratch)) {
+        free(scratch);
+        scratch = NULL;
+    }
+    return scratch != NULL;
+}
+
 /* Once, when the module is imported. */
 static void pool_initialize(void)
 {
+    pthread_key_create(&scratch_key, free);
     pool_reset();
     pthread_atfork(NULL, NULL, pool_reset);
 }
@@ -356,6 +383,11 @@ static int start_workers(int wanted)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool.started < wanted) {
         pthread_t id;
+        char **memory = &pool.scratch[pool.started];
+        if (!*memory && posix_memalign((void **)memory, 64, SCRATCH_BYTES)) {
+            *memory = NULL;
+            break;
+        }
         pool.last_job[pool.started] = atomic_load(&pool.job.value);
         if (pthread_create(&id, NULL, worker, &pool.last_job[pool.started]))
             break;
@@ -396,10 +428,16 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
 }
 
 static void fix_threads(int is_fixed) { pool.is_fixed = is_fixed; }
+static int thread_limit(void) { return pool.limit; }
 
 #else /* no POSIX threads: every team is its caller alone */
 
 static void pool_initialize(void) {}
+static int make_scratch(void)
+{
+    scratch = scratch ? scratch : malloc(SCRATCH_BYTES);
+    return scratch != NULL;
+}
 static int last_to_arrive(int thread, int threads) { (void)thread, (void)threads; return 1; }
 static void release(int threads) { (void)threads; }
 static int should_regroup(double *pace, double rows, int threads, int step_is_done)
@@ -408,6 +446,7 @@ static int should_regroup(double *pace, double rows, int threads, int step_is_do
     return 0;
 }
 static void fix_threads(int is_fixed) { (void)is_fixed; }
+static int thread_limit(void) { return 1; }
 static void team_run(team_work work, void *context, int threads, int *is_watched)
 {
     (void)threads;

@@ -66,6 +66,7 @@ cdef class QuickStep:
     def __call__(self, x, y, optimizer):
         if not self.fits(x, y, optimizer):
             return None
+        check_scratch()
         cdef Engine *e = &self.runner.engine
         cdef int64_t rows = cnp.PyArray_DIM(x, 0), i
         cdef int threads = <int>max(1, min(<double>self.max_threads, rows * self.work_of_row / self.thread_work))
@@ -209,6 +210,7 @@ cdef class QuickUpdate:
             return False
         if not self.all_fit(params, grads):
             return False
+        check_scratch()
         cdef Engine *e = &self.runner.engine
         cdef int64_t i
         for i in range(self.slots.shape[0]):

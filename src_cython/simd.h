@@ -12,6 +12,8 @@
 #include <string.h>
 #include <tgmath.h>
 
+#include "scratch.h"
+
 /* The register tile of the matrix product, MR rows of VECTORS vectors: as many sums as the registers hold beside a
  * row of B and a broadcast element of A; for a batch of one, SUM_PARTS rows of GEMV_VECTORS. */
 #if defined(__AVX512F__)
@@ -31,11 +33,16 @@ enum { MR = 4, VECTORS = 2, GEMV_VECTORS = 2 };
 typedef REAL real;
 typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
+#define ZERO ((vec){0})
+
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
     LINE = 64 / sizeof(real),     /* of a cache */
     NR = VECTORS * LANES,         /* columns of a register tile */
     SUM_PARTS = 4,                /* parts of a sum of a batch of one: hides the latency of adding to it */
+    SUM_TERMS = 48,               /* of a sum over rows, one after the other: terms that are alike stay within 8e-7 of
+                                   * their sum in float32, whatever their number; divides KC */
+    SUM_ROWS = 12 * 1536 / sizeof(real),    /* ... whose sums are added up in float32, before float64: 12 KC */
     KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the second cache */
     MC = 43,                      /* tiles of a packed block of A: MC MR x KC stay in the second cache */
     TILE = MR * NR,
@@ -54,10 +61,13 @@ enum {
     PACK_STRIDE = 4096 / sizeof(real) /* ... when what is read of it together lies so many reals apart */
 };
 
-/* Each thread's packed block of A, and two panels of B: too large for a stack, and made when they are first used. The
- * alignment is told because GCC counts on one that it does not ask for. */
-static __thread __attribute__((aligned(64))) real packed_a[MC * MR * KC];
-static __thread __attribute__((aligned(64))) real packed_b[2 * PANEL];
+/* A thread's memory, in bytes: a packed block of A, two panels of B, and sums over rows under way. */
+enum { PACKED_A = MC * MR * KC * sizeof(real), PACKED_B = 2 * PANEL * sizeof(real), SUMS = 1 << 18 };
+_Static_assert(PACKED_A % 64 == 0 && PACKED_A + PACKED_B + SUMS <= KERNEL_BYTES, "scratch.h");
+static scratch_function scratch_of_thread;
+#define packed_a ((real *)(scratch_of_thread() + CHAIN_BYTES))
+#define packed_b ((real *)(scratch_of_thread() + CHAIN_BYTES + PACKED_A))
+#define sums_under_way ((double *)(scratch_of_thread() + CHAIN_BYTES + PACKED_A + PACKED_B))
 
 /* The bits of a real, and those without its sign. */
 #if REAL_BYTES == 4

@@ -1,4 +1,5 @@
-"""Compiled kernels touch nothing beyond their arrays: each array ends, or begins, at a page that may not be touched."""
+"""Compiled kernels touch nothing beyond their arrays: each array ends, or begins, at a page that may not be touched.
+And where memory is short, there is a MemoryError or the right result, never the end of the process."""
 
 import os
 import subprocess
@@ -62,3 +63,52 @@ def test_no_kernel_reaches_beyond_its_arrays(variant, tmp_path):
     done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True, check=False, timeout=200,
                           env=os.environ | {"FASTGD_ISA": variant}, cwd=tmp_path)  # fmt: skip
     assert done.stdout.strip() == f"{variant} True", f"code {done.returncode}: {done.stderr[-2000:]}"
+
+
+SHORT = """
+import resource, sys, threading
+import numpy as np
+import fastgd
+
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(512, 64)).astype("f"), rng.integers(0, 5, 512)
+
+
+def trained():
+    net = fastgd.Network(64, [fastgd.Dense(256, "relu"), fastgd.Dense(5)], loss="softmax_cross_entropy", num_threads=4)
+    net.fit(X, y, optimizer=fastgd.Adam(clip_norm=1.0), batch_size=128, epochs=2)
+    return net.parameters.copy()
+
+
+def in_short_memory(headroom):
+    try:
+        pages = int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + headroom, resource.RLIM_INFINITY))
+        result.append(trained())
+    except MemoryError as error:
+        result.append(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+fastgd.Network(64, [fastgd.Dense(5)], loss="mse").predict(X[:1])  # the kernels are loaded, no thread is started yet
+ends = []
+for headroom in [1000 * int(1.3**i) for i in range(14, 41)]:  # 39 KB to 36 MB
+    result = []
+    caller = threading.Thread(target=in_short_memory, args=(headroom,))  # each has to get memory of its own
+    caller.start()
+    caller.join()
+    ends += result
+right = trained()
+arrays = [end for end in ends if not isinstance(end, MemoryError)]
+assert all((end == right).all() for end in arrays)
+print(len(ends), 0 < len(arrays) < len(ends))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+def test_short_memory_is_a_memory_error(tmp_path):
+    # One arena: the memory of others is reserved beforehand, and limited by nothing.
+    done = subprocess.run([sys.executable, "-c", SHORT], capture_output=True, text=True, check=False, timeout=200,
+                          env=os.environ | {"MALLOC_ARENA_MAX": "1"}, cwd=tmp_path)  # fmt: skip
+    assert done.stdout.strip() == "27 True", f"code {done.returncode}: {done.stderr[-2000:]}"

@@ -91,6 +91,33 @@ def test_a_forked_child_has_a_pool_of_its_own():
     same(trained(2, Adam()), here)
 
 
+ON_ONE_CORE = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import numpy as np
+import fastgd
+from fastgd import _plan
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(2000, 64)).astype("f"), rng.integers(0, 5, 2000)
+parameters = []
+for threads in (1, 2, 4):
+    net = fastgd.Network(64, [fastgd.Dense(256, "relu"), fastgd.Dense(5)], loss="softmax_cross_entropy",
+                         num_threads=threads)
+    limits = set()
+    for _ in range(20):
+        net.fit(X, y, batch_size=100, epochs=5, callbacks=[lambda run: limits.add(_plan.thread_limit())])
+    assert threads == 1 or min(limits) == 1, limits
+    parameters.append(net.parameters.copy())
+assert all((p == parameters[0]).all() for p in parameters)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_threads_that_share_a_core_are_given_up_and_change_no_bit():
+    done = subprocess.run([sys.executable, "-c", ON_ONE_CORE], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
 def default_in(environment):
     code = "import fastgd; print(fastgd.threads.default_threads())"
     held = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
