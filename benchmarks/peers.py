@@ -38,6 +38,7 @@ CELLS = {
     "digits_b1_sgd": ((64, 64, 10), 1, "relu", "SGD"),
     "digits_b32": ((64, 64, 10), 32, "relu", "Adam"),
     "control_b32": ((17, 64, 64, 6), 32, "relu", "Adam"),
+    "table_b32": ((110, 128, 64, 2), 32, "relu", "Adam"),
     "mnist_b128": ((784, 128, 10), 128, "relu", "Adam"),
     "table_b256": ((54, 256, 256, 7), 256, "relu", "Adam"),
     "mid_b128": ((784, 512, 256, 10), 128, "relu", "Adam"),

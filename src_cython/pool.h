@@ -114,8 +114,8 @@ enum {
     SPINS = 32,                 /* between two looks at the clock */
     WAKING = 150000,            /* nanoseconds that it may cost to wake a team */
     CREDIT = 4000000,           /* ... and about what is lost when another process has the core of a thread */
-    PATIENCE = 16, MOST_PATIENCE = 256,
-    LONG_REST = 250000000,      /* nanoseconds that more patience than the least may cost */
+    PATIENCE = 32, MOST_PATIENCE = 256,
+    LONG_REST = 500000000,      /* nanoseconds that more patience than the least may cost */
     COMPARED = 8, OFTEN = 1024, /* a team's steps after which the work is measured alone, and again after 4 times as
                                  * many, but at least so often */
     COMPARED_STEPS = 3          /* ... for so many steps */

@@ -1,0 +1,79 @@
+"""Training beside other processes: microseconds a step with one thread and with more, while busy loops want the cores.
+
+    python benchmarks/bench_shared_cores.py                                       fastgd alone
+    python benchmarks/bench_shared_cores.py --peers 'fastgd fit,torch eager,JAX scan'   needs the extra `bench`
+
+The processes, cells and minibatches are those of peers.py; none is pinned, as in a laptop or a container. For each
+number of busy loops (a process each, of the same priority) every peer runs with one thread and with --threads in turns;
+figures are means, since what a barrier costs comes in few and long waits. "n / 1" is the time with all threads over
+that with one: below 1 the threads help, and well above it they wait for each other.
+"""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+from peers import CELLS, PEERS, Process
+
+BUSY = "while True: pass"
+
+
+@contextlib.contextmanager
+def busy_loops(count):
+    """Context in which so many other processes never rest."""
+    loops = [subprocess.Popen([sys.executable, "-S", "-c", BUSY]) for _ in range(count)]
+    try:
+        time.sleep(0.5 if count else 0)  # they have started
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def measure(processes, cell, load, rounds, seconds):
+    """Mean microseconds a step of each (peer, threads)."""
+    samples = {key: [] for key in processes}
+    for process in processes.values():
+        process.ask("cell", cell)
+    with busy_loops(load):
+        for _ in range(rounds):
+            for key, process in processes.items():
+                samples[key].append(process.ask("run", seconds))
+    return {key: float(np.mean(values)) for key, values in samples.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", default="table_b32,mnist_b128,mid_b128", help=f"of {', '.join(CELLS)}")
+    parser.add_argument("--peers", default="fastgd fit", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--loads", default="0,1,2,4", help="numbers of busy loops")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each sample")
+    arguments = parser.parse_args()
+    peers, counts = arguments.peers.split(","), (1, arguments.threads)
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        for peer in peers:
+            for threads in counts:
+                processes[peer, threads] = Process(peer, threads)
+                stack.callback(processes[peer, threads].close)
+        columns = [f"{peer}: 1 thread | {arguments.threads} | n / 1" for peer in peers]
+        print(f"| cell | busy loops | {' | '.join(columns)} |")
+        print("|---|---|" + "---|---|---|" * len(peers))
+        for cell in arguments.cells.split(","):
+            for load in map(int, arguments.loads.split(",")):
+                us = measure(processes, cell, load, arguments.rounds, arguments.seconds)
+                figures = []
+                for peer in peers:
+                    one, many = (us[peer, threads] for threads in counts)
+                    figures.append(f"{one:.4g} | {many:.4g} | {many / one:.2f}")
+                print(f"| {cell} | {load} | {' | '.join(figures)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
