@@ -46,7 +46,8 @@ class Network:
     seed: int, of the initial values and of the shuffling in `fit`.
     backend: "cython", "numba" or "numpy"; "auto" is "cython".
     num_threads: int >= 1, or None for FASTGD_NUM_THREADS, OMP_NUM_THREADS or as many as there are cores to run on.
-        Small steps use fewer. The results do not depend on it, bit for bit.
+        Small steps use fewer, and so do all while other processes want the cores. The results do not depend on it, bit
+        for bit.
 
     `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `statistics` has by name
     what training keeps besides (the running means of BatchNorm). `train_step` and `fit` work as layers do in training

@@ -31,6 +31,9 @@ cdef extern from "random.h" nogil:
 cdef extern from "files.h" nogil:
     int read_at(int file, void *out, int64_t size, int64_t offset)
 
+cdef extern from "scratch.h" nogil:
+    enum: SCRATCH_BYTES
+
 cdef extern from "pool.h" nogil:
     ctypedef void (*team_work)(void *context, int thread, int threads) noexcept nogil
     void pool_initialize()
@@ -54,7 +57,7 @@ scratch_address = <uintptr_t>&scratch_of_thread
 cdef int check_scratch() except -1:
     """Makes sure that the calling thread has memory for kernels."""
     if not make_scratch():
-        raise MemoryError("no memory for the kernels of another thread")
+        raise MemoryError(f"kernels need {SCRATCH_BYTES} bytes of memory for each thread that calls them")
     return 0
 
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
