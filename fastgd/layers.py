@@ -61,7 +61,7 @@ def dense_backward_weights(dw, x, dy):
 def dense_backward_bias(db: Out("n_out"), dy: In("rows", "n_out")):
     """db <- sum of dy over the rows, in float64, or in blocks of rows whose sums are added in float64: a float32 sum of
     many like terms loses digits."""
-    np.sum(dy, axis=0, dtype=np.float64, out=db)
+    db[...] = np.sum(dy, axis=0, dtype=np.float64)  # not out=db, in which numpy would keep its partial sums
 
 
 @dense_backward_bias.loop

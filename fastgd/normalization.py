@@ -81,7 +81,7 @@ def layer_norm_backward(dx, dy, normal, inverse, gamma):
 @kernel
 def normalization_backward_gamma(dgamma: Out("n"), dy: In("rows", "n"), normal: In("rows", "n")):
     """dgamma <- sum of dy normal over the rows."""
-    np.sum(dy * normal, axis=0, dtype=np.float64, out=dgamma)
+    dgamma[...] = np.sum(dy * normal, axis=0, dtype=np.float64)
 
 
 @normalization_backward_gamma.loop
@@ -167,8 +167,8 @@ def batch_norm_forward(y, normal, x, mean, inverse, gamma, beta):
 @kernel
 def batch_norm_means(mean: Out("n"), part: Out("n"), dy: In("rows", "n"), normal: In("rows", "n")):
     """mean <- that of each column of dy, part <- that of dy normal."""
-    np.mean(dy, axis=0, dtype=np.float64, out=mean)
-    np.mean(dy * normal, axis=0, dtype=np.float64, out=part)
+    mean[...] = np.mean(dy, axis=0, dtype=np.float64)
+    part[...] = np.mean(dy * normal, axis=0, dtype=np.float64)
 
 
 @batch_norm_means.loop

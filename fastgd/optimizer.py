@@ -265,6 +265,11 @@ class Optimizer(Stepper):
         return all(value is None for value in special) and self.accumulate == 1 and not self.learning_rate_factors
 
     @property
+    def clip_limit(self):
+        """The largest magnitude of an element of a clipped gradient, or None."""
+        return min((limit for limit in (self.clip_value, self.clip_norm) if limit is not None), default=None)
+
+    @property
     def largest_factor(self):
         return max(1.0, *self.learning_rate_factors.values(), 0.0)
 

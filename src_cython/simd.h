@@ -8,6 +8,7 @@
 #ifndef FASTGD_SIMD_H
 #define FASTGD_SIMD_H
 
+#include <float.h>
 #include <stdint.h>
 #include <string.h>
 #include <tgmath.h>
@@ -59,15 +60,17 @@ enum {
 static __thread __attribute__((aligned(64))) real packed_a[MC * MR * KC];
 static __thread __attribute__((aligned(64))) real packed_b[2 * PANEL];
 
-/* The bits of a real, and those without its sign. */
+/* The bits of a real, and those without its sign; the smallest number that is not taken as 0. */
 #if REAL_BYTES == 4
 typedef int32_t bits __attribute__((may_alias));
 typedef uint32_t unsigned_bits;
 #define MAGNITUDE INT32_MAX
+#define SMALLEST_NORMAL FLT_MIN
 #else
 typedef int64_t bits __attribute__((may_alias));
 typedef uint64_t unsigned_bits;
 #define MAGNITUDE INT64_MAX
+#define SMALLEST_NORMAL DBL_MIN
 #endif
 
 /* A float as its bits, and back. */
