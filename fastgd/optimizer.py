@@ -213,7 +213,7 @@ class Optimizer(Stepper):
         place, steps = seen % self.accumulate, seen // self.accumulate
         rates = self._rates(steps)
         once = rates[0] if rates.strides == (0,) else rates
-        values = {"keep": (place > 0).astype(np.float64), "seed": steps * 1.0, "minibatch": seen * 1.0}
+        values = {"keep": (place > 0).astype(np.float64), "seed": steps * 1.0}
         for kind in kinds:
             for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *kind), strict=True):
                 values[kind, name] = column = np.broadcast_to(np.float64(column), count)

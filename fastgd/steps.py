@@ -48,6 +48,7 @@ class Steps:
         by a factor."""
         rows, starts = np.asarray(rows, np.int64), np.asarray(starts, np.int64)
         rates, active, values = optimizer.table(len(rows), plan.dtype, plan.kinds)
+        values["minibatch"] = plan.network.minibatches + np.arange(len(rows), dtype=np.float64)
         largest = optimizer.largest_factor * (rates[0] if rates.strides == (0,) else rates)
         most = float(np.finfo(plan.dtype).max)
         gradient = most**0.5 / np.maximum(1.0, largest)
