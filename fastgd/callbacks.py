@@ -70,7 +70,8 @@ class json_lines:
 
 class tensorboard:
     """Writes scalars for TensorBoard to a folder, by the writer of the package `tensorboard` (extra `tensorboard`):
-    after each epoch, or within `every` after so many minibatches. The step is the number of minibatches."""
+    after each epoch, or within `every` after so many minibatches. The step is the number of minibatches that the
+    network has been trained on, which the next `fit` goes on counting."""
 
     def __init__(self, folder):
         try:
@@ -86,7 +87,7 @@ class tensorboard:
 
     def __call__(self, run):
         for name, value in figures(run).items():
-            self._writer.add_scalar(name, value, run.step)
+            self._writer.add_scalar(name, value, run.network.minibatches)
 
     def __exit__(self, *raised):
         self._writer.close()

@@ -33,7 +33,7 @@ from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES, from_config
 from .tables import Preprocessing
 
-FORMAT = 3
+FORMAT = 4
 _SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}  # by a schedule
 # What of an optimizer is another by the end of a run; its learning rate at the start is among the run's settings.
 CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
@@ -85,6 +85,7 @@ def describe(network, optimizer):
             _check_known("activation", layer.activation, ACTIVATIONS)
     _check_known("loss", network.loss_function, LOSSES)
     content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
+    content["minibatches"] = network.minibatches
     if network.preprocessing is not None:
         content["preprocessing"] = network.preprocessing.config()
     if optimizer is not None:
@@ -337,11 +338,18 @@ def _network(file, backend):
         network = Network(n_features, layers, loss=loss, backend=backend, **config)
     with file.field("epochs"):
         network.epochs = check_integer("epochs", file.content["epochs"], 0)
+    with file.field("minibatches"):
+        network.counter[0] = _count(file.content["minibatches"])
     if file.content.get("preprocessing") is not None:
         with file.field("preprocessing"):
             network.preprocessing = Preprocessing.from_config(file.content["preprocessing"])
     file.fill({**network.views(), **network.statistics})
     return network
+
+
+def _count(minibatches):
+    """A count of minibatches, checked."""
+    return int(check_number("minibatches", check_integer("minibatches", minibatches, 0), 0, 2**53))
 
 
 def _check_defined(file, kind, name, table):
@@ -357,7 +365,7 @@ def _optimizer(file, network):
         config = dict(file.content["optimizer"])
         schedule, minibatches = dict(config.pop("learning_rate")), config.pop("minibatches")
         optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(from_config(schedule), **config)
-        optimizer.minibatches = int(check_number("minibatches", check_integer("minibatches", minibatches, 0), 0, 2**53))
+        optimizer.minibatches = _count(minibatches)
     if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in file.names):
         return optimizer  # saved before its first update, which makes the state
     with file.field("optimizer"):
@@ -407,7 +415,7 @@ def resume(path, run):
         loaded_optimizer = _optimizer(file, loaded)
         with file.field("run"):
             restore = run.prepare(content["run"], _arrays_of_run(file), loaded)
-    network.learnt[:], network.epochs = loaded.learnt, loaded.epochs
+    network.learnt[:], network.epochs, network.counter[:] = loaded.learnt, loaded.epochs, loaded.counter
     optimizer.bind(network)
     for slot, arrays in loaded_optimizer.state.items():
         for array, saved in zip(optimizer.state[slot], arrays, strict=True):

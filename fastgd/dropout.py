@@ -81,7 +81,8 @@ class Dropout(Layer):
     way to prevent neural networks from overfitting".
 
     rate: in [0, 1). Which elements, depends on the network's seed, the layer's place, the minibatch's number (as the
-    optimizer counts them), row and column alone: a run is the same for any number of threads, and when it is resumed.
+    network counts those it is trained on), row and column alone: a run is the same for any number of threads, and when
+    it is resumed; another call of `fit` draws others.
 
     Raises TypeError or ValueError that names the argument.
     """

@@ -22,7 +22,7 @@ def check_gradients(network, x, y, *, step=1e-3, training=False):
     if not isinstance(network, Network):
         raise type_error("network", "a Network", shown(network))
     step = check_number("step", step, 0.0, low_open=True)
-    _, gradient = network.loss_and_gradient(x, y, training=training)
+    _, gradient = network.loss_and_gradient(x, y, training=training, minibatch=0)  # the same masks for all
     gradient = gradient.astype(np.float64)
     twin = network.like(dtype="float64")
     p = twin.parameters
@@ -33,7 +33,10 @@ def check_gradients(network, x, y, *, step=1e-3, training=False):
         values = []
         for offset in (h, -h, 2 * h, -2 * h):
             p[i] = held + offset
-            values.append(twin.loss_and_gradient(x, y, training=True)[0] if training else twin.loss(x, y))
+            if training:
+                values.append(twin.loss_and_gradient(x, y, training=True, minibatch=0)[0])
+            else:
+                values.append(twin.loss(x, y))
         p[i] = held
         numeric = (8 * (values[0] - values[1]) - (values[2] - values[3])) / (12 * h)
         errors[i] = abs(numeric - gradient[i]) / max(abs(gradient[i]), floor, np.finfo(np.float64).tiny)

@@ -75,17 +75,19 @@ def dense_backward_weights(dw, x, dy):
 
 @kernel
 def dense_backward_bias(db: Out("n_out"), dy: In("rows", "n_out")):
-    """db <- sum of dy over the rows."""
-    np.sum(dy, axis=0, out=db)
+    """db <- sum of dy over the rows, in float64, or in blocks of rows whose sums are added in float64: a float32 sum of
+    many like terms loses digits."""
+    db[...] = np.sum(dy, axis=0, dtype=np.float64)  # not out=db, in which numpy would keep its partial sums
 
 
 @dense_backward_bias.loop
 def dense_backward_bias(db, dy):
-    for j in range(db.size):
-        db[j] = 0
+    total = np.zeros(db.size)
     for i in range(dy.shape[0]):
         for j in range(db.size):
-            db[j] += dy[i, j]
+            total[j] += dy[i, j]
+    for j in range(db.size):
+        db[j] = total[j]
 
 
 @kernel

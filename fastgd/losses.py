@@ -3,6 +3,7 @@
 Every loss kernel takes the raw outputs z of the network, the targets y and a weight for each row, and writes
 `loss[i] = weight[i] * l(z[i], y[i])` and `dz = d(sum of loss) / dz`. With weight 1/n the sum is the mean over the
 batch. A target that makes no sense (a label out of range, a negative probability) gives NaN, which stops the step.
+Sums over the outputs are taken in float64, or in blocks that are: a float32 sum of many like terms loses digits.
 """
 
 import dataclasses
@@ -17,12 +18,17 @@ from .kernel import In, InOut, Kernel, Out, kernel
 MASS_TOLERANCE = 1e-3
 
 
+def _row_sums(x):
+    """The sum of each row, in float64."""
+    return x.sum(axis=1, dtype=np.float64)
+
+
 @kernel
 def mse_loss(loss: Out("rows"), dz: Out("rows", "k"), z: In("rows", "k"), y: In("rows", "k"), weight: In("rows")):
     """Mean squared error: l = mean over the k outputs of (z - y)^2, as torch's MSELoss."""
     d = z - y
     scale = weight / z.shape[1]
-    np.copyto(loss, scale * (d * d).sum(axis=1))
+    np.copyto(loss, scale * _row_sums(d * d))
     np.multiply(d, 2 * scale[:, None], out=dz)
 
 
@@ -30,7 +36,7 @@ def mse_loss(loss: Out("rows"), dz: Out("rows", "k"), z: In("rows", "k"), y: In(
 def mse_loss(loss, dz, z, y, weight):
     k = z.shape[1]
     for i in range(z.shape[0]):
-        total = loss.dtype.type(0)
+        total = 0.0
         scale = weight[i] / loss.dtype.type(k)
         for j in range(k):
             d = z[i, j] - y[i, j]
@@ -44,7 +50,7 @@ def mae_loss(loss: Out("rows"), dz: Out("rows", "k"), z: In("rows", "k"), y: In(
     """Mean absolute error: l = mean over the k outputs of |z - y|, gradient 0 at 0, as torch's L1Loss."""
     d = z - y
     scale = weight / z.shape[1]
-    np.copyto(loss, scale * np.abs(d).sum(axis=1))
+    np.copyto(loss, scale * _row_sums(np.abs(d)))
     np.multiply(np.sign(d), scale[:, None], out=dz)
 
 
@@ -52,7 +58,7 @@ def mae_loss(loss: Out("rows"), dz: Out("rows", "k"), z: In("rows", "k"), y: In(
 def mae_loss(loss, dz, z, y, weight):
     k = z.shape[1]
     for i in range(z.shape[0]):
-        total = loss.dtype.type(0)
+        total = 0.0
         scale = weight[i] / loss.dtype.type(k)
         for j in range(k):
             d = z[i, j] - y[i, j]
@@ -76,7 +82,7 @@ def huber_loss(
     size = np.abs(d)
     scale = weight / z.shape[1]
     value = np.where(size > delta, delta * (size - delta / 2), d * d / 2)
-    np.copyto(loss, scale * value.sum(axis=1))
+    np.copyto(loss, scale * _row_sums(value))
     np.multiply(np.clip(d, -delta, delta), scale[:, None], out=dz)
 
 
@@ -85,7 +91,7 @@ def huber_loss(loss, dz, z, y, weight, delta):
     k = z.shape[1]
     delta = loss.dtype.type(delta)
     for i in range(z.shape[0]):
-        total = loss.dtype.type(0)
+        total = 0.0
         scale = weight[i] / loss.dtype.type(k)
         for j in range(k):
             d = z[i, j] - y[i, j]
@@ -101,7 +107,7 @@ def huber_loss(loss, dz, z, y, weight, delta):
 def log_softmax(z):
     """Rows of z less the logarithm of the sum of their exponentials."""
     shifted = z - z.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted - np.log(_row_sums(np.exp(shifted))).astype(z.dtype)[:, None]
 
 
 @kernel
@@ -117,8 +123,8 @@ def softmax_cross_entropy_loss(
     t = (1 - label_smoothing) y + label_smoothing / k, as torch's CrossEntropyLoss."""
     log_p = log_softmax(z)
     t = (1 - label_smoothing) * y + label_smoothing / z.shape[1]
-    valid = (y >= 0).all(axis=1) & (np.abs(y.sum(axis=1) - 1) <= MASS_TOLERANCE)
-    np.copyto(loss, np.where(valid, -weight * (t * log_p).sum(axis=1), np.nan))
+    valid = (y >= 0).all(axis=1) & (np.abs(_row_sums(y) - 1) <= MASS_TOLERANCE)
+    np.copyto(loss, np.where(valid, -weight * _row_sums(t * log_p), np.nan))
     np.multiply(np.exp(log_p) - t, weight[:, None], out=dz)
 
 
@@ -128,10 +134,11 @@ def softmax_cross_entropy_loss(loss, dz, z, y, weight, label_smoothing):
     keep, base = loss.dtype.type(1 - label_smoothing), loss.dtype.type(label_smoothing / k)
     for i in range(z.shape[0]):
         top = z[i].max()
-        total, mass, value = loss.dtype.type(0), loss.dtype.type(0), loss.dtype.type(0)
+        total, mass, value = 0.0, 0.0, 0.0
         for j in range(k):
             dz[i, j] = np.exp(z[i, j] - top)
             total += dz[i, j]
+        total = loss.dtype.type(total)
         log_total = np.log(total)
         valid = True
         for j in range(k):
@@ -159,7 +166,7 @@ def softmax_cross_entropy_labels_loss(
     t = np.full_like(z, label_smoothing / k)
     t[np.arange(len(y))[valid], y[valid]] += 1 - label_smoothing
     log_p = log_softmax(z)
-    np.copyto(loss, np.where(valid, -weight * (t * log_p).sum(axis=1), np.nan))
+    np.copyto(loss, np.where(valid, -weight * _row_sums(t * log_p), np.nan))
     np.multiply(np.exp(log_p) - t, weight[:, None], out=dz)
 
 
@@ -169,18 +176,19 @@ def softmax_cross_entropy_labels_loss(loss, dz, z, y, weight, label_smoothing):
     keep, base = loss.dtype.type(1 - label_smoothing), loss.dtype.type(label_smoothing / k)
     for i in range(z.shape[0]):
         top = z[i].max()
-        total, shifted = loss.dtype.type(0), loss.dtype.type(0)
+        total, shifted = 0.0, 0.0
         for j in range(k):
             shifted += z[i, j] - top
             dz[i, j] = np.exp(z[i, j] - top)
             total += dz[i, j]
+        total = loss.dtype.type(total)
         log_total = np.log(total)
         for j in range(k):
             dz[i, j] = weight[i] * (dz[i, j] / total - base)
         if 0 <= y[i] < k:
             dz[i, y[i]] -= weight[i] * keep
             # The sum over j of log(total) - shifted_j is k log(total) - shifted, which may overflow.
-            rest = base * shifted if base > 0 else loss.dtype.type(0)
+            rest = base * shifted if base > 0 else 0.0
             loss[i] = weight[i] * (log_total - keep * (z[i, y[i]] - top) - rest)
         else:
             loss[i] = np.nan
@@ -200,7 +208,7 @@ def binary_cross_entropy_loss(
     valid = ((y >= 0) & (y <= 1)).all(axis=1)
     # max(z, 0) - z y first: where both are z they cancel without a trace of rounding.
     value = (np.maximum(z, 0) - z * y) + np.log1p(np.exp(-np.abs(z)))
-    np.copyto(loss, np.where(valid, scale * value.sum(axis=1), np.nan))
+    np.copyto(loss, np.where(valid, scale * _row_sums(value), np.nan))
     np.multiply(sigmoid_of(z) - y, scale[:, None], out=dz)
 
 
@@ -208,7 +216,7 @@ def binary_cross_entropy_loss(
 def binary_cross_entropy_loss(loss, dz, z, y, weight):
     k = z.shape[1]
     for i in range(z.shape[0]):
-        total = loss.dtype.type(0)
+        total = 0.0
         scale = weight[i] / loss.dtype.type(k)
         valid = True
         for j in range(k):
@@ -234,7 +242,7 @@ def poisson_loss(
     rate = np.exp(z)
     value = (rate - y) + y * (np.log(np.where(y > 0, y, 1)) - z)
     valid = (y >= 0).all(axis=1)
-    np.copyto(loss, np.where(valid, scale * value.sum(axis=1), np.nan))
+    np.copyto(loss, np.where(valid, scale * _row_sums(value), np.nan))
     np.multiply(rate - y, scale[:, None], out=dz)
 
 
@@ -242,7 +250,7 @@ def poisson_loss(
 def poisson_loss(loss, dz, z, y, weight):
     k = z.shape[1]
     for i in range(z.shape[0]):
-        total = loss.dtype.type(0)
+        total = 0.0
         scale = weight[i] / loss.dtype.type(k)
         valid = True
         for j in range(k):
@@ -283,10 +291,11 @@ def softmax_forward(p, z):
     k = z.shape[1]
     for i in range(z.shape[0]):
         top = z[i].max()
-        total = p.dtype.type(0)
+        total = 0.0
         for j in range(k):
             p[i, j] = np.exp(z[i, j] - top)
             total += p[i, j]
+        total = p.dtype.type(total)
         for j in range(k):
             p[i, j] /= total
 

@@ -29,6 +29,7 @@ class Metric(Choice):
         return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in self.parameters.items())})"
 
     def value(self, y, prediction, weight=None):
+        weight = None if weight is None else np.asarray(weight, np.float64)
         value = self.function(y, prediction, weight, **self.parameters)
         if not isinstance(value, (int, float, np.number)) or isinstance(value, complex):
             raise type_error(f"metrics ({self.name})", "a function that returns a number", shown(value))
@@ -45,14 +46,15 @@ def _metric(greater_is_better, **parameters):
 
 @_metric(True)
 def accuracy(y, prediction, weight):
-    """Share of rows whose most probable class is that of y: labels, or rows of probabilities. With one output, of rows
-    where y and prediction are on the same side of 0.5."""
+    """Share of rows whose most probable class is that of y: labels, or rows of probabilities. Of classes that are
+    equally probable the first counts, and NaN counts as the largest number, as for numpy's argmax. With one output,
+    share of rows where y and prediction are on the same side of 0.5, which itself is on the lower one."""
     if prediction.shape[1] == 1:
         strange = (y < 0) | (y > 1)
         if strange.any():
             got = f"{shown(y[strange][0].item())}; for other numbers there are 'mae' and 'r2'"
             raise value_error("y", "numbers in [0, 1], for accuracy", got)
-        right = ((prediction >= 0.5) == (y.reshape(len(y), 1) >= 0.5))[:, 0]
+        right = ((prediction > 0.5) == (y.reshape(len(y), 1) > 0.5))[:, 0]
     else:
         right = prediction.argmax(axis=1) == _labels("accuracy", y)
     return np.average(right, weights=weight)
@@ -60,17 +62,23 @@ def accuracy(y, prediction, weight):
 
 @_metric(True)
 def binary_accuracy(y, prediction, weight):
-    """Share of outputs that are on the same side of 0.5 as y, for one output or for several yes-or-no outputs."""
+    """Share of outputs that are on the same side of 0.5 as y, for one output or for several yes-or-no outputs. 0.5
+    itself is on the lower side."""
     _check_values_of("binary_accuracy", y, prediction)
-    return np.average(((prediction >= 0.5) == (y >= 0.5)).mean(axis=1), weights=weight)
+    return np.average(((prediction > 0.5) == (y > 0.5)).mean(axis=1), weights=weight)
 
 
 @_metric(True, k=5)
 def top_k(y, prediction, weight, k):
-    """Share of rows where fewer than k classes are more probable than that of y."""
-    labels = _labels("top_k", y)
-    above = prediction > prediction[np.arange(len(labels)), labels][:, None]
-    return np.average(above.sum(axis=1) < k, weights=weight)
+    """Share of rows where fewer than k classes come before that of y: the more probable ones, and of equally probable
+    ones those with a smaller index, as for `accuracy`, which is that of k = 1. (Probabilities of a network that is sure
+    may be equal: those that are too small for the precision are 0.)"""
+    labels = _labels("top_k", y)[:, None]
+    own, missing = np.take_along_axis(prediction, labels, axis=1), np.isnan(prediction)
+    own_is_missing = np.isnan(own)
+    before = (prediction > own) | (missing & ~own_is_missing)
+    before |= ((prediction == own) | (missing & own_is_missing)) & (np.arange(prediction.shape[1]) < labels)
+    return np.average(before.sum(axis=1) < k, weights=weight)
 
 
 @_metric(False)
@@ -98,10 +106,13 @@ def r2(y, prediction, weight):
     """Coefficient of determination, mean over the outputs of 1 - sum (y - prediction)^2 / sum (y - mean of y)^2. An
     output whose y is constant counts 1 if it is met exactly, else 0, as in scikit-learn."""
     _check_values_of("r2", y, prediction)
+    if weight is not None:
+        counts = weight > 0
+        y, prediction, weight = y[counts], prediction[counts], weight[counts]
     y = y.astype(np.float64)
     left = np.average((y - prediction) ** 2, axis=0, weights=weight)
     spread = np.average((y - np.average(y, axis=0, weights=weight)) ** 2, axis=0, weights=weight)
-    varies = spread > 0
+    varies = (y != y[0]).any(axis=0) & (spread > 0)  # the mean of equal numbers may be another by rounding
     return np.where(varies, 1 - left / np.where(varies, spread, 1), left == 0).mean()
 
 

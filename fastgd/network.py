@@ -49,13 +49,14 @@ class Network:
         Small steps use fewer, and so do all while other processes want the cores. The results do not depend on it, bit
         for bit.
 
-    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `statistics` has by name
-    what training keeps besides (the running means of BatchNorm). `train_step` and `fit` work as layers do in training
-    (Dropout drops, BatchNorm takes the minibatch's mean), all else as they do in evaluation. `epochs` counts the
-    passes over data that `fit` has made; `history` is the `History` of the last `fit`, however it ended, or of the run
-    in the file it was loaded from, or None. `preprocessing` may be set to what makes rows of numbers of a table
-    (`fastgd.tables`): it is saved with the network. Arrays of the network's dtype that are C-contiguous and aligned are
-    used where they lie, others are cast.
+    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `statistics` has by
+    name what training keeps besides (the running means of BatchNorm). `train_step` and `fit` work as layers do in
+    training (Dropout drops, BatchNorm takes the minibatch's mean), all else as they do in evaluation. `epochs`
+    counts the passes over data that `fit` has made, `minibatches` the steps of training, whoever made them;
+    `history` is the `History` of the last `fit`, however it ended, or of the run in the file it was loaded from, or
+    None. `preprocessing` may be set to what makes rows of numbers of a table (`fastgd.tables`): it is saved with
+    the network. Arrays of the network's dtype that are C-contiguous and aligned are used where they lie, others are
+    cast.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Network:
             layer.check_dtype(self.dtype)
         self._make_buffers()
         self.epochs, self.history, self._preprocessing = 0, None, None
+        self.counter = np.zeros(1, np.int64)  # of minibatches, on which the native runner counts
         self._quick_step = _not_ready
         self._last_loss, self._totals = None, None  # of the last step; of the steps that are being run
         self._drop_plan()
@@ -137,6 +139,11 @@ class Network:
     def statistics(self):
         """What training keeps besides the parameters, by name, as views: of BatchNorm "mean2", "variance2", ..."""
         return _cut(self._learnt[self.n_parameters :], self._statistics)
+
+    @property
+    def minibatches(self):
+        """Minibatches that the network has been trained on, by whichever optimizer. `Dropout` draws its masks by it."""
+        return int(self.counter[0])
 
     @property
     def gradient(self):
@@ -287,19 +294,22 @@ class Network:
             values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values
 
-    def loss_and_gradient(self, x, y, *, sample_weight=None, training=False):
+    def loss_and_gradient(self, x, y, *, sample_weight=None, training=False, minibatch=None):
         """Mean loss as `loss`, and its gradient with respect to `parameters` as a flat array (a copy).
 
-        training: True takes all rows as one minibatch of training, the first of all: Dropout drops, BatchNorm takes
-        their mean and variance, and keeps its running ones.
+        training: True takes all rows as one minibatch of training: Dropout drops, BatchNorm takes their mean and
+        variance, and keeps its running ones. minibatch: its number, by which Dropout draws; None is that of the next
+        step of training, which this does not count as: a loop that updates the parameters itself counts by itself.
         """
+        if minibatch is not None:
+            check_integer("minibatch", minibatch, 0)
         samples = self._checked(x, y, sample_weight)
         name = "_plan" if check_flag("training", training) else "_evaluation_plan"
         with self._turn:
             if training:
                 self._drop_quick_step()
             plan = self._minibatch(samples.x, samples.y, samples.kernel, samples.weight, plan_name=name)
-            plan.feed_minibatch(0)
+            plan.feed_minibatch(self.minibatches if minibatch is None else minibatch)
             plan.run("gradient")
             self._check_inputs(plan, samples.x)
             return float(plan.buffers["total"][0]), self._gradient.copy()
@@ -387,6 +397,7 @@ class Network:
         with self._turn.reading():  # a copy of between two steps
             kept = {name: value for name, value in vars(self).items() if name not in made}
             arrays = {"_learnt": self._learnt.copy(), "_gradient": self._gradient.copy()}
+            arrays["counter"] = self.counter.copy()
             return {**kept, **arrays, "_last_loss": self._loss_before()}
 
     def __setstate__(self, state):

@@ -2,7 +2,8 @@
 and their kernels.
 
 Both compute x' = (x - mean) / sqrt(variance + eps) and y = gamma x' + beta, the variance being that divided by the
-number of elements. `normal` is x', `inverse` is 1 / sqrt(variance + eps)."""
+number of elements. `normal` is x', `inverse` is 1 / sqrt(variance + eps). Sums are taken in float64, or in blocks
+whose sums are added in float64."""
 
 import numpy as np
 
@@ -26,8 +27,8 @@ def layer_norm_forward(
 ):
     """normal <- (x - mean) inverse, inverse <- 1 / sqrt(variance + eps), mean and variance of each row, NaN where the
     variance overflows; y <- gamma normal + beta. Ba et al. 2016, arXiv:1607.06450."""
-    np.subtract(x, x.mean(axis=1, keepdims=True), out=normal)
-    variance = (normal * normal).mean(axis=1)
+    np.subtract(x, x.mean(axis=1, dtype=np.float64, keepdims=True).astype(x.dtype), out=normal)
+    variance = (normal * normal).mean(axis=1, dtype=np.float64).astype(x.dtype)
     np.copyto(inverse, np.where(np.isfinite(variance), 1 / np.sqrt(variance + x.dtype.type(eps)), np.nan))
     normal *= inverse[:, None]
     np.multiply(normal, gamma, out=y)
@@ -36,15 +37,15 @@ def layer_norm_forward(
 
 @layer_norm_forward.loop
 def layer_norm_forward(y, normal, inverse, x, gamma, beta, eps):
-    n, zero = x.shape[1], x.dtype.type(0)
+    n = x.shape[1]
     for i in range(x.shape[0]):
-        mean, variance = zero, zero
+        total, squares = 0.0, 0.0
         for j in range(n):
-            mean += x[i, j]
-        mean /= x.dtype.type(n)
+            total += x[i, j]
+        mean = x.dtype.type(total / n)
         for j in range(n):
-            variance += (x[i, j] - mean) * (x[i, j] - mean)
-        variance /= x.dtype.type(n)
+            squares += (x[i, j] - mean) * (x[i, j] - mean)
+        variance = x.dtype.type(squares / n)
         inverse[i] = 1 / np.sqrt(variance + x.dtype.type(eps)) if variance < np.inf else np.nan
         for j in range(n):
             normal[i, j] = (x[i, j] - mean) * inverse[i]
@@ -57,22 +58,22 @@ def layer_norm_backward(
 ):
     """dx <- inverse (d - mean(d) - normal mean(d normal)), d = gamma dy, the means those of each row."""
     d = dy * gamma
-    part = (d * normal).mean(axis=1, keepdims=True)
-    np.subtract(d, d.mean(axis=1, keepdims=True), out=dx)
+    mean, part = (t.mean(axis=1, dtype=np.float64, keepdims=True).astype(dy.dtype) for t in (d, d * normal))
+    np.subtract(d, mean, out=dx)
     dx -= normal * part
     dx *= inverse[:, None]
 
 
 @layer_norm_backward.loop
 def layer_norm_backward(dx, dy, normal, inverse, gamma):
-    n, zero = dy.shape[1], dy.dtype.type(0)
+    n = dy.shape[1]
     for i in range(dy.shape[0]):
-        mean, part = zero, zero
+        total, products = 0.0, 0.0
         for j in range(n):
             d = dy[i, j] * gamma[j]
-            mean += d
-            part += d * normal[i, j]
-        mean, part = mean / dy.dtype.type(n), part / dy.dtype.type(n)
+            total += d
+            products += d * normal[i, j]
+        mean, part = dy.dtype.type(total / n), dy.dtype.type(products / n)
         for j in range(n):
             dx[i, j] = inverse[i] * (dy[i, j] * gamma[j] - mean - normal[i, j] * part)
 
@@ -80,16 +81,17 @@ def layer_norm_backward(dx, dy, normal, inverse, gamma):
 @kernel
 def normalization_backward_gamma(dgamma: Out("n"), dy: In("rows", "n"), normal: In("rows", "n")):
     """dgamma <- sum of dy normal over the rows."""
-    np.sum(dy * normal, axis=0, out=dgamma)
+    dgamma[...] = np.sum(dy * normal, axis=0, dtype=np.float64)
 
 
 @normalization_backward_gamma.loop
 def normalization_backward_gamma(dgamma, dy, normal):
-    for j in range(dgamma.size):
-        dgamma[j] = 0
+    total = np.zeros(dgamma.size)
     for i in range(dy.shape[0]):
         for j in range(dgamma.size):
-            dgamma[j] += dy[i, j] * normal[i, j]
+            total[j] += dy[i, j] * normal[i, j]
+    for j in range(dgamma.size):
+        dgamma[j] = total[j]
 
 
 @kernel
@@ -165,22 +167,20 @@ def batch_norm_forward(y, normal, x, mean, inverse, gamma, beta):
 @kernel
 def batch_norm_means(mean: Out("n"), part: Out("n"), dy: In("rows", "n"), normal: In("rows", "n")):
     """mean <- that of each column of dy, part <- that of dy normal."""
-    np.mean(dy, axis=0, out=mean)
-    np.mean(dy * normal, axis=0, out=part)
+    mean[...] = np.mean(dy, axis=0, dtype=np.float64)
+    part[...] = np.mean(dy * normal, axis=0, dtype=np.float64)
 
 
 @batch_norm_means.loop
 def batch_norm_means(mean, part, dy, normal):
-    for j in range(mean.size):
-        mean[j] = 0
-        part[j] = 0
+    total, products = np.zeros(mean.size), np.zeros(mean.size)
     for i in range(dy.shape[0]):
         for j in range(mean.size):
-            mean[j] += dy[i, j]
-            part[j] += dy[i, j] * normal[i, j]
+            total[j] += dy[i, j]
+            products[j] += dy[i, j] * normal[i, j]
     for j in range(mean.size):
-        mean[j] /= dy.dtype.type(dy.shape[0])
-        part[j] /= dy.dtype.type(dy.shape[0])
+        mean[j] = total[j] / dy.shape[0]
+        part[j] = products[j] / dy.shape[0]
 
 
 @kernel

@@ -213,7 +213,7 @@ class Optimizer(Stepper):
         place, steps = seen % self.accumulate, seen // self.accumulate
         rates = self._rates(steps)
         once = rates[0] if rates.strides == (0,) else rates
-        values = {"keep": (place > 0).astype(np.float64), "seed": steps * 1.0, "minibatch": seen * 1.0}
+        values = {"keep": (place > 0).astype(np.float64), "seed": steps * 1.0}
         for kind in kinds:
             for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *kind), strict=True):
                 values[kind, name] = column = np.broadcast_to(np.float64(column), count)
@@ -263,6 +263,11 @@ class Optimizer(Stepper):
         """Whether an update is the kernel alone on all parameters alike."""
         special = self.clip_value, self.clip_norm, self.ema_decay, self.state_dtype
         return all(value is None for value in special) and self.accumulate == 1 and not self.learning_rate_factors
+
+    @property
+    def clip_limit(self):
+        """The largest magnitude of an element of a clipped gradient, or None."""
+        return min((limit for limit in (self.clip_value, self.clip_norm) if limit is not None), default=None)
 
     @property
     def largest_factor(self):

@@ -393,7 +393,8 @@ class Plan(Program):
         self.runner.prepare(
             stages, feeds=table, rows_of_step=steps.rows, marks=steps.ends[done:], times=steps.times[done:],
             losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
-            pace=self.pace[walk], steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
+            minibatches=self.network.counter, pace=self.pace[walk],
+            steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
         )  # fmt: skip
         self._prepared = steps, walk, self.threads(rows), ending, (feeds, table, stages)
 
@@ -443,7 +444,7 @@ class Plan(Program):
             self.runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
             x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
             weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
-            pace=self.pace[walk], capacity=self.capacity, x=x, y=y, labels=y.ndim == 1,
+            minibatches=self.network.counter, pace=self.pace[walk], capacity=self.capacity, x=x, y=y, labels=y.ndim == 1,
             threads=self.network.num_threads, work_of_row=float(self._work(1)), thread_work=THREAD_WORK,
             last_loss=last_loss, kept=(self, steps, feeds),
         )  # fmt: skip
@@ -474,6 +475,7 @@ class Plan(Program):
             steps.totals[s] = self.buffers["total"][0]
             if status == DONE:
                 self.optimizer.counter[0] += 1
+                self.network.counter[0] += 1
                 steps.count(s)
             self.torn = False
             if status != DONE:

@@ -58,6 +58,7 @@ class Run:
         # Steps that are laid out, how many of them and of their epochs are booked, and the minibatches before; epochs
         # whose end has been attended to.
         self._piece, self._booked, self._ended, self._base, self._attended = None, 0, 0, 0, 0
+        self._trained = 0  # minibatches of the network before the steps that are laid out
         self._changes = 0  # of the optimizer, by hand, when they were laid out
         self._calling = False  # callbacks, who may have trained the network
         self._digests = None  # of the samples, once they are asked for
@@ -164,6 +165,7 @@ class Run:
         while self.epoch < self.epochs and not self._history.stopped:
             self._see_who_watches()
             last_epoch, base = self._first_epoch + self.epochs, optimizer.minibatches
+            self._trained = self._network.minibatches
             piece = source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=not self._looks)
             ends, rates = [*piece.ends.tolist(), math.inf], piece.rates[piece.ends - 1].tolist()
             # All of this or nothing, as in `_book`; below, too.
@@ -206,7 +208,8 @@ class Run:
     def _is_as_laid_out(self):
         """Whether the rest of the piece is still to be done."""
         counter, booked = self._optimizer.counter, self._base + self._booked
-        return not self._history.stopped and counter.item(0) == booked and counter.item(1) == self._changes
+        is_mine = counter.item(0) == booked and counter.item(1) == self._changes
+        return not self._history.stopped and is_mine and self._network.minibatches == self._trained + self._booked
 
     def _tell(self, s):
         """Attends to what is to be done after step s of the piece, at a pause or when Python looks in; tells whether

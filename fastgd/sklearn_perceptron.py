@@ -111,7 +111,7 @@ class Perceptron(BaseEstimator):
             intercepts.append(random_state.uniform(-bound, bound, fan_out).astype(dtype))
         self.coefs_, self.intercepts_ = coefs, intercepts
         self.n_layers_, self.n_outputs_, self.out_activation_ = len(sizes), n_outputs, out_activation
-        self.n_iter_, self.t_ = 0, 0
+        self.n_iter_, self.t_, self._minibatches = 0, 0, 0
 
     def _make_network(self, dtype, alpha=0.0, seed=0):
         """A network with the arguments as they are, but for the sizes, and the parameters that are in `coefs_` and
@@ -242,6 +242,7 @@ class Perceptron(BaseEstimator):
         self.n_iter_ = 0
         with lock:
             told = self._train(Run(network, optimizer, source, epochs, watch, [end], None, None, None))
+        self._minibatches = network.minibatches
         source.leave_random_state(self.n_iter_)
         if self._follows("invscaling"):
             optimizer.learning_rate = end.rate
@@ -273,6 +274,7 @@ class Perceptron(BaseEstimator):
                 chance = any(rate for _, _, rate in hidden)
                 self._seed = int(random_state.randint(2**31)) if chance else 0
             network = self._make_network(self.coefs_[0].dtype, self.alpha, self._seed)
+            network.counter[0] = self._minibatches  # what is dropped is not what was dropped before
             self._kept = network, threading.Lock(), made_of
             # A copy is free to drive another network.
             self._optimizer = copy.deepcopy(self._optimizer) if goes_on else self._new_optimizer()

@@ -42,19 +42,24 @@ class Steps:
     @classmethod
     def of(cls, plan, optimizer, x, y, *, rows, starts, order=None, weights=None, ends=(), sums=None):
         """The next steps of an optimizer. A gradient within the square root of the largest number has squares that do
-        not overflow, nor do updates at a learning rate above 1; it is that where its factors are within the peak.
+        not overflow, nor do updates at a learning rate above 1; it is that where its factors are within the peak. One
+        that is clipped to such a length before it is used need only be finite.
         Weight decay shrinks the parameters as long as neither it nor the learning rate is above 1; above, they may grow
         by a factor."""
         rows, starts = np.asarray(rows, np.int64), np.asarray(starts, np.int64)
         rates, active, values = optimizer.table(len(rows), plan.dtype, plan.kinds)
+        values["minibatch"] = plan.network.minibatches + np.arange(len(rows), dtype=np.float64)
         largest = optimizer.largest_factor * (rates[0] if rates.strides == (0,) else rates)
-        gradient = float(np.finfo(plan.dtype).max) ** 0.5 / np.maximum(1.0, largest)
+        most = float(np.finfo(plan.dtype).max)
+        gradient = most**0.5 / np.maximum(1.0, largest)
+        if optimizer.clip_limit is not None:
+            gradient = np.where(optimizer.clip_limit <= gradient, most, gradient)
         limits = np.broadcast_to(gradient, len(rows)), np.sqrt(gradient / rows)
         decay, growth = optimizer.hyper.get("weight_decay", 0.0), None
         factors = np.maximum(1.0, largest) * max(1.0, decay)
         if decay and (factors != 1).any():
             factors = np.broadcast_to(factors, len(rows))
-            growth = np.where(factors == 1, np.inf, float(np.finfo(plan.dtype).max) ** 0.5 / factors)
+            growth = np.where(factors == 1, np.inf, most**0.5 / factors)
         ends, sums = np.asarray(ends, np.int64), np.zeros(2) if sums is None else sums
         found = np.zeros(len(rows)), ends, np.zeros(len(ends)), np.zeros(len(ends)), sums
         weight_starts = None if weights is None else np.cumsum(rows) - rows

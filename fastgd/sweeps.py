@@ -78,8 +78,14 @@ class Sweep:
         return plot_sweep(self, x, column, title)
 
     def best(self, column=None):
-        """The index of the best training, by a column as in `order`: `networks[best()]`, `settings[best()]`."""
-        return self.order(column)[0]
+        """The index of the best training, by a column as in `order`: `networks[best()]`, `settings[best()]`; of equally
+        good ones that of the first. Raises ValueError, too, if there is none: all are NaN."""
+        first = self.order(column)[0]
+        name = self._known(column)
+        if math.isnan(self.columns[name][first]):
+            expected = "a column with a number in it, of a training that did not diverge"
+            raise value_error("column", expected, f"{name!r}, NaN in all {len(self)}")
+        return first
 
     def __len__(self):
         return len(self.settings)

@@ -27,29 +27,32 @@ def write_update(program, optimizer, parts):
             program.add("accumulate", accumulate_gradient, f"accumulated.{i}", g, Fed("keep"), weight)
             g = f"accumulated.{i}"
         gradients.append(g)
-    program.buffers["norm"], program.buffers["factor"] = optimizer.norm, np.ones(1)
+    program.buffers |= {"norm": optimizer.norm, "factor": np.ones(1), "scale": np.ones(1)}
     if optimizer.clip_norm is not None and parts:
         blocks = [-(-program.buffers[g].size // NORM_BLOCK) for g in gradients]
-        program.buffers["squares"] = squares = np.zeros(sum(blocks))
+        sums = {"squares": np.zeros(sum(blocks)), "scales": np.ones(sum(blocks))}
+        program.buffers |= sums
         for g, end, count in zip(gradients, np.cumsum(blocks), blocks, strict=True):
-            _write_norm(program, g, squares[end - count : end], sometimes)
-        program.add("factor", clip_factor, "norm", "factor", "squares", optimizer.clip_norm, sometimes=sometimes)
+            _write_norm(program, g, {name: array[end - count : end] for name, array in sums.items()}, sometimes)
+        outputs = "norm", "factor", "scale"
+        program.add("factor", clip_factor, *outputs, *sums, optimizer.clip_norm, sometimes=sometimes)
     for i, ((p, _, kind), g) in enumerate(zip(parts, gradients, strict=True)):
         program.add_chain("update", _links(program, optimizer, i, p, g, kind), sometimes)
 
 
-def _write_norm(program, g, squares, sometimes):
+def _write_norm(program, g, sums, sometimes):
     """Writes the sums of squares of a flat gradient down: whole rows of NORM_BLOCK, then the rest."""
     flat = program.buffers[g]
     whole = flat.size // NORM_BLOCK
-    for name, cut, width, sums in (
-        ("rows", slice(0, whole * NORM_BLOCK), NORM_BLOCK, squares[:whole]),
-        ("rest", slice(whole * NORM_BLOCK, None), flat.size % NORM_BLOCK, squares[whole:]),
+    for part, cut, width, rows in (
+        ("rows", slice(0, whole * NORM_BLOCK), NORM_BLOCK, slice(0, whole)),
+        ("rest", slice(whole * NORM_BLOCK, None), flat.size % NORM_BLOCK, slice(whole, None)),
     ):
-        if sums.size:
-            program.buffers[f"{g}.{name}"] = flat[cut].reshape(-1, width)
-            program.buffers[f"squares.{g}.{name}"] = sums
-            program.add("norms", sum_squares, f"squares.{g}.{name}", f"{g}.{name}", sometimes=sometimes)
+        if flat[cut].size:
+            program.buffers[f"{g}.{part}"] = flat[cut].reshape(-1, width)
+            outputs = [f"{name}.{g}.{part}" for name in sums]
+            program.buffers |= zip(outputs, (array[rows] for array in sums.values()), strict=True)
+            program.add("norms", sum_squares, *outputs, f"{g}.{part}", sometimes=sometimes)
 
 
 def _links(program, optimizer, i, p, g, kind):
@@ -60,7 +63,7 @@ def _links(program, optimizer, i, p, g, kind):
         # For numpy; a chain of compiled bodies has its own, and never touches this memory.
         program.buffers[names["g"]] = np.empty_like(program.buffers[p])
         limit = np.inf if optimizer.clip_value is None else optimizer.clip_value
-        links.append(program.operation(clip_gradient, names["g"], g, "factor", limit))
+        links.append(program.operation(clip_gradient, names["g"], g, "factor", "scale", limit))
     rule = optimizer.update_kernel
     arrays = [names.get(name, f"{name}.{i}") for name in rule.arrays]
     scalars = [Fed("seed" if name == "seed" else (kind, name)) for name in rule.scalars]

@@ -24,7 +24,7 @@ cdef void count_exceeding(const void *args, int64_t begin, int64_t end) noexcept
     cdef real limit = <real>a.limit
     cdef bits top = magnitude(a.x, a.rows * a.n, 0)
     cdef int64_t i, count = 0
-    if not (<real *>&top)[0] <= limit:
+    if not from_bits(top) <= limit:
         for i in range(a.rows * a.n):
             count += not fabs(a.x[i]) <= limit
     a.count[0] = count
@@ -120,6 +120,6 @@ cdef struct LargestPeak:
 cdef void largest_peak(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const LargestPeak *a = <const LargestPeak *>args
     cdef bits top = magnitude(a.peak, a.rows, 0)
-    a.largest[0] = (<real *>&top)[0]
+    a.largest[0] = from_bits(top)
 
 register("largest_peak", largest_peak, sizeof(LargestPeak))

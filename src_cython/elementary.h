@@ -57,15 +57,16 @@ static const real scaled_erfc[CDF_TERMS] = {
 #endif
 };
 
-static inline real from_bits(bits b)
+/* The bits are unsigned: those of a NaN, or of a number out of range, may be shifted and added without overflow. */
+static inline real from_bits(unsigned_bits b)
 {
-    union { bits b; real x; } u = { b };
+    union { unsigned_bits b; real x; } u = { b };
     return u.x;
 }
 
-static inline bits to_bits(real x)
+static inline unsigned_bits to_bits(real x)
 {
-    union { real x; bits b; } u = { x };
+    union { real x; unsigned_bits b; } u = { x };
     return u.b;
 }
 
@@ -79,14 +80,14 @@ static inline __attribute__((always_inline)) real polynomial(const real *coeffic
     return sum;
 }
 
-/* 2^n for -BIAS < n <= BIAS. */
-static inline real power_of_two(bits n)
+/* 2^n for -BIAS < n <= BIAS, a negative n as its two's complement. */
+static inline real power_of_two(unsigned_bits n)
 {
     return from_bits((n + BIAS) << MANTISSA);
 }
 
-/* The integer nearest to x, |x| < 2^(MANTISSA - 2): a sum whose last bits hold it. */
-static inline bits nearest(real x)
+/* The integer nearest to x, |x| < 2^(MANTISSA - 2), as its two's complement: a sum whose last bits hold it. */
+static inline unsigned_bits nearest(real x)
 {
     return to_bits(x + ROUNDING) - to_bits(ROUNDING);
 }
@@ -114,7 +115,7 @@ static inline real exp_real(real x)
     real r = reduced_exp(clamped(x, EXP_LOW, EXP_HIGH), &n, &tail);
     real head = 1 + r;
     real e = head + ((1 - head + r) + tail);    /* what the first sum rounds away is added again */
-    bits half = nearest(n / 2);       /* in two factors: 2^n itself may be no normal number */
+    unsigned_bits half = nearest(n / 2);        /* in two factors: 2^n itself may be no normal number */
     return e * power_of_two(half) * power_of_two(nearest(n) - half);
 }
 
@@ -131,7 +132,7 @@ static inline real expm1_real(real x)
 static inline real log_real(real x)
 {
     /* The exponent of x / sqrt(1/2), by shifts and sums that every instruction set has for vectors. */
-    bits biased = (bits)((unsigned_bits)(to_bits(x) - SQRT_HALF_BITS + ((bits)BIAS << MANTISSA)) >> MANTISSA);
+    unsigned_bits biased = (to_bits(x) - SQRT_HALF_BITS + ((unsigned_bits)BIAS << MANTISSA)) >> MANTISSA;
     real f = from_bits(to_bits(x) - ((biased - BIAS) << MANTISSA)) - 1;     /* sqrt(1/2) <= 1 + f < sqrt(2) */
     real s = f / (2 + f), square = s * s;
     /* log(1 + f) = 2 atanh(s) = f - s (f - 2 (s^2 / 3 + s^4 / 5 + ...)) */

@@ -22,24 +22,27 @@ cdef enum:
 
 cdef struct SumSquares:
     double *squares
+    double *scales
     const real *g
     int64_t blocks, width
 
 
-cdef double sum_squares_of(const real *g, int64_t n) noexcept nogil:
-    """In parts whose number does not depend on the width of a vector."""
+cdef double sum_squares_of(const real *g, int64_t n, double scale) noexcept nogil:
+    """Of g / scale, in parts whose number does not depend on the width of a vector."""
     cdef double part[NORM_PARTS]
-    cdef double total = 0
+    cdef double total = 0, v
     cdef int64_t j = 0
     cdef int i
     for i in range(NORM_PARTS):
         part[i] = 0
     while j + NORM_PARTS <= n:
         for i in range(NORM_PARTS):
-            part[i] = multiply_add_double(<double>g[j + i], <double>g[j + i], part[i])
+            v = g[j + i] if scale == 1 else g[j + i] / scale
+            part[i] = multiply_add_double(v, v, part[i])
         j += NORM_PARTS
     while j < n:
-        total = multiply_add_double(<double>g[j], <double>g[j], total)
+        v = g[j] if scale == 1 else g[j] / scale
+        total = multiply_add_double(v, v, total)
         j += 1
     for i in range(NORM_PARTS):
         total += part[i]
@@ -48,9 +51,16 @@ cdef double sum_squares_of(const real *g, int64_t n) noexcept nogil:
 
 cdef void sum_squares(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const SumSquares *a = <const SumSquares *>args
+    cdef double largest
     cdef int64_t i
     for i in range(begin, end):
-        a.squares[i] = sum_squares_of(a.g + i * a.width, a.width)
+        a.scales[i] = 1
+        a.squares[i] = sum_squares_of(a.g + i * a.width, a.width, 1)
+        if not 1e-280 <= a.squares[i] < INFINITY:
+            largest = from_bits(magnitude(a.g + i * a.width, a.width, 0))
+            if 0 < largest < INFINITY:
+                a.scales[i] = largest
+                a.squares[i] = sum_squares_of(a.g + i * a.width, a.width, largest)
 
 register("sum_squares", sum_squares, sizeof(SumSquares))
 
@@ -58,21 +68,30 @@ register("sum_squares", sum_squares, sizeof(SumSquares))
 cdef struct ClipFactor:
     double *norm
     double *factor
+    double *scale
     const double *squares
+    const double *scales
     int64_t one, blocks
     double limit
 
 
 cdef void clip_factor(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const ClipFactor *a = <const ClipFactor *>args
-    cdef double total = 0
+    cdef double largest = 0, total = 0, root, part
     cdef int64_t i
     for i in range(a.blocks):
-        total += a.squares[i]
-    a.norm[0] = sqrt_double(total)
-    a.factor[0] = a.limit / (a.norm[0] + 1e-6)
-    if a.factor[0] > 1:
-        a.factor[0] = 1
+        if a.squares[i] != 0 and a.scales[i] > largest:
+            largest = a.scales[i]
+    if largest == 0:
+        largest = 1
+    for i in range(a.blocks):
+        part = a.scales[i] / largest
+        total += a.squares[i] * (part * part)
+    root = sqrt_double(total)
+    part = a.limit / (root + 1e-6 / largest)
+    a.norm[0] = largest * root
+    a.factor[0] = 1 if part > largest else part
+    a.scale[0] = 1 if part > largest else largest
 
 register("clip_factor", clip_factor, sizeof(ClipFactor))
 
@@ -81,17 +100,25 @@ cdef struct ClipGradient:
     real *d
     const real *g
     const double *factor
+    const double *scale
     int64_t n, one
     double limit
 
 
 cdef void clip_gradient(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const ClipGradient *a = <const ClipGradient *>args
-    cdef real scale = <real>a.factor[0], limit = <real>a.limit
+    cdef double factor = a.factor[0], scale = a.scale[0], v
+    cdef real small = <real>factor, limit = <real>a.limit
     cdef real d
     cdef int64_t i
+    if scale != 1 or fabs(small) < SMALLEST_NORMAL:
+        for i in range(begin, end):
+            v = factor * (a.g[i] / scale)
+            v = -a.limit if v < -a.limit else v
+            a.d[i] = <real>(a.limit if v > a.limit else v)
+        return
     for i in range(begin, end):
-        d = scale * a.g[i]
+        d = small * a.g[i]
         d = -limit if d < -limit else d
         a.d[i] = limit if d > limit else d
 

@@ -13,8 +13,10 @@ cdef extern from "simd.h" nogil:
     ctypedef double vec     # Cython knows it as a number; the C compiler works lane by lane
     ctypedef double block
     ctypedef int64_t bits
+    ctypedef uint64_t unsigned_bits
     const vec ZERO
     const bits MAGNITUDE
+    const real SMALLEST_NORMAL
     ctypedef void inlined
     enum: LANES, LINE, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, BLOCKS
     enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, FAR, LISTED, SUM_PARTS, GEMV_VECTORS, OUTER_VECTORS
@@ -39,6 +41,7 @@ cdef extern from "simd.h" nogil:
     double multiply_add_double "multiply_add"(double a, double b, double c)
 
 cdef extern from "elementary.h" nogil:
+    real from_bits(unsigned_bits b)
     real exp "exp_real"(real x)
     real expm1 "expm1_real"(real x)
     real log "log_real"(real x)

@@ -32,15 +32,26 @@ cdef struct LabelLoss:
 
 cdef void mse_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const RowLoss *a = <const RowLoss *>args
+    cdef const real *z
+    cdef const real *y
+    cdef real *dz
     cdef real total, d, scale
     cdef int64_t i, j
     for i in range(begin, end):
-        total = 0
+        z, y, dz = a.z + i * a.k, a.y + i * a.k, a.dz + i * a.k
         scale = a.weight[i] / a.k
-        for j in range(i * a.k, (i + 1) * a.k):
-            d = a.z[j] - a.y[j]
-            total = multiply_add(d, d, total)
-            a.dz[j] = 2 * scale * d
+        if a.k < ROW_PARTS:
+            total = 0
+            for j in range(a.k):
+                d = z[j] - y[j]
+                total = multiply_add(d, d, total)
+                dz[j] = 2 * scale * d
+        else:                   # loops that the compiler makes vectors of
+            for j in range(a.k):
+                dz[j] = z[j] - y[j]
+            total = dot_of(dz, dz, a.k)
+            for j in range(a.k):
+                dz[j] *= 2 * scale
         a.loss[i] = scale * total
 
 register("mse_loss", mse_loss, sizeof(RowLoss))
@@ -48,15 +59,27 @@ register("mse_loss", mse_loss, sizeof(RowLoss))
 
 cdef void mae_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const RowLoss *a = <const RowLoss *>args
+    cdef const real *z
+    cdef const real *y
+    cdef real *dz
     cdef real total, d, scale
     cdef int64_t i, j
     for i in range(begin, end):
-        total = 0
+        z, y, dz = a.z + i * a.k, a.y + i * a.k, a.dz + i * a.k
         scale = a.weight[i] / a.k
-        for j in range(i * a.k, (i + 1) * a.k):
-            d = a.z[j] - a.y[j]
-            total += fabs(d)
-            a.dz[j] = scale * ((d > 0) - (d < 0))
+        if a.k < ROW_PARTS:
+            total = 0
+            for j in range(a.k):
+                d = z[j] - y[j]
+                total += fabs(d)
+                dz[j] = scale * ((d > 0) - (d < 0))
+        else:
+            for j in range(a.k):
+                dz[j] = fabs(z[j] - y[j])
+            total = sum_of(dz, a.k)
+            for j in range(a.k):
+                d = z[j] - y[j]
+                dz[j] = scale * ((d > 0) - (d < 0))
         a.loss[i] = scale * total
 
 register("mae_loss", mae_loss, sizeof(RowLoss))
@@ -64,7 +87,8 @@ register("mae_loss", mae_loss, sizeof(RowLoss))
 
 cdef void huber_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const RowLossParameter *a = <const RowLossParameter *>args
-    cdef real total, d, scale, delta = <real>a.parameter
+    cdef double total
+    cdef real d, scale, delta = <real>a.parameter
     cdef int64_t i, j
     for i in range(begin, end):
         total = 0
@@ -77,7 +101,7 @@ cdef void huber_loss(const void *args, int64_t begin, int64_t end) noexcept nogi
             else:
                 total += d * d / 2
                 a.dz[j] = scale * d
-        a.loss[i] = scale * total
+        a.loss[i] = <real>(scale * total)
 
 register("huber_loss", huber_loss, sizeof(RowLossParameter))
 
@@ -145,12 +169,13 @@ cdef void softmax_cross_entropy_loss(const void *args, int64_t begin, int64_t en
     cdef real keep = <real>(1 - a.parameter), base = <real>(a.parameter / a.k)
     cdef real log_total[SOFTMAX_ROWS]
     cdef real top[SOFTMAX_ROWS]
-    cdef real t, mass, loss, weight
+    cdef double mass, loss
+    cdef real t, weight, block_mass, block_loss
     cdef const real *z
     cdef const real *y
     cdef real *dz
     cdef bint valid
-    cdef int64_t i, j, rows
+    cdef int64_t i, j, stop, rows
     while begin < end:
         rows = min(SOFTMAX_ROWS, end - begin)
         softmax(a.dz + begin * a.k, log_total, top, a.z + begin * a.k, rows, a.k)
@@ -159,17 +184,23 @@ cdef void softmax_cross_entropy_loss(const void *args, int64_t begin, int64_t en
             z = a.z + begin * a.k
             y = a.y + begin * a.k
             weight = a.weight[begin]
-            mass = 0
-            loss = 0
+            mass = loss = 0
             valid = True
-            for j in range(a.k):
-                valid = valid and y[j] >= 0
-                mass += y[j]
-                t = keep * y[j] + base
-                loss = multiply_add(t, log_total[i] - (z[j] - top[i]), loss)
-                dz[j] = weight * (dz[j] - t)
-            valid = valid and fabs(mass - 1) <= <real>1e-3
-            a.loss[begin] = weight * loss if valid else <real>NAN
+            j = 0
+            while j < a.k:
+                stop = min(j + SUM_TERMS, a.k)
+                block_mass = block_loss = 0
+                while j < stop:
+                    valid = valid and y[j] >= 0
+                    block_mass += y[j]
+                    t = keep * y[j] + base
+                    block_loss = multiply_add(t, log_total[i] - (z[j] - top[i]), block_loss)
+                    dz[j] = weight * (dz[j] - t)
+                    j += 1
+                mass += block_mass
+                loss += block_loss
+            valid = valid and fabs_double(mass - 1) <= 1e-3
+            a.loss[begin] = <real>(weight * loss) if valid else <real>NAN
             begin += 1
 
 register("softmax_cross_entropy_loss", softmax_cross_entropy_loss, sizeof(RowLossParameter))
@@ -208,7 +239,8 @@ register("softmax_cross_entropy_labels_loss", softmax_cross_entropy_labels_loss,
 
 cdef void binary_cross_entropy_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const RowLoss *a = <const RowLoss *>args
-    cdef real total, z, y, scale
+    cdef double total
+    cdef real z, y, scale
     cdef bint valid
     cdef int64_t i, j
     for i in range(begin, end):
@@ -221,14 +253,15 @@ cdef void binary_cross_entropy_loss(const void *args, int64_t begin, int64_t end
             valid = valid and 0 <= y <= 1
             total += ((0 if z < 0 else z) - z * y) + log1p(exp(-fabs(z)))
             a.dz[j] = scale * (sigmoid(z) - y)
-        a.loss[i] = scale * total if valid else <real>NAN
+        a.loss[i] = <real>(scale * total) if valid else <real>NAN
 
 register("binary_cross_entropy_loss", binary_cross_entropy_loss, sizeof(RowLoss))
 
 
 cdef void poisson_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const RowLoss *a = <const RowLoss *>args
-    cdef real total, y, d, scale
+    cdef double total
+    cdef real y, d, scale
     cdef bint valid
     cdef int64_t i, j
     for i in range(begin, end):
@@ -241,7 +274,7 @@ cdef void poisson_loss(const void *args, int64_t begin, int64_t end) noexcept no
             valid = valid and y >= 0
             total += d + y * (log(y if y > 0 else <real>1) - a.z[j])
             a.dz[j] = scale * d
-        a.loss[i] = scale * total if valid else <real>NAN
+        a.loss[i] = <real>(scale * total) if valid else <real>NAN
 
 register("poisson_loss", poisson_loss, sizeof(RowLoss))
 

@@ -75,12 +75,7 @@ cdef struct NormalizationBackwardGamma:
 
 cdef void normalization_backward_gamma(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const NormalizationBackwardGamma *a = <const NormalizationBackwardGamma *>args
-    cdef int64_t i, j
-    for j in range(begin, end):
-        a.dgamma[j] = 0
-    for i in range(a.rows):
-        for j in range(begin, end):
-            a.dgamma[j] += a.dy[i * a.n + j] * a.normal[i * a.n + j]
+    sum_of_products(a.dgamma + begin, a.dy + begin, a.normal + begin, a.n, a.rows, end - begin)
 
 register("normalization_backward_gamma", normalization_backward_gamma, sizeof(NormalizationBackwardGamma))
 
@@ -185,13 +180,9 @@ cdef struct BatchNormMeans:
 
 cdef void batch_norm_means(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const BatchNormMeans *a = <const BatchNormMeans *>args
-    cdef int64_t i, j
+    cdef int64_t j
     sum_of_rows(a.mean + begin, a.dy + begin, a.n, a.rows, end - begin)
-    for j in range(begin, end):
-        a.part[j] = 0
-    for i in range(a.rows):
-        for j in range(begin, end):
-            a.part[j] += a.dy[i * a.n + j] * a.normal[i * a.n + j]
+    sum_of_products(a.part + begin, a.dy + begin, a.normal + begin, a.n, a.rows, end - begin)
     for j in range(begin, end):
         a.mean[j] /= a.rows
         a.part[j] /= a.rows

@@ -118,7 +118,8 @@ cdef struct Engine:
     double peak_limit
     const int64_t *bad_gradients
     int64_t step, end
-    int64_t *counter                # counts the steps, or NULL
+    int64_t *counter                # counts the steps of the optimizer, or NULL,
+    int64_t *minibatches            # and of the network
     const int64_t *marks            # steps that end an epoch:
     double *times                   # when they do,
     double *losses                  # and the mean loss of its rows
@@ -225,6 +226,8 @@ cdef void end_step(Engine *e) noexcept nogil:
     e.step += 1
     if e.counter != NULL:
         e.counter[0] += 1
+    if e.minibatches != NULL:
+        e.minibatches[0] += 1
     if e.sums != NULL:
         e.sums[0] += e.rows * e.total[0][0]
         e.sums[1] += e.rows
@@ -326,12 +329,12 @@ cdef class Runner:
 
     def prepare(self, const int64_t[:, ::1] stages, *, const int64_t[:, ::1] feeds, const int64_t[::1] rows_of_step,
                 const int64_t[::1] marks, double[::1] times, double[::1] losses, double[::1] sums,
-                int64_t[::1] counter, double[::1] pace, int64_t steps_between_looks):
+                int64_t[::1] counter, int64_t[::1] minibatches, double[::1] pace, int64_t steps_between_looks):
         """Makes ready for `train`; the arrays are the caller's to keep.
 
         feeds: a row for each `Feed`. marks: steps that end an epoch, the time of which is written to `times` and
-        the mean loss of the rows to `losses`; `sums` holds that of the epoch going on. counter: counts the steps. pace:
-        see `run`. The clock is looked at every so many steps.
+        the mean loss of the rows to `losses`; `sums` holds that of the epoch going on. counter, minibatches: count the
+        steps. pace: see `run`. The clock is looked at every so many steps.
         """
         cdef Engine *e = &self.engine
         self.set_stages(stages)
@@ -342,7 +345,8 @@ cdef class Runner:
             e.feeds = <const Feed *>&feeds[0, 0]
         if e.n_marks:
             e.marks, e.times, e.losses = &marks[0], &times[0], &losses[0]
-        e.rows_of_step, e.sums, e.counter = &rows_of_step[0], &sums[0], &counter[0]
+        e.rows_of_step, e.sums = &rows_of_step[0], &sums[0]
+        e.counter, e.minibatches = &counter[0], &minibatches[0]
         e.steps_between_looks, e.pace = steps_between_looks, &pace[0]
 
     def train(self, int64_t first, const int64_t[::1] pauses, tell, int threads, double seconds):
@@ -368,7 +372,8 @@ cdef class Runner:
         cdef Engine held = self.engine
         self.set_stages(stages)
         self.engine.n_feeds, self.engine.n_marks = 0, 0
-        self.engine.rows_of_step, self.engine.sums, self.engine.counter = NULL, NULL, NULL
+        self.engine.rows_of_step, self.engine.sums = NULL, NULL
+        self.engine.counter, self.engine.minibatches = NULL, NULL
         self.engine.pace = &pace[0]
         self.start(rows, 0, 1, threads, 0)
         held.rows = self.engine.rows

@@ -12,23 +12,24 @@ cdef class QuickStep:
     cdef const int64_t[:, ::1] stages, feeds
     cdef const int64_t[::1] x_slots, y_slots
     cdef const double[::1] limits
-    cdef int64_t[::1] counter
+    cdef int64_t[::1] counter, minibatches
     cdef double[::1] pace
     cdef double *weight
-    cdef int64_t capacity, n_features, n_outputs, next, count, begin, version
+    cdef int64_t capacity, n_features, n_outputs, next, count, begin, version, trained
     cdef int x_type, y_type, max_threads
     cdef bint labels
     cdef double work_of_row, thread_work
     cdef readonly double last_loss
 
     def __init__(self, runner, turn, optimizer, *, stages, feeds, x_slots, y_slots, uintptr_t weight, limits, counter,
-                 pace, capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, kept):
-        """x, y: arrays like those to come. weight: address of the scalar 1 / rows. limits: of the gradient, one for
-        each step. counter: the optimizer's steps and version. pace: see `Runner.run`. last_loss: that of the step before. kept: what must live
-        as long as this."""
+                 minibatches, pace, capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, kept):
+        """x, y: arrays like those to come. weight: address of the scalar 1 / rows. limits: of the gradient, one
+        for each step. counter: the optimizer's steps and version. minibatches: the network's count. pace: see
+        `Runner.run`. last_loss: that of the step before. kept: what must live as long as this."""
         self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
         self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
         self.weight, self.limits, self.counter, self.pace = <double *>weight, limits, counter, pace
+        self.minibatches, self.trained = minibatches, minibatches[0]
         self.capacity, self.n_features, self.n_outputs = capacity, x.shape[1], 1 if labels else y.shape[1]
         self.x_type, self.y_type, self.labels = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), labels
         self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
@@ -46,6 +47,8 @@ cdef class QuickStep:
         if self.turn.taken or self.turn.disturbed or self.turn.readers:
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
+            return False
+        if self.minibatches[0] != self.trained + self.next:
             return False
         if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_CheckExact(y)):
             return False
@@ -80,8 +83,9 @@ cdef class QuickStep:
         e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
         if e.n_feeds:
             e.feeds = <const Feed *>&self.feeds[0, 0]
-        e.rows_of_step, e.n_marks, e.sums, e.counter, e.next_look = NULL, 0, NULL, &self.counter[0], -1
-        e.step, e.end, e.status, e.pace = self.next, self.next + 1, DONE, &self.pace[0]
+        e.rows_of_step, e.n_marks, e.sums, e.next_look = NULL, 0, NULL, -1
+        e.counter, e.minibatches, e.pace = &self.counter[0], &self.minibatches[0], &self.pace[0]
+        e.step, e.end, e.status = self.next, self.next + 1, DONE
         self.turn.taken = True
         set_rows(e, rows)
         begin_step(e)

@@ -1,8 +1,14 @@
 # What rows of numbers, or one, are reduced to. The partial results of one row are always 16, whatever the width of a
 # vector: the bits are the same on every instruction set. A shorter row is summed in its order.
+#
+# In float32 a sum of like terms loses a digit each time it has grown tenfold, so none is longer than 32 terms: such
+# sums of blocks are added in float64. The blocks do not depend on threads or vectors.
 
 cdef enum:
     ROW_PARTS = 16
+    BLOCK_TERMS = 32                      # added up in `real`
+    SUM_ELEMENTS = ROW_PARTS * BLOCK_TERMS
+    SUM_COLUMNS = 512                   # of which sums in float64 are held at a time
 
 cdef inline real sum_of_parts(real *part) noexcept nogil:
     """The sum of ROW_PARTS partial results, which are lost."""
@@ -14,44 +20,71 @@ cdef inline real sum_of_parts(real *part) noexcept nogil:
     return (part[0] + part[2]) + (part[1] + part[3])
 
 
+cdef inline real sum_of_block(const real *x, int64_t n) noexcept nogil:
+    """x[0] + ... + x[n - 1], n <= SUM_ELEMENTS."""
+    cdef real part[ROW_PARTS]
+    cdef real rest = 0
+    cdef int64_t whole = n - n % ROW_PARTS, j = whole
+    cdef int i
+    while j < n:
+        rest += x[j]
+        j += 1
+    if n < ROW_PARTS:
+        return rest
+    for i in range(ROW_PARTS):
+        part[i] = 0
+    j = 0
+    while j < whole:
+        for i in range(ROW_PARTS):
+            part[i] += x[j + i]
+        j += ROW_PARTS
+    return sum_of_parts(part) + rest
+
+
 cdef inline real sum_of(const real *x, int64_t n) noexcept nogil:
     """x[0] + ... + x[n - 1]."""
+    cdef double total = 0
+    if n <= SUM_ELEMENTS:
+        return sum_of_block(x, n)
+    while n > 0:
+        total += sum_of_block(x, min(n, <int64_t>SUM_ELEMENTS))
+        x += SUM_ELEMENTS
+        n -= SUM_ELEMENTS
+    return <real>total
+
+
+cdef inline real dot_of_block(const real *x, const real *y, int64_t n) noexcept nogil:
+    """x[0] y[0] + ... + x[n - 1] y[n - 1], n <= SUM_ELEMENTS."""
     cdef real part[ROW_PARTS]
-    cdef real total = 0
-    cdef int64_t j = 0
+    cdef real rest = 0
+    cdef int64_t whole = n - n % ROW_PARTS, j = whole
     cdef int i
-    if n >= ROW_PARTS:
-        for i in range(ROW_PARTS):
-            part[i] = 0
-        while j + ROW_PARTS <= n:
-            for i in range(ROW_PARTS):
-                part[i] += x[j + i]
-            j += ROW_PARTS
-        total = sum_of_parts(part)
     while j < n:
-        total += x[j]
+        rest = multiply_add(x[j], y[j], rest)
         j += 1
-    return total
+    if n < ROW_PARTS:
+        return rest
+    for i in range(ROW_PARTS):
+        part[i] = 0
+    j = 0
+    while j < whole:
+        for i in range(ROW_PARTS):
+            part[i] += x[j + i] * y[j + i]
+        j += ROW_PARTS
+    return sum_of_parts(part) + rest
 
 
 cdef inline real dot_of(const real *x, const real *y, int64_t n) noexcept nogil:
     """x[0] y[0] + ... + x[n - 1] y[n - 1]."""
-    cdef real part[ROW_PARTS]
-    cdef real total = 0
-    cdef int64_t j = 0
-    cdef int i
-    if n >= ROW_PARTS:
-        for i in range(ROW_PARTS):
-            part[i] = 0
-        while j + ROW_PARTS <= n:
-            for i in range(ROW_PARTS):
-                part[i] += x[j + i] * y[j + i]
-            j += ROW_PARTS
-        total = sum_of_parts(part)
-    while j < n:
-        total = multiply_add(x[j], y[j], total)
-        j += 1
-    return total
+    cdef double total = 0
+    if n <= SUM_ELEMENTS:
+        return dot_of_block(x, y, n)
+    while n > 0:
+        total += dot_of_block(x, y, min(n, <int64_t>SUM_ELEMENTS))
+        x += SUM_ELEMENTS
+        y += SUM_ELEMENTS
+        n -= SUM_ELEMENTS
+    return <real>total
 
 
 cdef inline real largest_of(const real *x, int64_t n) noexcept nogil:
@@ -75,39 +108,90 @@ cdef inline real largest_of(const real *x, int64_t n) noexcept nogil:
     return top
 
 
-cdef inline inlined sum_of_vectors(real *s, const real *x, int64_t ldx, int64_t m, const int vectors) noexcept nogil:
-    """s (vectors LANES) <- the sum of the rows of x (m, vectors LANES). Inlined with constant vectors, so that the sums
-    are registers."""
+cdef inline inlined sum_of_vectors(real *s, const real *x, const real *y, int64_t ld, int64_t m,
+                                   const int vectors) noexcept nogil:
+    """s (vectors LANES) <- the sum of the rows of x (m, vectors LANES), times those of y unless that is NULL. Inlined
+    with constant vectors, so that the sums are registers."""
     cdef vec sums[4]
     cdef int64_t i
     cdef int j
     for j in range(vectors):
         sums[j] = (<vec *>(x + j * LANES))[0]
+        if y != NULL:
+            sums[j] = sums[j] * (<vec *>(y + j * LANES))[0]
     for i in range(1, m):
         for j in range(vectors):
-            sums[j] = sums[j] + (<vec *>(x + i * ldx + j * LANES))[0]
+            if y != NULL:
+                sums[j] = sums[j] + (<vec *>(x + i * ld + j * LANES))[0] * (<vec *>(y + i * ld + j * LANES))[0]
+            else:
+                sums[j] = sums[j] + (<vec *>(x + i * ld + j * LANES))[0]
     for j in range(vectors):
         (<vec *>(s + j * LANES))[0] = sums[j]
 
 
-cdef inline void sum_of_rows(real *s, const real *x, int64_t ldx, int64_t m, int64_t n) noexcept nogil:
-    """s (n) <- the sum of the rows of x (m, n), from the first to the last."""
+cdef inline inlined sum_of_row_block(real *s, const real *x, const real *y, int64_t ld, int64_t m,
+                                     int64_t n) noexcept nogil:
+    """`sum_of_rows` of up to BLOCK_TERMS rows, from the first to the last."""
     cdef real sums[LANES]
     cdef int64_t i, j
     while n >= 4 * LANES:
-        sum_of_vectors(s, x, ldx, m, 4)
+        sum_of_vectors(s, x, y, ld, m, 4)
         s += 4 * LANES
         x += 4 * LANES
+        y = y + 4 * LANES if y != NULL else NULL
         n -= 4 * LANES
     while n >= LANES:
-        sum_of_vectors(s, x, ldx, m, 1)
+        sum_of_vectors(s, x, y, ld, m, 1)
         s += LANES
         x += LANES
+        y = y + LANES if y != NULL else NULL
         n -= LANES
     for j in range(n):
-        sums[j] = x[j]
+        sums[j] = x[j] * y[j] if y != NULL else x[j]
     for i in range(1, m):
         for j in range(n):
-            sums[j] += x[i * ldx + j]
+            if y != NULL:
+                sums[j] = multiply_add(x[i * ld + j], y[i * ld + j], sums[j])
+            else:
+                sums[j] += x[i * ld + j]
     for j in range(n):
         s[j] = sums[j]
+
+
+cdef inline inlined sum_of_rows_times(real *s, const real *x, const real *y, int64_t ld, int64_t m,
+                                      int64_t n) noexcept nogil:
+    """s (n) <- the sum of the rows of x (m, n), times those of y unless that is NULL: blocks of BLOCK_TERMS rows, whose
+    sums are added in float64."""
+    cdef double totals[SUM_COLUMNS]
+    cdef real sums[SUM_COLUMNS]
+    cdef int64_t i, j, width
+    if m <= BLOCK_TERMS:
+        sum_of_row_block(s, x, y, ld, m, n)
+        return
+    while n > 0:
+        width = min(n, <int64_t>SUM_COLUMNS)
+        for j in range(width):
+            totals[j] = 0
+        i = 0
+        while i < m:
+            sum_of_row_block(sums, x + i * ld, y + i * ld if y != NULL else NULL, ld, min(m - i, <int64_t>BLOCK_TERMS),
+                             width)
+            for j in range(width):
+                totals[j] += sums[j]
+            i += BLOCK_TERMS
+        for j in range(width):
+            s[j] = <real>totals[j]
+        s += width
+        x += width
+        y = y + width if y != NULL else NULL
+        n -= width
+
+
+cdef void sum_of_rows(real *s, const real *x, int64_t ld, int64_t m, int64_t n) noexcept nogil:
+    """s (n) <- the sum of the rows of x (m, n)."""
+    sum_of_rows_times(s, x, NULL, ld, m, n)
+
+
+cdef void sum_of_products(real *s, const real *x, const real *y, int64_t ld, int64_t m, int64_t n) noexcept nogil:
+    """s (n) <- the sum over the rows of the products of the elements of x and y (m, n)."""
+    sum_of_rows_times(s, x, y, ld, m, n)

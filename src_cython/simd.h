@@ -8,6 +8,7 @@
 #ifndef FASTGD_SIMD_H
 #define FASTGD_SIMD_H
 
+#include <float.h>
 #include <stdint.h>
 #include <string.h>
 #include <tgmath.h>
@@ -69,15 +70,17 @@ static scratch_function scratch_of_thread;
 #define packed_b ((real *)(scratch_of_thread() + CHAIN_BYTES + PACKED_A))
 #define sums_under_way ((double *)(scratch_of_thread() + CHAIN_BYTES + PACKED_A + PACKED_B))
 
-/* The bits of a real, and those without its sign. */
+/* The bits of a real, and those without its sign; the smallest number that is not taken as 0. */
 #if REAL_BYTES == 4
 typedef int32_t bits __attribute__((may_alias));
 typedef uint32_t unsigned_bits;
 #define MAGNITUDE INT32_MAX
+#define SMALLEST_NORMAL FLT_MIN
 #else
 typedef int64_t bits __attribute__((may_alias));
 typedef uint64_t unsigned_bits;
 #define MAGNITUDE INT64_MAX
+#define SMALLEST_NORMAL DBL_MIN
 #endif
 
 /* A float as its bits, and back. */

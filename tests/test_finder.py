@@ -76,3 +76,85 @@ def test_accumulated_updates_cover_the_whole_range(data):
     four = fastgd.find_learning_rate(network, X, y, batch_size=16, steps=100, optimizer=fastgd.Adam(accumulate=4))
     assert len(set(four.learning_rate)) == len(four.learning_rate)
     assert one.suggestion / 4 < four.suggestion < 4 * one.suggestion
+
+
+# ---- suggestions that are not to be relied on
+
+
+def net_of(X, *, loss="softmax_cross_entropy", outputs=10, width=64, **options):
+    return Network(X.shape[1], [Dense(width, "relu"), Dense(outputs)], loss=loss, **options)
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
+def test_a_trained_network_gives_a_warning(optimizer, data):
+    X, y = data[0]
+    network = net_of(X)
+    network.fit(X, y, epochs=60)
+    with pytest.warns(UserWarning, match=r"find_learning_rate: the loss has not fallen.*noise.*1e-06.*network.like"):
+        found = fastgd.find_learning_rate(network, X, y, optimizer=optimizer)
+    assert found.suggestion == 1e-6
+    assert fastgd.find_learning_rate(network.like(), X, y, optimizer=optimizer).suggestion > 1e-3
+
+
+NOTHING_TO_LEARN = {
+    "targets apart from X": lambda rng: (rng.normal(size=(500, 8)), rng.normal(size=500)),
+    "zero loss": lambda rng: (rng.normal(size=(500, 8)), np.zeros(500)),
+    "constant data": lambda rng: (np.ones((500, 8)), np.zeros(500)),
+}
+
+
+@pytest.mark.parametrize("batch_size", [32, None])
+@pytest.mark.parametrize("case", NOTHING_TO_LEARN)
+def test_nothing_to_learn_gives_a_warning(case, batch_size, rng):
+    X, y = NOTHING_TO_LEARN[case](rng)
+    if batch_size is None and y.any():
+        y -= X @ np.linalg.lstsq(X, y)[0]  # the noise of a sample could be learnt
+        y -= y.mean()
+    network = Network(8, [Dense(1, weight_init="zeros")], loss="mse")
+    with pytest.warns(UserWarning, match="has not fallen"):
+        assert fastgd.find_learning_rate(network, X, y, batch_size=batch_size, low=1e-5).suggestion == 1e-5
+
+
+def test_a_solved_regression_gives_a_warning(rng):
+    X = rng.normal(size=(500, 8))
+    y = X @ rng.normal(size=8) + 0.1 * rng.normal(size=500)
+    network = Network(8, [Dense(1)], loss="mse")
+    assert fastgd.find_learning_rate(network, X, y).suggestion > 1e-3
+    network.fit(X, y, optimizer="SGD", epochs=100)
+    with pytest.warns(UserWarning, match="has not fallen"):
+        fastgd.find_learning_rate(network, X, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"low": 1e15, "high": 1e18, "optimizer": "SGD"}, "diverged at the lowest rates: try a low below 1e.15"),
+        ({"low": 1e-6, "high": 1e-4}, "still falling at the highest rates: try a high above 0.0001"),
+    ],
+)
+def test_ends_of_the_range_give_a_warning(options, match, data):
+    X, y = data[0]
+    with pytest.warns(UserWarning, match=match):
+        fastgd.find_learning_rate(net_of(X), X, y, **options)
+
+
+def problems(rng, X, y):
+    """Of the usual kinds: network, X, y."""
+    A = rng.normal(size=(500, 8))
+    smooth = np.sin(A @ rng.normal(size=8) / 3)
+    yield net_of(X), X, y
+    yield net_of(X, loss="binary_cross_entropy", outputs=1), X, (y == 3) * 1.0
+    yield net_of(X, loss="mse", outputs=10), X, np.eye(10)[y]
+    for loss in ("mse", "mae", "huber"):
+        yield net_of(A, loss=loss, outputs=1, width=32), A, 3 * smooth
+    yield net_of(A, loss="poisson", outputs=1, width=32), A, rng.poisson(np.exp(2 * smooth)) * 1.0
+    yield net_of(A, outputs=2, width=32, l2=0.01), A, (smooth > 0).astype(int)
+    layers = [Dense(32, "relu"), fastgd.BatchNorm(), fastgd.Dropout(0.3), Dense(32, "gelu"), Dense(10)]
+    yield Network(64, layers, loss="softmax_cross_entropy"), X, y
+
+
+@pytest.mark.parametrize("batch_size", [16, 64, None])
+def test_networks_with_initial_values_give_none(batch_size, data, rng):
+    for network, X, y in problems(rng, *data[0]):
+        low, high = fastgd.find_learning_rate(network, X, y, batch_size=batch_size).learning_rate[[0, -1]]
+        assert low == 1e-6 < high

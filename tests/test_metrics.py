@@ -51,6 +51,71 @@ def test_r2_of_constant_targets():
     assert r2.value(ones, 2 * ones) == 0
 
 
+def test_r2_of_targets_that_are_constant_but_for_rounding():
+    """The mean of a million times 0.1 is not 0.1; rows that do not count do not vary."""
+    r2, y = fastgd.metrics.r2, np.full((10**6, 1), 0.1, np.float32)
+    assert r2.value(y, y) == 1
+    assert r2.value(y, y + np.float32(1e-3)) == 0
+    y, weight = np.array([[5.0], [7.0], [3.0], [3.0]]), np.array([0.0, 0.0, 1.0, 2.0])
+    assert r2.value(y, y, weight) == 1
+    assert r2.value(y, y + 1, weight) == 0
+
+
+RANKED = {
+    "all alike": (np.full((10, 10), 0.1), np.arange(10), np.arange(1, 11) / 10),
+    "sure": (np.eye(10)[np.full(10, 9)], np.arange(10), [0.1, *(np.arange(2, 11) / 10)]),
+    "NaN": ([[np.nan, 1.0, np.nan, np.inf]] * 4, np.arange(4), [0.25, 0.5, 0.75, 1.0]),
+    "infinite": ([[-np.inf, np.inf, np.inf, 0.0]] * 4, np.arange(4), [0.25, 0.5, 0.75, 1.0]),
+    "two alike": ([[0.4, 0.2, 0.4]] * 3, np.arange(3), [1 / 3, 2 / 3, 1.0]),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", RANKED)
+def test_ties_go_by_index(case, dtype):
+    """Top-1 is accuracy, whatever the scores; every class has a rank of its own."""
+    prediction, y, expected = RANKED[case]
+    prediction = np.array(prediction, dtype)
+    shares = [fastgd.metrics.top_k(k=k).value(y, prediction) for k in range(1, prediction.shape[1] + 1)]
+    np.testing.assert_allclose(shares, expected, rtol=1e-12)
+    assert shares[0] == fastgd.metrics.accuracy.value(y, prediction)
+
+
+def test_top_1_is_accuracy_of_scores_with_many_ties(rng):
+    for _ in range(50):
+        scores = rng.choice([0.0, -0.0, 0.5, 1.0, np.nan, np.inf, -np.inf], (40, 5)).astype(np.float32)
+        y, weight = rng.integers(0, 5, 40), rng.uniform(size=40)
+        for w in (None, weight):
+            top = [fastgd.metrics.top_k(k=k).value(y, scores, w) for k in range(1, 6)]
+            assert top[0] == fastgd.metrics.accuracy.value(y, scores, w)
+            assert top == sorted(top)
+            assert top[-1] == pytest.approx(1, rel=1e-12)
+
+
+def test_an_untrained_network_is_not_right(data):
+    """Equal scores, and probabilities that are 0 for all classes but one."""
+    X, y = data[1]
+    options = {"loss": "softmax_cross_entropy"}
+    zeros = Network(64, [Dense(10, weight_init="zeros")], **options)
+    bias = np.zeros(10)
+    bias[4] = 500.0
+    sure = Network(64, [Dense(10, weight_init="zeros", bias_init=bias)], **options)
+    metrics = ["accuracy", *(fastgd.metrics.top_k(k=k) for k in (1, 2, 5))]
+    for network, first in ((zeros, [0, 1, 2, 3, 4]), (sure, [4, 0, 1, 2, 3])):
+        found = network.evaluate(X, y, metrics=metrics)
+        shares = [np.isin(y, first[:k]).mean() for k in (1, 1, 2, 5)]
+        assert list(found.values())[1:] == pytest.approx(shares, rel=1e-12)
+
+
+def test_a_half_is_on_the_lower_side():
+    """As in scikit-learn, and as the first of two equal classes."""
+    half, y = np.full((4, 1), 0.5, np.float32), np.array([[0.0], [0.0], [0.0], [1.0]])
+    assert fastgd.metrics.accuracy.value(y, half) == 0.75
+    assert fastgd.metrics.binary_accuracy.value(y, half) == 0.75
+    both = np.hstack([1 - half, half])
+    assert fastgd.metrics.accuracy.value(y[:, 0].astype(int), both) == 0.75
+
+
 def test_parameters_of_a_metric(rng):
     y, p = rng.integers(0, 7, 50), rng.uniform(size=(50, 7))
     assert fastgd.metrics.top_k(k=1).value(y, p) == fastgd.metrics.accuracy.value(y, p)

@@ -26,7 +26,7 @@ def walked(rows):
 
 def test_every_picture_says_what_it_shows_and_can_be_saved(walked, rows, tmp_path):
     network, path = walked
-    found = fastgd.find_learning_rate(network, *rows)
+    found = fastgd.find_learning_rate(network.like(), rows[0], (rows[0][:, 0] > 0).astype(int))
     sweep = fastgd.sweep(network, *rows, {"learning_rate": [0.01, 0.1], "seed": [0, 1]}, epochs=2)
     pictures = {
         "loss": plots.plot_loss(network.history, "A"),
@@ -66,7 +66,7 @@ def test_losses_that_are_not_above_zero_and_none_at_all(tmp_path):
 
 def test_plot_range_test(small):
     network, x, y = small
-    found = fastgd.find_learning_rate(network, x, y, batch_size=4, steps=60)
+    found = fastgd.find_learning_rate(network, x, y, batch_size=None, steps=60)
     (axes,) = found.plot().axes
     drawn = lines(axes)
     rates = found.learning_rate.tolist()

@@ -58,6 +58,11 @@ def test_the_table(rows):
     assert sorted(by_loss) == list(range(8))
     assert set(by_loss[4:]) == set(by_accuracy[4:]) == {2, 3, 6, 7}
     assert found.best() == by_loss[0] == np.nanargmin(columns["validation_loss"])
+    twice = fastgd.sweep(make(), *rows, {"seed": [3, 3]}, epochs=1)
+    assert (twice.best(), twice.order()) == (0, [0, 1])
+    bad = fastgd.sweep(make(), *rows, {"seed": [1, 2]}, learning_rate=1e30, epochs=1)
+    with pytest.raises(ValueError, match="'column'.*did not diverge.*'loss', NaN in all 2"):
+        bad.best()
     assert found.best("validation_accuracy") == np.nanargmax(columns["validation_accuracy"])
     frame = pandas.DataFrame(columns)
     assert frame.groupby("optimizer")["validation_loss"].min().to_list() == pytest.approx(
