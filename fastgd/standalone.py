@@ -5,7 +5,7 @@ import typing
 
 import numpy as np
 
-from ._plan import QuickUpdate
+from ._plan import QuickUpdate, StepOfPython
 from .errors import choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
 from .program import UPDATE_PHASES, UPDATE_WALK, Operation, Program
@@ -110,8 +110,9 @@ class Standalone:
             start = g.offset // flat.itemsize
             g.link.arguments[g.place] = flat[start : start + math.prod(g.shape)].reshape(g.shape)
         self.program.prepare_in_python(UPDATE_PHASES, values, 0, active[0])
-        self.program.walk_in_python(self.stages)
-        optimizer.counter[0] += 1
+        with StepOfPython():
+            self.program.walk_in_python(self.stages)
+            optimizer.counter[0] += 1
         self._let_go()
 
 

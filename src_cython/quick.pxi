@@ -7,7 +7,7 @@ cdef class QuickStep:
     returning None with nothing changed; so also a step that would not end well.
     """
     cdef Runner runner
-    cdef Turn turn
+    cdef Turn turn, optimizer_turn
     cdef object optimizer, kept
     cdef const int64_t[:, ::1] stages, feeds
     cdef const int64_t[::1] x_slots, y_slots
@@ -26,6 +26,7 @@ cdef class QuickStep:
         each step. counter: the optimizer's steps and version. last_loss: that of the step before. kept: what must live
         as long as this."""
         self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
+        self.optimizer_turn = optimizer.turn
         self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
         self.weight, self.limits, self.counter = <double *>weight, limits, counter
         self.capacity, self.n_features, self.n_outputs = capacity, x.shape[1], 1 if labels else y.shape[1]
@@ -42,7 +43,7 @@ cdef class QuickStep:
     cdef bint fits(self, object x, object y, object optimizer):
         if optimizer is not self.optimizer or self.next == self.count:
             return False
-        if self.turn.taken or self.turn.disturbed or self.turn.readers:
+        if not (self.turn.is_open() and self.optimizer_turn.is_open()):
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
             return False
@@ -80,15 +81,21 @@ cdef class QuickStep:
             e.feeds = <const Feed *>&self.feeds[0, 0]
         e.rows_of_step, e.n_marks, e.sums, e.counter, e.next_look = NULL, 0, NULL, &self.counter[0], -1
         e.step, e.end, e.status = self.next, self.next + 1, DONE
-        self.turn.taken = True
-        set_rows(e, rows)
-        begin_step(e)
         if rows * self.work_of_row > FREE_WORK:
+            self.turn.take(TRAIN)
+            self.optimizer_turn.take(TRAIN)
             with nogil:
+                steps_begin()
+                set_rows(e, rows)
+                begin_step(e)
                 team_run(walk_steps, e, threads)
-        else:
+                steps_end()
+            self.optimizer_turn.give_back(False)
+            self.turn.give_back(False)
+        else:       # with the GIL, so nobody comes between
+            set_rows(e, rows)
+            begin_step(e)
             team_run(walk_steps, e, 1)
-        self.turn.taken = False
         if e.status != DONE:
             return None
         self.next += 1
@@ -190,16 +197,15 @@ cdef class QuickUpdate:
 
     cdef bint step(self, object params, object grads, object num_threads, object backend) except -1:
         """Whether the update is made."""
-        if self.turn.taken or num_threads is not self.num_threads or backend is not self.backend:
+        if not self.turn.is_open() or num_threads is not self.num_threads or backend is not self.backend:
             return False
-        self.turn.taken = True
-        try:
-            return self.run(params, grads)
-        finally:
-            self.turn.taken = False
+        if self.elements > FREE_ELEMENTS:
+            with self.turn:
+                return self.run(params, grads)
+        return self.run(params, grads)      # with the GIL, so nobody comes between
 
     def run(self, params, grads):
-        """`step` by a caller whose turn it is."""
+        """`step` by a caller who may take the turn, or has it."""
         if self.next == self.count:
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
@@ -220,11 +226,14 @@ cdef class QuickUpdate:
             e.feeds = <const Feed *>&self.feeds[0, 0]
         e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
         e.step, e.end, e.status = self.next, self.next + 1, DONE
-        begin_step(e)
         if self.elements > FREE_ELEMENTS:
             with nogil:
+                steps_begin()
+                begin_step(e)
                 team_run(walk_steps, e, self.threads)
+                steps_end()
         else:
+            begin_step(e)
             team_run(walk_steps, e, 1)
         self.next += 1
         return True
