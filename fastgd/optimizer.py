@@ -390,6 +390,7 @@ class Optimizer(Stepper):
         with self.turn:
             self.settle()
             self._step_in_turn(params, grads, num_threads, backend)
+            self._converter.note_change()
 
     def settle(self):
         """Drops what an exception, or a fork, may have left half set."""

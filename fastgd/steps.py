@@ -41,8 +41,9 @@ class Steps:
 
     @classmethod
     def of(cls, plan, optimizer, x, y, *, rows, starts, order=None, weights=None, ends=(), sums=None):
-        """The next steps of an optimizer, or as many of them as it can tell the learning rates of. A gradient within the square root of the largest number has squares that do
-        not overflow, nor do updates at a learning rate above 1; it is that where its factors are within the peak.
+        """The next steps of an optimizer, or as many of them as it can tell the learning rates of. A gradient within
+        the square root of the largest number has squares that do not overflow, nor do updates at a learning rate above
+        1; it is that where its factors are within the peak.
         Weight decay shrinks the parameters as long as neither it nor the learning rate is above 1; above, they may grow
         by a factor."""
         rows, starts, ends = (np.asarray(numbers, np.int64) for numbers in (rows, starts, ends))

@@ -115,7 +115,7 @@ def fit(
     callbacks = check_callbacks(callbacks)
     bar = ProgressBar(epochs) if check_flag("progress", progress) else None
     if checkpoint is not None:
-        checkpoint = files.check_path(checkpoint, "checkpoint")
+        checkpoint = files.check_file(checkpoint, "checkpoint")
         files.describe(self, optimizer)
     if checkpoint_every is not None:
         check_integer("checkpoint_every", checkpoint_every, 1)

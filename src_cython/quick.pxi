@@ -249,8 +249,9 @@ cdef class Stepper:
     def step(self, params, grads, *, num_threads=None, backend="auto"):
         """Updates params in place from grads: an array and its gradient, or lists of them, of equal shapes,
         C-contiguous, float32 or float64; anything that shares its memory by DLPack or as a buffer is an array, too: a
-        torch CPU tensor, whether it requires a gradient or not, or an array.array. One native call serves the whole
-        list.
+        torch CPU tensor, whether it requires a gradient or not, or an array.array; but what is immutable, as JAX's
+        arrays are, only among grads. One native call serves the whole list. torch's autograd is told of the change:
+        going backward through a graph that has saved a parameter raises a RuntimeError, as after torch.optim.
 
         num_threads: as in `Network`; small updates use one, and the result does not depend on it. Nor does it depend on
         how numbers are cut into arrays, but for 8-bit state, whose blocks begin with each array, and the last place of

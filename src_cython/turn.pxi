@@ -12,6 +12,7 @@ cpdef enum Use:
 watch_forks()
 
 
+@cython.final
 cdef class Turn:
     """`with turn:` gives one thread at a time the use of the `owner`, a word for messages; a call from another thread
     gets a RuntimeError, as does a call that is made, by the same thread, from within. In C, so that a signal cannot
@@ -123,6 +124,7 @@ cdef class Turn:
         return Reading(self)
 
 
+@cython.final
 cdef class Using:
     """A context in which the turn is taken for some use."""
     cdef Turn turn
@@ -138,6 +140,7 @@ cdef class Using:
         self.turn.give_back(kind is not None)
 
 
+@cython.final
 cdef class Lending:
     """A context in which calls made from the thread that has the turn may take it, too. It does nothing for a thread
     that has not."""
@@ -159,6 +162,7 @@ cdef class Lending:
             self.turn.lending = self.before
 
 
+@cython.final
 cdef class Reading:
     """A context in which something is read that others may read, too."""
     cdef Turn turn
@@ -176,6 +180,7 @@ cdef class Reading:
         self.turn.readers.remove(this_thread())
 
 
+@cython.final
 cdef class WaitingTurn:
     """`with turn:` serves one thread at a time, for which the others wait; a call made from within gets a RuntimeError.
     Free in the child of a fork, unless the thread that forked has it."""
@@ -207,6 +212,7 @@ cdef class WaitingTurn:
         self.lock.release()
 
 
+@cython.final
 cdef class StepOfPython:
     """A context in which Python code makes a step, in the midst of which no fork shall come."""
 

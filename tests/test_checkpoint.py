@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pytest
 from cases import OPTIMIZERS
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import fastgd
@@ -142,7 +143,7 @@ def damaged(tmp_path, damage):
 
 def rewrite(path, damage):
     """The file with other tensors or metadata, and the right digest."""
-    with fastgd.checkpoint.safe_open(path, "numpy") as file:
+    with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     tensors = load_file(path)
     metadata = damage(tensors) or metadata
@@ -155,7 +156,7 @@ def altered(path, change):
     """The file with its description changed in place."""
 
     def damage(tensors):
-        with fastgd.checkpoint.safe_open(path, "numpy") as file:
+        with safe_open(path, "numpy") as file:
             content = json.loads(file.metadata()["fastgd"])
         change(content)
         return {"fastgd": json.dumps(content)}
