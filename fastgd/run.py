@@ -344,7 +344,8 @@ class Run:
     def _end_epoch(self):
         """Validation, metrics, and whether to go on."""
         watch, history = self._watch, self._history
-        loss, values = watch.values()
+        with self._optimizer.turn.lent(Use.BORROW):
+            loss, values = watch.values()
         with self._lent(Use.BORROW):
             schedule = copy.deepcopy(self._optimizer.schedule) if self._looks else None
         self._undo = watch.seen(), history.best_epoch, schedule
