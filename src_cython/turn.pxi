@@ -25,7 +25,7 @@ cdef class Turn:
     `disturbed` tells that a user left by an exception, or that a fork left it behind: what is prepared may be half set.
     `uses` counts how often the turn was taken, or read.
 
-    In the child of a fork, what threads held that are not there is free; what the thread that forked holds, it holds on.
+    In the child of a fork, what threads held that are not there is free; what the thread that forked holds, it keeps.
     """
     cdef bint taken
     cdef public bint disturbed
