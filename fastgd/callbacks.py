@@ -3,6 +3,8 @@ each epoch, or wrapped in `every` after so many minibatches; if it returns True,
 context manager, too, is entered before the first step and left after the last, however that comes about, once even if
 it is given twice, for epochs and for minibatches."""
 
+import contextlib
+import functools
 import json
 import math
 import os
@@ -10,6 +12,8 @@ import time
 
 import numpy as np
 
+from ._plan import Turn
+from .checkpoint import check_file
 from .errors import check_integer, shown, type_error, value_error
 from .history import why
 
@@ -41,14 +45,18 @@ class json_lines:
     """Appends a line of JSON to a file: {"step": ..., "epoch": ..., "loss": ..., ...} after each epoch, or within
     `every` after so many minibatches, and at the end {"stopped": "epochs"}. What is no finite number is null.
 
-    path: a file, made if there is none."""
+    path: a regular file, made if there is none. One `fit` at a time uses it, others raise RuntimeError."""
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        self._file, self._history = None, None
+        self._file, self._history, self._turn = None, None, Turn(f"json_lines({self.path!r})")
 
     def __enter__(self):
-        self._file, self._history = open(self.path, "a", encoding="utf-8"), None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._turn)
+            check_file(self.path)  # to open a pipe may take for ever
+            self._file, self._history = stack.enter_context(open(self.path, "a", encoding="utf-8")), None
+            self._entered = stack.pop_all()
         return self
 
     def __call__(self, run):
@@ -56,11 +64,12 @@ class json_lines:
         self._write({"step": run.step, "epoch": run.epoch, **figures(run)})
 
     def __exit__(self, kind, error, traceback):
-        if error is not None:
-            self._write({"stopped": why(error)})
-        elif self._history is not None:
-            self._write({"stopped": self._history.stopped})
-        self._file.close()
+        with self._entered:
+            if error is not None:
+                self._write({"stopped": why(error)})
+            elif self._history is not None:
+                self._write({"stopped": self._history.stopped})
+        self._file, self._entered = None, None
 
     def _write(self, record):
         known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
@@ -71,7 +80,8 @@ class json_lines:
 class tensorboard:
     """Writes scalars for TensorBoard to a folder, by the writer of the package `tensorboard` (extra `tensorboard`):
     after each epoch, or within `every` after so many minibatches. The step is the number of minibatches that the
-    network has been trained on, which the next `fit` goes on counting."""
+    network has been trained on, which the next `fit` goes on counting. One `fit` at a time uses it, others raise
+    RuntimeError; the child of a fork that trains on writes a file of its own."""
 
     def __init__(self, folder):
         try:
@@ -79,18 +89,24 @@ class tensorboard:
         except ImportError as error:
             raise ImportError("logs for TensorBoard need its package: pip install 'fastgd[tensorboard]'") from error
         self.folder = os.fspath(folder)
-        self._new_writer, self._writer = Writer, None
+        self._new_writer, self._writers, self._turn = Writer, {}, Turn(f"tensorboard({self.folder!r})")
 
     def __enter__(self):
-        self._writer = self._new_writer(self.folder)
+        self._turn.__enter__()
         return self
 
     def __call__(self, run):
+        pid = os.getpid()  # the threads of a writer stay with the process that made it
+        if pid not in self._writers:
+            self._writers[pid] = self._new_writer(self.folder)
         for name, value in figures(run).items():
-            self._writer.add_scalar(name, value, run.network.minibatches)
+            self._writers[pid].add_scalar(name, value, run.network.minibatches)
 
     def __exit__(self, *raised):
-        self._writer.close()
+        self._turn.__exit__(*raised)
+        writer = self._writers.pop(os.getpid(), None)
+        if writer is not None:
+            writer.close()
 
 
 class trajectory:
@@ -101,8 +117,10 @@ class trajectory:
 
     def __init__(self, network):
         self.network, self.steps, self._points, self._before = network, [], [], 0
+        self._turn = Turn("trajectory")
 
     def __enter__(self):
+        self._turn.__enter__()
         if not self._points:
             self._add(0)
         self._before = self.steps[-1]
@@ -115,7 +133,7 @@ class trajectory:
             self._add(self._before + run.step)
 
     def __exit__(self, *raised):
-        pass
+        self._turn.__exit__(*raised)
 
     def _add(self, step):
         self.steps.append(step)
@@ -127,6 +145,18 @@ class trajectory:
         return np.array(self._points).reshape(len(self._points), self.network.n_parameters)
 
 
+@functools.cache
+def bar_class():
+    """tqdm's class of bars. Its lock is one of those that a fork must not come in the middle of."""
+    from tqdm.auto import tqdm
+    from tqdm.std import TqdmDefaultWriteLock
+
+    lock = TqdmDefaultWriteLock.th_lock
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return tqdm
+
+
 class ProgressBar:
     """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows a second."""
 
@@ -134,9 +164,7 @@ class ProgressBar:
         self._epochs, self._bar, self._run = epochs, None, None
 
     def __enter__(self):
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(total=self._epochs, unit="epoch", dynamic_ncols=True)
+        self._bar = bar_class()(total=self._epochs, unit="epoch", dynamic_ncols=True)
         self._started, self._looked, self._rows = time.monotonic(), 0.0, None
         return self
 

@@ -18,8 +18,9 @@ import time
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from ._plan import sync_folder
 from .activations import ACTIVATIONS
 from .choice import pick
 from .config import __version__
@@ -38,7 +39,6 @@ _SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind)
 # What of an optimizer is another by the end of a run; its learning rate at the start is among the run's settings.
 CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
 DIGEST = "sha256"  # its name is behind those of all other tensors of bytes, which the library puts last
-CHUNK = 2**20
 # Names of files that are being written end so; those of runs that were killed are removed after so many seconds.
 UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
 # What files of other kinds begin with.
@@ -61,7 +61,7 @@ def save(path, network, optimizer=None, run=None):
 
     Raises OSError if the file cannot be written, TypeError or ValueError if `load` could not read it again; then what
     was at `path` is still there."""
-    content = describe(network, optimizer)
+    path, content = check_file(path), describe(network, optimizer)
     arrays = {**network.views(), **network.statistics}
     tensors = {name: np.ascontiguousarray(view) for name, view in arrays.items()}
     if optimizer is not None:
@@ -75,7 +75,7 @@ def save(path, network, optimizer=None, run=None):
     if not data.endswith(mark):
         raise AssertionError("the safetensors library does not put the digest last")
     rest = memoryview(data)[:-32]
-    replace_file(check_path(path), (rest, hashlib.sha256(rest).digest()))
+    replace_file(path, (rest, hashlib.sha256(rest).digest()))
 
 
 def describe(network, optimizer):
@@ -133,13 +133,18 @@ def check_path(path, argument="path"):
     return path
 
 
-def replace_file(path, parts):
-    """Replaces the file at `path`, or the one a link there points to, in one go; a device is written to."""
-    path = os.path.realpath(path)
+def check_file(path, argument="path"):
+    """As `check_path`, for what is written whole: raises where there is something else than a regular file."""
+    path = check_path(path, argument)
     if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as file:
-            file.writelines(parts)
-        return
+        expected = "a regular file, or a path where there is none yet"
+        raise value_error(argument, expected, f"{path!r}, a pipe, socket or device")
+    return path
+
+
+def replace_file(path, parts):
+    """Replaces the file at `path`, or the one a link there points to, in one go."""
+    path = os.path.realpath(path)
     folder, name = os.path.split(path)
     _remove_forgotten(folder, name)
     sibling = os.path.join(folder, f"{_stem(name)}{secrets.token_hex(8)}{UNFINISHED}")
@@ -158,14 +163,11 @@ def replace_file(path, parts):
             os.remove(sibling)
         raise
     if hasattr(os, "O_DIRECTORY"):  # the new name lasts only with its folder
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(descriptor)
+            sync_folder(folder)
         except OSError as error:
             error.add_note(f"{path!r} is the new file, but it may not last if the power fails now")
             raise
-        finally:
-            os.close(descriptor)
 
 
 def _stem(name):
@@ -175,8 +177,8 @@ def _stem(name):
 
 def _remove_forgotten(folder, name):
     """Removes what runs that were killed while they wrote this file left behind."""
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(folder):
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
             if entry.name.startswith(_stem(name)) and entry.name.endswith(UNFINISHED):
                 with contextlib.suppress(OSError):
                     if time.time() - entry.stat().st_mtime > FORGOTTEN:
@@ -192,16 +194,21 @@ def _code(dtype):
     return f"{dtype.kind.upper()}{8 * dtype.itemsize}"
 
 
-class _File:
-    """An open file: what it says, and its tensors, which are checked before they are read."""
+def _dtype(code):
+    """The dtype of a name."""
+    return np.dtype(f"{code[0].lower()}{int(code[1:]) // 8}")
 
-    def __init__(self, path, opened):
-        self.path, self._opened = path, opened
-        self.names = set(opened.keys())
-        metadata = opened.metadata() or {}
-        if "fastgd" not in metadata:
-            raise self.error("metadata", "that of a file saved by fastgd", "a safetensors file of something else")
+
+class _File:
+    """What a file says, and its tensors, which are checked before they are used. `size`: its bytes."""
+
+    def __init__(self, path, header, tensors, size):
+        self.path, self._tensors, self.size = path, tensors, size
+        self.names = set(tensors)
         with self.field("metadata"):
+            metadata = json.loads(header).get("__metadata__", {})
+            if "fastgd" not in metadata:
+                raise self.error("metadata", "that of a file saved by fastgd", "a safetensors file of something else")
             self.content = json.loads(metadata["fastgd"])
             version, by = self.content["format"], self.content.get("version")
         if version != FORMAT:
@@ -229,8 +236,8 @@ class _File:
             if name not in self.names:
                 wrong[name] = "none"
                 continue
-            view = self._opened.get_slice(name)
-            found = view.get_dtype(), tuple(view.get_shape())
+            tensor = self._tensors[name]
+            found = tensor["dtype"], tuple(tensor["shape"])
             if found != (_code(dtype), tuple(shape)):
                 wrong[name] = "{} {}".format(*found)
         if wrong:
@@ -241,59 +248,35 @@ class _File:
             raise self.error(name, f"{_code(dtype)} {tuple(shape)}", f"{wrong[name]}{more}")
 
     def read(self, name):
-        return self._opened.get_tensor(name)
+        """A tensor as an array of its own."""
+        tensor = self._tensors[name]
+        with self.field(name):
+            return np.frombuffer(tensor["data"], _dtype(tensor["dtype"])).reshape(tensor["shape"]).copy()
 
     def fill(self, arrays):
         """Reads tensors into arrays by name that `check` has found to fit."""
         for name, array in arrays.items():
-            array[...] = self.read(name)
+            array[...] = np.frombuffer(self._tensors[name]["data"], array.dtype).reshape(array.shape)
 
 
-@contextlib.contextmanager
-def _opened(path):
-    """The file at a path, as a `_File`, once every byte of it is checked."""
+def _read(path):
+    """The file at a path, as a `_File`, once every byte of it is checked. The bytes are read once: what is parsed is
+    what was checked, whatever becomes of the file meanwhile."""
     path = _path(path)
-    with contextlib.ExitStack() as stack:
-        while True:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # to open others may take for ever
-                raise CheckpointError(path, "file", "a regular file", "something else")
-            file = stack.enter_context(open(path, "rb"))
-            try:
-                opened = stack.enter_context(safe_open(path, "numpy"))
-            except SafetensorError as error:
-                begin = file.read(8)
-                got = next((what for magic, what in FOREIGN.items() if begin.startswith(magic)), f"{error}")
-                raise CheckpointError(path, "file", "a whole safetensors file saved by fastgd", got) from None
-            if _identity(os.stat(path)) == _identity(os.fstat(file.fileno())):
-                break
-            stack.close()  # another one was moved there in between
-        found, begun = _File(path, opened), _identity(os.fstat(file.fileno()))
-        _check_digest(file, found, begun[-1])
-        if _identity(os.fstat(file.fileno())) != begun:
-            raise found.error("file", "a file at rest", "one that changed while it was read")
-        try:
-            yield found
-        except SafetensorError as error:
-            raise found.error("file", "a whole safetensors file saved by fastgd", f"{error}") from None
-
-
-def _identity(kind):
-    return kind.st_dev, kind.st_ino, kind.st_mtime_ns, kind.st_size
-
-
-def _check_digest(file, found, size):
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open others may take for ever
+        raise CheckpointError(path, "file", "a regular file", "something else")
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        tensors = {name: tensor for name, tensor in safetensors.deserialize(data)}
+    except SafetensorError as error:
+        got = next((what for magic, what in FOREIGN.items() if data.startswith(magic)), f"{error}")
+        raise CheckpointError(path, "file", "a whole safetensors file saved by fastgd", got) from None
+    found = _File(path, data[8 : 8 + int.from_bytes(data[:8], "little")], tensors, len(data))
     found.check({DIGEST: ((32,), np.uint8)})
-    digest = hashlib.sha256()
-    file.seek(0)
-    left = size - 32
-    while left > 0:
-        part = file.read(min(CHUNK, left))
-        if not part:
-            break
-        digest.update(part)
-        left -= len(part)
-    if digest.digest() != file.read(33):
+    if hashlib.sha256(memoryview(data)[:-32]).digest() != data[-32:]:
         raise found.error(DIGEST, "the digest of the bytes before it", "another: the file was damaged or altered")
+    return found
 
 
 def load(path, *, backend="auto"):
@@ -303,13 +286,16 @@ def load(path, *, backend="auto"):
     Raises OSError if the file cannot be read, CheckpointError if it is not a whole fastgd model: it names the file, the
     field, what was expected and what came.
     """
-    with _opened(path) as file:
-        network = _network(file, backend)
-        optimizer = _optimizer(file, network)
-        if file.content.get("run") is not None:
-            with file.field("run"):
-                network.history = History.of(file.content["run"]["history"], _arrays_of_run(file, "history."))
-        return network, optimizer
+    return _loaded(_read(path), backend)
+
+
+def _loaded(file, backend):
+    network = _network(file, backend)
+    optimizer = _optimizer(file, network)
+    if file.content.get("run") is not None:
+        with file.field("run"):
+            network.history = History.of(file.content["run"]["history"], _arrays_of_run(file, "history."))
+    return network, optimizer
 
 
 def _arrays_of_run(file, begin=""):
@@ -378,43 +364,52 @@ def _optimizer(file, network):
 
 def description(path):
     """What a file says of itself, as a dict."""
-    with _opened(path) as file:
-        with file.field("version"):
-            file.content["version"] = str(file.content["version"])
-        run = file.content.get("run")
-        if run is not None:
-            with file.field("run"):
-                check_integer("step", run["step"], 0)
-                check_number("seconds", run["seconds"], 0.0)
-                run["best_is_kept"] = "run.learnt" in file.names
-        return file.content
+    return _description(_read(path))
+
+
+def _description(file):
+    with file.field("version"):
+        file.content["version"] = str(file.content["version"])
+    run = file.content.get("run")
+    if run is not None:
+        with file.field("run"):
+            check_integer("step", run["step"], 0)
+            check_number("seconds", run["seconds"], 0.0)
+            run["best_is_kept"] = "run.learnt" in file.names
+    return {**file.content, "size": file.size}
+
+
+def load_described(path):
+    """Returns (network, optimizer, description) of a file that is read once; the description has its "size", too."""
+    file = _read(path)
+    return *_loaded(file, "auto"), _description(file)
 
 
 def resume(path, run):
     """Takes a training run to where it was when it was saved: network, optimizer and the run itself; unless all of it
     fits, nothing is changed."""
     network, optimizer = run.network, run.optimizer
-    with _opened(path) as file:
-        content, given = file.content, json.loads(json.dumps(describe(network, optimizer)))
-        if content.get("run") is None:
-            raise file.error("run", "a training run saved by fit(checkpoint=...)", "a model alone")
-        with file.field("run"):
-            saved = {**content, "fit": content["run"]["fit"]}
-            given["fit"] = json.loads(json.dumps(run.settings()))
-        if content.get("preprocessing") != given.get("preprocessing"):
-            raise file.error("preprocessing", "that of this run", "another")
-        for part in ("network", "optimizer", "fit"):
-            with file.field(part):
-                for name in {**given[part], **saved[part]}:
-                    one, other = _settings(given[part].get(name)), _settings(saved[part].get(name))
-                    if one != other and "data" in name:
-                        raise file.error(f"{part}.{name}", "the rows of this run", "others")
-                    if one != other and (part, name) not in CHANGING:
-                        raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
-        loaded = _network(file, network.backend)
-        loaded_optimizer = _optimizer(file, loaded)
-        with file.field("run"):
-            restore = run.prepare(content["run"], _arrays_of_run(file), loaded)
+    file = _read(path)
+    content, given = file.content, json.loads(json.dumps(describe(network, optimizer)))
+    if content.get("run") is None:
+        raise file.error("run", "a training run saved by fit(checkpoint=...)", "a model alone")
+    with file.field("run"):
+        saved = {**content, "fit": content["run"]["fit"]}
+        given["fit"] = json.loads(json.dumps(run.settings()))
+    if content.get("preprocessing") != given.get("preprocessing"):
+        raise file.error("preprocessing", "that of this run", "another")
+    for part in ("network", "optimizer", "fit"):
+        with file.field(part):
+            for name in {**given[part], **saved[part]}:
+                one, other = _settings(given[part].get(name)), _settings(saved[part].get(name))
+                if one != other and "data" in name:
+                    raise file.error(f"{part}.{name}", "the rows of this run", "others")
+                if one != other and (part, name) not in CHANGING:
+                    raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
+    loaded = _network(file, network.backend)
+    loaded_optimizer = _optimizer(file, loaded)
+    with file.field("run"):
+        restore = run.prepare(content["run"], _arrays_of_run(file), loaded)
     network.learnt[:], network.epochs, network.counter[:] = loaded.learnt, loaded.epochs, loaded.counter
     optimizer.bind(network)
     for slot, arrays in loaded_optimizer.state.items():

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from . import callbacks, tables
-from .checkpoint import check_path, description, load
+from .checkpoint import check_path, description, load, load_described
 from .config import show_config
 from .data import check_batch_size
 from .datasets import data_of_model, data_to_train, ending
@@ -268,9 +268,8 @@ def evaluate(arguments):
 
 def info(arguments):
     """`fastgd info`: what is in a model file."""
-    network, optimizer = load(arguments.model)
-    content = description(arguments.model)
-    print(f"{arguments.model}: {os.path.getsize(arguments.model):,} bytes, written by fastgd {content['version']}")
+    network, optimizer, content = load_described(arguments.model)
+    print(f"{arguments.model}: {content['size']:,} bytes, written by fastgd {content['version']}")
     print(network)
     for layer, n_in in zip(network.layers, network.sizes, strict=False):
         print(f"  {n_in} -> {layer.output_size(n_in)}  {layer}")

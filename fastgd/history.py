@@ -52,8 +52,8 @@ class History:
     def to_dict(self):
         """Arrays by name, all of one length: "epoch" (from 1), "loss", ... `pandas.DataFrame` takes it as it is. NaN is
         what an exception kept from being known."""
-        n = len(self.loss)
-        columns = {name: np.array(values + [np.nan] * (n - len(values))) for name, values in self.columns().items()}
+        n = len(self.loss)  # another thread may be training
+        columns = {name: np.array(values[:n] + [np.nan] * (n - len(values))) for name, values in self.columns().items()}
         return {"epoch": np.arange(1, n + 1), **columns}
 
     def last(self):

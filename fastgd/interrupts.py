@@ -14,9 +14,9 @@ def held(*, pass_on=True):
         return
     numbers, pressed = (signal.SIGINT, signal.SIGTERM), []
     before = {number: signal.getsignal(number) for number in numbers if callable(signal.getsignal(number))}
-    for number in before:
-        signal.signal(number, lambda *told: pressed.append(told))
     try:
+        for number in before:
+            signal.signal(number, lambda *told: pressed.append(told))
         yield pressed
     finally:
         for number, handler in before.items():

@@ -4,6 +4,7 @@ Of all modules only this one and jit_gemm.py import numba, and they are imported
 """
 
 import functools
+import os
 
 import numpy as np
 
@@ -12,12 +13,20 @@ try:
 except ImportError as error:
     raise ImportError("the Numba backend needs numba: pip install 'fastgd[numba]'") from error
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from . import jit_gemm  # noqa: F401  gives compiled loops their `add_product`
 
 # No reassociation: a sum keeps its order. Contraction to FMA is what the C compiler does, too.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+
+if hasattr(os, "register_at_fork"):  # else the child of a fork waits for the end of a compilation that never comes
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 @intrinsic

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, TOLD_TO_STOP, Turn
+from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, TOLD_TO_STOP, Turn, Use
 from .buffers import aligned_zeros
 from .choice import pick
 from .data import leave_pages
@@ -226,7 +226,7 @@ class Network:
         """
         x = check_rows("x", x, self.n_features)
         result = np.empty((len(x), self.sizes[-1]), self.dtype)
-        with self._turn:
+        with self._turn.use(Use.EVALUATE):
             for start in range(0, len(x), BLOCK_ROWS):
                 rows = slice(start, start + BLOCK_ROWS)
                 plan = self._minibatch(x[rows], None, None)
@@ -258,18 +258,19 @@ class Network:
         Raises TypeError or ValueError naming the argument.
         """
         samples = self._checked(x, y, sample_weight)
-        with self._turn:
+        with self._turn.use(Use.EVALUATE):
             return self._evaluate(samples)[0]
 
     def evaluate(self, x, y, *, metrics=(), sample_weight=None):
         """Mean loss as `loss`, and metrics of the predictions, as a dict: {"loss": ..., "accuracy": ...}.
 
-        metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction).
+        metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction), which may
+            evaluate the network, too, but not train it.
         Raises TypeError or ValueError naming the argument.
         """
         metrics = check_metrics("metrics", metrics)
         samples = self._checked(x, y, sample_weight)
-        with self._turn:
+        with self._turn.use(Use.EVALUATE):
             loss, values = self._evaluate(samples, metrics)
         return {"loss": loss, **values}
 
@@ -291,7 +292,8 @@ class Network:
         if metrics:
             predictions = self._linked(outputs)
             y, weight = samples.targets()
-            values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
+            with self._turn.lent(Use.BORROW):  # a metric may ask the network for more
+                values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values
 
     def loss_and_gradient(self, x, y, *, sample_weight=None, training=False, minibatch=None):
@@ -305,7 +307,7 @@ class Network:
             check_integer("minibatch", minibatch, 0)
         samples = self._checked(x, y, sample_weight)
         name = "_plan" if check_flag("training", training) else "_evaluation_plan"
-        with self._turn:
+        with self._turn.use(Use.TRAIN if training else Use.BORROW):
             if training:
                 self._drop_quick_step()
             plan = self._minibatch(samples.x, samples.y, samples.kernel, samples.weight, plan_name=name)
@@ -337,7 +339,8 @@ class Network:
         weights = None
         if sample_weight is not None:
             weights = check_weights("sample_weight", sample_weight, len(x), self.dtype, scaled=scaled)
-        with self._turn:
+        with self._turn, optimizer.turn:
+            optimizer.settle()
             plan = self._plan_for(len(x), kernel)
             plan.use_optimizer(optimizer)
             x_used, y_used = (_usable(array, plan.own[name].dtype) for name, array in (("x", x), ("y", y)))
@@ -409,8 +412,8 @@ class Network:
 
     def describe(self):
         """The plan as text: one line an operation, with the body in use."""
-        plan = self._plan_for(1)
-        return "\n".join([repr(self), *plan.describe()])
+        with self._turn.use(Use.EVALUATE):
+            return "\n".join([repr(self), *self._plan_for(1).describe()])
 
     def memory_estimate(self, batch_size, optimizer=None):
         """Bytes that training takes, besides the data, as a dict: "parameters", "gradient", "optimizer" (its state;
@@ -431,7 +434,9 @@ class Network:
         """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`."""
         from .checkpoint import save
 
-        with self._turn.reading():
+        if optimizer is not None:
+            check_optimizer(optimizer)
+        with self._turn.reading(), contextlib.nullcontext() if optimizer is None else optimizer.turn.reading():
             save(path, self, optimizer)
 
     def to_onnx(self, path, *, unknown="error"):

@@ -14,7 +14,7 @@ JSON. Where fastgd raises an error for numbers that are not finite, the model do
 
 import numpy as np
 
-from .checkpoint import check_path, replace_file
+from .checkpoint import check_file, replace_file
 from .config import __version__
 from .errors import choose, value_error
 
@@ -42,7 +42,7 @@ def export(path, network, *, unknown="error"):
 
     Raises OSError if the file cannot be written, ValueError that names what ONNX does not know: then what was at `path`
     is still there."""
-    path = check_path(path)
+    path = check_file(path)
     data = model(network, unknown=unknown).SerializeToString()
     onnx_modules().checker.check_model(data, full_check=True)
     replace_file(path, (data,))

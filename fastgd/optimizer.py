@@ -10,7 +10,7 @@ import weakref
 
 import numpy as np
 
-from ._plan import Stepper, Turn
+from ._plan import Stepper, Turn, Use
 from .buffers import aligned_zeros
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .lowmemory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_state, slots_of
@@ -136,11 +136,10 @@ class Optimizer(Stepper):
 
     @learning_rate.setter
     def learning_rate(self, value):
-        if callable(value):
-            self.schedule = value
-        else:
-            self.schedule = constant(self.check_hyper("learning_rate", value))
-        self._learning_rate = value
+        if isinstance(value, Schedule):
+            value = value.copy()  # what it remembers belongs to one optimizer
+        schedule = value if callable(value) else constant(self.check_hyper("learning_rate", value))
+        vars(self).update(schedule=schedule, _learning_rate=value)  # both or none, for other threads
         self.counter[1] += 1
 
     @property
@@ -160,7 +159,9 @@ class Optimizer(Stepper):
 
     @minibatches.setter
     def minibatches(self, value):
-        self.counter[:] = check_integer("minibatches", value, 0), self.counter[1] + 1
+        value = check_integer("minibatches", value, 0)
+        with self.turn:
+            self.counter[:] = value, self.counter[1] + 1
 
     @property
     def gradient_norm(self):
@@ -205,13 +206,15 @@ class Optimizer(Stepper):
     def table(self, count, dtype, kinds):
         """Of the next `count` minibatches: learning rates, whether there is an update, and the values of what is fed,
         by key: arrays with an element a minibatch, of stride 0 where they stay the same. `kinds` are the (factor,
-        decays) of the parts.
+        decays) of the parts. There are fewer minibatches if the learning rate follows from the network: then only the
+        rate of the next update is known.
 
         Raises TypeError or ValueError if a schedule gives what is no finite number >= 0, or one too large for dtype.
         """
         seen = np.arange(self.minibatches, self.minibatches + count)
+        rates = self._rates(seen // self.accumulate)
+        count, seen = len(rates), seen[: len(rates)]
         place, steps = seen % self.accumulate, seen // self.accumulate
-        rates = self._rates(steps)
         once = rates[0] if rates.strides == (0,) else rates
         values = {"keep": (place > 0).astype(np.float64), "seed": steps * 1.0}
         for kind in kinds:
@@ -227,13 +230,29 @@ class Optimizer(Stepper):
         return rates, place == self.accumulate - 1, values
 
     def _rates(self, steps):
-        if isinstance(self.schedule, Schedule):
-            return np.broadcast_to(np.asarray(self.schedule(steps), np.float64), len(steps))
-        checked = np.array([self._checked_rate(step) for step in range(steps[0], steps[-1] + 1)])
-        return checked[steps - steps[0]]
+        """Learning rates of minibatches of these updates; those from the first on of which the network is asked (for
+        its loss, say) are left out, unless it is the next one: they are to be asked for when it is their turn."""
+        network = None if self._network is None else self._network()
+        turns = [self.turn] if network is None else [self.turn, network._turn]
+        with contextlib.ExitStack() as stack:
+            for turn in turns:
+                stack.enter_context(turn.lent(Use.BORROW))
+            uses, rates, schedule = [turn.uses for turn in turns], [], self.schedule
+            if isinstance(schedule, Schedule):
+                rates = np.broadcast_to(np.asarray(schedule(steps), np.float64), len(steps))
+                known = steps[0] if [turn.uses for turn in turns] != uses else steps[-1]
+                return rates[: np.searchsorted(steps, known, side="right")]
+            for step in range(steps[0], steps[-1] + 1):
+                rate = self._checked_rate(schedule, step)
+                if [turn.uses for turn in turns] != uses:
+                    rates = rates or [rate]
+                    break
+                rates.append(rate)
+        steps = steps[: np.searchsorted(steps, steps[0] + len(rates))]
+        return np.array(rates)[steps - steps[0]]
 
-    def _checked_rate(self, step):
-        value = self.schedule(step)
+    def _checked_rate(self, schedule, step):
+        value = schedule(step)
         value = value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
         return check_number(f"learning_rate (of step {step + 1})", value, 0.0)
 
@@ -354,26 +373,35 @@ class Optimizer(Stepper):
 
     @contextlib.contextmanager
     def averaged(self, network):
-        """Context in which the network has the averages as its parameters: `with optimizer.averaged(network): ...`."""
+        """Context in which the network has the averages as its parameters: `with optimizer.averaged(network): ...`. It
+        may be evaluated and saved there by the same thread; training it, and any use by other threads, is a
+        RuntimeError."""
         self.check_network(network)
-        pairs = [
-            (network.parameters[part.start : part.stop], average)
-            for part, average in zip(self.parts_of(network), self.averages, strict=True)
-        ]
-        held = network.parameters.copy()
-        for p, average in pairs:
-            p[...] = average
-        try:
-            yield network
-        finally:
-            network.parameters[...] = held
+        with network._turn.use(Use.BORROW), self.turn.use(Use.BORROW):
+            parts = [slice(part.start, part.stop) for part in self.parts_of(network)]
+            pairs, held = list(zip(parts, self.averages, strict=True)), network.parameters.copy()
+            try:
+                for part, average in pairs:
+                    network.parameters[part] = average
+                with network._turn.lent(Use.BORROW), self.turn.lent(Use.BORROW):
+                    yield network
+            finally:
+                network.parameters[...] = held
 
     # ---- alone
 
     def _prepared_step(self, params, grads, num_threads, backend):
         """`step` of anything: checks, and raises. Makes ready for the quick way."""
         with self.turn:
+            self.settle()
             self._step_in_turn(params, grads, num_threads, backend)
+            self._converter.note_change()
+
+    def settle(self):
+        """Drops what an exception, or a fork, may have left half set."""
+        if self.turn.disturbed:
+            self._standalone, self._quick, self._converter = None, None, Converter()
+            self.turn.disturbed = False
 
     def _step_in_turn(self, params, grads, num_threads, backend):
         parameters = self._converter.arrays("params", params, True)
@@ -395,10 +423,15 @@ class Optimizer(Stepper):
     # ---- kept
 
     def __getstate__(self):
-        return {**vars(self), "_network": None, "_standalone": None, "_converter": Converter(), "turn": None}
-
-    def __setstate__(self, state):
-        vars(self).update(state, turn=Turn("optimizer"))
+        with self.turn.reading():  # a copy of between two steps
+            own = {"_network": None, "_standalone": None, "_converter": Converter(), "turn": Turn("optimizer")}
+            arrays = {"counter": self.counter.copy(), "norm": self.norm.copy()}
+            arrays["state"] = {slot: [a.copy() for a in parts] for slot, parts in self.state.items()}
+            if isinstance(self.schedule, Schedule):
+                own["schedule"] = self.schedule.copy()
+                if self._learning_rate is self.schedule:
+                    own["_learning_rate"] = own["schedule"]
+            return {**vars(self), **own, **arrays}
 
     def config(self):
         """Name, hyper-parameters and schedule, to be written to a file; None for the schedule if it is the user's

@@ -40,6 +40,8 @@ from ._plan import (
     OUT_OF_TIME,
     TOLD_TO_STOP,
     QuickStep,
+    StepOfPython,
+    Use,
 )
 from .buffers import aligned_zeros
 from .data import (
@@ -225,7 +227,8 @@ class Plan(Program):
         self._prepared = None
         network = self.network
         optimizer.check_network(network)
-        optimizer.prepare(self.backend, self.dtype, {part.kind for part in optimizer.parts_of(network)})
+        with network._turn.lent(Use.BORROW):  # a learning-rate function may ask it
+            optimizer.prepare(self.backend, self.dtype, {part.kind for part in optimizer.parts_of(network)})
         parts = optimizer.bind(network)
         for phase in (*UPDATE_PHASES, "outer"):
             self._phases[phase].clear()
@@ -470,14 +473,15 @@ class Plan(Program):
             for phase, values in steps.penalties.items():
                 for operation in self._penalties(phase):
                     operation.set_scalars(l2=float(values[s]))
-            self.torn = True
-            status = self.walk_in_python(stages)
-            steps.totals[s] = self.buffers["total"][0]
-            if status == DONE:
-                self.optimizer.counter[0] += 1
-                self.network.counter[0] += 1
-                steps.count(s)
-            self.torn = False
+            with StepOfPython():
+                self.torn = True
+                status = self.walk_in_python(stages)
+                steps.totals[s] = self.buffers["total"][0]
+                if status == DONE:
+                    self.optimizer.counter[0] += 1
+                    self.network.counter[0] += 1
+                    steps.count(s)
+                self.torn = False
             if status != DONE:
                 return s, status
         return end, DONE

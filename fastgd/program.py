@@ -17,6 +17,7 @@ from ._plan import (
     CHECK_LOSS,
     DONE,
     Runner,
+    StepOfPython,
     chain_address,
     chain_record,
 )
@@ -243,7 +244,9 @@ class Program:
 
     def walk_in_python(self, stages):
         """One walk over numpy bodies; returns why it stopped."""
-        with np.errstate(all="ignore"):  # as the compiled bodies do: what comes of it is checked
+        # Compiled bodies ignore errors, too: what comes of them is checked. A fork within would leave the child a lock
+        # of the library behind numpy's products.
+        with np.errstate(all="ignore"), StepOfPython():
             for first, last, closing, end, flags in stages:
                 for operation in (*self.operations[first:last], *self.operations[closing:end]):
                     if not operation.resting:

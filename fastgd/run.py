@@ -15,6 +15,7 @@ import time
 import numpy as np
 
 from . import checkpoint as files
+from ._plan import Use
 from .callbacks import every
 from .errors import check_integer, check_number, shown, value_error
 from .history import History, why
@@ -49,10 +50,10 @@ class Run:
         self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
         self._each_epoch = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
         self._each_steps = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
-        self._learning_rate = optimizer.config()["learning_rate"]  # a callback may set another
+        self._learning_rate = None  # at the beginning; a callback may set another
         self._looks, self._looks_at_epochs, self._watches = None, None, None  # see _see_who_watches
         self._sums = np.zeros(2)  # of the rows' losses in the epoch going on, and of rows
-        self._first_epoch = network.epochs
+        self._first_epoch = 0
         self.first_row, self.first_epoch = 0, 0  # of those done when this call began, if it goes on with a run
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         # Steps that are laid out, how many of them and of their epochs are booked, and the minibatches before; epochs
@@ -104,8 +105,26 @@ class Run:
 
     # ---- the loop
 
-    def go(self):
-        """Trains; returns the history."""
+    def go(self, resume=None):
+        """Trains; returns the history. resume: a file to go on from.
+
+        All the while no other thread may use the network or the optimizer; functions that are called here may."""
+        network, optimizer = self._network, self._optimizer
+        with network._turn, optimizer.turn, self._lent(Use.TRAIN):
+            optimizer.settle()
+            self._learning_rate = optimizer.config()["learning_rate"]
+            self._first_epoch = self._source.epoch = network.epochs
+            if resume is not None:
+                files.resume(resume, self)
+            return self._go()
+
+    @contextlib.contextmanager
+    def _lent(self, use):
+        """Context of calls to functions of the user: they may use the network and the optimizer."""
+        with self._network._turn.lent(use), self._optimizer.turn.lent(use):
+            yield
+
+    def _go(self):
         history = self._history
         self._see_who_watches()
         if self._checkpoint:
@@ -121,7 +140,7 @@ class Run:
                 if isinstance(self._source, Stream):
                     self._train_on_stream()
                 else:
-                    with self._network._turn:
+                    with self._network._turn, self._optimizer.turn:
                         self._train_on_arrays()
                 history.stopped = history.stopped or "epochs"
                 self._finish()
@@ -216,10 +235,12 @@ class Run:
         the native run is at its end."""
         self._book(s)
         if self._bar:
-            self._bar(self)
+            with self._lent(Use.BORROW):
+                self._bar(self)
         self._pause(at_epoch_end=self._ends[self._ended - 1] == s)
-        plan = self._network._plan  # a callback may have used the network for something else
-        return plan is None or not plan.is_ready_for(self._piece) or not self._is_as_laid_out()
+        network, plan = self._network, self._network._plan  # a callback may have used it for something else
+        is_left = plan is None or network._turn.disturbed or not plan.is_ready_for(self._piece)
+        return is_left or not self._is_as_laid_out()
 
     def _book(self, s):
         """Enters in the history what was done up to step s of the piece."""
@@ -305,7 +326,7 @@ class Run:
     def _pause(self, at_epoch_end):
         if at_epoch_end:
             if self._looks_at_epochs and isinstance(self._source, Stream):
-                with self._network._turn:
+                with self._network._turn, self._optimizer.turn:
                     self._end_epoch()
             elif self._looks_at_epochs:
                 self._end_epoch()
@@ -326,15 +347,18 @@ class Run:
     def _end_epoch(self):
         """Validation, metrics, and whether to go on."""
         watch, history = self._watch, self._history
-        loss, values = watch.values()
-        schedule = copy.deepcopy(self._optimizer.schedule) if self._looks else None
+        with self._optimizer.turn.lent(Use.BORROW):
+            loss, values = watch.values()
+        with self._lent(Use.BORROW):
+            schedule = copy.deepcopy(self._optimizer.schedule) if self._looks else None
         self._undo = watch.seen(), history.best_epoch, schedule
         if loss is not None:
             history.validation_loss.append(loss)
         for name, value in values.items():
             history.metrics.setdefault(name, []).append(value)
         if self._looks:
-            self._optimizer.observe(history.loss[-1] if loss is None else loss)
+            with self._lent(Use.BORROW):
+                self._optimizer.observe(history.loss[-1] if loss is None else loss)
         history.stopped = watch.look(history)
 
     def _take_back_epoch_end(self):
@@ -356,26 +380,23 @@ class Run:
             by_steps = [(i, function) for i, function, steps in self._each_steps if self.step % steps == 0]
             due = _each_once([*by_steps, *due], lambda numbered: numbered[1])
         self.at_epoch_end, self._calling = at_epoch_end, True
-        holds = not isinstance(self._source, Stream)
-        if holds:
-            self._network._turn.lend()
         for i, function in due:
             try:
-                answer = function(self)
+                with self._lent(Use.TRAIN):
+                    answer = function(self)
             except Exception as error:
                 error.add_note(f"raised by callbacks[{i}] after minibatch {self.step}, {self.epoch} epochs done")
                 raise
             if answer is True or answer is np.True_:
                 self._history.stopped = self._history.stopped or "callback"
-        if holds:
-            self._network._turn.take_back()
         self._calling = False
 
     # ---- kept
 
     def save(self, path):
         """Writes network, optimizer and the state of this run to a file from which `fit(resume=True)` goes on."""
-        files.save(path, self._network, self._optimizer, self)
+        with self._lent(Use.BORROW), self._network._turn.reading(), self._optimizer.turn.reading():
+            files.save(path, self._network, self._optimizer, self)
 
     def _save(self):
         self.save(self._checkpoint)

@@ -5,6 +5,7 @@ and returns the learning rate. Every optimizer takes one in place of a number; s
 works schedules out beforehand, as arrays that the native loop reads. Only `reduce_on_plateau` looks at the loss.
 """
 
+import copy
 import dataclasses
 import math
 
@@ -47,6 +48,12 @@ class Schedule:
             elif field.type == "Schedule":
                 value = as_schedule(field.name, value)
             object.__setattr__(self, field.name, value)
+
+    def copy(self):
+        """One that remembers by itself what it is shown."""
+        twin = copy.copy(self)
+        vars(twin).update({name: value.copy() for name, value in vars(self).items() if isinstance(value, Schedule)})
+        return twin
 
     def config(self):
         """Name and fields, to be written to a file, a schedule within as one, too; None if a function of the user's is
@@ -276,7 +283,7 @@ class reduce_on_plateau(Schedule):
     """lr(t) = scale schedule(t), at least `final`; scale is 1 at first and multiplied by `factor` whenever the loss has
     not fallen below its best by more than threshold |best| for more than `patience` looks in a row; `cooldown` looks
     after that do not count. `fit` looks after each epoch, at the loss of the validation data if there are any; in a
-    loop of one's own `optimizer.observe(loss)` is a look. It belongs to one optimizer. As torch's
+    loop of one's own `optimizer.observe(loss)` is a look. Each optimizer has a copy of its own. As torch's
     ReduceLROnPlateau(threshold_mode="rel"), which asks for less where the best loss is below 0.
 
     learning_rate: a number, another schedule, or a function of the step.

@@ -51,6 +51,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     raises leaves the estimator as it was; multi-label predictions are dense. Trains in
     float32 if X is of float32, else in float64 ("lbfgs" always in float64).
     A sparse X is made dense, if it takes more than 64 MB then only some rows at a time ("lbfgs": all at once).
+    Threads may share an estimator: who predicts waits while another one fits. Functions that fit calls cannot ask the
+    estimator, which they would see half fitted: a RuntimeError.
     """
 
     loss = "log_loss"  # no argument, but an attribute of scikit-learn's
@@ -166,7 +168,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     def predict(self, X):
         """Labels of the rows of X; (rows, labels) of 0 and 1 for multi-label."""
-        found = self._predictions(X)
+        return self._predictions(X, self._labels)
+
+    def _labels(self, found):
+        """The labels that predictions stand for."""
         if self.out_activation_ == "softmax":
             return self.classes_[found.argmax(axis=1)]
         if self.n_outputs_ > 1:
@@ -175,8 +180,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     def predict_proba(self, X):
         """Probabilities of the classes, (rows, classes), in the order of `classes_`; of each label for multi-label."""
-        found = self._predictions(X)
-        return np.hstack([1 - found, found]) if self.n_outputs_ == 1 else found
+        return self._predictions(X, lambda found: np.hstack([1 - found, found]) if self.n_outputs_ == 1 else found)
 
     def predict_log_proba(self, X):
         """Logarithms of `predict_proba`."""
@@ -262,8 +266,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def predict(self, X):
         """Numbers for the rows of X, (rows,) or (rows, outputs)."""
-        found = self._predictions(X)
-        return found.ravel() if found.shape[1] == 1 else found
+        return self._predictions(X, lambda found: found.ravel() if found.shape[1] == 1 else found)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

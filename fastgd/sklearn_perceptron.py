@@ -6,7 +6,6 @@ import copy
 import functools
 import math
 import numbers
-import threading
 import warnings
 
 import numpy as np
@@ -16,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._plan import WaitingTurn
 from .activations import ACTIVATIONS, Activation, sigmoid
 from .choice import AT_LEAST_ZERO, POSITIVE, pick
 from .data import RowReader
@@ -142,23 +142,36 @@ class Perceptron(BaseEstimator):
         self.coefs_, self.intercepts_ = views[: len(self.coefs_)], views[len(self.coefs_) :]
 
     def _network_in_use(self):
-        """The network kept since the last fit, the lock of who uses it, and what it was made of: hidden layers, and if
-        it is to be trained the rest."""
+        """The network kept since the last fit. Beside it is what it was made of: hidden layers, and if it is to be
+        trained the rest."""
         hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
         kept = getattr(self, "_kept", None)
-        if kept is None or kept[2][0] != hidden:
-            self._kept = kept = self._make_network(self.coefs_[0].dtype), threading.Lock(), (hidden,)
-        return kept
+        if kept is None or kept[1][0] != hidden:
+            self._kept = kept = self._make_network(self.coefs_[0].dtype), (hidden,)
+        return kept[0]
+
+    @property
+    def _turn(self):
+        """Of the threads that use this estimator: who predicts waits until a fit is done, and the other way round."""
+        return vars(self).setdefault("_own_turn", WaitingTurn("estimator"))
 
     def __getstate__(self):
         # The network is made anew when it is used: all that it has learnt is in coefs_ and intercepts_.
-        return {name: value for name, value in super().__getstate__().items() if name != "_kept"}
+        with vars(self).get("_own_turn", contextlib.nullcontext()):
+            state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in ("_kept", "_own_turn")}
 
     # ---- fit
 
     @contextlib.contextmanager
     def _unchanged_by_errors(self, incremental=False):
-        """Context in which an exception leaves the estimator as it was."""
+        """Context of a fit, which no other thread sees half done, and in which an exception leaves the estimator as it
+        was."""
+        with self._turn, self._restored_after_errors(incremental):
+            yield
+
+    @contextlib.contextmanager
+    def _restored_after_errors(self, incremental):
         before = {name: list(v) if isinstance(v, list) else v for name, v in vars(self).items()}
         if incremental and before.get("_optimizer") is not None:
             before["_optimizer"] = copy.deepcopy(self._optimizer)
@@ -224,7 +237,7 @@ class Perceptron(BaseEstimator):
         if self.batch_size != "auto" and self.batch_size > rows:
             warnings.warn(f"batch_size={self.batch_size} is clipped to the {rows} rows", stacklevel=4)
         size = min(200 if self.batch_size == "auto" else self.batch_size, rows)
-        network, optimizer, lock = self._network_to_train(random_state, incremental)
+        network, optimizer = self._network_to_train(random_state, incremental)
         objective = Objective.of(self.out_activation_, self.n_outputs_)
         score = None if held_out is None else functools.partial(self._score, network, *held_out)
         # A warm start has no best parameters of its own until a score is better than those of before.
@@ -240,8 +253,7 @@ class Perceptron(BaseEstimator):
         watch = Watch(network, (), samples, None, None, 0.0, None, False)
         epochs = 1 if incremental else self.max_iter
         self.n_iter_ = 0
-        with lock:
-            told = self._train(Run(network, optimizer, source, epochs, watch, [end], None, None, None))
+        told = self._train(Run(network, optimizer, source, epochs, watch, [end], None, None, None))
         self._minibatches = network.minibatches
         source.leave_random_state(self.n_iter_)
         if self._follows("invscaling"):
@@ -261,13 +273,13 @@ class Perceptron(BaseEstimator):
         self.best_validation_score_ = -np.inf if self.early_stopping else None
 
     def _network_to_train(self, random_state, incremental):
-        """A network with the present parameters, an optimizer of its own, and the lock of who uses the network:
-        partial_fit goes on with those of before, as long as the arguments are the same."""
+        """A network with the present parameters, and an optimizer of its own: partial_fit goes on with those of before,
+        as long as the arguments are the same."""
         hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
         made_of = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
         goes_on = incremental and getattr(self, "_optimizer", None) is not None
         kept = getattr(self, "_kept", None)
-        if goes_on and kept is not None and kept[2] == made_of:
+        if goes_on and kept is not None and kept[1] == made_of:
             self._give_parameters(kept[0])
         else:
             if not goes_on:
@@ -275,10 +287,10 @@ class Perceptron(BaseEstimator):
                 self._seed = int(random_state.randint(2**31)) if chance else 0
             network = self._make_network(self.coefs_[0].dtype, self.alpha, self._seed)
             network.counter[0] = self._minibatches  # what is dropped is not what was dropped before
-            self._kept = network, threading.Lock(), made_of
+            self._kept = network, made_of
             # A copy is free to drive another network.
             self._optimizer = copy.deepcopy(self._optimizer) if goes_on else self._new_optimizer()
-        return self._kept[0], self._optimizer, self._kept[1]
+        return self._kept[0], self._optimizer
 
     def _new_optimizer(self):
         rate, solver = self.learning_rate_init, self.solver
@@ -326,16 +338,18 @@ class Perceptron(BaseEstimator):
     def network_(self):
         """A `fastgd.Network` of its own with the weights as they are: for `to_onnx`, `save`, `describe`."""
         check_is_fitted(self)
-        return self._make_network(self.coefs_[0].dtype)
+        with self._turn:
+            return self._make_network(self.coefs_[0].dtype)
 
-    def _predictions(self, X):
-        """What the network predicts for rows of X, (rows, n_outputs), with the parameters that are in `coefs_`."""
+    def _predictions(self, X, finish):
+        """finish(predictions): those of the network for rows of X, (rows, n_outputs), with the parameters that are in
+        `coefs_`."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", reset=False)
-        network, lock, _ = self._network_in_use()
-        with lock:
+        with self._turn:
+            network = self._network_in_use()
             self._give_parameters(network)
-            return predict(network, X)
+            return finish(predict(network, X))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

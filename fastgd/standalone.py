@@ -1,11 +1,12 @@
 """The update of a list of arrays by themselves, in one native call; and the checks of such arrays."""
 
 import math
+import sys
 import typing
 
 import numpy as np
 
-from ._plan import QuickUpdate
+from ._plan import QuickUpdate, StepOfPython
 from .errors import choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
 from .program import UPDATE_PHASES, UPDATE_WALK, Operation, Program
@@ -17,6 +18,8 @@ from .update import write_update
 THREAD_ELEMENTS = 64 * 1024
 # For how many steps to come scalars are worked out, at most.
 MAX_STEPS = 4096
+# Packages whose arrays must not be written to, though they may be handed out as writable ones.
+IMMUTABLE = ("jax", "jaxlib", "tensorflow")
 
 
 class Standalone:
@@ -110,8 +113,9 @@ class Standalone:
             start = g.offset // flat.itemsize
             g.link.arguments[g.place] = flat[start : start + math.prod(g.shape)].reshape(g.shape)
         self.program.prepare_in_python(UPDATE_PHASES, values, 0, active[0])
-        self.program.walk_in_python(self.stages)
-        optimizer.counter[0] += 1
+        with StepOfPython():
+            self.program.walk_in_python(self.stages)
+            optimizer.counter[0] += 1
         self._let_go()
 
 
@@ -145,6 +149,7 @@ class Converter:
 
     def __init__(self):
         self._known = []  # (object, its layout, array)
+        self._tensors = []  # those of torch among them
 
     def arrays(self, argument, values, remember):
         """An array or a list of arrays as a list of numpy arrays over the same memory."""
@@ -162,7 +167,21 @@ class Converter:
                 new = True
         if remember and new:
             self._known = [(value, _tensor_layout(value), array) for value, array in zip(values, arrays, strict=True)]
+        if remember:
+            kind = _torch_tensor()
+            self._tensors = [value for value in values if kind is not None and isinstance(value, kind)]
         return arrays
+
+    def note_change(self):
+        """Tells torch that the tensors that were converted and remembered last have been written to: a graph that has
+        saved one of them cannot be gone through backward any more."""
+        for tensor in self._tensors:
+            sys.modules["torch"].autograd.graph.increment_version(tensor)
+
+
+def _torch_tensor():
+    """The class of torch's tensors, or None as long as nobody has imported torch."""
+    return getattr(sys.modules.get("torch"), "Tensor", None)
 
 
 def _tensor_layout(value):
@@ -179,7 +198,10 @@ def _as_numpy(argument, value):
         if hasattr(value, "detach"):  # torch's tensors: their own way takes less time, and serves leaves of a graph
             return value.detach().numpy()
         if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
-            return np.from_dlpack(value)
+            array = np.from_dlpack(value)
+            if type(value).__module__.partition(".")[0] in IMMUTABLE:
+                array.flags.writeable = False
+            return array
         if not isinstance(value, np.ndarray):
             return np.asarray(memoryview(value))
     except (BufferError, RuntimeError, TypeError, ValueError) as error:

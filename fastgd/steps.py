@@ -41,13 +41,17 @@ class Steps:
 
     @classmethod
     def of(cls, plan, optimizer, x, y, *, rows, starts, order=None, weights=None, ends=(), sums=None):
-        """The next steps of an optimizer. A gradient within the square root of the largest number has squares that do
-        not overflow, nor do updates at a learning rate above 1; it is that where its factors are within the peak. One
-        that is clipped to such a length before it is used need only be finite.
+        """The next steps of an optimizer, or as many of them as it can tell the learning rates of. A gradient within
+        the square root of the largest number has squares that do not overflow, nor do updates at a learning rate above
+        1; it is that where its factors are within the peak. One that is clipped to such a length before it is used need
+        only be finite.
         Weight decay shrinks the parameters as long as neither it nor the learning rate is above 1; above, they may grow
         by a factor."""
-        rows, starts = np.asarray(rows, np.int64), np.asarray(starts, np.int64)
+        rows, starts, ends = (np.asarray(numbers, np.int64) for numbers in (rows, starts, ends))
         rates, active, values = optimizer.table(len(rows), plan.dtype, plan.kinds)
+        rows, starts, ends = rows[: len(rates)], starts[: len(rates)], ends[ends <= len(rates)]
+        if weights is not None:
+            weights = weights[: rows.sum()]
         values["minibatch"] = plan.network.minibatches + np.arange(len(rows), dtype=np.float64)
         largest = optimizer.largest_factor * (rates[0] if rates.strides == (0,) else rates)
         most = float(np.finfo(plan.dtype).max)
@@ -60,7 +64,7 @@ class Steps:
         if decay and (factors != 1).any():
             factors = np.broadcast_to(factors, len(rows))
             growth = np.where(factors == 1, np.inf, most**0.5 / factors)
-        ends, sums = np.asarray(ends, np.int64), np.zeros(2) if sums is None else sums
+        sums = np.zeros(2) if sums is None else sums
         found = np.zeros(len(rows)), ends, np.zeros(len(ends)), np.zeros(len(ends)), sums
         weight_starts = None if weights is None else np.cumsum(rows) - rows
         return cls(x, y, rows, starts, order, weights, weight_starts, rates, active, values, *limits, growth, *found)

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from .callbacks import bar_class
 from .errors import DivergenceError, check_flag, check_integer, choose, shown, type_error, value_error
 from .interrupts import held
 from .metrics import check_metrics
@@ -205,9 +206,7 @@ def _train_all(X, y, trainings, threads, shows_bar):
 
 
 def _with_bar(done, total):
-    from tqdm.auto import tqdm
-
-    return tqdm(done, total=total, unit="training", dynamic_ncols=True)
+    return bar_class()(done, total=total, unit="training", dynamic_ncols=True)
 
 
 def _stop(futures, networks):

@@ -66,7 +66,9 @@ def fit(
         did; None never stops early. restore_best: at the end go back to the parameters of the epoch where it was best;
         NaN is never best.
     callbacks: functions of the run (`fastgd.run.Run`), called after each epoch, or `fastgd.callbacks.every(k, f)`
-        after every k minibatches; one that returns True stops the training. They may use the network.
+        after every k minibatches; one that returns True stops the training. They may use the network, and train it.
+        (Metrics and learning-rate functions may evaluate it; a rate that follows from what the network says then is
+        asked for before each update. Other threads must not use the network, or the optimizer, during `fit`.)
     progress: True shows a progress bar.
     checkpoint: a file to which network, optimizer and the state of this run are saved at the end, on Ctrl-C, and every
         `checkpoint_every` minibatches; None is once a minute. A file that is there is replaced.
@@ -113,7 +115,7 @@ def fit(
     callbacks = check_callbacks(callbacks)
     bar = ProgressBar(epochs) if check_flag("progress", progress) else None
     if checkpoint is not None:
-        checkpoint = files.check_path(checkpoint, "checkpoint")
+        checkpoint = files.check_file(checkpoint, "checkpoint")
         files.describe(self, optimizer)
     if checkpoint_every is not None:
         check_integer("checkpoint_every", checkpoint_every, 1)
@@ -121,9 +123,7 @@ def fit(
         if value and checkpoint is None:
             raise value_error("checkpoint", f"a file, for {name}={value}", None)
     run = Run(self, optimizer, source, epochs, watch, callbacks, bar, checkpoint, checkpoint_every)
-    if resume and os.path.exists(checkpoint):
-        files.resume(checkpoint, run)
-    return run.go()
+    return run.go(resume=checkpoint if resume and os.path.exists(checkpoint) else None)
 
 
 def pick_optimizer(optimizer):

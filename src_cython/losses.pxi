@@ -188,7 +188,7 @@ cdef void softmax_cross_entropy_loss(const void *args, int64_t begin, int64_t en
             valid = True
             j = 0
             while j < a.k:
-                stop = min(j + SUM_TERMS, a.k)
+                stop = min(j + BLOCK_TERMS, a.k)
                 block_mass = block_loss = 0
                 while j < stop:
                     valid = valid and y[j] >= 0

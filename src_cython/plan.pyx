@@ -12,6 +12,8 @@ from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
+import os
+from threading import Lock
 from time import sleep
 
 import numpy as np
@@ -20,9 +22,6 @@ cimport cython
 cimport numpy as cnp
 
 cnp.import_array()
-
-cdef extern from "Python.h":
-    unsigned long PyThread_get_thread_ident()
 
 cdef extern from "random.h" nogil:
     const uint64_t GOLDEN_64
@@ -33,6 +32,16 @@ cdef extern from "files.h" nogil:
 
 cdef extern from "scratch.h" nogil:
     enum: SCRATCH_BYTES
+
+cdef extern from "forks.h":
+    uint64_t fork_count, forking_thread
+    uint64_t this_thread()
+    void watch_forks()
+    void fork_begins() nogil
+    void fork_ends() nogil
+    void steps_begin() nogil
+    void step_done() nogil
+    void steps_end() nogil
 
 cdef extern from "pool.h" nogil:
     ctypedef void (*team_work)(void *context, int thread, int threads) noexcept nogil
@@ -61,9 +70,6 @@ cdef int check_scratch() except -1:
     return 0
 
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
-
-# Seconds between two looks whether those who read are done.
-READERS_SECONDS = 0.0002
 
 # What a stage does beside running its operations: flags.
 cpdef enum:
@@ -241,6 +247,7 @@ cdef void end_step(Engine *e) noexcept nogil:
         e.n_marks -= 1
     if e.step == e.end:
         return
+    step_done()
     if e.step == e.next_look:
         e.next_look += e.steps_between_looks
         if seconds_now() > e.deadline:
@@ -393,11 +400,13 @@ cdef class Runner:
             return 0
         e.next_look = first + e.steps_between_looks if seconds > 0 else -1
         with nogil:
+            steps_begin()
             e.deadline = seconds_now() + seconds
             if e.rows_of_step == NULL:
                 set_rows(e, rows)
             begin_step(e)
             run_steps(e, threads)
+            steps_end()
         return 0
 
 
@@ -450,64 +459,14 @@ def read_rows(int file, int64_t offset, int64_t stride, const int64_t[::1] index
         raise OSError(f"row {index[failed]} of a mapped file could not be read: the file has changed")
 
 
-cdef class Turn:
-    """`with turn:` serves one caller at a time of the `owner`, a word for messages; a second one gets a RuntimeError.
-    In C, so that a signal cannot fall between taking the turn and the promise to give it back. `disturbed` tells that
-    a caller left by an exception. Who has the turn may `lend` it to calls made from its own thread. `with
-    turn.reading():` is for those who only read: any number at a time, for whom the next turn waits."""
-    cdef bint taken
-    cdef int readers
-    cdef public bint disturbed
-    cdef str owner
-    cdef int depth
-    cdef unsigned long lent_to      # a thread, or 0
-
-    def __init__(self, owner):
-        self.owner = owner
-
-    cdef int check(self) except -1:
-        if self.taken and (not self.lent_to or self.lent_to != PyThread_get_thread_ident()):
-            raise RuntimeError(f"this {self.owner} is in use by another call; give each thread one of its own")
-        return 0
-
-    def __enter__(self):
-        self.check()
-        while self.readers:
-            sleep(READERS_SECONDS)
-            self.check()
-        self.taken, self.lent_to = True, 0
-        self.depth += 1
-
-    def __exit__(self, kind, value, traceback):
-        self.depth -= 1
-        self.taken = self.depth > 0
-        self.lent_to = PyThread_get_thread_ident() if self.taken else 0
-        if kind is not None:
-            self.disturbed = True
-
-    def lend(self):
-        self.lent_to = PyThread_get_thread_ident()
-
-    def take_back(self):
-        self.lent_to = 0
-
-    def reading(self):
-        return Reading(self)
+def sync_folder(folder):
+    """Makes the names in a folder last. In C, so that a signal cannot fall between opening and closing it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-cdef class Reading:
-    """A context in which something is read that others may read, too."""
-    cdef Turn turn
-
-    def __init__(self, turn):
-        self.turn = turn
-
-    def __enter__(self):
-        self.turn.check()
-        self.turn.readers += 1
-
-    def __exit__(self, kind, value, traceback):
-        self.turn.readers -= 1
-
-
+include "turn.pxi"
 include "quick.pxi"

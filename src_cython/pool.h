@@ -34,12 +34,6 @@
 
 #include "scratch.h"
 
-#if defined(__GLIBC__)
-/* Reserved when a thread starts: touching it can't fail. */
-#define always_there __attribute__((tls_model("initial-exec")))
-#else
-#define always_there
-#endif
 static __thread always_there char *scratch;
 
 /* The memory of the calling thread for kernels; see scratch.h. */

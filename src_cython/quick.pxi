@@ -7,7 +7,7 @@ cdef class QuickStep:
     returning None with nothing changed; so also a step that would not end well.
     """
     cdef Runner runner
-    cdef Turn turn
+    cdef Turn turn, optimizer_turn
     cdef object optimizer, kept
     cdef const int64_t[:, ::1] stages, feeds
     cdef const int64_t[::1] x_slots, y_slots
@@ -27,6 +27,7 @@ cdef class QuickStep:
         for each step. counter: the optimizer's steps and version. minibatches: the network's count. pace: see
         `Runner.run`. last_loss: that of the step before. kept: what must live as long as this."""
         self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
+        self.optimizer_turn = optimizer.turn
         self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
         self.weight, self.limits, self.counter, self.pace = <double *>weight, limits, counter, pace
         self.minibatches, self.trained = minibatches, minibatches[0]
@@ -44,7 +45,7 @@ cdef class QuickStep:
     cdef bint fits(self, object x, object y, object optimizer):
         if optimizer is not self.optimizer or self.next == self.count:
             return False
-        if self.turn.taken or self.turn.disturbed or self.turn.readers:
+        if not (self.turn.is_open() and self.optimizer_turn.is_open()):
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
             return False
@@ -86,15 +87,21 @@ cdef class QuickStep:
         e.rows_of_step, e.n_marks, e.sums, e.next_look = NULL, 0, NULL, -1
         e.counter, e.minibatches, e.pace = &self.counter[0], &self.minibatches[0], &self.pace[0]
         e.step, e.end, e.status = self.next, self.next + 1, DONE
-        self.turn.taken = True
-        set_rows(e, rows)
-        begin_step(e)
         if rows * self.work_of_row > FREE_WORK:
+            self.turn.take(TRAIN)
+            self.optimizer_turn.take(TRAIN)
             with nogil:
+                steps_begin()
+                set_rows(e, rows)
+                begin_step(e)
                 run_steps(e, threads)
-        else:
+                steps_end()
+            self.optimizer_turn.give_back(False)
+            self.turn.give_back(False)
+        else:       # with the GIL, so nobody comes between
+            set_rows(e, rows)
+            begin_step(e)
             run_steps(e, 1)
-        self.turn.taken = False
         if e.status != DONE:
             return None
         self.next += 1
@@ -198,16 +205,15 @@ cdef class QuickUpdate:
 
     cdef bint step(self, object params, object grads, object num_threads, object backend) except -1:
         """Whether the update is made."""
-        if self.turn.taken or num_threads is not self.num_threads or backend is not self.backend:
+        if not self.turn.is_open() or num_threads is not self.num_threads or backend is not self.backend:
             return False
-        self.turn.taken = True
-        try:
-            return self.run(params, grads)
-        finally:
-            self.turn.taken = False
+        if self.elements > FREE_ELEMENTS:
+            with self.turn:
+                return self.run(params, grads)
+        return self.run(params, grads)      # with the GIL, so nobody comes between
 
     def run(self, params, grads):
-        """`step` by a caller whose turn it is."""
+        """`step` by a caller who may take the turn, or has it."""
         if self.next == self.count:
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
@@ -229,11 +235,14 @@ cdef class QuickUpdate:
             e.feeds = <const Feed *>&self.feeds[0, 0]
         e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
         e.step, e.end, e.status, e.pace = self.next, self.next + 1, DONE, &self.pace[0]
-        begin_step(e)
         if self.elements > FREE_ELEMENTS:
             with nogil:
+                steps_begin()
+                begin_step(e)
                 run_steps(e, self.threads)
+                steps_end()
         else:
+            begin_step(e)
             run_steps(e, 1)
         self.next += 1
         return True
@@ -249,8 +258,9 @@ cdef class Stepper:
     def step(self, params, grads, *, num_threads=None, backend="auto"):
         """Updates params in place from grads: an array and its gradient, or lists of them, of equal shapes,
         C-contiguous, float32 or float64; anything that shares its memory by DLPack or as a buffer is an array, too: a
-        torch CPU tensor, whether it requires a gradient or not, or an array.array. One native call serves the whole
-        list.
+        torch CPU tensor, whether it requires a gradient or not, or an array.array; but what is immutable, as JAX's
+        arrays are, only among grads. One native call serves the whole list. torch's autograd is told of the change:
+        going backward through a graph that has saved a parameter raises a RuntimeError, as after torch.optim.
 
         num_threads: as in `Network`; small updates use one, and the result does not depend on it. Nor does it depend on
         how numbers are cut into arrays, but for 8-bit state, whose blocks begin with each array, and the last place of

@@ -12,6 +12,13 @@ enum {
     SCRATCH_BYTES = CHAIN_BYTES + KERNEL_BYTES
 };
 
+/* For the few bytes that are thread-local: reserved when a thread starts, so that touching them can't fail. */
+#if defined(__GLIBC__)
+#define always_there __attribute__((tls_model("initial-exec")))
+#else
+#define always_there
+#endif
+
 /* Where the memory of the thread that asks begins; that of kernels follows that of chains. */
 typedef char *(*scratch_function)(void);
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 import numpy as np
 import pytest
 from cases import OPTIMIZERS
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import fastgd
@@ -142,7 +144,7 @@ def damaged(tmp_path, damage):
 
 def rewrite(path, damage):
     """The file with other tensors or metadata, and the right digest."""
-    with fastgd.checkpoint.safe_open(path, "numpy") as file:
+    with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     tensors = load_file(path)
     metadata = damage(tensors) or metadata
@@ -155,7 +157,7 @@ def altered(path, change):
     """The file with its description changed in place."""
 
     def damage(tensors):
-        with fastgd.checkpoint.safe_open(path, "numpy") as file:
+        with safe_open(path, "numpy") as file:
             content = json.loads(file.metadata()["fastgd"])
         change(content)
         return {"fastgd": json.dumps(content)}
@@ -380,6 +382,125 @@ def test_pipes_are_no_models(tmp_path):
     os.mkfifo(tmp_path / "m")
     with pytest.raises(CheckpointError, match="regular file"):
         fastgd.load(tmp_path / "m")
+
+
+OVERWRITTEN = """
+import os, sys, threading, fastgd
+path, stop = sys.argv[1], threading.Event()
+data = open(path, "rb").read()
+def damage():
+    while not stop.is_set():
+        with open(path, "r+b") as file:
+            file.truncate(len(data) // 3)
+            file.seek(0)
+            file.write(data)
+thread = threading.Thread(target=damage)
+thread.start()
+loaded = refused = 0
+for i in range(300):
+    try:
+        network, _ = fastgd.load(path) if i % 2 else fastgd.checkpoint.load_described(path)[:2]
+        assert (network.parameters == 0.5).all()
+        loaded += 1
+    except fastgd.CheckpointError:
+        refused += 1
+stop.set()
+thread.join()
+print(loaded, refused)
+"""
+
+
+def test_a_file_that_is_overwritten_in_place_while_it_is_read(tmp_path):
+    """What is loaded is whole, or refused; a file that is mapped would end the process."""
+    network = Network(200, [Dense(200)], loss="mse")
+    network.parameters[:] = 0.5
+    network.save(tmp_path / "m")
+    done = subprocess.run([sys.executable, "-c", OVERWRITTEN, str(tmp_path / "m")], check=False, capture_output=True,
+                          text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) > 0
+
+
+def test_loading_reads_the_file_once(tmp_path, monkeypatch):
+    rich_network().save(tmp_path / "m", optimizer=fastgd.Adam())
+    opened, real = [], open
+    monkeypatch.setattr("builtins.open", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
+    network, _, content = fastgd.checkpoint.load_described(tmp_path / "m")
+    assert opened == [str(tmp_path / "m")]
+    assert content["size"] == os.path.getsize(tmp_path / "m")
+    for array in (network.parameters, *network.views().values()):
+        assert array.flags.writeable
+
+
+def others(tmp_path):
+    """Paths of what is no regular file, by kind."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    os.symlink(tmp_path / "pipe", tmp_path / "link")
+    listening = socket.socket(socket.AF_UNIX)
+    folder = os.getcwd()
+    os.chdir(tmp_path)  # the names of sockets are short
+    listening.bind("socket")
+    os.chdir(folder)
+    listening.close()
+    return {**{kind: tmp_path / kind for kind in ("pipe", "folder", "link", "socket")}, "device": os.devnull}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_only_regular_files_are_written(tmp_path, small):
+    network, x, y = small
+    for kind, path in others(tmp_path).items():
+        error, match = (IsADirectoryError, "folder") if kind == "folder" else (ValueError, "regular file.*pipe, socket")
+        before = os.stat(path).st_mode
+        with pytest.raises(error, match=f"'path'.*{match}"):
+            network.save(path)
+        with pytest.raises(error, match=f"'path'.*{match}"):
+            network.to_onnx(path)
+        with pytest.raises(error, match=f"'checkpoint'.*{match}"):
+            network.fit(x, y, epochs=1, checkpoint=path)
+        with pytest.raises(error, match=f"'path'.*{match}"):
+            network.fit(x, y, epochs=1, callbacks=[fastgd.callbacks.json_lines(path)])
+        assert os.stat(path).st_mode == before
+    assert network.epochs == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files cannot be counted here")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_anywhere_in_a_save_leaves_nothing_behind(tmp_path):
+    path, networks = tmp_path / "m", [rich_network(), rich_network()]
+    networks[1].parameters[:] = 1
+    networks[0].save(path)
+    files, line, whole = len(os.listdir("/proc/self/fd")), 0, set()
+    while True:
+        left = line
+
+        def trace(frame, event, argument):
+            nonlocal left
+            if not frame.f_code.co_filename.endswith("checkpoint.py"):
+                return None
+            if event == "line":
+                left -= 1
+                if left == -1:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            networks[1].save(path)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        assert len(os.listdir("/proc/self/fd")) == files, f"line {line}"
+        assert os.listdir(tmp_path) == ["m"], f"line {line}"
+        whole.add(fastgd.load(path)[0].parameters[0].item())
+        if left >= 0:
+            break
+        line += 1
+    assert line > 40
+    assert whole == {networks[0].parameters[0].item(), 1.0}
+    networks[1].fit(np.zeros((4, 5)), np.zeros(4, int), epochs=1)
 
 
 def test_long_names(tmp_path):

@@ -1,0 +1,238 @@
+# Who may use a network, an optimizer or an estimator: one thread at a time, also after a fork.
+
+# Seconds between two looks whether those who read are done.
+READERS_SECONDS = 0.0002
+
+# What a caller does with what it takes its turn at.
+cpdef enum Use:
+    EVALUATE = 1            # changes nothing that others read
+    BORROW = 2              # changes the gradient, or the parameters for a while
+    TRAIN = 3               # changes all
+
+watch_forks()
+
+
+@cython.final
+cdef class Turn:
+    """`with turn:` gives one thread at a time the use of the `owner`, a word for messages; a call from another thread
+    gets a RuntimeError, as does a call that is made, by the same thread, from within. In C, so that a signal cannot
+    fall between taking the turn and the promise to give it back.
+
+    `with turn.use(EVALUATE):` is for calls that do less than `TRAIN`. `with turn.lent(use):` surrounds the call of a
+    user's function by the thread that has the turn: calls made from it may take the turn again, for no more than `use`.
+    `with turn.reading():` is for those who only read, any number at a time; who changes something waits for them.
+
+    `disturbed` tells that a user left by an exception, or that a fork left it behind: what is prepared may be half set.
+    `uses` counts how often the turn was taken, or read.
+
+    In the child of a fork, what threads held that are not there is free; what the thread that forked holds, it keeps.
+    """
+    cdef bint taken
+    cdef public bint disturbed
+    cdef readonly int64_t uses
+    cdef int lending                # what calls made from the holder may do; 0 is nothing
+    cdef uint64_t holder            # a thread
+    cdef uint64_t forks             # the `fork_count` at which holder and readers were noted
+    cdef list outer                 # `lending` of those whose turn was taken from within, the oldest first
+    cdef list readers               # threads
+    cdef str owner
+
+    def __init__(self, owner):
+        self.owner, self.outer, self.readers, self.forks = owner, [], [], fork_count
+
+    def __reduce__(self):
+        return Turn, (self.owner,)
+
+    cdef inline void look_for_fork(self):
+        if self.forks != fork_count:
+            self.let_go_of_the_lost()
+
+    cdef void let_go_of_the_lost(self):
+        """Frees what is held by threads that this process does not have."""
+        if self.taken and self.holder != forking_thread:
+            self.taken, self.lending, self.disturbed = False, 0, True
+            self.outer.clear()
+        self.readers = [thread for thread in self.readers if thread == forking_thread]
+        self.forks = fork_count
+
+    cdef inline bint is_free(self):
+        """Whether nobody uses or reads it, and nothing is half set."""
+        self.look_for_fork()
+        return not (self.taken or self.disturbed or self.readers)
+
+    cdef inline bint is_open(self):
+        """As `is_free`, or lent to this thread, to train."""
+        self.look_for_fork()
+        if self.disturbed or self.readers:
+            return False
+        return not self.taken or (self.lending == TRAIN and self.holder == this_thread())
+
+    cdef int check(self, int use) except -1:
+        """Raises unless this thread may use it now."""
+        self.look_for_fork()
+        if not self.taken:
+            return 0
+        if self.holder != this_thread():
+            raise RuntimeError(f"this {self.owner} is in use by another call; give each thread one of its own")
+        if not self.lending:
+            raise RuntimeError(
+                f"this {self.owner} is in use by another call, in the middle of which this one was made; "
+                "callbacks, metrics and learning-rate functions may use it, other functions called by it may not"
+            )
+        if self.lending < use:
+            raise RuntimeError(
+                f"this {self.owner} is in use by another call, which lets the function it called evaluate, but not "
+                "train; callbacks of fit may do that"
+            )
+        return 0
+
+    cdef int take(self, int use) except -1:
+        cdef uint64_t thread = this_thread()
+        self.check(use)
+        while use != EVALUATE and self.readers:
+            if thread in self.readers:
+                raise RuntimeError(
+                    f"this {self.owner} is being saved, exported or copied by the call in the middle of which this one "
+                    "was made; it may be evaluated, but not trained"
+                )
+            sleep(READERS_SECONDS)
+            self.check(use)
+        self.outer.append(self.lending)
+        self.taken, self.holder, self.lending = True, thread, 0
+        self.uses += 1
+        return 0
+
+    cdef void give_back(self, bint failed):
+        self.lending = self.outer.pop()
+        self.taken = len(self.outer) > 0
+        if failed:
+            self.disturbed = True
+
+    def __enter__(self):
+        self.take(TRAIN)
+
+    def __exit__(self, kind, value, traceback):
+        self.give_back(kind is not None)
+
+    def use(self, int use):
+        return Using(self, use)
+
+    def lent(self, int use):
+        return Lending(self, use)
+
+    def reading(self):
+        return Reading(self)
+
+
+@cython.final
+cdef class Using:
+    """A context in which the turn is taken for some use."""
+    cdef Turn turn
+    cdef int what
+
+    def __init__(self, turn, int use):
+        self.turn, self.what = turn, use
+
+    def __enter__(self):
+        self.turn.take(self.what)
+
+    def __exit__(self, kind, value, traceback):
+        self.turn.give_back(kind is not None)
+
+
+@cython.final
+cdef class Lending:
+    """A context in which calls made from the thread that has the turn may take it, too. It does nothing for a thread
+    that has not."""
+    cdef Turn turn
+    cdef int use, before
+    cdef bint lends
+
+    def __init__(self, turn, int use):
+        self.turn, self.use = turn, use
+
+    def __enter__(self):
+        self.turn.look_for_fork()
+        self.lends = self.turn.taken and self.turn.holder == this_thread()
+        if self.lends:
+            self.before, self.turn.lending = self.turn.lending, self.use
+
+    def __exit__(self, kind, value, traceback):
+        if self.lends:
+            self.turn.lending = self.before
+
+
+@cython.final
+cdef class Reading:
+    """A context in which something is read that others may read, too."""
+    cdef Turn turn
+
+    def __init__(self, turn):
+        self.turn = turn
+
+    def __enter__(self):
+        self.turn.check(EVALUATE)
+        self.turn.readers.append(this_thread())
+        self.turn.uses += 1
+
+    def __exit__(self, kind, value, traceback):
+        self.turn.look_for_fork()
+        self.turn.readers.remove(this_thread())
+
+
+@cython.final
+cdef class WaitingTurn:
+    """`with turn:` serves one thread at a time, for which the others wait; a call made from within gets a RuntimeError.
+    Free in the child of a fork, unless the thread that forked has it."""
+    cdef object lock
+    cdef uint64_t holder, forks
+    cdef str owner
+
+    def __init__(self, owner):
+        self.owner, self.lock, self.forks = owner, Lock(), fork_count
+
+    def __reduce__(self):
+        return WaitingTurn, (self.owner,)
+
+    def __enter__(self):
+        cdef uint64_t thread = this_thread()
+        if self.forks != fork_count:
+            new = Lock()
+            if self.forks != fork_count:    # no other thread came first
+                if self.holder != forking_thread:
+                    self.lock, self.holder = new, 0
+                self.forks = fork_count
+        if self.holder == thread:
+            raise RuntimeError(f"this {self.owner} is in use by the call in the middle of which this one was made")
+        self.lock.acquire()
+        self.holder = thread
+
+    def __exit__(self, kind, value, traceback):
+        self.holder = 0
+        self.lock.release()
+
+
+@cython.final
+cdef class StepOfPython:
+    """A context in which Python code makes a step, in the midst of which no fork shall come."""
+
+    def __enter__(self):
+        with nogil:
+            steps_begin()
+
+    def __exit__(self, kind, value, traceback):
+        steps_end()
+
+
+def wait_for_steps():
+    """Waits until no other thread is in the middle of a step; until `steps_may_go_on` none begins the next one."""
+    with nogil:
+        fork_begins()
+
+
+def steps_may_go_on():
+    fork_ends()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=wait_for_steps, after_in_parent=steps_may_go_on)
