@@ -447,9 +447,9 @@ class Plan(Program):
             self.runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
             x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
             weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
-            minibatches=self.network.counter, pace=self.pace[walk], capacity=self.capacity, x=x, y=y, labels=y.ndim == 1,
-            threads=self.network.num_threads, work_of_row=float(self._work(1)), thread_work=THREAD_WORK,
-            last_loss=last_loss, kept=(self, steps, feeds),
+            minibatches=self.network.counter, pace=self.pace[walk], capacity=self.capacity, x=x, y=y,
+            labels=y.ndim == 1, threads=self.network.num_threads, work_of_row=float(self._work(1)),
+            thread_work=THREAD_WORK, last_loss=last_loss, kept=(self, steps, feeds),
         )  # fmt: skip
 
     def _train_in_python(self, steps, first, end, seconds):

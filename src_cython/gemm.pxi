@@ -7,9 +7,9 @@
 # panel starts from what the one before stored), so its bits depend neither on tiles and panels nor on threads nor on
 # the width of a vector.
 #
-# Where k is the rows of a minibatch, of which there may be millions, one sum would lose what like terms add to it: there
-# `gemm_over_rows` has sums of SUM_TERMS terms, sums of those in a panel, of panels up to SUM_ROWS rows, and of these in
-# float64.
+# Where k is the rows of a minibatch, of which there may be millions, one sum would lose what like terms add to it:
+# there `gemm_over_rows` has sums of SUM_TERMS terms, sums of those in a panel, of panels up to SUM_ROWS rows, and of
+# these in float64.
 
 cdef real zeros[NR]                 # the init of a product that is not added to anything
 
