@@ -17,10 +17,10 @@ import numpy as np
 from .checkpoint import check_path, replace_file
 from .config import __version__
 from .errors import choose, value_error
+from .tables import OUTPUTS
 
 # Those of ONNX 1.8 of November 2020, which onnxruntime reads since 1.6; nothing that is newer is needed.
 OPSETS, IR_VERSION = {"": 13, "ai.onnx.ml": 2}, 7
-OUTPUTS = ("prediction", "probabilities", "scores")
 # Protocol buffers end below 2 GiB; some is left for all but the parameters.
 MOST_BYTES = 2**31 - 2**24
 
