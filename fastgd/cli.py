@@ -2,6 +2,8 @@
 list of the commands and their options."""
 
 import argparse
+import contextlib
+import csv
 import os
 import sys
 
@@ -63,7 +65,8 @@ def _units(text):
 
 
 def _names(text):
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Names of columns, as a row of CSV: in quotes where there are commas in them."""
+    return [name for name in next(csv.reader([text]), []) if name.strip()]
 
 
 def _add_data(one):
@@ -187,23 +190,65 @@ def parser():
     return top
 
 
+@contextlib.contextmanager
+def _streams_that_take_anything():
+    """Context in which letters that the standard streams have no bytes for are written as escapes."""
+    strict = [stream for stream in (sys.stdout, sys.stderr) if getattr(stream, "errors", None) == "strict"]
+    strict = [stream for stream in strict if hasattr(stream, "reconfigure")]
+    for stream in strict:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream in strict:
+            stream.reconfigure(errors="strict")
+
+
+def _say(text):
+    """Writes a line to the standard error, if there is one."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr)
+
+
+def _flush():
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _give_up_output():
+    """Lets the standard output lead to nowhere, so that what is left in its buffer is no error at the exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def main(argv=None):
     """Runs the command line; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    with _streams_that_take_anything():
+        return _main(argv)
+
+
+def _main(argv):
     arguments = parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        code = arguments.run(arguments) or 0
+        _flush()
+        return code
     except KeyboardInterrupt as error:
         terminated = isinstance(error, commands.Terminated)
         told = "; ".join(["terminated" if terminated else "interrupted", *getattr(error, "__notes__", [])])
-        print(f"fastgd {arguments.command}: {told}", file=sys.stderr)
+        _say(f"fastgd {arguments.command}: {told}")
         return 143 if terminated else 130
     except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 0
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         if arguments.debug:
             raise
         told = "; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
-        told = " ".join(told.split())
-        print(f"fastgd {arguments.command}: {told}", file=sys.stderr)
+        _say(f"fastgd {arguments.command}: {' '.join(told.split())}")
+        try:
+            _flush()
+        except OSError:  # it may have been this that failed
+            _give_up_output()
         return 1

@@ -16,6 +16,8 @@ from .table_text import is_marked, written
 MOSTLY = 0.5
 # Integer targets of at most so many values are classes, unless told.
 MAX_CLASSES = 20
+# Categories of more letters are not looked for among those that are alike.
+LONG_TEXT = 200
 TASKS = ("auto", "classification", "regression")
 # Squares of larger numbers are not finite.
 LARGEST = 1e150
@@ -72,11 +74,11 @@ class Categories:
         if unknown == "error" and (index == UNKNOWN).any():
             row = int(np.argmax(index == UNKNOWN))
             got = _text(column.slice(row, 1), where)[0].as_py()
-            near = difflib.get_close_matches(got, self.values, n=1)
+            near = difflib.get_close_matches(got, self.values, n=1) if len(got) < LONG_TEXT else []
             hint = f"; did you mean {near[0]!r}?" if near else ""
             others = "unknown='zeros', or --unknown zeros, passes others"
             expected = f"one of {shown(list(self.values))}, the categories it was trained on ({others})"
-            raise where.error(expected, f"{got!r}{hint}", row)
+            raise where.error(expected, f"{shown(got)}{hint}", row)
         out[...] = 0
         rows = np.flatnonzero(index >= 0)
         out[rows, index[rows]] = 1
@@ -172,12 +174,10 @@ def _index_of_piece(piece, exact, alike, codes, by_value, where):
             found = same[0] if same else None
         return UNKNOWN if found is None else found
 
-    encoded = text.dictionary_encode()
-    words = encoded.dictionary.to_pylist()
+    words, word_of = _words(text)
     found = np.array([[index(word, missing) for word in words] for missing in (False, True)], np.int64).reshape(2, -1)
     found = np.append(found, [[MISSING], [MISSING]], axis=1)
-    codes = encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
-    return found[piece.is_null().to_numpy(zero_copy_only=False).astype(np.int64), codes]
+    return found[piece.is_null().to_numpy(zero_copy_only=False).astype(np.int64), word_of]
 
 
 def _value_of(text):
@@ -232,7 +232,7 @@ def _numbers(column, where, otherwise=""):
         wrong = np.isnan(column) & _valid(text)
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise where.error(f"a number{otherwise}", repr(text[row].as_py()), row)
+            raise where.error(f"a number{otherwise}", shown(text[row].as_py()), row)
         values = column
     elif _is_number(column.type):
         values = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
@@ -255,8 +255,15 @@ def _check_finite(values, scaled, where):
 
 def _parsed(text):
     """Text as float64, NaN where it is missing or no number."""
-    values, index = np.unique(np.array(["" if v is None else v for v in text.to_pylist()]), return_inverse=True)
-    return np.array([_number(value) for value in values.tolist()], np.float64)[index]
+    words, codes = _words(text)
+    return np.array([*map(_number, words), np.nan], np.float64)[codes]
+
+
+def _words(text):
+    """The different values of text, and for each row which of them it is, or their number where it is missing."""
+    encoded = text.dictionary_encode()
+    words = encoded.dictionary.to_pylist()
+    return words, encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
 
 
 def _number(text):
@@ -392,5 +399,5 @@ def encoded_target(target, column, where):
     if found.min() < 0:
         row = int(np.argmin(found))
         got = _text(column.slice(row, 1), where)[0].as_py() if kind is str else column[row].as_py()
-        raise where.error(f"one of the classes {shown(list(target.classes))}", repr(got), row)
+        raise where.error(f"one of the classes {shown(list(target.classes))}", shown(got), row)
     return found

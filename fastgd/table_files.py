@@ -1,6 +1,7 @@
 """Files of tables: CSV, TSV, Parquet, Feather and Arrow, read by pyarrow (extra `data`), and tables of other kinds."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -32,13 +33,16 @@ def open_file(path):
     """Context of a file that is open for reading its bytes. Raises TableError unless it is a regular file: a pipe that
     nobody writes to would keep its reader waiting for ever."""
     opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(opened, "rb") as file:
+    try:
         kind = os.fstat(opened).st_mode
         if not stat.S_ISREG(kind):
             kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"))
             got = next((name for is_kind, name in kinds if is_kind(kind)), "something else")
             raise TableError(path, None, None, "a regular file", got)
-        yield file
+        with open(opened, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(opened)
 
 
 def read(path, *, text=(), delimiter=None):
@@ -61,19 +65,26 @@ def read(path, *, text=(), delimiter=None):
         raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
     text = [text] if isinstance(text, str) else list(text)
     pyarrow_modules()
-    with open_file(path) as file:
-        try:
-            table = _checked_table(READERS[end](path, file, text, delimiter), path)
-            # Of bytes that were damaged pyarrow makes arrays that end the process when they are used.
-            table.validate(full=True)
-        except TableError:
-            raise
-        except Exception as error:  # pyarrow's, and whatever its damaged bytes make Python raise
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the system's
-            got = next(iter(str(error).splitlines()), "") or type(error).__name__
-            raise TableError(path, None, None, f"a whole {end} file", got) from error
+    with open_file(path) as file, decoding(path, f"a whole {end} file"):
+        table = _checked_table(READERS[end](path, file, text, delimiter), path)
+        # Of bytes that were damaged pyarrow makes arrays that end the process when they are used.
+        table.validate(full=True)
     return table
+
+
+@contextlib.contextmanager
+def decoding(path, expected):
+    """Context in which a library makes sense of the bytes of a file: whatever it raises where they were damaged is a
+    TableError of this path."""
+    try:
+        yield
+    except TableError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the system's, and not that of a place in the file that cannot be
+        got = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise TableError(path, None, None, expected, got) from error
 
 
 def _checked_table(table, source):

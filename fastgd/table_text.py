@@ -1,8 +1,8 @@
 """CSV and TSV files of tables, and the text that stands in them.
 
-A column that looks like numbers, truth values or dates is read as such, but whether "007" is a number or a category only
-the table knows that a network was trained on. So what `read_csv` returns remembers the text: each piece of a column is a
-buffer of memory, and as long as this lives, in any table or slice, `written` finds what stood in the file for it."""
+A column that looks like numbers, truth values or dates is read as such, but whether "007" is a number or a category
+depends on the table that a network was trained on. So what `read_csv` returns remembers the text: each piece of a column
+is a buffer of memory, and as long as this lives, in any table or slice, `written` finds the text of its values."""
 
 import contextlib
 import os
@@ -166,7 +166,8 @@ def _bad_row(path, file, delimiter, size):
         newlines_in_values=True,
         invalid_row_handler=lambda row: found.append(row) or "skip",
     )
-    read = csv.ReadOptions(use_threads=False, block_size=size)  # else rows have no numbers
+    # With threads rows have no numbers, and with another encoding those that are not UTF-8 could not be shown.
+    read = csv.ReadOptions(use_threads=False, block_size=size, encoding="latin-1")
     try:
         with _stream(path, file) as stream:
             csv.read_csv(stream, parse_options=parse, read_options=read)
@@ -175,6 +176,6 @@ def _bad_row(path, file, delimiter, size):
     if not found:
         return None
     row = found[0]
-    expected, got = f"{row.expected_columns} fields as in the header", f"{row.actual_columns}: {shown(row.text)}"
+    begin = row.text.encode("latin-1").decode("utf-8", "replace")
+    expected, got = f"{row.expected_columns} fields as in the header", f"{row.actual_columns}: {shown(begin)}"
     return TableError(path, None, row.number - 1, expected, got)
-

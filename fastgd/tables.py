@@ -68,46 +68,12 @@ class Preprocessing:
         Names that are no text, as columns of a DataFrame may have, become text.
         Raises TableError naming source, column and row.
         """
-        table = as_table(table, source)
-        rows = _check_row_index(rows, table.num_rows)
-        target, categorical, drop = str(target), _names(categorical), _names(drop)
-        choose("task", task, dict.fromkeys(TASKS))
-        choose("missing", missing, dict.fromkeys(("mean", "median")))
-        check_integer("max_categories", max_categories, 1)
-        for argument, names in (("categorical", categorical), ("drop", drop)):
-            if target in names:
-                raise value_error(argument, f"columns beside the target {target!r}", shown(list(names)))
-        both = sorted(set(categorical) & set(drop))
-        if both:
-            raise value_error("drop", "columns that are not among the categorical ones", repr(both[0]))
-        known = set(table.column_names)
-        for argument, names in (("target", [target]), ("categorical", categorical), ("drop", drop)):
-            for name in names:
-                if name not in known:
-                    raise no_such_column(table, name, source, argument)
-        index = [name for name in index_columns(table) if name not in (target, *categorical, *drop)]
-        left_out, categorical = {target, *drop, *index}, set(categorical)
-        columns = []
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if name in left_out:
-                continue
-            where = Where(source, name)
-            if not name.strip():
-                raise where.error("a name for each column (or the column left out)", "none")
-            if column.null_count == len(column):
-                raise where.error("values (or the column left out)", "none: all are missing")
-            told = name in categorical or pyarrow_modules().types.is_dictionary(column.type)
-            if told:
-                check_text_is_there(column, table.schema.field(name), where)
-            if told or is_text(column.type):
-                columns.append(learnt_categories(name, column, where, max_categories, told))
-            else:
-                columns.append(learnt_numbers(name, column, where, missing, rows))
-        if not columns:
-            raise TableError(source, None, None, "a column beside the target", "none")
-        made = cls(columns, learnt_target(table.column(target), Where(source, target), task, rows))
-        for text in [*_index_note(index), *made.notes()]:
-            warnings.warn(text, stacklevel=2)
+        made, notes = learn(
+            table, target, categorical=categorical, drop=drop, task=task, missing=missing,
+            max_categories=max_categories, rows=rows, source=source,
+        )  # fmt: skip
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
         return made
 
     # ---- what a network needs to know
@@ -131,15 +97,6 @@ class Preprocessing:
         names = [column.name for column in self.columns if isinstance(column, Categories)]
         of_text = self.target.classes is not None and isinstance(self.target.classes[0], str)
         return [*names, self.target.name] if of_text else names
-
-    def notes(self):
-        """What will not do with these names, as a list of texts."""
-        return [
-            f"column {column.name!r} has the name of an output: the network cannot be exported as an ONNX model, whose "
-            f"outputs are {', '.join(OUTPUTS)}"
-            for column in self.columns
-            if column.name in OUTPUTS
-        ]
 
     @property
     def n_outputs(self):
@@ -245,6 +202,51 @@ class Preprocessing:
         return f"Preprocessing({self.n_features} features of {len(self.columns)} columns, {self.target.name!r}: {kind})"
 
 
+def learn(
+    table, target, *, categorical=(), drop=(), task="auto", missing="mean", max_categories=100, rows=None, source=None
+):
+    """What `Preprocessing.of` learns, and a list of what the user should know of it."""
+    table = as_table(table, source)
+    rows = _check_row_index(rows, table.num_rows)
+    target, categorical, drop = str(target), _names(categorical), _names(drop)
+    choose("task", task, dict.fromkeys(TASKS))
+    choose("missing", missing, dict.fromkeys(("mean", "median")))
+    check_integer("max_categories", max_categories, 1)
+    for argument, names in (("categorical", categorical), ("drop", drop)):
+        if target in names:
+            raise value_error(argument, f"columns beside the target {target!r}", shown(list(names)))
+    both = sorted(set(categorical) & set(drop))
+    if both:
+        raise value_error("drop", "columns that are not among the categorical ones", repr(both[0]))
+    known = set(table.column_names)
+    for argument, names in (("target", [target]), ("categorical", categorical), ("drop", drop)):
+        for name in names:
+            if name not in known:
+                raise no_such_column(table, name, source, argument)
+    index = [name for name in index_columns(table) if name not in (target, *categorical, *drop)]
+    left_out, categorical = {target, *drop, *index}, set(categorical)
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name in left_out:
+            continue
+        where = Where(source, name)
+        if not name.strip():
+            raise where.error("a name for each column (or the column left out)", "none")
+        if column.null_count == len(column):
+            raise where.error("values (or the column left out)", "none: all are missing")
+        told = name in categorical or pyarrow_modules().types.is_dictionary(column.type)
+        if told:
+            check_text_is_there(column, table.schema.field(name), where)
+        if told or is_text(column.type):
+            columns.append(learnt_categories(name, column, where, max_categories, told))
+        else:
+            columns.append(learnt_numbers(name, column, where, missing, rows))
+    if not columns:
+        raise TableError(source, None, None, "a column beside the target", "none")
+    made = Preprocessing(columns, learnt_target(table.column(target), Where(source, target), task, rows))
+    return made, [*_index_note(index), *_name_notes(columns)]
+
+
 def column_of(table, name, source, argument=None):
     """A column of a table; raises a TableError if there is none of that name."""
     if name not in table.column_names:
@@ -254,7 +256,8 @@ def column_of(table, name, source, argument=None):
 
 def no_such_column(table, name, source, argument=None):
     """The error for a name that no column has."""
-    alike = [known for known in table.column_names if known.strip().lower() == str(name).strip().lower()]
+    plain = str(name).strip("\ufeff\t ").lower()
+    alike = [known for known in table.column_names if known.strip("\ufeff\t ").lower() == plain]
     near = alike or difflib.get_close_matches(str(name), table.column_names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if len(table.column_names) == 1 and any(mark in table.column_names[0] for mark in ";\t|"):
@@ -273,6 +276,12 @@ def _index_note(index):
     names = ", ".join(map(repr, index))
     more = "categorical= takes it as one of categories, reset_index() before it is written as any other"
     return [f"left out as the index of a DataFrame: {names} ({more})"] if index else []
+
+
+def _name_notes(columns):
+    """What is said of columns whose names are those of outputs of ONNX models."""
+    names = ", ".join(repr(column.name) for column in columns if column.name in OUTPUTS)
+    return [f"not to be exported as ONNX, whose outputs have these names: {names}"] if names else []
 
 
 def _check_row_index(rows, n):
