@@ -10,7 +10,7 @@ import numpy as np
 from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, TOLD_TO_STOP, Turn
 from .buffers import aligned_zeros
 from .choice import pick
-from .data import leave_pages
+from .data import check_mapping, leave_pages
 from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
 from .layer import Layer, parameter_specs, statistic_specs
@@ -221,6 +221,7 @@ class Network:
         with self._turn:
             for start in range(0, len(x), BLOCK_ROWS):
                 rows = slice(start, start + BLOCK_ROWS)
+                check_mapping(x)
                 plan = self._minibatch(x[rows], None, None)
                 plan.run("forward")
                 self._check_inputs(plan, x)

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from .data import RowReader, epoch_order, leave_pages, mapped
+from .data import RowReader, check_mapping, epoch_order, leave_pages, mapped
 from .errors import check_number, shown, type_error, value_error
 
 # Numbers, and rows of them, looked at in one go when a whole data set is checked: bounds the memory a check takes.
@@ -37,12 +37,14 @@ class Samples:
     def part(self, start, stop):
         """x, y and weight, as it stands, of some of the rows."""
         rows = slice(start, stop) if self.index is None else self.index[start:stop]
+        check_mapping(self.x)
         x = self.x[rows] if self.index is None else self.rows.take(rows)
         return x, self._targets(rows), None if self.weight is None else self.weight[rows]
 
     def _targets(self, rows):
         """Those of a slice or of an index."""
         if self.target_rows is None or isinstance(rows, slice):
+            check_mapping(self.y)
             return self.y[rows]
         return self.target_rows.take(rows)
 
@@ -52,6 +54,7 @@ class Samples:
 
     def targets(self, start=0, stop=None):
         """y and weight of all rows, or of some."""
+        check_mapping(self.y)
         rows = slice(start, stop) if self.index is None else self.index[start:stop]
         return self.y[rows], None if self.weight is None else self.weight[rows]
 
@@ -65,6 +68,7 @@ class Samples:
             places, step = everything if mapped(values) is None else some, block_rows(values)
             for start in range(0, len(places), step):
                 rows = places[start : start + step]
+                check_mapping(values)
                 with np.errstate(over="ignore"):
                     told.update(np.require(values[rows if self.index is None else self.index[rows]], kind, "C"))
                 leave_pages(values)
@@ -196,6 +200,7 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
         return  # every integer is finite
     rows = block_rows(values)
     for start in range(0, len(values), rows):
+        check_mapping(values)
         block = values[start : start + rows]
         if domain == "labels":
             good = (block >= 0) & (block < classes)
@@ -239,6 +244,7 @@ def _as_array(argument, values):
         array = np.asarray(values)
     except ValueError as error:
         raise type_error(argument, "an array of real numbers", f"{type(values).__name__} ({error})") from None
+    check_mapping(array)
     if array.dtype.kind not in "biuf":
         raise type_error(argument, "an array of real numbers", f"{type(values).__name__} of dtype {array.dtype}")
     return array

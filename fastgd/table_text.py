@@ -1,8 +1,8 @@
 """CSV and TSV files of tables, and the text that stands in them.
 
 A column that looks like numbers, truth values or dates is read as such, but whether "007" is a number or a category
-depends on the table that a network was trained on. So what `read_csv` returns remembers the text: each piece of a column
-is a buffer of memory, and as long as this lives, in any table or slice, `written` finds the text of its values."""
+depends on the table that a network was trained on. So what `read_csv` returns remembers the text: each piece of a
+column is a buffer of memory, and while this lives, in any table or slice, `written` finds the text of its values."""
 
 import contextlib
 import os
