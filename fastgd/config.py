@@ -6,7 +6,8 @@ import platform
 from .kernel import variant
 from .threads import default_threads
 
-__version__ = importlib.metadata.version("fastgd")
+# pyproject.toml reads it here: frozen applications have no metadata of distributions.
+__version__ = "0.1.0"
 
 
 def _version(package):

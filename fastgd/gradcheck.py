@@ -4,6 +4,7 @@ import numpy as np
 
 from .errors import check_number, shown, type_error
 from .network import Network
+from .samples import as_array
 
 
 def check_gradients(network, x, y, *, step=1e-3, training=False):
@@ -22,6 +23,7 @@ def check_gradients(network, x, y, *, step=1e-3, training=False):
     if not isinstance(network, Network):
         raise type_error("network", "a Network", shown(network))
     step = check_number("step", step, 0.0, low_open=True)
+    x, y = as_array("x", x), as_array("y", y)  # once, and not for each difference
     _, gradient = network.loss_and_gradient(x, y, training=training)
     gradient = gradient.astype(np.float64)
     twin = network.like(dtype="float64")

@@ -108,7 +108,7 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
 
 def check_weights(argument, weight, rows, dtype, *, scaled=True):
     """A factor for each row, scaled to be 1 on average if asked for."""
-    weight = _as_array(argument, weight)
+    weight = as_array(argument, weight)
     if weight.shape != (rows,):
         raise value_error(argument, f"an array of shape ({rows},), one number for each row", shown(weight))
     check_values(argument, weight, dtype)
@@ -159,7 +159,7 @@ def check_class_weight(class_weight, samples, n_outputs, dtype):
 
 def check_rows(argument, x, n_features):
     """x as an array (rows, n_features) of real numbers, any dtype and layout; nothing is copied."""
-    x = _as_array(argument, x)
+    x = as_array(argument, x)
     if x.ndim != 2:
         hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 else ""
         raise value_error(argument, f"a 2-D array (rows, {n_features})", f"{shown(x)}{hint}")
@@ -173,7 +173,7 @@ def check_rows(argument, x, n_features):
 def check_targets(argument, y, rows, loss, n_outputs):
     """y as an array that fits one of the loss's kernels, and that kernel: integer labels (rows,) where the loss takes
     them and y is of integers, else values (rows, n_outputs), for one output also (rows,)."""
-    y = _as_array(argument, y)
+    y = as_array(argument, y)
     specs = [kernel.arrays["y"] for kernel in loss.kernels]
     takes_labels = specs[0].domain == "labels"
     if takes_labels and y.ndim == 1:
@@ -237,7 +237,8 @@ _DOMAINS = {
 }
 
 
-def _as_array(argument, values):
+def as_array(argument, values):
+    """Values as an array of real numbers, any dtype and layout; an array is itself."""
     if isinstance(values, np.ma.MaskedArray):
         raise type_error(argument, "an array without a mask", "a masked array")
     try:
@@ -260,7 +261,7 @@ def scale_of(mean, variance, rows, otherwise=1.0):
 def moments(argument, x):
     """Mean and variance of each column of x (rows, n), in float64, a block of rows at a time (Chan, Golub & LeVeque
     1979)."""
-    x = _as_array(argument, x)
+    x = as_array(argument, x)
     if x.ndim != 2 or 0 in x.shape:
         raise value_error(argument, "an array (rows, n_features) of at least 1 row", shown(x))
     count, mean, squares = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])

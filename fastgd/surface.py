@@ -9,6 +9,7 @@ from .callbacks import trajectory
 from .dropout import Dropout
 from .errors import check_integer, choose, shown, type_error, value_error
 from .network import Network
+from .samples import as_array
 
 # How far a plane reaches beyond the path, as a part of its extent, and where there is no path.
 MARGIN, REACH = 0.25, 1.0
@@ -61,6 +62,7 @@ def losses_over(network, X, y, plane, resolution):
     resolution, twin = check_integer("resolution", resolution, 2), copy.deepcopy(network)
     if network.statistics:
         twin = network.like(layers=[layer for layer in network.layers if not isinstance(layer, Dropout)])
+    X, y = as_array("X", X), as_array("y", y)  # once, and not for each point
     a, b = (np.linspace(*reach, resolution) for reach in plane.reach)
     losses = np.empty((resolution, resolution))
     for i, j in np.ndindex(losses.shape):

@@ -14,6 +14,7 @@ from .interrupts import held
 from .metrics import check_metrics
 from .network import Network
 from .optimizer import Optimizer
+from .samples import as_array
 from .threads import check_threads
 from .training import fit, fresh_optimizer
 
@@ -119,6 +120,7 @@ def sweep(network, X, y, grid, *, num_threads=None, progress=False, **options):
     if y is None:
         raise type_error("y", "targets for the rows of X", None)
     threads, bar = check_threads(num_threads), check_flag("progress", progress)
+    X, y = as_array("X", X), as_array("y", y)  # once, and not for each training
     combinations = _combinations(grid, options, isinstance(network, Network))
     trainings = [_prepared(network, X, y, {**options, **settings}, settings) for settings in combinations]
     _train_all(X, y, trainings, threads, bar)
