@@ -66,12 +66,22 @@ def _units(text):
 
 def _names(text):
     """Names of columns, as a row of CSV: in quotes where there are commas in them."""
-    return [name for name in next(csv.reader([text]), []) if name.strip()]
+    return [name for name in next(csv.reader([_name(text)]), []) if name.strip()]
+
+
+def _name(text):
+    """A name as it was typed, in UTF-8, if the locale makes something else of its bytes."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _add_data(one):
     one.add_argument("data", metavar="DATA", help=datasets.KINDS)
-    one.add_argument("--target", metavar="COLUMN", help="what is to be predicted: a column, or an array of an npz file")
+    one.add_argument(
+        "--target", type=_name, metavar="COLUMN", help="what is to be predicted: a column, or an array of an npz file"
+    )
     one.add_argument("--task", default="auto", choices=tables.TASKS, help="what the target is")
     one.add_argument("--categorical", type=_names, default="", metavar="A,B", help="columns of numbers for categories")
     one.add_argument("--drop", type=_names, default="", metavar="A,B", help="columns that are left out")
@@ -115,7 +125,9 @@ def _add_unknown(one):
 def _add_model(one):
     _add_model_file(one)
     one.add_argument("data", metavar="DATA", help=datasets.KINDS)
-    one.add_argument("--target", metavar="ARRAY", help="of an npz file: the array with the targets ('y' unless told)")
+    one.add_argument(
+        "--target", type=_name, metavar="ARRAY", help="of an npz file: the array with the targets ('y' unless told)"
+    )
     _add_unknown(one)
     _add_delimiter(one)
     _add_backend(one)
@@ -193,15 +205,14 @@ def parser():
 @contextlib.contextmanager
 def _streams_that_take_anything():
     """Context in which letters that the standard streams have no bytes for are written as escapes."""
-    strict = [stream for stream in (sys.stdout, sys.stderr) if getattr(stream, "errors", None) == "strict"]
-    strict = [stream for stream in strict if hasattr(stream, "reconfigure")]
-    for stream in strict:
+    before = [(s, s.errors) for s in (sys.stdout, sys.stderr) if hasattr(s, "reconfigure")]
+    for stream, _ in before:
         stream.reconfigure(errors="backslashreplace")
     try:
         yield
     finally:
-        for stream in strict:
-            stream.reconfigure(errors="strict")
+        for stream, errors in before:
+            stream.reconfigure(errors=errors)
 
 
 def _say(text):

@@ -101,9 +101,9 @@ def train(arguments):
     _print_end(history, patience is not None)
     print(f"model saved to {save}")
     if plot:
-        from .plots import plot_loss, save_picture
+        from .plots import plot_loss
 
-        save_picture(plot_loss(history, f"Loss on {arguments.data}"), plot)
+        _save_picture(plot_loss(history, f"Loss on {arguments.data}"), plot)
         print(f"loss curve saved to {plot}")
 
 
@@ -259,12 +259,31 @@ def _write_text(text, path):
     """Writes text in UTF-8 to a file, or for None to the standard output, whatever encoding this has."""
     data = text.encode("utf-8")
     if path is not None:
-        replace_file(path, (data,))
+        _write(data, path)
     elif hasattr(sys.stdout, "buffer"):
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
     else:
         sys.stdout.write(text)
+
+
+def _write(data, path):
+    """Writes bytes to a file, which is the old one or the new one, whatever happens; or to a pipe that is read, or a
+    device."""
+    if os.path.isfile(path) or not os.path.exists(path):
+        replace_file(path, (data,))
+        return
+    opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # else a pipe that nobody reads would be waited for
+    with open(opened, "wb") as file:
+        os.set_blocking(opened, True)
+        file.write(data)
+
+
+def _save_picture(figure, path):
+    """Writes a figure by the ending of the file's name."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=os.path.splitext(path)[1][1:].lower())
+    _write(picture.getvalue(), path)
 
 
 def evaluate(arguments):
@@ -334,9 +353,7 @@ def find_lr(arguments):
         print(f"{found.learning_rate[i]:>13.3g}  {found.smoothed[i]:.4f}")
     print(f"suggestion: --learning-rate {found.suggestion:.2g}")
     if arguments.plot:
-        from .plots import save_picture
-
-        save_picture(found.plot(f"Range test on {arguments.data}"), arguments.plot)
+        _save_picture(found.plot(f"Range test on {arguments.data}"), arguments.plot)
         print(f"picture saved to {arguments.plot}")
 
 

@@ -1,6 +1,7 @@
 """What is installed and in use here."""
 
 import importlib.metadata
+import importlib.util
 import platform
 
 from .kernel import variant
@@ -14,7 +15,8 @@ def _version(package):
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        module = {"scikit-learn": "sklearn"}.get(package, package)
+        return "installed without metadata" if importlib.util.find_spec(module) else "not installed"
 
 
 def config():

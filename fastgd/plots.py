@@ -3,13 +3,11 @@ saves it, and a notebook shows it. Nothing global is touched."""
 
 import collections.abc
 import copy
-import io
 import math
 import os
 
 import numpy as np
 
-from .checkpoint import replace_file
 from .errors import choose, shown, type_error, value_error
 from .history import History
 from .network import Network
@@ -41,13 +39,6 @@ def check_picture(argument, path):
     ending = os.path.splitext(path)[1][1:].lower()
     if ending not in known:
         raise value_error(argument, f"a file ending in one of {', '.join(f'.{e}' for e in sorted(known))}", repr(path))
-
-
-def save_picture(figure, path):
-    """Writes a figure to a file by the ending of its name: whatever happens, that is the old file or the new one."""
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=150, format=os.path.splitext(path)[1][1:].lower())
-    replace_file(path, (picture.getbuffer(),))
 
 
 def _finish(axes, losses=(), x="linear", **labels):

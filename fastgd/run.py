@@ -10,6 +10,7 @@ import contextlib
 import copy
 import math
 import operator
+import os
 import time
 
 import numpy as np
@@ -46,6 +47,7 @@ class Run:
         self._source, self._watch, self._bar = source, watch, bar
         self.rows_of_epoch = source.rows
         self._checkpoint, self._checkpoint_every, self._learnt = checkpoint, checkpoint_every, None
+        self._checkpoint_file = checkpoint and os.path.abspath(checkpoint)  # wherever a callback goes
         self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
         self._each_epoch = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
         self._each_steps = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
@@ -375,7 +377,7 @@ class Run:
         files.save(path, self._network, self._optimizer, self)
 
     def _save(self):
-        self.save(self._checkpoint)
+        self.save(self._checkpoint_file)
         self._saved = time.monotonic()
 
     def _save_in_time(self):

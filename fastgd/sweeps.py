@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from .callbacks import Bar
 from .errors import DivergenceError, check_flag, check_integer, choose, shown, type_error, value_error
 from .interrupts import held
 from .metrics import check_metrics
@@ -201,9 +202,13 @@ def _train_all(X, y, trainings, threads, shows_bar):
 
 
 def _with_bar(done, total):
-    from tqdm.auto import tqdm
-
-    return tqdm(done, total=total, unit="training", dynamic_ncols=True)
+    bar = Bar(total=total, unit="training")
+    try:
+        for n, future in enumerate(done, 1):
+            yield future
+            bar.show(n)
+    finally:
+        bar.close()
 
 
 def _stop(futures, networks):

@@ -64,6 +64,7 @@ def read(path, *, text=(), delimiter=None):
     if end is None:
         raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
     text = [text] if isinstance(text, str) else list(text)
+    text = [name for name in text if name == str(name).encode("utf-8", "replace").decode()]  # others no column can have
     pyarrow_modules()
     with open_file(path) as file, decoding(path, f"a whole {end} file"):
         table = _checked_table(READERS[end](path, file, text, delimiter), path)
