@@ -190,7 +190,7 @@ class RowReader:
         leave_pages(self.x)
         if same:
             return rows
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             out[...] = rows
         return out
 

@@ -93,6 +93,7 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     return RangeTest(np.array(rates), losses, smoothed, suggestion)
 
 
+@np.errstate(all="ignore")
 def _smoothed(losses, width):
     """The mean around each step, with Gaussian weights of so many steps; without the lag of a running average."""
     capped, i = np.minimum(losses, TOO_LARGE * np.median(losses)), np.arange(len(losses))

@@ -7,6 +7,7 @@ from .network import Network
 from .samples import as_array
 
 
+@np.errstate(all="ignore")
 def check_gradients(network, x, y, *, step=1e-3, training=False):
     """Compares the gradient of a network with differences of its loss; returns the largest error by name of a parameter
     array, {"w1": 3e-10, ...}.

@@ -115,7 +115,7 @@ class Network:
         views = self.views()
         for name, shape, initializer, _ in specs:
             values = initializer.values(rng, shape, **initializer.parameters)
-            with np.errstate(over="ignore"):
+            with np.errstate(all="ignore"):
                 views[name][...] = values
             if not np.isfinite(views[name]).all():
                 raise value_error(
@@ -203,6 +203,7 @@ class Network:
             setattr(self, name, plan)
         return plan
 
+    @np.errstate(all="ignore")
     def _minibatch(self, x, y, loss_kernel, weight=None, *, plan_name="_evaluation_plan"):
         """A plan, set to these checked arrays: in place if they can be used where they lie, else by a cast."""
         plan = self._plan_for(len(x), loss_kernel, plan_name)
@@ -314,6 +315,7 @@ class Network:
         loss = self._quick_step(x, y, optimizer) if sample_weight is None else None
         return self._prepared_step(x, y, optimizer, sample_weight) if loss is None else loss
 
+    @np.errstate(all="ignore")
     def _prepared_step(self, x, y, optimizer, sample_weight=None, *, scaled=True):
         """`train_step` of anything: checks, casts, and raises. Makes ready for the quick way where it applies. Weights
         count as they are if they are not to be `scaled`."""
@@ -475,5 +477,5 @@ def _dtype_name(dtype):
 
 def _usable(array, dtype):
     """The array itself if a kernel can read it where it lies, else a contiguous copy in dtype."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return np.require(array, dtype, ["C", "ALIGNED"])

@@ -277,6 +277,7 @@ class Run:
             self._book_epoch()
             self._pause(at_epoch_end=True)
 
+    @np.errstate(all="ignore")
     def _book_epoch(self):
         """Enters an epoch of an iterable."""
         source, history = self._source, self._history
@@ -289,6 +290,7 @@ class Run:
         self._sums[:] = 0
         self._network.epochs, source.epoch, source.position = self._network.epochs + 1, source.epoch + 1, 0
 
+    @np.errstate(all="ignore")
     def _book_minibatch(self, loss):
         """Enters a minibatch of an iterable."""
         every = self._optimizer.accumulate

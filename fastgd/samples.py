@@ -69,11 +69,12 @@ class Samples:
             for start in range(0, len(places), step):
                 rows = places[start : start + step]
                 check_mapping(values)
-                with np.errstate(over="ignore"):
+                with np.errstate(all="ignore"):
                     told.update(np.require(values[rows if self.index is None else self.index[rows]], kind, "C"))
                 leave_pages(values)
         return told.hexdigest()[:16]
 
+    @np.errstate(all="ignore")
     def split(self, fraction, seed):
         """These samples without a part that is chosen by the seed, and that part."""
         parts = []
@@ -106,6 +107,7 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
     return Samples(x, y, kernel, RowReader(x), target_rows, weight)
 
 
+@np.errstate(all="ignore")
 def check_weights(argument, weight, rows, dtype, *, scaled=True):
     """A factor for each row, scaled to be 1 on average if asked for."""
     weight = as_array(argument, weight)
@@ -129,6 +131,7 @@ def _mean_weight(argument, weight):
     return mean
 
 
+@np.errstate(all="ignore")
 def check_class_weight(class_weight, samples, n_outputs, dtype):
     """The samples with weights multiplied by those of their classes: {label: weight}, or "balanced"."""
     name = "class_weight"
@@ -206,7 +209,7 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
             good = (block >= 0) & (block < classes)
             expected = f"integer labels in [0, {classes - 1}]"
         else:
-            with np.errstate(over="ignore"):
+            with np.errstate(all="ignore"):
                 block = np.asarray(block, dtype)
             good = np.isfinite(block)
             if good.all() and ok is not None:
@@ -224,6 +227,7 @@ def block_rows(x):
     return max(1, min(CHECK_ROWS, CHECK_SIZE // max(1, x[0].size)))
 
 
+@np.errstate(all="ignore")
 def _rows_are_probabilities(block):
     return ((block >= 0).all(axis=1) & (np.abs(block.sum(axis=1) - 1) <= 1e-3))[:, None]
 
@@ -251,6 +255,7 @@ def as_array(argument, values):
     return array
 
 
+@np.errstate(all="ignore")
 def scale_of(mean, variance, rows, otherwise=1.0):
     """1 / standard deviation; `otherwise` where all is alike but for rounding: that of so many equal ones."""
     rounding = (rows * np.abs(mean) * np.finfo(np.float64).eps) ** 2
@@ -269,7 +274,7 @@ def moments(argument, x):
     for start in range(0, len(x), rows):
         check_values(argument, x[start : start + rows], np.float64, first=start)
         block = np.asarray(x[start : start + rows], np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             n, of_block = len(block), block.mean(axis=0)
             apart = of_block - mean
             squares += ((block - of_block) ** 2).sum(axis=0) + apart**2 * (count * n / (count + n))

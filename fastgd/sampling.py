@@ -22,6 +22,7 @@ class Minibatches:
     of the data.
     """
 
+    @np.errstate(all="ignore")
     def __init__(self, network, samples, batch_size, *, shuffle):
         self.network, self.samples, self.size, self.shuffle = network, samples, batch_size, shuffle
         self.epoch, self.position, self.rows = network.epochs, 0, len(samples)
@@ -41,6 +42,7 @@ class Minibatches:
         self._limit = max(1, min(PIECE_STEPS, rows // batch_size))
         self._order, self._order_of = None, None
 
+    @np.errstate(all="ignore")
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
         """The next steps, up to the end of `last_epoch` - 1, or of this epoch if not `whole_epochs`, as far as one
         piece goes. Rows that the kernels can read where they lie are read there, or gathered by the plan; others are

@@ -41,7 +41,7 @@ class Numbers:
 
     def encode(self, column, out, where, unknown):
         values = _numbers(column, where)
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             out[:, 0] = (np.where(np.isnan(values), self.fill, values) - self.shift) * self.scale
         _check_finite(values, out[:, 0], where)
 
@@ -309,6 +309,7 @@ def _check_no_numbers(text, where, otherwise=""):
         _numbers(text, where, otherwise)
 
 
+@np.errstate(all="ignore")
 def learnt_numbers(name, column, where, missing, rows):
     values = _numbers(column, where)
     values = values if rows is None else values[rows]
@@ -318,6 +319,7 @@ def learnt_numbers(name, column, where, missing, rows):
     return Numbers(name, mean if missing == "mean" else float(np.nanmedian(values)), mean, scale)
 
 
+@np.errstate(all="ignore")
 def _learnt_scale(values, where):
     """Mean and 1 / standard deviation of numbers, those that are not missing."""
     largest = float(np.nanmax(np.abs(values)))
@@ -387,7 +389,7 @@ def encoded_target(target, column, where):
     if target.classes is None:
         values = _numbers(column, where)
         _check_present(np.isnan(values), where)
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             scaled = (values - target.shift) * target.scale
         _check_finite(values, scaled, where)
         return scaled

@@ -142,7 +142,8 @@ class Preprocessing:
         if prediction.ndim != 2 or prediction.shape[1] != self.n_outputs:
             raise value_error("prediction", f"an array (rows, {self.n_outputs})", shown(prediction))
         if self.target.classes is None:
-            return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
+            with np.errstate(all="ignore"):
+                return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
         return self.target.class_array()[prediction.argmax(axis=1)]
 
     # ---- as nodes of ONNX

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 import os
 import warnings
 
@@ -92,14 +93,14 @@ def test_categories_of_numbers_are_numbers_however_they_are_written(file):
     made = Preprocessing.of(file("v,y\n1,0\n2,1\n3,1\n"), "y", categorical="v")
     assert made.columns[0].by_value
     tables = (
-        file("v\n1.0\n\n2.0\n"), {"v": [1.0, None, 2.0]}, {"v": [1, None, 2]}, {"v": ["1", None, "2.00"]},
-        pandas.DataFrame({"v": [1.0, np.nan, 2.0]}), file("v\n1\n\n2\n", text=["v"]),
+        file("v,w\n1.0,0\n,0\n2.0,0\n"), {"v": [1.0, None, 2.0]}, {"v": [1, None, 2]}, {"v": ["1", None, "2.00"]},
+        pandas.DataFrame({"v": [1.0, np.nan, 2.0]}), file("v,w\n1,0\n,0\n2,0\n", text=["v"]),
     )  # fmt: skip
     for table in tables:
         assert made.encode(table).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
     with pytest.raises(TableError, match=r"'v', row 1.*got '1.5'"):
         made.encode(file("v\n1.5\n"))
-    back = Preprocessing.from_config(made.config())
+    back = Preprocessing.from_config(json.loads(json.dumps(made.config())))
     assert back.encode(tables[0]).tolist() == made.encode(tables[0]).tolist()
     frame = Preprocessing.of(pandas.DataFrame({"v": [1.0, 2.0, np.nan], "y": [0, 1, 1]}), "y", categorical="v")
     assert frame.encode(file("v\n1\n2.0\n")).tolist() == [[1, 0], [0, 1]]
