@@ -103,7 +103,7 @@ def train(arguments):
     if plot:
         from .plots import plot_loss
 
-        _save_picture(plot_loss(history, f"Loss on {arguments.data}"), plot)
+        _save_picture(plot_loss(history, f"Loss on {_in_title(arguments.data)}"), plot)
         print(f"loss curve saved to {plot}")
 
 
@@ -279,6 +279,11 @@ def _write(data, path):
         file.write(data)
 
 
+def _in_title(path):
+    """The name of a file as it may stand in the title of a picture, whatever bytes and formulas are in it."""
+    return os.fsencode(path).decode("utf-8", "replace").replace("$", r"\$")
+
+
 def _save_picture(figure, path):
     """Writes a figure by the ending of the file's name."""
     picture = io.BytesIO()
@@ -353,7 +358,7 @@ def find_lr(arguments):
         print(f"{found.learning_rate[i]:>13.3g}  {found.smoothed[i]:.4f}")
     print(f"suggestion: --learning-rate {found.suggestion:.2g}")
     if arguments.plot:
-        _save_picture(found.plot(f"Range test on {arguments.data}"), arguments.plot)
+        _save_picture(found.plot(f"Range test on {_in_title(arguments.data)}"), arguments.plot)
         print(f"picture saved to {arguments.plot}")
 
 
