@@ -5,10 +5,19 @@ history = net.fit(X, y, optimizer=fastgd.Adam(1e-3), batch_size=32, epochs=20)
 """
 
 import importlib
-import pkgutil
+import os
+import sys
 
-# In a checkout the compiled modules are those of the installed package.
-__path__ = pkgutil.extend_path(__path__, __name__)
+# In a checkout the compiled modules are those of the installed package. (pkgutil.extend_path would do it, but not where
+# the working folder has been removed.)
+__path__ = [
+    *__path__,
+    *(
+        path
+        for path in (os.path.join(folder, __name__) for folder in sys.path if isinstance(folder, str) and folder)
+        if path not in __path__ and os.path.isfile(os.path.join(path, "__init__.py"))
+    ),
+]
 
 from . import (
     activations,

@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import os
+import sys
 import time
 
 import numpy as np
@@ -48,7 +49,7 @@ class json_lines:
     path: a regular file, made if there is none. One `fit` at a time uses it, others raise RuntimeError."""
 
     def __init__(self, path):
-        self.path = os.fspath(path)
+        self.path = os.path.abspath(os.fspath(path))  # wherever the process works by then
         self._file, self._history, self._turn = None, None, Turn(f"json_lines({self.path!r})")
 
     def __enter__(self):
@@ -88,7 +89,7 @@ class tensorboard:
             from tensorboard.summary import Writer
         except ImportError as error:
             raise ImportError("logs for TensorBoard need its package: pip install 'fastgd[tensorboard]'") from error
-        self.folder = os.fspath(folder)
+        self.folder = os.path.abspath(os.fspath(folder))
         self._new_writer, self._writers, self._turn = Writer, {}, Turn(f"tensorboard({self.folder!r})")
 
     def __enter__(self):
@@ -146,7 +147,7 @@ class trajectory:
 
 
 @functools.cache
-def bar_class():
+def _bar_class():
     """tqdm's class of bars. Its lock is one of those that a fork must not come in the middle of."""
     from tqdm.auto import tqdm
     from tqdm.std import TqdmDefaultWriteLock
@@ -157,6 +158,44 @@ def bar_class():
     return tqdm
 
 
+class Bar:
+    """A bar of tqdm on the standard error. Where nothing can be written any more, there is no bar: what it shows goes
+    on. options: as tqdm has them."""
+
+    def __init__(self, **options):
+        self._bar = None
+        if sys.stderr is not None:
+            with self._shown():
+                self._bar = _bar_class()(dynamic_ncols=True, delay=1e-9, **options)  # not drawn while it is made
+
+    @contextlib.contextmanager
+    def _shown(self):
+        try:
+            yield
+        except (OSError, ValueError):  # a pipe that nobody reads, a stream that is closed
+            if self._bar is not None:
+                self._bar.disable = True
+            self._bar = None
+
+    def show(self, n, **figures):
+        """Shows that n are done, with figures by name."""
+        with self._shown():
+            if self._bar is not None:
+                self._bar.n = n
+                self._bar.set_postfix(figures, refresh=False)
+                self._bar.refresh()
+
+    def count_from(self, n):
+        """n were done before."""
+        if self._bar is not None:
+            self._bar.initial = n
+
+    def close(self):
+        with self._shown():
+            if self._bar is not None:
+                self._bar.close()
+
+
 class ProgressBar:
     """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows a second."""
 
@@ -164,7 +203,8 @@ class ProgressBar:
         self._epochs, self._bar, self._run = epochs, None, None
 
     def __enter__(self):
-        self._bar = bar_class()(total=self._epochs, unit="epoch", dynamic_ncols=True)
+        self._bar = Bar(total=self._epochs, unit="epoch")
+        self._bar.show(0)
         self._started, self._looked, self._rows = time.monotonic(), 0.0, None
         return self
 
@@ -175,7 +215,8 @@ class ProgressBar:
         self._looked = now
         self._run = run
         if self._rows is None:  # a resumed run begins with some
-            self._rows, self._bar.initial = run.first_row, run.first_epoch
+            self._rows = run.first_row
+            self._bar.count_from(run.first_epoch)
         history = run.history
         shown = {"loss": f"{history.loss[-1] if history.loss else run.loss:.4g}"}
         if history.validation_loss:
@@ -183,11 +224,8 @@ class ProgressBar:
         shown |= {name: f"{values[-1]:.4g}" for name, values in history.metrics.items() if values}
         shown["lr"] = f"{run.learning_rate:.3g}"
         shown["rows/s"] = f"{(run.rows - self._rows) / max(now - self._started, 1e-9):,.0f}"
-        self._bar.set_postfix(shown, refresh=False)
         part = run.rows_in_epoch / run.rows_of_epoch if run.rows_of_epoch else 0
-        done = run.epoch + round(part, 2) if part else run.epoch
-        self._bar.n = done
-        self._bar.refresh()
+        self._bar.show(run.epoch + round(part, 2) if part else run.epoch, **shown)
 
     def __exit__(self, *raised):
         if self._run is not None:

@@ -2,6 +2,8 @@
 list of the commands and their options."""
 
 import argparse
+import contextlib
+import csv
 import os
 import sys
 
@@ -63,12 +65,23 @@ def _units(text):
 
 
 def _names(text):
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Names of columns, as a row of CSV: in quotes where there are commas in them."""
+    return [name for name in next(csv.reader([_name(text)]), []) if name.strip()]
+
+
+def _name(text):
+    """A name as it was typed, in UTF-8, if the locale makes something else of its bytes."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _add_data(one):
     one.add_argument("data", metavar="DATA", help=datasets.KINDS)
-    one.add_argument("--target", metavar="COLUMN", help="what is to be predicted: a column, or an array of an npz file")
+    one.add_argument(
+        "--target", type=_name, metavar="COLUMN", help="what is to be predicted: a column, or an array of an npz file"
+    )
     one.add_argument("--task", default="auto", choices=tables.TASKS, help="what the target is")
     one.add_argument("--categorical", type=_names, default="", metavar="A,B", help="columns of numbers for categories")
     one.add_argument("--drop", type=_names, default="", metavar="A,B", help="columns that are left out")
@@ -112,7 +125,9 @@ def _add_unknown(one):
 def _add_model(one):
     _add_model_file(one)
     one.add_argument("data", metavar="DATA", help=datasets.KINDS)
-    one.add_argument("--target", metavar="ARRAY", help="of an npz file: the array with the targets ('y' unless told)")
+    one.add_argument(
+        "--target", type=_name, metavar="ARRAY", help="of an npz file: the array with the targets ('y' unless told)"
+    )
     _add_unknown(one)
     _add_delimiter(one)
     _add_backend(one)
@@ -187,23 +202,64 @@ def parser():
     return top
 
 
+@contextlib.contextmanager
+def _streams_that_take_anything():
+    """Context in which letters that the standard streams have no bytes for are written as escapes."""
+    before = [(s, s.errors) for s in (sys.stdout, sys.stderr) if hasattr(s, "reconfigure")]
+    for stream, _ in before:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in before:
+            stream.reconfigure(errors=errors)
+
+
+def _say(text):
+    """Writes a line to the standard error, if there is one."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr)
+
+
+def _flush():
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _give_up_output():
+    """Lets the standard output lead to nowhere, so that what is left in its buffer is no error at the exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def main(argv=None):
     """Runs the command line; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    with _streams_that_take_anything():
+        return _main(argv)
+
+
+def _main(argv):
     arguments = parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        code = arguments.run(arguments) or 0
+        _flush()
+        return code
     except KeyboardInterrupt as error:
         terminated = isinstance(error, commands.Terminated)
         told = "; ".join(["terminated" if terminated else "interrupted", *getattr(error, "__notes__", [])])
-        print(f"fastgd {arguments.command}: {told}", file=sys.stderr)
+        _say(f"fastgd {arguments.command}: {told}")
         return 143 if terminated else 130
     except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 0
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         if arguments.debug:
             raise
         told = "; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
-        told = " ".join(told.split())
-        print(f"fastgd {arguments.command}: {told}", file=sys.stderr)
+        _say(f"fastgd {arguments.command}: {' '.join(told.split())}")
+        try:
+            _flush()
+        except OSError:  # it may have been this that failed
+            _give_up_output()
         return 1

@@ -2,20 +2,22 @@
 
 import contextlib
 import csv
+import io
 import json
 import math
 import os
 import signal
 import sys
+import threading
 import time
 
 import numpy as np
 
 from . import callbacks, tables
-from .checkpoint import check_path, description, load, load_described
+from .checkpoint import check_path, description, load, load_described, replace_file
 from .config import show_config
 from .data import check_batch_size
-from .datasets import data_of_model, data_to_train, ending
+from .datasets import data_of_model, data_to_train, ending, names_in
 from .dropout import Dropout
 from .errors import CheckpointError, check_integer, check_number, choose, shown, value_error
 from .finder import find_learning_rate
@@ -67,7 +69,7 @@ def train(arguments):
     fraction = check_number("--validation", arguments.validation, 0.0, 1.0, high_open=True)
     data = data_to_train(arguments, fraction)
     if data.preprocessing is not None:
-        print(f"{arguments.data}: {_columns_told(data.preprocessing, data.table)}")
+        print(f"{arguments.data}: {_columns_told(data)}")
     network = make_network(arguments, data)
     batch_size = check_batch_size(arguments.batch_size, len(data.X))
     total_steps = max(1, epochs * math.ceil(len(data.X) / batch_size))
@@ -101,7 +103,7 @@ def train(arguments):
     if plot:
         from .plots import plot_loss
 
-        plot_loss(history, f"Loss on {arguments.data}").savefig(plot, dpi=150)
+        _save_picture(plot_loss(history, f"Loss on {_in_title(arguments.data)}"), plot)
         print(f"loss curve saved to {plot}")
 
 
@@ -149,11 +151,16 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _terminable():
-    """Context in which SIGTERM is an exception."""
+    """Context in which SIGTERM is an exception, unless this is not the main thread, or the handler is one that Python
+    could not put back."""
 
     def terminate(*_):
         raise Terminated
 
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is None:
+        yield
+        return
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
@@ -161,8 +168,9 @@ def _terminable():
         signal.signal(signal.SIGTERM, before)
 
 
-def _columns_told(preprocessing, table):
+def _columns_told(data):
     """How the columns of a table are taken, in a line."""
+    preprocessing, table = data.preprocessing, data.table
     kinds = {"numbers": [], "categories": []}
     for column in preprocessing.columns:
         is_number, n_missing = isinstance(column, tables.Numbers), missing(table.column(column.name))
@@ -172,7 +180,7 @@ def _columns_told(preprocessing, table):
     told = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
     target = preprocessing.target
     values = "a number" if target.classes is None else f"one of {shown(list(target.classes))}"
-    return "; ".join([*told, f"to be predicted: {target.name}, {values}"])
+    return "; ".join([*told, f"to be predicted: {target.name}, {values}", *data.notes])
 
 
 def _resumed(path):
@@ -212,6 +220,8 @@ def _print_end(history, is_best_kept):
 
 def predict(arguments):
     """`fastgd predict`: writes a prediction for each row, as CSV."""
+    if arguments.output is None and sys.stdout is None:
+        raise value_error("--output", "a file, since the standard output is closed", None)
     if arguments.output is not None:
         check_path(arguments.output, "--output")
         _check_different({"MODEL": arguments.model, "DATA": arguments.data, "--output": arguments.output})
@@ -236,17 +246,49 @@ def predict(arguments):
     if arguments.keep:
         if data.table is None:
             raise value_error("--keep", "columns of a table", repr(arguments.data))
-        kept = [tables.column_of(data.table, name, arguments.data, "--keep").to_pylist() for name in arguments.keep]
-        header = [*arguments.keep, *(f"predicted {name}" if name in arguments.keep else name for name in header)]
-        columns = [[*row, *predicted] for *row, predicted in zip(*kept, columns, strict=True)]
-    out = sys.stdout if arguments.output is None else open(arguments.output, "w", newline="")  # noqa: SIM115
-    try:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(columns)
-    finally:
-        if out is not sys.stdout:
-            out.close()
+        kept = names_in(data.table, arguments.keep)
+        columns_kept = [tables.column_of(data.table, name, arguments.data, "--keep").to_pylist() for name in kept]
+        header = [*kept, *(f"predicted {name}" if name in kept else name for name in header)]
+        columns = [[*row, *predicted] for *row, predicted in zip(*columns_kept, columns, strict=True)]
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows([header, *columns])
+    _write_text(lines.getvalue(), arguments.output)
+
+
+def _write_text(text, path):
+    """Writes text in UTF-8 to a file, or for None to the standard output, whatever encoding this has."""
+    data = text.encode("utf-8")
+    if path is not None:
+        _write(data, path)
+    elif hasattr(sys.stdout, "buffer"):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+    else:
+        sys.stdout.write(text)
+
+
+def _write(data, path):
+    """Writes bytes to a file, which is the old one or the new one, whatever happens; or to a pipe that is read, or a
+    device."""
+    if os.path.isfile(path) or not os.path.exists(path):
+        replace_file(path, (data,))
+        return
+    opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # else a pipe that nobody reads would be waited for
+    with open(opened, "wb") as file:
+        os.set_blocking(opened, True)
+        file.write(data)
+
+
+def _in_title(path):
+    """The name of a file as it may stand in the title of a picture, whatever bytes and formulas are in it."""
+    return os.fsencode(path).decode("utf-8", "replace").replace("$", r"\$")
+
+
+def _save_picture(figure, path):
+    """Writes a figure by the ending of the file's name."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=os.path.splitext(path)[1][1:].lower())
+    _write(picture.getvalue(), path)
 
 
 def evaluate(arguments):
@@ -303,6 +345,8 @@ def find_lr(arguments):
     _check_plot(arguments.plot)
     _check_different({"DATA": arguments.data, "--plot": arguments.plot})
     data = data_to_train(arguments, 0)
+    for note in data.notes:
+        print(f"{arguments.data}: {note}")
     network = make_network(arguments, data)
     found = find_learning_rate(
         network, data.X, data.y, optimizer=make_optimizer(arguments, 1e-3), batch_size=arguments.batch_size,
@@ -313,7 +357,7 @@ def find_lr(arguments):
         print(f"{found.learning_rate[i]:>13.3g}  {found.smoothed[i]:.4f}")
     print(f"suggestion: --learning-rate {found.suggestion:.2g}")
     if arguments.plot:
-        found.plot(f"Range test on {arguments.data}").savefig(arguments.plot, dpi=150)
+        _save_picture(found.plot(f"Range test on {_in_title(arguments.data)}"), arguments.plot)
         print(f"picture saved to {arguments.plot}")
 
 

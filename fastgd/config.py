@@ -1,19 +1,22 @@
 """What is installed and in use here."""
 
 import importlib.metadata
+import importlib.util
 import platform
 
 from .kernel import variant
 from .threads import default_threads
 
-__version__ = importlib.metadata.version("fastgd")
+# pyproject.toml reads it here: frozen applications have no metadata of distributions.
+__version__ = "0.1.0"
 
 
 def _version(package):
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        module = {"scikit-learn": "sklearn"}.get(package, package)
+        return "installed without metadata" if importlib.util.find_spec(module) else "not installed"
 
 
 def config():

@@ -136,13 +136,23 @@ def leave_pages(x):
         x._mmap.madvise(mmap.MADV_DONTNEED)
 
 
-# So many rows, spread over all, are compared to tell whether a file is the one that is mapped.
-COMPARED_ROWS = 64
+def check_mapping(x):
+    """Raises OSError if the file that an array lies in has become shorter than its mapping: to touch a page beyond the
+    end ends the process."""
+    x = mapped(x)
+    if x is None:
+        return
+    end, size = x.offset - x.offset % mmap.ALLOCATIONGRANULARITY + len(x._mmap), x._mmap.size()  # of its own descriptor
+    if size < end:
+        raise OSError(f"the file of a mapped array, {x.filename}: expected {end:,} bytes, got {size:,} by now")
 
 
 class RowReader:
     """Gathers rows of an array (m, n). Those of a mapped file are read from the file where that is possible: a page
-    that is touched may bring megabytes around it into memory."""
+    that is touched may bring megabytes around it into memory.
+
+    By now the name of a mapped file may stand for another one. What it opens is read only if the system says that it is
+    the file of the mapping; else rows come out of the mapping itself."""
 
     def __init__(self, x):
         self.x, self._file = x, None
@@ -150,21 +160,16 @@ class RowReader:
         row_is_whole = x.size and x[0].flags.c_contiguous and hasattr(os, "pread")
         if mapping is None or mapping.mode == "c" or mapping.filename is None or not row_is_whole:
             return
-        # The map begins at a multiple of a page, and the array of the mapping, or a view of it, somewhere in it.
-        whole = mapping
-        while isinstance(whole.base, np.memmap):
-            whole = whole.base
-        self._offset = mapping.offset + x.ctypes.data - whole.ctypes.data
         try:
-            self._file = os.open(mapping.filename, os.O_RDONLY | os.O_NONBLOCK)  # by now it may be a pipe
-            weakref.finalize(self, os.close, self._file)
-            for i in np.linspace(0, len(x) - 1, min(len(x), COMPARED_ROWS)).astype(np.int64):
-                if self._read(np.array([i])).tobytes() != x[i].tobytes():
-                    self._file = None  # the name stands for another file
-                    break
-                leave_pages(x)
+            file = os.open(mapping.filename, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
         except OSError:
-            self._file = None
+            return
+        close = weakref.finalize(self, os.close, file)
+        self._offset = _offset_in_file(x, file)
+        if self._offset is None:
+            close()
+        else:
+            self._file = file
 
     def _read(self, index, out=None):
         rows = np.empty((len(index), self.x.shape[1]), self.x.dtype) if out is None else out
@@ -174,6 +179,8 @@ class RowReader:
     def take(self, index, out=None):
         """The rows `index`, written to `out` and cast to its dtype, or as an array of their own."""
         same = out is None or out.dtype == self.x.dtype
+        if self._file is None:
+            check_mapping(self.x)
         if self._file is not None:
             rows = self._read(index, out if same else None)
         elif same:
@@ -183,9 +190,35 @@ class RowReader:
         leave_pages(self.x)
         if same:
             return rows
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             out[...] = rows
         return out
+
+
+def _offset_in_file(x, file):
+    """Where the first element of a mapped array lies in its file, if that is the open one, or None if it is not, or if
+    the system does not tell. It knows mappings by address, so one of the open file is made to compare."""
+    try:
+        with mmap.mmap(file, 1, access=mmap.ACCESS_READ) as other:
+            at = np.frombuffer(other, np.uint8)
+            address = at.ctypes.data
+            del at  # or `other` could not be closed
+            with open("/proc/self/maps", "rb") as maps:
+                ranges = [line.split(maxsplit=5)[:5] for line in maps]
+    except (OSError, ValueError):
+        return None
+    low, high = np.lib.array_utils.byte_bounds(x)
+    found = {}
+    for range_, mode, offset, device, inode in ranges:
+        start, stop = (int(bound, 16) for bound in range_.split(b"-"))
+        for name, at in (("x", low), ("file", address)):
+            if start <= at < stop:
+                found[name] = device, inode
+                if name == "x" and (high > stop or not mode.endswith(b"s") or inode == b"0"):
+                    return None
+                if name == "x":
+                    first = int(offset, 16) + x.ctypes.data - start
+    return first if "x" in found and found["x"] == found.get("file") else None
 
 
 def epoch_order(rows, seed, epoch, shuffle):
@@ -226,6 +259,8 @@ def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=Fa
         readers = [RowReader(array) if array.ndim == 2 else None for array in (X, y)]
         for start in range(0, math.floor(len(X) / size) * size if drop_last else len(X), size):
             index = order[start : start + size]
+            check_mapping(X)
+            check_mapping(y)
             yield tuple(a[index] if r is None else r.take(index) for a, r in zip((X, y), readers, strict=True))
             leave_pages(X)
             leave_pages(y)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import difflib
-import zipfile
-import zlib
 
 import numpy as np
 
@@ -34,7 +32,8 @@ def digits():
 @dataclasses.dataclass
 class Data:
     """Rows of numbers with what is known of them. held_out: rows that are not trained on, (X, y). n_classes: None for
-    regression. preprocessing: what has made them of the table. front: layers that bring features to scale."""
+    regression. preprocessing: what has made them of the table. front: layers that bring features to scale. notes:
+    texts on columns for the user."""
 
     X: np.ndarray
     y: np.ndarray | None
@@ -43,6 +42,7 @@ class Data:
     preprocessing: tables.Preprocessing | None = None
     table: object = None
     front: tuple = ()
+    notes: list = dataclasses.field(default_factory=list)
 
     @property
     def n_outputs(self):
@@ -79,17 +79,26 @@ def data_to_train(arguments, fraction):
         rows, held_out = _split(X, fraction, arguments.seed)
         n_classes = int(y.max()) + 1 if y.ndim == 1 and y.dtype.kind in "iu" else None
         return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, front=(Standardize.of(X[rows]),))
-    table = tables.read(path, text=arguments.categorical, delimiter=arguments.delimiter)
+    text = [*arguments.categorical, *map(str.strip, arguments.categorical)]
+    table = tables.read(path, text=text, delimiter=arguments.delimiter)
     if arguments.target is None:
         raise value_error("--target", f"a column of {path}: {shown(table.column_names)}", None)
+    target, *_ = names_in(table, [arguments.target])
+    categorical, drop = (names_in(table, names) for names in (arguments.categorical, arguments.drop))
     rows, held_out = _split(table, fraction, arguments.seed)
-    preprocessing = tables.Preprocessing.of(
-        table, arguments.target, categorical=arguments.categorical, drop=arguments.drop, task=arguments.task,
+    preprocessing, notes = tables.learn(
+        table, target, categorical=categorical, drop=drop, task=arguments.task,
         missing=arguments.missing, rows=rows, source=path,
     )  # fmt: skip
     X, y = preprocessing.encode(table, dtype=arguments.dtype, source=path), preprocessing.targets(table, source=path)
     n_classes = None if preprocessing.target.classes is None else preprocessing.n_outputs
-    return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, preprocessing, table)
+    return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, preprocessing, table, notes=notes)
+
+
+def names_in(table, names):
+    """The names of columns that a list on the command line has, without the blanks around them unless these belong."""
+    known = set(table.column_names)
+    return [name if name in known else name.strip() for name in names]
 
 
 def _check_unset(arguments, kind, names):
@@ -117,7 +126,8 @@ def data_of_model(arguments, network, needs_target):
         if preprocessing is None:
             expected = f"digits or a file ending in {ARRAYS}: {arguments.model} was not trained on a table"
             raise value_error("DATA", expected, repr(path))
-        text = [*preprocessing.text, *getattr(arguments, "keep", ())]  # what is kept stays as it is
+        kept = getattr(arguments, "keep", ())
+        text = [*preprocessing.text, *kept, *map(str.strip, kept)]  # what is kept stays as it is
         table = tables.read(path, text=text, delimiter=arguments.delimiter)
         X = preprocessing.encode(table, unknown=arguments.unknown, dtype=network.dtype, source=path)
         y = preprocessing.targets(table, source=path) if needs_target else None
@@ -129,46 +139,40 @@ def data_of_model(arguments, network, needs_target):
         return Data(*digits()[1])
     X, y = _read_arrays(path, arguments, needs_target)
     if X.shape[1] != network.n_features:
-        raise table_files.TableError(path, "X", None, f"{network.n_features} features as {arguments.model}", X.shape[1])
+        raise tables.TableError(path, "X", None, f"{network.n_features} features as {arguments.model}", X.shape[1])
     if y is not None and network.loss_function.name == "softmax_cross_entropy" and y.ndim == 1 and y.dtype.kind in "iu":
         strange = (y < 0) | (y >= network.sizes[-1])
         if strange.any():
             row, expected = int(np.argmax(strange)), f"labels in [0, {network.sizes[-1] - 1}] as {arguments.model}"
-            raise table_files.TableError(path, arguments.target or "y", row + 1, expected, f"{y[row]}")
+            raise tables.TableError(path, arguments.target or "y", row + 1, expected, f"{y[row]}")
     return Data(X, y)
 
 
 def _read_arrays(path, arguments, needs_target):
     """Arrays of an npz file: that called --target (or "y") and the only other one, or "X"."""
-    try:
-        with open(path, "rb") as opened:
-            file = np.load(opened, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise ValueError("an array by itself")
+    with table_files.open_file(path) as opened, table_files.decoding(path, "an npz file of arrays"):
+        file = np.load(opened, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("an array by itself")
+        with file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise table_files.TableError(path, None, None, "an npz file of arrays", f"{error}") from None
     target = arguments.target or "y"
     others = [name for name in arrays if name != target]
     name = "X" if "X" in others else others[0] if len(others) == 1 else None
     if name is None:
-        raise table_files.TableError(path, None, None, f"an array 'X' beside {target!r}", shown(list(arrays)))
+        raise tables.TableError(path, None, None, f"an array 'X' beside {target!r}", shown(list(arrays)))
     if needs_target and target not in arrays:
-        raise table_files.TableError(path, target, None, "such an array (--target)", shown(list(arrays)))
+        raise tables.TableError(path, target, None, "such an array (--target)", shown(list(arrays)))
     X, y = arrays[name], arrays.get(target)
     for column, array in ((name, X), (target, y)):
         if array is not None and (array.ndim == 0 or array.dtype.kind not in "biuf" or len(array) != len(X)):
             expected = f"an array of {len(X) if X.ndim else 'some'} rows of numbers"
-            raise table_files.TableError(path, column, None, expected, shown(array))
+            raise tables.TableError(path, column, None, expected, shown(array))
         if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise table_files.TableError(
-                path, column, place[0] + 1, "a finite number", f"{array[place]} at index {place}"
-            )
+            raise tables.TableError(path, column, place[0] + 1, "a finite number", f"{array[place]} at index {place}")
     if len(X) == 0:
-        raise table_files.TableError(path, name, None, "at least 1 row", "none")
+        raise tables.TableError(path, name, None, "at least 1 row", "none")
     if X.ndim > 2:  # images
         X = X.reshape(len(X), -1)
     return X, y
@@ -182,9 +186,9 @@ def _checked_labels(path, y, arguments):
     if arguments.task == "regression":
         return y.astype(np.float64)
     if y.min() == y.max():
-        raise table_files.TableError(path, target, None, "at least 2 classes", f"only {y.min()}")
+        raise tables.TableError(path, target, None, "at least 2 classes", f"only {y.min()}")
     if not 0 <= y.min() <= y.max() < max(MOST_CLASSES, len(y)):
         row = int(np.argmin(y) if y.min() < 0 else np.argmax(y))
         expected = "labels from 0 to below the number of classes"
-        raise table_files.TableError(path, target, row + 1, expected, f"{y[row]}")
+        raise tables.TableError(path, target, row + 1, expected, f"{y[row]}")
     return y

@@ -118,6 +118,7 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     return RangeTest(np.array(rates), losses, smoothed, suggestion)
 
 
+@np.errstate(all="ignore")
 def _smoothed(losses, width, settled):
     """The mean around each step, with Gaussian weights of so many steps, without the lag of a running average; the mean
     before the loss falls: of the first half of the steps up to the least, or of the first `settled`; and the standard

@@ -4,8 +4,10 @@ import numpy as np
 
 from .errors import check_number, shown, type_error
 from .network import Network
+from .samples import as_array
 
 
+@np.errstate(all="ignore")
 def check_gradients(network, x, y, *, step=1e-3, training=False):
     """Compares the gradient of a network with differences of its loss; returns the largest error by name of a parameter
     array, {"w1": 3e-10, ...}.
@@ -22,6 +24,7 @@ def check_gradients(network, x, y, *, step=1e-3, training=False):
     if not isinstance(network, Network):
         raise type_error("network", "a Network", shown(network))
     step = check_number("step", step, 0.0, low_open=True)
+    x, y = as_array("x", x), as_array("y", y)  # once, and not for each difference
     _, gradient = network.loss_and_gradient(x, y, training=training, minibatch=0)  # the same masks for all
     gradient = gradient.astype(np.float64)
     twin = network.like(dtype="float64")

@@ -6,7 +6,7 @@ from .errors import check_integer, shown, value_error
 from .initializers import pick_initializer
 from .kernel import In, Out, kernel
 from .layer import ActivatedLayer, Layer, layer
-from .samples import moments, scale_of
+from .samples import as_array, moments, scale_of
 
 
 def add_product(c, a, b):
@@ -195,6 +195,7 @@ class Standardize(Layer):
     def of(cls, X):
         """From the mean and the variance (divided by the rows) of each column of X (rows, n_features), of any real
         dtype and layout, in one pass over blocks of rows. A constant column becomes 0, whatever comes later."""
+        X = as_array("X", X)
         mean, variance = moments("X", X)
         return cls(mean, scale_of(mean, variance, len(X), otherwise=0.0))
 

@@ -39,9 +39,13 @@ class Metric(Choice):
 def _metric(greater_is_better, **parameters):
     """Makes a `Metric` of a function, with the values its parameters have unless told."""
     ranges = {"k": {"low": 1}}
-    return lambda function: Metric(
-        function.__name__, function, greater_is_better, parameters=parameters, ranges={n: ranges[n] for n in parameters}
-    )
+
+    def make(function):
+        taken = {name: ranges[name] for name in parameters}
+        quiet = np.errstate(all="ignore")(function)  # whatever the user's state is
+        return Metric(function.__name__, quiet, greater_is_better, parameters=parameters, ranges=taken)
+
+    return make
 
 
 @_metric(True)

@@ -10,7 +10,7 @@ import numpy as np
 from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, TOLD_TO_STOP, Turn, Use
 from .buffers import aligned_zeros
 from .choice import pick
-from .data import leave_pages
+from .data import check_mapping, leave_pages
 from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
 from .layer import Layer, parameter_specs, statistic_specs
@@ -118,7 +118,7 @@ class Network:
         views = self.views()
         for name, shape, initializer, _ in specs:
             values = initializer.values(rng, shape, **initializer.parameters)
-            with np.errstate(over="ignore"):
+            with np.errstate(all="ignore"):
                 views[name][...] = values
             if not np.isfinite(views[name]).all():
                 raise value_error(
@@ -211,6 +211,7 @@ class Network:
             setattr(self, name, plan)
         return plan
 
+    @np.errstate(all="ignore")
     def _minibatch(self, x, y, loss_kernel, weight=None, *, plan_name="_evaluation_plan"):
         """A plan, set to these checked arrays: in place if they can be used where they lie, else by a cast."""
         plan = self._plan_for(len(x), loss_kernel, plan_name)
@@ -229,6 +230,7 @@ class Network:
         with self._turn.use(Use.EVALUATE):
             for start in range(0, len(x), BLOCK_ROWS):
                 rows = slice(start, start + BLOCK_ROWS)
+                check_mapping(x)
                 plan = self._minibatch(x[rows], None, None)
                 plan.run("forward")
                 self._check_inputs(plan, x)
@@ -326,6 +328,7 @@ class Network:
         loss = self._quick_step(x, y, optimizer) if sample_weight is None else None
         return self._prepared_step(x, y, optimizer, sample_weight) if loss is None else loss
 
+    @np.errstate(all="ignore")
     def _prepared_step(self, x, y, optimizer, sample_weight=None, *, scaled=True):
         """`train_step` of anything: checks, casts, and raises. Makes ready for the quick way where it applies. Weights
         count as they are if they are not to be `scaled`."""
@@ -491,5 +494,5 @@ def _dtype_name(dtype):
 
 def _usable(array, dtype):
     """The array itself if a kernel can read it where it lies, else a contiguous copy in dtype."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return np.require(array, dtype, ["C", "ALIGNED"])

@@ -17,10 +17,10 @@ import numpy as np
 from .checkpoint import check_file, replace_file
 from .config import __version__
 from .errors import choose, value_error
+from .tables import OUTPUTS
 
 # Those of ONNX 1.8 of November 2020, which onnxruntime reads since 1.6; nothing that is newer is needed.
 OPSETS, IR_VERSION = {"": 13, "ai.onnx.ml": 2}, 7
-OUTPUTS = ("prediction", "probabilities", "scores")
 # Protocol buffers end below 2 GiB; some is left for all but the parameters.
 MOST_BYTES = 2**31 - 2**24
 
@@ -82,7 +82,7 @@ class Graph:
         self.dtype, self.unknown, self.metadata = network.dtype, unknown, {}
         self._parameters, self.statistics = network.views(), network.statistics
         self._inputs, self._outputs, self._constants, self._nodes = [], [], [], []
-        self._names = set(OUTPUTS)
+        self._names, self._numbers = set(OUTPUTS), {}  # taken; how often one was asked for
 
     def input(self, name, dtype, width, doc=""):
         """An input (rows, width), under exactly this name: they come before all else."""
@@ -131,10 +131,12 @@ class Graph:
         return self.add("Cast", value, to=_element_type(dtype))
 
     def _free(self, name):
-        while name in self._names:
-            name += "_"
-        self._names.add(name)
-        return name
+        free = name
+        while free in self._names:
+            self._numbers[name] = self._numbers.get(name, 1) + 1
+            free = f"{name}_{self._numbers[name]}"
+        self._names.add(free)
+        return free
 
     def model(self):
         """What has been written down, as an onnx.ModelProto."""

@@ -203,6 +203,7 @@ class Optimizer(Stepper):
         """The scalars of the kernel at update t = 1, 2, ..., in its order, without the last two."""
         raise NotImplementedError
 
+    @np.errstate(all="ignore")
     def table(self, count, dtype, kinds):
         """Of the next `count` minibatches: learning rates, whether there is an update, and the values of what is fed,
         by key: arrays with an element a minibatch, of stride 0 where they stay the same. `kinds` are the (factor,
@@ -220,7 +221,7 @@ class Optimizer(Stepper):
         for kind in kinds:
             for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *kind), strict=True):
                 values[kind, name] = column = np.broadcast_to(np.float64(column), count)
-                with np.errstate(over="ignore"):
+                with np.errstate(all="ignore"):
                     good = np.isfinite((column[:1] if column.strides == (0,) else column).astype(dtype))
                 if not good.all():
                     step, expected = int(np.argmin(good)), f"a number whose step is finite in {dtype}"
@@ -463,7 +464,7 @@ def check_optimizer(optimizer, also=""):
 
 def check_rounded(name, value, high=np.inf, high_open=False, **limits):
     """The number itself; raises if float32 makes 0 of it, or infinity, or takes it out of its range."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         rounded = np.float32(value)
     if value and abs(rounded) < TINY:
         raise value_error(name, f"0 or a number of at least {TINY:.4g}, which float32 can hold", value)

@@ -96,6 +96,7 @@ def _legend_below(figure, axes):
     figure.set_size_inches(width, height + LEGEND_LINE * (math.ceil(len(labels) / columns) - 1))
 
 
+@np.errstate(all="ignore")
 def plot_loss(history, title="Loss"):
     """Training loss, and validation loss if there is one, against epochs, and which epoch was the best of what was
     monitored. The training loss is the mean of an epoch's minibatches, each before its update."""
@@ -118,6 +119,7 @@ def plot_loss(history, title="Loss"):
     return figure
 
 
+@np.errstate(all="ignore")
 def plot_range_test(found, title="Learning-rate range test"):
     """The loss of each step of a `RangeTest` against its learning rate, smoothed, too, and the suggestion."""
     figure = _figure()
@@ -137,6 +139,7 @@ def plot_range_test(found, title="Learning-rate range test"):
     return figure
 
 
+@np.errstate(all="ignore")
 def compare(histories, column=None, title="Trainings compared"):
     """Losses of several trainings, {name: History}, against epochs, rows trained on and seconds, side by side.
 
@@ -169,6 +172,7 @@ def compare(histories, column=None, title="Trainings compared"):
     return figure
 
 
+@np.errstate(all="ignore")
 def plot_sweep(found, x=None, column=None, title="Sweep"):
     """A column of the table of a `Sweep` against a setting, a line for each combination of the others; of trainings
     that differ in nothing but the seed the median, and each as a point. Those that diverged are left out.
@@ -218,6 +222,7 @@ def plot_sweep(found, x=None, column=None, title="Sweep"):
     return figure
 
 
+@np.errstate(all="ignore")
 def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, seed=0, title="Loss surface"):
     """Contours of the loss of X, y over a plane through the parameters, and the path an optimizer took, projected on
     it. The network stays as it is.
@@ -261,6 +266,7 @@ def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, se
     return figure
 
 
+@np.errstate(all="ignore")
 def histograms(network, X=None, y=None, *, title=None):
     """How the finite values of each parameter array are distributed, and with X and y those of its gradient of the
     loss, a row for each layer. The network stays as it is."""

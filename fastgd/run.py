@@ -10,6 +10,7 @@ import contextlib
 import copy
 import math
 import operator
+import os
 import time
 
 import numpy as np
@@ -47,6 +48,7 @@ class Run:
         self._source, self._watch, self._bar = source, watch, bar
         self.rows_of_epoch = source.rows
         self._checkpoint, self._checkpoint_every, self._learnt = checkpoint, checkpoint_every, None
+        self._checkpoint_file = checkpoint and os.path.abspath(checkpoint)  # wherever a callback goes
         self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
         self._each_epoch = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
         self._each_steps = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
@@ -299,6 +301,7 @@ class Run:
             self._book_epoch()
             self._pause(at_epoch_end=True)
 
+    @np.errstate(all="ignore")
     def _book_epoch(self):
         """Enters an epoch of an iterable."""
         source, history = self._source, self._history
@@ -311,6 +314,7 @@ class Run:
         self._sums[:] = 0
         self._network.epochs, source.epoch, source.position = self._network.epochs + 1, source.epoch + 1, 0
 
+    @np.errstate(all="ignore")
     def _book_minibatch(self, loss):
         """Enters a minibatch of an iterable."""
         every = self._optimizer.accumulate
@@ -399,7 +403,7 @@ class Run:
             files.save(path, self._network, self._optimizer, self)
 
     def _save(self):
-        self.save(self._checkpoint)
+        self.save(self._checkpoint_file)
         self._saved = time.monotonic()
 
     def _save_in_time(self):

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from .data import RowReader, epoch_order, leave_pages, mapped
+from .data import RowReader, check_mapping, epoch_order, leave_pages, mapped
 from .errors import check_number, shown, type_error, value_error
 
 # Numbers, and rows of them, looked at in one go when a whole data set is checked: bounds the memory a check takes.
@@ -37,12 +37,14 @@ class Samples:
     def part(self, start, stop):
         """x, y and weight, as it stands, of some of the rows."""
         rows = slice(start, stop) if self.index is None else self.index[start:stop]
+        check_mapping(self.x)
         x = self.x[rows] if self.index is None else self.rows.take(rows)
         return x, self._targets(rows), None if self.weight is None else self.weight[rows]
 
     def _targets(self, rows):
         """Those of a slice or of an index."""
         if self.target_rows is None or isinstance(rows, slice):
+            check_mapping(self.y)
             return self.y[rows]
         return self.target_rows.take(rows)
 
@@ -52,6 +54,7 @@ class Samples:
 
     def targets(self, start=0, stop=None):
         """y and weight of all rows, or of some."""
+        check_mapping(self.y)
         rows = slice(start, stop) if self.index is None else self.index[start:stop]
         return self.y[rows], None if self.weight is None else self.weight[rows]
 
@@ -65,11 +68,13 @@ class Samples:
             places, step = everything if mapped(values) is None else some, block_rows(values)
             for start in range(0, len(places), step):
                 rows = places[start : start + step]
-                with np.errstate(over="ignore"):
+                check_mapping(values)
+                with np.errstate(all="ignore"):
                     told.update(np.require(values[rows if self.index is None else self.index[rows]], kind, "C"))
                 leave_pages(values)
         return told.hexdigest()[:16]
 
+    @np.errstate(all="ignore")
     def split(self, fraction, seed):
         """These samples without a part that is chosen by the seed, and that part."""
         parts = []
@@ -102,9 +107,10 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
     return Samples(x, y, kernel, RowReader(x), target_rows, weight)
 
 
+@np.errstate(all="ignore")
 def check_weights(argument, weight, rows, dtype, *, scaled=True):
     """A factor for each row, scaled to be 1 on average if asked for."""
-    weight = _as_array(argument, weight)
+    weight = as_array(argument, weight)
     if weight.shape != (rows,):
         raise value_error(argument, f"an array of shape ({rows},), one number for each row", shown(weight))
     check_values(argument, weight, dtype)
@@ -125,6 +131,7 @@ def _mean_weight(argument, weight):
     return mean
 
 
+@np.errstate(all="ignore")
 def check_class_weight(class_weight, samples, n_outputs, dtype):
     """The samples with weights multiplied by those of their classes: {label: weight}, or "balanced"."""
     name = "class_weight"
@@ -155,7 +162,7 @@ def check_class_weight(class_weight, samples, n_outputs, dtype):
 
 def check_rows(argument, x, n_features):
     """x as an array (rows, n_features) of real numbers, any dtype and layout; nothing is copied."""
-    x = _as_array(argument, x)
+    x = as_array(argument, x)
     if x.ndim != 2:
         hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 else ""
         raise value_error(argument, f"a 2-D array (rows, {n_features})", f"{shown(x)}{hint}")
@@ -169,7 +176,7 @@ def check_rows(argument, x, n_features):
 def check_targets(argument, y, rows, loss, n_outputs):
     """y as an array that fits one of the loss's kernels, and that kernel: integer labels (rows,) where the loss takes
     them and y is of integers, else values (rows, n_outputs), for one output also (rows,)."""
-    y = _as_array(argument, y)
+    y = as_array(argument, y)
     specs = [kernel.arrays["y"] for kernel in loss.kernels]
     takes_labels = specs[0].domain == "labels"
     if takes_labels and y.ndim == 1:
@@ -196,12 +203,13 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
         return  # every integer is finite
     rows = block_rows(values)
     for start in range(0, len(values), rows):
+        check_mapping(values)
         block = values[start : start + rows]
         if domain == "labels":
             good = (block >= 0) & (block < classes)
             expected = f"integer labels in [0, {classes - 1}]"
         else:
-            with np.errstate(over="ignore"):
+            with np.errstate(all="ignore"):
                 block = np.asarray(block, dtype)
             good = np.isfinite(block)
             if good.all() and ok is not None:
@@ -219,6 +227,7 @@ def block_rows(x):
     return max(1, min(CHECK_ROWS, CHECK_SIZE // max(1, x[0].size)))
 
 
+@np.errstate(all="ignore")
 def _rows_are_probabilities(block):
     return ((block >= 0).all(axis=1) & (np.abs(block.sum(axis=1) - 1) <= 1e-3))[:, None]
 
@@ -232,18 +241,21 @@ _DOMAINS = {
 }
 
 
-def _as_array(argument, values):
+def as_array(argument, values):
+    """Values as an array of real numbers, any dtype and layout; an array is itself."""
     if isinstance(values, np.ma.MaskedArray):
         raise type_error(argument, "an array without a mask", "a masked array")
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise type_error(argument, "an array of real numbers", f"{type(values).__name__} ({error})") from None
+    check_mapping(array)
     if array.dtype.kind not in "biuf":
         raise type_error(argument, "an array of real numbers", f"{type(values).__name__} of dtype {array.dtype}")
     return array
 
 
+@np.errstate(all="ignore")
 def scale_of(mean, variance, rows, otherwise=1.0):
     """1 / standard deviation; `otherwise` where all is alike but for rounding: that of so many equal ones."""
     rounding = (rows * np.abs(mean) * np.finfo(np.float64).eps) ** 2
@@ -254,7 +266,7 @@ def scale_of(mean, variance, rows, otherwise=1.0):
 def moments(argument, x):
     """Mean and variance of each column of x (rows, n), in float64, a block of rows at a time (Chan, Golub & LeVeque
     1979)."""
-    x = _as_array(argument, x)
+    x = as_array(argument, x)
     if x.ndim != 2 or 0 in x.shape:
         raise value_error(argument, "an array (rows, n_features) of at least 1 row", shown(x))
     count, mean, squares = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
@@ -262,7 +274,7 @@ def moments(argument, x):
     for start in range(0, len(x), rows):
         check_values(argument, x[start : start + rows], np.float64, first=start)
         block = np.asarray(x[start : start + rows], np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             n, of_block = len(block), block.mean(axis=0)
             apart = of_block - mean
             squares += ((block - of_block) ** 2).sum(axis=0) + apart**2 * (count * n / (count + n))

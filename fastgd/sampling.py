@@ -1,5 +1,6 @@
 """Which rows come in which minibatch: laid out beforehand for the native runner, a piece of the run at a time."""
 
+import collections.abc
 import math
 
 import numpy as np
@@ -21,13 +22,18 @@ class Minibatches:
     of the data.
     """
 
+    @np.errstate(all="ignore")
     def __init__(self, network, samples, batch_size, *, shuffle):
         self.network, self.samples, self.size, self.shuffle = network, samples, batch_size, shuffle
         self.epoch, self.position, self.rows = network.epochs, 0, len(samples)
         x = samples.x
         self.per_epoch = -(-self.rows // batch_size)
         y, self._y_dtype = samples.y, samples.y_dtype(network.dtype)
-        self._y = np.require(y, self._y_dtype, ["C", "ALIGNED"]) if samples.target_rows is None else None
+        if samples.target_rows is None:
+            y = y if mapped(y) is None else np.array(y)  # what is read by the native loop must not vanish with a file
+            self._y = np.require(y, self._y_dtype, ["C", "ALIGNED"])
+        else:
+            self._y = None
         usable = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
         self._in_place = usable and mapped(x) is None and self._y is not None
         self._shuffled = shuffle and batch_size < self.rows  # batch descent needs no order
@@ -36,6 +42,7 @@ class Minibatches:
         self._limit = max(1, min(PIECE_STEPS, rows // batch_size))
         self._order, self._order_of = None, None
 
+    @np.errstate(all="ignore")
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
         """The next steps, up to the end of `last_epoch` - 1, or of this epoch if not `whole_epochs`, as far as one
         piece goes. Rows that the kernels can read where they lie are read there, or gathered by the plan; others are
@@ -93,14 +100,13 @@ class Stream:
     """Minibatches out of an iterable, in place of `Minibatches`."""
 
     def __init__(self, network, batches, epochs):
-        try:
-            again = iter(batches)
-        except TypeError:
+        # To ask for an iterator may open a file or start processes: that is done once an epoch, not to look.
+        if not isinstance(batches, collections.abc.Iterable) and not hasattr(batches, "__getitem__"):
             expected = "an array and y, or an iterable of minibatches (x, y)"
-            raise type_error("X", expected, f"{shown(batches)} and no y") from None
+            raise type_error("X", expected, f"{shown(batches)} and no y")
         if hasattr(batches, "__array__"):
             raise type_error("y", "targets for the rows of X", None)
-        if again is batches and epochs > 1:
+        if isinstance(batches, collections.abc.Iterator) and epochs > 1:
             expected = f"an iterable that can be gone through again for each epoch, or epochs=1 instead of {epochs}"
             raise value_error("X", expected, shown(batches))
         self.batches = batches

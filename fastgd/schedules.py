@@ -36,6 +36,11 @@ class Schedule:
 
     looks = False
 
+    def __init_subclass__(cls):
+        """Rates may be so small that they are 0, whatever the user's error state is."""
+        if "__call__" in vars(cls):
+            cls.__call__ = np.errstate(all="ignore")(cls.__call__)
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if not field.init:

@@ -259,7 +259,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
     def _score(self, network, X, columns, sample_weight):
         """R^2 on held-out rows."""
         found = predict(network, X)
-        with np.errstate(over="ignore"):  # of a run that is about to diverge
+        with np.errstate(all="ignore"):  # of a run that is about to diverge
             return (
                 float(r2_score(columns, found, sample_weight=sample_weight)) if np.isfinite(found).all() else math.nan
             )

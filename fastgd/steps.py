@@ -40,6 +40,7 @@ class Steps:
     penalties: dict = dataclasses.field(default_factory=dict)
 
     @classmethod
+    @np.errstate(all="ignore")
     def of(cls, plan, optimizer, x, y, *, rows, starts, order=None, weights=None, ends=(), sums=None):
         """The next steps of an optimizer, or as many of them as it can tell the learning rates of. A gradient within
         the square root of the largest number has squares that do not overflow, nor do updates at a learning rate above

@@ -9,6 +9,7 @@ from .callbacks import trajectory
 from .dropout import Dropout
 from .errors import check_integer, choose, shown, type_error, value_error
 from .network import Network
+from .samples import as_array
 
 # How far a plane reaches beyond the path, as a part of its extent, and where there is no path.
 MARGIN, REACH = 0.25, 1.0
@@ -33,6 +34,7 @@ class Plane:
         return self.centre + a * self.first + b * self.second
 
 
+@np.errstate(all="ignore")
 def plane_of(network, path=None, directions=None, seed=0):
     """The plane for a network and the path it has taken; see `plots.loss_surface`."""
     if not isinstance(network, Network):
@@ -54,6 +56,7 @@ def plane_of(network, path=None, directions=None, seed=0):
     return Plane(centre, first, second, names, coordinates, _reach(coordinates, least))
 
 
+@np.errstate(all="ignore")
 def losses_over(network, X, y, plane, resolution):
     """Coordinates along both directions, and the loss (resolution, resolution) at each, the second by rows. It is taken
     of a copy of the network: the network stays as it is, whatever happens. Running statistics are those of its last
@@ -61,10 +64,11 @@ def losses_over(network, X, y, plane, resolution):
     resolution, twin = check_integer("resolution", resolution, 2), copy.deepcopy(network)
     if network.statistics:
         twin = network.like(layers=[layer for layer in network.layers if not isinstance(layer, Dropout)])
+    X, y = as_array("X", X), as_array("y", y)  # once, and not for each point
     a, b = (np.linspace(*reach, resolution) for reach in plane.reach)
     losses = np.empty((resolution, resolution))
     for i, j in np.ndindex(losses.shape):
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             twin.parameters[:] = plane.point(a[j], b[i])
         losses[i, j] = twin.loss_and_gradient(X, y, training=True)[0] if twin.statistics else twin.loss(X, y)
     return a, b, losses

@@ -9,12 +9,13 @@ import math
 
 import numpy as np
 
-from .callbacks import bar_class
+from .callbacks import Bar
 from .errors import DivergenceError, check_flag, check_integer, choose, shown, type_error, value_error
 from .interrupts import held
 from .metrics import check_metrics
 from .network import Network
 from .optimizer import Optimizer
+from .samples import as_array
 from .threads import check_threads
 from .training import fit, fresh_optimizer
 
@@ -126,6 +127,7 @@ def sweep(network, X, y, grid, *, num_threads=None, progress=False, **options):
     if y is None:
         raise type_error("y", "targets for the rows of X", None)
     threads, bar = check_threads(num_threads), check_flag("progress", progress)
+    X, y = as_array("X", X), as_array("y", y)  # once, and not for each training
     combinations = _combinations(grid, options, isinstance(network, Network))
     trainings = [_prepared(network, X, y, {**options, **settings}, settings) for settings in combinations]
     _train_all(X, y, trainings, threads, bar)
@@ -206,7 +208,13 @@ def _train_all(X, y, trainings, threads, shows_bar):
 
 
 def _with_bar(done, total):
-    return bar_class()(done, total=total, unit="training", dynamic_ncols=True)
+    bar = Bar(total=total, unit="training")
+    try:
+        for n, future in enumerate(done, 1):
+            yield future
+            bar.show(n)
+    finally:
+        bar.close()
 
 
 def _stop(futures, networks):

@@ -1,21 +1,31 @@
 """Columns of tables: as numbers or categories, what is learnt of them, and how they are encoded."""
 
 import dataclasses
+import datetime
 import difflib
+import re
 
 import numpy as np
 
 from .errors import shown
 from .samples import scale_of
-from .table_files import Where, pyarrow_modules
+from .table_errors import Where, pyarrow_modules
+from .table_text import is_marked, written
 
 # A column of text more of which are numbers than this is one of numbers, with mistakes in it.
 MOSTLY = 0.5
 # Integer targets of at most so many values are classes, unless told.
 MAX_CLASSES = 20
+# Categories of more letters are not looked for among those that are alike.
+LONG_TEXT = 200
 TASKS = ("auto", "classification", "regression")
 # Squares of larger numbers are not finite.
 LARGEST = 1e150
+# Numbers as text: "1", "-1.50", "1e-3". "007" and "+7" are rather codes, and have no value but themselves.
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
+READ_TEXT = "tables.read(path, text=preprocessing.text) has text, or name the column there"
+# In place of the index of a category: of what is missing, of what is unknown.
+MISSING, UNKNOWN = -1, -2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Numbers:
 
     def encode(self, column, out, where, unknown):
         values = _numbers(column, where)
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             out[:, 0] = (np.where(np.isnan(values), self.fill, values) - self.shift) * self.scale
         _check_finite(values, out[:, 0], where)
 
@@ -46,10 +56,12 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class Categories:
-    """A column of categories, as text: one output for each value, 1 where it is that; all 0 where it is missing."""
+    """A column of categories, as text: one output for each value, 1 where it is that; all 0 where it is missing.
+    by_value: they are of a column of numbers, truth values or dates, so "1" and "1.0" are the same."""
 
     name: str
     values: tuple
+    by_value: bool = dataclasses.field(default=False, compare=False)
 
     onnx_input = object, "a text; missing ones are empty"
 
@@ -58,21 +70,18 @@ class Categories:
         return len(self.values)
 
     def encode(self, column, out, where, unknown):
-        text = _text(column, where)
-        index = pyarrow_modules().compute.index_in(text, value_set=pyarrow_modules().array(self.values, text.type))
-        index = index.to_numpy(zero_copy_only=False)
-        strange = np.isnan(index.astype(np.float64)) & _valid(text)
-        if strange.any() and unknown == "error":
-            row = int(np.argmax(strange))
-            got = text[row].as_py()
-            near = difflib.get_close_matches(got, self.values, n=1)
+        index = _index_of(column, self.values, self.by_value, where)
+        if unknown == "error" and (index == UNKNOWN).any():
+            row = int(np.argmax(index == UNKNOWN))
+            got = _text(column.slice(row, 1), where)[0].as_py()
+            near = difflib.get_close_matches(got, self.values, n=1) if len(got) < LONG_TEXT else []
             hint = f"; did you mean {near[0]!r}?" if near else ""
             others = "unknown='zeros', or --unknown zeros, passes others"
             expected = f"one of {shown(list(self.values))}, the categories it was trained on ({others})"
-            raise where.error(expected, f"{got!r}{hint}", row)
+            raise where.error(expected, f"{shown(got)}{hint}", row)
         out[...] = 0
-        rows = np.flatnonzero(~np.isnan(index.astype(np.float64)))
-        out[rows, index[rows].astype(np.int64)] = 1
+        rows = np.flatnonzero(index >= 0)
+        out[rows, index[rows]] = 1
 
     @staticmethod
     def onnx(graph, columns):
@@ -96,13 +105,91 @@ def _decoded(column):
 
 
 def _text(column, where):
-    """A column as text, in one piece; an empty one is missing."""
+    """A column as text, in one piece; an empty one is missing. What was read from a file stands as it stood there."""
     arrow = pyarrow_modules()
+    return _whole(arrow.chunked_array([_text_of(piece, where) for piece in _pieces(column)], arrow.large_string()))
+
+
+def _text_of(piece, where):
+    """`_text` of a pyarrow.Array."""
+    arrow = pyarrow_modules()
+    text = written(piece)
+    if text is False:
+        expected = "at most 65,536 different numbers for categories (or the file read with the column among text=)"
+        raise where.error(expected, "more")
     try:
-        text = _whole(_decoded(column).cast(arrow.string()))
+        text = piece.cast(arrow.large_string()) if text is None else arrow.compute.utf8_trim_whitespace(text)
     except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError):
-        raise where.error("text or numbers for categories", f"{column.type}") from None
-    return arrow.compute.if_else(arrow.compute.equal(text, ""), arrow.scalar(None, arrow.string()), text)
+        raise where.error("text or numbers for categories", f"{piece.type}") from None
+    present = arrow.compute.and_(piece.is_valid(), arrow.compute.not_equal(text, ""))
+    return arrow.compute.if_else(present, text, arrow.scalar(None, arrow.large_string()))
+
+
+def check_text_is_there(column, field, where):
+    """Raises if the text that the file of this column had, of this field of a schema, is not to be found any more."""
+    if is_marked(field) and any(written(piece) is None for piece in _pieces(column)):
+        expected = f"text as it stands in the file, before rows are copied as filters do ({READ_TEXT})"
+        raise where.error(expected, f"a copy of type {field.type}")
+
+
+def _pieces(column):
+    """The arrays that a column consists of; those that are stored as dictionaries as their values."""
+    column = _decoded(column)
+    return column.chunks if isinstance(column, pyarrow_modules().ChunkedArray) else [column]
+
+
+def _index_of(column, values, by_value, where):
+    """For each row of a column the index of its value among `values`, or MISSING, or UNKNOWN. by_value: whether these
+    are of a column of numbers, truth values or dates. The type that this column happens to have does not count."""
+    exact = {value: i for i, value in enumerate(values)}
+    alike, codes = {}, {}
+    for i, value in enumerate(values):
+        alike.setdefault(_value_of(value), []).append(i)
+        if not by_value and isinstance(_value_of(value), str):  # a number may have been a code
+            codes.setdefault(_number(value), []).append(i)
+    parts = [_index_of_piece(piece, exact, alike, codes, by_value, where) for piece in _pieces(column)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _index_of_piece(piece, exact, alike, codes, by_value, where):
+    arrow = pyarrow_modules()
+    text = written(piece)
+    stands = text is not None or is_text(piece.type)  # as text, and not only as a value
+    if not stands or text is False:
+        text = _text_of(piece, where)
+    elif text is None:
+        text = piece.cast(arrow.large_string())
+
+    def index(text, is_missing):
+        found = exact.get(text, exact.get(text.strip())) if stands else None
+        if found is None and (is_missing or not text.strip()):
+            return MISSING
+        if found is None and (by_value or not stands):
+            value = _value_of(text.strip())
+            same = alike.get(value, [])
+            meant = same if stands else same + codes.get(value, [])
+            if len(meant) > 1:
+                names = " and ".join(repr(name) for name in exact if exact[name] in meant)
+                raise where.error(f"text, as {names} are different ones ({READ_TEXT})", f"{text} of type {piece.type}")
+            found = same[0] if same else None
+        return UNKNOWN if found is None else found
+
+    words, word_of = _words(text)
+    found = np.array([[index(word, missing) for word in words] for missing in (False, True)], np.int64).reshape(2, -1)
+    found = np.append(found, [[MISSING], [MISSING]], axis=1)
+    return found[piece.is_null().to_numpy(zero_copy_only=False).astype(np.int64), word_of]
+
+
+def _value_of(text):
+    """What a text stands for: a number, a truth value, a date; itself if it is none of these."""
+    if NUMBER.fullmatch(text):
+        return int(text) if text.lstrip("-").isdecimal() else float(text)
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return text
 
 
 def _whole(column):
@@ -145,7 +232,7 @@ def _numbers(column, where, otherwise=""):
         wrong = np.isnan(column) & _valid(text)
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise where.error(f"a number{otherwise}", repr(text[row].as_py()), row)
+            raise where.error(f"a number{otherwise}", shown(text[row].as_py()), row)
         values = column
     elif _is_number(column.type):
         values = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
@@ -168,13 +255,20 @@ def _check_finite(values, scaled, where):
 
 def _parsed(text):
     """Text as float64, NaN where it is missing or no number."""
-    values, index = np.unique(np.array(["" if v is None else v for v in text.to_pylist()]), return_inverse=True)
-    return np.array([_number(value) for value in values.tolist()], np.float64)[index]
+    words, codes = _words(text)
+    return np.array([*map(_number, words), np.nan], np.float64)[codes]
+
+
+def _words(text):
+    """The different values of text, and for each row which of them it is, or their number where it is missing."""
+    encoded = text.dictionary_encode()
+    words = encoded.dictionary.to_pylist()
+    return words, encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
 
 
 def _number(text):
     try:
-        return float(text)
+        return np.nan if "_" in text else float(text)
     except ValueError:
         return np.nan
 
@@ -203,7 +297,8 @@ def learnt_categories(name, column, where, max_categories, told):
             raise where.error(expected, f"{len(values)} different ones in {len(column)} rows")
     if len(values) > max_categories:
         raise where.error(f"at most {max_categories} categories (or the column left out)", f"{len(values)}")
-    return Categories(name, tuple(values))
+    by_value = not is_text(_decoded(column).type) and len(set(map(_value_of, values))) == len(values)
+    return Categories(name, tuple(values), by_value)
 
 
 def _check_no_numbers(text, where, otherwise=""):
@@ -214,6 +309,7 @@ def _check_no_numbers(text, where, otherwise=""):
         _numbers(text, where, otherwise)
 
 
+@np.errstate(all="ignore")
 def learnt_numbers(name, column, where, missing, rows):
     values = _numbers(column, where)
     values = values if rows is None else values[rows]
@@ -223,6 +319,7 @@ def learnt_numbers(name, column, where, missing, rows):
     return Numbers(name, mean if missing == "mean" else float(np.nanmedian(values)), mean, scale)
 
 
+@np.errstate(all="ignore")
 def _learnt_scale(values, where):
     """Mean and 1 / standard deviation of numbers, those that are not missing."""
     largest = float(np.nanmax(np.abs(values)))
@@ -245,6 +342,8 @@ def learnt_target(column, where, task, rows):
         if not (is_text(column.type) or types.is_boolean(column.type) or types.is_integer(column.type)):
             raise where.error("text, truth values or integers for classes", f"{column.type}")
         _check_present(column.is_null().to_numpy(zero_copy_only=False), where)
+        if types.is_integer(column.type):
+            column = _codes(column, where)
         values = column.unique().to_pylist()
         if len(values) < 2:
             raise where.error("at least 2 classes", f"only {values[0]!r} in all rows")
@@ -268,9 +367,17 @@ def _labels_of(column):
 
 
 def _classes(column, where):
-    """A target as its values, in one piece; empty text is missing."""
+    """A target as its values; empty text is missing."""
     column = _decoded(column)
-    return _text(column, where) if is_text(column.type) else _whole(column)
+    return _text(column, where) if is_text(column.type) else column
+
+
+def _codes(column, where):
+    """A column of integers as text, if that is how it is written: "01"."""
+    if any(written(piece) is None or written(piece) is False for piece in _pieces(column)):
+        return column
+    text = _text(column, where)
+    return text if any(isinstance(_value_of(value), str) for value in text.unique().to_pylist()) else column
 
 
 def _check_present(absent, where):
@@ -282,17 +389,17 @@ def encoded_target(target, column, where):
     if target.classes is None:
         values = _numbers(column, where)
         _check_present(np.isnan(values), where)
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             scaled = (values - target.shift) * target.scale
         _check_finite(values, scaled, where)
         return scaled
-    if type(target.classes[0]) is int and is_text(column.type):
+    kind = type(target.classes[0])
+    if kind is int and is_text(column.type):
         _numbers(column, where)  # tells where there is none
-    column = _classes(column, where)
-    labels = {value: i for i, value in enumerate(target.classes)}
-    found = np.array([labels.get(value, -1) for value in column.to_pylist()], np.int64)
-    _check_present(column.is_null().to_numpy(zero_copy_only=False), where)
+    found = _index_of(column, tuple(map(str, target.classes)), kind is not str, where)
+    _check_present(found == MISSING, where)
     if found.min() < 0:
         row = int(np.argmin(found))
-        raise where.error(f"one of the classes {shown(list(target.classes))}", repr(column[row].as_py()), row)
+        got = _text(column.slice(row, 1), where)[0].as_py() if kind is str else column[row].as_py()
+        raise where.error(f"one of the classes {shown(list(target.classes))}", shown(got), row)
     return found

@@ -12,24 +12,29 @@ import dataclasses
 import difflib
 import itertools
 import json
+import warnings
 
 import numpy as np
 
-from .errors import check_integer, check_number, choose, shown, value_error
+from .errors import check_flag, check_integer, check_number, choose, shown, value_error
 from .table_columns import (
     TASKS,
     Categories,
     Numbers,
     Target,
+    check_text_is_there,
     encoded_target,
     is_text,
     learnt_categories,
     learnt_numbers,
     learnt_target,
 )
-from .table_files import TableError, Where, as_table, pyarrow_modules, read
+from .table_errors import TableError, Where, pyarrow_modules
+from .table_files import as_table, index_columns, read
 
 __all__ = ["Categories", "Numbers", "Preprocessing", "TableError", "Target", "read"]
+# What the outputs of ONNX models are called: their inputs, which have the names of columns, have others.
+OUTPUTS = ("prediction", "probabilities", "scores")
 
 
 class Preprocessing:
@@ -52,45 +57,24 @@ class Preprocessing:
 
         target: the column to be predicted. Its values are classes if they are text, truth values, or integers of at
             most 20 values, unless `task` says "classification" or "regression".
-        categorical: columns of numbers that are categories. drop: columns that are left out.
+        categorical: columns of numbers that are categories, as they stand in a text file. drop: columns that are left
+            out. So is the index of a DataFrame that came into a file, with a UserWarning, unless an argument names it.
         missing: what missing numbers become: "mean" or "median" of the column.
         max_categories: more of them in a column are an error: it is hardly one of categories.
         rows: index of the rows that means, medians and scales are taken of: those that are trained on; None is all.
             Categories and classes are those of the whole table.
         source: the name of the table in messages.
 
+        Names that are no text, as columns of a DataFrame may have, become text.
         Raises TableError naming source, column and row.
         """
-        table = as_table(table, source)
-        rows = _check_row_index(rows, table.num_rows)
-        categorical, drop = ([names] if isinstance(names, str) else names for names in (categorical, drop))
-        choose("task", task, dict.fromkeys(TASKS))
-        choose("missing", missing, dict.fromkeys(("mean", "median")))
-        check_integer("max_categories", max_categories, 1)
-        for argument, names in (("categorical", categorical), ("drop", drop)):
-            if target in names:
-                raise value_error(argument, f"columns beside the target {target!r}", shown(list(names)))
-        both = sorted(set(categorical) & set(drop))
-        if both:
-            raise value_error("drop", "columns that are not among the categorical ones", repr(both[0]))
-        for argument, names in (("target", [target]), ("categorical", categorical), ("drop", drop)):
-            for name in names:
-                column_of(table, name, source, argument)
-        columns = []
-        for name in table.column_names:
-            if name == target or name in drop:
-                continue
-            column, where = table.column(name), Where(source, name)
-            if column.null_count == len(column):
-                raise where.error("values (or the column left out)", "none: all are missing")
-            told = name in categorical or pyarrow_modules().types.is_dictionary(column.type)
-            if told or is_text(column.type):
-                columns.append(learnt_categories(name, column, where, max_categories, told))
-            else:
-                columns.append(learnt_numbers(name, column, where, missing, rows))
-        if not columns:
-            raise TableError(source, None, None, "a column beside the target", "none")
-        return cls(columns, learnt_target(table.column(target), Where(source, target), task, rows))
+        made, notes = learn(
+            table, target, categorical=categorical, drop=drop, task=task, missing=missing,
+            max_categories=max_categories, rows=rows, source=source,
+        )  # fmt: skip
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return made
 
     # ---- what a network needs to know
 
@@ -131,18 +115,26 @@ class Preprocessing:
         Raises TableError naming source, column and row."""
         choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
         table = as_table(table, source)
+        known = {name: i for i, name in enumerate(table.column_names)}
         X, place = np.empty((table.num_rows, self.n_features), dtype), 0
         for column in self.columns:
-            out = X[:, place : place + column.width]
-            column.encode(column_of(table, column.name, source), out, Where(source, column.name), unknown)
+            if column.name not in known:
+                raise no_such_column(table, column.name, source)
+            i, where, out = known[column.name], Where(source, column.name), X[:, place : place + column.width]
+            if isinstance(column, Categories) and not column.by_value:
+                check_text_is_there(table.column(i), table.schema.field(i), where)
+            column.encode(table.column(i), out, where, unknown)
             place += column.width
         return X
 
     def targets(self, table, *, source=None):
         """The targets of a table: integer labels, or standardised numbers. Raises TableError as `encode`."""
         table = as_table(table, source)
-        name = self.target.name
-        return encoded_target(self.target, column_of(table, name, source), Where(source, name))
+        name, where = self.target.name, Where(source, self.target.name)
+        column = column_of(table, name, source)
+        if self.target.classes is not None and isinstance(self.target.classes[0], str):
+            check_text_is_there(column, table.schema.field(name), where)
+        return encoded_target(self.target, column, where)
 
     def decode(self, prediction):
         """What the predictions of the network (rows, n_outputs) mean: an array of the most probable classes as they
@@ -150,7 +142,8 @@ class Preprocessing:
         if prediction.ndim != 2 or prediction.shape[1] != self.n_outputs:
             raise value_error("prediction", f"an array (rows, {self.n_outputs})", shown(prediction))
         if self.target.classes is None:
-            return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
+            with np.errstate(all="ignore"):
+                return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
         return self.target.class_array()[prediction.argmax(axis=1)]
 
     # ---- as nodes of ONNX
@@ -189,7 +182,8 @@ class Preprocessing:
                 numbers = {name: check_number(name, column[name]) for name in ("fill", "shift", "scale")}
                 columns.append(Numbers(str(column["name"]), **numbers))
             else:
-                columns.append(Categories(str(column["name"]), tuple(map(str, column["values"]))))
+                by_value = check_flag("by_value", column.get("by_value", False))
+                columns.append(Categories(str(column["name"]), tuple(map(str, column["values"])), by_value))
         target = dict(config["target"])
         classes = target["classes"]
         if classes is not None:
@@ -209,17 +203,86 @@ class Preprocessing:
         return f"Preprocessing({self.n_features} features of {len(self.columns)} columns, {self.target.name!r}: {kind})"
 
 
+def learn(
+    table, target, *, categorical=(), drop=(), task="auto", missing="mean", max_categories=100, rows=None, source=None
+):
+    """What `Preprocessing.of` learns, and a list of what the user should know of it."""
+    table = as_table(table, source)
+    rows = _check_row_index(rows, table.num_rows)
+    target, categorical, drop = str(target), _names(categorical), _names(drop)
+    choose("task", task, dict.fromkeys(TASKS))
+    choose("missing", missing, dict.fromkeys(("mean", "median")))
+    check_integer("max_categories", max_categories, 1)
+    for argument, names in (("categorical", categorical), ("drop", drop)):
+        if target in names:
+            raise value_error(argument, f"columns beside the target {target!r}", shown(list(names)))
+    both = sorted(set(categorical) & set(drop))
+    if both:
+        raise value_error("drop", "columns that are not among the categorical ones", repr(both[0]))
+    known = set(table.column_names)
+    for argument, names in (("target", [target]), ("categorical", categorical), ("drop", drop)):
+        for name in names:
+            if name not in known:
+                raise no_such_column(table, name, source, argument)
+    index = [name for name in index_columns(table) if name not in (target, *categorical, *drop)]
+    left_out, categorical = {target, *drop, *index}, set(categorical)
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name in left_out:
+            continue
+        where = Where(source, name)
+        if not name.strip():
+            raise where.error("a name for each column (or the column left out)", "none")
+        if column.null_count == len(column):
+            raise where.error("values (or the column left out)", "none: all are missing")
+        told = name in categorical or pyarrow_modules().types.is_dictionary(column.type)
+        if told:
+            check_text_is_there(column, table.schema.field(name), where)
+        if told or is_text(column.type):
+            columns.append(learnt_categories(name, column, where, max_categories, told))
+        else:
+            columns.append(learnt_numbers(name, column, where, missing, rows))
+    if not columns:
+        raise TableError(source, None, None, "a column beside the target", "none")
+    made = Preprocessing(columns, learnt_target(table.column(target), Where(source, target), task, rows))
+    return made, [*_index_note(index), *_name_notes(columns)]
+
+
 def column_of(table, name, source, argument=None):
     """A column of a table; raises a TableError if there is none of that name."""
     if name not in table.column_names:
-        alike = [known for known in table.column_names if known.lower() == str(name).lower()]
-        near = alike or difflib.get_close_matches(str(name), table.column_names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        if len(table.column_names) == 1 and any(mark in table.column_names[0] for mark in ";\t|"):
-            hint = "; is there another delimiter between them?"
-        asked = f" ({argument})" if argument else ""
-        raise TableError(source, name, None, f"such a column{asked}", f"columns {shown(table.column_names)}{hint}")
+        raise no_such_column(table, name, source, argument)
     return table.column(name)
+
+
+def no_such_column(table, name, source, argument=None):
+    """The error for a name that no column has."""
+    plain = str(name).strip("\ufeff\t ").lower()
+    alike = [known for known in table.column_names if known.strip("\ufeff\t ").lower() == plain]
+    near = alike or difflib.get_close_matches(str(name), table.column_names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if len(table.column_names) == 1 and any(mark in table.column_names[0] for mark in ";\t|"):
+        hint = "; is there another delimiter between them?"
+    asked = f" ({argument})" if argument else ""
+    return TableError(source, name, None, f"such a column{asked}", f"columns {shown(table.column_names)}{hint}")
+
+
+def _names(given):
+    """One name, or several, as a list of texts."""
+    return [given] if isinstance(given, str) else [str(name) for name in given]
+
+
+def _index_note(index):
+    """What is said of columns that are left out since they are the index of a DataFrame."""
+    names = ", ".join(map(repr, index))
+    more = "categorical= takes it as one of categories, reset_index() before it is written as any other"
+    return [f"left out as the index of a DataFrame: {names} ({more})"] if index else []
+
+
+def _name_notes(columns):
+    """What is said of columns whose names are those of outputs of ONNX models."""
+    names = ", ".join(repr(column.name) for column in columns if column.name in OUTPUTS)
+    return [f"not to be exported as ONNX, whose outputs have these names: {names}"] if names else []
 
 
 def _check_row_index(rows, n):

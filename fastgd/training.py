@@ -45,7 +45,8 @@ def fit(
 
     X: (rows, n_features) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time. Or,
         without y, an iterable of minibatches (x, y) or (x, y, sample_weight), gone through once an epoch in its own
-        order and sizes, with weights that count as they are: the loss of a minibatch is sum(weight loss) / rows. One
+        order and sizes, with weights that count as they are: the loss of a minibatch is sum(weight loss) / rows. It is
+        asked for one iterator an epoch, which gives the next minibatch before callbacks are called after the last. One
         that can be gone through once only serves for one epoch.
     y: integer labels (rows,) for softmax_cross_entropy, else (rows, n_out), or (rows,) for one output.
     optimizer: an optimizer, or the name of one that takes its default values; None is "Adam".

@@ -1,6 +1,8 @@
 """The installed package: variants of the instruction set, what an import brings in, missing extras."""
 
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 
@@ -144,3 +146,32 @@ def test_show_config(capsys):
     text = capsys.readouterr().out
     assert fastgd.__version__ in text
     assert fastgd.kernel.variant() in text
+
+
+FROZEN = """
+import importlib.metadata
+
+def version(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+importlib.metadata.version = version
+import fastgd
+from fastgd import cli
+
+fastgd.show_config()
+try:
+    cli.main(["--version"])
+except SystemExit:
+    pass
+"""
+
+
+def test_frozen_applications_have_no_metadata(tmp_path):
+    done = python(FROZEN, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"fastgd {fastgd.__version__}" in done.stdout
+    assert re.search(r"numpy +installed without metadata", done.stdout)
+
+
+def test_the_version_stands_in_one_place():
+    assert importlib.metadata.version("fastgd") == fastgd.__version__

@@ -1,5 +1,7 @@
 """Rows of data: minibatches, files mapped into memory, standardisation."""
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -108,6 +110,99 @@ def test_a_file_replaced_since_it_was_mapped_is_not_read(tmp_path):
     assert RowReader(x).take(np.array([3])).tolist() == [[1.0] * 4]
     (tmp_path / "x.npy").unlink()
     assert RowReader(x).take(np.array([3])).tolist() == [[1.0] * 4]
+
+
+def like(x, changed):
+    """An array with the same rows where a look at some of them might fall, and others else."""
+    other = np.full_like(x, changed)
+    for count in (1, 2, 16, 64, 100, 256):
+        index = np.linspace(0, len(x) - 1, count).astype(int)
+        other[index] = x[index]
+    return other
+
+
+@pytest.mark.parametrize("name", ["X", "y", "both"])
+def test_a_file_replaced_while_it_is_in_use(name, tmp_path, monkeypatch):
+    """Between two calls, and between two epochs, by a name that is not where it was: what was mapped is trained on."""
+    monkeypatch.chdir(tmp_path)
+    X, y = np.ones((3000, 4), np.float32), np.ones((3000, 2), np.float32)
+    ends = []
+    for replaces in (False, True):
+        arrays = {"X": X, "y": y}
+        for key in ("X", "y") if name == "both" else [name]:
+            np.save(f"{key}.npy", arrays[key])
+            arrays[key] = np.load(f"{key}.npy", mmap_mode="r")
+
+        def replace(run):
+            for key in ("X", "y"):
+                np.save(tmp_path / "new.npy", like({"X": X, "y": y}[key], 1000))
+                os.replace(tmp_path / "new.npy", tmp_path / f"{key}.npy")
+
+        network = fastgd.Network(4, [Dense(2)], loss="mse")
+        options = {"batch_size": 50, "validation_fraction": 0.2, "callbacks": [replace] if replaces else []}
+        first = network.fit(arrays["X"], arrays["y"], epochs=2, **options)
+        second = network.fit(arrays["X"], arrays["y"], epochs=1, **options)
+        batches = [part.sum() for batch in fastgd.minibatches(*arrays.values(), 50) for part in batch]
+        evaluated = network.evaluate(arrays["X"], arrays["y"], metrics="mae")
+        ends.append((first.loss, second.validation_loss, batches, evaluated))
+    assert ends[0] == ends[1]
+    samples = fastgd.samples.check_samples(network, *arrays.values())
+    memory = fastgd.samples.check_samples(network, *map(np.array, arrays.values()))
+    np.testing.assert_array_equal(samples.rows.take(np.arange(3000)), X)
+    assert memory.x.tobytes() == samples.x.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_the_file_of_a_mapping_is_known_by_its_identity(mode, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.arange(40_000, dtype=np.float32).reshape(10_000, 4)
+    x.tofile("raw")
+    mapped = np.memmap("raw", np.float32, mode, offset=6 * 1024 * 16, shape=(3000, 4))
+    expected = x[6 * 1024 : 6 * 1024 + 3000]
+    index = np.array([0, 2999, 7])
+    for view, right in ((mapped, expected), (mapped[5::-1], expected[5::-1]), (mapped[::3], expected[::3])):
+        reader = RowReader(view)
+        assert reader._file is not None
+        np.testing.assert_array_equal(reader.take(index % len(view)), right[index % len(view)])
+    shutil.copy("raw", "copy")  # the same bytes are another file
+    os.replace("copy", "raw")
+    assert RowReader(mapped)._file is None
+    os.remove("raw")
+    os.mkfifo("raw")
+    reader = RowReader(mapped)
+    assert reader._file is None
+    np.testing.assert_array_equal(reader.take(index), expected[index])
+
+
+def test_a_file_that_became_shorter_is_an_error(tmp_path):
+    """And not the end of the process."""
+    path = tmp_path / "x.npy"
+    X, y = np.ones((5000, 4), np.float32), np.ones(5000)
+    network = fastgd.Network(4, [Dense(1)], loss="mse")
+    uses = (
+        lambda x: network.fit(x, y, epochs=1, callbacks=[]),
+        lambda x: network.fit(X, x, epochs=1) if x.shape[1] == 1 else network.predict(x),
+        lambda x: network.evaluate(x, y),
+        lambda x: network.train_step(x, y, fastgd.Adam()),
+        lambda x: network.loss_and_gradient(x, y),
+        lambda x: list(fastgd.minibatches(x, y, 100)),
+        lambda x: Standardize.of(x),
+        lambda x: RowReader(x[:, 1:]).take(np.arange(5000)),
+        lambda x: RowReader(x.T).take(np.array([3])),
+    )
+    for use in uses:
+        np.save(path, X)
+        x = np.load(path, mmap_mode="r")
+        os.truncate(path, 4096)
+        with pytest.raises(OSError, match=r"file of a mapped array|mapped file could not be read"):
+            use(x)
+    np.save(path, X)
+    x = np.load(path, mmap_mode="r")
+    with pytest.raises(OSError, match="mapped"):
+        network.fit(x, y, epochs=60, batch_size=500, callbacks=[lambda run: os.truncate(path, 4096)])
+    np.save(path, y)
+    mapped = np.load(path, mmap_mode="r")
+    assert network.fit(X, mapped, epochs=2, callbacks=[lambda run: os.truncate(path, 99)]).stopped == "epochs"
 
 
 def test_targets_of_a_mapped_file(tmp_path, rng):

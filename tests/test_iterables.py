@@ -76,3 +76,95 @@ def test_another_thread_waits_for_validation_of_an_iterable(rows):
     network = make()
     network.fit([(X, y)], epochs=2, validation_data=rows, metrics=[intrude])
     assert len(refused) == 2
+
+
+class Counted:
+    """An iterable that counts how often it is asked for an iterator, and for minibatches."""
+
+    def __init__(self, batches):
+        self.batches, self.asked, self.given = batches, 0, 0
+
+    def __iter__(self):
+        self.asked += 1
+        for batch in self.batches:
+            self.given += 1
+            yield batch
+
+
+def test_an_iterable_is_gone_through_once_an_epoch_and_never_to_look(rows):
+    X, y = rows
+    batches = Counted([(X[:50], y[:50]), (X[50:], y[50:])])
+    for epochs in (0, 1, 3):
+        batches.asked = batches.given = 0
+        make().fit(batches, epochs=epochs, validation_data=rows)
+        assert (batches.asked, batches.given) == (epochs, 2 * epochs)
+    batches.asked = 0
+    for bad in ({"metrics": "acc"}, {"optimizer": "Adma"}, {"callbacks": [3]}, {"sample_weight": y}, {"patience": 0}):
+        with pytest.raises((TypeError, ValueError)):
+            make().fit(batches, **bad)
+    assert batches.asked == 0
+    once = iter([(X, y)])
+    with pytest.raises(ValueError, match="'X'.*again"):
+        make().fit(once, epochs=2)
+    assert len(list(once)) == 1
+
+
+def test_a_sequence_without_iter_is_an_iterable(rows):
+    class Sequence:
+        def __getitem__(self, i):
+            if i > 2:
+                raise IndexError
+            return rows
+
+    assert make().fit(Sequence(), epochs=2).steps == 6
+    for wrong in (3, None, make()):
+        with pytest.raises(TypeError, match="'X'.*an iterable of minibatches"):
+            make().fit(wrong)
+
+
+class Array:
+    """What makes an array of itself, and counts how often."""
+
+    def __init__(self, array):
+        self.array, self.made = array, 0
+
+    def __array__(self, dtype=None, copy=None):
+        self.made += 1
+        return self.array
+
+
+USES = {
+    "fit": lambda n, X, y: n.fit(X, y, epochs=2, validation_fraction=0.2, class_weight="balanced", metrics="accuracy"),
+    "validation": lambda n, X, y: n.fit(np.asarray(X.array), y.array, epochs=2, validation_data=(X, y)),
+    "train_step": lambda n, X, y: n.train_step(X, y, Adam()),
+    "evaluate": lambda n, X, y: n.evaluate(X, y, metrics="accuracy"),
+    "minibatches": lambda n, X, y: list(fastgd.minibatches(X, y, 10)),
+    "find_learning_rate": lambda n, X, y: fastgd.find_learning_rate(n, X, y, steps=10),
+    "sweep": lambda n, X, y: fastgd.sweep(n, X, y, {"seed": [1, 2, 3]}, epochs=1),
+    "check_gradients": lambda n, X, y: fastgd.check_gradients(n, X, y),
+    "loss_surface": lambda n, X, y: fastgd.plots.loss_surface(n, X, y, resolution=3),
+    "Standardize": lambda n, X, y: (fastgd.Standardize.of(X), np.asarray(y)),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_makes_an_array_of_itself_does_so_once(use, rows):
+    X, y = (Array(array[:20].copy()) for array in rows)
+    before = X.array.copy(), y.array.copy()
+    USES[use](make(), X, y)
+    assert (X.made, y.made) == (1, 1)
+    np.testing.assert_array_equal(X.array, before[0])
+    np.testing.assert_array_equal(y.array, before[1])
+    assert X.array.flags.writeable
+
+
+def test_a_function_of_the_step_is_asked_for_each_step_in_order(rows):
+    """Once before there is a state, too, so that a wrong one is told; and never for steps beyond the epochs."""
+    asked = []
+
+    def rate(step):
+        asked.append(step)
+        return 0.01
+
+    make().fit(*rows, optimizer=Adam(rate), batch_size=10, epochs=3, validation_data=rows)
+    assert asked == [0, *range(30)]

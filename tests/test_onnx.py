@@ -253,9 +253,10 @@ def test_what_has_no_nodes_is_told(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["prediction", "probabilities", "scores", ""])
+@pytest.mark.parametrize("name", ["prediction", "probabilities", "scores"])
 def test_columns_have_names_of_their_own(name, tmp_path):
-    made = Preprocessing.of({name: [1.0, 2.0, 3.0], "y": [0.5, 1.5, 2.5]}, "y")
+    with pytest.warns(UserWarning, match=f"ONNX.*{name!r}"):  # before the training
+        made = Preprocessing.of({name: [1.0, 2.0, 3.0], "y": [0.5, 1.5, 2.5]}, "y")
     network = Network(1, [Dense(1)], loss="mse")
     network.preprocessing = made
     with pytest.raises(ValueError, match=f"'preprocessing'.*'prediction'.*got {name!r}"):
