@@ -186,10 +186,15 @@ class Run:
         network, steps, self._changes = self._network, self._piece, self._optimizer.changes
         pauses = self._pauses()
         while self._booked < len(steps) and self._is_as_laid_out():
-            failed = network._train(self._plan(), steps, self._booked, pauses, self._tell)
+            try:
+                failed = network._train(self._plan(), steps, self._booked, pauses, self._tell)
+            except Exception:
+                if not self._calling:  # a user's function raised within a step of the numpy backend
+                    self._book(self._optimizer.minibatches - self._base)
+                raise
             if failed is not None:
                 self._book(failed)
-                raise network._divergence(steps, failed, self._optimizer, self.epoch + 1)
+                raise network._failure(steps, failed, self._optimizer, self.epoch + 1)
 
     def _pauses(self):
         """The steps of the piece after which there is something to do."""
@@ -216,7 +221,9 @@ class Run:
             self._bar(self)
         self._pause(at_epoch_end=self._ends[self._ended - 1] == s)
         plan = self._network._plan  # a callback may have used the network for something else
-        return plan is None or not plan.is_ready_for(self._piece) or not self._is_as_laid_out()
+        if plan is None or not plan.is_ready_for(self._piece) or not plan.is_current():
+            return True
+        return not self._is_as_laid_out()
 
     def _book(self, s):
         """Enters in the history what was done up to step s of the piece."""
