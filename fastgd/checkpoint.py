@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from . import fingerprint
 from .activations import ACTIVATIONS
 from .choice import pick
 from .config import __version__
@@ -85,6 +86,7 @@ def describe(network, optimizer):
             _check_known("activation", layer.activation, ACTIVATIONS)
     _check_known("loss", network.loss_function, LOSSES)
     content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
+    content["formulas"] = fingerprint.describe(network, optimizer)
     if network.preprocessing is not None:
         content["preprocessing"] = network.preprocessing.config()
     if optimizer is not None:
@@ -102,8 +104,10 @@ def describe(network, optimizer):
 def _check_known(argument, choice, table):
     """Raises unless a name in a file will mean the same thing again."""
     known = table.get(choice.name)
-    if known is None or known(**choice.parameters) != choice:
+    if known is None:
         raise value_error(argument, f"one of fastgd's own to save: {', '.join(table)}", repr(choice))
+    if known(**choice.parameters) != choice:
+        raise value_error(argument, f"what {choice.name!r} means now, to save its name", "another one of that name")
 
 
 def _state(optimizer):
@@ -335,6 +339,7 @@ def _network(file, backend):
         arrays = [*parameter_specs(n_features, layers), *statistic_specs(n_features, layers)]
         file.check({name: (shape, config["dtype"]) for name, shape, *_ in arrays})
         network = Network(n_features, layers, loss=loss, backend=backend, **config)
+    _check_formulas(file, network)
     with file.field("epochs"):
         network.epochs = check_integer("epochs", file.content["epochs"], 0)
     if file.content.get("preprocessing") is not None:
@@ -350,6 +355,15 @@ def _check_defined(file, kind, name, table):
         raise file.error(f"network.{kind}", expected, shown(name))
 
 
+def _check_formulas(file, network, optimizer=None):
+    """Raises where a name means another function than the one that the file was saved with."""
+    with file.field("formulas"):
+        found = fingerprint.difference(file.content.get("formulas", {}), network, optimizer)
+    if found is not None:
+        place, name = found
+        raise file.error(place, f"the function {name!r} that the file was saved with", "another function of that name")
+
+
 def _optimizer(file, network):
     if file.content.get("optimizer") is None:
         return None
@@ -358,6 +372,7 @@ def _optimizer(file, network):
         schedule, minibatches = dict(config.pop("learning_rate")), config.pop("minibatches")
         optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(from_config(schedule), **config)
         optimizer.minibatches = int(check_number("minibatches", check_integer("minibatches", minibatches, 0), 0, 2**53))
+    _check_formulas(file, network, optimizer)
     if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in file.names):
         return optimizer  # saved before its first update, which makes the state
     with file.field("optimizer"):

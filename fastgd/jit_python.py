@@ -6,8 +6,8 @@ outside their domain; so does the division of whole numbers by 0; powers of whol
 The passes below see to that in Numba's representation of the function in hand, whose source nobody reads. What would
 silently be something else is refused.
 
-What is left to differ: a local variable that is read before it has
-a value; 0 divided by 0 where both are floats of Python's, NaN here; random numbers, which are Numba's own.
+What is left to differ: sums of a few whole numbers near 2^63; 0.0 / 0.0 of Python's own floats, NaN here; random numbers,
+which are Numba's own.
 """
 
 import inspect
@@ -200,6 +200,19 @@ def _whole(function):
         return checked
 
     return made
+
+
+def bound(is_bound):
+    """Raises if a local variable that is to be read has no value: Numba would take 0."""
+
+
+@overload(bound)
+def _bound(is_bound):
+    def checked(is_bound):
+        if not is_bound:
+            raise UnboundLocalError("a local variable without a value")
+
+    return checked
 
 
 UNARY = (
@@ -521,6 +534,77 @@ class RefuseTruthArithmetic(_Pass, AnalysisPass):
         return False
 
 
+@register_pass(mutates_CFG=False, analysis_only=False)
+class BoundLocals(_Pass, FunctionPass):
+    """A local variable that may have no value where it is read gets a companion that tells whether it has."""
+
+    _name = "fastgd_bound_locals"
+
+    def run_pass(self, state):
+        blocks = state.func_ir.blocks
+        at_entry = _assigned_at_entry(blocks)
+        suspects = {v for label, block in blocks.items() for v in _read_unassigned(block, set(at_entry[label]))}
+        if not suspects:
+            return False
+        first = blocks[min(blocks)]
+        flags = {name: first.scope.define(mk_unique_var("$bound"), first.loc) for name in sorted(suspects)}
+        for label, block in blocks.items():
+            block.body = self.with_flags(block, flags, set(at_entry[label]))
+        first.body[:0] = [ir.Assign(ir.Const(False, first.loc), flag, first.loc) for flag in flags.values()]
+        state.func_ir._definitions = build_definitions(blocks)
+        postproc.PostProcessor(state.func_ir).run(emit_dels=False)
+        return True
+
+    def with_flags(self, block, flags, assigned):
+        statements = []
+        for statement in block.body:
+            loc = statement.loc
+            for name in sorted(_reads(statement) & flags.keys() - assigned):
+                called, nothing = (block.scope.define(mk_unique_var("$check"), loc) for _ in range(2))
+                statements.append(ir.Assign(ir.Global("bound", bound, loc), called, loc))
+                statements.append(ir.Assign(ir.Expr.call(called, (flags[name],), (), loc), nothing, loc))
+            statements.append(statement)
+            if isinstance(statement, ir.Assign) and statement.target.name in flags:
+                statements.append(ir.Assign(ir.Const(True, loc), flags[statement.target.name], loc))
+                assigned.add(statement.target.name)
+        return statements
+
+
+def _reads(statement):
+    """Names of the variables that a statement reads."""
+    if not isinstance(statement, ir.Assign):
+        return {variable.name for variable in statement.list_vars()}
+    if isinstance(statement.value, ir.Var):
+        return {statement.value.name}
+    return {v.name for v in statement.value.list_vars()} if isinstance(statement.value, ir.Expr) else set()
+
+
+def _read_unassigned(block, assigned):
+    """Names that a block reads without a value, given those that have one; these grow by what the block assigns."""
+    found = set()
+    for statement in block.body:
+        found |= {name for name in _reads(statement) - assigned if not name.startswith("$")}
+        if isinstance(statement, ir.Assign):
+            assigned.add(statement.target.name)
+    return found
+
+
+def _assigned_at_entry(blocks):
+    """By block, the names that have a value whichever way it was reached."""
+    graph = compute_cfg_from_blocks(blocks)
+    made = {label: {s.target.name for s in b.body if isinstance(s, ir.Assign)} for label, b in blocks.items()}
+    every = set().union(*made.values())
+    at_entry = {label: set() if label == min(blocks) else every for label in blocks}
+    changed = True
+    while changed:
+        changed = False
+        for label in blocks:
+            before = [at_entry[p] | made[p] for p, _ in graph.predecessors(label)]
+            now = set.intersection(*before) if before and label != min(blocks) else at_entry[label]
+            changed, at_entry[label] = changed or now != at_entry[label], now
+    return at_entry
+
+
 class PythonCompiler(CompilerBase):
     """Numba's compiler, with the passes above."""
 
@@ -531,6 +615,7 @@ class PythonCompiler(CompilerBase):
         pipeline.add_pass_after(PythonNumbers, ReconstructSSA)
         at = [kind for kind, _ in pipeline.passes].index(ReconstructSSA)
         pipeline.add_pass_after(self.math, pipeline.passes[at - 1][0])
+        pipeline.add_pass_after(BoundLocals, self.math)
         pipeline.add_pass_after(RefuseTruthArithmetic, NopythonTypeInference)
         pipeline.finalize()
         return [pipeline]

@@ -28,6 +28,7 @@ import types
 
 import numpy as np
 
+from . import fingerprint
 from ._plan import call_kernel
 from .errors import choose, shown, type_error, value_error
 
@@ -309,10 +310,11 @@ class Kernel:
         return self
 
     def __reduce__(self):
-        """Pickled by name, as a function is: where the name means another kernel by now, it cannot be."""
+        """Pickled by name, as a function is: not where the name means another kernel by now; nor is one that was a
+        user's unpickled where the name means another function."""
         if getattr(kernels, self.name, None) is not self:
-            raise pickle.PicklingError(f"cannot pickle {self!r}: it is not the same object as fastgd.kernels.{self.name}")
-        return _find, (self.__module__, self.name)
+            raise pickle.PicklingError(f"kernel {self.name}: not the same object as fastgd.kernels.{self.name} any more")
+        return _find, (self.__module__, self.name, fingerprint.of_kernel(self))
 
     def __repr__(self):
         return f"<kernel {self.name}{self.__signature__}>"
@@ -330,10 +332,14 @@ class Kernels(types.SimpleNamespace):
 kernels = Kernels()
 
 
-def _find(module, name):
-    """The kernel of a name, which comes to be when its module is imported."""
+def _find(module, name, rows):
+    """The kernel of a name, which comes to be when its module is imported; rows: its fingerprint."""
     importlib.import_module(module)
-    return getattr(kernels, name)
+    found = getattr(kernels, name)
+    now = fingerprint.of_kernel(found)
+    if (rows is None) != (now is None) or not fingerprint.agree(rows or [], now or []):
+        raise pickle.UnpicklingError(f"kernel {name}: not the function that was pickled, but another one of its name")
+    return found
 
 
 def kernel(reference):

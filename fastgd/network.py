@@ -340,7 +340,6 @@ class Network:
                 check_values("y", y, self.dtype, kernel.arrays["y"], self.sizes[-1])
                 raise self._failure(steps, failed, optimizer)
             quick = self.backend != "numpy" and isinstance(optimizer.schedule, Schedule) and weights is None
-            quick = quick and not plan.may_change_in_place()
             if quick and x_used is x and y_used is y and steps.parameter_limits is None:
                 self._quick_steps = min(4 * self._quick_steps, MAX_QUICK_STEPS) if grows else 1
                 # A schedule that fails later on does so when that step comes.

@@ -33,6 +33,7 @@ UPDATE_WALK = (
 )
 # Names of what one operation of a chain leaves for the next, in the first cache, begin with this.
 SCRATCH = "scratch"
+NEVER = object()
 # What an exception out of a rule says of the parameters, besides.
 HALF_DONE = "The update had begun: some of the parameters and of the optimizer's state are those after it, others before it"
 
@@ -213,12 +214,11 @@ class Program:
         return all(link.loop.reads.are_current() for link in self.users_links())
 
     def watched(self):
-        """What `unchanged` looks at before a step by itself, one list for all."""
-        return [triple for link in self.users_links() for triple in link.loop.reads.watched]
-
-    def may_change_in_place(self):
-        """Whether such a function reads an array, which a look at the names does not tell."""
-        return any(link.loop.reads.may_change_in_place for link in self.users_links())
+        """What `unchanged` looks at before a step by itself. Elements of an array may change under the same name: where
+        one is read, no step goes without `is_current`."""
+        reads = [link.loop.reads for link in self.users_links()]
+        never = [({}, None, NEVER)] if any(r.may_change_in_place for r in reads) else []
+        return [*never, *(triple for r in reads for triple in r.watched)]
 
     def failed_update(self):
         """The operation of the update in which a user's rule has raised in compiled code, or None."""
