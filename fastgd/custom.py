@@ -2,7 +2,13 @@
 the native loop. On the numpy backend they run as they are, element by element, without Numba.
 
 Each decorator enters its function under its name in the table of what the package brings, so that it can be picked by
-name, saved and loaded like the rest; a file can be loaded where the function has been defined before.
+name, saved and loaded like the rest. A file can be loaded where the name means the same function: it has what the
+function gives at a few points (fingerprint.py), and another function is refused.
+
+The function that counts is the object in hand, with what its globals, enclosing functions and other functions that it
+calls are at the time: where they change, it is compiled anew, at the latest at the next call of the network or the next
+pause of `fit`. It computes what Python computes (jit_python.py). What it raises reaches the caller, and the step is not
+counted. The parameters are those before the step, but where an update rule raises: then some are those after it.
 """
 
 import functools
@@ -38,7 +44,8 @@ def optimizer(function=None, *, state=(), nonnegative=()):
     The function takes scalars: a parameter p, its gradient g, a value of each state slot, the learning rate lr
     (perhaps with a default value), then if it wants it the number t = 1, 2, ... of the update, and hyper-parameters
     with default values; it returns the new p, and with it the new value of every slot. It may use what Numba
-    compiles: arithmetic, conditions, loops, math and numpy functions; it must not raise.
+    compiles: arithmetic, conditions, loops, math and numpy functions, other functions like it. What it raises ends the
+    step, in the middle of the update: some parameters, and some of the state, are then those after it.
 
     state: names of the slots, which start at 0, or a dict of names and initial values. nonnegative: names of those that
     are never below 0, which 8-bit state needs to know to hold them well.
@@ -253,12 +260,20 @@ def _difference(f, x, width):
 
 
 def _check_derivative(name, function, derivative, parameters):
+    """Raises unless the derivative is that of the function; where the function raises, there is none."""
+    raised = []
     for x in CHECKED_POINTS.tolist():
-        wide, narrow = (_difference(lambda v: function(v, *parameters), x, width) for width in (WIDTH, WIDTH / 2))
+        try:
+            wide, narrow = (_difference(lambda v: function(v, *parameters), x, width) for width in (WIDTH, WIDTH / 2))
+        except Exception as error:
+            raised.append(error)
+            continue
         got = derivative(x, *parameters)
         tolerance = DERIVATIVE_TOLERANCE * max(1.0, abs(narrow))
         if math.isfinite(narrow) and abs(wide - narrow) <= tolerance / 10 and not abs(got - narrow) <= tolerance:
             raise value_error("derivative", f"the derivative of {name}, {narrow:.8g} at x = {x:.4g}", got)
+    if len(raised) == len(CHECKED_POINTS):
+        raise raised[0]
 
 
 # ---- kernels

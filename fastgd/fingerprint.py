@@ -28,22 +28,22 @@ def of_kernel(kernel, scalars=None, outputs=3):
     (0.1, 0.9). outputs: size of dimension k."""
     if kernel is None or not kernel.functions:
         return None
-    states = np.random.get_state(), random.getstate()
+    states = np.random.get_state(), random.getstate()  # noqa: NPY002  what the function may draw from
     try:
         once, twice = (_rows(kernel, scalars, outputs) for _ in range(2))
     finally:  # numbers that it draws are still to come
-        np.random.set_state(states[0])
+        np.random.set_state(states[0])  # noqa: NPY002
         random.setstate(states[1])
     return once if agree(once, twice) else []
 
 
 def _rows(kernel, scalars, outputs):
     sizes = dict.fromkeys(kernel.dims, 1) | {"n": ELEMENTS, "k": outputs}
-    rows = []
+    rows, specs = [], list(kernel.arrays.values())
     for i in range(POINTS):
-        arrays = [_values(spec, [sizes[dim] for dim in spec.dims], i, j) for j, spec in enumerate(kernel.arrays.values())]
+        arrays = [_values(spec, [sizes[dim] for dim in spec.dims], i, j) for j, spec in enumerate(specs)]
         given = _spread(len(kernel.scalars), 0.1, 0.9, 10 * i).tolist() if scalars is None else scalars(i)
-        results = [a for a, spec in zip(arrays, kernel.arrays.values(), strict=True) if spec.direction != "in"]
+        results = [a for a, spec in zip(arrays, specs, strict=True) if spec.direction != "in"]
         rows.append(_given(kernel, [*arrays, *given], results))
     return rows
 

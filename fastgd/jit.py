@@ -1,7 +1,7 @@
 """Compiles the loop of a kernel with Numba into a C function with the signature of every compiled body.
 
-Of all modules only this one, jit_python.py and jit_gemm.py import numba, and they are imported when a Numba body is
-first asked for.
+Of all modules only this one and those called jit_... import numba, and they are imported when a Numba body is first
+asked for.
 """
 
 import dataclasses
@@ -115,7 +115,10 @@ def _compile(kernel, dtype):
     values += [f"record.{name}" for name in kernel.scalars]
     # Numba compiles functions of a fixed signature, so the unpacking of a record is written out for each kernel.
     arguments = [f"_{i}" for i in range(len(values))]
-    lines = ["record = _carray(args, 1)[0]", *(f"{name} = {value}" for name, value in zip(arguments, values, strict=True))]
+    lines = [
+        "record = _carray(args, 1)[0]",
+        *(f"{name} = {value}" for name, value in zip(arguments, values, strict=True)),
+    ]
     call = f"_loop({', '.join(arguments)})"
     if kernel.functions:
         lines.append("_fault = _carray(_pointer(record._fault), 1, _int64)")

@@ -255,8 +255,8 @@ class Kernel:
         """The error where a function has raised in compiled code, and does not in Python."""
         names = ", ".join(repr(function.__name__) for function in self.functions)
         return RuntimeError(
-            f"kernel {self.name}: expected function {names} to return, got an exception in compiled code, where numbers "
-            'have 64 bits at most; backend="numpy" runs it in Python'
+            f"kernel {self.name}: expected {names} to return, got an exception in compiled code that Python does not "
+            'raise (whole numbers have 64 bits there); backend="numpy" runs it in Python'
         )
 
     def check(self, arguments):
@@ -313,7 +313,9 @@ class Kernel:
         """Pickled by name, as a function is: not where the name means another kernel by now; nor is one that was a
         user's unpickled where the name means another function."""
         if getattr(kernels, self.name, None) is not self:
-            raise pickle.PicklingError(f"kernel {self.name}: not the same object as fastgd.kernels.{self.name} any more")
+            raise pickle.PicklingError(
+                f"kernel {self.name}: not the same object as fastgd.kernels.{self.name} any more"
+            )
         return _find, (self.__module__, self.name, fingerprint.of_kernel(self))
 
     def __repr__(self):

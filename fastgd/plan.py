@@ -348,16 +348,19 @@ class Plan(Program):
     def raise_fault(self, x, y):
         """Raises what a function written by a user has raised in compiled code on these rows, if one has: by the same
         pass in Python. y None: a forward pass."""
-        failed = next((link for link in self.users_links() if link.fault[0]), None)
+        failed = next((link for link in self.users_links if link.fault[0]), None)
         if failed is None:
             return
         update = self.failed_update()
         if update is not None:
+            self.torn = True
             self.raise_in_update(update)
         twin = Plan(self.network, len(x), self.loss_kernel, training=self.training, backend="numpy")
         arrays = {"x": x} if y is None else {"x": x, "y": y}
         with np.errstate(over="ignore"):
-            used = {name: np.require(a, twin.own[name].dtype).reshape(twin.own[name].shape) for name, a in arrays.items()}
+            used = {
+                name: np.require(a, twin.own[name].dtype).reshape(twin.own[name].shape) for name, a in arrays.items()
+            }
         twin.set_minibatch(**used)
         for phase in ("forward", "loss", "backward"):
             for mine, its in zip(self._phases[phase], twin._phases[phase], strict=True):

@@ -35,7 +35,9 @@ UPDATE_WALK = (
 SCRATCH = "scratch"
 NEVER = object()
 # What an exception out of a rule says of the parameters, besides.
-HALF_DONE = "The update had begun: some of the parameters and of the optimizer's state are those after it, others before it"
+HALF_DONE = (
+    "The update had begun: some of the parameters and of the optimizer's state are those after it, others before it"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Program:
         self.operations, self.ends = [], {}
         self._table = np.zeros((0, 10), np.int64)
         self.runner = None  # None: Python walks
+        self.users_links = []  # compiled operations that call functions written by users
 
     def add(self, phase, kernel, *arguments, sometimes=False):
         """Appends an operation to a phase: names of buffers, then scalars."""
@@ -165,11 +168,13 @@ class Program:
                 self._bind_link(link)
             if self.backend != "numpy":
                 self._enter(i, operation)
+        links = (link for operation in self.operations for link in operation.links)
+        self.users_links = [link for link in links if link.fault is not None]
 
     def make_runner(self, **places):
         """The native runner over the bound operations; for `places` see there."""
         if self.backend != "numpy":
-            self.faults = np.array([link.fault.ctypes.data for link in self.users_links()], np.int64)
+            self.faults = np.array([link.fault.ctypes.data for link in self.users_links], np.int64)
             self.runner = Runner(self._table, self.faults, **places)
 
     def _bind_link(self, link):
@@ -205,18 +210,14 @@ class Program:
 
     # ---- functions written by users
 
-    def users_links(self):
-        """Every compiled operation that calls functions written by users."""
-        return [link for operation in self.operations for link in operation.links if link.fault is not None]
-
     def is_current(self):
         """Whether compiled functions of users still are what they say now: code, globals, closures."""
-        return all(link.loop.reads.are_current() for link in self.users_links())
+        return all(link.loop.reads.are_current() for link in self.users_links)
 
     def watched(self):
         """What `unchanged` looks at before a step by itself. Elements of an array may change under the same name: where
         one is read, no step goes without `is_current`."""
-        reads = [link.loop.reads for link in self.users_links()]
+        reads = [link.loop.reads for link in self.users_links]
         never = [({}, None, NEVER)] if any(r.may_change_in_place for r in reads) else []
         return [*never, *(triple for r in reads for triple in r.watched)]
 

@@ -1,8 +1,8 @@
 """What a user's functions read besides their arguments: globals, variables of enclosing functions, their own code.
 
 Compiled code has these values in it. So they are recorded when a kernel is compiled, and the code counts only as long
-as they are the same: modules and functions by identity, and what these read in turn; numbers and tuples by value; arrays
-by their elements. (What a function made by `numba.njit` reads is Numba's, which never looks at it again.)
+as they are the same: modules and functions by identity, and what these read in turn; numbers and tuples by value;
+arrays by their elements. (What a function made by `numba.njit` reads is Numba's, which never looks at it again.)
 """
 
 import builtins
@@ -20,8 +20,7 @@ SCALARS = (bool, int, float, complex, str, bytes, type(None), np.generic)
 class Reads:
     """What some functions read, as it is when this is made.
 
-    watched: (container, key, value) triples for `fastgd._plan.unchanged`: one list for life, so that who holds it learns
-    of new objects that are equal to the old ones.
+    watched: (container, key, value) triples for `fastgd._plan.unchanged`.
     """
 
     def __init__(self, functions):

@@ -189,7 +189,7 @@ class Run:
             try:
                 failed = network._train(self._plan(), steps, self._booked, pauses, self._tell)
             except Exception:
-                if not self._calling:  # a user's function raised within a step of the numpy backend
+                if network._plan is not None and network._plan.torn:  # a user's function raised in a step in Python
                     self._book(self._optimizer.minibatches - self._base)
                 raise
             if failed is not None:
@@ -393,7 +393,7 @@ class Run:
         """Saves what is done after Ctrl-C, wherever it came."""
         done = self._optimizer.minibatches - self._base
         if self._network._plan is not None and self._network._plan.torn:
-            error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step of the numpy backend")
+            error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step")
             return
         if self._piece is not None and done > self._booked and not self._calling:
             self._book(done)

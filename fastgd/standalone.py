@@ -108,9 +108,11 @@ class Standalone:
         _, active, values = optimizer.table(1, self.dtype, self.kinds)
         self._take(gradients)
         self.program.prepare_in_python(UPDATE_PHASES, values, 0, active[0])
-        self.program.walk_in_python(self.stages)
-        optimizer.counter[0] += 1
-        self._let_go()
+        try:
+            self.program.walk_in_python(self.stages)
+            optimizer.counter[0] += 1
+        finally:
+            self._let_go()
 
     def _take(self, gradients):
         """Makes the arguments of numpy bodies parts of these gradients."""
