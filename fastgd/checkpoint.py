@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from . import fingerprint
 from ._plan import sync_folder
 from .activations import ACTIVATIONS
 from .choice import pick
@@ -86,6 +87,7 @@ def describe(network, optimizer):
     _check_known("loss", network.loss_function, LOSSES)
     content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
     content["minibatches"] = network.minibatches
+    content["formulas"] = fingerprint.describe(network, optimizer)
     if network.preprocessing is not None:
         content["preprocessing"] = network.preprocessing.config()
     if optimizer is not None:
@@ -103,8 +105,10 @@ def describe(network, optimizer):
 def _check_known(argument, choice, table):
     """Raises unless a name in a file will mean the same thing again."""
     known = table.get(choice.name)
-    if known is None or known(**choice.parameters) != choice:
+    if known is None:
         raise value_error(argument, f"one of fastgd's own to save: {', '.join(table)}", repr(choice))
+    if known(**choice.parameters) != choice:
+        raise value_error(argument, f"what {choice.name!r} means now, to save its name", "another one of that name")
 
 
 def _state(optimizer):
@@ -322,6 +326,7 @@ def _network(file, backend):
         arrays = [*parameter_specs(n_features, layers), *statistic_specs(n_features, layers)]
         file.check({name: (shape, config["dtype"]) for name, shape, *_ in arrays})
         network = Network(n_features, layers, loss=loss, backend=backend, **config)
+    _check_formulas(file, network)
     with file.field("epochs"):
         network.epochs = check_integer("epochs", file.content["epochs"], 0)
     with file.field("minibatches"):
@@ -344,6 +349,15 @@ def _check_defined(file, kind, name, table):
         raise file.error(f"network.{kind}", expected, shown(name))
 
 
+def _check_formulas(file, network, optimizer=None):
+    """Raises where a name means another function than the one that the file was saved with."""
+    with file.field("formulas"):
+        found = fingerprint.difference(file.content.get("formulas", {}), network, optimizer)
+    if found is not None:
+        place, name = found
+        raise file.error(place, f"the function {name!r} that the file was saved with", "another function of that name")
+
+
 def _optimizer(file, network):
     if file.content.get("optimizer") is None:
         return None
@@ -352,6 +366,7 @@ def _optimizer(file, network):
         schedule, minibatches = dict(config.pop("learning_rate")), config.pop("minibatches")
         optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(from_config(schedule), **config)
         optimizer.minibatches = _count(minibatches)
+    _check_formulas(file, network, optimizer)
     if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in file.names):
         return optimizer  # saved before its first update, which makes the state
     with file.field("optimizer"):

@@ -2,14 +2,18 @@
 the native loop. On the numpy backend they run as they are, element by element, without Numba.
 
 Each decorator enters its function under its name in the table of what the package brings, so that it can be picked by
-name, saved and loaded like the rest; a file can be loaded where the function has been defined before.
+name, saved and loaded like the rest. A file can be loaded where the name means the same function: it has what the
+function gives at a few points (fingerprint.py), and another function is refused.
+
+The function that counts is the object in hand, with what its globals, enclosing functions and other functions that it
+calls are at the time: where they change, it is compiled anew, at the latest at the next call of the network or the next
+pause of `fit`. It computes what Python computes (jit_python.py). What it raises reaches the caller, and the step is not
+counted. The parameters are those before the step, but where an update rule raises: then some are those after it.
 """
 
-import ast
-import copy
+import functools
 import inspect
 import math
-import textwrap
 import warnings
 
 import numpy as np
@@ -40,7 +44,8 @@ def optimizer(function=None, *, state=(), nonnegative=()):
     The function takes scalars: a parameter p, its gradient g, a value of each state slot, the learning rate lr
     (perhaps with a default value), then if it wants it the number t = 1, 2, ... of the update, and hyper-parameters
     with default values; it returns the new p, and with it the new value of every slot. It may use what Numba
-    compiles: arithmetic, conditions, loops, math and numpy functions; it must not raise.
+    compiles: arithmetic, conditions, loops, math and numpy functions, other functions like it. What it raises ends the
+    step, in the middle of the update: some parameters, and some of the state, are then those after it.
 
     state: names of the slots, which start at 0, or a dict of names and initial values. nonnegative: names of those that
     are never below 0, which 8-bit state needs to know to hold them well.
@@ -75,7 +80,11 @@ def optimizer(function=None, *, state=(), nonnegative=()):
     learning_rate = inspect.signature(function).parameters["lr"].default
     learning_rate = None if learning_rate is inspect.Parameter.empty else check_number("lr", learning_rate)
     kernel = _kernel(
-        f"custom_{name}_step", function, arrays, (*given, "weight_decay", "shrink"), _rule_source(initial, given)
+        f"custom_{name}_step",
+        function,
+        arrays,
+        (*given, "weight_decay", "shrink"),
+        functools.partial(_rule_source, initial, given),
     )
 
     OPTIMIZERS[name] = _optimizer_class(function, kernel, initial, timed, learning_rate, defaults)
@@ -112,9 +121,8 @@ def activation(function=None, *, derivative=None):
     else:
         _check_derivative(name, function, derivative, parameters.values())
     arrays = {"y": Out("rows", "n"), "x": InOut("rows", "n")}
-    forward = _kernel(
-        f"{name}_forward", function, arrays, names[1:], _activation_source(names[1:], derivative), derivative
-    )
+    source = functools.partial(_activation_source, names[1:], derivative is not None)
+    forward = _kernel(f"{name}_forward", function, arrays, names[1:], source, derivative)
     ACTIVATIONS[name] = Activation(name, forward, slope_backward, "slope", parameters=parameters)
     return ACTIVATIONS[name]
 
@@ -157,7 +165,8 @@ def loss(function=None, *, labels=False, link=None):
         "weight": In("rows"),
     }
     parameters = _defaults(function, names[3:], {"loss", "weight", "rows", "k"})
-    kernel = _kernel(f"custom_{name}_loss", function, arrays, names[3:], _loss_source(names[3:]))
+    source = functools.partial(_loss_source, names[3:])
+    kernel = _kernel(f"custom_{name}_loss", function, arrays, names[3:], source)
     LOSSES[name] = Loss(name, (kernel,), link, parameters=parameters)
     return LOSSES[name]
 
@@ -218,7 +227,7 @@ def _is_custom(known, kind):
     if kind is Optimizer:
         return hasattr(known, "rule")
     kernel = known.forward if kind is Activation else known.kernels[0]
-    return kernel is not None and kernel.build_loop is not None
+    return kernel is not None and bool(kernel.functions)
 
 
 def _check_names(function, names, taken):
@@ -251,28 +260,47 @@ def _difference(f, x, width):
 
 
 def _check_derivative(name, function, derivative, parameters):
+    """Raises unless the derivative is that of the function; where the function raises, there is none."""
+    raised = []
     for x in CHECKED_POINTS.tolist():
-        wide, narrow = (_difference(lambda v: function(v, *parameters), x, width) for width in (WIDTH, WIDTH / 2))
+        try:
+            wide, narrow = (_difference(lambda v: function(v, *parameters), x, width) for width in (WIDTH, WIDTH / 2))
+        except Exception as error:
+            raised.append(error)
+            continue
         got = derivative(x, *parameters)
         tolerance = DERIVATIVE_TOLERANCE * max(1.0, abs(narrow))
         if math.isfinite(narrow) and abs(wide - narrow) <= tolerance / 10 and not abs(got - narrow) <= tolerance:
             raise value_error("derivative", f"the derivative of {name}, {narrow:.8g} at x = {x:.4g}", got)
+    if len(raised) == len(CHECKED_POINTS):
+        raise raised[0]
 
 
 # ---- kernels
 
 
-def _kernel(name, function, arrays, scalars, source, derivative=None):
-    """A kernel whose loop, for Numba and in Python, is that of a source which calls the function as `_function`."""
-    source = f"def loop({', '.join([*arrays, *scalars])}):\n" + "\n".join(f"    {line}" for line in source)
+class _Python:
+    """In place of a `jit.Compiler`: functions as they are."""
 
-    def build(jit, dtype=None):
-        called = function if dtype is None else in_precision(function, dtype)
-        names = {"np": np, "_width": WIDTH, "_function": jit(called), "_derivative": derivative and jit(derivative)}
-        exec(compile(source, f"<loop of {name}>", "exec"), names)
+    def user(self, function):
+        return function
+
+
+def _kernel(name, function, arrays, scalars, source, derivative=None):
+    """A kernel whose loop, for Numba and in Python, is that of a source which calls the function as `_function`.
+    source(is_compiled): its lines; a compiled function gives its value, and whether it would have raised in Python."""
+    known = getattr(kernels, name, None)
+    if known is not None and not known.functions:
+        raise value_error("function", f"a name other than that of a kernel of the package, {name}", function.__name__)
+
+    def build(compiler, dtype=None):
+        lines = [f"def loop({', '.join([*arrays, *scalars])}):", *source(dtype is not None)]
+        names = {"np": np, "_width": WIDTH, "_function": compiler.user(function)}
+        names["_derivative"] = derivative and compiler.user(derivative)
+        exec(compile("\n    ".join(lines), f"<loop of {name}>", "exec"), names)
         return names["loop"]
 
-    in_python = build(lambda function: function)
+    in_python = build(_Python())
 
     def reference(*arguments):
         in_python(*arguments)
@@ -284,61 +312,9 @@ def _kernel(name, function, arrays, scalars, source, derivative=None):
     reference.__name__, reference.__module__, reference.__doc__ = name, function.__module__, function.__doc__
     made = Kernel(reference)
     made.build_loop = build
+    made.functions = (function,) if derivative is None else (function, derivative)
     setattr(kernels, name, made)
     return made
-
-
-class _Literals(ast.NodeTransformer):
-    """Rounds the numbers of a source by `_real`: those with a point, and whole ones that are added to something,
-    subtracted, multiplied or divided."""
-
-    def visit_Constant(self, node):
-        return _real(node) if type(node.value) is float else node
-
-    def visit_BinOp(self, node):
-        self.generic_visit(node)
-        if isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div)):
-            node.left, node.right = (
-                _real(side) if isinstance(side, ast.Constant) and type(side.value) is int else side
-                for side in (node.left, node.right)
-            )
-        return node
-
-    def visit_Subscript(self, node):
-        return node
-
-    def visit_Call(self, node):
-        return node if getattr(node.func, "id", None) == "range" else self.generic_visit(node)
-
-
-def _real(node):
-    return ast.Call(ast.Name("_real", ast.Load()), [node], [])
-
-
-def in_precision(function, dtype):
-    """The function with its numbers in a precision: Numba takes 1 - beta in float64 else, and half as many lanes. The
-    function itself where its source cannot be had, is not that of the function, or is that of a lambda."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, SyntaxError):
-        return function
-    definition = tree.body[0]
-    if not isinstance(definition, ast.FunctionDef):
-        return function
-    definition.decorator_list, definition.returns = [], None
-    definition.args.defaults, definition.args.kw_defaults = [], []
-    names = {**function.__globals__, **inspect.getclosurevars(function).nonlocals, "_real": np.dtype(dtype).type}
-    made = []
-    for transformed in (tree, ast.fix_missing_locations(_Literals().visit(copy.deepcopy(tree)))):
-        exec(compile(transformed, f"<{function.__name__} in {np.dtype(dtype)}>", "exec"), names)
-        made.append(names[definition.name])
-    # The file may have changed since.
-    same = made[0].__code__.co_varnames == function.__code__.co_varnames
-    return made[1] if same and _numbers(made[0]) == _numbers(function) else function
-
-
-def _numbers(function):
-    return sorted(value for value in function.__code__.co_consts if type(value) in (int, float))
 
 
 def _rounded(array, scalars):
@@ -346,43 +322,59 @@ def _rounded(array, scalars):
     return [f"{name} = {array}.dtype.type({name})" for name in scalars]
 
 
-def _rule_source(state, given):
+# What ends a compiled loop, in which `_bad` says whether a function would have raised in Python.
+RAISE = ["if _bad:", "    raise ValueError('math domain error')"]
+
+
+def _assigned(target, call, is_compiled):
+    """Lines that assign what a user's function gives."""
+    return [f"({target}), _b = {call}", "_bad |= _b"] if is_compiled else [f"{target} = {call}"]
+
+
+def _rule_source(state, given, is_compiled):
     slots = "".join(f", {slot}[_i]" for slot in state)
+    call = f"_function(_old, g[_i] + weight_decay * _old{slots}, {', '.join(given)})"
     return [
         *_rounded("p", (*given, "weight_decay", "shrink")),
+        "_bad = False",
         "for _i in range(p.size):",
         "    _old = p[_i]",
-        f"    _new{slots} = _function(_old, g[_i] + weight_decay * _old{slots}, {', '.join(given)})",
+        *(f"    {line}" for line in _assigned(f"_new{slots}", call, is_compiled)),
         "    p[_i] = _new - shrink * _old",
+        *(RAISE if is_compiled else []),
     ]
 
 
-def _activation_source(parameters, derivative):
+def _activation_source(parameters, has_derivative, is_compiled):
     more = "".join(f", {name}" for name in parameters)
-    if derivative is None:
-        at = {n: f"_function(_v + {n} * _h{more})" for n in (1, -1, 2, -2)}
-        slope = [
-            "_h = _width * max(1.0, abs(_v))",
-            f"x[_i, _j] = (8 * ({at[1]} - {at[-1]}) - ({at[2]} - {at[-2]})) / (12 * _h)",
-        ]
+    if has_derivative:
+        slope = _assigned("x[_i, _j]", f"_derivative(_v{more})", is_compiled)
     else:
-        slope = [f"x[_i, _j] = _derivative(_v{more})"]
+        slope = ["_h = _width * max(1.0, abs(_v))"]
+        for name, n in (("_a", 1), ("_c", -1), ("_d", 2), ("_e", -2)):
+            slope += _assigned(name, f"_function(_v + {n} * _h{more})", is_compiled)
+        slope.append("x[_i, _j] = (8 * (_a - _c) - (_d - _e)) / (12 * _h)")
     return [
         *_rounded("x", parameters),
+        "_bad = False",
         "for _i in range(x.shape[0]):",
         "    for _j in range(x.shape[1]):",
-        f"        _v = {'x[_i, _j]' if derivative else 'np.float64(x[_i, _j])'}",
-        f"        y[_i, _j] = _function(_v{more})",
+        f"        _v = {'x[_i, _j]' if has_derivative else 'np.float64(x[_i, _j])'}",
+        *(f"        {line}" for line in _assigned("y[_i, _j]", f"_function(_v{more})", is_compiled)),
         *(f"        {line}" for line in slope),
+        *(RAISE if is_compiled else []),
     ]
 
 
-def _loss_source(parameters):
+def _loss_source(parameters, is_compiled):
     more = "".join(f", {name}" for name in parameters)
     return [
         *_rounded("z", parameters),
+        "_bad = False",
         "for _i in range(z.shape[0]):",
-        f"    loss[_i] = weight[_i] * _function(z[_i], y[_i], dz[_i]{more})",
+        *(f"    {line}" for line in _assigned("_value", f"_function(z[_i], y[_i], dz[_i]{more})", is_compiled)),
+        "    loss[_i] = weight[_i] * _value",
         "    for _j in range(z.shape[1]):",
         "        dz[_i, _j] *= weight[_i]",
+        *(RAISE if is_compiled else []),
     ]

@@ -1,8 +1,10 @@
 """Compiles the loop of a kernel with Numba into a C function with the signature of every compiled body.
 
-Of all modules only this one and jit_gemm.py import numba, and they are imported when a Numba body is first asked for.
+Of all modules only this one and those called jit_... import numba, and they are imported when a Numba body is first
+asked for.
 """
 
+import dataclasses
 import functools
 import os
 
@@ -17,6 +19,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from . import jit_gemm  # noqa: F401  gives compiled loops their `add_product`
+from .jit_python import DeferringPythonCompiler, PythonCompiler
+from .reads import Reads
 
 # No reassociation: a sum keeps its order. Contraction to FMA is what the C compiler does, too.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
@@ -45,13 +49,64 @@ def jit(function):
     return numba.njit(**OPTIONS)(function)
 
 
-@functools.cache
+class Compiler:
+    """Compiles the functions that a loop calls, and loops. Called, it compiles one of the package, or a loop of a
+    user's; `user` a user's function that a loop calls, which gives its value, and whether Python would have raised."""
+
+    def __init__(self, functions):
+        self.reads = Reads(functions)
+        self._compiled = {}
+
+    def __call__(self, function):
+        if function in self.reads.functions:
+            return self._frozen(function)
+        # Of the package's own modules once for all; of a source that was written for one loop, for that one.
+        is_of_package = (function.__module__ or "").startswith(f"{__package__}.")
+        return jit(function) if is_of_package else numba.njit(**OPTIONS)(function)
+
+    def user(self, function):
+        return self._frozen(function, DeferringPythonCompiler)
+
+    def _frozen(self, function, pipeline=PythonCompiler):
+        key = function, pipeline
+        if key not in self._compiled:
+            copy, fill = self.reads.frozen(function, self._frozen)
+            options = {**OPTIONS, "boundscheck": True, "pipeline_class": pipeline}
+            self._compiled[key] = numba.njit(**options)(copy)
+            fill()  # it may read itself
+        return self._compiled[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A compiled loop: `function`, which holds the code, its address, and what users' functions in it read, or None."""
+
+    function: object
+    reads: Reads | None
+
+    @property
+    def address(self):
+        return self.function.address
+
+
 def compile_loop(kernel, dtype):
-    """The `numba.cfunc` of the kernel's loop for a precision. It hands the loop its share as views: every array is
-    cut along the dimension that [begin, end) runs over, so the loop has the arguments of the numpy body."""
+    """The compiled `Loop` of a kernel for a precision; compiled anew when what users' functions in it read is not what
+    it was."""
+    loop = kernel.loops.get(dtype)
+    if loop is None or (loop.reads is not None and not loop.reads.are_current()):
+        kernel.loops[dtype] = loop = _compile(kernel, dtype)
+    return loop
+
+
+def _compile(kernel, dtype):
+    """Numba's `cfunc` hands the loop its share as views: every array is cut along the dimension that [begin, end) runs
+    over, so the loop has the arguments of the numpy body. Users' functions may raise, which sets the number at `_fault`
+    to 1; Numba by itself would print it and go on."""
+    compiler = Compiler(kernel.functions)
     slots = np.dtype([(name, "f8" if name in kernel.scalars else "i8") for name in kernel.slots])
     signature = types.void(types.CPointer(numba.from_dtype(slots)), types.int64, types.int64)
-    names = {"_loop": jit(kernel.loop_for(jit, dtype)), "_pointer": _pointer, "_carray": numba.carray}
+    names = {"_pointer": _pointer, "_carray": numba.carray, "_int64": np.int64}
+    names["_loop"] = compiler(kernel.loop_for(compiler, dtype))
     values = []
     for name, spec in kernel.arrays.items():
         array_dtype = np.dtype(spec.dtype or dtype)
@@ -68,12 +123,21 @@ def compile_loop(kernel, dtype):
         values.append(f"_carray(_pointer({address}), ({', '.join(sizes)},), _{name}_dtype){cut}")
     values += [f"record.{name}" for name in kernel.scalars]
     # Numba compiles functions of a fixed signature, so the unpacking of a record is written out for each kernel.
-    source = f"""def entry(args, begin, end):
-    record = _carray(args, 1)[0]
-    _loop({", ".join(values)})
-"""
+    arguments = [f"_{i}" for i in range(len(values))]
+    lines = [
+        "record = _carray(args, 1)[0]",
+        *(f"{name} = {value}" for name, value in zip(arguments, values, strict=True)),
+    ]
+    call = f"_loop({', '.join(arguments)})"
+    if kernel.functions:
+        lines.append("_fault = _carray(_pointer(record._fault), 1, _int64)")
+        lines += ["try:", f"    {call}", "except Exception:", "    _fault[0] = 1"]
+    else:
+        lines.append(call)
+    source = "\n    ".join(["def entry(args, begin, end):", *lines])
     exec(compile(source, f"<entry of {kernel.name}>", "exec"), names)
     try:
-        return numba.cfunc(signature, **OPTIONS)(names["entry"])
+        function = numba.cfunc(signature, **OPTIONS)(names["entry"])
     except numba.core.errors.NumbaError as error:
         raise TypeError(f"kernel {kernel.name}: expected a function that Numba compiles, got {error}") from error
+    return Loop(function, compiler.reads if kernel.functions else None)

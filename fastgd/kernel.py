@@ -12,8 +12,9 @@ An activation or a link also says how ONNX computes it (`@name.onnx`).
 
 An argument is an array, annotated by its direction and the names of its dimensions, or after all arrays a float.
 A compiled body is `void body(const void *record, int64_t begin, int64_t end)`. The record lists, eight bytes each,
-the addresses of the arrays, the sizes of the dimensions in order of first appearance, and the scalars. [begin, end)
-is a share of the first dimension of the first array.
+the addresses of the arrays, the sizes of the dimensions in order of first appearance, and the scalars; in a kernel
+with functions written by users then the address of an int64, which the body sets to 1 when one of them raises. [begin,
+end) is a share of the first dimension of the first array.
 """
 
 import dataclasses
@@ -22,10 +23,12 @@ import importlib
 import inspect
 import numbers
 import os
+import pickle
 import types
 
 import numpy as np
 
+from . import fingerprint
 from ._plan import call_kernel
 from .errors import choose, shown, type_error, value_error
 
@@ -102,7 +105,9 @@ class Kernel:
         self.__signature__ = inspect.signature(reference)
         self.reference = reference
         self.loop_function = None
-        self.build_loop = None  # or a function of Numba's jit and a precision that makes a loop
+        self.build_loop = None  # or a function of a `jit.Compiler` and a precision that makes a loop
+        self.functions = ()  # written by users, which the loop calls: they may raise, and read what may change
+        self.loops = {}  # those compiled by Numba, by precision
         self.onnx_function = None
         self.derived = {}  # kernels that follow from this one; see lowmemory.py
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
@@ -112,10 +117,14 @@ class Kernel:
             raise TypeError(f"kernel {self.name}: expected annotated arrays first, then floats, got {annotations}")
         self.dims = tuple(dict.fromkeys(dim for array in self.arrays.values() for dim in array.dims))
         self.range_dim = next(iter(self.arrays.values())).dims[0]
-        self.slots = (*self.arrays, *self.dims, *self.scalars)
         self.__doc__ = f"{inspect.cleandoc(reference.__doc__ or self.name)}\n\n{self._contract()}"
         # Shares of the work begin at multiples of this.
         self.grain = max([1, *(array.per for array in self.arrays.values() if array.per)])
+
+    @property
+    def slots(self):
+        """Names of the slots of the record of a compiled body."""
+        return (*self.arrays, *self.dims, *self.scalars, *(["_fault"] if self.functions else []))
 
     def _contract(self):
         """Shapes, precisions and directions of the arguments, and the errors, as text."""
@@ -142,6 +151,8 @@ class Kernel:
                 f"kernel {self.name}: its loop takes {names}, expected {tuple(self.__signature__.parameters)}"
             )
         self.loop_function = function
+        if not (function.__module__ or "").startswith(f"{__package__}."):
+            self.functions = (function,)
         return self
 
     def onnx(self, function):
@@ -157,9 +168,9 @@ class Kernel:
     def has_loop(self):
         return self.loop_function is not None or self.build_loop is not None
 
-    def loop_for(self, jit, dtype):
+    def loop_for(self, compiler, dtype):
         """The loop that Numba compiles for a precision."""
-        return self.loop_function or self.build_loop(jit, dtype)
+        return self.loop_function or self.build_loop(compiler, dtype)
 
     def bodies(self):
         """Names of the bodies this kernel has."""
@@ -178,18 +189,9 @@ class Kernel:
         return next(name for name in order if name in self.bodies())
 
     def address(self, body, dtype):
-        """Address of the compiled body for a precision."""
+        """Address of the compiled body for a precision: Numba's is that of `numba_loop`, which has to be kept."""
         if body == "numba":
-            try:
-                from .jit import compile_loop
-            except ImportError as error:
-                if "cython" in self.bodies():
-                    raise
-                raise ImportError(
-                    f"kernel {self.name}: a compiled backend needs numba for a function written in Python: "
-                    "pip install 'fastgd[numba]', or use backend=\"numpy\""
-                ) from error
-            return compile_loop(self, dtype).address
+            return self.numba_loop(dtype).address
         address, size = _cython_bodies(str(dtype))[self.name]
         if size != 8 * len(self.slots):
             raise ImportError(
@@ -197,6 +199,19 @@ class Kernel:
                 "the compiled modules belong to another version of fastgd: install it again"
             )
         return address
+
+    def numba_loop(self, dtype):
+        """The body that Numba compiles for a precision, a `jit.Loop`: as the functions in it are now."""
+        try:
+            from .jit import compile_loop
+        except ImportError as error:
+            if "cython" in self.bodies():
+                raise
+            raise ImportError(
+                f"kernel {self.name}: a compiled backend needs numba for a function written in Python: "
+                "pip install 'fastgd[numba]', or use backend=\"numpy\""
+            ) from error
+        return compile_loop(self, np.dtype(dtype))
 
     def body(self, name):
         """A callable that checks its arguments and runs the body `name`: "numpy", "numba" or "cython"."""
@@ -209,11 +224,40 @@ class Kernel:
     def _call(self, body, *arguments):
         dtype, sizes = self.check(arguments)
         if body == "numpy":
+            self.run_reference(arguments)
+            return
+        loop = self.numba_loop(dtype) if body == "numba" else None
+        record, fault = self.record(arguments, sizes), np.zeros(1, np.int64)
+        before = arguments
+        if self.functions:
+            record[-1] = fault.ctypes.data
+            before = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        address = self.address(body, dtype) if loop is None else loop.address
+        call_kernel(address, record.ctypes.data, 0, sizes[self.range_dim])
+        if fault[0]:
+            self.raise_again(before)
+
+    def run_reference(self, arguments):
+        """The numpy body; what a user's function raises names the kernel."""
+        try:
             with np.errstate(all="ignore"):  # as the compiled bodies do
                 self.reference(*arguments)
-            return
-        record = self.record(arguments, sizes)
-        call_kernel(self.address(body, dtype), record.ctypes.data, 0, sizes[self.range_dim])
+        except Exception as error:
+            error.add_note(f"raised in kernel {self.name}")
+            raise
+
+    def raise_again(self, arguments):
+        """Raises what a function written by a user has raised in compiled code, by running it in Python."""
+        self.run_reference(arguments)
+        raise self.fault()
+
+    def fault(self):
+        """The error where a function has raised in compiled code, and does not in Python."""
+        names = ", ".join(repr(function.__name__) for function in self.functions)
+        return RuntimeError(
+            f"kernel {self.name}: expected {names} to return, got an exception in compiled code that Python does not "
+            'raise (whole numbers have 64 bits there); backend="numpy" runs it in Python'
+        )
 
     def check(self, arguments):
         """The precision and the sizes of the dimensions of these arguments; raises if they break the contract."""
@@ -254,12 +298,25 @@ class Kernel:
         record = np.empty(len(self.slots), np.int64)
         addresses = [array.ctypes.data for array in arguments[: len(self.arrays)]]
         record[: len(self.arrays) + len(self.dims)] = addresses + [sizes[dim] for dim in self.dims]
-        record.view(np.float64)[len(self.arrays) + len(self.dims) :] = arguments[len(self.arrays) :]
+        first = len(self.arrays) + len(self.dims)
+        record.view(np.float64)[first : first + len(self.scalars)] = arguments[len(self.arrays) :]
         return record
 
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        """Itself: a copy of what uses it uses the same operation, whatever its name means by now."""
+        return self
+
     def __reduce__(self):
-        """Pickled and copied by name, as a function is."""
-        return _find, (self.__module__, self.name)
+        """Pickled by name, as a function is: not where the name means another kernel by now; nor is one that was a
+        user's unpickled where the name means another function."""
+        if getattr(kernels, self.name, None) is not self:
+            raise pickle.PicklingError(
+                f"kernel {self.name}: not the same object as fastgd.kernels.{self.name} any more"
+            )
+        return _find, (self.__module__, self.name, fingerprint.of_kernel(self))
 
     def __repr__(self):
         return f"<kernel {self.name}{self.__signature__}>"
@@ -277,10 +334,14 @@ class Kernels(types.SimpleNamespace):
 kernels = Kernels()
 
 
-def _find(module, name):
-    """The kernel of a name, which comes to be when its module is imported."""
+def _find(module, name, rows):
+    """The kernel of a name, which comes to be when its module is imported; rows: its fingerprint."""
     importlib.import_module(module)
-    return getattr(kernels, name)
+    found = getattr(kernels, name)
+    now = fingerprint.of_kernel(found)
+    if (rows is None) != (now is None) or not fingerprint.agree(rows or [], now or []):
+        raise pickle.UnpicklingError(f"kernel {name}: not the function that was pickled, but another one of its name")
+    return found
 
 
 def kernel(reference):

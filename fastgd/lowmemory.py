@@ -216,11 +216,12 @@ def _derive(rule, state_dtype, name):
     )
     made = Kernel(reference)
     if rule.has_loop:
-        made.build_loop = lambda jit, dtype: _loop(rule, state_dtype, jit, dtype)
+        made.build_loop = lambda compiler, dtype: _loop(rule, state_dtype, compiler, dtype)
+        made.functions = rule.functions
     return made
 
 
-def _loop(rule, state_dtype, jit, dtype):
+def _loop(rule, state_dtype, compiler, dtype):
     """The loop for Numba, written out for the slots of this rule."""
     slots = slots_of(rule)
     arguments, before, after = ["p"], [], []
@@ -250,6 +251,7 @@ def _loop(rule, state_dtype, jit, dtype):
         "        _noise(_random, _values, seed)",
         *(f"        {line}" for line in after),
     ]
-    names = {"_np": np, "_rule": jit(rule.loop_for(jit, dtype)), **{name: jit(loop) for name, loop in _LOOPS.items()}}
+    names = {"_np": np, "_rule": compiler(rule.loop_for(compiler, dtype))}
+    names |= {name: compiler(loop) for name, loop in _LOOPS.items()}
     exec(compile("\n".join(lines), f"<loop of {rule.name}_{state_dtype}>", "exec"), names)
     return names["loop"]

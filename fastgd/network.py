@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ._plan import BAD_GRADIENT, BAD_LOSS, HIGH_PEAK, TOLD_TO_STOP, Turn, Use
+from ._plan import BAD_GRADIENT, BAD_LOSS, FAULT, HIGH_PEAK, TOLD_TO_STOP, Turn, Use
 from .buffers import aligned_zeros
 from .choice import pick
 from .data import check_mapping, leave_pages
@@ -197,14 +197,14 @@ class Network:
         return getattr(self._quick_step, "last_loss", self._last_loss)
 
     def _plan_for(self, rows, loss_kernel=None, name="_plan"):
-        """The plan for training, or that for evaluation: made anew when it is too small, for other targets, or left
-        half set by an interrupted call."""
+        """The plan for training, or that for evaluation: made anew when it is too small, for other targets, left half
+        set by an interrupted call, or when a function written by a user is not what was compiled."""
         if self._turn.disturbed:
             self._drop_plan()
             self._turn.disturbed = False
         plan = getattr(self, name)
         kernel = loss_kernel or (plan.loss_kernel if plan else self.loss_function.kernels[0])
-        if plan is None or plan.capacity < rows or plan.loss_kernel is not kernel:
+        if plan is None or plan.capacity < rows or plan.loss_kernel is not kernel or not plan.is_current():
             if name == "_plan":
                 self._drop_quick_step()
             plan = Plan(self, max(rows, plan.capacity if plan else 0), kernel, training=name == "_plan")
@@ -355,7 +355,7 @@ class Network:
             if failed is not None:
                 check_values("x", x, self.dtype)
                 check_values("y", y, self.dtype, kernel.arrays["y"], self.sizes[-1])
-                raise self._divergence(steps, failed, optimizer)
+                raise self._failure(steps, failed, optimizer)
             quick = self.backend != "numpy" and isinstance(optimizer.schedule, Schedule) and weights is None
             if quick and x_used is x and y_used is y and steps.parameter_limits is None:
                 self._quick_steps = min(4 * self._quick_steps, MAX_QUICK_STEPS) if grows else 1
@@ -365,7 +365,7 @@ class Network:
             return float(steps.totals[0])
 
     def _train(self, plan, steps, first=0, pauses=(), tell=None):
-        """Runs training steps from `first` on; returns None, or the step that diverged. tell(s) is called when s steps
+        """Runs training steps from `first` on; returns None, or the step that failed. tell(s) is called when s steps
         are done, now and then, and at `pauses`; if it is true, that is the end."""
         self._drop_quick_step()  # it is not the next step any more, perhaps not even of the optimizer in use
         s, walk, risky, self._totals = first, plan.best_walk, steps.parameter_limits, steps.totals
@@ -377,14 +377,16 @@ class Network:
             s, status = plan.train(steps, s, until, walk, SLICE_SECONDS, tell)
             if status == HIGH_PEAK:  # the gradient may be too large: look at it before it is used
                 walk = "step"
-            elif status in (BAD_LOSS, BAD_GRADIENT):
+            elif status in (BAD_LOSS, BAD_GRADIENT, FAULT):
                 return s
             elif status == TOLD_TO_STOP or (tell is not None and tell(s)):
                 break
         self._last_loss, self._totals = steps.totals.item(s - 1), None
         return None
 
-    def _divergence(self, steps, s, optimizer, epoch=None):
+    def _failure(self, steps, s, optimizer, epoch=None):
+        """The error of a step that failed: that it diverged, or what a function written by a user raised."""
+        self._plan.raise_fault(*steps.minibatch(s))
         last = float(steps.totals[s - 1]) if s else self._last_loss
         loss, rate = float(steps.totals[s]), float(steps.rates[s])
         return DivergenceError(optimizer.steps + 1, epoch=epoch, loss=loss, learning_rate=rate, last_loss=last)

@@ -269,7 +269,7 @@ class Optimizer(Stepper):
         self.table(1, dtype, kinds)
         body = self.update_kernel.choose_body(backend)
         if body != "numpy":
-            self.update_kernel.address(body, np.dtype(dtype))
+            self.update_kernel.address(body, np.dtype(dtype))  # which compiles it
 
     # ---- parts of the parameters, and their state
 

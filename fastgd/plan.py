@@ -36,6 +36,7 @@ from ._plan import (
     CHECK_LOSS,
     CHECK_PEAK,
     DONE,
+    FAULT,
     FUSED,
     OUT_OF_TIME,
     TOLD_TO_STOP,
@@ -115,8 +116,8 @@ class Plan(Program):
     """The operations of one network for minibatches of up to `capacity` rows with targets for one loss kernel, the
     layers as they are in `training` or as in evaluation."""
 
-    def __init__(self, network, capacity, loss_kernel, *, training):
-        super().__init__(PHASES, network.backend, network.dtype)
+    def __init__(self, network, capacity, loss_kernel, *, training, backend=None):
+        super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
         self.rows = 0
         self.outer_products = []
@@ -346,8 +347,32 @@ class Plan(Program):
         stages = self._stages(walk)
         if self.runner is None:
             self.walk_in_python(stages)
-        else:
-            self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[walk])
+        elif self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[walk]) == FAULT:
+            self.raise_fault(self.buffers["x"], None if walk == "forward" else self.buffers["y"])
+
+    def raise_fault(self, x, y):
+        """Raises what a function written by a user has raised in compiled code on these rows, if one has: by the same
+        pass in Python. y None: a forward pass."""
+        failed = next((link for link in self.users_links if link.fault[0]), None)
+        if failed is None:
+            return
+        update = self.failed_update()
+        if update is not None:
+            self.torn = True
+            self.raise_in_update(update)
+        twin = Plan(self.network, len(x), self.loss_kernel, training=self.training, backend="numpy")
+        arrays = {"x": x} if y is None else {"x": x, "y": y}
+        with np.errstate(over="ignore"):
+            used = {
+                name: np.require(a, twin.own[name].dtype).reshape(twin.own[name].shape) for name, a in arrays.items()
+            }
+        twin.set_minibatch(**used)
+        for phase in ("forward", "loss", "backward"):
+            for mine, its in zip(self._phases[phase], twin._phases[phase], strict=True):
+                its.copy_scalars(mine)
+        walk = ("forward", "forward") if y is None else ("weight", "backward")
+        twin.walk_in_python(twin.stages([(*walk, None, None, 0)]))
+        raise failed.kernel.fault()
 
     # ---- training
 
@@ -449,7 +474,8 @@ class Plan(Program):
             weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
             minibatches=self.network.counter, pace=self.pace[walk], capacity=self.capacity, x=x, y=y,
             labels=y.ndim == 1, threads=self.network.num_threads, work_of_row=float(self._work(1)),
-            thread_work=THREAD_WORK, last_loss=last_loss, kept=(self, steps, feeds),
+            thread_work=THREAD_WORK, last_loss=last_loss, watched=self.watched(), raise_fault=self.raise_fault,
+            kept=(self, steps, feeds),
         )  # fmt: skip
 
     def _train_in_python(self, steps, first, end, seconds):
@@ -462,12 +488,11 @@ class Plan(Program):
         for s in range(first, end):
             if s > first and (pressed or time.monotonic() > deadline):
                 return s, OUT_OF_TIME
-            start, rows = int(steps.starts[s]), int(steps.rows[s])
-            chosen = slice(start, start + rows) if steps.in_place else steps.order[start : start + rows]
+            x, y = steps.minibatch(s)
             weight = None
             if steps.weights is not None:
-                weight = steps.weights[steps.weight_starts[s] :][:rows]
-            self.set_minibatch(weight, x=steps.x[chosen], y=steps.y[chosen])
+                weight = steps.weights[steps.weight_starts[s] :][: len(x)]
+            self.set_minibatch(weight, x=x, y=y)
             self.prepare_in_python(FED_PHASES, steps.values, s, steps.active[s])
             self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
             for phase, values in steps.penalties.items():

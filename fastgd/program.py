@@ -34,6 +34,11 @@ UPDATE_WALK = (
 )
 # Names of what one operation of a chain leaves for the next, in the first cache, begin with this.
 SCRATCH = "scratch"
+NEVER = object()
+# What an exception out of a rule says of the parameters, besides.
+HALF_DONE = (
+    "The update had begun: some of the parameters and of the optimizer's state are those after it, others before it"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Operation:
     sometimes: bool = False
     body: str = ""
     address: int = 0
+    loop: object = None  # Numba's, which has the code at the address
+    fault: np.ndarray | None = None  # what a compiled kernel of a user's sets to 1 when it raises
     row_dim: str | None = None
     arguments: list | None = None
     record: np.ndarray | None = None
@@ -87,7 +94,12 @@ class Operation:
 
     def run(self):
         """By the numpy body."""
-        self.kernel.reference(*self.arguments)
+        self.kernel.run_reference(self.arguments)
+
+    def copy_scalars(self, other):
+        """Takes the scalars of another operation's record."""
+        view = other.record.view(np.float64)
+        self.set_scalars(**{name: view[self.kernel.slots.index(name)] for name in self.kernel.scalars})
 
     def describe(self, phase):
         named = [f"{name}{list(a.shape)}" for name, a in zip(self.buffers, self.arguments, strict=False)]
@@ -126,6 +138,7 @@ class Program:
         self.operations, self.ends = [], {}
         self._table = np.zeros((0, 10), np.int64)
         self.runner = None  # None: Python walks
+        self.users_links = []  # compiled operations that call functions written by users
 
     def add(self, phase, kernel, *arguments, sometimes=False):
         """Appends an operation to a phase: names of buffers, then scalars."""
@@ -156,11 +169,14 @@ class Program:
                 self._bind_link(link)
             if self.backend != "numpy":
                 self._enter(i, operation)
+        links = (link for operation in self.operations for link in operation.links)
+        self.users_links = [link for link in links if link.fault is not None]
 
     def make_runner(self, **places):
         """The native runner over the bound operations; for `places` see there."""
         if self.backend != "numpy":
-            self.runner = Runner(self._table, **places)
+            self.faults = np.array([link.fault.ctypes.data for link in self.users_links], np.int64)
+            self.runner = Runner(self._table, self.faults, **places)
 
     def _bind_link(self, link):
         kernel = link.kernel
@@ -173,8 +189,12 @@ class Program:
         dtype, sizes = kernel.check(link.arguments)
         link.size = sizes[kernel.range_dim]
         if link.body != "numpy":
-            link.address = kernel.address(link.body, dtype)
+            link.loop = kernel.numba_loop(dtype) if link.body == "numba" else None
+            link.address = link.loop.address if link.loop else kernel.address(link.body, dtype)
             link.record = kernel.record(link.arguments, sizes)
+            if kernel.functions:
+                link.fault = np.zeros(1, np.int64)
+                link.record[-1] = link.fault.ctypes.data
 
     def _enter(self, i, operation):
         """Enters an operation in the runner's table."""
@@ -188,6 +208,41 @@ class Program:
             rows = operation.slot(operation.row_dim) if operation.row_dim else 0
             by_rows = operation.is_by_rows
         self._table[i] = address, operation.record.ctypes.data, operation.size, grain, rows, by_rows, -1, 0, 0, 0
+
+    # ---- functions written by users
+
+    def is_current(self):
+        """Whether compiled functions of users still are what they say now: code, globals, closures."""
+        return all(link.loop.reads.are_current() for link in self.users_links)
+
+    def watched(self):
+        """What `unchanged` looks at before a step by itself. Elements of an array may change under the same name: where
+        one is read, no step goes without `is_current`."""
+        reads = [link.loop.reads for link in self.users_links]
+        never = [({}, None, NEVER)] if any(r.may_change_in_place for r in reads) else []
+        return [*never, *(triple for r in reads for triple in r.watched)]
+
+    def failed_update(self):
+        """The operation of the update in which a user's rule has raised in compiled code, or None."""
+        operations = (o for o in self._phases["update"] if any(link.fault is not None for link in o.links))
+        return next((o for o in operations if any(link.fault is not None and link.fault[0] for link in o.links)), None)
+
+    def raise_in_update(self, operation):
+        """Raises what a rule raised, by running it in Python on copies of what it has left."""
+        copies = {}
+        try:
+            for link in operation.links:
+                arrays = [
+                    copies.setdefault(name, array.copy())
+                    for name, array in zip(link.buffers, link.arguments, strict=False)
+                ]
+                first = len(link.kernel.arrays) + len(link.kernel.dims)
+                scalars = link.record.view(np.float64)[first : first + len(link.kernel.scalars)]
+                link.kernel.run_reference([*arrays, *scalars.tolist()])
+            raise next(link for link in operation.links if link.fault is not None).kernel.fault()
+        except Exception as error:
+            error.add_note(HALF_DONE)
+            raise
 
     def links_with(self, name):
         """Every operation that uses a buffer, with the place of the buffer among its own."""
@@ -250,12 +305,20 @@ class Program:
             for first, last, closing, end, flags in stages:
                 for operation in (*self.operations[first:last], *self.operations[closing:end]):
                     if not operation.resting:
-                        operation.run()
+                        self._run_in_python(operation)
                 if flags & CHECK_LOSS and not np.isfinite(self.buffers["total"][0]):
                     return BAD_LOSS
                 if flags & CHECK_GRADIENT and self.buffers["bad_gradients"][0]:
                     return BAD_GRADIENT
         return DONE
+
+    def _run_in_python(self, operation):
+        try:
+            operation.run()
+        except Exception as error:
+            if operation in self._phases["update"]:
+                error.add_note(HALF_DONE)
+            raise
 
     def prepare_in_python(self, phases, values, s, active):
         """Sets what is fed in some phases to the values of step s."""

@@ -209,10 +209,15 @@ class Run:
         network, steps, self._changes = self._network, self._piece, self._optimizer.changes
         pauses = self._pauses()
         while self._booked < len(steps) and self._is_as_laid_out():
-            failed = network._train(self._plan(), steps, self._booked, pauses, self._tell)
+            try:
+                failed = network._train(self._plan(), steps, self._booked, pauses, self._tell)
+            except Exception:
+                if network._plan is not None and network._plan.torn:  # a user's function raised in a step in Python
+                    self._book(self._optimizer.minibatches - self._base)
+                raise
             if failed is not None:
                 self._book(failed)
-                raise network._divergence(steps, failed, self._optimizer, self.epoch + 1)
+                raise network._failure(steps, failed, self._optimizer, self.epoch + 1)
 
     def _pauses(self):
         """The steps of the piece after which there is something to do."""
@@ -241,8 +246,9 @@ class Run:
                 self._bar(self)
         self._pause(at_epoch_end=self._ends[self._ended - 1] == s)
         network, plan = self._network, self._network._plan  # a callback may have used it for something else
-        is_left = plan is None or network._turn.disturbed or not plan.is_ready_for(self._piece)
-        return is_left or not self._is_as_laid_out()
+        if plan is None or network._turn.disturbed or not plan.is_ready_for(self._piece) or not plan.is_current():
+            return True
+        return not self._is_as_laid_out()
 
     def _book(self, s):
         """Enters in the history what was done up to step s of the piece."""
@@ -414,7 +420,7 @@ class Run:
         """Saves what is done after Ctrl-C, wherever it came."""
         done = self._optimizer.minibatches - self._base
         if self._network._plan is not None and self._network._plan.torn:
-            error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step of the numpy backend")
+            error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step")
             return
         if self._piece is not None and done > self._booked and not self._calling:
             self._book(done)

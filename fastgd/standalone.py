@@ -66,12 +66,13 @@ class Standalone:
             self.quick = QuickUpdate(
                 program.runner, optimizer.turn, parameters, stages=self.stages, counter=optimizer.counter,
                 slots=np.array(slots, np.int64).reshape(-1, 3), threads=threads, elements=elements,
-                num_threads=self.wanted[0], backend=self.wanted[1], kept=(program, parameters),
+                num_threads=self.wanted[0], backend=self.wanted[1], watched=program.watched(),
+                raise_fault=self._raise_fault, kept=(program, parameters),
             )  # fmt: skip
 
     def step(self, optimizer, parameters, gradients, num_threads, backend):
         """Whether the update is made: it is if this is bound to the parameters, and the gradients are theirs."""
-        if (num_threads, backend) != self.wanted or self.quick is None:
+        if (num_threads, backend) != self.wanted or self.quick is None or not self.program.is_current():
             return False
         if self.quick.run(parameters, gradients):
             return True
@@ -98,7 +99,7 @@ class Standalone:
     def serves(self, parameters, num_threads, backend):
         """Whether it is bound to these arrays."""
         same = len(parameters) == len(self.parameters) and self.wanted == (num_threads, backend)
-        return same and [_layout(p) for p in parameters] == self.layouts
+        return same and self.program.is_current() and [_layout(p) for p in parameters] == self.layouts
 
     def _let_go(self):
         """Gradients are the caller's: none is kept."""
@@ -108,15 +109,29 @@ class Standalone:
     def step_in_python(self, optimizer, gradients):
         """One update by the numpy bodies."""
         _, active, values = optimizer.table(1, self.dtype, self.kinds)
+        self._take(gradients)
+        self.program.prepare_in_python(UPDATE_PHASES, values, 0, active[0])
+        try:
+            with StepOfPython():
+                self.program.walk_in_python(self.stages)
+                optimizer.counter[0] += 1
+        finally:
+            self._let_go()
+
+    def _take(self, gradients):
+        """Makes the arguments of numpy bodies parts of these gradients."""
         for g in self.gradients:
             flat = gradients[g.number].reshape(-1)
             start = g.offset // flat.itemsize
             g.link.arguments[g.place] = flat[start : start + math.prod(g.shape)].reshape(g.shape)
-        self.program.prepare_in_python(UPDATE_PHASES, values, 0, active[0])
-        with StepOfPython():
-            self.program.walk_in_python(self.stages)
-            optimizer.counter[0] += 1
-        self._let_go()
+
+    def _raise_fault(self, gradients):
+        """Raises what a user's rule has raised in compiled code."""
+        self._take(gradients)
+        try:
+            self.program.raise_in_update(self.program.failed_update())
+        finally:
+            self._let_go()
 
 
 def _layout(array):

@@ -77,6 +77,12 @@ class Steps:
     def __len__(self):
         return len(self.rows)
 
+    def minibatch(self, s):
+        """The rows of x and y of step s."""
+        start, rows = int(self.starts[s]), int(self.rows[s])
+        chosen = slice(start, start + rows) if self.in_place else self.order[start : start + rows]
+        return self.x[chosen], self.y[chosen]
+
     def count(self, s):
         """Notes that step s is done: what the native runner does by itself."""
         self.sums += self.rows[s] * self.totals[s], self.rows[s]

@@ -130,7 +130,7 @@ def sweep(network, X, y, grid, *, num_threads=None, progress=False, **options):
     X, y = as_array("X", X), as_array("y", y)  # once, and not for each training
     combinations = _combinations(grid, options, isinstance(network, Network))
     trainings = [_prepared(network, X, y, {**options, **settings}, settings) for settings in combinations]
-    _train_all(X, y, trainings, threads, bar)
+    _train_all(X, y, trainings, combinations, threads, bar)
     networks = [trained for trained, _ in trainings]
     histories = [trained.history for trained in networks]
     outcomes, directions = zip(*map(_outcome, histories, (of_fit for _, of_fit in trainings)), strict=True)
@@ -183,20 +183,23 @@ def _prepared(network, X, y, settings, told):
     return network, of_fit
 
 
-def _train_all(X, y, trainings, threads, shows_bar):
+def _train_all(X, y, trainings, combinations, threads, shows_bar):
     """Trains every network, so many at a time."""
 
-    def train(network, of_fit):
+    def train(network, of_fit, settings):
         try:
             network.fit(X, y, **of_fit)
         except DivergenceError:  # its history says so
             pass
+        except Exception as error:
+            error.add_note(f"in the training of {settings}")
+            raise
         finally:
             network._drop_plan()
             of_fit["optimizer"] = None  # with its state
 
     with concurrent.futures.ThreadPoolExecutor(min(threads, len(trainings))) as pool:
-        futures = [pool.submit(train, *training) for training in trainings]
+        futures = [pool.submit(train, *training, told) for training, told in zip(trainings, combinations, strict=True)]
         try:
             done = concurrent.futures.as_completed(futures)
             for future in _with_bar(done, len(futures)) if shows_bar else done:

@@ -87,6 +87,7 @@ cpdef enum:
     BAD_GRADIENT = 3
     OUT_OF_TIME = 4
     TOLD_TO_STOP = 5
+    FAULT = 6               # a function written by a user raised
 
 cdef enum:
     FREE_WORK = 1_000_000   # floating-point operations for which giving up the GIL is worth its price
@@ -123,6 +124,8 @@ cdef struct Engine:
     const double *peak
     double peak_limit
     const int64_t *bad_gradients
+    const int64_t *faults           # addresses of numbers that a kernel sets when it raises
+    int64_t n_faults
     int64_t step, end
     int64_t *counter                # counts the steps of the optimizer, or NULL,
     int64_t *minibatches            # and of the network
@@ -256,7 +259,18 @@ cdef void end_step(Engine *e) noexcept nogil:
     begin_step(e)
 
 
+cdef void clear_faults(Engine *e) noexcept nogil:
+    cdef int64_t i
+    for i in range(e.n_faults):
+        (<int64_t *>e.faults[i])[0] = 0
+
+
 cdef void close_stage(Engine *e, const Stage *stage) noexcept nogil:
+    cdef int64_t i
+    for i in range(e.n_faults):         # before anything uses what the kernel has left
+        if (<int64_t *>e.faults[i])[0]:
+            e.status = FAULT
+            return
     run_operations(e, stage.closing, stage.end)
     if stage.flags & CHECK_LOSS and not isfinite(e.total[0][0]):
         e.status = BAD_LOSS
@@ -311,16 +325,21 @@ cdef class Runner:
     operations: int64 array, a row for each `Operation`; it, the records and what they point to are the plan's to keep.
     total, peak, bad_gradients: addresses of the slot with the address of the loss (float64), of the largest magnitude
     (float64) and of the count of bad elements of the gradient (int64). row_block: rows a thread takes at a time.
+    faults: addresses of numbers (int64) that kernels written by users set when they raise, which ends a run.
     """
     cdef Engine engine
     cdef object operations
+    cdef const int64_t[::1] faults
 
-    def __init__(self, int64_t[:, ::1] operations, *, uintptr_t total=0, uintptr_t peak=0, uintptr_t bad_gradients=0,
-                 int64_t row_block=0):
+    def __init__(self, int64_t[:, ::1] operations, const int64_t[::1] faults, *, uintptr_t total=0, uintptr_t peak=0,
+                 uintptr_t bad_gradients=0, int64_t row_block=0):
         if operations.shape[1] * 8 != sizeof(Operation):
             raise ValueError(f"operations: expected rows of {sizeof(Operation) // 8} slots, got {operations.shape[1]}")
         memset(&self.engine, 0, sizeof(Engine))
-        self.operations = operations
+        self.operations, self.faults = operations, faults
+        self.engine.n_faults = faults.shape[0]
+        if faults.shape[0]:
+            self.engine.faults = &faults[0]
         if operations.shape[0]:
             self.engine.operations = <Operation *>&operations[0, 0]
         self.engine.n_operations = operations.shape[0]
@@ -374,17 +393,19 @@ cdef class Runner:
             i += 1
 
     def run(self, const int64_t[:, ::1] stages, int64_t rows, int threads, double[::1] pace):
-        """One walk for a minibatch of so many rows; what is prepared stays so. pace: two numbers, at first 0, in
-        which the pool keeps what it finds out about such walks; see pool.h."""
+        """One walk for a minibatch of so many rows; what is prepared stays so. Returns why it stopped. pace: two
+        numbers, at first 0, in which the pool keeps what it finds out about such walks; see pool.h."""
         cdef Engine held = self.engine
+        cdef int64_t status
         self.set_stages(stages)
         self.engine.n_feeds, self.engine.n_marks = 0, 0
         self.engine.rows_of_step, self.engine.sums = NULL, NULL
         self.engine.counter, self.engine.minibatches = NULL, NULL
         self.engine.pace = &pace[0]
         self.start(rows, 0, 1, threads, 0)
-        held.rows = self.engine.rows
+        held.rows, status = self.engine.rows, self.engine.status
         self.engine = held
+        return status
 
     cdef int set_stages(self, const int64_t[:, ::1] stages) except -1:
         if stages.shape[1] * 8 != sizeof(Stage):
@@ -402,6 +423,7 @@ cdef class Runner:
         with nogil:
             steps_begin()
             e.deadline = seconds_now() + seconds
+            clear_faults(e)
             if e.rows_of_step == NULL:
                 set_rows(e, rows)
             begin_step(e)
@@ -469,4 +491,5 @@ def sync_folder(folder):
 
 
 include "turn.pxi"
+include "watch.pxi"
 include "quick.pxi"

@@ -20,12 +20,17 @@ cdef class QuickStep:
     cdef bint labels
     cdef double work_of_row, thread_work
     cdef readonly double last_loss
+    cdef list watched
+    cdef object raise_fault
 
     def __init__(self, runner, turn, optimizer, *, stages, feeds, x_slots, y_slots, uintptr_t weight, limits, counter,
-                 minibatches, pace, capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, kept):
+                 minibatches, pace, capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, watched,
+                 raise_fault, kept):
         """x, y: arrays like those to come. weight: address of the scalar 1 / rows. limits: of the gradient, one
         for each step. counter: the optimizer's steps and version. minibatches: the network's count. pace: see
-        `Runner.run`. last_loss: that of the step before. kept: what must live as long as this."""
+        `Runner.run`. last_loss: that of the step before. watched: see `unchanged`. raise_fault(x, y): raises what a
+        user's function raised. kept: what must live as long as this."""
+        self.watched, self.raise_fault = watched, raise_fault
         self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
         self.optimizer_turn = optimizer.turn
         self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
@@ -49,7 +54,7 @@ cdef class QuickStep:
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
             return False
-        if self.minibatches[0] != self.trained + self.next:
+        if self.minibatches[0] != self.trained + self.next or (self.watched and not unchanged(self.watched)):
             return False
         if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_CheckExact(y)):
             return False
@@ -87,6 +92,7 @@ cdef class QuickStep:
         e.rows_of_step, e.n_marks, e.sums, e.next_look = NULL, 0, NULL, -1
         e.counter, e.minibatches, e.pace = &self.counter[0], &self.minibatches[0], &self.pace[0]
         e.step, e.end, e.status = self.next, self.next + 1, DONE
+        clear_faults(e)
         if rows * self.work_of_row > FREE_WORK:
             self.turn.take(TRAIN)
             self.optimizer_turn.take(TRAIN)
@@ -102,6 +108,8 @@ cdef class QuickStep:
             set_rows(e, rows)
             begin_step(e)
             run_steps(e, 1)
+        if e.status == FAULT:           # once more is once too often: an update may have begun
+            self.raise_fault(x, y)
         if e.status != DONE:
             return None
         self.next += 1
@@ -124,11 +132,15 @@ cdef class QuickUpdate:
     cdef int threads
     cdef double[2] pace
     cdef Turn turn
+    cdef list watched
+    cdef object raise_fault
 
     def __init__(self, runner, turn, parameters, *, stages, counter, slots, threads, elements, num_threads, backend,
-                 kept):
+                 watched, raise_fault, kept):
         """slots: rows of the address of a slot that holds that of a gradient, its number, and a byte to begin at.
-        kept: what must live as long as this."""
+        watched: see `unchanged`. raise_fault(gradients): raises what a user's rule raised. kept: what must live as
+        long as this."""
+        self.watched, self.raise_fault = watched, raise_fault
         self.runner, self.turn, self.stages, self.slots, self.kept = runner, turn, stages, slots, kept
         self.counter, self.num_threads, self.backend = counter, num_threads, backend
         self.next = self.count = 0
@@ -207,6 +219,8 @@ cdef class QuickUpdate:
         """Whether the update is made."""
         if not self.turn.is_open() or num_threads is not self.num_threads or backend is not self.backend:
             return False
+        if self.watched and not unchanged(self.watched):
+            return False
         if self.elements > FREE_ELEMENTS:
             with self.turn:
                 return self.run(params, grads)
@@ -235,6 +249,7 @@ cdef class QuickUpdate:
             e.feeds = <const Feed *>&self.feeds[0, 0]
         e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
         e.step, e.end, e.status, e.pace = self.next, self.next + 1, DONE, &self.pace[0]
+        clear_faults(e)
         if self.elements > FREE_ELEMENTS:
             with nogil:
                 steps_begin()
@@ -244,6 +259,8 @@ cdef class QuickUpdate:
         else:
             begin_step(e)
             run_steps(e, 1)
+        if e.status == FAULT:
+            self.raise_fault(grads if isinstance(grads, (list, tuple)) else [grads])
         self.next += 1
         return True
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from cases import definitions
 
 import fastgd
 from fastgd.datasets import digits
@@ -16,6 +17,13 @@ def backend(request):
 @pytest.fixture(params=list(DTYPES))
 def dtype(request):
     return request.param
+
+
+@pytest.fixture
+def own_definitions():
+    """What a test has defined is gone after it."""
+    with definitions():
+        yield
 
 
 @pytest.fixture

@@ -16,16 +16,7 @@ from fastgd.kernel import kernels
 from fastgd.losses import LOSSES
 from fastgd.optimizers import OPTIMIZERS
 
-
-@pytest.fixture(autouse=True)
-def _as_before():
-    """What a test has defined is gone after it."""
-    tables = ACTIVATIONS, LOSSES, OPTIMIZERS, vars(kernels)
-    before = [dict(table) for table in tables]
-    yield
-    for table, held in zip(tables, before, strict=True):
-        table.clear()
-        table.update(held)
+pytestmark = pytest.mark.usefixtures("own_definitions")
 
 
 def my_lion(p, g, m, lr, beta1=0.9, beta2=0.99):
@@ -142,22 +133,6 @@ def test_names_of_the_low_memory_loops_own(state_dtype, backend):
     for _ in range(2):
         optimizer.step(p, np.ones(300), backend=backend)
     np.testing.assert_array_equal(p, -4.0)
-
-
-def test_numbers_of_a_function_take_the_precision_of_the_arrays():
-    three = 3
-
-    def rule(p, g, lr, beta=0.5):
-        steps = 0.0
-        for i in range(1 + 1):
-            steps = steps + (1 - beta) * i / 2
-        return p**2 + steps * three - 2.5
-
-    made = custom.in_precision(rule, np.float32)
-    value = made(np.float32(3), np.float32(1), np.float32(1), np.float32(0.5))
-    assert value == rule(3.0, 1.0, 1.0)
-    assert value.dtype == np.float32
-    assert custom.in_precision(eval("lambda p: p"), np.float32)(3) == 3
 
 
 def test_a_name_picks_an_optimizer(rng):

@@ -1,0 +1,200 @@
+"""What the passes of jit_python.py put into a user's function: the precision of Python's numbers, what Python raises.
+
+The functions are replaced by their overloads where Numba compiles them. Those that check one operand give it back, so
+that the operation itself stays Numba's.
+"""
+
+import math
+import operator
+
+import numpy as np
+from numba import types
+from numba.extending import overload, register_jitable
+
+BITS_63 = 2.0**63
+
+
+def weak(value, other):
+    """The value, a number of Python's, in the precision that it takes beside `other`."""
+    return value
+
+
+@overload(weak)
+def _weak(value, other):
+    kind = other.dtype if isinstance(other, types.Array) else other
+    if kind == types.float32 and isinstance(value, (types.Number, types.Boolean)) and value != types.float32:
+        return lambda value, other: np.float32(value)
+    return lambda value, other: value
+
+
+def divisor(value, by):
+    """`by`; raises if both are whole numbers and it is 0."""
+    return by
+
+
+@overload(divisor)
+def _divisor(value, by):
+    if not (isinstance(value, types.Integer) and isinstance(by, types.Integer)):
+        return lambda value, by: by
+
+    def checked(value, by):
+        if by == 0:
+            raise ZeroDivisionError("division by zero")
+        return by
+
+    return checked
+
+
+def exponent(base, power):
+    """`power`; raises if both are whole numbers and the result is none, or one beyond 64 bits."""
+    return power
+
+
+@overload(exponent)
+def _exponent(base, power):
+    if not (isinstance(base, types.Integer) and isinstance(power, types.Integer)):
+        return lambda base, power: power
+
+    def checked(base, power):
+        if power < 0 or not abs(np.float64(base)) ** np.float64(power) < BITS_63:
+            raise OverflowError("a power that is no whole number of 64 bits")
+        return power
+
+    return checked
+
+
+def _within(function):
+    """The second operand; raises if both are whole numbers and the result is beyond 64 bits."""
+
+    def operand(left, right):
+        return right
+
+    @overload(operand)
+    def _operand(left, right):
+        if not (isinstance(left, types.Integer) and isinstance(right, types.Integer)):
+            return lambda left, right: right
+
+        def checked(left, right):
+            if not abs(function(np.float64(left), np.float64(right))) < BITS_63:
+                raise OverflowError("a whole number beyond 64 bits")
+            return right
+
+        return checked
+
+    return operand
+
+
+WITHIN = {function: _within(function) for function in (operator.add, operator.sub, operator.mul)}
+
+
+def inverse_power(base, power):
+    """base to the power of a negative whole number."""
+    return base**power
+
+
+@overload(inverse_power)
+def _inverse_power(base, power):
+    if isinstance(base, types.Integer):
+
+        def of_whole(base, power):
+            if base == 0:
+                raise ZeroDivisionError("0.0 cannot be raised to a negative power")
+            return np.float64(base) ** np.float64(power)
+
+        return of_whole
+    if base == types.float32:
+        return lambda base, power: base ** np.float32(power)
+    return lambda base, power: base**power
+
+
+def _checked_math(function, arity):
+    """A function of `math` that gives its value, and whether Python would raise."""
+    if function is math.sqrt:  # told from x alone, so that the root of a float32 can be taken as one
+        return register_jitable(lambda x: (math.sqrt(np.float64(x)), x < 0))
+    if arity == 1:
+
+        def checked(x):
+            v = np.float64(x)
+            value = function(v)
+            return value, ((value != value) & (v == v)) | ((abs(value) == np.inf) & (v - v == 0))
+
+    else:
+
+        def checked(x, y):
+            v, w = np.float64(x), np.float64(y)
+            value = function(v, w)
+            both = (v == v) & (w == w)
+            return value, ((value != value) & both) | ((abs(value) == np.inf) & (v - v == 0) & (w - w == 0))
+
+    return register_jitable(checked)
+
+
+def _raising(checked, arity):
+    """The function of `math` that raises at once."""
+    if arity == 1:
+
+        def raising(x):
+            value, is_bad = checked(x)
+            if is_bad:
+                raise ValueError("math domain error")
+            return value
+
+    else:
+
+        def raising(x, y):
+            value, is_bad = checked(x, y)
+            if is_bad:
+                raise ValueError("math domain error")
+            return value
+
+    return register_jitable(raising)
+
+
+def _whole(function):
+    """A function that makes a float a whole number, or raises."""
+
+    def made(x):
+        return function(x)
+
+    @overload(made)
+    def _made(x):
+        if not isinstance(x, types.Float):
+            return lambda x: function(x)
+
+        def checked(x):
+            if not abs(x) < BITS_63:
+                raise ValueError("cannot convert float to integer")
+            return function(x)
+
+        return checked
+
+    return made
+
+
+def bound(is_bound):
+    """Raises if a local variable that is to be read has no value: Numba would take 0."""
+
+
+@overload(bound)
+def _bound(is_bound):
+    def checked(is_bound):
+        if not is_bound:
+            raise UnboundLocalError("a local variable without a value")
+
+    return checked
+
+
+UNARY = (
+    "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "degrees", "erf", "erfc", "exp", "expm1", "fabs",
+    "gamma", "lgamma", "log", "log10", "log1p", "log2", "radians", "sin", "sinh", "sqrt", "tan", "tanh",
+)  # fmt: skip
+BINARY = ("atan2", "copysign", "fmod", "hypot", "pow")
+CHECKED = {
+    (getattr(math, name), arity): _checked_math(getattr(math, name), arity)
+    for names, arity in ((UNARY, 1), (BINARY, 2))
+    for name in names
+}
+RAISING = {key: _raising(checked, key[1]) for key, checked in CHECKED.items()}
+WHOLE = {function: _whole(function) for function in (int, round, math.floor, math.ceil, math.trunc)}
+# Of functions that were put in, those that give numbers of Python's.
+NUMBERS = {*RAISING.values(), *WHOLE.values()}
