@@ -16,8 +16,8 @@ def layer(kind):
 
 
 class ParameterSpec(typing.NamedTuple):
-    """An array of parameters: its name, shape, initializer, whether the penalty applies to it, and (fan_in, fan_out) for
-    the initializer."""
+    """An array of parameters: its name, shape, initializer, whether the penalty applies to it, and the initializer's
+    (fan_in, fan_out)."""
 
     name: str
     shape: tuple
