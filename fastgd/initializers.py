@@ -1,4 +1,15 @@
-"""Initial values of parameters. fan_in and fan_out are the rows and columns of a weight matrix (n_in, n_out)."""
+"""Initial values of parameters. fan_in and fan_out are the inputs and outputs of the layer, the rows and columns of its
+weight matrix (n_in, n_out): its biases have the same.
+
+    zeros, ones
+    glorot_uniform, glorot_normal   variance 2 / (fan_in + fan_out). Glorot & Bengio 2010
+    he_uniform, he_normal           variance 2 / fan_in. He et al. 2015, arXiv:1502.01852
+    lecun_uniform, lecun_normal     variance 1 / fan_in. LeCun et al. 1998
+    torch                           uniform within +-1 / sqrt(fan_in), variance 1 / (3 fan_in): what torch.nn.Linear
+                                    gives its weights and its biases
+    orthogonal(gain=1.0)            orthonormal rows or columns, times gain. Saxe et al. 2014, arXiv:1312.6120
+
+Those that end in _uniform are uniform within +-sqrt(3 variance), those in _normal normal; the mean is 0."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,18 +23,18 @@ from .errors import shown, value_error
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Initializer(Choice):
-    """`values(rng, shape, **parameters)` gives a float64 array of the shape."""
+    """`values(rng, shape, fans, **parameters)` gives a float64 array of the shape; fans: (fan_in, fan_out)."""
 
     values: Callable
 
     __hash__ = Choice.__hash__
 
 
-def _zeros(rng, shape):
+def _zeros(rng, shape, fans):
     return np.zeros(shape)
 
 
-def _ones(rng, shape):
+def _ones(rng, shape, fans):
     return np.ones(shape)
 
 
@@ -35,24 +46,24 @@ def _fan_average(fan_in, fan_out):
     return (fan_in + fan_out) / 2
 
 
-def _uniform(fan, gain, rng, shape):
-    limit = (3 * gain / fan(shape[0], shape[-1])) ** 0.5
+def _uniform(fan, gain, rng, shape, fans):
+    limit = (3 * gain / fan(*fans)) ** 0.5
     return rng.uniform(-limit, limit, shape)
 
 
-def _normal(fan, gain, rng, shape):
-    return rng.normal(0.0, (gain / fan(shape[0], shape[-1])) ** 0.5, shape)
+def _normal(fan, gain, rng, shape, fans):
+    return rng.normal(0.0, (gain / fan(*fans)) ** 0.5, shape)
 
 
-def _orthogonal(rng, shape, gain):
-    """Orthonormal rows or columns, whichever are fewer, times gain. Saxe et al. 2014, arXiv:1312.6120."""
+def _orthogonal(rng, shape, fans, gain):
+    """Orthonormal rows or columns, whichever are fewer, times gain."""
     rows, columns = shape[0], int(np.prod(shape[1:]))
     q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
     q *= np.sign(np.diag(r))
     return gain * (q if rows >= columns else q.T).reshape(shape)
 
 
-def _given(argument, array, rng, shape):
+def _given(argument, array, rng, shape, fans):
     if array.shape != shape:
         raise value_error(argument, f"an array of shape {shape}", shown(array))
     return array
@@ -60,20 +71,21 @@ def _given(argument, array, rng, shape):
 
 zeros = Initializer("zeros", _zeros)
 ones = Initializer("ones", _ones)
-# Variance gain / fan. Glorot & Bengio 2010 (average, 1); He et al. 2015, arXiv:1502.01852 (in, 2); LeCun et al. 1998
-# (in, 1).
+# Variance gain / fan.
 glorot_uniform = Initializer("glorot_uniform", partial(_uniform, _fan_average, 1.0))
 glorot_normal = Initializer("glorot_normal", partial(_normal, _fan_average, 1.0))
 he_uniform = Initializer("he_uniform", partial(_uniform, _fan_in, 2.0))
 he_normal = Initializer("he_normal", partial(_normal, _fan_in, 2.0))
 lecun_uniform = Initializer("lecun_uniform", partial(_uniform, _fan_in, 1.0))
 lecun_normal = Initializer("lecun_normal", partial(_normal, _fan_in, 1.0))
+torch = Initializer("torch", partial(_uniform, _fan_in, 1 / 3))
 orthogonal = Initializer("orthogonal", _orthogonal, parameters={"gain": 1.0}, ranges={"gain": POSITIVE})
 
 INITIALIZERS = {
     i.name: i
     for i in (
-        zeros, ones, glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, orthogonal,
+        zeros, ones, glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, torch,
+        orthogonal,
     )
 }  # fmt: skip
 

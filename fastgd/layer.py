@@ -16,12 +16,14 @@ def layer(kind):
 
 
 class ParameterSpec(typing.NamedTuple):
-    """An array of parameters: its name, shape, initializer, and whether the penalty applies to it."""
+    """An array of parameters: its name, shape, initializer, whether the penalty applies to it, and the initializer's
+    (fan_in, fan_out)."""
 
     name: str
     shape: tuple
     initializer: object
     is_weight: bool
+    fans: tuple
 
 
 class Layer:
@@ -36,7 +38,7 @@ class Layer:
         return n_in
 
     def parameters(self, n_in):
-        """Name, shape, initializer and whether the penalty applies, of every parameter array."""
+        """Name, shape, initializer, whether the penalty applies, and (fan_in, fan_out), of every parameter array."""
         return ()
 
     def statistics(self, n_in):

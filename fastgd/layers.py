@@ -123,8 +123,8 @@ class Dense(ActivatedLayer):
 
     units: int >= 1, the number of outputs.
     activation: a name ("relu", "tanh", ...: `fastgd.activations.ACTIVATIONS`) or an `Activation`.
-    weight_init, bias_init: a name ("glorot_uniform", ...: `fastgd.initializers.INITIALIZERS`), an `Initializer`, or an
-        array of the shape of w or b.
+    weight_init, bias_init: a name ("glorot_uniform", ...: `fastgd.initializers`), an `Initializer`, or an array of the
+        shape of w or b. "torch" for both is what torch.nn.Linear begins with.
 
     Raises TypeError or ValueError that names the argument.
     """
@@ -139,9 +139,10 @@ class Dense(ActivatedLayer):
         return self.units
 
     def parameters(self, n_in):
+        fans = n_in, self.units
         return (
-            ("w", (n_in, self.units), self.weight_init, True),
-            ("b", (self.units,), self.bias_init, False),
+            ("w", (n_in, self.units), self.weight_init, True, fans),
+            ("b", (self.units,), self.bias_init, False, fans),
         )
 
     def forward(self, plan, i, x):

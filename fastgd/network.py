@@ -116,8 +116,8 @@ class Network:
         for name, _, initial in kept:
             self.statistics[name][...] = initial
         views = self.views()
-        for name, shape, initializer, _ in specs:
-            values = initializer.values(rng, shape, **initializer.parameters)
+        for name, shape, initializer, _, fans in specs:
+            values = initializer.values(rng, shape, fans, **initializer.parameters)
             with np.errstate(all="ignore"):
                 views[name][...] = values
             if not np.isfinite(views[name]).all():

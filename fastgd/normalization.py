@@ -216,7 +216,7 @@ class Normalization(ActivatedLayer):
         self.eps = check_number("eps", eps, 0.0, low_open=True)
 
     def parameters(self, n_in):
-        return (("gamma", (n_in,), ones, False), ("beta", (n_in,), zeros, False))
+        return (("gamma", (n_in,), ones, False, (n_in, n_in)), ("beta", (n_in,), zeros, False, (n_in, n_in)))
 
     def backward(self, plan, i, x, dy, is_wanted):
         self.activate_backward(plan, i, dy)

@@ -121,7 +121,7 @@ def test_a_missing_extra_says_what_to_install(module, code, extra, tmp_path):
 
 def test_compiled_modules_of_another_version_are_refused(monkeypatch):
     kernel = fastgd.kernels.sgd_step
-    monkeypatch.setattr(kernel, "slots", (*kernel.slots, "more"))
+    monkeypatch.setattr(kernel, "scalars", (*kernel.scalars, "more"))
     with pytest.raises(ImportError, match="sgd_step.*install it again"):
         kernel.address("cython", "float32")
 
@@ -130,15 +130,16 @@ def test_runner_refuses_tables_of_another_shape():
     from fastgd._plan import Runner
 
     table, other = np.zeros((2, 10), np.int64), np.zeros((2, 4), np.int64)
+    none, pace = np.zeros(0, np.int64), np.zeros(2)
     with pytest.raises(ValueError, match="operations.*10 slots.*4"):
-        Runner(other, total=0, peak=0, bad_gradients=0, row_block=1)
-    runner = Runner(table, total=0, peak=0, bad_gradients=0, row_block=1)
+        Runner(other, none, total=0, peak=0, bad_gradients=0, row_block=1)
+    runner = Runner(table, none, total=0, peak=0, bad_gradients=0, row_block=1)
     with pytest.raises(ValueError, match="stages.*5 slots.*4"):
-        runner.run(other, 1)
+        runner.run(other, 1, 1, pace)
     with pytest.raises(ValueError, match="feeds.*2 slots.*4"):
         runner.prepare(np.zeros((1, 5), np.int64), feeds=other, rows_of_step=table[0], marks=table[0],
                        times=np.zeros(1), losses=np.zeros(1), sums=np.zeros(2), counter=table[0],
-                       steps_between_looks=1)  # fmt: skip
+                       minibatches=table[0], pace=pace, steps_between_looks=1)  # fmt: skip
 
 
 def test_show_config(capsys):

@@ -297,6 +297,39 @@ def test_initializers_have_their_variance(name, kind, variance):
         assert np.abs(w).max() <= (3 * variance) ** 0.5
 
 
+@pytest.mark.parametrize("n_in", [1, 4, 300])
+def test_torch_gives_weights_and_biases_the_bounds_of_torch(n_in, dtype):
+    """kaiming_uniform_(a=sqrt(5)) has the gain sqrt(2 / (1 + a^2)) = sqrt(1 / 3), the bound gain sqrt(3 / fan_in)."""
+    bound, units = (1 / 3) ** 0.5 * (3 / n_in) ** 0.5, 4000
+    views = Network(n_in, [Dense(units, weight_init="torch", bias_init="torch")], loss="mse", dtype=dtype).views()
+    for values in views.values():
+        n = values.size
+        assert 0.999 * bound < np.abs(values).max() <= bound * (1 + 1e-7)
+        assert abs(values.mean(dtype="f8")) < 4 * bound / (3 * n) ** 0.5
+        assert values.var(dtype="f8") == pytest.approx(bound**2 / 3, rel=4 * (0.8 / n) ** 0.5)
+        assert np.histogram(values, 8, (-bound, bound))[0].min() > n / 8 - 4 * (n / 8) ** 0.5
+    w, b = views["w1"], views["b1"]
+    assert not np.array_equal(w[0], b)
+
+
+def test_biases_have_the_fans_of_their_layer():
+    for name, variance in (("he_normal", 2 / 50), ("glorot_uniform", 2 / 8050), ("lecun_uniform", 1 / 50)):
+        b = Network(50, [Dense(8000, bias_init=name)], loss="mse").views()["b1"]
+        assert b.var() == pytest.approx(variance, rel=0.1)
+
+
+def test_torch_is_drawn_by_the_seed_and_saved(tmp_path):
+    layers = [Dense(7, "relu", weight_init="torch", bias_init="torch"), Dense(2, weight_init="torch")]
+    one, same, other = (Network(5, layers, loss="mse", seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.parameters, same.parameters)
+    assert not np.array_equal(one.parameters, other.parameters)
+    assert one.views()["b1"].all()
+    assert not one.views()["b2"].any()
+    one.save(tmp_path / "m")
+    np.testing.assert_array_equal(fastgd.load(tmp_path / "m")[0].parameters, one.parameters)
+    np.testing.assert_array_equal(one.like(seed=4).parameters, other.parameters)
+
+
 def test_like_makes_a_fresh_network(small):
     network, x, y = small
     network.fit(x, y, epochs=2)
