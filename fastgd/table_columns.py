@@ -1,31 +1,35 @@
 """Columns of tables: as numbers or categories, what is learnt of them, and how they are encoded."""
 
 import dataclasses
-import datetime
 import difflib
-import re
 
 import numpy as np
 
 from .errors import shown
 from .samples import scale_of
 from .table_errors import Where, pyarrow_modules
-from .table_text import is_marked, written
+from .table_text import written
+from .table_values import (
+    LONG_TEXT,
+    MISSING,
+    UNKNOWN,
+    as_text,
+    decoded,
+    index_of,
+    is_text,
+    number_of,
+    pieces_of,
+    value_of,
+    words_of,
+)  # fmt: skip
 
 # A column of text more of which are numbers than this is one of numbers, with mistakes in it.
 MOSTLY = 0.5
 # Integer targets of at most so many values are classes, unless told.
 MAX_CLASSES = 20
-# Categories of more letters are not looked for among those that are alike.
-LONG_TEXT = 200
 TASKS = ("auto", "classification", "regression")
 # Squares of larger numbers are not finite.
 LARGEST = 1e150
-# Numbers as text: "1", "-1.50", "1e-3". "007" and "+7" are rather codes, and have no value but themselves.
-NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
-READ_TEXT = "tables.read(path, text=preprocessing.text) has text, or name the column there"
-# In place of the index of a category: of what is missing, of what is unknown.
-MISSING, UNKNOWN = -1, -2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +74,10 @@ class Categories:
         return len(self.values)
 
     def encode(self, column, out, where, unknown):
-        index = _index_of(column, self.values, self.by_value, where)
+        index = index_of(column, self.values, self.by_value, where)
         if unknown == "error" and (index == UNKNOWN).any():
             row = int(np.argmax(index == UNKNOWN))
-            got = _text(column.slice(row, 1), where)[0].as_py()
+            got = as_text(column.slice(row, 1), where)[0].as_py()
             near = difflib.get_close_matches(got, self.values, n=1) if len(got) < LONG_TEXT else []
             hint = f"; did you mean {near[0]!r}?" if near else ""
             others = "unknown='zeros', or --unknown zeros, passes others"
@@ -98,120 +102,16 @@ class Categories:
         return graph.cast(graph.add("Concat", *parts, axis=1), graph.dtype)
 
 
-def _decoded(column):
-    """A column that is stored as a dictionary as one of its values."""
-    kind = column.type
-    return column.cast(kind.value_type) if pyarrow_modules().types.is_dictionary(kind) else column
-
-
-def _text(column, where):
-    """A column as text, in one piece; an empty one is missing. What was read from a file stands as it stood there."""
-    arrow = pyarrow_modules()
-    return _whole(arrow.chunked_array([_text_of(piece, where) for piece in _pieces(column)], arrow.large_string()))
-
-
-def _text_of(piece, where):
-    """`_text` of a pyarrow.Array."""
-    arrow = pyarrow_modules()
-    text = written(piece)
-    if text is False:
-        expected = "at most 65,536 different numbers for categories (or the file read with the column among text=)"
-        raise where.error(expected, "more")
-    try:
-        text = piece.cast(arrow.large_string()) if text is None else arrow.compute.utf8_trim_whitespace(text)
-    except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError):
-        raise where.error("text or numbers for categories", f"{piece.type}") from None
-    present = arrow.compute.and_(piece.is_valid(), arrow.compute.not_equal(text, ""))
-    return arrow.compute.if_else(present, text, arrow.scalar(None, arrow.large_string()))
-
-
-def check_text_is_there(column, field, where):
-    """Raises if the text that the file of this column had, of this field of a schema, is not to be found any more."""
-    if is_marked(field) and any(written(piece) is None for piece in _pieces(column)):
-        expected = f"text as it stands in the file, before rows are copied as filters do ({READ_TEXT})"
-        raise where.error(expected, f"a copy of type {field.type}")
-
-
-def _pieces(column):
-    """The arrays that a column consists of; those that are stored as dictionaries as their values."""
-    column = _decoded(column)
-    return column.chunks if isinstance(column, pyarrow_modules().ChunkedArray) else [column]
-
-
-def _index_of(column, values, by_value, where):
-    """For each row of a column the index of its value among `values`, or MISSING, or UNKNOWN. by_value: whether these
-    are of a column of numbers, truth values or dates. The type that this column happens to have does not count."""
-    exact = {value: i for i, value in enumerate(values)}
-    alike, codes = {}, {}
-    for i, value in enumerate(values):
-        alike.setdefault(_value_of(value), []).append(i)
-        if not by_value and isinstance(_value_of(value), str):  # a number may have been a code
-            codes.setdefault(_number(value), []).append(i)
-    parts = [_index_of_piece(piece, exact, alike, codes, by_value, where) for piece in _pieces(column)]
-    return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
-def _index_of_piece(piece, exact, alike, codes, by_value, where):
-    arrow = pyarrow_modules()
-    text = written(piece)
-    stands = text is not None or is_text(piece.type)  # as text, and not only as a value
-    if not stands or text is False:
-        text = _text_of(piece, where)
-    elif text is None:
-        text = piece.cast(arrow.large_string())
-
-    def index(text, is_missing):
-        found = exact.get(text, exact.get(text.strip())) if stands else None
-        if found is None and (is_missing or not text.strip()):
-            return MISSING
-        if found is None and (by_value or not stands):
-            value = _value_of(text.strip())
-            same = alike.get(value, [])
-            meant = same if stands else same + codes.get(value, [])
-            if len(meant) > 1:
-                names = " and ".join(repr(name) for name in exact if exact[name] in meant)
-                raise where.error(f"text, as {names} are different ones ({READ_TEXT})", f"{text} of type {piece.type}")
-            found = same[0] if same else None
-        return UNKNOWN if found is None else found
-
-    words, word_of = _words(text)
-    found = np.array([[index(word, missing) for word in words] for missing in (False, True)], np.int64).reshape(2, -1)
-    found = np.append(found, [[MISSING], [MISSING]], axis=1)
-    return found[piece.is_null().to_numpy(zero_copy_only=False).astype(np.int64), word_of]
-
-
-def _value_of(text):
-    """What a text stands for: a number, a truth value, a date; itself if it is none of these."""
-    if NUMBER.fullmatch(text):
-        return int(text) if text.lstrip("-").isdecimal() else float(text)
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return text
-
-
-def _whole(column):
-    """A column in one piece."""
-    return column.combine_chunks() if isinstance(column, pyarrow_modules().ChunkedArray) else column
-
-
 def missing(column):
     """How many values of a column are missing."""
-    if not is_text(_decoded(column).type):
+    if not is_text(decoded(column).type):
         return column.null_count
-    return _text(column, Where(None, None)).null_count
+    return as_text(column, Where(None, None)).null_count
 
 
 def _valid(text):
     """Where a column of text is not missing."""
     return text.is_valid().to_numpy(zero_copy_only=False)
-
-
-def is_text(kind):
-    types = pyarrow_modules().types
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _is_number(kind):
@@ -225,9 +125,9 @@ def _is_number(kind):
 def _numbers(column, where, otherwise=""):
     """A column as float64, NaN where it is missing. otherwise: what else a message may advise."""
     arrow = pyarrow_modules()
-    column = _decoded(column)
+    column = decoded(column)
     if is_text(column.type):
-        text = _text(column, where)
+        text = as_text(column, where)
         column = _parsed(text)
         wrong = np.isnan(column) & _valid(text)
         if wrong.any():
@@ -255,22 +155,8 @@ def _check_finite(values, scaled, where):
 
 def _parsed(text):
     """Text as float64, NaN where it is missing or no number."""
-    words, codes = _words(text)
-    return np.array([*map(_number, words), np.nan], np.float64)[codes]
-
-
-def _words(text):
-    """The different values of text, and for each row which of them it is, or their number where it is missing."""
-    encoded = text.dictionary_encode()
-    words = encoded.dictionary.to_pylist()
-    return words, encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
-
-
-def _number(text):
-    try:
-        return np.nan if "_" in text else float(text)
-    except ValueError:
-        return np.nan
+    words, codes = words_of(text)
+    return np.array([*map(number_of, words), np.nan], np.float64)[codes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,7 +174,7 @@ class Target:
 
 
 def learnt_categories(name, column, where, max_categories, told):
-    text = _text(column, where)
+    text = as_text(column, where)
     values = sorted(value for value in text.unique().to_pylist() if value is not None)
     if not told:
         _check_no_numbers(text, where, " (or the column among the categorical ones)")
@@ -297,14 +183,14 @@ def learnt_categories(name, column, where, max_categories, told):
             raise where.error(expected, f"{len(values)} different ones in {len(column)} rows")
     if len(values) > max_categories:
         raise where.error(f"at most {max_categories} categories (or the column left out)", f"{len(values)}")
-    by_value = not is_text(_decoded(column).type) and len(set(map(_value_of, values))) == len(values)
+    by_value = not is_text(decoded(column).type) and len(set(map(value_of, values))) == len(values)
     return Categories(name, tuple(values), by_value)
 
 
 def _check_no_numbers(text, where, otherwise=""):
     """Raises, naming the first that is not, where most of the values of a column of text are numbers."""
     values = [value for value in text.unique().to_pylist() if value is not None]
-    numbers = [value for value in values if not np.isnan(_number(value))]
+    numbers = [value for value in values if not np.isnan(number_of(value))]
     if len(numbers) > MOSTLY * len(values):
         _numbers(text, where, otherwise)
 
@@ -368,16 +254,16 @@ def _labels_of(column):
 
 def _classes(column, where):
     """A target as its values; empty text is missing."""
-    column = _decoded(column)
-    return _text(column, where) if is_text(column.type) else column
+    column = decoded(column)
+    return as_text(column, where) if is_text(column.type) else column
 
 
 def _codes(column, where):
     """A column of integers as text, if that is how it is written: "01"."""
-    if any(written(piece) is None or written(piece) is False for piece in _pieces(column)):
+    if any(written(piece) is None or written(piece) is False for piece in pieces_of(column)):
         return column
-    text = _text(column, where)
-    return text if any(isinstance(_value_of(value), str) for value in text.unique().to_pylist()) else column
+    text = as_text(column, where)
+    return text if any(isinstance(value_of(value), str) for value in text.unique().to_pylist()) else column
 
 
 def _check_present(absent, where):
@@ -396,10 +282,10 @@ def encoded_target(target, column, where):
     kind = type(target.classes[0])
     if kind is int and is_text(column.type):
         _numbers(column, where)  # tells where there is none
-    found = _index_of(column, tuple(map(str, target.classes)), kind is not str, where)
+    found = index_of(column, tuple(map(str, target.classes)), kind is not str, where)
     _check_present(found == MISSING, where)
     if found.min() < 0:
         row = int(np.argmin(found))
-        got = _text(column.slice(row, 1), where)[0].as_py() if kind is str else column[row].as_py()
+        got = as_text(column.slice(row, 1), where)[0].as_py() if kind is str else column[row].as_py()
         raise where.error(f"one of the classes {shown(list(target.classes))}", shown(got), row)
     return found

@@ -22,15 +22,14 @@ from .table_columns import (
     Categories,
     Numbers,
     Target,
-    check_text_is_there,
     encoded_target,
-    is_text,
     learnt_categories,
     learnt_numbers,
     learnt_target,
 )
 from .table_errors import TableError, Where, pyarrow_modules
 from .table_files import as_table, index_columns, read
+from .table_values import check_text_is_there, is_text
 
 __all__ = ["Categories", "Numbers", "Preprocessing", "TableError", "Target", "read"]
 # What the outputs of ONNX models are called: their inputs, which have the names of columns, have others.

@@ -86,6 +86,9 @@ class Counted:
 
     def __iter__(self):
         self.asked += 1
+        return self._give()
+
+    def _give(self):
         for batch in self.batches:
             self.given += 1
             yield batch

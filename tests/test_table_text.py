@@ -34,7 +34,7 @@ def file(tmp_path):
 
 # ---- the types of the first table count
 
-# The column of the first table, that of a new file, and which of the sorted categories its rows are (-1: missing).
+# The column of the first table, that of a new file, and which of the values of the first its rows are (-1: missing).
 WRITTEN = {
     "codes": (["007", "7", "A1", "B1"], ["007", "7", "007"], [0, 1, 0]),
     "codes alone": (["007", "7", "A1", "B1"], ["007"], [0]),
@@ -42,11 +42,13 @@ WRITTEN = {
     "versions": (["1.1", "1.10", "2.0b", "3c"], ["1.10", "1.1"], [1, 0]),
     "one version": (["1.1", "1.10", "2.0b", "3c"], ["1.10", "1.10"], [1, 1]),
     "plus": (["+7", "7", "x", "z"], ["7", "+7"], [1, 0]),
-    "truth": (["True", "False", "maybe"], ["False", "True"], [0, 1]),
+    "truth": (["True", "False", "maybe"], ["False", "True"], [1, 0]),
     "dates": (["2020-01-01", "2020-01-02", "never"], ["2020-01-02"], [1]),
-    "times": (["2020-01-01T10:00", "12:30", "never"], ["2020-01-01T10:00"], [1]),
-    "blanks": (["a", "b", "1"], ["1", "", "NA"], [0, -1, -1]),
-    "large": (["9007199254740993", "9007199254740992", "a", "b"], ["9007199254740993"], [1]),
+    "times": (["2020-01-01T10:00", "12:30", "never"], ["2020-01-01T10:00"], [0]),
+    "blanks": (["a", "b", "1"], ["1", "", "NA"], [2, -1, -1]),
+    "blanks around": (["Oslo", " Oslo", "x"], [" Oslo", "Oslo"], [1, 0]),
+    "blanks around codes": (["007", "7", "x", "z"], [" 007", "7 "], [0, 1]),
+    "large": (["9007199254740993", "9007199254740992", "a", "b"], ["9007199254740993"], [0]),
 }
 
 
@@ -55,7 +57,8 @@ def test_categories_are_what_stands_in_the_file(case, file):
     values, new, expected = WRITTEN[case]
     made = Preprocessing.of(file("c,y\n" + "".join(f"{v},{i % 2}\n" for i, v in enumerate(values))), "y")
     table = file("c,d\n" + "".join(f"{v},0\n" for v in new))
-    onehot = np.vstack([np.eye(len(values)), np.zeros(len(values))])
+    order = sorted(values)
+    onehot = np.vstack([np.eye(len(values))[[order.index(v) for v in values]], np.zeros(len(values))])
     np.testing.assert_array_equal(made.encode(table), onehot[expected])
     np.testing.assert_array_equal(made.encode(table.slice(len(new) - 1).select(["c"])), onehot[expected[-1:]])
     twice = pyarrow.concat_tables([table, table])
