@@ -87,7 +87,6 @@ def describe(network, optimizer):
     _check_known("loss", network.loss_function, LOSSES)
     content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
     content["minibatches"] = network.minibatches
-    content["formulas"] = fingerprint.describe(network, optimizer)
     if network.preprocessing is not None:
         content["preprocessing"] = network.preprocessing.config()
     if optimizer is not None:
@@ -99,6 +98,7 @@ def describe(network, optimizer):
         if config["learning_rate"] is None:
             raise value_error("optimizer", "a learning rate or schedule of fastgd's own to save", repr(optimizer))
         content["optimizer"] = {**config, "minibatches": optimizer.minibatches}
+    content["formulas"] = fingerprint.describe(network, optimizer)
     return content
 
 

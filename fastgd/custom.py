@@ -14,10 +14,12 @@ counted. The parameters are those before the step, but where an update rule rais
 import functools
 import inspect
 import math
+import pickle
 import warnings
 
 import numpy as np
 
+from . import fingerprint
 from .activations import ACTIVATIONS, Activation, slope_backward
 from .errors import check_number, shown, type_error, value_error
 from .kernel import In, InOut, Kernel, Out, kernels
@@ -185,6 +187,17 @@ def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
     def scalars(self, lr, t):
         return lr, *((t,) if timed else ()), *(self.hyper[hyper] for hyper in defaults)
 
+    def __getstate__(self):
+        return {**Optimizer.__getstate__(self), "_formula": fingerprint.of_optimizer(self)}
+
+    def __setstate__(self, state):
+        formula = state.pop("_formula")
+        Optimizer.__setstate__(self, state)
+        if not fingerprint.agree(formula, fingerprint.of_optimizer(self)):
+            raise pickle.UnpicklingError(
+                f"optimizer {function.__name__}: not the rule that was pickled, but another one"
+            )
+
     kind = inspect.Parameter
     signature = [kind("learning_rate", kind.POSITIONAL_OR_KEYWORD, default=learning_rate)]
     signature += [kind(n, kind.KEYWORD_ONLY, default=v) for n, v in {**defaults, "weight_decay": 0.0}.items()]
@@ -201,6 +214,8 @@ def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
             "__init__": __init__,
             "kernel": kernel,
             "scalars": scalars,
+            "__getstate__": __getstate__,
+            "__setstate__": __setstate__,
             "initial": lambda self, slot: initial[slot],
             "rule": staticmethod(function),
         },

@@ -15,6 +15,7 @@ Over 400 lines: each pass is short, and they go through the same statements one 
 
 import inspect
 import operator
+from types import CodeType
 
 import numpy as np
 from numba import types
@@ -133,14 +134,14 @@ class PythonMath(_Pass, FunctionPass):
 @register_pass(mutates_CFG=False, analysis_only=False)
 class DeferredPythonMath(PythonMath):
     """As `PythonMath` of a function that the loop of a kernel calls: it gives its value, and whether Python would have
-    raised before. Where a loop need not end at once, it keeps its lanes. A function with loops of its own raises: they
-    may not end otherwise."""
+    raised before. Where a loop need not end at once, it keeps its lanes. A function with loops of its own raises, as
+    they may not end otherwise, and so does one that may handle it."""
 
     _name = "fastgd_deferred_python_math"
 
     def run_pass(self, state):
         blocks = state.func_ir.blocks
-        self.defers = not compute_cfg_from_blocks(blocks).loops()
+        self.defers = not compute_cfg_from_blocks(blocks).loops() and not _handles(state.func_id.code)
         first = blocks[min(blocks)]
         self.is_bad = first.scope.define(mk_unique_var("$is_bad"), first.loc)
         super().run_pass(state)
@@ -170,6 +171,12 @@ class DeferredPythonMath(PythonMath):
             ir.Assign(ir.Expr.cast(both, loc), cast, loc),
             ir.Return(cast, loc),
         ]
+
+
+def _handles(code):
+    """Whether a code object, or one inside it, has a `try`."""
+    inside = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return bool(code.co_exceptiontable) or any(map(_handles, inside))
 
 
 @register_pass(mutates_CFG=False, analysis_only=False)

@@ -92,6 +92,10 @@ def _cython_bodies(dtype):
     return importlib.import_module(f"._kernels_{variant()}_{dtype}", __package__).bodies
 
 
+def _is_of_package(function):
+    return (function.__module__ or "").startswith(f"{__package__}.")
+
+
 class Kernel:
     """One operation with up to three bodies; see the head of this module.
 
@@ -151,7 +155,7 @@ class Kernel:
                 f"kernel {self.name}: its loop takes {names}, expected {tuple(self.__signature__.parameters)}"
             )
         self.loop_function = function
-        if not (function.__module__ or "").startswith(f"{__package__}."):
+        if not _is_of_package(function):
             self.functions = (function,)
         return self
 
@@ -177,7 +181,7 @@ class Kernel:
         has = {
             "numpy": True,
             "numba": self.has_loop,
-            "cython": self.name in _cython_bodies("float32"),
+            "cython": _is_of_package(self) and self.name in _cython_bodies("float32"),
         }
         return tuple(name for name in BODIES if has[name])
 

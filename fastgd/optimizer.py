@@ -120,6 +120,7 @@ class Optimizer(Stepper):
         self._parts = None
         self._network = None
         self._standalone = None
+        self._asked = None  # (schedule, step, learning rate) of the next step, where it is known already
         self._converter, self.turn = Converter(), Turn("optimizer")
 
     @staticmethod
@@ -253,6 +254,9 @@ class Optimizer(Stepper):
         return np.array(rates)[steps - steps[0]]
 
     def _checked_rate(self, schedule, step):
+        asked, self._asked = self._asked, None
+        if asked is not None and asked[0] is schedule and asked[1] == step:
+            return asked[2]
         value = schedule(step)
         value = value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
         return check_number(f"learning_rate (of step {step + 1})", value, 0.0)
@@ -266,7 +270,9 @@ class Optimizer(Stepper):
 
     def prepare(self, backend, dtype, kinds):
         """Raises what the first step would: before there is a state, or an owner."""
-        self.table(1, dtype, kinds)
+        schedule, step = self.schedule, self.steps
+        rates, *_ = self.table(1, dtype, kinds)
+        self._asked = schedule, step, float(rates[0])  # a function of the user's is asked once for each step
         body = self.update_kernel.choose_body(backend)
         if body != "numpy":
             self.update_kernel.address(body, np.dtype(dtype))  # which compiles it

@@ -11,6 +11,7 @@ import types
 import numpy as np
 
 from ._plan import unchanged
+from .errors import value_error
 
 # Packages whose functions are what they are.
 FIXED = {"numpy", "numba", "fastgd", "math", "builtins"}
@@ -83,7 +84,7 @@ class Reads:
         if function in self._found:
             return
         code, space, names = function.__code__, function.__globals__, sorted(_names(function.__code__))
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        cells = [_contents(*pair) for pair in zip(function.__closure__ or (), code.co_freevars, strict=True)]
         self._found[function] = {name: space[name] for name in names if name in space}, cells
         self._watch(function, "__code__", code, ())
         for name in names:  # also one that is not there: it may come to be, in the place of Python's own
@@ -116,6 +117,14 @@ def _names(code):
     """Every name in a code object and in those inside it: globals, attributes, imports."""
     inside = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return set(code.co_names).union(*map(_names, inside))
+
+
+def _contents(cell, name):
+    """The value of a variable of an enclosing function."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        raise value_error(name, "a value of this variable of an enclosing function", "none") from None
 
 
 def _content(array):

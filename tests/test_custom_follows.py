@@ -123,6 +123,24 @@ def test_closures_are_followed(backend):
     np.testing.assert_allclose(network.predict(np.eye(2)), 36.4 * before, rtol=1e-15)
 
 
+def test_a_variable_without_a_value():
+    factor = 1.0
+
+    @custom.activation(derivative=lambda x: factor)
+    def times(x):
+        return factor * x
+
+    def forget():
+        nonlocal factor
+        del factor
+
+    network = Network(2, [Dense(2, times)], loss="mse")
+    network.predict(np.eye(2))
+    forget()
+    with pytest.raises(ValueError, match="'factor'.*a value"):
+        network.predict(np.eye(2))
+
+
 @pytest.mark.parametrize("backend", ["numpy", "cython"])
 @pytest.mark.parametrize("rule", [by_scale, by_elements])
 def test_each_step_looks(rule, patch, backend):

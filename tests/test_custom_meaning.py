@@ -91,6 +91,14 @@ def unbound(x):
     return s * x
 
 
+def handled(x):
+    try:
+        value = math.log(x)
+    except Exception:
+        value = -1.0
+    return value * x
+
+
 X, N, ROW, HUGE = np.float32(0.3), 7, np.array([0.3, 0.1, -2, 5], np.float32), np.float32(100)
 SAME = {
     "floats": (lambda x: 0.1 * x + 0.7 - x / 3, X),
@@ -143,6 +151,7 @@ SAME = {
     "while": (loop, X),
     "last of a loop": (last, ROW),
     "bound": (unbound, np.float32(2)),
+    "handled": (handled, np.float32(-2)),
     "not a number": (lambda x: math.exp(x), np.float32(np.nan)),
     "infinite": (lambda x: math.exp(x), np.float32(np.inf)),
 }

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import fastgd
 from fastgd import Dense, Network, custom
 from fastgd.activations import ACTIVATIONS
-from fastgd.kernel import kernels
+from fastgd.kernel import In, Kernel, Out, kernels
 from fastgd.losses import LOSSES
 from fastgd.optimizers import OPTIMIZERS
 
@@ -86,6 +87,27 @@ def test_pickles_are_of_the_function_that_a_name_means():
         pickle.loads(dumped)
 
 
+def of_module(p, g, lr=0.1):
+    return p - FACTOR * lr * g
+
+
+FACTOR = 1.0
+
+
+def test_pickled_optimizers_are_of_the_rule_that_a_name_means(monkeypatch):
+    function = of_module
+    made = custom.optimizer(function)
+    monkeypatch.setattr(sys.modules[__name__], "of_module", made)
+    optimizer, p = made(0.5), np.zeros(3)
+    dumped = pickle.dumps(optimizer)
+    for twin in (pickle.loads(dumped), copy.deepcopy(optimizer)):
+        twin.step(p, np.ones(3), backend="numpy")
+    np.testing.assert_array_equal(p, -1.0)
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 2.0)
+    with pytest.raises(pickle.UnpicklingError, match="of_module.*another"):
+        pickle.loads(dumped)
+
+
 @pytest.mark.parametrize("place", ["loss", "layer 1", "optimizer"])
 def test_files_are_of_the_function_that_a_name_means(place, tmp_path):
     define(1.0)
@@ -142,3 +164,14 @@ def test_kernels_of_the_package_keep_their_names():
         custom.activation(mine, derivative=lambda x: 1.0)
     assert kernels.softmax_forward is softmax
     assert "softmax" not in ACTIVATIONS
+
+
+def test_a_kernel_of_a_name_of_the_package_runs_its_own_body():
+    def relu_forward(y: Out("rows", "n"), x: In("rows", "n")):
+        np.multiply(x, 3, out=y)
+
+    mine = Kernel(relu_forward)
+    assert mine.bodies() == ("numpy",)
+    y = np.empty((1, 2))
+    mine.body("numpy")(y, np.ones((1, 2)))
+    np.testing.assert_array_equal(y, 3.0)

@@ -162,7 +162,7 @@ def test_what_makes_an_array_of_itself_does_so_once(use, rows):
 
 
 def test_a_function_of_the_step_is_asked_for_each_step_in_order(rows):
-    """Once before there is a state, too, so that a wrong one is told; and never for steps beyond the epochs."""
+    """Once for each, and never for steps beyond the epochs."""
     asked = []
 
     def rate(step):
@@ -170,4 +170,4 @@ def test_a_function_of_the_step_is_asked_for_each_step_in_order(rows):
         return 0.01
 
     make().fit(*rows, optimizer=Adam(rate), batch_size=10, epochs=3, validation_data=rows)
-    assert asked == [0, *range(30)]
+    assert asked == [*range(30)]

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -255,14 +256,19 @@ def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
 
 
 def test_fit_owns_the_network(rng):
-    """Another call while it trains is refused; the training goes on."""
+    """A call from another thread while it trains is refused; the training goes on."""
     X, y = rng.normal(size=(64, 4)), rng.integers(0, 3, 64)
     network, refused = Network(4, [Dense(3)], loss="softmax_cross_entropy"), []
 
-    def intrude(step):
+    def predict():
         with pytest.raises(RuntimeError, match="in use by another call"):
             network.predict(X)
-        refused.append(step)
+        refused.append(True)
+
+    def intrude(step):
+        other = threading.Thread(target=predict)
+        other.start()
+        other.join()
         return 0.1
 
     history = network.fit(X, y, optimizer=SGD(intrude), epochs=3)
