@@ -11,8 +11,8 @@ cdef struct Dropout:
 cdef void dropout(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const Dropout *a = <const Dropout *>args
     cdef real scale = <real>(1 / (1 - a.rate))
-    cdef uint32_t least = <uint32_t>(a.rate * 4294967296.0)
-    cdef uint64_t start = mixed(<uint64_t>a.key + <uint64_t>a.step * GOLDEN_64), h
+    cdef uint32_t least = share_of_32_bits(a.rate)
+    cdef uint64_t start = mixed(whole(a.key) + whole(a.step) * GOLDEN_64), h
     cdef uint32_t low, high, z
     cdef const real *x
     cdef real *y

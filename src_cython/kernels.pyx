@@ -53,6 +53,8 @@ cdef extern from "elementary.h" nogil:
 cdef extern from "random.h" nogil:
     const uint64_t GOLDEN_64
     const uint32_t GOLDEN
+    uint64_t whole(double x)
+    uint32_t share_of_32_bits(double x)
     uint64_t mixed(uint64_t z)
     uint32_t mixed_32(uint32_t z)
 

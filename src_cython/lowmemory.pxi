@@ -16,7 +16,7 @@ cdef enum:
 
 
 cdef inline uint32_t salt_of(double seed) noexcept nogil:
-    cdef uint32_t z = <uint32_t><int64_t>seed * GOLDEN
+    cdef uint32_t z = <uint32_t>whole(seed) * GOLDEN
     z = (z ^ (z >> 16)) * <uint32_t>MIX
     return z ^ (z >> 13)
 

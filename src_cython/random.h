@@ -8,6 +8,18 @@
 #define GOLDEN_64 UINT64_C(0x9E3779B97F4A7C15)
 #define GOLDEN UINT32_C(0x9E3779B1)
 
+/* A whole number as bits, in two's complement; what has no place in 64 of them is 0. */
+static inline uint64_t whole(double x)
+{
+    return x > -9223372036854775808.0 && x < 9223372036854775808.0 ? (uint64_t)(int64_t)x : 0;
+}
+
+/* A share of 2^32, in [0, 1). */
+static inline uint32_t share_of_32_bits(double x)
+{
+    return x > 0 && x < 1 ? (uint32_t)(x * 4294967296.0) : 0;
+}
+
 /* The mixing of SplitMix64 (Steele, Lea & Flood 2014). */
 static inline uint64_t mixed(uint64_t z)
 {

@@ -1,12 +1,17 @@
 """Long sums in float32: of like terms, which lose digits where they are added one after the other, of any number of
 rows and of columns, by every body. Right is 1e-6."""
 
+import importlib
+import itertools
+
 import numpy as np
 import pytest
 from cases import KERNELS
+from fastgd._plan import call_kernel
 
 import fastgd
-from fastgd import BatchNorm, Dense, LayerNorm, Network
+from fastgd import BatchNorm, Dense, LayerNorm, Network, _cpu
+from fastgd.selfcheck import example
 
 RIGHT = 1e-6
 CONSTANTS = (0.1, 1 / 3, 0.7, 1.0, 1.1, 1.9999999, 3e-5, -123.456)
@@ -180,3 +185,34 @@ def test_standardize_of_many_like_rows():
     np.testing.assert_allclose(layer.shift, exact.mean(axis=0), rtol=1e-12)
     assert layer.scale[0] == 0
     assert layer.scale[1] == pytest.approx(1 / exact[:, 1].std(), rel=1e-9)
+
+
+# ---- the same bits
+
+
+SUMS = [*OVER_ROWS, *OVER_COLUMNS, "softmax_cross_entropy_labels_loss", "layer_norm_forward", "layer_norm_backward"]
+SIZES = [{"rows": 33, "n": 5}, {"rows": 257, "n": 600}, {"rows": 1000, "n": 17}, {"rows": 3, "n": 1100}]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_have_the_same_bits_on_every_instruction_set_and_share(name, sizes, dtype, rng):
+    """Those that fuse products and sums; of the bias, which has no products, all."""
+    kernel = KERNELS[name]
+    variants = [v for v in _cpu.variants() if v != "v2" or name == "dense_backward_bias"]
+    n = sizes["n"]
+    given = example(kernel, {"rows": sizes["rows"], "n": n, "n_out": n, "k": n}, dtype, rng)
+    results = []
+    for variant in variants:
+        bodies = importlib.import_module(f"fastgd._kernels_{variant}_{dtype}").bodies
+        for cuts in ([0, 1], [0, 0.3, 0.5, 1]):
+            arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in given]
+            checked = kernel.check(arguments)[1]
+            record, end = kernel.record(arguments, checked), checked[kernel.range_dim]
+            for begin, stop in itertools.pairwise(int(cut * end) for cut in cuts):
+                if begin < stop:
+                    call_kernel(bodies[name][0], record.ctypes.data, begin, stop)
+            results.append(arguments)
+    for other in results[1:]:
+        for a, b in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
