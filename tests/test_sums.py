@@ -10,7 +10,7 @@ from cases import KERNELS
 from fastgd._plan import call_kernel
 
 import fastgd
-from fastgd import BatchNorm, Dense, LayerNorm, Network, _cpu
+from fastgd import SGD, BatchNorm, Dense, LayerNorm, Network, _cpu
 from fastgd.selfcheck import example
 
 RIGHT = 1e-6
@@ -61,6 +61,28 @@ def test_more_rows_than_float32_can_count(body):
 def test_no_block_loses_digits(body, rng):
     """The worst of thousands of numbers in the longest sum in float32."""
     check_sums("dense_backward_bias", body, like_rows(32, np.append(np.linspace(1, 2, 5000), rng.uniform(1, 2, 5000))))
+
+
+@BODIES
+@pytest.mark.parametrize("rows", [1, 47, 48, 49, 64, 65, 384, 385, 1000, 4608, 4609, 100_003])
+def test_products_summed_over_rows(body, rows, rng):
+    """The gradient of dense weights, for one output and for more."""
+    for n_in, n_out in ((1, 3), (5, 1), (13, 33) if rows < 5000 else (2, 2)):
+        x, dy = rng.uniform(0.1, 1, n_in).astype(np.float32), rng.uniform(-2, -1, n_out).astype(np.float32)
+        dw = np.empty((n_in, n_out), np.float32)
+        KERNELS["dense_backward_weights"].body(body)(dw, np.tile(x, (rows, 1)), np.tile(dy / rows, (rows, 1)))
+        exact = np.outer(x.astype(np.float64), (dy / rows).astype(np.float64)) * rows
+        np.testing.assert_allclose(dw, exact, rtol=RIGHT)
+
+
+def test_the_gradient_of_a_million_like_rows(backend):
+    X, y = np.ones((10**6, 1), np.float32), np.full(10**6, -1.0)
+    network = Network(1, [Dense(1, weight_init="zeros")], loss="mse", backend=backend)
+    loss, gradient = network.loss_and_gradient(X, y)
+    assert loss == pytest.approx(1.0, rel=RIGHT)
+    np.testing.assert_allclose(gradient, [2.0, 2.0], rtol=RIGHT)
+    network.fit(X, y, optimizer=SGD(0.25), batch_size=None, epochs=1)
+    np.testing.assert_allclose(network.parameters, [-0.5, -0.5], rtol=RIGHT)
 
 
 # Of wide rows the loss of each, of like terms: targets 0, or one class.
@@ -190,8 +212,17 @@ def test_standardize_of_many_like_rows():
 # ---- the same bits
 
 
-SUMS = [*OVER_ROWS, *OVER_COLUMNS, "softmax_cross_entropy_labels_loss", "layer_norm_forward", "layer_norm_backward"]
-SIZES = [{"rows": 33, "n": 5}, {"rows": 257, "n": 600}, {"rows": 1000, "n": 17}, {"rows": 3, "n": 1100}]
+SUMS = [
+    *OVER_ROWS,
+    "dense_backward_weights",
+    *OVER_COLUMNS,
+    "softmax_cross_entropy_labels_loss",
+    "layer_norm_forward",
+    "layer_norm_backward",
+]
+SIZES = [
+    {"rows": 33, "n": 5}, {"rows": 257, "n": 600}, {"rows": 1000, "n": 17}, {"rows": 3, "n": 1100}, {"rows": 5000, "n": 1}
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -201,7 +232,7 @@ def test_sums_have_the_same_bits_on_every_instruction_set_and_share(name, sizes,
     kernel = KERNELS[name]
     variants = [v for v in _cpu.variants() if v != "v2" or name == "dense_backward_bias"]
     n = sizes["n"]
-    given = example(kernel, {"rows": sizes["rows"], "n": n, "n_out": n, "k": n}, dtype, rng)
+    given = example(kernel, {"rows": sizes["rows"], "n": n, "n_in": 35, "n_out": n, "k": n}, dtype, rng)
     results = []
     for variant in variants:
         bodies = importlib.import_module(f"fastgd._kernels_{variant}_{dtype}").bodies
