@@ -220,9 +220,7 @@ SUMS = [
     "layer_norm_forward",
     "layer_norm_backward",
 ]
-SIZES = [
-    {"rows": 33, "n": 5}, {"rows": 257, "n": 600}, {"rows": 1000, "n": 17}, {"rows": 3, "n": 1100}, {"rows": 5000, "n": 1}
-]  # fmt: skip
+SIZES = [{"rows": rows, "n": n} for rows, n in ((33, 5), (257, 600), (1000, 17), (3, 1100), (5000, 1))]
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
