@@ -100,10 +100,10 @@ def compile_loop(kernel, dtype):
 
 def _compile(kernel, dtype):
     """Numba's `cfunc` hands the loop its share as views: every array is cut along the dimension that [begin, end) runs
-    over, so the loop has the arguments of the numpy body. Users' functions may raise, which sets the number at `_fault`
-    to 1; Numba by itself would print it and go on."""
+    over, so the loop has the arguments of the numpy body. What is raised, by a user's function or for want of memory,
+    sets the number at `_fault` to 1; Numba by itself would print it and go on."""
     compiler = Compiler(kernel.functions)
-    slots = np.dtype([(name, "f8" if name in kernel.scalars else "i8") for name in kernel.slots])
+    slots = np.dtype([(name, "f8" if name in kernel.scalars else "i8") for name in (*kernel.slots, "_fault")])
     signature = types.void(types.CPointer(numba.from_dtype(slots)), types.int64, types.int64)
     names = {"_pointer": _pointer, "_carray": numba.carray, "_int64": np.int64}
     names["_loop"] = compiler(kernel.loop_for(compiler, dtype))
@@ -128,12 +128,10 @@ def _compile(kernel, dtype):
         "record = _carray(args, 1)[0]",
         *(f"{name} = {value}" for name, value in zip(arguments, values, strict=True)),
     ]
-    call = f"_loop({', '.join(arguments)})"
-    if kernel.functions:
-        lines.append("_fault = _carray(_pointer(record._fault), 1, _int64)")
-        lines += ["try:", f"    {call}", "except Exception:", "    _fault[0] = 1"]
-    else:
-        lines.append(call)
+    lines += [
+        "_fault = _carray(_pointer(record._fault), 1, _int64)",
+        *("try:", f"    _loop({', '.join(arguments)})", "except Exception:", "    _fault[0] = 1"),
+    ]
     source = "\n    ".join(["def entry(args, begin, end):", *lines])
     exec(compile(source, f"<entry of {kernel.name}>", "exec"), names)
     try:

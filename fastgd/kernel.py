@@ -12,9 +12,9 @@ An activation or a link also says how ONNX computes it (`@name.onnx`).
 
 An argument is an array, annotated by its direction and the names of its dimensions, or after all arrays a float.
 A compiled body is `void body(const void *record, int64_t begin, int64_t end)`. The record lists, eight bytes each,
-the addresses of the arrays, the sizes of the dimensions in order of first appearance, and the scalars; in a kernel
-with functions written by users then the address of an int64, which the body sets to 1 when one of them raises. [begin,
-end) is a share of the first dimension of the first array.
+the addresses of the arrays, the sizes of the dimensions in order of first appearance, the scalars, and the address of
+an int64, which a body of Numba's sets to 1 when something in it raises. [begin, end) is a share of the first dimension
+of the first array.
 """
 
 import dataclasses
@@ -121,14 +121,10 @@ class Kernel:
             raise TypeError(f"kernel {self.name}: expected annotated arrays first, then floats, got {annotations}")
         self.dims = tuple(dict.fromkeys(dim for array in self.arrays.values() for dim in array.dims))
         self.range_dim = next(iter(self.arrays.values())).dims[0]
+        self.slots = (*self.arrays, *self.dims, *self.scalars)  # of the record of a compiled body
         self.__doc__ = f"{inspect.cleandoc(reference.__doc__ or self.name)}\n\n{self._contract()}"
         # Shares of the work begin at multiples of this.
         self.grain = max([1, *(array.per for array in self.arrays.values() if array.per)])
-
-    @property
-    def slots(self):
-        """Names of the slots of the record of a compiled body."""
-        return (*self.arrays, *self.dims, *self.scalars, *(["_fault"] if self.functions else []))
 
     def _contract(self):
         """Shapes, precisions and directions of the arguments, and the errors, as text."""
@@ -233,8 +229,8 @@ class Kernel:
         loop = self.numba_loop(dtype) if body == "numba" else None
         record, fault = self.record(arguments, sizes), np.zeros(1, np.int64)
         before = arguments
+        record[-1] = fault.ctypes.data
         if self.functions:
-            record[-1] = fault.ctypes.data
             before = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
         address = self.address(body, dtype) if loop is None else loop.address
         call_kernel(address, record.ctypes.data, 0, sizes[self.range_dim])
@@ -252,11 +248,14 @@ class Kernel:
 
     def raise_again(self, arguments):
         """Raises what a function written by a user has raised in compiled code, by running it in Python."""
-        self.run_reference(arguments)
+        if self.functions:
+            self.run_reference(arguments)
         raise self.fault()
 
     def fault(self):
-        """The error where a function has raised in compiled code, and does not in Python."""
+        """The error where compiled code has raised, and Python does not."""
+        if not self.functions:
+            return MemoryError(f"kernel {self.name}: no memory for what its loop allocates")
         names = ", ".join(repr(function.__name__) for function in self.functions)
         return RuntimeError(
             f"kernel {self.name}: expected {names} to return, got an exception in compiled code that Python does not "
@@ -298,8 +297,9 @@ class Kernel:
         return dtype or DTYPES["float32"], sizes  # without arrays of its precision a kernel is the same in both
 
     def record(self, arguments, sizes):
-        """The record of a compiled body as int64 slots. The caller keeps the arrays alive."""
-        record = np.empty(len(self.slots), np.int64)
+        """The record of a compiled body as int64 slots, the last for the address of an int64 that Numba's sets to 1
+        when it raises. The caller keeps the arrays alive."""
+        record = np.zeros(len(self.slots) + 1, np.int64)
         addresses = [array.ctypes.data for array in arguments[: len(self.arrays)]]
         record[: len(self.arrays) + len(self.dims)] = addresses + [sizes[dim] for dim in self.dims]
         first = len(self.arrays) + len(self.dims)

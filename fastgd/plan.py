@@ -353,6 +353,7 @@ class Plan(Program):
     def raise_fault(self, x, y):
         """Raises what a function written by a user has raised in compiled code on these rows, if one has: by the same
         pass in Python. y None: a forward pass."""
+        self.check_memory()
         failed = next((link for link in self.users_links if link.fault[0]), None)
         if failed is None:
             return

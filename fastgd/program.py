@@ -138,6 +138,7 @@ class Program:
         self.operations, self.ends = [], {}
         self._table = np.zeros((0, 10), np.int64)
         self.runner = None  # None: Python walks
+        self._own_fault = np.zeros(1, np.int64)  # set to 1 when a Numba body of the package raises
         self.users_links = []  # compiled operations that call functions written by users
 
     def add(self, phase, kernel, *arguments, sometimes=False):
@@ -170,12 +171,13 @@ class Program:
             if self.backend != "numpy":
                 self._enter(i, operation)
         links = (link for operation in self.operations for link in operation.links)
-        self.users_links = [link for link in links if link.fault is not None]
+        self.users_links = [link for link in links if link.fault is not None and link.kernel.functions]
 
     def make_runner(self, **places):
         """The native runner over the bound operations; for `places` see there."""
         if self.backend != "numpy":
-            self.faults = np.array([link.fault.ctypes.data for link in self.users_links], np.int64)
+            faults = [*(link.fault for link in self.users_links), self._own_fault]
+            self.faults = np.array([fault.ctypes.data for fault in faults], np.int64)
             self.runner = Runner(self._table, self.faults, **places)
 
     def _bind_link(self, link):
@@ -192,8 +194,8 @@ class Program:
             link.loop = kernel.numba_loop(dtype) if link.body == "numba" else None
             link.address = link.loop.address if link.loop else kernel.address(link.body, dtype)
             link.record = kernel.record(link.arguments, sizes)
-            if kernel.functions:
-                link.fault = np.zeros(1, np.int64)
+            if link.body == "numba":
+                link.fault = np.zeros(1, np.int64) if kernel.functions else self._own_fault
                 link.record[-1] = link.fault.ctypes.data
 
     def _enter(self, i, operation):
@@ -209,7 +211,14 @@ class Program:
             by_rows = operation.is_by_rows
         self._table[i] = address, operation.record.ctypes.data, operation.size, grain, rows, by_rows, -1, 0, 0, 0
 
-    # ---- functions written by users
+    # ---- what compiled code raises
+
+    def check_memory(self):
+        """Raises if a Numba body of the package found no memory."""
+        if self._own_fault[0]:
+            error = MemoryError("no memory for what a loop of the Numba backend allocates")
+            error.add_note(HALF_DONE)
+            raise error
 
     def is_current(self):
         """Whether compiled functions of users still are what they say now: code, globals, closures."""
@@ -224,8 +233,8 @@ class Program:
 
     def failed_update(self):
         """The operation of the update in which a user's rule has raised in compiled code, or None."""
-        operations = (o for o in self._phases["update"] if any(link.fault is not None for link in o.links))
-        return next((o for o in operations if any(link.fault is not None and link.fault[0] for link in o.links)), None)
+        failed = [link for link in self.users_links if link.fault[0]]
+        return next((o for o in self._phases["update"] if any(link in failed for link in o.links)), None)
 
     def raise_in_update(self, operation):
         """Raises what a rule raised, by running it in Python on copies of what it has left."""
@@ -239,7 +248,7 @@ class Program:
                 first = len(link.kernel.arrays) + len(link.kernel.dims)
                 scalars = link.record.view(np.float64)[first : first + len(link.kernel.scalars)]
                 link.kernel.run_reference([*arrays, *scalars.tolist()])
-            raise next(link for link in operation.links if link.fault is not None).kernel.fault()
+            raise next(link for link in operation.links if link in self.users_links).kernel.fault()
         except Exception as error:
             error.add_note(HALF_DONE)
             raise

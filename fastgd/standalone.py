@@ -127,6 +127,7 @@ class Standalone:
 
     def _raise_fault(self, gradients):
         """Raises what a user's rule has raised in compiled code."""
+        self.program.check_memory()
         self._take(gradients)
         try:
             self.program.raise_in_update(self.program.failed_update())

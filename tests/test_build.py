@@ -121,7 +121,7 @@ def test_a_missing_extra_says_what_to_install(module, code, extra, tmp_path):
 
 def test_compiled_modules_of_another_version_are_refused(monkeypatch):
     kernel = fastgd.kernels.sgd_step
-    monkeypatch.setattr(kernel, "scalars", (*kernel.scalars, "more"))
+    monkeypatch.setattr(kernel, "slots", (*kernel.slots, "more"))
     with pytest.raises(ImportError, match="sgd_step.*install it again"):
         kernel.address("cython", "float32")
 
