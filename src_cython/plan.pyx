@@ -449,7 +449,7 @@ def fix_threads(bint is_fixed):
 
 
 def thread_limit():
-    """How many threads pay at the moment; 1 to MAX_THREADS."""
+    """How many threads a team may have at the moment, or a large number."""
     return limit_of_pool()
 
 

@@ -1,7 +1,7 @@
 /* A pool of threads that walk a plan together.
  *
  * team_run(work, context, threads) runs work(context, i, n) for i = 0 .. n - 1 at once, the caller being number 0, and
- * returns when all are done; n is `threads` or fewer (see "How many threads pay"). While one team is at work another
+ * returns when all are done; n is `threads` or fewer (see team_size.h). While one team is at work another
  * caller (a second Python thread with a network of its own) works alone: work(context, 0, 1). Inside, `last_to_arrive`
  * and `release` are a barrier whose last comer may do something alone before all go on:
  *
@@ -13,17 +13,6 @@
  *
  * Work runs with numbers too small to be normal taken as 0, on its own thread and for its own time: a processor needs
  * many times as long for them, and they come by themselves where gradients vanish and averages of them decay.
- *
- * How many threads pay
- *
- * A barrier waits for the slowest thread. Where other processes want the cores, that thread may be off its core for
- * milliseconds, and a team of two takes many times as long as one thread; where steps are short, the way of data from
- * core to core may cost more than the second thread saves. So every team is compared with one of half as many threads
- * (alone, for two): the time of a step against the work in it, which is measured alone now and then. What the team
- * gains is kept as credit, up to CREDIT; when that is used up, also within a step, half of the threads leave. They come
- * back after PATIENCE times the time that was lost, later if that proves too early again and again. So sharing costs
- * at most a part 1 / PATIENCE of the time, whatever other processes do, and on free cores next to nothing is lost.
- * Results do not depend on the number of threads, so it may change between any two stages.
  */
 #ifndef FASTGD_POOL_H
 #define FASTGD_POOL_H
@@ -94,6 +83,8 @@ static void work_flushed(team_work work, void *context, int thread, int threads)
 #include <stdatomic.h>
 #include <string.h>
 
+#include "team_size.h"
+
 #if defined(__x86_64__) || defined(__i386__)
 #define relax() __builtin_ia32_pause()
 #elif defined(__aarch64__)
@@ -105,14 +96,7 @@ static void work_flushed(team_work work, void *context, int thread, int threads)
 enum {
     MAX_THREADS = 256,
     SPIN_TIME = 100000,         /* nanoseconds: longer than a barrier should take, shorter than a burst of steps */
-    SPINS = 32,                 /* between two looks at the clock */
-    WAKING = 150000,            /* nanoseconds that it may cost to wake a team */
-    CREDIT = 4000000,           /* ... and about what is lost when another process has the core of a thread */
-    PATIENCE = 32, MOST_PATIENCE = 256,
-    LONG_REST = 500000000,      /* nanoseconds that more patience than the least may cost */
-    COMPARED = 8, OFTEN = 1024, /* a team's steps after which the work is measured alone, and again after 4 times as
-                                 * many, but at least so often */
-    COMPARED_STEPS = 3          /* ... for so many steps */
+    SPINS = 32                  /* between two looks at the clock */
 };
 
 /* A number that threads wait for to change, on a cache line of its own. */
@@ -130,13 +114,6 @@ static struct {
     pthread_mutex_t busy;           /* held by the caller whose team is at work */
     team_work work;
     void *context;
-    int wanted;                     /* threads asked for */
-    int limit;                      /* threads that pay */
-    int is_fixed;                   /* whether as many as are asked for are taken all the same */
-    int64_t credit, rest;           /* nanoseconds: gained by the team, and to pass before a larger one is tried */
-    int64_t patience;
-    int64_t opened, elapsed;        /* when the barrier last opened; time of the step before the last to arrive */
-    atomic_llong spent;             /* ... and the sum of it over the threads */
     atomic_int cores[MAX_THREADS];  /* on which each thread of the team last was known to be */
     char *scratch[MAX_THREADS];     /* of the workers */
     int started;                    /* workers; number i is thread i + 1 of a team */
@@ -213,10 +190,9 @@ static int last_to_arrive(int thread, int threads)
     if (threads == 1)
         return 1;
     unsigned gate = atomic_load(&pool.gate.value);
-    int64_t taken = nanoseconds_now() - pool.opened;
-    atomic_fetch_add(&pool.spent, taken);
+    int64_t taken = note_arrival();
     if (atomic_fetch_add(&pool.arrived, 1) == (unsigned)threads - 1) {
-        pool.elapsed += taken;
+        team.elapsed += taken;
         return 1;
     }
     watched_wait(&pool.gate, gate, &has_slept);
@@ -230,82 +206,8 @@ static void release(int threads)
     if (threads == 1)
         return;
     atomic_store(&pool.arrived, 0);
-    pool.opened = nanoseconds_now();
+    team.opened = nanoseconds_now();
     watched_set(&pool.gate, atomic_load(&pool.gate.value) + 1);
-}
-
-static void begin_measuring(void)
-{
-    pool.opened = nanoseconds_now();
-    pool.elapsed = 0;
-    atomic_store(&pool.spent, 0);
-}
-
-static int half(int threads) { return threads > 1 ? threads / 2 : 1; }
-
-/* Half of the threads leave for a while. */
-static int shrink(int threads, int64_t rest)
-{
-    pool.limit = half(threads);
-    pool.rest = rest;
-    return 1;
-}
-
-/* ... because the team has used its credit up, and so much more. */
-static int shrink_for(int threads, int64_t lost)
-{
-    int64_t rest, least;
-    lost += WAKING;
-    least = PATIENCE * lost;
-    rest = pool.patience * lost;
-    if (rest > LONG_REST)
-        rest = LONG_REST;
-    if (pool.patience < MOST_PATIENCE)
-        pool.patience *= 2;
-    return shrink(threads, rest > least ? rest : least);
-}
-
-/* Called alone, at the end of a stage of a step of so many rows: whether the team is to be made anew, with another
- * number of threads. pace: nanoseconds of work in a row of such steps, or 0, and how many steps teams have made; the
- * caller keeps it. */
-static int should_regroup(double *pace, double rows, int threads, int step_is_done)
-{
-    if (!step_is_done) {
-        double others = *pace * rows / half(threads);
-        return threads > 1 && *pace > 0 && pool.elapsed > others + pool.credit && shrink_for(threads, pool.elapsed);
-    }
-    if (threads == 1) {
-        int64_t now = nanoseconds_now();
-        double most = 1.125 * pace[0];
-        pool.rest -= now - pool.opened;
-        double work = (double)(now - pool.opened) / rows;
-        pool.opened = now;
-        pace[0] = pace[0] == 0 || work < most ? work : most;
-    } else {
-        double work = (double)atomic_load(&pool.spent) / rows;
-        pace[0] = pace[0] == 0 || work < pace[0] ? work : pace[0];
-        pool.credit += (int64_t)(pace[0] * rows / half(threads)) - pool.elapsed;
-        pool.rest -= pool.elapsed;
-        if (pool.credit < 0)
-            return shrink_for(threads, -pool.credit);
-        if (pool.credit > CREDIT) {
-            pool.credit = CREDIT;
-            pool.patience = PATIENCE;
-        }
-        int64_t steps = (int64_t)++pace[1], power = COMPARED;
-        while (power < steps && power < OFTEN)
-            power *= 4;
-        if (steps % power == 0 && pool.elapsed < CREDIT)
-            return shrink(threads, (int64_t)(COMPARED_STEPS * pace[0] * rows) + 1);
-        pool.elapsed = 0;
-        atomic_store(&pool.spent, 0);
-    }
-    if (threads >= pool.wanted || pool.rest > 0)
-        return 0;
-    pool.limit = 2 * threads < pool.wanted ? 2 * threads : MAX_THREADS;
-    if (pool.credit < WAKING)
-        pool.credit = WAKING;
-    return 1;
 }
 
 static void team_member(int thread, int threads)
@@ -318,6 +220,7 @@ static void team_member(int thread, int threads)
 static void *worker(void *last_job)
 {
     int thread = (int)((unsigned *)last_job - pool.last_job) + 1;
+    int is_new = 1;
     unsigned job = *(unsigned *)last_job;
     scratch = pool.scratch[thread - 1];
     for (;;) {
@@ -326,8 +229,9 @@ static void *worker(void *last_job)
         threads = (int)(job & 255) + 1;
         if (thread >= threads)
             continue;
-        if (has_slept)
+        if (has_slept || is_new)
             settle(thread);
+        is_new = 0;
         team_member(thread, threads);
     }
     return NULL;
@@ -339,9 +243,7 @@ static void pool_reset(void)
     memcpy(kept, pool.scratch, sizeof kept);
     memset(&pool, 0, sizeof pool);
     memcpy(pool.scratch, kept, sizeof kept);
-    pool.limit = MAX_THREADS;
-    pool.patience = PATIENCE;
-    pool.credit = WAKING;
+    team_size_reset();
     pthread_mutex_init(&pool.busy, NULL);
     pthread_mutex_init(&pool.job.mutex, NULL);
     pthread_cond_init(&pool.job.changed, NULL);
@@ -402,10 +304,10 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
         work_flushed(work, context, 0, 1);
         return;
     }
-    *is_watched = !pool.is_fixed;
-    pool.wanted = threads;
-    if (*is_watched && threads > pool.limit)
-        threads = pool.limit;
+    *is_watched = !team.is_fixed;
+    team.wanted = threads;
+    if (*is_watched && threads > team.limit)
+        threads = team.limit;
     threads = start_workers(threads - 1) + 1;
     begin_measuring();
     if (threads == 1) {
@@ -420,9 +322,6 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
     }
     pthread_mutex_unlock(&pool.busy);
 }
-
-static void fix_threads(int is_fixed) { pool.is_fixed = is_fixed; }
-static int thread_limit(void) { return pool.limit; }
 
 #else /* no POSIX threads: every team is its caller alone */
 
