@@ -295,6 +295,8 @@ static int should_regroup(double *pace, double rows, int threads, int step_is_do
         int64_t steps = (int64_t)++pace[1], power = COMPARED;
         while (power < steps && power < OFTEN)
             power *= 4;
+        if (power > OFTEN)
+            power = OFTEN;
         if (steps % power == 0 && pool.elapsed < CREDIT)
             return shrink(threads, (int64_t)(COMPARED_STEPS * pace[0] * rows) + 1);
         pool.elapsed = 0;
