@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from .choice import POSITIVE, Choice, pick
+from .data import check_mapping
 from .errors import shown, value_error
 
 
@@ -94,6 +95,7 @@ def pick_initializer(argument, value):
     """An `Initializer`; an array becomes one that gives that array."""
     if not isinstance(value, np.ndarray):
         return pick(argument, value, INITIALIZERS, Initializer)
+    check_mapping(value)
     if value.dtype.kind not in "biuf" or not np.isfinite(value).all():
         raise value_error(argument, "an array of finite real numbers", shown(value))
     return Initializer("array", partial(_given, argument, value.astype(np.float64)))

@@ -12,6 +12,8 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 BITS_63 = 2.0**63
+# A power of 2 beyond which every float is infinite or 0; it has the 32 bits that Numba gives it.
+LARGEST_SHIFT = 10_000
 
 
 def weak(value, other):
@@ -41,6 +43,39 @@ def _divisor(value, by):
         if by == 0:
             raise ZeroDivisionError("division by zero")
         return by
+
+    return checked
+
+
+def number_divisor(value, by):
+    """`by`, where both are numbers of Python's; raises if it is 0."""
+    return by
+
+
+@overload(number_divisor)
+def _number_divisor(value, by):
+    def checked(value, by):
+        if by == 0:
+            raise ZeroDivisionError("division by zero")
+        return by
+
+    return checked
+
+
+def check_number_power(base, power):
+    """Raises if a power of two numbers of Python's is none, or too large: of two whole numbers `exponent` checks it."""
+
+
+@overload(check_number_power)
+def _check_number_power(base, power):
+    if isinstance(base, types.Integer) and isinstance(power, types.Integer):
+        return lambda base, power: None
+
+    def checked(base, power):
+        v, w = np.float64(base), np.float64(power)
+        value = v**w
+        if (value != value and v == v and w == w) or (abs(value) == np.inf and v - v == 0 and w - w == 0):
+            raise ArithmeticError("a power that is no real number, or too large")
 
     return checked
 
@@ -111,7 +146,14 @@ def _checked_math(function, arity):
     """A function of `math` that gives its value, and whether Python would raise."""
     if function is math.sqrt:  # told from x alone, so that the root of a float32 can be taken as one
         return register_jitable(lambda x: (math.sqrt(np.float64(x)), x < 0))
-    if arity == 1:
+    if function is math.ldexp:
+
+        def checked(x, n):
+            v = np.float64(x)
+            value = math.ldexp(v, min(max(n, -LARGEST_SHIFT), LARGEST_SHIFT))
+            return value, (abs(value) == np.inf) & (v - v == 0)
+
+    elif arity == 1:
 
         def checked(x):
             v = np.float64(x)
@@ -171,6 +213,12 @@ def _whole(function):
     return made
 
 
+@register_jitable
+def as_float(x):
+    """float(x), which Numba leaves in float32."""
+    return np.float64(x)
+
+
 def bound(is_bound):
     """Raises if a local variable that is to be read has no value: Numba would take 0."""
 
@@ -188,13 +236,15 @@ UNARY = (
     "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "degrees", "erf", "erfc", "exp", "expm1", "fabs",
     "gamma", "lgamma", "log", "log10", "log1p", "log2", "radians", "sin", "sinh", "sqrt", "tan", "tanh",
 )  # fmt: skip
-BINARY = ("atan2", "copysign", "fmod", "hypot", "pow")
+BINARY = ("atan2", "copysign", "fmod", "hypot", "ldexp", "pow")
 CHECKED = {
     (getattr(math, name), arity): _checked_math(getattr(math, name), arity)
     for names, arity in ((UNARY, 1), (BINARY, 2))
     for name in names
 }
 RAISING = {key: _raising(checked, key[1]) for key, checked in CHECKED.items()}
-WHOLE = {function: _whole(function) for function in (int, round, math.floor, math.ceil, math.trunc)}
+# What takes the place of functions of one argument that make numbers of Python's.
+CONVERSIONS = {float: as_float}
+CONVERSIONS |= {function: _whole(function) for function in (int, round, math.floor, math.ceil, math.trunc)}
 # Of functions that were put in, those that give numbers of Python's.
-NUMBERS = {*RAISING.values(), *WHOLE.values()}
+NUMBERS = {*RAISING.values(), *CONVERSIONS.values()}

@@ -2,13 +2,14 @@
 
 A number of Python's takes the precision of the float32 that it meets (NumPy Enhancement Proposal 50): 0.1 x has the
 bits of numpy's, and as many lanes as x. Numba would take both to float64. Functions of `math` compute in float64 and
-raise outside their domain; so does the division of whole numbers by 0, and a local variable that has no value; powers
-of whole numbers to negative ones are fractions. The passes below see to that in Numba's representation of the function
-in hand, whose source nobody reads; what they put in stands in jit_checks.py. What would silently be something else is
-refused.
+raise outside their domain; so does the division of two numbers of Python's by 0, their power that is too large or no
+real number, and a local variable that has no value; powers of whole numbers to negative ones are fractions. The passes
+below see to that in Numba's representation of the function in hand, whose source nobody reads; what they put in stands
+in jit_checks.py. What would silently be something else is refused.
 
-What is left to differ: sums of a variable and a constant near 2^63; 0.0 / 0.0 of two floats of Python's, NaN here;
-shifts by negative numbers; random numbers, which are Numba's own.
+What is left to differ: sums of a variable and a constant near 2^63; divisions by 0 of floats of Python's that another
+of the user's functions is given as arguments, infinite or NaN here; shifts by negative numbers; random numbers, which
+are Numba's own.
 
 Over 400 lines: each pass is short, and they go through the same statements one after the other.
 """
@@ -28,7 +29,20 @@ from numba.core.ir_utils import build_definitions, get_definition, guard, mk_uni
 from numba.core.typed_passes import NopythonTypeInference
 from numba.core.untyped_passes import ReconstructSSA
 
-from .jit_checks import CHECKED, NUMBERS, RAISING, WHOLE, WITHIN, bound, divisor, exponent, inverse_power, weak
+from .jit_checks import (
+    CHECKED,
+    CONVERSIONS,
+    NUMBERS,
+    RAISING,
+    WITHIN,
+    bound,
+    check_number_power,
+    divisor,
+    exponent,
+    inverse_power,
+    number_divisor,
+    weak,
+)
 
 ARITHMETIC = {operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow}
 ORDER = {operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne}
@@ -103,7 +117,7 @@ def _hashable(function):
 
 @register_pass(mutates_CFG=False, analysis_only=False)
 class PythonMath(_Pass, FunctionPass):
-    """Functions of `math` compute in float64 and raise, as Python's do; so do those that make whole numbers."""
+    """Functions of `math` compute in float64 and raise, as Python's do; so do those that make numbers of Python's."""
 
     _name = "fastgd_python_math"
 
@@ -115,7 +129,7 @@ class PythonMath(_Pass, FunctionPass):
             if not isinstance(value, ir.Expr) or value.op != "call" or value.kws or value.vararg is not None:
                 return value
             function = _hashable(editor.function_of(value))
-            made = RAISING.get((function, len(value.args))) or (len(value.args) == 1 and WHOLE.get(function))
+            made = RAISING.get((function, len(value.args))) or (len(value.args) == 1 and CONVERSIONS.get(function))
             if made:
                 return self.called(editor, made, (function, len(value.args)), statement)
             if function is pow and len(value.args) == 2:
@@ -262,7 +276,10 @@ class PythonNumbers(_Pass, FunctionPass):
                 return ir.Const(result, value.loc)
         left, right = (side.name in self.numbers for side in (value.lhs, value.rhs))
         if function in DIVISIONS and not known[1]:
-            value.rhs = self.editor.call(divisor, (value.lhs, value.rhs), statement)
+            checked = number_divisor if left and right else divisor
+            value.rhs = self.editor.call(checked, (value.lhs, value.rhs), statement)
+        if function is operator.pow and left and right:
+            self.editor.call(check_number_power, (value.lhs, value.rhs), statement)
         if function is operator.mul or (function in WITHIN and known == [None, None]):
             value.rhs = self.editor.call(WITHIN[function], (value.lhs, value.rhs), statement)
         if function is operator.pow:

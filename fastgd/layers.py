@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .data import check_mapping
 from .errors import check_integer, shown, value_error
 from .initializers import pick_initializer
 from .kernel import In, Out, kernel
@@ -251,6 +252,7 @@ class Standardize(Layer):
 def _numbers(name, values):
     """A number, or a list of them, as an array of float64."""
     array = np.asarray(values)
+    check_mapping(array)
     if array.ndim > 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all() or not array.size:
         raise value_error(name, "a finite number, or one for each feature", shown(values))
     return array.astype(np.float64)

@@ -88,7 +88,8 @@ class Network:
         self.epochs, self.history, self._preprocessing = 0, None, None
         self.counter = np.zeros(1, np.int64)  # of minibatches, on which the native runner counts
         self._quick_step = _not_ready
-        self._last_loss, self._totals = None, None  # of the last step; of the steps that are being run
+        self._last_loss, self._last_rate = None, None  # of the last step; the rate not if it was a quick one
+        self._totals = None  # of the steps that are being run
         self._drop_plan()
         self._turn = Turn("network")
 
@@ -381,7 +382,7 @@ class Network:
                 return s
             elif status == TOLD_TO_STOP or (tell is not None and tell(s)):
                 break
-        self._last_loss, self._totals = steps.totals.item(s - 1), None
+        self._last_loss, self._last_rate, self._totals = steps.totals.item(s - 1), steps.rates.item(s - 1), None
         return None
 
     def _failure(self, steps, s, optimizer, epoch=None):

@@ -87,6 +87,7 @@ class Reads:
         cells = [_contents(*pair) for pair in zip(function.__closure__ or (), code.co_freevars, strict=True)]
         self._found[function] = {name: space[name] for name in names if name in space}, cells
         self._watch(function, "__code__", code, ())
+        self._watch(function, "__defaults__", function.__defaults__, names)
         for name in names:  # also one that is not there: it may come to be, in the place of Python's own
             self._watch(space, name, space.get(name), names)
         for cell, value in zip(function.__closure__ or (), cells, strict=True):

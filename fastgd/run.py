@@ -22,6 +22,7 @@ from .errors import check_integer, check_number, shown, value_error
 from .history import History, why
 from .interrupts import held
 from .sampling import Stream
+from .schedules import Schedule
 
 # After how long a run that is asked for it saves itself.
 SAVE_SECONDS = 60
@@ -58,6 +59,7 @@ class Run:
         self._first_epoch = 0
         self.first_row, self.first_epoch = 0, 0  # of those done when this call began, if it goes on with a run
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
+        self._last_rate = None  # see _keep_rate
         # Steps that are laid out, how many of them and of their epochs are booked, and the minibatches before; epochs
         # whose end has been attended to.
         self._piece, self._booked, self._ended, self._base, self._attended = None, 0, 0, 0, 0
@@ -88,6 +90,8 @@ class Run:
         """Of the last update."""
         if self._booked:
             return float(self._piece.rates[self._booked - 1])
+        if self._last_rate is not None:
+            return self._last_rate
         return float(self._optimizer.schedule(max(self._optimizer.steps - 1, 0)))
 
     @property
@@ -192,11 +196,16 @@ class Run:
             # All of this or nothing, as in `_book`; below, too.
             self._piece, self._base, self._ends, self._end_rates = piece, base, ends, rates
             self._go_through_piece()
-            place, loss = source.place_after(piece.ends, self._booked), self.loss
+            place, loss, rate = source.place_after(piece.ends, self._booked), self.loss, self.learning_rate
             source.epoch, source.position = place
             self._piece, self._booked, self._ended, self._last_loss = None, 0, 0, loss
+            self._keep_rate(rate)
         if self._network._plan is not None:
             self._network._plan.release()
+
+    def _keep_rate(self, rate):
+        """Keeps the rate of the last step if it came of a function of the user's, which is asked for no step twice."""
+        self._last_rate = None if isinstance(self._optimizer.schedule, Schedule) else rate
 
     def _plan(self):
         """The network's plan with the optimizer in use; a callback may have used the network for something else."""
@@ -327,6 +336,7 @@ class Run:
         update = (self._base + 1) // every - self._base // every
         self._sums += self._rows_now * loss, self._rows_now
         self._last_loss, self._rows_now = loss, None
+        self._keep_rate(self._network._last_rate)
         self.step += 1
         self._source.position += 1
         self._history.steps += update

@@ -18,7 +18,7 @@ try:
     from sklearn.utils.class_weight import compute_sample_weight
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
-    from sklearn.utils.validation import validate_data
+    from sklearn.utils.validation import validate_data  # noqa: F401  which older versions do not have
 except ImportError as error:
     raise ImportError("fastgd.sklearn needs scikit-learn, 1.7 or newer: pip install 'fastgd[sklearn]'") from error
 
@@ -112,9 +112,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     def _encoded(self, X, y, *, incremental, reset):
         """X, labels as columns of bool, what the rows count by their classes, and the output activation."""
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", multi_output=True, dtype=(np.float64, np.float32), order="C", reset=reset
-        )
+        X, y = self._validated(X, y, multi_output=True, dtype=(np.float64, np.float32), order="C", reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_classification_targets(y)
@@ -245,10 +243,9 @@ class MLPRegressor(RegressorMixin, Perceptron):
     def _encoded(self, X, y, *, incremental, reset):
         """X, y as columns, no factor of the rows, and the output activation."""
         out_activation = choose("loss", self.loss, {"squared_error": "identity", "poisson": "exp"})
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", multi_output=True, y_numeric=True, dtype=(np.float64, np.float32),
-            order="C", reset=reset,
-        )  # fmt: skip
+        X, y = self._validated(
+            X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), order="C", reset=reset
+        )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return dense_if_small(X), y.reshape(len(y), -1), None, out_activation

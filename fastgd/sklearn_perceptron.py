@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ._plan import WaitingTurn
 from .activations import ACTIVATIONS, Activation, sigmoid
 from .choice import AT_LEAST_ZERO, POSITIVE, pick
-from .data import RowReader
+from .data import RowReader, check_mapping
 from .dropout import Dropout
 from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, value_error
 from .layers import Dense
@@ -341,11 +341,18 @@ class Perceptron(BaseEstimator):
         with self._turn:
             return self._make_network(self.coefs_[0].dtype)
 
+    def _validated(self, *arrays, **options):
+        """scikit-learn's checks of X, or of X and y, which look at every number."""
+        for array in arrays:
+            if isinstance(array, np.ndarray):
+                check_mapping(array)
+        return validate_data(self, *arrays, accept_sparse="csr", **options)
+
     def _predictions(self, X, finish):
         """finish(predictions): those of the network for rows of X, (rows, n_outputs), with the parameters that are in
         `coefs_`."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", reset=False)
+        X = self._validated(X, reset=False)
         with self._turn:
             network = self._network_in_use()
             self._give_parameters(network)

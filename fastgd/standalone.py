@@ -7,6 +7,7 @@ import typing
 import numpy as np
 
 from ._plan import QuickUpdate, StepOfPython
+from .data import check_mapping
 from .errors import choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
 from .program import UPDATE_PHASES, UPDATE_WALK, Operation, Program
@@ -181,6 +182,8 @@ class Converter:
             else:
                 arrays.append(_as_numpy(argument if single else f"{argument}[{i}]", value))
                 new = True
+            if isinstance(value, np.memmap):
+                check_mapping(value)
         if remember and new:
             self._known = [(value, _tensor_layout(value), array) for value, array in zip(values, arrays, strict=True)]
         if remember:
@@ -231,6 +234,7 @@ def check_arrays(argument, arrays, single, writable):
         name = argument if single else f"{argument}[{i}]"
         if str(array.dtype) not in DTYPES:
             raise type_error(name, "a float32 or float64 array", shown(array))
+        check_mapping(array)
         if not (array.flags.c_contiguous and array.flags.aligned):
             raise value_error(name, "a C-contiguous, aligned array", f"strides {array.strides}")
         if writable and not array.flags.writeable:

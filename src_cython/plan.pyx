@@ -286,7 +286,7 @@ cdef void walk_steps(void *context, int thread, int threads) noexcept nogil:
     cdef const Stage *stage
     cdef int64_t s, rows
     cdef bint is_last
-    while e.step < e.end and e.status == DONE and not e.regroup:
+    while not e.regroup and e.step < e.end and e.status == DONE:
         rows = e.rows
         for s in range(e.n_stages):
             stage = &e.stages[s]
@@ -304,12 +304,12 @@ cdef void walk_steps(void *context, int thread, int threads) noexcept nogil:
                 if e.is_watched and not e.regroup:
                     e.regroup = should_regroup(e.pace, max(rows, 1), threads, is_last)
                 release(threads)
-            if e.status != DONE:
-                return
-            if e.regroup:
+            if e.regroup:       # looked at first: the first thread, which goes on alone, may change the status
                 if thread > 0:
                     return
                 threads = 1
+            if e.status != DONE:
+                return
 
 
 cdef void run_steps(Engine *e, int threads) noexcept nogil:

@@ -65,6 +65,11 @@ def test_learning_rates_ask_the_network(task):
     np.testing.assert_array_equal(network.parameters, twin.parameters)
     assert history.learning_rate == rates[2::3]
 
+    asked, optimizer = [], SGD(lambda step: asked.append(0.1 * network.loss(x, y)) or asked[-1])
+    history = network.fit([(x[:20], y[:20]), (x[20:], y[20:])], optimizer=optimizer, epochs=3)
+    assert history.learning_rate == asked[1::2]
+    assert len(asked) == 6
+
 
 def _parts(epoch):
     order = fastgd.data.epoch_order(40, 0, epoch, True)

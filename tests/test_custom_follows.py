@@ -20,8 +20,8 @@ def doubled(v):
     return v * 2.0
 
 
-def through(v):
-    return doubled(v)
+def through(v, factor=1.0):
+    return factor * doubled(v)
 
 
 def settings():
@@ -67,6 +67,7 @@ CHANGES = {
     "tuple": (lambda patch, own: patch.setattr(own, "FACTORS", (4.0, 5.0)), 4.0),
     "of a module": (lambda patch, own: patch.setattr(SETTINGS, "RATE", 6.0), 6.0),
     "function": (lambda patch, own: patch.setattr(own, "doubled", lambda v: v * 16.0), 8.0),
+    "default value": (lambda patch, own: patch.setattr(through, "__defaults__", (7.0,)), 7.0),
     "code": (lambda patch, own: patch.setattr(reads, "__code__", reads_nothing.__code__), 1.0),
 }
 

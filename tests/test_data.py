@@ -187,6 +187,10 @@ def test_a_file_that_became_shorter_is_an_error(tmp_path):
         lambda x: network.loss_and_gradient(x, y),
         lambda x: list(fastgd.minibatches(x, y, 100)),
         lambda x: Standardize.of(x),
+        lambda x: Standardize(x[-1]),
+        lambda x: fastgd.SGD(0.1).step(X.copy(), x),
+        lambda x: fastgd.SGD(0.1).step([X.copy()], [np.asarray(x)]),
+        lambda x: fastgd.Network(5000, [Dense(4, weight_init=x)], loss="mse"),
         lambda x: RowReader(x[:, 1:]).take(np.arange(5000)),
         lambda x: RowReader(x.T).take(np.array([3])),
     )
@@ -200,6 +204,13 @@ def test_a_file_that_became_shorter_is_an_error(tmp_path):
     x = np.load(path, mmap_mode="r")
     with pytest.raises(OSError, match="mapped"):
         network.fit(x, y, epochs=60, batch_size=500, callbacks=[lambda run: os.truncate(path, 4096)])
+    np.save(path, X)
+    x, optimizer = np.load(path, mmap_mode="r+"), fastgd.SGD(0.1)
+    for _ in range(3):
+        optimizer.step(x, X)
+    os.truncate(path, 4096)
+    with pytest.raises(OSError, match="file of a mapped array"):
+        optimizer.step(x, X)
     np.save(path, y)
     mapped = np.load(path, mmap_mode="r")
     assert network.fit(X, mapped, epochs=2, callbacks=[lambda run: os.truncate(path, 99)]).stopped == "epochs"

@@ -211,7 +211,7 @@ def test_a_fork_waits_for_a_compilation():
 
 
 def test_a_fork_waits_for_a_progress_bar(rng):
-    lock = fastgd.callbacks.bar_class().get_lock()
+    lock = fastgd.callbacks._bar_class().get_lock()
     held, release = threading.Event(), threading.Event()
 
     def draw():

@@ -171,3 +171,10 @@ def test_a_function_of_the_step_is_asked_for_each_step_in_order(rows):
 
     make().fit(*rows, optimizer=Adam(rate), batch_size=10, epochs=3, validation_data=rows)
     assert asked == [*range(30)]
+    for callbacks, progress in (([lambda run: run.learning_rate], False), ([], True)):
+        asked.clear()
+        make().fit(*rows, optimizer=Adam(rate), batch_size=10, epochs=3, callbacks=callbacks, progress=progress)
+        assert asked == [*range(30)]
+    asked.clear()
+    make().fit([rows, rows], optimizer=Adam(rate), epochs=3, callbacks=[lambda run: run.learning_rate])
+    assert asked == [*range(6)]

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import os
 import pickle
 import threading
 import warnings
@@ -380,3 +381,16 @@ def test_early_stopping_before_the_first_score_keeps_the_first_weights():
     with pytest.warns(ConvergenceWarning, match="best parameters"):
         ours.fit(10 * X, 10 * X[:, 0])
     assert np.abs(ours.coefs_[0]).max() < 1
+
+
+def test_a_mapped_file_that_became_shorter_is_an_error(tmp_path, rng):
+    path, X = tmp_path / "x.npy", rng.normal(size=(2000, 4))
+    estimator = MLPRegressor(hidden_layer_sizes=(2,), solver="SGD", max_iter=1, tol=0)
+    with pytest.warns(ConvergenceWarning):
+        estimator.fit(X[:50], X[:50, 0])
+    for use in (estimator.predict, lambda x: estimator.fit(x, X[:, 0]), lambda x: estimator.partial_fit(X, x[:, 0])):
+        np.save(path, X)
+        mapped = np.load(path, mmap_mode="r")
+        os.truncate(path, 4096)
+        with pytest.raises(OSError, match="file of a mapped array"):
+            use(mapped)
