@@ -7,7 +7,7 @@ import weakref
 
 import numpy as np
 
-from ._plan import fill_shuffled, read_rows
+from ._plan import fill_shuffled, open_to_read, read_rows
 from .errors import check_flag, check_integer, shown, type_error, value_error
 from .kernel import In, InOut, Out, kernel
 
@@ -161,11 +161,11 @@ class RowReader:
         if mapping is None or mapping.mode == "c" or mapping.filename is None or not row_is_whole:
             return
         try:
-            file = os.open(mapping.filename, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
+            file = open_to_read(mapping.filename)  # it may be a pipe
         except OSError:
             return
-        close = weakref.finalize(self, os.close, file)
-        self._offset = _offset_in_file(x, file)
+        close = weakref.finalize(self, file.close)
+        self._offset = _offset_in_file(x, file.fileno())
         if self._offset is None:
             close()
         else:
@@ -173,7 +173,7 @@ class RowReader:
 
     def _read(self, index, out=None):
         rows = np.empty((len(index), self.x.shape[1]), self.x.dtype) if out is None else out
-        read_rows(self._file, self._offset, self.x.strides[0], index, rows.view(np.uint8))
+        read_rows(self._file.fileno(), self._offset, self.x.strides[0], index, rows.view(np.uint8))
         return rows
 
     def take(self, index, out=None):
@@ -199,19 +199,16 @@ def _offset_in_file(x, file):
     """Where the first element of a mapped array lies in its file, if that is the open one, or None if it is not, or if
     the system does not tell. It knows mappings by address, so one of the open file is made to compare."""
     try:
-        with mmap.mmap(file, 1, access=mmap.ACCESS_READ) as other:
-            at = np.frombuffer(other, np.uint8)
-            address = at.ctypes.data
-            del at  # or `other` could not be closed
-            with open("/proc/self/maps", "rb") as maps:
-                ranges = [line.split(maxsplit=5)[:5] for line in maps]
+        other = np.frombuffer(mmap.mmap(file, 1, access=mmap.ACCESS_READ), np.uint8)  # is closed with the array
+        with open("/proc/self/maps", "rb") as maps:
+            ranges = [line.split(maxsplit=5)[:5] for line in maps]
     except (OSError, ValueError):
         return None
     low, high = np.lib.array_utils.byte_bounds(x)
     found = {}
     for range_, mode, offset, device, inode in ranges:
         start, stop = (int(bound, 16) for bound in range_.split(b"-"))
-        for name, at in (("x", low), ("file", address)):
+        for name, at in (("x", low), ("file", other.ctypes.data)):
             if start <= at < stop:
                 found[name] = device, inode
                 if name == "x" and (high > stop or not mode.endswith(b"s") or inode == b"0"):

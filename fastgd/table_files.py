@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
 import stat
 
+from ._plan import open_to_read
 from .errors import shown, type_error, value_error
 from .table_errors import TableError, pyarrow_modules
 from .table_text import read_csv
@@ -32,17 +34,18 @@ def ending(path):
 def open_file(path):
     """Context of a file that is open for reading its bytes. Raises TableError unless it is a regular file: a pipe that
     nobody writes to would keep its reader waiting for ever."""
-    opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        kind = os.fstat(opened).st_mode
+        opened = open_to_read(path)
+    except IsADirectoryError:
+        raise TableError(path, None, None, "a regular file", "a folder") from None
+    with opened:
+        kind = os.fstat(opened.fileno()).st_mode
         if not stat.S_ISREG(kind):
-            kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"))
+            kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"))
             got = next((name for is_kind, name in kinds if is_kind(kind)), "something else")
             raise TableError(path, None, None, "a regular file", got)
-        with open(opened, "rb", closefd=False) as file:
+        with io.BufferedReader(opened) as file:
             yield file
-    finally:
-        os.close(opened)
 
 
 def read(path, *, text=(), delimiter=None):

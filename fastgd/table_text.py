@@ -5,7 +5,6 @@ depends on the table that a network was trained on. So what `read_csv` returns r
 column is a buffer of memory, and while this lives, in any table or slice, `written` finds the text of its values."""
 
 import contextlib
-import os
 import weakref
 
 from .errors import shown
@@ -150,7 +149,7 @@ def _bytes_of(path, file):
 def _stream(path, file):
     """Context of the file from its beginning, for pyarrow, which closes what it has read."""
     arrow = pyarrow_modules()
-    with open(os.dup(file.fileno()), "rb") as again:
+    with open(file.fileno(), "rb", closefd=False) as again:
         again.seek(0)
         yield arrow.CompressedInputStream(again, "gzip") if _is_gzip(path) else arrow.PythonFile(again)
 

@@ -13,6 +13,7 @@ from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 import os
+from io import FileIO
 from threading import Lock
 from time import sleep
 
@@ -488,6 +489,18 @@ def sync_folder(folder):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_to_read(path):
+    """A file, of whatever kind, as an io.FileIO; a pipe is not waited for. In C, so that a signal cannot fall between
+    opening it and the object that closes it. Raises OSError."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        return FileIO(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 include "turn.pxi"

@@ -363,3 +363,40 @@ def test_standardize_is_saved(tmp_path, rng):
     loaded, _ = fastgd.load(tmp_path / "m")
     np.testing.assert_array_equal(loaded.predict(X), network.predict(X))
     assert repr(loaded.layers) == repr(network.layers)
+
+
+INTERRUPTED = """
+import gc, os, random, signal, sys, time
+import numpy as np
+from fastgd.data import RowReader
+from fastgd.table_files import open_file
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+np.save("x.npy", np.ones((500, 3)))
+mapped = np.load("x.npy", mmap_mode="r")
+signal.signal(signal.SIGALRM, interrupt)
+before, end = len(os.listdir("/proc/self/fd")), time.monotonic() + 1
+while time.monotonic() < end:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 20e-6 + random.random() * 150e-6)
+        with open_file("x.npy"):
+            pass
+        RowReader(mapped)
+        while True:
+            pass
+    except KeyboardInterrupt:
+        pass
+gc.collect()
+print(len(os.listdir("/proc/self/fd")) - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts open files as Linux shows them")
+def test_interrupts_leave_no_file_open(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", INTERRUPTED]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "0\n", done.stderr
