@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from . import callbacks, tables
-from .checkpoint import check_path, description, load, load_described, replace_file
+from .checkpoint import check_file, check_path, description, load, load_described, replace_file
 from .config import show_config
 from .data import check_batch_size
 from .datasets import data_of_model, data_to_train, ending, names_in
@@ -111,7 +111,7 @@ def _outputs(arguments):
     """Where the model goes, and where the loss curve, or None; what is wrong with them shows before the training."""
     stem = os.path.basename(arguments.data)
     stem = stem[: len(stem) - len(ending(stem) or "")]
-    save = check_path(f"{stem}.safetensors" if arguments.save is None else arguments.save, "--save")
+    save = check_file(f"{stem}.safetensors" if arguments.save is None else arguments.save, "--save")
     if os.path.isfile(save) and not (arguments.resume or arguments.overwrite):
         expected = "a new file (or --overwrite to replace it, or --resume to go on with the run in it)"
         raise value_error("--save", expected, repr(save))
@@ -120,7 +120,7 @@ def _outputs(arguments):
         plot = "digits.png"
     _check_plot(plot)
     if arguments.log:
-        check_path(arguments.log, "--log")
+        check_file(arguments.log, "--log")
     _check_different({"DATA": arguments.data, "--save": save, "--plot": plot, "--log": arguments.log})
     return save, plot
 
@@ -332,7 +332,7 @@ def info(arguments):
 
 def export(arguments):
     """`fastgd export`: writes a model as ONNX."""
-    check_path(arguments.output, "FILE")
+    check_file(arguments.output, "FILE")
     _check_different({"MODEL": arguments.model, "FILE": arguments.output})
     network, _ = load(arguments.model)
     network.to_onnx(arguments.output, unknown=arguments.unknown)

@@ -286,7 +286,7 @@ class Perceptron(BaseEstimator):
                 chance = any(rate for _, _, rate in hidden)
                 self._seed = int(random_state.randint(2**31)) if chance else 0
             network = self._make_network(self.coefs_[0].dtype, self.alpha, self._seed)
-            network.counter[0] = self._minibatches  # what is dropped is not what was dropped before
+            network.counter[0] = getattr(self, "_minibatches", 0)  # what is dropped is not what was dropped before
             self._kept = network, made_of
             # A copy is free to drive another network.
             self._optimizer = copy.deepcopy(self._optimizer) if goes_on else self._new_optimizer()

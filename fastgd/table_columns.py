@@ -14,6 +14,7 @@ from .table_values import (
     MISSING,
     UNKNOWN,
     as_text,
+    check_encoding,
     decoded,
     index_of,
     is_text,
@@ -137,6 +138,7 @@ def _numbers(column, where, otherwise=""):
     elif _is_number(column.type):
         values = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
     else:
+        check_encoding(column, where)
         raise where.error(
             "numbers or text (leave the column out with drop= or --drop, or convert it)", f"{column.type}"
         )
@@ -183,7 +185,8 @@ def learnt_categories(name, column, where, max_categories, told):
             raise where.error(expected, f"{len(values)} different ones in {len(column)} rows")
     if len(values) > max_categories:
         raise where.error(f"at most {max_categories} categories (or the column left out)", f"{len(values)}")
-    by_value = not is_text(decoded(column).type) and len(set(map(value_of, values))) == len(values)
+    meant = set(map(value_of, values))  # a code as "007" means itself, and is lost where rows are copied
+    by_value = not is_text(decoded(column).type) and len(meant) == len(values) and str not in set(map(type, meant))
     return Categories(name, tuple(values), by_value)
 
 
@@ -286,6 +289,7 @@ def encoded_target(target, column, where):
     _check_present(found == MISSING, where)
     if found.min() < 0:
         row = int(np.argmin(found))
-        got = as_text(column.slice(row, 1), where)[0].as_py() if kind is str else column[row].as_py()
+        got, value = as_text(column.slice(row, 1), where)[0].as_py(), column[row].as_py()
+        got = value if kind is not str and value_of(got) == value else got
         raise where.error(f"one of the classes {shown(list(target.classes))}", shown(got), row)
     return found

@@ -1,6 +1,8 @@
-"""What the modules of tables share: the error that names source, column and row, and pyarrow."""
+"""What the modules of tables share: the error that names source, column and row, pyarrow, and its files."""
 
+import contextlib
 import dataclasses
+import os
 
 
 class TableError(ValueError):
@@ -39,3 +41,14 @@ def pyarrow_modules():
     except ImportError as error:
         raise ImportError("tables need pyarrow: pip install 'fastgd[data]'") from error
     return pyarrow
+
+
+@contextlib.contextmanager
+def native_file(path, file):
+    """Context of the same file as an open one, from its beginning, as one of pyarrow's. After an error a thread of
+    pyarrow may read on for a moment: from a file of Python's when the interpreter has ended, which aborts the process.
+    """
+    with pyarrow_modules().OSFile(os.fsencode(path)) as again:
+        if not os.path.samestat(os.fstat(again.fileno()), os.fstat(file.fileno())):
+            raise TableError(path, None, None, "a file at rest", "another one in its place")
+        yield again

@@ -10,19 +10,30 @@ import stat
 
 from ._plan import open_to_read
 from .errors import shown, type_error, value_error
-from .table_errors import TableError, pyarrow_modules
+from .table_errors import TableError, native_file, pyarrow_modules
 from .table_text import read_csv
+
+
+def _read_parquet(path, file, text, delimiter):
+    with native_file(path, file) as again:
+        return pyarrow_modules().parquet.read_table(again)
+
+
+def _read_arrow(path, file, text, delimiter):
+    with native_file(path, file) as again:
+        return pyarrow_modules().feather.read_table(again)
+
 
 READERS = {
     ".csv": read_csv,
     ".csv.gz": read_csv,
     ".tsv": read_csv,
-    ".parquet": lambda path, file, text, delimiter: pyarrow_modules().parquet.read_table(file),
-    ".feather": lambda path, file, text, delimiter: pyarrow_modules().feather.read_table(file),
-    ".arrow": lambda path, file, text, delimiter: pyarrow_modules().feather.read_table(file),
+    ".parquet": _read_parquet,
+    ".feather": _read_arrow,
+    ".arrow": _read_arrow,
 }
 # How pandas calls the columns of an index that has no name: in Parquet and Feather; in CSV, and when that is read.
-INDEX_LEVEL, FIRST_UNNAMED = re.compile(r"__index_level_\d+__"), re.compile(r"\s*|Unnamed: 0(\.\d+)*")
+INDEX_LEVEL, FIRST_UNNAMED = re.compile(r"__index_level_\d+__"), re.compile(r"\s*|Unnamed: \d+(_level_\d+)?(\.\d+)*")
 
 
 def ending(path):
@@ -106,15 +117,14 @@ def _checked_table(table, source):
 def as_table(data, source=None):
     """A pyarrow.Table of one, of a DataFrame, or of a dict of columns. Names that are no text become text."""
     arrow = pyarrow_modules()
-    kinds = ("__arrow_c_stream__", "iloc")
-    if not isinstance(data, (arrow.Table, dict)) and not any(hasattr(data, kind) for kind in kinds):
+    what_frames_have = "columns" if hasattr(data, "iloc") else "__arrow_c_stream__"  # a pandas.Series has that, too
+    if not isinstance(data, (arrow.Table, dict)) and not hasattr(data, what_frames_have):
         raise type_error("table", "a pyarrow.Table, a DataFrame or a dict of columns", shown(data))
     try:
         if isinstance(data, dict):
-            names, columns = [str(name) for name in data], list(data.values())
-            data = arrow.table(columns, names=names) if columns else arrow.table({})
+            data = _of_columns(((str(name), values) for name, values in data.items()), source)
         elif not isinstance(data, arrow.Table):
-            data = _of_frame(data)
+            data = _of_frame(data, source)
         return _checked_table(data, source)
     except TableError:
         raise
@@ -123,13 +133,26 @@ def as_table(data, source=None):
         raise TableError(source, None, None, "columns of one kind of values each", got) from error
 
 
-def _of_frame(data):
+def _of_frame(data, source):
     """A pyarrow.Table of a DataFrame; the index of one of pandas is left out."""
-    arrow = pyarrow_modules()
     if not hasattr(data, "iloc"):
-        return arrow.table(data)
-    names = [str(name) for name in data.columns]
-    columns = [arrow.Array.from_pandas(data.iloc[:, i]) for i in range(len(names))]
+        return pyarrow_modules().table(data)
+    return _of_columns(((str(name), data.iloc[:, i]) for i, name in enumerate(data.columns)), source)
+
+
+def _of_columns(named, source):
+    """A pyarrow.Table of pairs of names and values."""
+    arrow = pyarrow_modules()
+    names, columns = [], []
+    for name, values in named:
+        names.append(name)
+        try:
+            if not isinstance(values, (arrow.Array, arrow.ChunkedArray)):
+                values = arrow.array(values, from_pandas=hasattr(values, "iloc"))
+        except (arrow.ArrowException, TypeError, ValueError) as error:
+            got = "; ".join(str(part) for part in error.args) or type(error).__name__
+            raise TableError(source, name, None, "values of one kind", got) from error
+        columns.append(values)
     return arrow.table(columns, names=names)
 
 

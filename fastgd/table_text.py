@@ -8,7 +8,7 @@ import contextlib
 import weakref
 
 from .errors import shown
-from .table_errors import TableError, pyarrow_modules
+from .table_errors import TableError, native_file, pyarrow_modules
 
 # So many bytes are read at a time, or more where a row is longer.
 BLOCK_BYTES, MOST_BYTES = 2**20, 2**30
@@ -34,7 +34,8 @@ class _Piece:
 def written(piece):
     """What stood in the file for each value of a pyarrow.Array, as text that may be empty; None if it is not from a
     text file, False if the text has not been kept."""
-    found = _by_address.get(piece.buffers()[1].address) if len(piece.buffers()) > 1 else None
+    memory = next(iter(piece.buffers()[1:]), None)
+    found = None if memory is None else _by_address.get(memory.address)
     if found is None:
         return None
     if not found.kept:
@@ -147,11 +148,9 @@ def _bytes_of(path, file):
 
 @contextlib.contextmanager
 def _stream(path, file):
-    """Context of the file from its beginning, for pyarrow, which closes what it has read."""
-    arrow = pyarrow_modules()
-    with open(file.fileno(), "rb", closefd=False) as again:
-        again.seek(0)
-        yield arrow.CompressedInputStream(again, "gzip") if _is_gzip(path) else arrow.PythonFile(again)
+    """Context of the text in the file from its beginning, for pyarrow."""
+    with native_file(path, file) as again:
+        yield pyarrow_modules().CompressedInputStream(again, "gzip") if _is_gzip(path) else again
 
 
 def _bad_row(path, file, delimiter, size):

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from .errors import shown
 from .table_errors import pyarrow_modules
 from .table_text import is_marked, written
 
@@ -27,6 +28,7 @@ def decoded(column):
 def as_text(column, where):
     """A column as text, in one piece; an empty one is missing. What was read from a file stands as it stood there."""
     arrow = pyarrow_modules()
+    check_encoding(column, where)
     return whole(arrow.chunked_array([_text_of(piece, where) for piece in pieces_of(column)], arrow.large_string()))
 
 
@@ -37,12 +39,27 @@ def _text_of(piece, where):
     if text is False:
         expected = "at most 65,536 different numbers for categories (or the file read with the column among text=)"
         raise where.error(expected, "more")
+    is_written = text is not None
     try:
-        text = piece.cast(arrow.large_string()) if text is None else arrow.compute.utf8_trim_whitespace(text)
+        text = arrow.compute.utf8_trim_whitespace(text) if is_written else piece.cast(arrow.large_string())
     except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError):
         raise where.error("text or numbers for categories", f"{piece.type}") from None
     present = arrow.compute.and_(piece.is_valid(), arrow.compute.not_equal(text, ""))
+    if arrow.types.is_floating(piece.type):  # NaN is missing, and both zeros are one
+        present = arrow.compute.and_(present, arrow.compute.not_equal(text, "nan"))
+        text = text if is_written else arrow.compute.replace_substring_regex(text, "^-0$", "0")
     return arrow.compute.if_else(present, text, arrow.scalar(None, arrow.large_string()))
+
+
+def check_encoding(column, where):
+    """Raises if a column of bytes, as pyarrow makes of text in another encoding, is not in UTF-8."""
+    types = pyarrow_modules().types
+    if types.is_binary(column.type) or types.is_large_binary(column.type):
+        for row, value in enumerate(column.to_pylist()):
+            try:
+                (value or b"").decode("utf-8")
+            except UnicodeDecodeError:
+                raise where.error("text in UTF-8", shown(value), row) from None
 
 
 def check_text_is_there(column, field, where):
@@ -61,6 +78,7 @@ def pieces_of(column):
 def index_of(column, values, by_value, where):
     """For each row of a column the index of its value among `values`, or MISSING, or UNKNOWN. by_value: whether these
     are of a column of numbers, truth values or dates. The type that this column happens to have does not count."""
+    check_encoding(column, where)
     exact = {value: i for i, value in enumerate(values)}
     alike, codes = {}, {}
     for i, value in enumerate(values):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -257,6 +258,9 @@ BAD_COMMANDS = {
     "digits": (["evaluate", "p.safetensors", "digits"], "'DATA'.*p.safetensors was trained on a table"),
     "kept": (["predict", "p.safetensors", "houses.csv", "--keep", "Id"], "column 'Id'.*--keep.*did you mean 'id'"),
     "kept arrays": (["predict", "n.safetensors", "n.npz", "--keep", "id"], "'--keep'"),
+    "a device for a model": (["train", "digits", "--save", os.devnull], "'--save'.*a regular file"),
+    "a device for a log": (["train", "digits", "--log", os.devnull], "'--log'.*a regular file"),
+    "a device for ONNX": (["export", "n.safetensors", os.devnull], "'FILE'.*a regular file"),
     "resume": (["train", "houses.csv", "--target", "price", "--resume", "--save", "n.safetensors"], "field 'run'"),
 }
 

@@ -79,6 +79,46 @@ def test_copied_rows_are_refused_where_their_text_would_count(file):
         Preprocessing.of(copy, "y", categorical="zip")
 
 
+def test_copied_rows_are_refused_where_a_code_is_among_numbers(file):
+    """pyarrow reads 007 as 7, which is another category."""
+    made = Preprocessing.of(file("zip,y\n007,0\n7,1\n12,1\n"), "y", categorical="zip")
+    table = file("zip\n007\n7\n12\n")
+    assert made.encode(table).tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    copies = [table.filter(pyarrow.array([True] * 3)), table.take([0, 1]), table.sort_by("zip")]
+    for copy in [*copies, pyarrow.ipc.open_stream(_as_stream(table)).read_all()]:
+        with pytest.raises(TableError, match="column 'zip': expected text as it stands in the file"):
+            made.encode(copy)
+    for values in ([7], pandas.Series([12, 7])):
+        with pytest.raises(TableError, match="'007' and '7' are different ones"):
+            made.encode({"zip": values})
+    assert made.encode({"zip": [12, None]}).tolist() == [[0, 1, 0], [0, 0, 0]]
+    with pytest.raises(TableError, match=r"column 'y', row 2: expected one of the classes \[0, 1\], got '01'"):
+        made.targets(file("y,zip\n1,7\n01,7\n"))
+
+
+def _as_stream(table):
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_categories_of_floating_point_numbers(dtype):
+    """NaN is missing, as it is in a column of numbers; 0 and -0 are equal."""
+    values = np.array([0, -0.0, 1, np.nan], dtype)
+    rows = [[1, 0], [1, 0], [0, 1], [0, 0]]
+    for column in (values, pyarrow.array(values), pyarrow.array(values[[1, 0, 2, 3]]).dictionary_encode()):
+        made = Preprocessing.of({"v": column, "y": range(4)}, "y", categorical="v")
+        assert made.columns == (Categories("v", ("0", "1")),)
+        assert made.encode({"v": column}).tolist() == rows
+        assert made.encode({"v": values}).tolist() == rows
+        assert made.encode({"v": ["0", "-0.0", "1", ""]}).tolist() == rows
+    made = Preprocessing.of({"x": range(4), "y": ["0", "1", "a", "b"]}, "y", task="classification")
+    with pytest.raises(TableError, match="column 'y', row 4: expected a value in every row"):
+        made.targets({"y": values})
+
+
 def test_memory_of_text_ends_with_the_table(file):
     from fastgd import table_text
 
@@ -355,3 +395,82 @@ def test_hostile_categories():
     with pytest.raises(TypeError, match="'by_value'"):
         Preprocessing.from_config(config)
     assert Categories("a", ("x",)) == Categories("a", ("x",), by_value=True)  # what they are, not how they came
+
+
+@pytest.mark.parametrize("end", [".csv", ".csv.gz", ".parquet", ".feather"])
+def test_pyarrow_reads_files_of_its_own(end, tmp_path, monkeypatch):
+    """Its threads may read on after an error. Where the interpreter ends meanwhile, a file of Python's ends the process
+    with it."""
+    path = str(tmp_path / f"data{end}")
+    table, opened = pyarrow.table({"a": [1.0, 2.0]}), []
+    if end.startswith(".csv"):
+        pyarrow.csv.write_csv(table, path)
+        with open(path, "rb") as file:
+            data = file.read()
+        with open(path, "wb") as file:
+            file.write(gzip.compress(data) if end == ".csv.gz" else data)
+    else:
+        {".parquet": pyarrow.parquet.write_table, ".feather": pyarrow.feather.write_feather}[end](table, path)
+    for module, name in (("csv", "read_csv"), ("parquet", "read_table"), ("feather", "read_table")):
+        read_it = getattr(getattr(pyarrow, module), name)
+        watch = lambda file, *more, read_it=read_it, **options: opened.append(file) or read_it(file, *more, **options)  # noqa: E731
+        monkeypatch.setattr(getattr(pyarrow, module), name, watch)
+    unpacked = pyarrow.CompressedInputStream
+    monkeypatch.setattr(
+        pyarrow, "CompressedInputStream", lambda file, kind: opened.append(file) or unpacked(file, kind)
+    )
+    assert read(path).column("a").to_pylist() == [1, 2]
+    assert opened
+    for file in opened:
+        assert isinstance(file, pyarrow.NativeFile)
+        assert not isinstance(file, pyarrow.PythonFile)
+
+
+def test_a_file_that_is_replaced_while_it_is_opened(tmp_path):
+    from fastgd.table_errors import native_file
+
+    path = str(tmp_path / "data.csv")
+    for content in ("a\n1\n", "a\n2\n"):
+        with open(path + ".new", "w") as file:
+            file.write(content)
+        if os.path.exists(path):
+            with open(path, "rb") as opened:
+                os.replace(path + ".new", path)
+                with pytest.raises(TableError, match="expected a file at rest"), native_file(path, opened):
+                    pass
+        else:
+            os.replace(path + ".new", path)
+
+
+def test_text_in_another_encoding_is_named_by_its_row(tmp_path):
+    path = tmp_path / "latin1.csv"
+    path.write_bytes("x,town,y\n1,Köln,0\n2,Rom,1\n".encode("latin-1"))
+    table = read(path)
+    expected = r"column 'town', row 1: expected text in UTF-8, got b'K\\xf6ln'"
+    for categorical in ([], ["town"]):
+        with pytest.raises(TableError, match=expected):
+            Preprocessing.of(table, "y", categorical=categorical)
+    with pytest.raises(TableError, match=expected):
+        Preprocessing.of(table, "town")
+    made = Preprocessing.of({"x": [1, 2], "town": ["Rom", "Bonn"], "y": [0, 1]}, "y")
+    with pytest.raises(TableError, match=expected):
+        made.encode(table)
+    assert Preprocessing.of(table, "y", drop=["town"]).n_features == 1
+
+
+def test_index_of_several_levels_without_names(tmp_path):
+    path = tmp_path / "levels.csv"
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "y": [0, 1]}, index=[[1, 2], [3, 4]])
+    frame.to_csv(path)
+    back = pandas.read_csv(path)
+    assert list(back.columns[:2]) == ["Unnamed: 0", "Unnamed: 1"]
+    back.to_csv(tmp_path / "again.csv")
+    for table, names in (
+        (back, "'Unnamed: 0', 'Unnamed: 1'"),
+        (read(tmp_path / "again.csv"), "'', 'Unnamed: 0', 'Unnamed: 1'"),
+    ):
+        with pytest.warns(UserWarning, match=f"left out as the index of a DataFrame: {names}"):
+            made = Preprocessing.of(table, "y")
+        assert made.feature_names == ["a"]
+    middle = pandas.DataFrame({"a": [1.0, 2.0], "Unnamed: 1": [3.0, 5.0], "y": [0, 1]})
+    assert Preprocessing.of(middle, "y").feature_names == ["a", "Unnamed: 1"]

@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import pandas
 import pyarrow
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
@@ -343,3 +345,34 @@ def test_text_that_looks_like_numbers_stays_text(tmp_path):
     assert made.feature_names == ["code=007", "code=7", "code=A1", "code=B1", "zip=010", "zip=10"]
     assert made.encode(table).tolist() == [[1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1]]
     assert made.decode(np.eye(3)[made.targets(table)]).tolist() == ["2", "1"]
+
+
+def test_columns_that_are_no_values_are_named():
+    """Of every kind that pyarrow has: an error of this package's that names the column, or values."""
+    two = pyarrow.array([1, 2])
+    columns = [
+        pyarrow.array([{"a": 1}, {"a": 2}]), pyarrow.array([[1], [2]]),
+        pyarrow.array([[1], [2]], pyarrow.list_(two.type, 1)),
+        pyarrow.compute.run_end_encode(two), pyarrow.array([[("a", 1)], []], pyarrow.map_(pyarrow.string(), two.type)),
+        pyarrow.UnionArray.from_sparse(pyarrow.array([0, 0], pyarrow.int8()), [two]),
+    ]  # fmt: skip
+    made = Preprocessing.of({"c": ["u", "v"], "y": ["s", "t"]}, "y")
+    for column in columns:
+        table = pyarrow.table({"c": column, "y": column, "x": two})
+        for categorical in ([], ["c"]):
+            with pytest.raises(TableError, match="column 'c': expected"):
+                Preprocessing.of(table, "x", categorical=categorical)
+        with pytest.raises(TableError, match="column 'y': expected"):
+            Preprocessing.of(table.drop_columns("c"), "y")
+        with pytest.raises(TableError, match="column 'c': expected"):
+            made.encode(table)
+        with pytest.raises(TableError, match="column 'y': expected"):
+            made.targets(table)
+    for values in (np.array([1, "2"], object), 7, np.ones((2, 2)), [1, "2"]):
+        with pytest.raises(TableError, match="column 'c': expected values of one kind"):
+            made.encode({"c": values})
+    mixed = pandas.DataFrame({"y": [1, 2], "c": np.array([1, "2"], object)})
+    with pytest.raises(TableError, match="column 'c': expected values of one kind"):
+        Preprocessing.of(mixed, "y")
+    with pytest.raises(TypeError, match="'table': expected a pyarrow.Table, a DataFrame or a dict"):
+        made.encode(mixed["y"])
