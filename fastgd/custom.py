@@ -192,7 +192,7 @@ def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
 
     def __setstate__(self, state):
         formula = state.pop("_formula")
-        Optimizer.__setstate__(self, state)
+        vars(self).update(state)
         if not fingerprint.agree(formula, fingerprint.of_optimizer(self)):
             raise pickle.UnpicklingError(
                 f"optimizer {function.__name__}: not the rule that was pickled, but another one"
