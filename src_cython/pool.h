@@ -108,12 +108,14 @@ typedef struct {
 } watched;
 
 static struct {
-    watched job;                    /* number of the job << 8 | its threads - 1 */
+    watched jobs[MAX_THREADS];      /* number of the last job of each worker: who is not in a team is not woken */
     watched gate;                   /* how often the barrier has opened */
     _Alignas(64) atomic_uint arrived;
     pthread_mutex_t busy;           /* held by the caller whose team is at work */
     team_work work;
     void *context;
+    int threads;                    /* of the team */
+    unsigned job;                   /* number of the last */
     atomic_int cores[MAX_THREADS];  /* on which each thread of the team last was known to be */
     char *scratch[MAX_THREADS];     /* of the workers */
     int started;                    /* workers; number i is thread i + 1 of a team */
@@ -220,19 +222,15 @@ static void team_member(int thread, int threads)
 static void *worker(void *last_job)
 {
     int thread = (int)((unsigned *)last_job - pool.last_job) + 1;
-    int is_new = 1;
+    int has_slept, is_new = 1;
     unsigned job = *(unsigned *)last_job;
     scratch = pool.scratch[thread - 1];
     for (;;) {
-        int has_slept, threads;
-        job = watched_wait(&pool.job, job, &has_slept);
-        threads = (int)(job & 255) + 1;
-        if (thread >= threads)
-            continue;
+        job = watched_wait(&pool.jobs[thread - 1], job, &has_slept);
         if (has_slept || is_new)
             settle(thread);
         is_new = 0;
-        team_member(thread, threads);
+        team_member(thread, pool.threads);
     }
     return NULL;
 }
@@ -245,8 +243,11 @@ static void pool_reset(void)
     memcpy(pool.scratch, kept, sizeof kept);
     team_size_reset();
     pthread_mutex_init(&pool.busy, NULL);
-    pthread_mutex_init(&pool.job.mutex, NULL);
-    pthread_cond_init(&pool.job.changed, NULL);
+    for (int i = 0; i < MAX_THREADS; i++) {
+        pthread_mutex_init(&pool.jobs[i].mutex, NULL);
+        pthread_cond_init(&pool.jobs[i].changed, NULL);
+        atomic_store(&pool.cores[i], -1);   /* not known */
+    }
     pthread_mutex_init(&pool.gate.mutex, NULL);
     pthread_cond_init(&pool.gate.changed, NULL);
 }
@@ -275,6 +276,8 @@ static void pool_initialize(void)
 static int start_workers(int wanted)
 {
     sigset_t all, before;
+    if (pool.started >= wanted)
+        return wanted;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool.started < wanted) {
@@ -284,14 +287,14 @@ static int start_workers(int wanted)
             *memory = NULL;
             break;
         }
-        pool.last_job[pool.started] = atomic_load(&pool.job.value);
+        pool.last_job[pool.started] = atomic_load(&pool.jobs[pool.started].value);
         if (pthread_create(&id, NULL, worker, &pool.last_job[pool.started]))
             break;
         pthread_detach(id);
         pool.started++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return pool.started < wanted ? pool.started : wanted;
+    return pool.started;
 }
 
 /* is_watched: where the work may ask `should_regroup`, it returns when that says so, to be run again. */
@@ -308,16 +311,20 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
     team.wanted = threads;
     if (*is_watched && threads > team.limit)
         threads = team.limit;
-    threads = start_workers(threads - 1) + 1;
+    int given = start_workers(threads - 1) + 1;
+    if (given < threads)
+        team.wanted = threads = given;      /* to ask again and again would cost time */
     begin_measuring();
     if (threads == 1) {
         work_flushed(work, context, 0, 1);
     } else {
         pool.work = work;
         pool.context = context;
+        pool.threads = threads;
+        pool.job++;
         settle(0);
-        unsigned number = (atomic_load(&pool.job.value) >> 8) + 1;
-        watched_set(&pool.job, number << 8 | (unsigned)(threads - 1));
+        for (int i = 0; i < threads - 1; i++)
+            watched_set(&pool.jobs[i], pool.job);
         team_member(0, threads);
     }
     pthread_mutex_unlock(&pool.busy);

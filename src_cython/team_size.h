@@ -3,11 +3,13 @@
  * A barrier waits for the slowest thread. Where other processes want the cores, that thread may be off its core for
  * milliseconds, and a team of two takes many times as long as one thread; where steps are short, the way of data from
  * core to core may cost more than the second thread saves. So every team is compared with one of half as many threads
- * (alone, for two): the time of a step against the work in it, which is measured alone now and then. What the team
- * gains is kept as credit, up to CREDIT; when that is used up, also within a step, half of the threads leave. They come
- * back after PATIENCE times the time that was lost, later if that proves too early again and again. So sharing costs
- * at most a part 1 / PATIENCE of the time, whatever other processes do, and on free cores next to nothing is lost.
- * Results do not depend on the number of threads, so it may change between any two stages.
+ * (alone, for two): the time of a step against the work in it, which is measured alone now and then where steps are
+ * short enough. What the team gains is kept as credit, up to CREDIT; when a step has used that up, half of the threads
+ * leave, or in the middle of a step all but the first. They come back after PATIENCE times the time that was lost,
+ * later if that proves too early again and again. So sharing costs at most a part 1 / PATIENCE of the time, whatever
+ * other processes do, and on free cores next to nothing is lost. (A process that was stopped for minutes has lost no
+ * more than LONGEST_REST / PATIENCE.) Results do not depend on the number of threads, so it may change between any two
+ * stages.
  */
 #ifndef FASTGD_TEAM_SIZE_H
 #define FASTGD_TEAM_SIZE_H
@@ -20,6 +22,7 @@ enum {
     CREDIT = 4000000,           /* ... and about what is lost when another process has the core of a thread */
     PATIENCE = 32, MOST_PATIENCE = 256,
     LONG_REST = 500000000,      /* nanoseconds that more patience than the least may cost */
+    LONGEST_REST = 2000000000,  /* ... and that any may */
     COMPARED = 8, OFTEN = 2048, /* a team's steps after which the work is measured alone, and again after 4 times as
                                  * many, but at least so often */
     COMPARED_STEPS = 3,         /* ... for so many steps */
@@ -80,6 +83,8 @@ static int shrink_for(int threads, int64_t lost)
     if (team.patience < MOST_PATIENCE)
         team.patience *= 2;
     team.credit = 0;
+    if (least > LONGEST_REST)
+        least = LONGEST_REST;
     return shrink(threads, rest > least ? rest : least);
 }
 
