@@ -11,7 +11,7 @@ import fastgd
 from fastgd import SGD, Dense, Network, custom
 from fastgd.optimizers import OPTIMIZERS
 
-pytestmark = pytest.mark.usefixtures("own_definitions")
+pytestmark = [pytest.mark.usefixtures("own_definitions"), pytest.mark.slow]  # each compiles a function
 
 SCALE, ELEMENTS, FACTORS = 1.0, np.array([1.0, 2.0]), (1.0, 5.0)
 

@@ -8,7 +8,7 @@ import pytest
 from fastgd import custom
 from fastgd.jit import Compiler
 
-pytestmark = pytest.mark.usefixtures("own_definitions")
+pytestmark = [pytest.mark.usefixtures("own_definitions"), pytest.mark.slow]  # each compiles a function
 
 
 def compiled(function, *arguments):

@@ -246,6 +246,7 @@ print(resident("VmHWM") - before, X.nbytes / 2**20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc for the resident memory")
 @pytest.mark.parametrize("dtype", ["f4", "u1", "f8"])
 def test_memory_is_bounded_for_mapped_files(dtype, tmp_path):

@@ -57,6 +57,7 @@ print(fastgd.kernel.variant(), calls > 5000)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages as Linux does")
 @pytest.mark.parametrize("variant", _cpu.variants())
 def test_no_kernel_reaches_beyond_its_arrays(variant, tmp_path):

@@ -79,6 +79,7 @@ def test_the_rest_under_an_error_state_that_raises(rng):
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["", "latin-1"])
 def test_names_in_any_locale(encoding, towns):
     options = {"cwd": towns, "environment": {**PLAIN, "PYTHONIOENCODING": encoding}, "capture_output": True}

@@ -121,6 +121,7 @@ def test_a_run_over_an_iterable_goes_on(tmp_path, rng):
         assert resumed.loss == history.loss
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python drops it in a weak reference
 @pytest.mark.parametrize("watches", [True, False])
 def test_ctrl_c_at_any_time_saves_and_a_run_goes_on(backend, watches, tmp_path, data):
