@@ -24,7 +24,7 @@ except ImportError as error:
 
 from .errors import check_number, choose, shown, value_error
 from .sklearn_perceptron import Perceptron
-from .sklearn_training import dense_if_small, predict
+from .sklearn_training import check_mappings, dense_if_small, predict
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
@@ -112,6 +112,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     def _encoded(self, X, y, *, incremental, reset):
         """X, labels as columns of bool, what the rows count by their classes, and the output activation."""
+        check_mappings(X, y)
         X, y = validate_data(
             self, X, y, accept_sparse="csr", multi_output=True, dtype=(np.float64, np.float32), order="C", reset=reset
         )
@@ -244,6 +245,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def _encoded(self, X, y, *, incremental, reset):
         """X, y as columns, no factor of the rows, and the output activation."""
+        check_mappings(X, y)
         out_activation = choose("loss", self.loss, {"squared_error": "identity", "poisson": "exp"})
         X, y = validate_data(
             self, X, y, accept_sparse="csr", multi_output=True, y_numeric=True, dtype=(np.float64, np.float32),

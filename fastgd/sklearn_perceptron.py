@@ -33,6 +33,7 @@ from .sklearn_training import (
     Objective,
     SameMinibatches,
     SparseRows,
+    check_mappings,
     falling_rate,
     minimize,
     predict,
@@ -345,6 +346,7 @@ class Perceptron(BaseEstimator):
         """finish(predictions): those of the network for rows of X, (rows, n_outputs), with the parameters that are in
         `coefs_`."""
         check_is_fitted(self)
+        check_mappings(X)
         X = validate_data(self, X, accept_sparse="csr", reset=False)
         with self._turn:
             network = self._network_in_use()

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.optimize
 from scipy.sparse import issparse
 
+from .data import check_mapping
 from .errors import value_error
 from .losses import LOSSES
 from .network import Network
@@ -62,6 +63,12 @@ class SparseRows:
 
     def take(self, index, out):
         return self.x[index].toarray(out=out)
+
+
+def check_mappings(*arrays):
+    """Raises OSError if an array lies in a mapped file that became shorter, which scikit-learn's checks would touch."""
+    for array in arrays:
+        check_mapping(array)
 
 
 def dense_if_small(x):
