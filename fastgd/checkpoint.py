@@ -34,6 +34,7 @@ from .optimizer import check_optimizer
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES, from_config
 from .tables import Preprocessing
+from .threads import check_threads
 
 FORMAT = 4
 _SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}  # by a schedule
@@ -311,6 +312,7 @@ def _arrays_of_run(file, begin=""):
 def _network(file, backend):
     from .network import Network
 
+    check_threads(None)  # what is wrong with the environment is not the file's
     with file.field("network"):
         config = dict(file.content["network"])
         _check_defined(file, "loss", config["loss"]["name"], LOSSES)

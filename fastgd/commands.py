@@ -168,6 +168,11 @@ def _terminable():
         signal.signal(signal.SIGTERM, before)
 
 
+def _plain(name):
+    """The name of a column as it may be printed: control characters mean something to a terminal."""
+    return name if name.isprintable() else repr(name)
+
+
 def _columns_told(data):
     """How the columns of a table are taken, in a line."""
     preprocessing, table = data.preprocessing, data.table
@@ -176,11 +181,13 @@ def _columns_told(data):
         is_number, n_missing = isinstance(column, tables.Numbers), missing(table.column(column.name))
         more = [] if is_number else [str(len(column.values))]
         more += [f"{n_missing} missing"] if n_missing else []
-        kinds["numbers" if is_number else "categories"].append(column.name + (f" ({', '.join(more)})" if more else ""))
+        kinds["numbers" if is_number else "categories"].append(
+            _plain(column.name) + (f" ({', '.join(more)})" if more else "")
+        )
     told = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
     target = preprocessing.target
     values = "a number" if target.classes is None else f"one of {shown(list(target.classes))}"
-    return "; ".join([*told, f"to be predicted: {target.name}, {values}", *data.notes])
+    return "; ".join([*told, f"to be predicted: {_plain(target.name)}, {values}", *data.notes])
 
 
 def _resumed(path):

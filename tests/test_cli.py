@@ -117,6 +117,16 @@ def test_from_a_table_to_predictions(houses, monkeypatch, capsys):
     assert [(row["id"], row["city"]) for row in kept] == [(str(i), ("Oslo", "Rome", "")[i % 3]) for i in range(400)]
 
 
+def test_names_with_control_characters_are_not_printed_as_they_are(tmp_path, monkeypatch, capsys):
+    rows = "".join(f"{i % 5},{i % 3},{i}\n" for i in range(20))
+    (tmp_path / "c.csv").write_text(f'"a\x1b[31m","b\nc","\x07y"\n{rows}')
+    arguments = ["train", "c.csv", "--target", "\x07y", "--task", "regression", "--epochs", "0", "--quiet"]
+    code, out, _ = call(*arguments, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0
+    assert r"numbers: 'a\x1b[31m', 'b\nc'; to be predicted: '\x07y', a number" in out
+    assert not {"\x1b", "\x07"} & set(out)
+
+
 def test_a_model_is_not_replaced_unless_told(houses, monkeypatch, capsys):
     options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
     assert call(*KIND, "--epochs", "2", "--resume", **options)[1].count("no kind.safetensors yet: a new run") == 1

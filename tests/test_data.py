@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import fastgd
 from fastgd import Dense, Standardize
 from fastgd.data import RowReader, epoch_order
+from fastgd.sklearn import MLPClassifier, MLPRegressor
 
 
 def collect(**options):
@@ -214,6 +216,23 @@ def test_a_file_that_became_shorter_is_an_error(tmp_path):
     np.save(path, y)
     mapped = np.load(path, mmap_mode="r")
     assert network.fit(X, mapped, epochs=2, callbacks=[lambda run: os.truncate(path, 99)]).stopped == "epochs"
+
+
+def test_estimators_read_no_file_that_became_shorter(tmp_path, rng):
+    """scikit-learn's checks touch every page."""
+    data = {"X": rng.normal(size=(9000, 2)), "y": np.arange(9000) % 2}
+    for kind in (MLPClassifier, MLPRegressor):
+        model = kind(hidden_layer_sizes=(2,), max_iter=1, tol=10.0, n_iter_no_change=1, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one epoch
+            model.fit(data["X"], data["y"])
+        for name, uses in {"X": ("fit", "partial_fit", "predict", "score"), "y": ("fit", "partial_fit")}.items():
+            for use in uses:
+                np.save(tmp_path / "a.npy", data[name])
+                given = {**data, name: np.load(tmp_path / "a.npy", mmap_mode="r")}
+                os.truncate(tmp_path / "a.npy", 4096)
+                with pytest.raises(OSError, match="the file of a mapped array"):
+                    getattr(model, use)(*(given["X"],) if use == "predict" else given.values())
 
 
 def test_targets_of_a_mapped_file(tmp_path, rng):

@@ -113,3 +113,44 @@ def test_short_memory_is_a_memory_error(tmp_path):
     done = subprocess.run([sys.executable, "-c", SHORT], capture_output=True, text=True, check=False, timeout=200,
                           env=os.environ | {"MALLOC_ARENA_MAX": "1"}, cwd=tmp_path)  # fmt: skip
     assert done.stdout.strip() == "27 True", f"code {done.returncode}: {done.stderr[-2000:]}"
+
+
+SHORT_FOR_NUMBA = """
+import resource
+import numpy as np
+import fastgd
+
+rng = np.random.default_rng(0)
+network = fastgd.Network(2100, [fastgd.Dense(2100)], loss="mse", backend="numba", num_threads=1)
+x, y = (rng.normal(size=(600, 2100)).astype(np.float32) for _ in range(2))
+optimizer = fastgd.SGD(0.1)
+network.train_step(x, y, optimizer)
+gradient = np.empty((2100, 2100), np.float32)
+(virtual,) = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")]
+resource.setrlimit(resource.RLIMIT_AS, (1024 * virtual + 12_000_000, resource.RLIM_INFINITY))
+raised, taken = [], []
+try:
+    while True:
+        taken.append(np.empty(8_000_000, np.uint8))
+except MemoryError:
+    pass
+for step in (
+    lambda: network.train_step(x, y, optimizer),
+    lambda: fastgd.kernels.dense_backward_weights.body("numba")(gradient, x, y),
+):
+    try:
+        step()
+    except MemoryError as error:
+        raised.append(str(error))
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(["memory" in text for text in raised], optimizer.steps)
+network.train_step(x, y, optimizer)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+def test_loops_of_numba_without_memory_raise(tmp_path):
+    """Numba by itself prints what a function for C raises, and goes on."""
+    done = subprocess.run([sys.executable, "-c", SHORT_FOR_NUMBA], capture_output=True, text=True, check=False,
+                          timeout=200, cwd=tmp_path)  # fmt: skip
+    assert done.stdout == "[True, True] 1\n", done.stdout + done.stderr

@@ -150,3 +150,15 @@ def test_cores_and_quotas(tmp_path):
     (inner.parent / "cpu.max").write_text("250000 100000\n")
     assert threads._cgroup_cpus(tmp_path / "cgroup", "a/b") == 2.5
     assert threads._cgroup_cpus(pathlib.Path("/nowhere"), "") == float("inf")
+
+
+def test_what_is_wrong_with_the_environment_is_not_the_file_s(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    fastgd.Network(2, [fastgd.Dense(1)], loss="mse").save(path)
+    monkeypatch.setenv("FASTGD_NUM_THREADS", "0")
+    fastgd.threads.default_threads.cache_clear()
+    try:
+        with pytest.raises(ValueError, match="^argument 'environment variable FASTGD_NUM_THREADS'"):
+            fastgd.load(path)
+    finally:
+        fastgd.threads.default_threads.cache_clear()
