@@ -80,6 +80,42 @@ def _check_number_power(base, power):
     return checked
 
 
+def contained(values, value):
+    """Whether a value equals one of a tuple, whose numbers of Python's take its precision."""
+    return value in values
+
+
+@overload(contained)
+def _contained(values, value):
+    if not isinstance(values, types.BaseTuple):
+        return lambda values, value: value in values
+    same = " or ".join(f"value == weak(values[{i}], value)" for i in range(len(values)))
+    return eval(f"lambda values, value: {same or False}", {"weak": weak})
+
+
+def _shift(function):
+    """A shift; raises if it is by a negative number or the result is beyond 64 bits."""
+
+    def shifted(value, by):
+        return function(value, by)
+
+    @overload(shifted)
+    def _shifted(value, by):
+        is_left = function is operator.lshift
+
+        def checked(value, by):
+            if by < 0 or (is_left and not abs(np.float64(value)) * 2.0 ** np.float64(by) < BITS_63):
+                raise OverflowError("a shift by a negative number, or beyond 64 bits")
+            return function(value, min(by, 63))
+
+        return checked
+
+    return shifted
+
+
+SHIFTS = {function: _shift(function) for function in (operator.lshift, operator.rshift)}
+
+
 def exponent(base, power):
     """`power`; raises if both are whole numbers and the result is none, or one beyond 64 bits."""
     return power
@@ -233,8 +269,9 @@ def _bound(is_bound):
 
 
 UNARY = (
-    "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "degrees", "erf", "erfc", "exp", "expm1", "fabs",
-    "gamma", "lgamma", "log", "log10", "log1p", "log2", "radians", "sin", "sinh", "sqrt", "tan", "tanh",
+    "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "degrees", "erf", "erfc", "exp", "exp2",
+    "expm1", "fabs", "gamma", "lgamma", "log", "log10", "log1p", "log2", "radians", "sin", "sinh", "sqrt", "tan",
+    "tanh",
 )  # fmt: skip
 BINARY = ("atan2", "copysign", "fmod", "hypot", "ldexp", "pow")
 CHECKED = {

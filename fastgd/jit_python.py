@@ -7,9 +7,9 @@ real number, and a local variable that has no value; powers of whole numbers to 
 below see to that in Numba's representation of the function in hand, whose source nobody reads; what they put in stands
 in jit_checks.py. What would silently be something else is refused.
 
-What is left to differ: sums of a variable and a constant near 2^63; divisions by 0 of floats of Python's that another
-of the user's functions is given as arguments, infinite or NaN here; shifts by negative numbers; random numbers, which
-are Numba's own.
+What is left to differ: sums of a variable and a constant near 2^63; whole numbers of numpy's with fewer than 64 bits,
+which have 64 here; divisions by 0 of floats of Python's that another of the user's functions is given as arguments,
+infinite or NaN here; random numbers, which are Numba's own.
 
 Over 400 lines: each pass is short, and they go through the same statements one after the other.
 """
@@ -34,9 +34,11 @@ from .jit_checks import (
     CONVERSIONS,
     NUMBERS,
     RAISING,
+    SHIFTS,
     WITHIN,
     bound,
     check_number_power,
+    contained,
     divisor,
     exponent,
     inverse_power,
@@ -267,6 +269,10 @@ class PythonNumbers(_Pass, FunctionPass):
 
     def edit_binop(self, statement, value):
         function = value.fn if value.op == "binop" else value.immutable_fn
+        other = contained if function is operator.contains else SHIFTS.get(function)
+        if other is not None:
+            called = self.editor.variable(ir.Global(other.__name__, other, value.loc), statement)
+            return ir.Expr.call(called, (value.lhs, value.rhs), (), value.loc)
         if function not in ARITHMETIC and function not in ORDER:
             return value
         known = [self.constant(side) for side in (value.lhs, value.rhs)]
@@ -298,9 +304,10 @@ class PythonNumbers(_Pass, FunctionPass):
 
     def edit_call(self, statement, value):
         function = _hashable(_constant_object(self.func_ir, value.func))
-        if function not in MIXING:
+        is_binary = isinstance(function, np.ufunc) and function.nin == 2
+        if function not in MIXING and not is_binary:
             return value
-        arguments, first = list(value.args), MIXING[function]
+        arguments, first = list(value.args), MIXING.get(function, 0)
         if function is divmod and len(arguments) == 2:
             arguments[1] = self.editor.call(divisor, value.args, statement)
         others = [a for a in value.args[first:] if a.name not in self.numbers]
