@@ -52,8 +52,8 @@ def main():
     parser.add_argument("--peers", default="fastgd fit", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--loads", default="0,1,2,4", help="numbers of busy loops")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each sample")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=0.1, help="of each sample")
     arguments = parser.parse_args()
     peers, counts = arguments.peers.split(","), (1, arguments.threads)
     with contextlib.ExitStack() as stack:
