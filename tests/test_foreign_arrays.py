@@ -50,7 +50,7 @@ def test_tensors_without_versions():
 
 def test_steps_of_tensors_are_those_of_arrays():
     torch = pytest.importorskip("torch")
-    p, q, optimizers = torch.ones(5), np.ones(5, np.float32), [Adam(), Adam()]
+    p, q, optimizers = torch.ones(5, dtype=torch.float32), np.ones(5, np.float32), [Adam(), Adam()]
     for i in range(4):
         g = np.linspace(-1, i, 5, dtype=np.float32)
         optimizers[0].step(p, torch.from_numpy(g))
