@@ -126,7 +126,7 @@ def _add_model(one):
     _add_model_file(one)
     one.add_argument("data", metavar="DATA", help=datasets.KINDS)
     one.add_argument(
-        "--target", type=_name, metavar="ARRAY", help="of an npz file: the array with the targets ('y' unless told)"
+        "--target", type=_name, metavar="ARRAY", help="of an npz file: the array with the targets (default: 'y')"
     )
     _add_unknown(one)
     _add_delimiter(one)
