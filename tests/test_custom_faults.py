@@ -11,7 +11,7 @@ from cases import definitions
 import fastgd
 from fastgd import SGD, Dense, Network, custom
 
-pytestmark = pytest.mark.usefixtures("own_definitions")
+pytestmark = [pytest.mark.usefixtures("own_definitions"), pytest.mark.slow]  # each compiles a function
 
 
 def picky(z, y, dz, top=50.0):

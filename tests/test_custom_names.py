@@ -14,7 +14,7 @@ from fastgd.kernel import In, Kernel, Out, kernels
 from fastgd.losses import LOSSES
 from fastgd.optimizers import OPTIMIZERS
 
-pytestmark = pytest.mark.usefixtures("own_definitions")
+pytestmark = [pytest.mark.usefixtures("own_definitions"), pytest.mark.slow]  # each compiles a function
 
 
 def renamed(function, name):
