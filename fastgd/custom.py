@@ -275,7 +275,7 @@ def _difference(f, x, width):
 
 
 def _check_derivative(name, function, derivative, parameters):
-    """Raises unless the derivative is that of the function; where the function raises, there is none."""
+    """Raises unless the derivative agrees with differences of the function, wherever the function does not raise."""
     raised = []
     for x in CHECKED_POINTS.tolist():
         try:

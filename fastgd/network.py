@@ -303,8 +303,8 @@ class Network:
         """Mean loss as `loss`, and its gradient with respect to `parameters` as a flat array (a copy).
 
         training: True takes all rows as one minibatch of training: Dropout drops, BatchNorm takes their mean and
-        variance, and keeps its running ones. minibatch: its number, by which Dropout draws; None is that of the next
-        step of training, which this does not count as: a loop that updates the parameters itself counts by itself.
+        variance, and keeps its running ones. minibatch: the number by which Dropout draws; None is the next
+        training step's. This call does not count as a step: a loop that updates the parameters itself counts by itself.
         """
         if minibatch is not None:
             check_integer("minibatch", minibatch, 0)
