@@ -22,6 +22,7 @@ __path__ = [
 from . import (
     activations,
     callbacks,
+    containers,
     custom,
     dropout,
     initializers,
@@ -36,6 +37,7 @@ from . import (
 )
 from .checkpoint import load
 from .config import __version__, show_config
+from .containers import *  # noqa: F403
 from .data import minibatches
 from .dropout import *  # noqa: F403
 from .errors import CheckpointError, DivergenceError
@@ -75,7 +77,7 @@ __all__ = [
     "sweep",
     "tables",
 ]
-__all__ += [*layers.__all__, *dropout.__all__, *normalization.__all__, *optimizers.__all__]
+__all__ += [*containers.__all__, *layers.__all__, *dropout.__all__, *normalization.__all__, *optimizers.__all__]
 
 
 def __getattr__(name):

@@ -25,10 +25,11 @@ from ._plan import sync_folder
 from .activations import ACTIVATIONS
 from .choice import pick
 from .config import __version__
+from .containers import Sequential
 from .errors import CheckpointError, check_integer, check_number, choose, shown, type_error, value_error
 from .history import History
 from .kernel import DTYPES
-from .layer import LAYERS, parameter_specs, statistic_specs
+from .layer import check_shape, layer_from_config, parameter_specs, statistic_specs
 from .losses import LOSSES, Loss
 from .optimizer import check_optimizer
 from .optimizers import OPTIMIZERS
@@ -36,7 +37,7 @@ from .schedules import SCHEDULES, from_config
 from .tables import Preprocessing
 from .threads import check_threads
 
-FORMAT = 4
+FORMAT = 5
 _SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}  # by a schedule
 # What of an optimizer is another by the end of a run; its learning rate at the start is among the run's settings.
 CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
@@ -82,7 +83,7 @@ def save(path, network, optimizer=None, run=None):
 
 def describe(network, optimizer):
     """What a file says of a network and an optimizer, besides arrays; raises if it could not be read again."""
-    for layer in network.layers:
+    for _, layer, _ in network.body.leaves("", network.input_shape):
         if hasattr(layer, "activation"):
             _check_known("activation", layer.activation, ACTIVATIONS)
     _check_known("loss", network.loss_function, LOSSES)
@@ -316,18 +317,18 @@ def _network(file, backend):
     with file.field("network"):
         config = dict(file.content["network"])
         _check_defined(file, "loss", config["loss"]["name"], LOSSES)
-        for layer in config["layers"]:
-            if "activation" in layer:
-                _check_defined(file, "activation", layer["activation"]["name"], ACTIVATIONS)
-        layers = [choose("layer", layer["layer"], LAYERS).from_config(layer) for layer in config.pop("layers")]
+        for name in _activations(config["layers"]):
+            _check_defined(file, "activation", name, ACTIVATIONS)
+        layers = [layer_from_config(layer) for layer in config.pop("layers")]
         chosen = dict(config.pop("loss"))
         loss = pick("loss", chosen.pop("name"), LOSSES, Loss)(**chosen)
-        n_features = check_integer("n_features", config.pop("n_features"), 1)
+        shape = check_shape("input_shape", config.pop("input_shape"))
         choose("dtype", config["dtype"], DTYPES)
         # Before there is memory taken for them.
-        arrays = [*parameter_specs(n_features, layers), *statistic_specs(n_features, layers)]
+        body = Sequential(layers)
+        arrays = [*parameter_specs(body, shape), *statistic_specs(body, shape)]
         file.check({name: (shape, config["dtype"]) for name, shape, *_ in arrays})
-        network = Network(n_features, layers, loss=loss, backend=backend, **config)
+        network = Network(shape, layers, loss=loss, backend=backend, **config)
     _check_formulas(file, network)
     with file.field("epochs"):
         network.epochs = check_integer("epochs", file.content["epochs"], 0)
@@ -338,6 +339,14 @@ def _network(file, backend):
             network.preprocessing = Preprocessing.from_config(file.content["preprocessing"])
     file.fill({**network.views(), **network.statistics})
     return network
+
+
+def _activations(config):
+    """The names of the activations in a part of a file's description of layers."""
+    if isinstance(config, dict) and "activation" in config:
+        yield config["activation"]["name"]
+    for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from _activations(part)
 
 
 def _count(minibatches):

@@ -320,8 +320,7 @@ def info(arguments):
     network, optimizer, content = load_described(arguments.model)
     print(f"{arguments.model}: {content['size']:,} bytes, written by fastgd {content['version']}")
     print(network)
-    for layer, n_in in zip(network.layers, network.sizes, strict=False):
-        print(f"  {n_in} -> {layer.output_size(n_in)}  {layer}")
+    print("\n".join(network.layer_lines()))
     print(f"epochs {network.epochs}")
     if optimizer is not None:
         print(f"{optimizer}, {optimizer.steps} updates")

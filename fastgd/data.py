@@ -46,18 +46,20 @@ def gather_rows(out, source, index):
 
 @kernel
 def gather_labels(
-    out: Out("rows", dtype="int64"),
-    source: In("m", dtype="int64"),
+    out: Out("rows", "n", dtype="int64"),
+    source: In("m", "n", dtype="int64"),
     index: In("rows", dtype="int64", domain="labels", below="m"),
 ):
-    """out <- the labels of source that index names; an index beyond them means the nearest."""
-    np.take(source, index, out=out, mode="clip")
+    """out <- the rows of source, labels, that index names; an index beyond them means the nearest."""
+    np.take(source, index, axis=0, out=out, mode="clip")
 
 
 @gather_labels.loop
 def gather_labels(out, source, index):
     for i in range(index.size):
-        out[i] = source[min(max(index[i], 0), source.size - 1)]
+        row = min(max(index[i], 0), source.shape[0] - 1)
+        for j in range(out.shape[1]):
+            out[i, j] = source[row, j]
 
 
 @kernel
@@ -148,7 +150,7 @@ def check_mapping(x):
 
 
 class RowReader:
-    """Gathers rows of an array (m, n). Those of a mapped file are read from the file where that is possible: a page
+    """Gathers rows of an array (m, ...). Those of a mapped file are read from the file where that is possible: a page
     that is touched may bring megabytes around it into memory.
 
     By now the name of a mapped file may stand for another one. What it opens is read only if the system says that it is
@@ -172,8 +174,9 @@ class RowReader:
             self._file = file
 
     def _read(self, index, out=None):
-        rows = np.empty((len(index), self.x.shape[1]), self.x.dtype) if out is None else out
-        read_rows(self._file.fileno(), self._offset, self.x.strides[0], index, rows.view(np.uint8))
+        rows = np.empty((len(index), *self.x.shape[1:]), self.x.dtype) if out is None else out
+        flat = rows.reshape(len(index), -1).view(np.uint8)
+        read_rows(self._file.fileno(), self._offset, self.x.strides[0], index, flat)
         return rows
 
     def take(self, index, out=None):
@@ -253,7 +256,7 @@ def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=Fa
 
     def batches():
         order = epoch_order(len(X), seed, epoch, shuffle)
-        readers = [RowReader(array) if array.ndim == 2 else None for array in (X, y)]
+        readers = [RowReader(array) if array.ndim > 1 else None for array in (X, y)]
         for start in range(0, math.floor(len(X) / size) * size if drop_last else len(X), size):
             index = order[start : start + size]
             check_mapping(X)

@@ -138,12 +138,17 @@ def data_of_model(arguments, network, needs_target):
     if path == "digits":
         return Data(*digits()[1])
     X, y = _read_arrays(path, arguments, needs_target)
-    if X.shape[1] != network.n_features:
-        raise tables.TableError(path, "X", None, f"{network.n_features} features as {arguments.model}", X.shape[1])
+    if X.shape[1:] != network.input_shape:
+        raise tables.TableError(
+            path, "X", None, f"rows of shape {network.input_shape} as {arguments.model}", X.shape[1:]
+        )
     if y is not None and network.loss_function.name == "softmax_cross_entropy" and y.ndim == 1 and y.dtype.kind in "iu":
-        strange = (y < 0) | (y >= network.sizes[-1])
+        strange = (y < 0) | (y >= network.output_shape[-1])
         if strange.any():
-            row, expected = int(np.argmax(strange)), f"labels in [0, {network.sizes[-1] - 1}] as {arguments.model}"
+            row, expected = (
+                int(np.argmax(strange)),
+                f"labels in [0, {network.output_shape[-1] - 1}] as {arguments.model}",
+            )
             raise tables.TableError(path, arguments.target or "y", row + 1, expected, f"{y[row]}")
     return Data(X, y)
 

@@ -90,25 +90,30 @@ class Dropout(Layer):
     def __init__(self, rate):
         self.rate = check_number("rate", rate, 0.0, 1.0, high_open=True)
 
-    def _scalars(self, plan, i):
-        key = np.array([plan.network.seed], np.uint64) + np.array([i], np.uint64) * np.uint64(GOLDEN_64)
-        return self.rate, float(mixed(key)[0] >> np.uint64(11)), Fed("minibatch")  # a double holds 53 bits
+    def without_noise(self):
+        return Dropout(0.0)
 
-    def forward(self, plan, i, x):
+    def _scalars(self, plan, path):
+        key = np.array([plan.network.seed], np.uint64)
+        for number in path.split("."):
+            key = mixed(key + np.array([int(number)], np.uint64) * np.uint64(GOLDEN_64))
+        return self.rate, float(key[0] >> np.uint64(11)), Fed("minibatch")  # a double holds 53 bits
+
+    def forward(self, plan, path, x):
         if not plan.training or not self.rate:
             return x
-        y = plan.row_buffer(f"a{i}", plan.network.sizes[i])
-        plan.add("forward", dropout, y, x, "row", *self._scalars(plan, i))
+        y = plan.row_buffer(f"a{path}", plan.shape(x))
+        plan.add("forward", dropout, y, x, "row", *self._scalars(plan, path))
         return y
 
-    def backward(self, plan, i, x, dy, is_wanted):
+    def backward(self, plan, path, x, dy, is_wanted):
         if not is_wanted:
             return None
         if plan.training and self.rate:
-            plan.add("backward", dropout, dy, dy, "row", *self._scalars(plan, i))
+            plan.add("backward", dropout, dy, dy, "row", *self._scalars(plan, path))
         return dy
 
-    def onnx(self, graph, i, x):
+    def onnx(self, graph, path, x):
         return x
 
     def config(self):

@@ -104,7 +104,7 @@ def difference(saved, network, optimizer=None):
 def _functions(network, optimizer):
     """Name and fingerprint of all that may be a user's, by place."""
     loss = network.loss_function
-    found = {"loss": (loss.name, of_loss(loss, network.sizes[-1]))}
+    found = {"loss": (loss.name, of_loss(loss, network.output_shape[-1]))}
     for i, layer in enumerate(network.layers, 1):
         if hasattr(layer, "activation"):
             found[f"layer {i}"] = layer.activation.name, of_activation(layer.activation)

@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import math
 import numbers
 import os
 import pickle
@@ -113,6 +114,7 @@ class Kernel:
         self.functions = ()  # written by users, which the loop calls: they may raise, and read what may change
         self.loops = {}  # those compiled by Numba, by precision
         self.onnx_function = None
+        self.cost = None  # or a function of the sizes by name: floating-point operations, about
         self.derived = {}  # kernels that follow from this one; see lowmemory.py
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
@@ -163,6 +165,12 @@ class Kernel:
             raise TypeError(f"kernel {self.name}: its nodes take {names}, expected {('graph', 'x', *self.scalars)}")
         self.onnx_function = function
         return self
+
+    def operations(self, sizes):
+        """How many floating-point operations it takes, about: `cost`, or one for each element of the largest array."""
+        if self.cost is not None:
+            return self.cost(**sizes)
+        return max(math.prod(sizes[dim] for dim in array.dims) for array in self.arrays.values())
 
     @property
     def has_loop(self):

@@ -3,9 +3,9 @@
 import numpy as np
 
 from .data import check_mapping
-from .errors import check_integer, shown, value_error
+from .errors import check_integer, shown, type_error, value_error
 from .initializers import pick_initializer
-from .kernel import In, Out, kernel
+from .kernel import In, InOut, Out, kernel
 from .layer import ActivatedLayer, Layer, layer
 from .samples import as_array, moments, scale_of
 
@@ -92,6 +92,19 @@ def dense_backward_bias(db, dy):
 
 
 @kernel
+def add_bias(y: InOut("rows", "n"), b: In("n")):
+    """y <- y + b."""
+    y += b
+
+
+@add_bias.loop
+def add_bias(y, b):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] += b[j]
+
+
+@kernel
 def standardize_forward(y: Out("rows", "n"), x: In("rows", "n"), shift: In("n"), scale: In("n")):
     """y <- (x - shift) scale."""
     np.subtract(x, shift, out=y)
@@ -118,60 +131,88 @@ def standardize_backward(dx, dy, scale):
             dx[i, j] = dy[i, j] * scale[j]
 
 
+def _cost_of_product(rows, n_in, n_out):
+    return 2 * rows * n_in * n_out
+
+
+dense_forward.cost = dense_backward_input.cost = dense_backward_weights.cost = _cost_of_product
+
+
 @layer
 class Dense(ActivatedLayer):
-    """A fully connected layer: y = activation(x w + b), x (rows, n_in), w (n_in, units), b (units,).
+    """A fully connected layer: y = activation(x w + b), x (..., n_in), w (n_in, units), b (units,). On rows of several
+    axes, such as sequences (T, n_in), it works at each position by itself.
 
     units: int >= 1, the number of outputs.
     activation: a name ("relu", "tanh", ...: `fastgd.activations.ACTIVATIONS`) or an `Activation`.
     weight_init, bias_init: a name ("glorot_uniform", ...: `fastgd.initializers`), an `Initializer`, or an array of the
         shape of w or b. "torch" for both is what torch.nn.Linear begins with.
+    tie: the name of another layer's weights, "w1", which serve this layer, too, instead of weights of its own; "w1.T"
+        is their transpose. Their gradient is the sum of both layers'. Press & Wolf 2017, arXiv:1608.05859.
 
     Raises TypeError or ValueError that names the argument.
     """
 
-    def __init__(self, units, activation="identity", *, weight_init="glorot_uniform", bias_init="zeros"):
+    def __init__(self, units, activation="identity", *, weight_init="glorot_uniform", bias_init="zeros", tie=None):
         self.units = check_integer("units", units, 1)
         super().__init__(activation)
         self.weight_init = pick_initializer("weight_init", weight_init)
         self.bias_init = pick_initializer("bias_init", bias_init)
+        if not isinstance(tie, str | None):
+            raise type_error("tie", "the name of the weights of another layer, such as 'w1', or None", shown(tie))
+        self.tie = tie
+        self.tied_to = tie and tie.removesuffix(".T")
+        self.is_transposed = tie is not None and tie != self.tied_to
 
-    def output_size(self, n_in):
-        return self.units
+    def output_shape(self, shape):
+        return (*shape[:-1], self.units)
 
-    def parameters(self, n_in):
-        fans = n_in, self.units
-        return (
-            ("w", (n_in, self.units), self.weight_init, True, fans),
-            ("b", (self.units,), self.bias_init, False, fans),
-        )
+    def parameters(self, shape):
+        fans = shape[-1], self.units
+        bias = ("b", (self.units,), self.bias_init, False, fans)
+        return (bias,) if self.tie else (("w", fans, self.weight_init, True, fans), bias)
 
-    def forward(self, plan, i, x):
-        z = self.row_buffer_of_z(plan, i)
-        plan.add("forward", dense_forward, z, x, f"w{i}", f"b{i}")
-        return self.activate(plan, i, z)
+    def shared(self, shape):
+        of_w = shape[-1], self.units
+        return ((self.tied_to, of_w[::-1] if self.is_transposed else of_w),) if self.tie else ()
 
-    def backward(self, plan, i, x, dy, is_wanted):
-        self.activate_backward(plan, i, dy)
-        dx = None
-        if is_wanted:
-            dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
-            plan.add("backward", dense_backward_input, dx, dy, f"w{i}")
-        plan.add("parameters", dense_backward_weights, f"dw{i}", x, dy)
-        plan.add("parameters", dense_backward_bias, f"db{i}", dy)
-        plan.add_outer_product(f"b{i}", f"w{i}", x, dy)
+    def forward(self, plan, path, x):
+        w, b = self.tied_to or f"w{path}", f"b{path}"
+        z = self.row_buffer_of_z(plan, path, self.output_shape(plan.shape(x)))
+        if self.is_transposed:
+            plan.add("forward", dense_backward_input, z, x, w)
+            plan.add("forward", add_bias, z, b)
+        else:
+            plan.add("forward", dense_forward, z, x, w, b)
+        return self.activate(plan, path, z)
+
+    def backward(self, plan, path, x, dy, is_wanted):
+        w, b = self.tied_to or f"w{path}", f"b{path}"
+        self.activate_backward(plan, path, dy)
+        dx = plan.row_buffer(f"dx{path}", plan.shape(x)) if is_wanted else None
+        if dx and self.is_transposed:
+            zero = plan.vector(f"zero{path}", np.zeros(plan.shape(x)[-1]))
+            plan.add("backward", dense_forward, dx, dy, w, zero)
+        elif dx:
+            plan.add("backward", dense_backward_input, dx, dy, w)
+        plan.add_gradient(dense_backward_weights, w, *((dy, x) if self.is_transposed else (x, dy)))
+        plan.add_gradient(dense_backward_bias, b, dy)
+        if not self.tie:
+            plan.add_outer_product(b, w, x, dy)
         return dx
 
-    def onnx(self, graph, i, x):
+    def onnx(self, graph, path, x):
+        w = graph.parameter(self.tied_to or f"w{path}")
         # Gemm is both in one, but before 1.19 onnxruntime cannot run it in float64 in front of an activation.
-        z = graph.add("Add", graph.add("MatMul", x, graph.parameter(f"w{i}")), graph.parameter(f"b{i}"))
-        return self.activate_onnx(graph, z)
+        product = graph.add("MatMul", x, graph.add("Transpose", w) if self.is_transposed else w)
+        return self.activate_onnx(graph, graph.add("Add", product, graph.parameter(f"b{path}")))
 
     def config(self):
-        return {"layer": "Dense", "units": self.units, "activation": self.activation.config()}
+        config = {"layer": "Dense", "units": self.units, "activation": self.activation.config()}
+        return config | ({"tie": self.tie} if self.tie else {})
 
     def __repr__(self):
-        return f"Dense({self.units}, {self.activation!r})"
+        return f"Dense({self.units}, {self.activation!r}{f', tie={self.tie!r}' if self.tie else ''})"
 
 
 # How far from its value a standardised feature may be by the rounding of the data.
@@ -180,9 +221,9 @@ COARSEST = 0.01
 
 @layer
 class Standardize(Layer):
-    """A layer that shifts and scales each feature: y = (x - shift) scale. It has no parameters; what it holds is saved
-    with the network. `Standardize(scale=1 / 255)` brings bytes to [0, 1]; `Standardize.of(X)` brings each feature to
-    mean 0 and variance 1.
+    """A layer that shifts and scales each feature, the last axis of its input: y = (x - shift) scale. It has no
+    parameters; what it holds is saved with the network. `Standardize(scale=1 / 255)` brings bytes to [0, 1];
+    `Standardize.of(X)` brings each feature to mean 0 and variance 1.
 
     shift, scale: a number each, or one for each feature. Data is cast to the network's dtype before: a network refuses
     a layer whose features would lose more than 1 % of a standard deviation by that, as time stamps do in float32.
@@ -195,17 +236,17 @@ class Standardize(Layer):
 
     @classmethod
     def of(cls, X):
-        """From the mean and the variance (divided by the rows) of each column of X (rows, n_features), of any real
+        """From the mean and the variance (divided by the rows) of each column of X (..., n_features), of any real
         dtype and layout, in one pass over blocks of rows. A constant column becomes 0, whatever comes later."""
         X = as_array("X", X)
         mean, variance = moments("X", X)
-        return cls(mean, scale_of(mean, variance, len(X), otherwise=0.0))
+        return cls(mean, scale_of(mean, variance, X.size // X.shape[-1], otherwise=0.0))
 
-    def output_size(self, n_in):
+    def output_shape(self, shape):
         for name, values in (("shift", self.shift), ("scale", self.scale)):
-            if values.shape not in ((), (n_in,)):
-                raise value_error(name, f"a number, or one for each of {n_in} features", shown(values))
-        return n_in
+            if values.shape not in ((), shape[-1:]):
+                raise value_error(name, f"a number, or one for each of {shape[-1]} features", shown(values))
+        return shape
 
     def check_dtype(self, dtype):
         limits = np.finfo(dtype)
@@ -221,24 +262,23 @@ class Standardize(Layer):
             hint = "; use dtype='float64'" if dtype == np.float32 else ""
             raise value_error("shift", expected, f"{feature}{ratio}{hint}, or subtract a constant from X before")
 
-    def forward(self, plan, i, x):
-        n = plan.network.sizes[i]
-        y = plan.row_buffer(f"a{i}", n)
+    def forward(self, plan, path, x):
+        y = plan.row_buffer(f"a{path}", plan.shape(x))
         constants = [
-            plan.vector(f"{name}{i}", np.broadcast_to(values, n))
+            plan.vector(f"{name}{path}", np.broadcast_to(values, plan.shape(x)[-1]))
             for name, values in (("shift", self.shift), ("scale", self.scale))
         ]
         plan.add("forward", standardize_forward, y, x, *constants)
         return y
 
-    def backward(self, plan, i, x, dy, is_wanted):
+    def backward(self, plan, path, x, dy, is_wanted):
         if not is_wanted:
             return None
-        dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
-        plan.add("backward", standardize_backward, dx, dy, f"scale{i}")
+        dx = plan.row_buffer(f"dx{path}", plan.shape(x))
+        plan.add("backward", standardize_backward, dx, dy, f"scale{path}")
         return dx
 
-    def onnx(self, graph, i, x):
+    def onnx(self, graph, path, x):
         shift, scale = (values.astype(graph.dtype) for values in (self.shift, self.scale))
         return graph.add("Mul", graph.add("Sub", x, shift), scale)
 

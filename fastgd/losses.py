@@ -302,7 +302,7 @@ def softmax_forward(p, z):
 
 @softmax_forward.onnx
 def softmax_forward(graph, x):
-    return graph.add("Softmax", x, axis=1)
+    return graph.add("Softmax", x, axis=-1)
 
 
 @kernel

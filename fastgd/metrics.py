@@ -14,7 +14,8 @@ from .history import COLUMNS
 @dataclasses.dataclass(frozen=True, repr=False)
 class Metric(Choice):
     """A metric. function(y, prediction, weight, **parameters) -> float: y as it was given to the network, labels
-    (rows,) or values (rows, n_out); prediction (rows, n_out); weight (rows,) or None. greater_is_better tells which way
+    (rows,) or values (rows, n_out); prediction (rows, n_out); weight (rows,) or None. Where outputs have positions,
+    such as (T, n_out), there are T of each in a row: (rows, T), (rows, T, n_out). greater_is_better tells which way
     `fit(monitor=...)` watches it; None is not known."""
 
     function: object
@@ -42,8 +43,14 @@ def _metric(greater_is_better, **parameters):
 
     def make(function):
         taken = {name: ranges[name] for name in parameters}
-        quiet = np.errstate(all="ignore")(function)  # whatever the user's state is
-        return Metric(function.__name__, quiet, greater_is_better, parameters=parameters, ranges=taken)
+
+        @np.errstate(all="ignore")  # whatever the user's state is
+        def by_positions(y, prediction, weight, **values):
+            flat = prediction.reshape(-1, prediction.shape[-1])
+            y = y.reshape(-1, y.shape[-1]) if y.ndim == prediction.ndim else y.reshape(-1)
+            return function(y, flat, None if weight is None else weight.reshape(-1), **values)
+
+        return Metric(function.__name__, by_positions, greater_is_better, parameters=parameters, ranges=taken)
 
     return make
 

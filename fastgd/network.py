@@ -10,10 +10,11 @@ import numpy as np
 from ._plan import BAD_GRADIENT, BAD_LOSS, FAULT, HIGH_PEAK, TOLD_TO_STOP, Turn, Use
 from .buffers import aligned_zeros
 from .choice import pick
+from .containers import Sequential, check_layers
 from .data import check_mapping, leave_pages
 from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
-from .layer import Layer, parameter_specs, statistic_specs
+from .layer import check_shape, parameter_specs, statistic_specs
 from .losses import LOSSES, Loss
 from .metrics import check_metrics
 from .optimizer import check_optimizer
@@ -37,9 +38,11 @@ MAX_QUICK_STEPS = 4096
 class Network:
     """A feed-forward network and everything needed to train it.
 
-    n_features: int, columns of the input.
-    layers: list of layers, e.g. [Dense(64, "relu"), Dense(10)]. The last gives raw outputs: the link (softmax, ...) is
-        in the loss.
+    input_shape: int, columns of the input, or a tuple, the shape of a row: (T, C) for sequences, (height, width,
+        channels) for images.
+    layers: list of layers, e.g. [Dense(64, "relu"), Dense(10)], or of containers of layers, nested to any depth
+        (`Sequential`, `Residual`, `Concatenate`). The last gives raw outputs: the link (softmax, ...) is in the loss.
+        Where outputs have more than one axis, (T, k), the loss is the mean over their positions, too.
     loss: a name ("mse", "softmax_cross_entropy", ...: `fastgd.losses.LOSSES`) or a `Loss`.
     l1, l2: penalty l1 sum |w| + (l2 / 2) sum w^2 on the weights, not the biases; part of the loss.
     dtype: "float32" or "float64".
@@ -49,25 +52,23 @@ class Network:
         Small steps use fewer, and so do all while other processes want the cores. The results do not depend on it, bit
         for bit.
 
-    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. `statistics` has by
-    name what training keeps besides (the running means of BatchNorm). `train_step` and `fit` work as layers do in
-    training (Dropout drops, BatchNorm takes the minibatch's mean), all else as they do in evaluation. `epochs`
-    counts the passes over data that `fit` has made, `minibatches` the steps of training, whoever made them;
+    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. Their names are those of
+    the arrays with the path of the layer: "w1" of the first layer, "w3.2" of the second layer in the third.
+    `statistics` has by name what training keeps besides (the running means of BatchNorm). `train_step` and `fit` work
+    as layers do in training (Dropout drops, BatchNorm takes the minibatch's mean), all else as they do in evaluation.
+    `epochs` counts the passes over data that `fit` has made, `minibatches` the steps of training, whoever made them;
     `history` is the `History` of the last `fit`, however it ended, or of the run in the file it was loaded from, or
-    None. `preprocessing` may be set to what makes rows of numbers of a table (`fastgd.tables`): it is saved with
-    the network. Arrays of the network's dtype that are C-contiguous and aligned are used where they lie, others are
-    cast.
+    None. `preprocessing` may be set to what makes rows of numbers of a table (`fastgd.tables`): it is saved with the
+    network. Arrays of the network's dtype that are C-contiguous and aligned are used where they lie, others are cast.
     """
 
     def __init__(
-        self, n_features, layers, *, loss, l1=0.0, l2=0.0, dtype="float32", seed=0, backend="auto", num_threads=None
+        self, input_shape, layers, *, loss, l1=0.0, l2=0.0, dtype="float32", seed=0, backend="auto", num_threads=None
     ):
-        self.n_features = check_integer("n_features", n_features, 1)
-        if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, Layer) for layer in layers):
-            raise type_error("layers", "a list of layers such as Dense(64, 'relu')", shown(layers))
+        self.input_shape = check_shape("input_shape", input_shape)
+        self.body = Sequential(check_layers("layers", layers))
         if not layers:
             raise value_error("layers", "at least one layer", "[]")
-        self.layers = tuple(layers)
         self.loss_function = pick("loss", loss, LOSSES, Loss)
         self.l1, self.l2 = check_number("l1", l1, 0.0), check_number("l2", l2, 0.0)
         self.dtype = choose("dtype", _dtype_name(dtype), DTYPES)
@@ -76,14 +77,8 @@ class Network:
         if self.backend == "auto":
             self.backend = "cython"
         self.num_threads = check_threads(num_threads)
-        self.sizes = [self.n_features]
-        for layer in self.layers:
-            self.sizes.append(layer.output_size(self.sizes[-1]))
-        if not any(layer.parameters(n) for layer, n in zip(self.layers, self.sizes, strict=False)):
-            raise value_error("layers", "a layer that has parameters", shown(list(layers)))
-        self._check_last_layer()
-        for layer in self.layers:
-            layer.check_dtype(self.dtype)
+        self.output_shape = self.body.output_shape(self.input_shape)
+        self._check_layers()
         self._make_buffers()
         self.epochs, self.history, self._preprocessing = 0, None, None
         self.counter = np.zeros(1, np.int64)  # of minibatches, on which the native runner counts
@@ -93,23 +88,40 @@ class Network:
         self._drop_plan()
         self._turn = Turn("network")
 
-    def _check_last_layer(self):
-        """Raises where raw outputs and the loss's link would not be what was meant."""
-        loss, activation = self.loss_function, getattr(self.layers[-1], "activation", None)
-        if loss.kernels[0].arrays["y"].domain == "labels" and self.sizes[-1] == 1:
+    @property
+    def layers(self):
+        """The layers, as a tuple."""
+        return self.body.layers
+
+    def _check_layers(self):
+        """Raises unless the layers suit each other, the dtype and the loss."""
+        leaves = list(self.body.leaves("", self.input_shape))
+        if not any(leaf.parameters(shape) for _, leaf, shape in leaves):
+            raise value_error("layers", "a layer that has parameters", shown(list(self.layers)))
+        shapes = {spec.name: spec.shape for spec in parameter_specs(self.body, self.input_shape)}
+        for _, leaf, shape in leaves:
+            leaf.check_dtype(self.dtype)
+            for name, wanted in leaf.shared(shape):
+                if shapes.get(name) != wanted:
+                    got = f"{name!r} of shape {shapes[name]}" if name in shapes else repr(name)
+                    raise value_error("tie", f"the name of parameters of shape {wanted}, for {leaf!r}", got)
+        # Raw outputs and the loss's link must be what was meant.
+        loss, last = self.loss_function, leaves[-1][1]
+        activation = getattr(last, "activation", None)
+        if loss.kernels[0].arrays["y"].domain == "labels" and self.output_shape[-1] == 1:
             raise value_error("layers", f"at least 2 outputs for {loss.name} (or binary_cross_entropy)", "1 output")
         if loss.link is not None and getattr(activation, "forward", None) is loss.link:
             expected = f"a last layer of raw outputs: {loss.name} applies {activation.name} itself"
-            raise value_error("layers", expected, repr(self.layers[-1]))
+            raise value_error("layers", expected, repr(last))
 
     def _make_buffers(self):
         """The flat buffers and the initial values."""
         rng = np.random.Generator(np.random.PCG64(self.seed))
-        specs = parameter_specs(self.n_features, self.layers)
+        specs = parameter_specs(self.body, self.input_shape)
         self._shapes = {spec.name: spec.shape for spec in specs}
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
         self.n_weights = sum(math.prod(spec.shape) for spec in specs if spec.is_weight)
-        kept = statistic_specs(self.n_features, self.layers)
+        kept = statistic_specs(self.body, self.input_shape)
         self._statistics = {name: shape for name, shape, _ in kept}
         n_kept = self.n_parameters + sum(math.prod(shape) for shape in self._statistics.values())
         _, (self._learnt, self._gradient) = aligned_zeros([n_kept, self.n_parameters], self.dtype, eighth=0)
@@ -161,9 +173,10 @@ class Network:
         if not isinstance(preprocessing, Preprocessing | None):
             raise type_error("preprocessing", "a fastgd.tables.Preprocessing or None", shown(preprocessing))
         if preprocessing is not None:
-            expected, made = (self.n_features, self.sizes[-1]), (preprocessing.n_features, preprocessing.n_outputs)
-            if made != expected:
+            expected, made = (self.input_shape, self.output_shape), (preprocessing.n_features, preprocessing.n_outputs)
+            if made != tuple(shape[0] if len(shape) == 1 else shape for shape in expected):
                 text = "{} features and {} outputs"
+                expected = (shape[0] if len(shape) == 1 else shape for shape in expected)
                 raise value_error("preprocessing", text.format(*expected), text.format(*made))
         self._preprocessing = preprocessing
 
@@ -171,7 +184,7 @@ class Network:
         """A new network of the same layers and options but for `changes`, arguments of the constructor: with initial
         values, and nothing of what this one has learnt. (Layers that come from a file have the usual initializers.)"""
         options = {
-            "n_features": self.n_features, "layers": self.layers, "loss": self.loss_function, "l1": self.l1,
+            "input_shape": self.input_shape, "layers": self.layers, "loss": self.loss_function, "l1": self.l1,
             "l2": self.l2, "dtype": str(self.dtype), "seed": self.seed, "backend": self.backend,
             "num_threads": self.num_threads,
         }  # fmt: skip
@@ -218,16 +231,17 @@ class Network:
         plan = self._plan_for(len(x), loss_kernel, plan_name)
         arrays = {"x": x} if y is None else {"x": x, "y": y}
         used = {name: _usable(array, plan.own[name].dtype) for name, array in arrays.items()}
-        plan.set_minibatch(None if weight is None else _usable(weight / len(x), self.dtype), **used)
+        weight = None if weight is None else _usable(weight / plan.losses_in(len(x)), self.dtype)
+        plan.set_minibatch(weight, **used)
         return plan
 
     def forward(self, x):
-        """Raw outputs (rows, n_out) for x (rows, n_features).
+        """Raw outputs (rows, *output_shape) for x (rows, *input_shape).
 
-        Raises TypeError or ValueError if x is not real numbers, finite, of n_features columns.
+        Raises TypeError or ValueError if x is not real numbers, finite, of rows of that shape.
         """
-        x = check_rows("x", x, self.n_features)
-        result = np.empty((len(x), self.sizes[-1]), self.dtype)
+        x = check_rows("x", x, self.input_shape)
+        result = np.empty((len(x), *self.output_shape), self.dtype)
         with self._turn.use(Use.EVALUATE):
             for start in range(0, len(x), BLOCK_ROWS):
                 rows = slice(start, start + BLOCK_ROWS)
@@ -240,7 +254,7 @@ class Network:
         return result
 
     def predict(self, x):
-        """Outputs after the loss's link: probabilities for cross-entropy, values otherwise; (rows, n_out)."""
+        """Outputs after the loss's link: probabilities for cross-entropy, values otherwise; (rows, *output_shape)."""
         return self._linked(self.forward(x))
 
     def _linked(self, outputs):
@@ -248,15 +262,16 @@ class Network:
         link = self.loss_function.link
         if link is not None:
             body = link.body(link.choose_body(self.backend))
-            for start in range(0, len(outputs), BLOCK_ROWS):
-                block = outputs[start : start + BLOCK_ROWS]
+            flat = outputs.reshape(-1, outputs.shape[-1])
+            for start in range(0, len(flat), BLOCK_ROWS):
+                block = flat[start : start + BLOCK_ROWS]
                 body(block, block.copy())
         return outputs
 
     def loss(self, x, y, *, sample_weight=None):
-        """Mean loss over the rows, with the penalty. x: (rows, n_features); y: integer labels (rows,) for
-        softmax_cross_entropy, else (rows, n_out), or (rows,) for one output. sample_weight: (rows,) numbers >= 0 for a
-        weighted mean.
+        """Mean loss over the rows and the positions in them, with the penalty. x: (rows, *input_shape); y: integer
+        labels (rows, *output_shape[:-1]) for softmax_cross_entropy, else (rows, *output_shape), for one output also
+        without the last axis. sample_weight: numbers >= 0 for a weighted mean, (rows,) or one for each label.
 
         Raises TypeError or ValueError naming the argument.
         """
@@ -279,7 +294,7 @@ class Network:
 
     def _evaluate(self, samples, metrics=()):
         """Mean loss, and values of the metrics by name."""
-        total, outputs = 0.0, np.empty((len(samples) if metrics else 0, self.sizes[-1]), self.dtype)
+        total, outputs = 0.0, np.empty((len(samples) if metrics else 0, *self.output_shape), self.dtype)
         for start in range(0, len(samples), BLOCK_ROWS):
             x, y, weight = samples.part(start, start + BLOCK_ROWS)
             plan = self._minibatch(x, y, samples.kernel, weight)
@@ -322,7 +337,7 @@ class Network:
     def train_step(self, x, y, optimizer, *, sample_weight=None):
         """One update from one minibatch, in place; returns its loss before the update.
 
-        sample_weight: (rows,) numbers >= 0 for a weighted mean of the rows' losses.
+        sample_weight: numbers >= 0 for a weighted mean of the losses, (rows,) or one for each of them.
         Raises TypeError or ValueError naming the argument, and DivergenceError if the loss or the gradient is not
         finite; then the parameters are those before the step.
         """
@@ -335,27 +350,28 @@ class Network:
         count as they are if they are not to be `scaled`."""
         check_optimizer(optimizer)
         if optimizer.state:  # a bad value shows in the loss or the gradient
-            x = check_rows("x", x, self.n_features)
-            y, kernel = check_targets("y", y, len(x), self.loss_function, self.sizes[-1])
+            x = check_rows("x", x, self.input_shape)
+            y, kernel = check_targets("y", y, len(x), self.loss_function, self.output_shape)
         else:  # the first step binds the optimizer, so all is checked before
             samples = self._checked(x, y, finite=True)
             x, y, kernel = samples.x, samples.y, samples.kernel
         weights = None
         if sample_weight is not None:
-            weights = check_weights("sample_weight", sample_weight, len(x), self.dtype, scaled=scaled)
+            shape = len(x), *self.output_shape[:-1]
+            weights = check_weights("sample_weight", sample_weight, shape, self.dtype, scaled=scaled)
         with self._turn, optimizer.turn:
             optimizer.settle()
             plan = self._plan_for(len(x), kernel)
             plan.use_optimizer(optimizer)
             x_used, y_used = (_usable(array, plan.own[name].dtype) for name, array in (("x", x), ("y", y)))
-            weights = None if weights is None else _usable(weights / len(x), self.dtype)
+            weights = None if weights is None else _usable(weights / plan.losses_in(len(x)), self.dtype)
             steps = Steps.of(plan, optimizer, x_used, y_used, rows=[len(x)], starts=[0], weights=weights)
             grows = getattr(self._quick_step, "is_used_up", True)
             failed = self._train(plan, steps)
             plan.release()
             if failed is not None:
                 check_values("x", x, self.dtype)
-                check_values("y", y, self.dtype, kernel.arrays["y"], self.sizes[-1])
+                check_values("y", y, self.dtype, kernel.arrays["y"], self.output_shape[-1])
                 raise self._failure(steps, failed, optimizer)
             quick = self.backend != "numpy" and isinstance(optimizer.schedule, Schedule) and weights is None
             if quick and x_used is x and y_used is y and steps.parameter_limits is None:
@@ -417,9 +433,22 @@ class Network:
     # ---- telling and keeping
 
     def describe(self):
-        """The plan as text: one line an operation, with the body in use."""
+        """Layers and plan as text: for each layer its path, the shape of its rows and how many parameters it has; one
+        line an operation, with the body in use."""
         with self._turn.use(Use.EVALUATE):
-            return "\n".join([repr(self), *self._plan_for(1).describe()])
+            return "\n".join([repr(self), *self.layer_lines(), *self._plan_for(1).describe()])
+
+    def layer_lines(self):
+        """One line a layer: path, layer, shape of a row of its output, parameters."""
+        counts = {}
+        for path, leaf, shape in self.body.leaves("", self.input_shape):
+            counts[path] = sum(math.prod(of_array) for _, of_array, *_ in leaf.parameters(shape))
+        lines = []
+        for path, text, shape in self.body.describe("", self.input_shape):
+            indent = "  " * (1 + path.count("."))
+            n = sum(count for at, count in counts.items() if f"{at}.".startswith(f"{path}."))
+            lines.append(f"{indent}{path:<4} {text}  ->  {_shape_text(shape)}, {n:,} parameters")
+        return lines
 
     def memory_estimate(self, batch_size, optimizer=None):
         """Bytes that training takes, besides the data, as a dict: "parameters", "gradient", "optimizer" (its state;
@@ -456,7 +485,7 @@ class Network:
     def config(self):
         """What a file needs to make this network again, besides the parameters."""
         return {
-            "n_features": self.n_features,
+            "input_shape": list(self.input_shape),
             "layers": [layer.config() for layer in self.layers],
             "loss": self.loss_function.config(),
             "l1": self.l1,
@@ -466,11 +495,18 @@ class Network:
         }
 
     def __repr__(self):
-        sizes = "-".join(map(str, self.sizes))
+        shapes = [self.input_shape]
+        for layer in self.layers:
+            shapes.append(layer.output_shape(shapes[-1]))
         return (
-            f"Network({sizes}, loss={self.loss_function!r}, dtype={self.dtype}, backend={self.backend}): "
+            f"Network({'-'.join(map(_shape_text, shapes))}, loss={self.loss_function!r}, "
+            f"dtype={self.dtype}, backend={self.backend}): "
             f"{self.n_parameters:,} parameters"
         )
+
+
+def _shape_text(shape):
+    return "x".join(map(str, shape))
 
 
 def _cut(flat, shapes):

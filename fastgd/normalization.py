@@ -5,6 +5,8 @@ Both compute x' = (x - mean) / sqrt(variance + eps) and y = gamma x' + beta, the
 number of elements. `normal` is x', `inverse` is 1 / sqrt(variance + eps). Sums are taken in float64, or in blocks
 whose sums are added in float64."""
 
+import math
+
 import numpy as np
 
 from .errors import check_number
@@ -215,28 +217,29 @@ class Normalization(ActivatedLayer):
         super().__init__(activation)
         self.eps = check_number("eps", eps, 0.0, low_open=True)
 
-    def parameters(self, n_in):
-        return (("gamma", (n_in,), ones, False, (n_in, n_in)), ("beta", (n_in,), zeros, False, (n_in, n_in)))
+    def parameters(self, shape):
+        n = shape[-1]
+        return (("gamma", (n,), ones, False, (n, n)), ("beta", (n,), zeros, False, (n, n)))
 
-    def backward(self, plan, i, x, dy, is_wanted):
-        self.activate_backward(plan, i, dy)
-        plan.add("parameters", normalization_backward_gamma, f"dgamma{i}", dy, f"normal{i}")
-        plan.add("parameters", dense_backward_bias, f"dbeta{i}", dy)
+    def backward(self, plan, path, x, dy, is_wanted):
+        self.activate_backward(plan, path, dy)
+        plan.add_gradient(normalization_backward_gamma, f"gamma{path}", dy, f"normal{path}")
+        plan.add_gradient(dense_backward_bias, f"beta{path}", dy)
         if not is_wanted:
             return None
-        dx = plan.row_buffer(f"da{i - 1}", plan.network.sizes[i - 1])
-        self.backward_input(plan, i, dx, dy)
+        dx = plan.row_buffer(f"dx{path}", plan.shape(x))
+        self.backward_input(plan, path, dx, dy)
         return dx
 
-    def backward_input(self, plan, i, dx, dy):
+    def backward_input(self, plan, path, dx, dy):
         """Writes down what makes dx of dy."""
         raise NotImplementedError
 
 
 @layer
 class LayerNorm(Normalization):
-    """A layer that brings each row to mean 0 and variance 1, then scales and shifts its columns:
-    y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's LayerNorm. Ba et al. 2016,
+    """A layer that brings each row, or each position of a row, to mean 0 and variance 1, then scales and shifts its
+    columns: y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's LayerNorm. Ba et al. 2016,
     arXiv:1607.06450.
 
     activation: as in `Dense`. eps: > 0. Raises TypeError or ValueError that names the argument.
@@ -245,20 +248,21 @@ class LayerNorm(Normalization):
     def __init__(self, activation="identity", *, eps=1e-5):
         super().__init__(activation, eps)
 
-    def forward(self, plan, i, x):
-        z, normal = self.row_buffer_of_z(plan, i), plan.row_buffer(f"normal{i}", plan.network.sizes[i])
-        inverse = plan.row_buffer(f"inverse{i}", None)
-        plan.add("forward", layer_norm_forward, z, normal, inverse, x, f"gamma{i}", f"beta{i}", self.eps)
-        return self.activate(plan, i, z)
+    def forward(self, plan, path, x):
+        shape = plan.shape(x)
+        z, normal = self.row_buffer_of_z(plan, path, shape), plan.row_buffer(f"normal{path}", shape)
+        inverse = plan.row_buffer(f"inverse{path}", shape[:-1])
+        plan.add("forward", layer_norm_forward, z, normal, inverse, x, f"gamma{path}", f"beta{path}", self.eps)
+        return self.activate(plan, path, z)
 
-    def backward_input(self, plan, i, dx, dy):
-        plan.add("backward", layer_norm_backward, dx, dy, f"normal{i}", f"inverse{i}", f"gamma{i}")
+    def backward_input(self, plan, path, dx, dy):
+        plan.add("backward", layer_norm_backward, dx, dy, f"normal{path}", f"inverse{path}", f"gamma{path}")
 
-    def onnx(self, graph, i, x):
-        apart = graph.add("Sub", x, graph.add("ReduceMean", x, axes=[1]))
-        variance = graph.add("ReduceMean", graph.add("Mul", apart, apart), axes=[1])
+    def onnx(self, graph, path, x):
+        apart = graph.add("Sub", x, graph.add("ReduceMean", x, axes=[-1]))
+        variance = graph.add("ReduceMean", graph.add("Mul", apart, apart), axes=[-1])
         normal = graph.add("Div", apart, graph.add("Sqrt", graph.add("Add", variance, self.eps)))
-        z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{i}")), graph.parameter(f"beta{i}"))
+        z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{path}")), graph.parameter(f"beta{path}"))
         return self.activate_onnx(graph, z)
 
     def config(self):
@@ -270,7 +274,8 @@ class LayerNorm(Normalization):
 
 @layer
 class BatchNorm(Normalization):
-    """A layer that brings each column of a minibatch to mean 0 and variance 1, then scales and shifts it:
+    """A layer that brings each column of a minibatch, over all rows and positions, to mean 0 and variance 1, then
+    scales and shifts it:
     y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's BatchNorm1d. Ioffe & Szegedy 2015,
     arXiv:1502.03167.
 
@@ -279,46 +284,49 @@ class BatchNorm(Normalization):
     `network.statistics`, kept and restored with the parameters.
 
     activation: as in `Dense`. eps: > 0. momentum: in (0, 1]. A minibatch of one row becomes beta, and leaves the
-    running variance as it is; `fit` refuses batch_size=1. Raises TypeError or ValueError that names the argument.
-    """
+    running variance as it is; `fit` refuses batch_size=1 for rows that are vectors.
 
-    least_rows = 2
+    Raises TypeError or ValueError that names the argument.
+    """
 
     def __init__(self, activation="identity", *, eps=1e-5, momentum=0.1):
         super().__init__(activation, eps)
         self.momentum = check_number("momentum", momentum, 0.0, 1.0, low_open=True)
 
-    def statistics(self, n_in):
-        return (("mean", (n_in,), 0.0), ("variance", (n_in,), 1.0))
+    def statistics(self, shape):
+        return (("mean", shape[-1:], 0.0), ("variance", shape[-1:], 1.0))
 
-    def forward(self, plan, i, x):
-        n = plan.network.sizes[i]
-        z, normal = self.row_buffer_of_z(plan, i), plan.row_buffer(f"normal{i}", n)
-        inverse = plan.vector(f"inverse{i}", np.ones(n))
+    def least_rows(self, shape):
+        return 2 if math.prod(shape[:-1]) == 1 else 1
+
+    def forward(self, plan, path, x):
+        shape, n = plan.shape(x), plan.shape(x)[-1]
+        z, normal = self.row_buffer_of_z(plan, path, shape), plan.row_buffer(f"normal{path}", shape)
+        inverse = plan.vector(f"inverse{path}", np.ones(n))
         if plan.training:
-            mean, unbiased = (plan.vector(f"minibatch.{name}{i}", np.zeros(n)) for name in ("mean", "unbiased"))
-            plan.add("forward", batch_statistics, mean, inverse, unbiased, x, f"variance{i}", self.eps)
-            plan.add("track", average_parameters, f"mean{i}", mean, 1 - self.momentum)
-            plan.add("track", average_parameters, f"variance{i}", unbiased, 1 - self.momentum)
+            mean, unbiased = (plan.vector(f"minibatch.{name}{path}", np.zeros(n)) for name in ("mean", "unbiased"))
+            plan.add("forward", batch_statistics, mean, inverse, unbiased, x, f"variance{path}", self.eps)
+            plan.add("track", average_parameters, f"mean{path}", mean, 1 - self.momentum)
+            plan.add("track", average_parameters, f"variance{path}", unbiased, 1 - self.momentum)
         else:
-            mean = f"mean{i}"
-            plan.add("forward", inverse_deviation, inverse, f"variance{i}", self.eps)
-        plan.add("forward", batch_norm_forward, z, normal, x, mean, inverse, f"gamma{i}", f"beta{i}")
-        return self.activate(plan, i, z)
+            mean = f"mean{path}"
+            plan.add("forward", inverse_deviation, inverse, f"variance{path}", self.eps)
+        plan.add("forward", batch_norm_forward, z, normal, x, mean, inverse, f"gamma{path}", f"beta{path}")
+        return self.activate(plan, path, z)
 
-    def backward_input(self, plan, i, dx, dy):
-        n = plan.network.sizes[i]
-        mean, part = (plan.vector(f"d{name}{i}", np.zeros(n)) for name in ("mean", "part"))
+    def backward_input(self, plan, path, dx, dy):
+        n = plan.shape(dy)[-1]
+        mean, part = (plan.vector(f"d{name}{path}", np.zeros(n)) for name in ("mean", "part"))
         if plan.training:
-            plan.add("backward", batch_norm_means, mean, part, dy, f"normal{i}")
-        plan.add("backward", batch_norm_backward, dx, dy, f"normal{i}", f"inverse{i}", f"gamma{i}", mean, part)
+            plan.add("backward", batch_norm_means, mean, part, dy, f"normal{path}")
+        plan.add("backward", batch_norm_backward, dx, dy, f"normal{path}", f"inverse{path}", f"gamma{path}", mean, part)
 
-    def onnx(self, graph, i, x):
+    def onnx(self, graph, path, x):
         # Not BatchNormalization, which holds eps in float32.
-        mean, variance = (graph.statistics[f"{name}{i}"] for name in ("mean", "variance"))
+        mean, variance = (graph.statistics[f"{name}{path}"] for name in ("mean", "variance"))
         inverse = 1 / np.sqrt(variance + variance.dtype.type(self.eps))
         normal = graph.add("Mul", graph.add("Sub", x, mean), inverse)
-        z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{i}")), graph.parameter(f"beta{i}"))
+        z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{path}")), graph.parameter(f"beta{path}"))
         return self.activate_onnx(graph, z)
 
     def config(self):

@@ -5,11 +5,12 @@ net.to_onnx("model.onnx")
 session = onnxruntime.InferenceSession("model.onnx")
 session.run(["prediction"], {"x": X})[0]  # as net.predict(X)
 
-The input "x" is (rows, n_features), the output "prediction" (rows, n_out). A network with `preprocessing` takes the
-columns of the table instead, each an input (rows, 1) of its name: numbers as float64, missing ones NaN; categories as
-text, missing ones "". Its "prediction" (rows,) is what `Preprocessing.decode` gives: numbers or classes. With classes
-comes "probabilities" (rows, n_out), or "scores" where the loss has no link; the metadata "classes" is their order, as
-JSON. Where fastgd raises an error for numbers that are not finite, the model does not: they pass through it.
+The input "x" is (rows, *input_shape), the output "prediction" (rows, *output_shape). A network with `preprocessing`
+takes the columns of the table instead, each an input (rows, 1) of its name: numbers as float64, missing ones NaN;
+categories as text, missing ones "". Its "prediction" (rows,) is what `Preprocessing.decode` gives: numbers or classes.
+With classes comes "probabilities" (rows, n_out), or "scores" where the loss has no link; the metadata "classes" is
+their order, as JSON. Where fastgd raises an error for numbers that are not finite, the model does not: they pass
+through it.
 """
 
 import numpy as np
@@ -56,41 +57,44 @@ def model(network, *, unknown="error"):
         raise value_error("network", f"at most {MOST_BYTES:,} bytes of parameters, as ONNX files hold", f"{size:,}")
     graph, preprocessing = Graph(network, unknown), network.preprocessing
     if preprocessing is None:
-        value = graph.input("x", network.dtype, network.n_features)
+        value = graph.input("x", network.dtype, *network.input_shape)
     else:
         value = preprocessing.onnx_encode(graph)
-    for i, layer in enumerate(network.layers, 1):
-        value = layer.onnx(graph, i, value)
+    value = network.body.onnx(graph, "", value)
     loss = network.loss_function
     value = graph.apply("loss", loss, loss.link, value)
     if preprocessing is None:
-        graph.output("prediction", value, network.dtype, network.sizes[-1])
+        graph.output("prediction", value, network.dtype, *network.output_shape)
         return graph.model()
     graph.output("prediction", *preprocessing.onnx_decode(graph, value))
     if preprocessing.target.classes is not None:
         name = "scores" if loss.link is None else "probabilities"
-        graph.output(name, value, network.dtype, network.sizes[-1])
+        graph.output(name, value, network.dtype, *network.output_shape)
     return graph.model()
 
 
 class Graph:
     """A graph of ONNX that is being written down: layers, kernels and columns add their nodes. Values are told apart by
-    name. `dtype` and `statistics` are the network's, `unknown` is as of `export`; `metadata` is text by name."""
+    name.
+
+    dtype, statistics: the network's. shapes: of a row of each layer's input, by the layer's path. unknown: as in
+    `export`. metadata: text by name."""
 
     def __init__(self, network, unknown="error"):
         choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
         self.dtype, self.unknown, self.metadata = network.dtype, unknown, {}
         self._parameters, self.statistics = network.views(), network.statistics
+        self.shapes = {path: shape for path, _, shape in network.body.leaves("", network.input_shape)}
         self._inputs, self._outputs, self._constants, self._nodes = [], [], [], []
         self._names, self._numbers = set(OUTPUTS), {}  # taken; how often one was asked for
 
-    def input(self, name, dtype, width, doc=""):
-        """An input (rows, width), under exactly this name: they come before all else."""
+    def input(self, name, dtype, *shape, doc=""):
+        """An input (rows, *shape), under exactly this name: they come before all else."""
         if name in self._names or not name:
             expected = f"columns of different names, none of them {', '.join(map(repr, OUTPUTS))} or empty"
             raise value_error("preprocessing", expected, repr(name))
         self._names.add(name)
-        self._inputs.append(_value_info(name, dtype, ("rows", width), doc))
+        self._inputs.append(_value_info(name, dtype, ("rows", *shape), doc))
         return name
 
     def output(self, name, value, dtype, *shape):

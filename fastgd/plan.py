@@ -26,6 +26,7 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
 Over 400 lines: writing down, laying out, binding and running go through the same buffers and records."""
 
 import collections
+import math
 import time
 
 import numpy as np
@@ -38,6 +39,7 @@ from ._plan import (
     DONE,
     FAULT,
     FUSED,
+    GRAIN,
     OUT_OF_TIME,
     TOLD_TO_STOP,
     QuickStep,
@@ -45,6 +47,7 @@ from ._plan import (
     Use,
 )
 from .buffers import aligned_zeros
+from .containers import copy_rows
 from .data import (
     count_exceeding,
     fill_rows,
@@ -54,9 +57,10 @@ from .data import (
     peak_of_rows,
     raise_peak_of_rows,
 )
+from .gradient import accumulate_gradient
 from .interrupts import held
 from .losses import penalty_gradient, penalty_value, sum_loss
-from .program import GRAIN, UPDATE_PHASES, UPDATE_WALK, Fed, Program
+from .program import UPDATE_PHASES, UPDATE_WALK, Fed, Program
 from .steps import Feeds, Steps, addresses
 from .update import write_update
 
@@ -66,13 +70,14 @@ PHASES = (
 )  # fmt: skip
 # Phases in which a value may be another each step.
 FED_PHASES = ("forward", "backward", *UPDATE_PHASES, "outer")
+# The phases whose operations go through the rows of the minibatch, and those that take its time.
+BY_ROWS_PHASES = ("forward", "loss", "backward")
+WORK_PHASES = (*BY_ROWS_PHASES, "parameters")
 # The phases with a penalty: in the loss, and in the gradient.
 PENALIZED = ("total", "penalty")
-# Rows that a thread takes through all layers at a time: their activations stay in the second cache.
-ROW_BLOCK = 256
-# Floating-point operations that are worth a thread.
-THREAD_WORK = 2e6
-# ... and that may pass without a look at the clock.
+# Positions that a thread takes through all layers at a time: their activations stay in the second cache.
+BLOCK = 256
+# Floating-point operations that may pass without a look at the clock.
 LOOK_WORK = 1_000_000
 # A network whose parameters, gradient and optimizer state fill more bytes than this updates each part of the
 # parameters as its gradient is finished; else one sweep over all of them costs less.
@@ -112,89 +117,154 @@ WALKS = {
 }
 
 
+def _renamed(names, old, new):
+    return tuple(new if name == old else name for name in names)
+
+
+def _set_follower(entry, follower, **numbers):
+    """Makes an operation of the runner's table the one before another: see `Operation` in plan.pyx."""
+    entry["follower"] = follower
+    for name, number in numbers.items():
+        entry[name] = number
+
+
 class Plan(Program):
     """The operations of one network for minibatches of up to `capacity` rows with targets for one loss kernel, the
-    layers as they are in `training` or as in evaluation."""
+    layers as they are in `training` or as in evaluation.
+
+    positions: the most in a row that an operation takes apart from each other, tokens of a sequence or pixels of an
+    image; 1 if a row is a vector. terms: the most products for each row of a minibatch that an element of the gradient
+    is the sum of."""
 
     def __init__(self, network, capacity, loss_kernel, *, training, backend=None):
         super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
         self.rows = 0
+        self.inputs = {}  # names of what the layers of a container take, by its path
         self.outer_products = []
+        # How many operations write the gradient of an array, and products for each row that it is the sum of.
+        self._written, self._terms = collections.Counter(), collections.Counter()
         self.kinds = []
         self.optimizer = None
         self._prepared = None  # steps that the runner is in the middle of
         self.pace = collections.defaultdict(lambda: np.zeros(2))  # of each walk: see `Runner.run`
         self.torn = False  # whether a step is half done
-        self._row_sizes = {}
         self._write_down()
         self._lay_out()
         self._bind()
 
     # ---- written down by name
 
-    def row_buffer(self, name, columns):
-        """Declares a workspace buffer (rows, columns), or of a number a row (rows,) if columns is None; returns its
-        name."""
-        self._row_sizes[name] = columns
+    def row_buffer(self, name, shape=()):
+        """Declares a workspace buffer (rows, *shape); returns its name."""
+        self.row_shapes[name] = tuple(shape)
         return name
+
+    def reshaped(self, name, of, shape):
+        """Declares a view of a buffer whose rows have another shape; returns its name."""
+        self._base[name] = self._base.get(of, of)
+        return self.row_buffer(name, shape)
+
+    def shape(self, name):
+        """The shape of a row of a buffer."""
+        return self.row_shapes[name]
 
     def vector(self, name, values):
         """Declares a buffer with these numbers in it, whatever the rows of a minibatch; returns its name."""
         self.buffers[name] = np.array(values, self.dtype)
         return name
 
+    def add_gradient(self, kernel, name, *arguments):
+        """Appends what makes the gradient of an array of parameters. Where that has one already, since layers share
+        the array, the new one is added: in the order in which they were written down."""
+        shapes = [self.row_shapes[used] for used in arguments if used in self.row_shapes]
+        self._terms[name] += max(math.prod(shape[:-1]) for shape in shapes)
+        self._written[name] += 1
+        if self._written[name] == 1:
+            self.add("parameters", kernel, f"d{name}", *arguments)
+            return
+        whole = self.network.views(self.network.gradient)[name]
+        part = self.vector(f"d{name}+{self._written[name]}", np.zeros(whole.shape))
+        self.add("parameters", kernel, part, *arguments)
+        self.buffers[f"d{name}.flat"], self.buffers[f"{part}.flat"] = whole.reshape(-1), self.buffers[part].reshape(-1)
+        self.add("parameters", accumulate_gradient, f"d{name}.flat", f"{part}.flat", 1.0, 1.0)
+
     def add_outer_product(self, b, w, x, dy):
-        """Notes that for a minibatch of one row the gradient of b is dy and that of w is x^T dy."""
+        """Notes that for a minibatch of one row of one position the gradient of b is dy and that of w is x^T dy."""
         self.outer_products.append((b, w, x, dy))
 
+    def mark(self):
+        """The end of what is written down by now, for `keep`."""
+        return len(self._phases["backward"]), len(self._phases["parameters"]), len(self.outer_products)
+
+    def keep(self, name, mark, result):
+        """Leaves a buffer as it was at a mark: if an operation of the backward pass since then writes to it, all since
+        then work on a copy. Returns the name of their result, which may be that copy."""
+        base = self._base.get(name, name)
+        backward, parameters, products = mark
+        if not any(base in operation.outputs for operation in self._phases["backward"][backward:]):
+            return result
+        copy = self.row_buffer(f"{base}.copy{backward}", self.row_shapes[base])
+        for operation in (*self._phases["backward"][backward:], *self._phases["parameters"][parameters:]):
+            operation.buffers = _renamed(operation.buffers, base, copy)
+        self.outer_products[products:] = [_renamed(p, base, copy) for p in self.outer_products[products:]]
+        self._phases["backward"].insert(backward, self.operation(copy_rows, copy, base))
+        is_copy = self._base.get(result, result) == base
+        return self.reshaped(f"{copy}.view", copy, self.row_shapes[result]) if is_copy else result
+
     def _write_down(self):
-        network = self.network
+        network, loss = self.network, self.loss_kernel
+        self.loss_shape = network.output_shape[:-1]  # of the losses of a row: one for each position
+        labels = len(loss.arrays["y"].dims) == 1
+        y_shape = self.loss_shape if labels else network.output_shape
+        for name, shape in (("x", network.input_shape), ("y", y_shape)):
+            self.row_shapes |= {name: shape, f"data.{name}": shape}
+        self.row_shapes |= {"index": (), "row": ()}
         self.add("gather", gather_rows, "x", "data.x", "index")
-        labels = len(self.loss_kernel.arrays["y"].dims) == 1
         self.add("gather", gather_labels if labels else gather_rows, "y", "data.y", "index")
-        self.add("weight", fill_rows, "weight", 1.0)
-        names = ["x"]
-        for i, layer in enumerate(network.layers, 1):
-            names.append(layer.forward(self, i, names[-1]))
-        self.output = names[-1]
-        # No gradient goes beyond the first layer that has parameters.
-        first = next(i for i, layer in enumerate(network.layers, 1) if layer.parameters(network.sizes[i - 1]))
-        scalars, dy = network.loss_function.parameters.values(), self.row_buffer("dz", network.sizes[-1])
-        self.add("loss", self.loss_kernel, "losses", dy, self.output, "y", "weight", *scalars)
-        values = dict.fromkeys([*names[1:-1], dy])
-        for i in range(len(network.layers), first - 1, -1):
-            dy = network.layers[i - 1].backward(self, i, names[i - 1], dy, i > first)
-            values |= {dy: None} if i > first else {}
-        self.add("inputs", peak_of_rows, "peaks", "x")
-        for name in ("workspace",) if self.capacity == 1 else values:
-            self.add("peaks", raise_peak_of_rows, "peaks", name)
-        self.add("total", sum_loss, "total", "losses")
-        self.add("peak", largest_peak, "peak", "peaks")
+        self.add("weight", fill_rows, self.row_buffer("weight", self.loss_shape), 1.0)
+        self.output = network.body.forward(self, "", "x")
+        scalars, dy = network.loss_function.parameters.values(), self.row_buffer("dz", network.output_shape)
+        losses = self.row_buffer("losses", self.loss_shape)
+        self.add("loss", loss, losses, dy, self.output, "y", "weight", *scalars)
+        network.body.backward(self, "", "x", dy, False)
+        self.terms = max(self._terms.values())
+        largest = self.row_buffer("peaks")
+        self.add("inputs", peak_of_rows, largest, "x")
+        for name in ("workspace",) if self.capacity == 1 else self._guarded():
+            self.add("peaks", raise_peak_of_rows, largest, name)
+        self.add("total", sum_loss, "total", losses)
+        self.add("peak", largest_peak, "peak", largest)
         if network.n_weights and (network.l1 or network.l2):
             self.add("total", penalty_value, "total", "penalized", network.l1, network.l2)
             self.add("penalty", penalty_gradient, "dpenalized", "penalized", network.l1, network.l2)
         self.add("check", count_exceeding, "bad_gradients", "gradient", 0.0)
 
+    def _guarded(self):
+        """The buffers, but for x, whose products the gradient of the parameters is made of: where their elements are
+        within a limit, so is the gradient."""
+        used = {name: None for operation in self._phases["parameters"] for name in operation.buffers}
+        return [name for name in used if name in self.row_shapes and name != "x"]
+
     # ---- laid out and bound
 
     def _lay_out(self):
         network, capacity = self.network, self.capacity
-        sizes = {**self._row_sizes, "losses": None, "weight": None, "peaks": None}
-        self.workspace, pieces = aligned_zeros([capacity * (n or 1) for n in sizes.values()], self.dtype)
-        for (name, columns), piece in zip(sizes.items(), pieces, strict=True):
-            self.buffers[name] = piece if columns is None else piece.reshape(capacity, columns)
-        y = self.loss_kernel.arrays["y"]
-        columns = () if len(y.dims) == 1 else (network.sizes[-1],)
+        given = {"x", "y", "index", "row", "data.x", "data.y", *self._base}
+        shapes = {name: shape for name, shape in self.row_shapes.items() if name not in given}
+        self.workspace, pieces = aligned_zeros([capacity * math.prod(s) for s in shapes.values()], self.dtype)
+        for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
+            self.buffers[name] = piece.reshape(capacity, *shape)
         # Rows that are gathered or cast; `set_minibatch` may point x and y elsewhere.
+        y_dtype = self.loss_kernel.arrays["y"].dtype or self.dtype
         self.own = {
-            "x": np.zeros((capacity, network.sizes[0]), self.dtype),
-            "y": np.zeros((capacity, *columns), y.dtype or self.dtype),
+            name: np.zeros((capacity, *self.row_shapes[name]), dtype)
+            for name, dtype in (("x", self.dtype), ("y", y_dtype))
         }
         self.buffers |= self.own
         self.buffers |= {f"data.{name}": array for name, array in self.own.items()}
         self.buffers["index"], self.buffers["row"] = np.zeros(capacity, np.int64), np.arange(capacity)
-        self.row_names = {*sizes, *self.own, "index", "row"}
+        self.row_names = {*shapes, *self.own, "index", "row"}
         self.buffers |= network.statistics
         for prefix, flat in (("", network.parameters), ("d", network.gradient)):
             self.buffers |= {prefix + name: view for name, view in network.views(flat).items()}
@@ -212,14 +282,19 @@ class Plan(Program):
 
     def _bind(self, place=0):
         self.bind(place)
+        self.positions = max(operation.positions for phase in BY_ROWS_PHASES for operation in self._phases[phase])
+        # Floating-point operations that a row takes, about.
+        self.work = sum(o.work for phase in WORK_PHASES for o in self._phases[phase]) / self.capacity
         if self.backend != "numpy":
             total = self._phases["total"][0]
             self.make_runner(
                 total=total.slot("total"),
                 peak=self.buffers["peak"].ctypes.data,
                 bad_gradients=self.buffers["bad_gradients"].ctypes.data,
-                row_block=ROW_BLOCK,
+                row_block=max(1, BLOCK // self.positions),
+                row_grain=max(1, GRAIN // self.positions),
             )
+            self.runner.set_work(self.work, self.network.num_threads, self.positions)
 
     def use_optimizer(self, optimizer):
         """Makes the update phases those of the optimizer."""
@@ -241,8 +316,9 @@ class Plan(Program):
             named.append((f"parameters{cut}", f"dparameters{cut}", kind))
         write_update(self, optimizer, named)
         outer = optimizer.outer_kernel
-        covered = sum(self.buffers[name].size for b, w, _, _ in self.outer_products for name in (b, w))
-        if outer and optimizer.is_plain and self.capacity == 1 and covered == network.n_parameters:
+        products = [name for b, w, _, _ in self.outer_products for name in (b, w)]
+        is_whole = sorted(products) == sorted(network.views()) and self.is_of_one_position
+        if outer and optimizer.is_plain and is_whole:
             for product in self.outer_products:
                 self.add("outer", outer, *product, *(Fed((parts[0].kind, name)) for name in outer.scalars))
         self._bind(self.ends["check"])
@@ -251,12 +327,21 @@ class Plan(Program):
         self.optimizer = optimizer
         self.best_walk = self._choose_walk()
 
+    @property
+    def is_of_one_position(self):
+        """Whether a gradient is of one product, of vectors and not of rows of them."""
+        return self.capacity * self.terms == 1
+
+    def threads(self, rows):
+        """How many threads the work on so many rows is worth."""
+        return 1 if self.runner is None else self.runner.threads(rows)
+
     def _choose_walk(self):
         """The fastest way of a step through this plan; a penalty must be added to the gradient before it is checked."""
         network, optimizer = self.network, self.optimizer
         if self.runner is None or network.l1 or network.l2:
             return "step"
-        few_values = self.capacity == 1 and self.workspace.size * FEW_VALUES < network.n_parameters
+        few_values = self.is_of_one_position and self.workspace.size * FEW_VALUES < network.n_parameters
         if few_values and self._phases["outer"]:
             return "outer"
         if network.parameters.nbytes * 2 + optimizer.state_bytes(network) > FUSED_BYTES:
@@ -269,34 +354,40 @@ class Plan(Program):
         updates = range(*self.range_of("update", "update"))
         first = dict(zip(range(*self.range_of("accumulate", "accumulate")), updates, strict=False))
         for place, update in first.items():
-            self._table[place, 6:] = update, 0, 1, 0
+            _set_follower(self._table[place], update, block=0, scale=1, offset=0)
         for part, place in zip(parts, first or updates, strict=True):
             followed[part] = place
-        for i, operation in enumerate(self._phases["parameters"], self.range_of("parameters", "parameters")[0]):
-            array = operation.arguments[0]
+        begin = self.range_of("parameters", "parameters")[0]
+        finished = {}  # the last operation that writes to a place of the gradient
+        for i, operation in enumerate(self._phases["parameters"], begin):
+            _set_follower(self._table[i], -1, block=0, scale=0, offset=0)
+            finished[operation.arguments[0].ctypes.data] = i, operation.arguments[0]
+        for address, (i, array) in finished.items():
+            offset = (address - flat.ctypes.data) // flat.itemsize
             scale = array.size // array.shape[0]
-            offset = (array.ctypes.data - flat.ctypes.data) // flat.itemsize
             block = max(FUSED_ROWS, FUSED_BLOCK // scale // GRAIN * GRAIN)
-            self._table[i, 6:] = -1, 0, 0, 0
             for part, place in followed.items():
                 if part.start <= offset < part.stop:
-                    self._table[i, 6:] = place, block, scale, offset - part.start
+                    _set_follower(self._table[i], place, block=block, scale=scale, offset=offset - part.start)
 
     # ---- for each minibatch
 
     def _slots(self, name, stages):
         """Addresses of the slots that hold the address of a buffer, in the operations of some stages."""
-        ranges = [*stages[:, 0:2].tolist(), *stages[:, 2:4].tolist()]
-        used = {i for first, last in ranges for i in range(first, last)}
-        links = (link for i in sorted(used) for link in self.operations[i].links)
-        return [link.record.ctypes.data + 8 * link.buffers.index(name) for link in links if name in link.buffers]
+        used = set()
+        for stage in stages:
+            used |= {*range(stage["first"], stage["last"]), *range(stage["closing"], stage["end"])}
+        links = [link for i in sorted(used) for link in self.operations[i].links]
+        return [
+            link.record.ctypes.data + 8 * j for link in links for j, used in enumerate(link.buffers) if used == name
+        ]
 
     def set_rows(self, rows):
-        """Makes the operations work on the first `rows` rows of their buffers, with weight 1 / rows each. The runner
-        sets the sizes in the records by itself."""
+        """Makes the operations work on the first `rows` rows of their buffers, all losses with the same weight. The
+        runner sets the sizes in the records by itself."""
         self.rows = rows
         self._prepared = None
-        self._phases["weight"][0].set_scalars(value=1 / rows)
+        self._phases["weight"][0].set_scalars(value=1 / self.losses_in(rows))
         for operation in self._penalties():
             operation.set_scalars(l2=self.network.l2)
         if self.runner is None:
@@ -304,11 +395,15 @@ class Plan(Program):
                 for link in operation.links:
                     for j, name in enumerate(link.buffers):
                         if name in self.row_names:
-                            link.arguments[j] = self.buffers[name][:rows]
+                            link.arguments[j] = link.view(j, self.buffers[name][:rows])
+
+    def losses_in(self, rows):
+        """How many losses there are in rows of the minibatch: one at each position."""
+        return rows * math.prod(self.loss_shape)
 
     def set_minibatch(self, weight=None, **arrays):
         """Points the operations to the rows of x, and of y if given, where they lie: C-contiguous, aligned, of the
-        dtype of `own`. weight: a factor of the loss for each row, of the plan's dtype; None is 1 / rows."""
+        dtype of `own`. weight: a factor of the loss at each position, of the plan's dtype; None is 1 / `losses_in`."""
         self.set_rows(len(arrays["x"]))
         for name, array in arrays.items():
             self.point(name, array)
@@ -324,17 +419,9 @@ class Plan(Program):
         """Makes the loss take the weights of the rows from here."""
         (loss,) = self._phases["loss"]
         j = loss.buffers.index("weight")
-        loss.arguments[j] = array
+        loss.arguments[j] = loss.view(j, array)
         if loss.record is not None:
             loss.record[j] = array.ctypes.data
-
-    def threads(self, rows):
-        """How many threads the work on so many rows is worth."""
-        return int(max(1, min(self.network.num_threads, self._work(rows) // THREAD_WORK, -(-rows // GRAIN))))
-
-    def _work(self, rows):
-        """Floating-point operations of a step, about."""
-        return 6 * rows * (self.network.n_weights or self.network.n_parameters)
 
     def _stages(self, walk, gather=False):
         """The stages of a walk, with `gather` with the rows gathered first."""
@@ -401,7 +488,7 @@ class Plan(Program):
         used = stages if ending is None else np.concatenate([stages, ending])
         self._feed_update(feeds, steps)
         feeds.add([self.runner.peak_limit], steps.peak_limits)
-        feeds.add(self._weight_slots, 1 / steps.rows)
+        feeds.add(self._weight_slots, 1 / self.losses_in(steps.rows))
         if steps.in_place:
             feeds.add(self._slots("x", used), addresses(steps.x, steps.starts))
             feeds.add(self._slots("y", used), addresses(steps.y, steps.starts))
@@ -423,7 +510,7 @@ class Plan(Program):
             stages, feeds=table, rows_of_step=steps.rows, marks=steps.ends[done:], times=steps.times[done:],
             losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
             minibatches=self.network.counter, pace=self.pace[walk],
-            steps_between_looks=max(1, LOOK_WORK // self._work(rows)),
+            steps_between_looks=int(max(1, LOOK_WORK // (rows * self.work))),
         )  # fmt: skip
         self._prepared = steps, walk, self.threads(rows), ending, (feeds, table, stages)
 
@@ -474,9 +561,8 @@ class Plan(Program):
             x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
             weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
             minibatches=self.network.counter, pace=self.pace[walk], capacity=self.capacity, x=x, y=y,
-            labels=y.ndim == 1, threads=self.network.num_threads, work_of_row=float(self._work(1)),
-            thread_work=THREAD_WORK, last_loss=last_loss, watched=self.watched(), raise_fault=self.raise_fault,
-            kept=(self, steps, feeds),
+            terms=self.terms, positions=math.prod(self.loss_shape), last_loss=last_loss, watched=self.watched(),
+            raise_fault=self.raise_fault, kept=(self, steps, feeds),
         )  # fmt: skip
 
     def _train_in_python(self, steps, first, end, seconds):

@@ -280,7 +280,8 @@ def histograms(network, X=None, y=None, *, title=None):
         drawn["gradient"] = network.views(gradient)
     layers = {}
     for name in network.views():
-        layers.setdefault(int(name.removeprefix(_kind(name))), []).append(name)
+        path = name.removeprefix(_kind(name))
+        layers.setdefault(tuple(map(int, path.split("."))), []).append(name)
     most = max(map(len, layers.values()))
     figure = _figure(max(2.4 * len(drawn) * most, 6.4), 1.9 * len(layers) + 0.5)
     panels = figure.subplots(len(layers), len(drawn) * most, squeeze=False)
@@ -318,5 +319,5 @@ def _histogram(panel, values, name, *, xlabel, color):
 
 
 def _kind(name):
-    """Of "w12" the "w"."""
-    return name.rstrip("0123456789")
+    """Of "w12" or "w3.1" the "w"."""
+    return name.rstrip("0123456789.")

@@ -5,6 +5,8 @@ native runner if the bodies are compiled; Python walks over numpy bodies.
 """
 
 import dataclasses
+import itertools
+import math
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from ._plan import (
     CHECK_GRADIENT,
     CHECK_LOSS,
     DONE,
+    GRAIN,
+    OPERATION,
+    STAGE,
     Runner,
     StepOfPython,
     chain_address,
@@ -23,8 +28,6 @@ from ._plan import (
 )
 from .kernel import Kernel
 
-# Shares of threads begin at multiples of so many rows, or elements of flat arrays.
-GRAIN = 8
 # The phases of an update, in order, and the walk through them.
 UPDATE_PHASES = ("accumulate", "norms", "factor", "update")
 UPDATE_WALK = (
@@ -48,15 +51,44 @@ class Fed:
     key: object
 
 
+def fold(kernel, row_shapes):
+    """How a kernel sees the rows of its buffers: (positions in a row, shape of each array at a position).
+
+    row_shapes: of each array of the kernel the shape of a row of the minibatch, () for one number a row, or None for an
+    array without such rows. A row may have more axes than the kernel's contract: those at the front that all arrays
+    share are positions, and the kernel sees rows x positions rows; what an array has beyond them is flattened into its
+    last dimension. So a contract (rows, n) has tokens (rows, T, C) as rows T of n = C, unless it takes one number for
+    each row of the minibatch, too, such as its index: then as rows of n = T C."""
+    pairs = list(zip(kernel.arrays.values(), row_shapes, strict=True))
+    spare = [row[: max(0, len(row) + 1 - len(spec.dims))] for spec, row in pairs if row is not None]
+    shared = tuple(sizes[0] for sizes in itertools.takewhile(_all_equal, zip(*spare, strict=False)))
+    shapes = []
+    for (name, spec), row in zip(kernel.arrays.items(), row_shapes, strict=True):
+        rest, rank = None if row is None else row[len(shared) :], len(spec.dims) - 1
+        if rest is not None and len(rest) != rank:
+            if rank != 1:
+                raise ValueError(f"kernel {kernel.name}: array {name!r} has no place for rows of shape {row}")
+            rest = (math.prod(rest),)
+        shapes.append(rest)
+    return math.prod(shared), tuple(shapes)
+
+
+def _all_equal(sizes):
+    return len(set(sizes)) == 1
+
+
 @dataclasses.dataclass(eq=False)
 class Operation:
     """A kernel and what it works on: names of buffers, then scalars. `body` is the one in use; `row_dim` is the
-    dimension that is the rows of the minibatch, if any. `sometimes`: it is done in some steps only."""
+    dimension that is the rows of the minibatch, if any: it takes `positions` of each, where its arrays have `shapes`
+    (see `fold`). `sometimes`: it is done in some steps only."""
 
     kernel: Kernel
     buffers: tuple
     scalars: tuple
     sometimes: bool = False
+    positions: int = 1
+    shapes: tuple = ()
     body: str = ""
     address: int = 0
     loop: object = None  # Numba's, which has the code at the address
@@ -65,11 +97,18 @@ class Operation:
     arguments: list | None = None
     record: np.ndarray | None = None
     size: int = 0
+    work: float = 0  # floating-point operations, about
     resting: bool = False
 
     @property
     def links(self):
         return (self,)
+
+    @property
+    def outputs(self):
+        """Names of the buffers that it writes to."""
+        named = zip(self.buffers, self.kernel.arrays.values(), strict=True)
+        return [name for name, spec in named if spec.direction != "in"]
 
     @property
     def is_by_rows(self):
@@ -81,6 +120,11 @@ class Operation:
         """Names of the scalars that are fed, and the keys of their values."""
         named = zip(self.kernel.scalars, self.scalars, strict=True)
         return {name: value.key for name, value in named if isinstance(value, Fed)}
+
+    def view(self, j, array):
+        """An array as the kernel sees it in place of its j-th buffer."""
+        shape = self.shapes[j]
+        return array if shape is None else array.reshape(len(array) * self.positions, *shape)
 
     def slot(self, name):
         """Address of the slot of the record that holds an array, a dimension or a scalar."""
@@ -134,9 +178,11 @@ class Program:
     def __init__(self, phases, backend, dtype):
         self.phases, self.backend, self.dtype = phases, backend, dtype
         self.buffers, self.row_names = {}, set()
+        self.row_shapes = {}  # of buffers with a row for each row of a minibatch, and of views of them
+        self._base = {}  # views of buffers by another shape of a row, and the buffers
         self._phases = {phase: [] for phase in phases}
         self.operations, self.ends = [], {}
-        self._table = np.zeros((0, 10), np.int64)
+        self._table = np.zeros(0, OPERATION)
         self.runner = None  # None: Python walks
         self._own_fault = np.zeros(1, np.int64)  # set to 1 when a Numba body of the package raises
         self.users_links = []  # compiled operations that call functions written by users
@@ -151,10 +197,11 @@ class Program:
             links[0].sometimes = sometimes
         self._phases[phase].append(links[0] if len(links) == 1 else Chain(tuple(links), sometimes))
 
-    @staticmethod
-    def operation(kernel, *arguments, sometimes=False):
-        n = len(kernel.arrays)
-        return Operation(kernel, arguments[:n], arguments[n:], sometimes)
+    def operation(self, kernel, *arguments, sometimes=False):
+        names, scalars = arguments[: len(kernel.arrays)], arguments[len(kernel.arrays) :]
+        positions, shapes = fold(kernel, [self.row_shapes.get(name) for name in names])
+        buffers = tuple(self._base.get(name, name) for name in names)
+        return Operation(kernel, buffers, scalars, sometimes, positions, shapes)
 
     def bind(self, place=0):
         """Binds the operations from the place on; those before it stay."""
@@ -162,7 +209,7 @@ class Program:
         for phase in self.phases:
             self.operations += self._phases[phase]
             self.ends[phase] = len(self.operations)
-        table = np.zeros((len(self.operations), 10), np.int64)
+        table = np.zeros(len(self.operations), OPERATION)
         table[:place] = self._table[:place]
         self._table = table
         for i, operation in enumerate(self.operations[place:], place):
@@ -183,13 +230,13 @@ class Program:
     def _bind_link(self, link):
         kernel = link.kernel
         link.body = kernel.choose_body(self.backend)
-        link.arguments = [self.buffers[name] for name in link.buffers]
+        link.arguments = [link.view(j, self.buffers[name]) for j, name in enumerate(link.buffers)]
         link.arguments += [0.0 if isinstance(value, Fed) else value for value in link.scalars]
         for name, spec in zip(link.buffers, kernel.arrays.values(), strict=True):
             if name in self.row_names:
                 link.row_dim = spec.dims[0]
         dtype, sizes = kernel.check(link.arguments)
-        link.size = sizes[kernel.range_dim]
+        link.size, link.work = sizes[kernel.range_dim], kernel.operations(sizes)
         if link.body != "numpy":
             link.loop = kernel.numba_loop(dtype) if link.body == "numba" else None
             link.address = link.loop.address if link.loop else kernel.address(link.body, dtype)
@@ -201,15 +248,16 @@ class Program:
     def _enter(self, i, operation):
         """Enters an operation in the runner's table."""
         grain = max([GRAIN, *(link.kernel.grain for link in operation.links)])
-        rows = by_rows = 0
+        entry = self._table[i]
         if isinstance(operation, Chain):
-            address, operation.record = chain_address, chain_record(_links(operation.links))
+            entry["kernel"], operation.record = chain_address, chain_record(_links(operation.links))
             operation.size = operation.links[0].size
         else:
-            address = operation.address
-            rows = operation.slot(operation.row_dim) if operation.row_dim else 0
-            by_rows = operation.is_by_rows
-        self._table[i] = address, operation.record.ctypes.data, operation.size, grain, rows, by_rows, -1, 0, 0, 0
+            entry["kernel"], entry["by_rows"] = operation.address, operation.is_by_rows
+            entry["rows"] = operation.slot(operation.row_dim) if operation.row_dim else 0
+            entry["positions"] = operation.positions
+        entry["record"], entry["end"], entry["grain"] = operation.record.ctypes.data, operation.size, grain
+        entry["follower"] = -1
 
     # ---- what compiled code raises
 
@@ -256,13 +304,13 @@ class Program:
     def links_with(self, name):
         """Every operation that uses a buffer, with the place of the buffer among its own."""
         links = (link for operation in self.operations for link in operation.links)
-        return [(link, link.buffers.index(name)) for link in links if name in link.buffers]
+        return [(link, j) for link in links for j, used in enumerate(link.buffers) if used == name]
 
     def point(self, name, array):
         """Makes the operations use another array for a buffer: C-contiguous, aligned, of the same dtype."""
         self.buffers[name] = array
         for link, j in self.links_with(name):
-            link.arguments[j] = array
+            link.arguments[j] = link.view(j, array)
             if link.record is not None:
                 link.record[j] = array.ctypes.data
 
@@ -289,7 +337,7 @@ class Program:
             if flags & BY_ROWS and begin < stop and not self.operations[begin].is_by_rows:
                 flags -= BY_ROWS
             stages.append((begin, stop, *alone, flags))
-        return np.array(stages, np.int64).reshape(-1, 5)
+        return np.array(stages, STAGE)
 
     def fed(self, phases):
         """(key of the values, name of the scalar, operations) of every scalar that is fed in some phases."""
@@ -302,7 +350,7 @@ class Program:
 
     def sometimes(self):
         """(address of its size in the runner's table, size) of operations that are done in some steps only."""
-        first = self._table.ctypes.data + 8 * 2
+        first = self._table["end"].ctypes.data
         stride = self._table.strides[0]
         return [(first + i * stride, o.size) for i, o in enumerate(self.operations) if o.sometimes]
 

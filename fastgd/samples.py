@@ -19,8 +19,8 @@ DIGEST_ROWS = 256
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Rows of data that have passed the checks: x (rows, n_features) and y of any dtype and layout, for a loss kernel,
-    with a factor of each row's loss, 1 on average, or None for 1; `rows` gathers those of x, and `target_rows` those of
+    """Rows of data that have passed the checks: x (rows, ...) and y of any dtype and layout, for a loss kernel, with a
+    factor of each loss, 1 on average, or None for 1; `rows` gathers those of x, and `target_rows` those of
     y if they are better read from a file than held. `index` names the rows meant, None is all."""
 
     x: np.ndarray
@@ -97,37 +97,43 @@ def split_rows(argument, rows, fraction, seed):
 
 def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True):
     """The arrays as `Samples` for a network, with nothing copied; `finite` looks for values that are not, too."""
-    x = check_rows(names[0], x, network.n_features)
-    y, kernel = check_targets(names[1], y, len(x), network.loss_function, network.sizes[-1])
-    weight = None if sample_weight is None else check_weights(names[2], sample_weight, len(x), network.dtype)
+    shape = network.output_shape
+    x = check_rows(names[0], x, network.input_shape)
+    y, kernel = check_targets(names[1], y, len(x), network.loss_function, shape)
+    weight = None
+    if sample_weight is not None:
+        weight = check_weights(names[2], sample_weight, (len(x), *shape[:-1]), network.dtype)
     if finite:
         check_values(names[0], x, network.dtype)
-    check_values(names[1], y, network.dtype, kernel.arrays["y"], network.sizes[-1])
+    check_values(names[1], y, network.dtype, kernel.arrays["y"], shape[-1])
     target_rows = RowReader(y) if y[0].size > 1 and mapped(y) is not None else None
     return Samples(x, y, kernel, RowReader(x), target_rows, weight)
 
 
 @np.errstate(all="ignore")
-def check_weights(argument, weight, rows, dtype, *, scaled=True):
-    """A factor for each row, scaled to be 1 on average if asked for."""
-    weight = as_array(argument, weight)
-    if weight.shape != (rows,):
-        raise value_error(argument, f"an array of shape ({rows},), one number for each row", shown(weight))
+def check_weights(argument, weight, shape, dtype, *, scaled=True):
+    """A factor for each loss, of this shape: (rows,), or (rows, ...) with one for each position in a row, for which a
+    number a row serves, too. Scaled to be 1 on average if asked for."""
+    weight, rows = as_array(argument, weight), shape[:1]
+    if weight.shape not in (rows, shape):
+        other = "" if rows == shape else f", or one for each position {shape}"
+        raise value_error(argument, f"an array of shape {rows}, one number for each row{other}", shown(weight))
     check_values(argument, weight, dtype)
     if weight.min() < 0:
-        i = int(np.argmin(weight))
-        raise value_error(argument, "numbers >= 0", f"{weight[i]} at index {i}")
+        index = tuple(int(i) for i in np.unravel_index(np.argmin(weight), weight.shape))
+        raise value_error(argument, "numbers >= 0", f"{weight[index]} at index {index if len(index) > 1 else index[0]}")
     weight = weight.astype(np.float64)
+    weight = np.broadcast_to(weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)), shape)
     if not scaled:
         return weight
-    weight /= max(weight.max(), np.finfo(np.float64).tiny)  # their sum may not be a number
+    weight = weight / max(weight.max(), np.finfo(np.float64).tiny)  # their sum may not be a number
     return weight / _mean_weight(argument, weight)
 
 
 def _mean_weight(argument, weight):
     mean = weight.mean()
     if mean == 0:
-        raise value_error(argument, "a number above 0 among the rows", f"0 in all {len(weight)}")
+        raise value_error(argument, "a number above 0 among the rows", f"0 in all {weight.size}")
     return mean
 
 
@@ -135,11 +141,12 @@ def _mean_weight(argument, weight):
 def check_class_weight(class_weight, samples, n_outputs, dtype):
     """The samples with weights multiplied by those of their classes: {label: weight}, or "balanced"."""
     name = "class_weight"
-    labels = samples.y if samples.y.ndim == 1 else samples.y[:, 0]
-    if samples.kernel.arrays["y"].domain not in ("labels", "unit") or samples.y[0].size != 1:
+    domain = samples.kernel.arrays["y"].domain
+    labels = samples.y if domain == "labels" else samples.y[..., 0]
+    if domain not in ("labels", "unit") or (domain == "unit" and samples.y.shape[-1] != 1):
         raise value_error(name, "None for targets that are no labels", shown(class_weight))
     known, counts = np.unique(labels if samples.index is None else labels[samples.index], return_counts=True)
-    if samples.kernel.arrays["y"].domain == "unit" and not set(known.tolist()) <= {0, 1}:
+    if domain == "unit" and not set(known.tolist()) <= {0, 1}:
         raise value_error(name, "None for targets that are not 0 and 1", shown(class_weight))
     if isinstance(class_weight, str) and class_weight == "balanced":
         factors = dict(zip(known.tolist(), counts.sum() / (len(known) * counts), strict=True))
@@ -152,45 +159,51 @@ def check_class_weight(class_weight, samples, n_outputs, dtype):
     else:
         raise type_error(name, "a dict {label: weight} or 'balanced'", shown(class_weight))
     classes, of_row = np.unique(labels, return_inverse=True)
-    weight = np.array([factors.get(label, 1.0) for label in classes.tolist()])[of_row]
+    weight = np.array([factors.get(label, 1.0) for label in classes.tolist()])[of_row].reshape(labels.shape)
     if samples.weight is not None:
         weight = weight * samples.weight
-    weight = check_weights(name, weight, len(labels), dtype)
+    weight = check_weights(name, weight, labels.shape, dtype)
     trained = weight if samples.index is None else weight[samples.index]
     return dataclasses.replace(samples, weight=weight / _mean_weight(name, trained))
 
 
-def check_rows(argument, x, n_features):
-    """x as an array (rows, n_features) of real numbers, any dtype and layout; nothing is copied."""
+def check_rows(argument, x, shape):
+    """x as an array (rows, *shape) of real numbers, any dtype and layout; nothing is copied."""
     x = as_array(argument, x)
-    if x.ndim != 2:
-        hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 else ""
-        raise value_error(argument, f"a 2-D array (rows, {n_features})", f"{shown(x)}{hint}")
+    if x.ndim != 1 + len(shape):
+        hint = f"; use {argument}.reshape(1, {', '.join(map(str, x.shape))}) for one row" if x.shape == shape else ""
+        hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 else hint
+        expected = f"a {1 + len(shape)}-D array (rows, {', '.join(map(str, shape))})"
+        raise value_error(argument, expected, f"{shown(x)}{hint}")
     if x.shape[0] == 0:
         raise value_error(argument, "at least 1 row", shown(x))
-    if x.shape[1] != n_features:
-        raise value_error(argument, f"{n_features} features (columns)", x.shape[1])
+    if x.shape[1:] != shape:
+        if len(shape) == 1:
+            raise value_error(argument, f"{shape[0]} features (columns)", x.shape[1])
+        raise value_error(argument, f"rows of shape {shape}", x.shape[1:])
     return x
 
 
-def check_targets(argument, y, rows, loss, n_outputs):
-    """y as an array that fits one of the loss's kernels, and that kernel: integer labels (rows,) where the loss takes
-    them and y is of integers, else values (rows, n_outputs), for one output also (rows,)."""
+def check_targets(argument, y, rows, loss, output_shape):
+    """y as an array that fits one of the loss's kernels, and that kernel: integer labels (rows, ...) at each position
+    where the loss takes them and y is of integers, else values (rows, *output_shape), for one output also without the
+    last axis."""
     y = as_array(argument, y)
+    *positions, n_outputs = output_shape
     specs = [kernel.arrays["y"] for kernel in loss.kernels]
     takes_labels = specs[0].domain == "labels"
-    if takes_labels and y.ndim == 1:
+    if takes_labels and y.ndim == 1 + len(positions):
         if y.dtype.kind not in "iu":
             hint = "; use y.astype(int) for class labels" if y.dtype.kind in "bf" else ""
             raise type_error(argument, f"integer labels in [0, {n_outputs - 1}]", f"{shown(y)}{hint}")
-        shape, kernel = (rows,), loss.kernels[0]
+        shape, kernel = (rows, *positions), loss.kernels[0]
     else:
-        if y.ndim == 1 and n_outputs == 1:
-            y = y[:, None]
-        shape, kernel = (rows, n_outputs), loss.kernels[-1]
+        if y.ndim == 1 + len(positions) and n_outputs == 1:
+            y = y[..., None]
+        shape, kernel = (rows, *output_shape), loss.kernels[-1]
     if y.shape != shape:
-        labels = f"integer labels of shape ({rows},) or " if takes_labels else ""
-        raise value_error(argument, f"{labels}values of shape ({rows}, {n_outputs})", shown(y))
+        labels = f"integer labels of shape {(rows, *positions)} or " if takes_labels else ""
+        raise value_error(argument, f"{labels}values of shape {(rows, *output_shape)}", shown(y))
     return y, kernel
 
 
@@ -216,7 +229,7 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
                 good = ok(block)
         if not good.all():
             index = tuple(int(i) for i in np.argwhere(~good)[0])
-            got = block[index] if domain != "probabilities" or not np.isfinite(block).all() else block[index[0]]
+            got = block[index] if domain != "probabilities" or not np.isfinite(block).all() else block[index[:-1]]
             where = (index[0] + start + first, *index[1:])
             raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
         leave_pages(values)
@@ -229,7 +242,7 @@ def block_rows(x):
 
 @np.errstate(all="ignore")
 def _rows_are_probabilities(block):
-    return ((block >= 0).all(axis=1) & (np.abs(block.sum(axis=1) - 1) <= 1e-3))[:, None]
+    return ((block >= 0).all(axis=-1) & (np.abs(block.sum(axis=-1) - 1) <= 1e-3))[..., None]
 
 
 _DOMAINS = {
@@ -264,16 +277,16 @@ def scale_of(mean, variance, rows, otherwise=1.0):
 
 
 def moments(argument, x):
-    """Mean and variance of each column of x (rows, n), in float64, a block of rows at a time (Chan, Golub & LeVeque
-    1979)."""
+    """Mean and variance of each column of x, its last axis, in float64, a block of rows at a time (Chan, Golub &
+    LeVeque 1979)."""
     x = as_array(argument, x)
-    if x.ndim != 2 or 0 in x.shape:
-        raise value_error(argument, "an array (rows, n_features) of at least 1 row", shown(x))
-    count, mean, squares = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    if x.ndim < 2 or 0 in x.shape:
+        raise value_error(argument, "an array (rows, ..., n_features) of at least 1 row", shown(x))
+    count, mean, squares = 0, np.zeros(x.shape[-1]), np.zeros(x.shape[-1])
     rows = block_rows(x)
     for start in range(0, len(x), rows):
         check_values(argument, x[start : start + rows], np.float64, first=start)
-        block = np.asarray(x[start : start + rows], np.float64)
+        block = np.asarray(x[start : start + rows], np.float64).reshape(-1, x.shape[-1])
         with np.errstate(all="ignore"):
             n, of_block = len(block), block.mean(axis=0)
             apart = of_block - mean

@@ -37,7 +37,7 @@ class Minibatches:
         usable = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
         self._in_place = usable and mapped(x) is None and self._y is not None
         self._shuffled = shuffle and batch_size < self.rows  # batch descent needs no order
-        width = x.shape[1] + y[0].size
+        width = x[0].size + y[0].size
         rows = PIECE_ROWS if self._in_place else STAGED_BYTES // (width * network.dtype.itemsize)
         self._limit = max(1, min(PIECE_STEPS, rows // batch_size))
         self._order, self._order_of = None, None
@@ -51,13 +51,15 @@ class Minibatches:
         x, y, starts, samples = self.samples.x, self._y, np.cumsum(rows) - rows, self.samples
         order, weights = None, None
         if samples.weight is not None:
-            weights = (samples.weight[index] / np.repeat(rows, rows)).astype(plan.dtype)
+            weights = samples.weight[index]
+            losses = np.repeat(plan.losses_in(rows), rows).reshape(-1, *[1] * (weights.ndim - 1))
+            weights = (weights / losses).astype(plan.dtype)
         if not self._in_place:
-            x = samples.rows.take(index, np.empty((len(index), x.shape[1]), plan.dtype))
+            x = samples.rows.take(index, np.empty((len(index), *x.shape[1:]), plan.dtype))
             if y is not None:
                 y = y[index]
             else:
-                y = samples.target_rows.take(index, np.empty((len(index), samples.y.shape[1]), self._y_dtype))
+                y = samples.target_rows.take(index, np.empty((len(index), *samples.y.shape[1:]), self._y_dtype))
         elif self.size == 1 or not (self._shuffled or samples.index is not None):  # rows of a step lie side by side
             starts = index[starts]
         else:

@@ -385,6 +385,6 @@ def _samples(network, X, y, weight):
     if hasattr(X, "toarray"):
         x = np.broadcast_to(np.zeros((), network.dtype), X.shape)
         rows = SparseRows(X.astype(network.dtype, copy=False))
-    y, kernel = check_targets("y", y, len(x), network.loss_function, network.sizes[-1])
-    check_values("y", y, network.dtype, kernel.arrays["y"], network.sizes[-1])
+    y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
+    check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
     return Samples(x, y, kernel, rows or RowReader(x), weight=weight)

@@ -9,15 +9,26 @@ import numpy as np
 
 @dataclasses.dataclass
 class Steps:
-    """Training steps to run: step s takes rows[s] rows of x and y, those at order[starts[s]:], or with `in_place`
-    those from starts[s] on. `weights` has a factor of the loss for each row in the order of the steps, those of step
-    s from weight_starts[s] on, with 1 / rows in it; None is 1 / rows. Each of `rates` (learning rates), `active`
-    (whether the parameters are updated), `values` (of what is fed, by key), `gradient_limits`, `peak_limits` and
-    `parameter_limits` (None: they cannot be exceeded) has an element for each step, and the losses go to `totals`. The
-    steps before `ends` end an epoch: when they do goes to `times`, the mean loss of the epoch's rows to `losses`;
-    `sums` holds the sum of that of the rows of the epoch going on, and how many these are. `penalties` may have other
-    values of l2 than the network's, an element for each step, by phase of the plan: "total" for that in the loss,
-    "penalty" for that in the gradient."""
+    """n training steps to run, and what comes of them.
+
+    x, y                the data: (m, ...) each
+    rows, starts        (n,) step s takes rows[s] rows: at order[starts[s]:], or without `order` from starts[s] on
+    order               indices of rows of x and y in the order of the steps, or None: the rows lie side by side
+    weights             (rows of all steps, ...) factors of the losses, 1 / (losses in the step) included; None is that
+                        alone
+    weight_starts       (n,) where those of each step begin
+    rates               (n,) learning rates
+    active              (n,) whether the parameters are updated
+    values              (n,) each: values of scalars by key
+    gradient_limits     (n,) what no element of the gradient may exceed,
+    peak_limits         (n,) ... and none of the factors of its terms for it to stay within that
+    parameter_limits    (n,) what no parameter may exceed, or None: they cannot
+    totals              (n,) receives the losses
+    ends                numbers of steps after which an epoch ends:
+    times, losses       receive when it does, and the mean loss of its rows
+    sums                (2,) the sum of the rows' losses in the current epoch, and the number of rows
+    penalties           (n,) each: l2 where it is not the network's, in the phases "total" (the loss) and "penalty" (the
+                        gradient)"""
 
     x: np.ndarray
     y: np.ndarray

@@ -57,7 +57,7 @@ class Watch:
         if known and self.samples is not None:
             for start in range(0, len(self.samples), CHECK_ROWS):
                 y, _ = self.samples.targets(start, start + CHECK_ROWS)
-                prediction = np.full((len(y), self.network.sizes[-1]), 0.5)
+                prediction = np.full((len(y), *self.network.output_shape), 0.5)
                 for metric in known:
                     metric.value(y, prediction)
                 leave_pages(self.samples.y)

@@ -6,7 +6,6 @@ import dataclasses
 import numpy as np
 
 from .callbacks import trajectory
-from .dropout import Dropout
 from .errors import check_integer, choose, shown, type_error, value_error
 from .network import Network
 from .samples import as_array
@@ -63,7 +62,7 @@ def losses_over(network, X, y, plane, resolution):
     parameters, so that BatchNorm takes the mean and the variance of X instead; nothing is dropped."""
     resolution, twin = check_integer("resolution", resolution, 2), copy.deepcopy(network)
     if network.statistics:
-        twin = network.like(layers=[layer for layer in network.layers if not isinstance(layer, Dropout)])
+        twin = network.like(layers=[layer.without_noise() for layer in network.layers])
     X, y = as_array("X", X), as_array("y", y)  # once, and not for each point
     a, b = (np.linspace(*reach, resolution) for reach in plane.reach)
     losses = np.empty((resolution, resolution))

@@ -151,7 +151,7 @@ class Preprocessing:
         """Makes the columns inputs of a graph of ONNX and adds what `encode` does; returns the name of the rows."""
         for column in self.columns:
             dtype, told = column.onnx_input
-            graph.input(column.name, dtype, 1, told)
+            graph.input(column.name, dtype, 1, doc=told)
         parts = [kind.onnx(graph, list(group)) for kind, group in itertools.groupby(self.columns, type)]
         return graph.add("Concat", *parts, axis=1)
 

@@ -43,17 +43,19 @@ def fit(
 ):
     """Trains the network; returns a `History`.
 
-    X: (rows, n_features) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time. Or,
+    X: (rows, *input_shape) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time. Or,
         without y, an iterable of minibatches (x, y) or (x, y, sample_weight), gone through once an epoch in its own
         order and sizes, with weights that count as they are: the loss of a minibatch is sum(weight loss) / rows. It is
         asked for one iterator an epoch, which gives the next minibatch before callbacks are called after the last. One
         that can be gone through once only serves for one epoch.
-    y: integer labels (rows,) for softmax_cross_entropy, else (rows, n_out), or (rows,) for one output.
+    y: integer labels (rows,) for softmax_cross_entropy, else (rows, n_out), or (rows,) for one output. For outputs with
+        positions, such as sequences (T, n_out), labels are (rows, T), and values (rows, T, n_out).
     optimizer: an optimizer, or the name of one that takes its default values; None is "Adam".
     batch_size: None is batch gradient descent, 1 stochastic, n mini-batch; the last batch of an epoch may be shorter.
     epochs: int >= 0, passes over the data. shuffle: a new order each epoch, by the network's seed and how many epochs
         it has been through in all (`epochs` of the network). An iterable has its own order and sizes instead.
-    sample_weight: (rows,) numbers >= 0: a row counts by its weight over the mean weight of all rows, so the loss is the
+    sample_weight: (rows,) numbers >= 0, or (rows, T), one for each position, of which 0 leaves out what is only filled
+        in: a row counts by its weight over the mean weight of all rows, so the loss is the
         weighted mean, and with batch_size=1, too, a row of weight 2 pulls twice as hard as one of weight 1.
     class_weight: {label: number >= 0}, 1 for labels not in it, or "balanced" for rows / (classes x rows of the class);
         multiplied with sample_weight, in the training loss alone. For integer labels, or 0 and 1 in one output.
@@ -103,11 +105,12 @@ def fit(
             samples, validation = samples.split(fraction, self.seed)
         told = samples  # metrics do not weigh classes
         if class_weight is not None:  # of what is trained on
-            samples = check_class_weight(class_weight, samples, self.sizes[-1], self.dtype)
+            samples = check_class_weight(class_weight, samples, self.output_shape[-1], self.dtype)
         size = check_batch_size(batch_size, len(samples))
-        for layer in self.layers:
-            if size < layer.least_rows:
-                raise value_error("batch_size", f"at least {layer.least_rows} rows for {layer!r}", size)
+        for _, layer, shape in self.body.leaves("", self.input_shape):
+            least = layer.least_rows(shape)
+            if size < least:
+                raise value_error("batch_size", f"at least {least} rows for {layer!r}", size)
         source = Minibatches(self, samples, size, shuffle=shuffle)
     checked = check_metrics("metrics", metrics)
     if checked and y is None and validation is None:

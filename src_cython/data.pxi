@@ -60,14 +60,17 @@ cdef struct GatherLabels:
     int64_t *out
     const int64_t *source
     const int64_t *index
-    int64_t rows, m
+    int64_t rows, n, m
 
 
 cdef void gather_labels(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const GatherLabels *a = <const GatherLabels *>args
-    cdef int64_t i
+    cdef const int64_t *row
+    cdef int64_t i, j
     for i in range(begin, end):
-        a.out[i] = a.source[min(max(a.index[i], 0), a.m - 1)]
+        row = a.source + min(max(a.index[i], 0), a.m - 1) * a.n
+        for j in range(a.n):
+            a.out[i * a.n + j] = row[j]
 
 register("gather_labels", gather_labels, sizeof(GatherLabels))
 

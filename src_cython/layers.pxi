@@ -79,6 +79,22 @@ cdef void dense_backward_bias(const void *args, int64_t begin, int64_t end) noex
 register("dense_backward_bias", dense_backward_bias, sizeof(DenseBackwardBias))
 
 
+cdef struct AddBias:
+    real *y
+    const real *b
+    int64_t rows, n
+
+
+cdef void add_bias(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const AddBias *a = <const AddBias *>args
+    cdef int64_t i, j
+    for i in range(begin, end):
+        for j in range(a.n):
+            a.y[i * a.n + j] += a.b[j]
+
+register("add_bias", add_bias, sizeof(AddBias))
+
+
 cdef struct StandardizeForward:
     real *y
     const real *x

@@ -60,6 +60,7 @@ cdef extern from "pool.h" nogil:
     void restore_subnormals(uint64_t before)
 
 pool_initialize()
+cdef bint threads_are_fixed = False
 # Of the function that kernels ask for their memory.
 scratch_address = <uintptr_t>&scratch_of_thread
 
@@ -80,6 +81,10 @@ cpdef enum:
     CHECK_PEAK = 8          # stop if the largest magnitude in the rows exceeds its limit
     CHECK_GRADIENT = 16     # stop if elements of the gradient exceed their limit
 
+# Shares of threads begin at multiples of so many rows, or elements of flat arrays.
+cpdef enum:
+    GRAIN = 8
+
 # Why a run stopped.
 cpdef enum:
     DONE = 0
@@ -92,14 +97,15 @@ cpdef enum:
 
 cdef enum:
     FREE_WORK = 1_000_000   # floating-point operations for which giving up the GIL is worth its price
+    THREAD_WORK = 1_500_000  # ... and those that are worth a thread
     FREE_ELEMENTS = 50_000  # ... and elements of parameters
 
-# Eight bytes each, so that plan.py writes them as rows of an int64 array.
 cdef packed struct Operation:
     int64_t kernel, record          # addresses
     int64_t end                     # its work is [0, end); 0 in steps in which it rests
     int64_t grain                   # shares of it begin at multiples of this
-    int64_t rows                    # address of the slot of its record that holds the rows of the minibatch, or 0
+    int64_t rows                    # address of the slot of its record that holds the rows of the minibatch times
+    int64_t positions               # ... those it takes of each, or 0
     int64_t by_rows                 # its work is those rows
     int64_t follower                # the operation on what it has written, or -1:
     int64_t block, scale, offset    # after a block [b, e), the follower's [offset + scale b, offset + scale e)
@@ -108,6 +114,11 @@ cdef packed struct Stage:
     int64_t first, last             # operations shared out
     int64_t closing, end            # operations of the last to arrive
     int64_t flags
+
+# The fields of both in their order, eight bytes each, for the arrays that Python fills.
+OPERATION = np.dtype([(name, np.int64) for name in (
+    "kernel", "record", "end", "grain", "rows", "positions", "by_rows", "follower", "block", "scale", "offset")])
+STAGE = np.dtype([(name, np.int64) for name in ("first", "last", "closing", "end", "flags")])
 
 cdef packed struct Feed:            # before step s, *slot = values[s]; addresses
     int64_t slot, values
@@ -120,7 +131,9 @@ cdef struct Engine:
     const Feed *feeds
     int64_t n_feeds
     const int64_t *rows_of_step     # or NULL: the rows stay
-    int64_t rows, row_block
+    int64_t rows
+    int64_t row_block               # rows a thread takes through a stage at a time
+    int64_t row_grain               # its share of rows begins at a multiple of this
     double **total                  # the slot that holds the address of the loss
     const double *peak
     double peak_limit
@@ -155,9 +168,9 @@ cdef void set_rows(Engine *e, int64_t rows) noexcept nogil:
     e.rows = rows
     for i in range(e.n_operations):
         if e.operations[i].rows:
-            (<int64_t *>e.operations[i].rows)[0] = rows
+            (<int64_t *>e.operations[i].rows)[0] = rows * e.operations[i].positions
             if e.operations[i].by_rows:
-                e.operations[i].end = rows
+                e.operations[i].end = rows * e.operations[i].positions
 
 
 cdef inline void call(const Operation *o, int64_t begin, int64_t end) noexcept nogil:
@@ -172,27 +185,41 @@ cdef void run_operations(Engine *e, int64_t first, int64_t last) noexcept nogil:
             call(&e.operations[i], 0, e.operations[i].end)
 
 
-cdef inline void share(const Operation *o, int thread, int threads, int64_t *begin, int64_t *end) noexcept nogil:
-    """The share of a thread in the work of an operation."""
+cdef inline void share(int64_t whole, int64_t grain, int thread, int threads,
+                       int64_t *begin, int64_t *end) noexcept nogil:
+    """The share of a thread in the work [0, whole)."""
     cdef int64_t grains
     if threads == 1:
         begin[0] = 0
-        end[0] = o.end
+        end[0] = whole
         return
-    grains = (o.end + o.grain - 1) // o.grain
-    begin[0] = grains * thread // threads * o.grain
-    end[0] = min(o.end, grains * (thread + 1) // threads * o.grain)
+    grains = (whole + grain - 1) // grain
+    begin[0] = grains * thread // threads * grain
+    end[0] = min(whole, grains * (thread + 1) // threads * grain)
 
 
 cdef void run_rows(Engine *e, const Stage *stage, int thread, int threads) noexcept nogil:
     """A thread's rows, block by block through all operations of the stage: what one writes the next finds in cache."""
     cdef int64_t begin, end, stop, i
-    share(&e.operations[stage.first], thread, threads, &begin, &end)
+    cdef const Operation *o
+    share(e.rows, e.row_grain, thread, threads, &begin, &end)
     while begin < end:
         stop = min(begin + e.row_block, end)
         for i in range(stage.first, stage.last):
-            call(&e.operations[i], begin, stop)
+            o = &e.operations[i]
+            call(o, begin * o.positions, stop * o.positions)
         begin = stop
+
+
+cdef void run_positions(Engine *e, const Stage *stage, int thread, int threads) noexcept nogil:
+    """A thread's share of the positions in all rows, one operation after the other: for fewer rows than threads."""
+    cdef int64_t begin, end, i
+    for i in range(stage.first, stage.last):
+        if i > stage.first and last_to_arrive(thread, threads):
+            release(threads)
+        share(e.operations[i].end, e.operations[i].grain, thread, threads, &begin, &end)
+        if begin < end:
+            call(&e.operations[i], begin, end)
 
 
 cdef void run_block(Engine *e, int64_t i, int64_t begin, int64_t end) noexcept nogil:
@@ -212,7 +239,7 @@ cdef void run_shares(Engine *e, const Stage *stage, int thread, int threads) noe
     """A thread's share of each operation of the stage."""
     cdef int64_t begin, end, stop, i
     for i in range(stage.first, stage.last):
-        share(&e.operations[i], thread, threads, &begin, &end)
+        share(e.operations[i].end, e.operations[i].grain, thread, threads, &begin, &end)
         if not stage.flags & FUSED or e.operations[i].follower < 0:
             if begin < end:
                 call(&e.operations[i], begin, end)
@@ -293,6 +320,8 @@ cdef void walk_steps(void *context, int thread, int threads) noexcept nogil:
             stage = &e.stages[s]
             if threads == 1 and e.rows <= e.row_block and not stage.flags & FUSED:
                 run_operations(e, stage.first, stage.last)
+            elif stage.flags & BY_ROWS and e.rows <= (threads - 1) * e.row_grain:
+                run_positions(e, stage, thread, threads)
             elif stage.flags & BY_ROWS:
                 run_rows(e, stage, thread, threads)
             else:
@@ -320,41 +349,55 @@ cdef void run_steps(Engine *e, int threads) noexcept nogil:
         team_run(walk_steps, e, threads, &e.is_watched)
 
 
+@cython.final
 cdef class Runner:
     """Runs walks over the operations of one plan.
 
-    operations: int64 array, a row for each `Operation`; it, the records and what they point to are the plan's to keep.
+    operations: array of `OPERATION`; it, the records and what they point to are the plan's to keep.
     total, peak, bad_gradients: addresses of the slot with the address of the loss (float64), of the largest magnitude
-    (float64) and of the count of bad elements of the gradient (int64). row_block: rows a thread takes at a time.
+    (float64) and of the count of bad elements of the gradient (int64). row_block, row_grain: see `Engine`.
     faults: addresses of numbers (int64) that kernels written by users set when they raise, which ends a run.
     """
     cdef Engine engine
     cdef object operations
     cdef const int64_t[::1] faults
+    cdef double work_of_row
+    cdef int max_threads
+    cdef int64_t positions
 
-    def __init__(self, int64_t[:, ::1] operations, const int64_t[::1] faults, *, uintptr_t total=0, uintptr_t peak=0,
-                 uintptr_t bad_gradients=0, int64_t row_block=0):
-        if operations.shape[1] * 8 != sizeof(Operation):
-            raise ValueError(f"operations: expected rows of {sizeof(Operation) // 8} slots, got {operations.shape[1]}")
+    def __init__(self, Operation[::1] operations, const int64_t[::1] faults, *, uintptr_t total=0, uintptr_t peak=0,
+                 uintptr_t bad_gradients=0, int64_t row_block=0, int64_t row_grain=1):
         memset(&self.engine, 0, sizeof(Engine))
         self.operations, self.faults = operations, faults
         self.engine.n_faults = faults.shape[0]
         if faults.shape[0]:
             self.engine.faults = &faults[0]
         if operations.shape[0]:
-            self.engine.operations = <Operation *>&operations[0, 0]
+            self.engine.operations = &operations[0]
         self.engine.n_operations = operations.shape[0]
         self.engine.total = <double **>total
         self.engine.peak = <double *>peak
         self.engine.bad_gradients = <int64_t *>bad_gradients
-        self.engine.row_block = row_block
+        self.engine.row_block, self.engine.row_grain = row_block, row_grain
+
+    def set_work(self, double work_of_row, int max_threads, int64_t positions):
+        """The floating-point operations in a row of a minibatch, about; how many threads there may be; and the
+        positions in a row that they may share."""
+        self.work_of_row, self.max_threads, self.positions = work_of_row, max_threads, positions
+
+    cpdef int threads(self, int64_t rows) noexcept nogil:
+        """How many threads the work on so many rows is worth."""
+        cdef int64_t most = min(<int64_t>self.max_threads, (rows * self.positions + GRAIN - 1) // GRAIN)
+        if not threads_are_fixed:
+            most = min(most, <int64_t>(rows * self.work_of_row / THREAD_WORK))
+        return <int>max(1, most)
 
     @property
     def peak_limit(self):
         """Address of the limit of the peak, for a feed."""
         return <uintptr_t>&self.engine.peak_limit
 
-    def prepare(self, const int64_t[:, ::1] stages, *, const int64_t[:, ::1] feeds, const int64_t[::1] rows_of_step,
+    def prepare(self, const Stage[::1] stages, *, const int64_t[:, ::1] feeds, const int64_t[::1] rows_of_step,
                 const int64_t[::1] marks, double[::1] times, double[::1] losses, double[::1] sums,
                 int64_t[::1] counter, int64_t[::1] minibatches, double[::1] pace, int64_t steps_between_looks):
         """Makes ready for `train`; the arrays are the caller's to keep.
@@ -393,7 +436,7 @@ cdef class Runner:
                 return first, TOLD_TO_STOP
             i += 1
 
-    def run(self, const int64_t[:, ::1] stages, int64_t rows, int threads, double[::1] pace):
+    def run(self, const Stage[::1] stages, int64_t rows, int threads, double[::1] pace):
         """One walk for a minibatch of so many rows; what is prepared stays so. Returns why it stopped. pace: two
         numbers, at first 0, in which the pool keeps what it finds out about such walks; see pool.h."""
         cdef Engine held = self.engine
@@ -408,10 +451,8 @@ cdef class Runner:
         self.engine = held
         return status
 
-    cdef int set_stages(self, const int64_t[:, ::1] stages) except -1:
-        if stages.shape[1] * 8 != sizeof(Stage):
-            raise ValueError(f"stages: expected rows of {sizeof(Stage) // 8} slots, got {stages.shape[1]}")
-        self.engine.stages, self.engine.n_stages = <const Stage *>&stages[0, 0], stages.shape[0]
+    cdef int set_stages(self, const Stage[::1] stages) except -1:
+        self.engine.stages, self.engine.n_stages = &stages[0], stages.shape[0]
         return 0
 
     cdef int start(self, int64_t rows, int64_t first, int64_t end, int threads, double seconds) except -1:
@@ -445,7 +486,10 @@ def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
 
 
 def fix_threads(bint is_fixed):
-    """Whether teams have as many threads as are asked for even where fewer would be faster: for tests."""
+    """Whether teams have as many threads as are asked for even where fewer would be faster, and steps as many as are
+    there, however little the work: for tests."""
+    global threads_are_fixed
+    threads_are_fixed = is_fixed
     set_fixed(is_fixed)
 
 

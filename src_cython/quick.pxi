@@ -1,5 +1,16 @@
 # Ways into a walk from Python that cost next to nothing over the arithmetic.
 
+cdef bint has_rows(object array, const int64_t[::1] shape):
+    """Whether each row of an array has this shape."""
+    cdef int i
+    if cnp.PyArray_NDIM(array) != shape.shape[0] + 1:
+        return False
+    for i in range(shape.shape[0]):
+        if cnp.PyArray_DIM(array, i + 1) != shape[i]:
+            return False
+    return True
+
+
 cdef class QuickStep:
     """One training step at a time, called from Python, at next to no cost over the arithmetic. It takes what needs no
     preparation: arrays that the kernels can read where they lie, of up to `capacity` rows, the optimizer it was made
@@ -9,37 +20,37 @@ cdef class QuickStep:
     cdef Runner runner
     cdef Turn turn, optimizer_turn
     cdef object optimizer, kept
-    cdef const int64_t[:, ::1] stages, feeds
-    cdef const int64_t[::1] x_slots, y_slots
+    cdef const Stage[::1] stages
+    cdef const int64_t[:, ::1] feeds
+    cdef const int64_t[::1] x_slots, y_slots, x_shape, y_shape
     cdef const double[::1] limits
     cdef int64_t[::1] counter, minibatches
     cdef double[::1] pace
     cdef double *weight
-    cdef int64_t capacity, n_features, n_outputs, next, count, begin, version, trained
-    cdef int x_type, y_type, max_threads
-    cdef bint labels
-    cdef double work_of_row, thread_work
+    cdef int64_t capacity, next, count, begin, version, trained
+    cdef int x_type, y_type
+    cdef double terms, positions
     cdef readonly double last_loss
     cdef list watched
     cdef object raise_fault
 
     def __init__(self, runner, turn, optimizer, *, stages, feeds, x_slots, y_slots, uintptr_t weight, limits, counter,
-                 minibatches, pace, capacity, x, y, labels, threads, work_of_row, thread_work, last_loss, watched,
-                 raise_fault, kept):
-        """x, y: arrays like those to come. weight: address of the scalar 1 / rows. limits: of the gradient, one
-        for each step. counter: the optimizer's steps and version. minibatches: the network's count. pace: see
-        `Runner.run`. last_loss: that of the step before. watched: see `unchanged`. raise_fault(x, y): raises what a
-        user's function raised. kept: what must live as long as this."""
+                 minibatches, pace, capacity, x, y, terms, positions, last_loss, watched, raise_fault, kept):
+        """x, y: arrays like those to come. weight: address of the scalar 1 / (rows positions), positions: of a row in
+        the loss. limits: of the gradient, one for each step; terms: see `Plan`. counter: the optimizer's steps and
+        version. minibatches: the network's count. pace: see `Runner.run`. last_loss: that of the step before. watched:
+        see `unchanged`. raise_fault(x, y): raises what a user's function raised. kept: what must live as long as
+        this."""
         self.watched, self.raise_fault = watched, raise_fault
         self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
         self.optimizer_turn = optimizer.turn
         self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
         self.weight, self.limits, self.counter, self.pace = <double *>weight, limits, counter, pace
         self.minibatches, self.trained = minibatches, minibatches[0]
-        self.capacity, self.n_features, self.n_outputs = capacity, x.shape[1], 1 if labels else y.shape[1]
-        self.x_type, self.y_type, self.labels = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), labels
+        self.capacity, self.x_shape, self.y_shape = capacity, np.array(x.shape[1:]), np.array(y.shape[1:], np.int64)
+        self.x_type, self.y_type = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y)
         self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
-        self.max_threads, self.work_of_row, self.thread_work = threads, work_of_row, thread_work
+        self.terms, self.positions = terms, positions
         self.last_loss = last_loss
 
     @property
@@ -60,17 +71,18 @@ cdef class QuickStep:
             return False
         if not (cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY_RO(y)):
             return False
-        if cnp.PyArray_TYPE(x) != self.x_type or cnp.PyArray_TYPE(y) != self.y_type or cnp.PyArray_NDIM(x) != 2:
-            return False
-        cdef int64_t rows = cnp.PyArray_DIM(x, 0)
-        if not 1 <= rows <= self.capacity or cnp.PyArray_DIM(x, 1) != self.n_features:
+        if cnp.PyArray_TYPE(x) != self.x_type or cnp.PyArray_TYPE(y) != self.y_type:
             return False
         cdef int y_ndim = cnp.PyArray_NDIM(y)
-        if y_ndim == 0 or cnp.PyArray_DIM(y, 0) != rows:
+        if cnp.PyArray_NDIM(x) == 0 or y_ndim == 0 or not 1 <= cnp.PyArray_DIM(x, 0) <= self.capacity:
             return False
-        if y_ndim == 1:
-            return self.labels or self.n_outputs == 1
-        return not self.labels and y_ndim == 2 and cnp.PyArray_DIM(y, 1) == self.n_outputs
+        if cnp.PyArray_DIM(y, 0) != cnp.PyArray_DIM(x, 0) or not has_rows(x, self.x_shape):
+            return False
+        # One number at a position may go without an axis of its own.
+        cdef int64_t rank = self.y_shape.shape[0]
+        return has_rows(y, self.y_shape) or (
+            rank > 0 and self.y_shape[rank - 1] == 1 and has_rows(y, self.y_shape[:rank - 1])
+        )
 
     def __call__(self, x, y, optimizer):
         if not self.fits(x, y, optimizer):
@@ -78,14 +90,13 @@ cdef class QuickStep:
         check_scratch()
         cdef Engine *e = &self.runner.engine
         cdef int64_t rows = cnp.PyArray_DIM(x, 0), i
-        cdef int threads = <int>max(1, min(<double>self.max_threads, rows * self.work_of_row / self.thread_work))
         for i in range(self.x_slots.shape[0]):
             (<int64_t *>self.x_slots[i])[0] = <int64_t>cnp.PyArray_DATA(x)
         for i in range(self.y_slots.shape[0]):
             (<int64_t *>self.y_slots[i])[0] = <int64_t>cnp.PyArray_DATA(y)
-        self.weight[0] = 1.0 / rows
-        e.peak_limit = sqrt(self.limits[self.next] / rows)
-        e.stages, e.n_stages = <const Stage *>&self.stages[0, 0], self.stages.shape[0]
+        self.weight[0] = 1.0 / (rows * self.positions)
+        e.peak_limit = sqrt(self.limits[self.next] / (rows * self.terms))
+        e.stages, e.n_stages = &self.stages[0], self.stages.shape[0]
         e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
         if e.n_feeds:
             e.feeds = <const Feed *>&self.feeds[0, 0]
@@ -93,14 +104,14 @@ cdef class QuickStep:
         e.counter, e.minibatches, e.pace = &self.counter[0], &self.minibatches[0], &self.pace[0]
         e.step, e.end, e.status = self.next, self.next + 1, DONE
         clear_faults(e)
-        if rows * self.work_of_row > FREE_WORK:
+        if rows * self.runner.work_of_row > FREE_WORK:
             self.turn.take(TRAIN)
             self.optimizer_turn.take(TRAIN)
             with nogil:
                 steps_begin()
                 set_rows(e, rows)
                 begin_step(e)
-                run_steps(e, threads)
+                run_steps(e, self.runner.threads(rows))
                 steps_end()
             self.optimizer_turn.give_back(False)
             self.turn.give_back(False)
@@ -125,7 +136,8 @@ cdef class QuickUpdate:
     """
     cdef Runner runner
     cdef object num_threads, backend, kept, held
-    cdef const int64_t[:, ::1] stages, feeds, slots
+    cdef const Stage[::1] stages
+    cdef const int64_t[:, ::1] feeds, slots
     cdef int64_t[::1] counter, p_data, g_data, types, ranks, starts, ends
     cdef const int64_t[:, ::1] shapes
     cdef int64_t n, next, count, begin, version, elements
@@ -243,7 +255,7 @@ cdef class QuickUpdate:
             self.counter[0] += 1
             self.next += 1
             return True
-        e.stages, e.n_stages = <const Stage *>&self.stages[0, 0], self.stages.shape[0]
+        e.stages, e.n_stages = &self.stages[0], self.stages.shape[0]
         e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
         if e.n_feeds:
             e.feeds = <const Feed *>&self.feeds[0, 0]

@@ -51,6 +51,11 @@ LAYERS = {
     "Dropout": lambda: fastgd.Dropout(0.3),
     "LayerNorm": lambda: fastgd.LayerNorm("silu", eps=0.01),
     "BatchNorm": lambda: fastgd.BatchNorm("tanh", eps=0.01, momentum=0.3),
+    "Sequential": lambda: fastgd.Sequential([fastgd.Dense(7, "tanh"), fastgd.LayerNorm()]),
+    "Residual": lambda: fastgd.Residual([fastgd.LayerNorm(), fastgd.Dropout(0.3), fastgd.LayerNorm("tanh")]),
+    "Concatenate": lambda: fastgd.Concatenate([], [fastgd.Dense(5, "tanh"), fastgd.Dropout(0.2)], fastgd.LayerNorm()),
+    "Reshape": lambda: fastgd.Reshape((-1,)),
+    "Flatten": lambda: fastgd.Flatten(),
 }
 # Dimensions of a small and of a medium network to time kernels at; "parameters" is the length of a flat buffer.
 BENCHMARKED = {

@@ -222,7 +222,8 @@ def test_an_optimizer_of_ones_own_class_is_not_saved(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n_features", 10**15), ("n_features", -1), ("n_features", True), ("n_features", 5.0), ("dtype", "float16"),
+        ("input_shape", [10**15]), ("input_shape", [-1]), ("input_shape", [True]), ("input_shape", [5.0]),
+        ("input_shape", []), ("dtype", "float16"),
         ("dtype", 7), ("seed", -1), ("l2", "nan"), ("loss", {"name": "mse", "delta": 1}), ("more", 1),
         ("layers", [{"layer": "Dense", "units": 2**62, "activation": {"name": "relu"}}] * 2), ("layers", []),
         ("layers", [{"layer": "Evil", "units": 8}]), ("layers", None),

@@ -128,9 +128,12 @@ def test_describe_tells_the_plan(backend):
     text = classifier(backend=backend, l2=0.1).describe()
     lines = text.splitlines()
     assert "5-8-3" in lines[0]
-    assert [line.split()[0] for line in lines[1:]] == sorted(
-        (line.split()[0] for line in lines[1:]), key=fastgd.plan.PHASES.index
-    )
+    assert [line.split() for line in lines[1:3]] == [
+        ["1", "Dense(8,", "tanh())", "->", "8,", "48", "parameters"],
+        ["2", "Dense(3,", "identity())", "->", "3,", "27", "parameters"],
+    ]
+    phases = [line.split()[0] for line in lines[3:]]
+    assert phases == sorted(phases, key=fastgd.plan.PHASES.index)
     assert all(line.endswith(backend) for line in lines[1:])
     for kernel in ("dense_forward", "relu_backward", "softmax_cross_entropy_labels_loss", "penalty_gradient"):
         assert kernel in text
@@ -225,8 +228,10 @@ def test_bad_binary_targets(y, backend, small):
 
 
 BAD_OPTIONS = {
-    "n_features 0": (lambda: Network(0, [Dense(1)], loss="mse"), ValueError, "'n_features'.*>= 1.*0"),
-    "n_features float": (lambda: Network(2.0, [Dense(1)], loss="mse"), TypeError, "'n_features'.*float"),
+    "input_shape 0": (lambda: Network(0, [Dense(1)], loss="mse"), ValueError, "'input_shape'.*>= 1.*0"),
+    "input_shape float": (lambda: Network(2.0, [Dense(1)], loss="mse"), TypeError, "'input_shape'.*float"),
+    "input_shape in it": (lambda: Network((3, 0), [Dense(1)], loss="mse"), ValueError, "'input_shape\\[1\\]'.*>= 1.*0"),
+    "input_shape ()": (lambda: Network((), [Dense(1)], loss="mse"), ValueError, "'input_shape'.*one axis"),
     "no layers": (lambda: Network(2, [], loss="mse"), ValueError, "'layers'"),
     "not layers": (lambda: Network(2, [3], loss="mse"), TypeError, "'layers'"),
     "activation as layer": (lambda: Network(2, [fastgd.activations.relu], loss="mse"), TypeError, "'layers'"),

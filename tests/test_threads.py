@@ -12,14 +12,13 @@ import pytest
 from cases import OPTIMIZERS
 
 import fastgd
-from fastgd import Adam, Dense, Network, _plan, plan, threads
+from fastgd import Adam, Dense, Network, _plan, threads
 
 COUNTS = (1, 2, 3, 8, 16)
 
 
 @pytest.fixture(autouse=True)
-def _every_step_is_shared(monkeypatch):
-    monkeypatch.setattr(plan, "THREAD_WORK", 1.0)
+def _every_step_is_shared():
     _plan.fix_threads(True)
     yield
     _plan.fix_threads(False)

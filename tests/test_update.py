@@ -199,7 +199,6 @@ def test_ways_of_a_step_change_no_bit(extra, backend, monkeypatch, rng):
     ends = []
     for limit, threads in ((2**40, 1), (0, 1), (0, 3)):
         monkeypatch.setattr(plan, "FUSED_BYTES", limit)
-        monkeypatch.setattr(plan, "THREAD_WORK", 1)
         monkeypatch.setattr(plan, "FUSED_BLOCK", 64)
         monkeypatch.setattr(plan, "FUSED_ROWS", 8)
         layers = [Dense(33, "relu"), Dense(20, "tanh"), Dense(5)]
