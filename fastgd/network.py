@@ -229,10 +229,9 @@ class Network:
     def _minibatch(self, x, y, loss_kernel, weight=None, *, plan_name="_evaluation_plan"):
         """A plan, set to these checked arrays: in place if they can be used where they lie, else by a cast."""
         plan = self._plan_for(len(x), loss_kernel, plan_name)
-        arrays = {"x": x} if y is None else {"x": x, "y": y}
-        used = {name: _usable(array, plan.own[name].dtype) for name, array in arrays.items()}
+        y = None if y is None else _usable(y, plan.own["y"].dtype)
         weight = None if weight is None else _usable(weight / plan.losses_in(len(x)), self.dtype)
-        plan.set_minibatch(weight, **used)
+        plan.set_minibatch(_usable(x, self.dtype), y, weight)
         return plan
 
     def forward(self, x):

@@ -42,6 +42,7 @@ from ._plan import (
     GRAIN,
     OUT_OF_TIME,
     TOLD_TO_STOP,
+    Inputs,
     QuickStep,
     StepOfPython,
     Use,
@@ -295,6 +296,8 @@ class Plan(Program):
                 row_grain=max(1, GRAIN // self.positions),
             )
             self.runner.set_work(self.work, self.network.num_threads, self.positions)
+            every = [(phase, phase, None, None, 0) for phase in self.phases if self._phases[phase]]
+            self._inputs = self._inputs_of(self.stages(every))
 
     def use_optimizer(self, optimizer):
         """Makes the update phases those of the optimizer."""
@@ -382,46 +385,52 @@ class Plan(Program):
             link.record.ctypes.data + 8 * j for link in links for j, used in enumerate(link.buffers) if used == name
         ]
 
-    def set_rows(self, rows):
-        """Makes the operations work on the first `rows` rows of their buffers, all losses with the same weight. The
-        runner sets the sizes in the records by itself."""
-        self.rows = rows
-        self._prepared = None
-        self._phases["weight"][0].set_scalars(value=1 / self.losses_in(rows))
-        for operation in self._penalties():
-            operation.set_scalars(l2=self.network.l2)
-        if self.runner is None:
-            for operation in self.operations:
-                for link in operation.links:
-                    for j, name in enumerate(link.buffers):
-                        if name in self.row_names:
-                            link.arguments[j] = link.view(j, self.buffers[name][:rows])
-
     def losses_in(self, rows):
         """How many losses there are in rows of the minibatch: one at each position."""
         return rows * math.prod(self.loss_shape)
 
-    def set_minibatch(self, weight=None, **arrays):
-        """Points the operations to the rows of x, and of y if given, where they lie: C-contiguous, aligned, of the
-        dtype of `own`. weight: a factor of the loss at each position, of the plan's dtype; None is 1 / `losses_in`."""
-        self.set_rows(len(arrays["x"]))
-        for name, array in arrays.items():
-            self.point(name, array)
-        self._set_weight(self.buffers["weight"][: self.rows] if weight is None else weight)
+    def set_minibatch(self, x, y=None, weight=None):
+        """Makes `run` take the rows of x, and of y if given, where they lie: C-contiguous, aligned, of the dtype of
+        `own`. weight: a factor of the loss at each position, of the plan's dtype; None is 1 / `losses_in`."""
+        self.rows, self._prepared = len(x), None
+        self._taken = x, y, weight  # and kept alive
+        for operation in self._penalties():
+            operation.set_scalars(l2=self.network.l2)
+        weight = self.buffers["weight"][: self.rows] if weight is None else weight
+        if self.runner is None:
+            self._set_arguments(x, y, weight)
+        else:
+            of_y = 0 if y is None else y.ctypes.data
+            self.runner.set_inputs(self._inputs, self.rows, x.ctypes.data, of_y, weight.ctypes.data)
+
+    def _set_arguments(self, x, y, weight):
+        """`Runner.set_inputs` for numpy bodies."""
+        for operation in self.operations:
+            for link in operation.links:
+                for j, name in enumerate(link.buffers):
+                    if name in self.row_names:
+                        link.arguments[j] = link.view(j, self.buffers[name][: self.rows])
+        self.point("x", x)
+        if y is not None:
+            self.point("y", y)
+        self._phases["weight"][0].set_scalars(value=1 / self.losses_in(self.rows))
+        (loss,) = self._phases["loss"]
+        j = loss.buffers.index("weight")
+        loss.arguments[j] = loss.view(j, weight)
+
+    def _inputs_of(self, stages):
+        """Where the inputs of a step go in some stages, for the runner."""
+        slots = {name: np.array(self._slots(name, stages), np.int64) for name in ("x", "y", "index")}
+        return Inputs(
+            **slots, weight=np.array([self._phases["loss"][0].slot("weight")]),
+            share=np.array([self._phases["weight"][0].slot("value")]), losses=self.losses_in(1), terms=self.terms,
+        )  # fmt: skip
 
     def feed_minibatch(self, number):
         """Makes the layers do what they do in the minibatch of this number."""
         for _, name, links in self.fed(("forward", "backward")):
             for link in links:
                 link.set_scalars(**{name: float(number)})
-
-    def _set_weight(self, array):
-        """Makes the loss take the weights of the rows from here."""
-        (loss,) = self._phases["loss"]
-        j = loss.buffers.index("weight")
-        loss.arguments[j] = loss.view(j, array)
-        if loss.record is not None:
-            loss.record[j] = array.ctypes.data
 
     def _stages(self, walk, gather=False):
         """The stages of a walk, with `gather` with the rows gathered first."""
@@ -435,7 +444,7 @@ class Plan(Program):
         if self.runner is None:
             self.walk_in_python(stages)
         elif self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[walk]) == FAULT:
-            self.raise_fault(self.buffers["x"], None if walk == "forward" else self.buffers["y"])
+            self.raise_fault(self._taken[0], None if walk == "forward" else self._taken[1])
 
     def raise_fault(self, x, y):
         """Raises what a function written by a user has raised in compiled code on these rows, if one has: by the same
@@ -487,11 +496,9 @@ class Plan(Program):
         ending = self._stages("parameters") if walk == "outer" else None
         used = stages if ending is None else np.concatenate([stages, ending])
         self._feed_update(feeds, steps)
-        feeds.add([self.runner.peak_limit], steps.peak_limits)
-        feeds.add(self._weight_slots, 1 / self.losses_in(steps.rows))
+        taken = dict.fromkeys(("x", "y", "index", "weights"))
         if steps.in_place:
-            feeds.add(self._slots("x", used), addresses(steps.x, steps.starts))
-            feeds.add(self._slots("y", used), addresses(steps.y, steps.starts))
+            taken |= {"x": addresses(steps.x, steps.starts), "y": addresses(steps.y, steps.starts)}
         else:
             for name, array in self.own.items():
                 self.point(name, array)
@@ -499,20 +506,21 @@ class Plan(Program):
                 self.point(name, array)
                 for link, _ in self.links_with(name):
                     link.record[link.kernel.slots.index("m")] = len(array)
-            feeds.add(self._slots("index", stages), addresses(steps.order, steps.starts))
-        self._set_weight(self.buffers["weight"])
-        if steps.weights is not None:
-            slots = [operation.slot("weight") for operation in self._phases["loss"]]
-            feeds.add(slots, addresses(steps.weights, steps.weight_starts))
-        done = np.searchsorted(steps.ends, first, side="right")
-        rows, table = int(steps.rows[0]), feeds.table()
+            taken["index"] = addresses(steps.order, steps.starts)
+        if steps.weights is None:
+            self.point("weight", self.buffers["weight"])
+        else:
+            taken["weights"] = addresses(steps.weights, steps.weight_starts)
+        limits, inputs, table = np.ascontiguousarray(steps.gradient_limits), self._inputs_of(used), feeds.table()
+        done, rows = np.searchsorted(steps.ends, first, side="right"), int(steps.rows[0])
         self.runner.prepare(
-            stages, feeds=table, rows_of_step=steps.rows, marks=steps.ends[done:], times=steps.times[done:],
-            losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
+            stages, inputs=inputs, feeds=table, rows=steps.rows, **taken, limits=limits, marks=steps.ends[done:],
+            times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
             minibatches=self.network.counter, pace=self.pace[walk],
             steps_between_looks=int(max(1, LOOK_WORK // (rows * self.work))),
         )  # fmt: skip
-        self._prepared = steps, walk, self.threads(rows), ending, (feeds, table, stages)
+        kept = feeds, table, taken, limits, inputs, stages
+        self._prepared = steps, walk, self.threads(rows), ending, kept
 
     def is_ready_for(self, steps):
         """Whether the runner is in the middle of these steps, and nothing else was done with this plan since."""
@@ -542,15 +550,11 @@ class Plan(Program):
         """The operations of the penalty, or those in some phases."""
         return [o for phase in phases or PENALIZED for o in self._phases[phase] if "l2" in o.kernel.scalars]
 
-    @property
-    def _weight_slots(self):
-        return [operation.slot("value") for operation in self._phases["weight"]]
-
     def quick_step(self, optimizer, count, last_loss):
         """A `QuickStep` for the next `count` steps of the optimizer, which is in use already."""
         steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
         feeds = Feeds()
-        self._set_weight(self.buffers["weight"])
+        self.point("weight", self.buffers["weight"])
         self._feed_update(feeds, steps)
         # A step by itself leaves its gradient to be looked at.
         walk = "guarded" if self.best_walk == "outer" else self.best_walk
@@ -558,10 +562,10 @@ class Plan(Program):
         x, y = self.own["x"], self.own["y"]
         return QuickStep(
             self.runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
-            x_slots=np.array(self._slots("x", stages)), y_slots=np.array(self._slots("y", stages)),
-            weight=self._weight_slots[0], limits=np.ascontiguousarray(steps.gradient_limits), counter=optimizer.counter,
+            inputs=self._inputs_of(stages), limits=np.ascontiguousarray(steps.gradient_limits),
+            counter=optimizer.counter,
             minibatches=self.network.counter, pace=self.pace[walk], capacity=self.capacity, x=x, y=y,
-            terms=self.terms, positions=math.prod(self.loss_shape), last_loss=last_loss, watched=self.watched(),
+            last_loss=last_loss, watched=self.watched(),
             raise_fault=self.raise_fault, kept=(self, steps, feeds),
         )  # fmt: skip
 
@@ -579,7 +583,7 @@ class Plan(Program):
             weight = None
             if steps.weights is not None:
                 weight = steps.weights[steps.weight_starts[s] :][: len(x)]
-            self.set_minibatch(weight, x=x, y=y)
+            self.set_minibatch(x, y, weight)
             self.prepare_in_python(FED_PHASES, steps.values, s, steps.active[s])
             self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
             for phase, values in steps.penalties.items():

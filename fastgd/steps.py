@@ -21,7 +21,6 @@ class Steps:
     active              (n,) whether the parameters are updated
     values              (n,) each: values of scalars by key
     gradient_limits     (n,) what no element of the gradient may exceed,
-    peak_limits         (n,) ... and none of the factors of its terms for it to stay within that
     parameter_limits    (n,) what no parameter may exceed, or None: they cannot
     totals              (n,) receives the losses
     ends                numbers of steps after which an epoch ends:
@@ -41,7 +40,6 @@ class Steps:
     active: np.ndarray
     values: dict
     gradient_limits: np.ndarray
-    peak_limits: np.ndarray
     parameter_limits: np.ndarray | None
     totals: np.ndarray
     ends: np.ndarray
@@ -70,7 +68,7 @@ class Steps:
         gradient = most**0.5 / np.maximum(1.0, largest)
         if optimizer.clip_limit is not None:
             gradient = np.where(optimizer.clip_limit <= gradient, most, gradient)
-        limits = np.broadcast_to(gradient, len(rows)), np.sqrt(gradient / rows)
+        limits = np.broadcast_to(gradient, len(rows))
         decay, growth = optimizer.hyper.get("weight_decay", 0.0), None
         factors = np.maximum(1.0, largest) * max(1.0, decay)
         if decay and (factors != 1).any():
@@ -79,7 +77,7 @@ class Steps:
         sums = np.zeros(2) if sums is None else sums
         found = np.zeros(len(rows)), ends, np.zeros(len(ends)), np.zeros(len(ends)), sums
         weight_starts = None if weights is None else np.cumsum(rows) - rows
-        return cls(x, y, rows, starts, order, weights, weight_starts, rates, active, values, *limits, growth, *found)
+        return cls(x, y, rows, starts, order, weights, weight_starts, rates, active, values, limits, growth, *found)
 
     @property
     def in_place(self):

@@ -123,6 +123,15 @@ STAGE = np.dtype([(name, np.int64) for name in ("first", "last", "closing", "end
 cdef packed struct Feed:            # before step s, *slot = values[s]; addresses
     int64_t slot, values
 
+cdef struct Slots:                  # addresses of slots, n of them
+    const int64_t *first
+    int64_t n
+
+cdef struct InputSlots:             # where what a step takes goes:
+    Slots x, y, index, weight       # addresses of its rows, or of the index of them, and of the weights of its losses
+    Slots share                     # 1 / (number of losses)
+    double losses, terms            # in a row; see `Plan`
+
 cdef struct Engine:
     Operation *operations
     int64_t n_operations
@@ -130,7 +139,13 @@ cdef struct Engine:
     int64_t n_stages
     const Feed *feeds
     int64_t n_feeds
-    const int64_t *rows_of_step     # or NULL: the rows stay
+    const InputSlots *inputs
+    const int64_t *rows_of_step     # or NULL: the inputs stay
+    const int64_t *x_of_step        # addresses, or NULL: these stay
+    const int64_t *y_of_step
+    const int64_t *index_of_step
+    const int64_t *weight_of_step
+    const double *limits            # of the elements of the gradient
     int64_t rows
     int64_t row_block               # rows a thread takes through a stage at a time
     int64_t row_grain               # its share of rows begins at a multiple of this
@@ -171,6 +186,34 @@ cdef void set_rows(Engine *e, int64_t rows) noexcept nogil:
             (<int64_t *>e.operations[i].rows)[0] = rows * e.operations[i].positions
             if e.operations[i].by_rows:
                 e.operations[i].end = rows * e.operations[i].positions
+
+
+cdef inline void put(const Slots *slots, int64_t value) noexcept nogil:
+    cdef int64_t i
+    for i in range(slots.n):
+        (<int64_t *>slots.first[i])[0] = value
+
+
+cdef void set_inputs(Engine *e, int64_t rows, int64_t x, int64_t y, int64_t index, int64_t weight,
+                     double limit) noexcept nogil:
+    """Makes the operations take so many rows at these addresses, 0 for what stays; limit: of the gradient."""
+    cdef const InputSlots *to = e.inputs
+    cdef double share = 1 / (rows * to.losses)
+    set_rows(e, rows)
+    put(&to.share, (<int64_t *>&share)[0])
+    e.peak_limit = sqrt(limit / (rows * to.terms))
+    if x:
+        put(&to.x, x)
+    if y:
+        put(&to.y, y)
+    if index:
+        put(&to.index, index)
+    if weight:
+        put(&to.weight, weight)
+
+
+cdef inline int64_t of_step(const int64_t *addresses, int64_t step) noexcept nogil:
+    return 0 if addresses == NULL else addresses[step]
 
 
 cdef inline void call(const Operation *o, int64_t begin, int64_t end) noexcept nogil:
@@ -256,7 +299,8 @@ cdef void begin_step(Engine *e) noexcept nogil:
     for i in range(e.n_feeds):
         (<int64_t *>e.feeds[i].slot)[0] = (<const int64_t *>e.feeds[i].values)[e.step]
     if e.rows_of_step != NULL:
-        set_rows(e, e.rows_of_step[e.step])
+        set_inputs(e, e.rows_of_step[e.step], of_step(e.x_of_step, e.step), of_step(e.y_of_step, e.step),
+                   of_step(e.index_of_step, e.step), of_step(e.weight_of_step, e.step), e.limits[e.step])
 
 
 cdef void end_step(Engine *e) noexcept nogil:
@@ -350,6 +394,35 @@ cdef void run_steps(Engine *e, int threads) noexcept nogil:
 
 
 @cython.final
+cdef class Inputs:
+    """Where the inputs of a step go, in the operations of some stages.
+
+    x, y, index, weight: addresses of slots for the addresses of rows, of the index of rows, and of the weights of
+    losses. share: those of slots for 1 / (number of losses). losses: in a row. terms: see `Plan`.
+    """
+    cdef InputSlots to
+    cdef tuple kept
+
+    def __init__(self, *, const int64_t[::1] x, const int64_t[::1] y, const int64_t[::1] index,
+                 const int64_t[::1] weight, const int64_t[::1] share, double losses, double terms):
+        self.kept = (x, y, index, weight, share)
+        self.to.x, self.to.y, self.to.index = slots_of(x), slots_of(y), slots_of(index)
+        self.to.weight, self.to.share = slots_of(weight), slots_of(share)
+        self.to.losses, self.to.terms = losses, terms
+
+
+cdef Slots slots_of(const int64_t[::1] addresses):
+    cdef Slots slots
+    slots.n = addresses.shape[0]
+    slots.first = &addresses[0] if slots.n else NULL
+    return slots
+
+
+cdef const int64_t *or_null(const int64_t[::1] addresses):
+    return NULL if addresses is None else &addresses[0]
+
+
+@cython.final
 cdef class Runner:
     """Runs walks over the operations of one plan.
 
@@ -392,19 +465,22 @@ cdef class Runner:
             most = min(most, <int64_t>(rows * self.work_of_row / THREAD_WORK))
         return <int>max(1, most)
 
-    @property
-    def peak_limit(self):
-        """Address of the limit of the peak, for a feed."""
-        return <uintptr_t>&self.engine.peak_limit
+    def set_inputs(self, Inputs inputs, int64_t rows, uintptr_t x, uintptr_t y, uintptr_t weight):
+        """Makes `run` take rows at these addresses; y 0 leaves the targets."""
+        self.engine.inputs = &inputs.to
+        set_inputs(&self.engine, rows, x, y, 0, weight, 0)
 
-    def prepare(self, const Stage[::1] stages, *, const int64_t[:, ::1] feeds, const int64_t[::1] rows_of_step,
-                const int64_t[::1] marks, double[::1] times, double[::1] losses, double[::1] sums,
-                int64_t[::1] counter, int64_t[::1] minibatches, double[::1] pace, int64_t steps_between_looks):
+    def prepare(self, const Stage[::1] stages, *, Inputs inputs, const int64_t[:, ::1] feeds,
+                const int64_t[::1] rows, const int64_t[::1] x, const int64_t[::1] y, const int64_t[::1] index,
+                const int64_t[::1] weights, const double[::1] limits, const int64_t[::1] marks, double[::1] times,
+                double[::1] losses, double[::1] sums, int64_t[::1] counter, int64_t[::1] minibatches,
+                double[::1] pace, int64_t steps_between_looks):
         """Makes ready for `train`; the arrays are the caller's to keep.
 
-        feeds: a row for each `Feed`. marks: steps that end an epoch, the time of which is written to `times` and
-        the mean loss of the rows to `losses`; `sums` holds that of the epoch going on. counter, minibatches: count the
-        steps. pace: see `run`. The clock is looked at every so many steps.
+        inputs: for these stages. feeds: a row for each `Feed`. rows, x, y, index, weights: of each step the number of
+        rows, and addresses, or None; limits: of the elements of its gradient. marks: steps that end an epoch, the time
+        of which is written to `times` and the mean loss of the rows to `losses`; `sums` holds that of the epoch going
+        on. counter, minibatches: count the steps. pace: see `run`. The clock is looked at every so many steps.
         """
         cdef Engine *e = &self.engine
         self.set_stages(stages)
@@ -415,7 +491,9 @@ cdef class Runner:
             e.feeds = <const Feed *>&feeds[0, 0]
         if e.n_marks:
             e.marks, e.times, e.losses = &marks[0], &times[0], &losses[0]
-        e.rows_of_step, e.sums = &rows_of_step[0], &sums[0]
+        e.inputs, e.rows_of_step, e.limits, e.sums = &inputs.to, &rows[0], &limits[0], &sums[0]
+        e.x_of_step, e.y_of_step = or_null(x), or_null(y)
+        e.index_of_step, e.weight_of_step = or_null(index), or_null(weights)
         e.counter, e.minibatches = &counter[0], &minibatches[0]
         e.steps_between_looks, e.pace = steps_between_looks, &pace[0]
 

@@ -22,35 +22,32 @@ cdef class QuickStep:
     cdef object optimizer, kept
     cdef const Stage[::1] stages
     cdef const int64_t[:, ::1] feeds
-    cdef const int64_t[::1] x_slots, y_slots, x_shape, y_shape
+    cdef const int64_t[::1] x_shape, y_shape
+    cdef Inputs inputs
     cdef const double[::1] limits
     cdef int64_t[::1] counter, minibatches
     cdef double[::1] pace
-    cdef double *weight
     cdef int64_t capacity, next, count, begin, version, trained
     cdef int x_type, y_type
-    cdef double terms, positions
     cdef readonly double last_loss
     cdef list watched
     cdef object raise_fault
 
-    def __init__(self, runner, turn, optimizer, *, stages, feeds, x_slots, y_slots, uintptr_t weight, limits, counter,
-                 minibatches, pace, capacity, x, y, terms, positions, last_loss, watched, raise_fault, kept):
-        """x, y: arrays like those to come. weight: address of the scalar 1 / (rows positions), positions: of a row in
-        the loss. limits: of the gradient, one for each step; terms: see `Plan`. counter: the optimizer's steps and
-        version. minibatches: the network's count. pace: see `Runner.run`. last_loss: that of the step before. watched:
-        see `unchanged`. raise_fault(x, y): raises what a user's function raised. kept: what must live as long as
-        this."""
+    def __init__(self, runner, turn, optimizer, *, stages, feeds, inputs, limits, counter, minibatches, pace,
+                 capacity, x, y, last_loss, watched, raise_fault, kept):
+        """x, y: arrays like those to come. inputs: for the stages. limits: of the gradient, one for each step. counter:
+        the optimizer's steps and version. minibatches: the network's count. pace: see `Runner.run`. last_loss: that of
+        the step before. watched: see `unchanged`. raise_fault(x, y): raises what a user's function raised. kept: what
+        must live as long as this."""
         self.watched, self.raise_fault = watched, raise_fault
         self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
         self.optimizer_turn = optimizer.turn
-        self.stages, self.feeds, self.x_slots, self.y_slots = stages, feeds, x_slots, y_slots
-        self.weight, self.limits, self.counter, self.pace = <double *>weight, limits, counter, pace
+        self.stages, self.feeds, self.inputs = stages, feeds, inputs
+        self.limits, self.counter, self.pace = limits, counter, pace
         self.minibatches, self.trained = minibatches, minibatches[0]
         self.capacity, self.x_shape, self.y_shape = capacity, np.array(x.shape[1:]), np.array(y.shape[1:], np.int64)
         self.x_type, self.y_type = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y)
         self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
-        self.terms, self.positions = terms, positions
         self.last_loss = last_loss
 
     @property
@@ -89,13 +86,9 @@ cdef class QuickStep:
             return None
         check_scratch()
         cdef Engine *e = &self.runner.engine
-        cdef int64_t rows = cnp.PyArray_DIM(x, 0), i
-        for i in range(self.x_slots.shape[0]):
-            (<int64_t *>self.x_slots[i])[0] = <int64_t>cnp.PyArray_DATA(x)
-        for i in range(self.y_slots.shape[0]):
-            (<int64_t *>self.y_slots[i])[0] = <int64_t>cnp.PyArray_DATA(y)
-        self.weight[0] = 1.0 / (rows * self.positions)
-        e.peak_limit = sqrt(self.limits[self.next] / (rows * self.terms))
+        cdef int64_t rows = cnp.PyArray_DIM(x, 0), at_x = <int64_t>cnp.PyArray_DATA(x)
+        cdef int64_t at_y = <int64_t>cnp.PyArray_DATA(y)
+        e.inputs = &self.inputs.to
         e.stages, e.n_stages = &self.stages[0], self.stages.shape[0]
         e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
         if e.n_feeds:
@@ -109,14 +102,14 @@ cdef class QuickStep:
             self.optimizer_turn.take(TRAIN)
             with nogil:
                 steps_begin()
-                set_rows(e, rows)
+                set_inputs(e, rows, at_x, at_y, 0, 0, self.limits[self.next])
                 begin_step(e)
                 run_steps(e, self.runner.threads(rows))
                 steps_end()
             self.optimizer_turn.give_back(False)
             self.turn.give_back(False)
         else:       # with the GIL, so nobody comes between
-            set_rows(e, rows)
+            set_inputs(e, rows, at_x, at_y, 0, 0, self.limits[self.next])
             begin_step(e)
             run_steps(e, 1)
         if e.status == FAULT:           # once more is once too often: an update may have begun
