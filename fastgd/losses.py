@@ -12,10 +12,8 @@ import numpy as np
 
 from .activations import sigmoid_forward, sigmoid_of
 from .choice import POSITIVE, Choice
+from .domains import MASS_TOLERANCE, sum_to_one
 from .kernel import In, InOut, Kernel, Out, kernel
-
-# How far the sum of a row of target probabilities may be from 1.
-MASS_TOLERANCE = 1e-3
 
 
 def _row_sums(x):
@@ -123,7 +121,7 @@ def softmax_cross_entropy_loss(
     t = (1 - label_smoothing) y + label_smoothing / k, as torch's CrossEntropyLoss."""
     log_p = log_softmax(z)
     t = (1 - label_smoothing) * y + label_smoothing / z.shape[1]
-    valid = (y >= 0).all(axis=1) & (np.abs(_row_sums(y) - 1) <= MASS_TOLERANCE)
+    valid = (y >= 0).all(axis=1) & sum_to_one(y)
     np.copyto(loss, np.where(valid, -weight * _row_sums(t * log_p), np.nan))
     np.multiply(np.exp(log_p) - t, weight[:, None], out=dz)
 

@@ -7,6 +7,7 @@ import inspect
 import numpy as np
 
 from .choice import Choice
+from .domains import sum_to_one
 from .errors import choose, shown, type_error, value_error
 from .history import COLUMNS
 
@@ -124,7 +125,7 @@ def _labels(name, y):
     """The class of each row, of labels or of rows of probabilities."""
     if y.ndim == 1:
         return y
-    if y.shape[1] == 1 or not np.allclose(y.sum(axis=1, dtype=np.float64), 1, atol=1e-3):
+    if y.shape[1] == 1 or not sum_to_one(y).all():
         hint = "; for several yes-or-no outputs there is 'binary_accuracy'"
         raise value_error("y", f"labels or rows of probabilities, for {name}", f"{shown(y)}{hint}")
     return y.argmax(axis=1)
