@@ -179,10 +179,8 @@ def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
     def __init__(self, learning_rate=learning_rate, *, weight_decay=0.0, **options):
         if learning_rate is None:
             raise type_error("learning_rate", f"a number or a schedule: {function.__name__} has no default", "none")
-        given = {hyper: check_number(hyper, options.pop(hyper, value)) for hyper, value in defaults.items()}
-        hyper = {hyper: check_rounded(hyper, value) for hyper, value in given.items()}
-        Optimizer.__init__(self, learning_rate, {"weight_decay": weight_decay}, **options)
-        self.hyper |= hyper
+        given = {hyper: options.pop(hyper, value) for hyper, value in defaults.items()}
+        Optimizer.__init__(self, learning_rate, {"weight_decay": weight_decay, **given}, **options)
 
     def scalars(self, lr, t):
         return lr, *((t,) if timed else ()), *(self.hyper[hyper] for hyper in defaults)

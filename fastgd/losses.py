@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from .activations import sigmoid_forward, sigmoid_of
-from .choice import POSITIVE, Choice
+from .choice import POSITIVE, SHARE, Choice
 from .domains import MASS_TOLERANCE, sum_to_one
 from .kernel import In, InOut, Kernel, Out, kernel
 
@@ -367,7 +367,7 @@ softmax_cross_entropy = Loss(
     (softmax_cross_entropy_labels_loss, softmax_cross_entropy_loss),
     softmax_forward,
     parameters={"label_smoothing": 0.0},
-    ranges={"label_smoothing": {"low": 0.0, "high": 1.0}},
+    ranges={"label_smoothing": SHARE},
 )
 binary_cross_entropy = Loss("binary_cross_entropy", (binary_cross_entropy_loss,), sigmoid_forward)
 poisson = Loss("poisson", (poisson_loss,), exp_forward)

@@ -6,7 +6,7 @@ import inspect
 
 import numpy as np
 
-from .choice import Choice
+from .choice import AT_LEAST_ONE, Choice
 from .domains import sum_to_one
 from .errors import choose, shown, type_error, value_error
 from .history import COLUMNS
@@ -37,14 +37,12 @@ class Metric(Choice):
         return float(value)
 
 
-def _metric(greater_is_better, **parameters):
-    """Makes a `Metric` of a function, with the values its parameters have unless told."""
-    ranges = {"k": {"low": 1}}
+def _metric(greater_is_better, ranges=None, **parameters):
+    """Makes a `Metric` of a function, with the default values and the ranges of its parameters."""
 
     def make(function):
-        taken = {name: ranges[name] for name in parameters}
         quiet = np.errstate(all="ignore")(function)  # whatever the user's state is
-        return Metric(function.__name__, quiet, greater_is_better, parameters=parameters, ranges=taken)
+        return Metric(function.__name__, quiet, greater_is_better, parameters=parameters, ranges=ranges or {})
 
     return make
 
@@ -73,7 +71,7 @@ def binary_accuracy(y, prediction, weight):
     return np.average(((prediction > 0.5) == (y > 0.5)).mean(axis=1), weights=weight)
 
 
-@_metric(True, k=5)
+@_metric(True, ranges={"k": AT_LEAST_ONE}, k=5)
 def top_k(y, prediction, weight, k):
     """Share of rows where fewer than k classes come before that of y: the more probable ones, and of equally probable
     ones those with a smaller index, as for `accuracy`, which is that of k = 1. (Probabilities of a network that is sure
