@@ -190,10 +190,11 @@ def test_a_new_schedule_declares_the_ranges_of_its_fields_itself():
         ranges = fastgd.schedules.Schedule.ranges | {"teeth": {"low": 2}, "depth": {"low": 0.0, "high": 0.75}}
 
     assert sawtooth(0.1, 2, 0.75).depth == 0.75
-    for arguments, match in (
-        ((0.0, 2), r"'learning_rate'.*\(0, inf\)"),
-        ((0.1, 1), "'teeth'.*>= 2"),
-        ((0.1, 2, 0.8), r"'depth'.*\[0, 0.75\]"),
-    ):
+    bad = {
+        (0.0, 2): r"'learning_rate'.*\(0, inf\)",
+        (0.1, 1): "'teeth'.*>= 2",
+        (0.1, 2, 0.8): r"'depth'.*\[0, 0.75\]",
+    }
+    for arguments, match in bad.items():
         with pytest.raises(ValueError, match=match):
             sawtooth(*arguments)
