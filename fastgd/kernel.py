@@ -29,7 +29,7 @@ import types
 import numpy as np
 
 from . import fingerprint
-from ._plan import call_kernel
+from ._plan import CHAIN_ARRAYS, CHAIN_SLOTS, call_kernel
 from .domains import check_domain, domain_of
 from .errors import choose, shown, type_error, value_error
 
@@ -126,6 +126,11 @@ class Kernel:
             check_domain(f"array {name} of kernel {self.name}", array, self.dims)
         self.range_dim = next(iter(self.arrays.values())).dims[0]
         self.slots = (*self.arrays, *self.dims, *self.scalars)  # of the record of a compiled body
+        if len(self.arrays) > CHAIN_ARRAYS or len(self.slots) >= CHAIN_SLOTS:
+            raise ValueError(
+                f"kernel {self.name}: expected at most {CHAIN_ARRAYS} arrays, and fewer than {CHAIN_SLOTS} arrays, "
+                f"dimensions and scalars together, got {len(self.arrays)} and {len(self.slots)}"
+            )
         self.__doc__ = f"{inspect.cleandoc(reference.__doc__ or self.name)}\n\n{self._contract()}"
         # Shares of the work begin at multiples of this.
         self.grain = max([1, *(array.per for array in self.arrays.values() if array.per)])
