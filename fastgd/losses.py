@@ -356,6 +356,11 @@ class Loss(Choice):
     kernels: tuple[Kernel, ...]
     link: Kernel | None = None
 
+    @property
+    def takes_labels(self):
+        """Whether targets may be the integer class of each row."""
+        return self.kernels[0].arrays["y"].domain == "labels"
+
     __hash__ = Choice.__hash__
 
 

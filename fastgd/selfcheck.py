@@ -4,6 +4,7 @@ Every compiled body of every kernel against its numpy body, the gradient of a ne
 microseconds a training step. The test suite uses the same examples and the same gradient check.
 """
 
+import collections
 import importlib.util
 import time
 
@@ -21,7 +22,8 @@ from .optimizers import Adam
 TOLERANCES = {"float32": 3e-6, "float64": 1e-13}
 # Largest error of a gradient in float64 against 4th-order differences, normalised as `check_gradients` does.
 GRADIENT_TOLERANCE = 1e-8
-CHECKED_SIZES = {"rows": 9, "m": 19, "n": 17, "n_in": 33, "n_out": 17, "k": 10, "one": 1}
+# Sizes of dimensions by name, and of any other.
+CHECKED_SIZES = collections.defaultdict(lambda: 5, rows=9, m=19, n=17, n_in=33, n_out=17, k=10, one=1)
 TIMED = (
     ("4-16-1, batch 1", 4, (16,), 1, 1),
     ("64-64-10, batch 32", 64, (64,), 10, 32),
@@ -35,7 +37,7 @@ def example(kernel, sizes, dtype, rng):
     for spec in kernel.arrays.values():
         blocks = -(-sizes[kernel.range_dim] // spec.per) if spec.per else None
         shape = (blocks,) if spec.per else tuple(sizes[dim] for dim in spec.dims)
-        values = domain_of(spec).example(rng, shape, sizes.get(spec.below))
+        values = domain_of(spec).example(rng, shape, sizes[spec.below] if spec.below else None)
         arguments.append(values.astype(spec.dtype or dtype))
     return arguments + list(rng.uniform(0.1, 0.9, len(kernel.scalars)))
 

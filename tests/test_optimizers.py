@@ -370,3 +370,7 @@ def test_a_new_optimizer_declares_the_range_of_its_hyper_parameter_itself():
             Damped(damping=bad)
     with pytest.raises(ValueError, match=r"'momentum'.*\[0, 1\)"):
         Damped(momentum=1.0)
+
+
+def test_the_table_of_cases_has_every_optimizer():
+    assert {type(make(0.1)) for make in OPTIMIZERS.values()} == set(fastgd.optimizers.OPTIMIZERS.values())
