@@ -71,18 +71,22 @@ def InOut(*dims, **options):
 
 @functools.cache
 def variant():
-    """Name of the compiled variant in use: the best this processor can run, or what FASTGD_ISA names."""
+    """Name of the compiled variant in use: the best that is built and that this processor can run, or what FASTGD_ISA
+    names."""
     cpu = importlib.import_module("._cpu", __package__)
     supported = cpu.variants()
     if not supported:
-        raise ImportError("fastgd needs an x86-64 processor of level v2 (SSE4.2, made since about 2009) or later")
+        raise ImportError(
+            f"fastgd: expected a processor that runs one of the variants built, {', '.join(map(repr, cpu.built()))}; "
+            "a wheel has 'v2', 'v3' and 'v4' of x86-64, of which 'v2' needs SSE4.2 (made since about 2009)"
+        )
     wanted = os.environ.get("FASTGD_ISA")
     if not wanted:
         return supported[0]
     if wanted not in supported:
         raise ImportError(
             f"environment variable FASTGD_ISA: expected one of {', '.join(map(repr, supported))} "
-            f"(what this processor can run), got {wanted!r}"
+            f"(what is built and this processor can run), got {wanted!r}"
         )
     return wanted
 

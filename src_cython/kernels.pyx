@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, cdivision=True
 """The Cython bodies of the kernels, for one instruction set and one precision.
 
 Each body stands in the .pxi of the same stem as the .py that holds its contract. Its record is a struct that lists the
