@@ -1,7 +1,6 @@
 """What a user picks by name: an activation, a loss, an initializer."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 from .errors import check_number, choose, shown, type_error
@@ -10,7 +9,7 @@ from .errors import check_number, choose, shown, type_error
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """A named thing with parameters. Calling it with keywords gives the same thing with other parameters:
-    `huber` is `huber(delta=1.0)`. `ranges` holds the interval [low, high) or (low, high) each may lie in."""
+    `huber` is `huber(delta=1.0)`. `ranges` holds the interval each may lie in, as keywords of `check_number`."""
 
     name: str
     parameters: Mapping = dataclasses.field(default_factory=dict, kw_only=True)
@@ -44,5 +43,10 @@ def pick(argument, value, table, kind):
     raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
 
 
-AT_LEAST_ZERO = {"low": 0.0, "high": math.inf}
+# Ranges, as keywords of `check_number`. What takes parameters names the range of each in `ranges`, beside the
+# definition; a parameter without one may be any finite number.
+AT_LEAST_ZERO = {"low": 0.0}
+AT_LEAST_ONE = {"low": 1.0}
 POSITIVE = {"low": 0.0, "low_open": True}
+FRACTION = {"low": 0.0, "high": 1.0, "high_open": True}
+SHARE = {"low": 0.0, "high": 1.0}

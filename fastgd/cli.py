@@ -8,6 +8,7 @@ import os
 import sys
 
 from . import commands, datasets, tables
+from .activations import ACTIVATIONS
 from .config import __version__
 from .kernel import BACKENDS, DTYPES
 from .optimizers import OPTIMIZERS
@@ -97,7 +98,7 @@ def _add_delimiter(one):
 
 def _add_network(one):
     one.add_argument("--hidden", type=_units, default="128,64", metavar="N,N", help="units of the hidden layers")
-    one.add_argument("--activation", default="relu", help="activation of the hidden layers")
+    one.add_argument("--activation", default="relu", help=f"of the hidden layers, one of: {', '.join(ACTIVATIONS)}")
     one.add_argument("--dropout", type=float, default=0.0, metavar="RATE",
                      help="part of the outputs of hidden layers that training leaves out")  # fmt: skip
     one.add_argument("--optimizer", default="Adam", help=f"one of: {', '.join(OPTIMIZERS)}")

@@ -235,7 +235,7 @@ def predict(arguments):
     network, _ = load(arguments.model, backend=arguments.backend)
     data = data_of_model(arguments, network, needs_target=False)
     prediction = network.predict(data.X)
-    classes = network.loss_function.name == "softmax_cross_entropy"
+    classes = network.loss_function.takes_labels
     if data.preprocessing is not None:
         decoded = data.preprocessing.decode(prediction)
         title, names = data.preprocessing.target.name, data.preprocessing.target.classes
@@ -302,7 +302,7 @@ def evaluate(arguments):
     """`fastgd evaluate`: loss and metrics of a model on data."""
     network, _ = load(arguments.model, backend=arguments.backend)
     data = data_of_model(arguments, network, needs_target=True)
-    metrics = ["accuracy"] if network.loss_function.name == "softmax_cross_entropy" else ["mae", "rmse", "r2"]
+    metrics = ["accuracy"] if network.loss_function.takes_labels else ["mae", "rmse", "r2"]
     told = {"rows": len(data.X), **network.evaluate(data.X, data.y, metrics=metrics)}
     scaled = data.preprocessing is not None and data.preprocessing.target.classes is None
     if scaled:  # in the units of the column

@@ -31,6 +31,8 @@ from .optimizers import OPTIMIZERS
 # by. The points lie where functions have no jumps; one where differences of two widths disagree is left out.
 CHECKED_POINTS = np.linspace(-4.0, 4.0, 66) + 0.0137
 WIDTH, DERIVATIVE_TOLERANCE = 1e-3, 1e-6
+# With so many slots and hyper-parameters the kernel of a rule has room in a chain, whatever its state_dtype.
+MOST_SLOTS, MOST_HYPER = 100, 200
 
 
 def optimizer(function=None, *, state=(), nonnegative=()):
@@ -70,6 +72,9 @@ def optimizer(function=None, *, state=(), nonnegative=()):
     taken = {"learning_rate", "weight_decay", "shrink", "seed", "n", "blocks", "decoupled", *COMMON}
     taken |= {f"{slot}_base" for slot in initial}
     defaults = _defaults(function, rest[timed:], taken)
+    for what, given, most in (("slots", initial, MOST_SLOTS), ("hyper-parameters", defaults, MOST_HYPER)):
+        if len(given) > most:
+            raise value_error(name, f"at most {most} {what}", len(given))
     _check_names(function, initial, {"average", "accumulated", *taken})
     for slot in nonnegative:
         if slot not in initial:
@@ -179,10 +184,8 @@ def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
     def __init__(self, learning_rate=learning_rate, *, weight_decay=0.0, **options):
         if learning_rate is None:
             raise type_error("learning_rate", f"a number or a schedule: {function.__name__} has no default", "none")
-        given = {hyper: check_number(hyper, options.pop(hyper, value)) for hyper, value in defaults.items()}
-        hyper = {hyper: check_rounded(hyper, value) for hyper, value in given.items()}
-        Optimizer.__init__(self, learning_rate, {"weight_decay": weight_decay}, **options)
-        self.hyper |= hyper
+        given = {hyper: options.pop(hyper, value) for hyper, value in defaults.items()}
+        Optimizer.__init__(self, learning_rate, {"weight_decay": weight_decay, **given}, **options)
 
     def scalars(self, lr, t):
         return lr, *((t,) if timed else ()), *(self.hyper[hyper] for hyper in defaults)

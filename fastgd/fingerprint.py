@@ -14,12 +14,12 @@ RELATIVE, ABSOLUTE = 1e-6, 1e-9
 # Points, of so many elements where elements are alike, and where they lie.
 POINTS, ELEMENTS = 12, 3
 RANGES = (-3.0, 3.0), (0.0, 1.0), (-30.0, 30.0)
-GOLDEN = (5**0.5 - 1) / 2
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def _spread(count, low, high, start=0):
     """Numbers without a pattern in [low, high): multiples of the golden ratio, of which the integers are left out."""
-    return low + (high - low) * ((np.arange(start, start + count) + 0.5) * GOLDEN % 1)
+    return low + (high - low) * ((np.arange(start, start + count) + 0.5) * GOLDEN_RATIO % 1)
 
 
 def of_kernel(kernel, scalars=None, outputs=3):

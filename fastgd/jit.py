@@ -24,6 +24,7 @@ from .reads import Reads
 
 # No reassociation: a sum keeps its order. Contraction to FMA is what the C compiler does, too.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+MOST_ARGUMENTS = 30
 
 if hasattr(os, "register_at_fork"):  # else the child of a fork waits for the end of a compilation that never comes
     os.register_at_fork(
@@ -98,6 +99,12 @@ def compile_loop(kernel, dtype):
     return loop
 
 
+def _listed(arguments):
+    """The arguments of a call as text. Python makes a list of more than MOST_ARGUMENTS, which Numba can't in `try`."""
+    parts = [", ".join(arguments[i : i + MOST_ARGUMENTS]) for i in range(0, len(arguments), MOST_ARGUMENTS)]
+    return parts[0] if len(parts) == 1 else f"*({' + '.join(f'({part},)' for part in parts)})"
+
+
 def _compile(kernel, dtype):
     """Numba's `cfunc` hands the loop its share as views: every array is cut along the dimension that [begin, end) runs
     over, so the loop has the arguments of the numpy body. What is raised, by a user's function or for want of memory,
@@ -130,7 +137,7 @@ def _compile(kernel, dtype):
     ]
     lines += [
         "_fault = _carray(_pointer(record._fault), 1, _int64)",
-        *("try:", f"    _loop({', '.join(arguments)})", "except Exception:", "    _fault[0] = 1"),
+        *("try:", f"    _loop({_listed(arguments)})", "except Exception:", "    _fault[0] = 1"),
     ]
     source = "\n    ".join(["def entry(args, begin, end):", *lines])
     exec(compile(source, f"<entry of {kernel.name}>", "exec"), names)

@@ -30,7 +30,8 @@ import types
 import numpy as np
 
 from . import fingerprint
-from ._plan import call_kernel
+from ._plan import CHAIN_ARRAYS, CHAIN_SLOTS, call_kernel
+from .domains import check_domain, domain_of
 from .errors import choose, shown, type_error, value_error
 
 BODIES = ("numpy", "numba", "cython")
@@ -42,10 +43,9 @@ DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 @dataclasses.dataclass(frozen=True)
 class Array:
     """What a kernel expects of one array. `dtype` None is the precision of the kernel, float32 or float64.
-    `domain` says which values make sense: "real", "nonnegative", "unit" (in [0, 1]), "probabilities" (rows that sum
-    to 1), "count" (integers >= 0) or "labels" (integers from 0 to below the size of dimension `below`); "code",
-    "[nonnegative] base" and "[nonnegative] bfloat16" are lowmemory.py's. With `per` it has one element for so many of
-    the first dimension of the first array, the last of them perhaps fewer."""
+    `domain` names the values that make sense, an entry of `domains.DOMAINS`; `below` is the dimension whose size
+    bounds them, for domains that have a bound. With `per` it has one element for so many of the first dimension of
+    the first array, the last of them perhaps fewer."""
 
     direction: str
     dims: tuple
@@ -72,18 +72,22 @@ def InOut(*dims, **options):
 
 @functools.cache
 def variant():
-    """Name of the compiled variant in use: the best this processor can run, or what FASTGD_ISA names."""
+    """Name of the compiled variant in use: the best that is built and that this processor can run, or what FASTGD_ISA
+    names."""
     cpu = importlib.import_module("._cpu", __package__)
     supported = cpu.variants()
     if not supported:
-        raise ImportError("fastgd needs an x86-64 processor of level v2 (SSE4.2, made since about 2009) or later")
+        raise ImportError(
+            f"fastgd: expected a processor that runs one of the variants built, {', '.join(map(repr, cpu.built()))}; "
+            "a wheel has 'v2', 'v3' and 'v4' of x86-64, of which 'v2' needs SSE4.2 (made since about 2009)"
+        )
     wanted = os.environ.get("FASTGD_ISA")
     if not wanted:
         return supported[0]
     if wanted not in supported:
         raise ImportError(
             f"environment variable FASTGD_ISA: expected one of {', '.join(map(repr, supported))} "
-            f"(what this processor can run), got {wanted!r}"
+            f"(what is built and this processor can run), got {wanted!r}"
         )
     return wanted
 
@@ -119,11 +123,20 @@ class Kernel:
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
-        if (*self.arrays, *self.scalars) != tuple(annotations):
+        if not self.arrays or (*self.arrays, *self.scalars) != tuple(annotations):
             raise TypeError(f"kernel {self.name}: expected annotated arrays first, then floats, got {annotations}")
         self.dims = tuple(dict.fromkeys(dim for array in self.arrays.values() for dim in array.dims))
+        for name, array in self.arrays.items():
+            if not array.dims:
+                raise TypeError(f"kernel {self.name}: expected at least one dimension of array {name}, got none")
+            check_domain(f"array {name} of kernel {self.name}", array, self.dims)
         self.range_dim = next(iter(self.arrays.values())).dims[0]
         self.slots = (*self.arrays, *self.dims, *self.scalars)  # of the record of a compiled body
+        if len(self.arrays) > CHAIN_ARRAYS or len(self.slots) >= CHAIN_SLOTS:
+            raise ValueError(
+                f"kernel {self.name}: expected at most {CHAIN_ARRAYS} arrays, and fewer than {CHAIN_SLOTS} arrays, "
+                f"dimensions and scalars together, got {len(self.arrays)} and {len(self.slots)}"
+            )
         self.__doc__ = f"{inspect.cleandoc(reference.__doc__ or self.name)}\n\n{self._contract()}"
         # Shares of the work begin at multiples of this.
         self.grain = max([1, *(array.per for array in self.arrays.values() if array.per)])
@@ -135,7 +148,7 @@ class Kernel:
         for name, a in self.arrays.items():
             shape = f"({', '.join(a.dims)}{',' if len(a.dims) == 1 else ''})"
             per = f", one for every {a.per} of {self.range_dim}" if a.per else ""
-            values = "" if a.domain == "real" else f", {a.domain}"
+            values = "" if a.domain == "real" else f", {domain_of(a).expected.format(highest=f'{a.below} - 1')}"
             lines.append(f"{name}: {a.dtype or 'float32 or float64'} array {shape}{per}{values}; {does[a.direction]}.")
         if self.scalars:
             lines.append(f"{', '.join(self.scalars)}: real numbers.")

@@ -11,11 +11,9 @@ import dataclasses
 import numpy as np
 
 from .activations import sigmoid_forward, sigmoid_of
-from .choice import POSITIVE, Choice
+from .choice import POSITIVE, SHARE, Choice
+from .domains import MASS_TOLERANCE, sum_to_one
 from .kernel import In, InOut, Kernel, Out, kernel
-
-# How far the sum of a row of target probabilities may be from 1.
-MASS_TOLERANCE = 1e-3
 
 
 def _row_sums(x):
@@ -123,7 +121,7 @@ def softmax_cross_entropy_loss(
     t = (1 - label_smoothing) y + label_smoothing / k, as torch's CrossEntropyLoss."""
     log_p = log_softmax(z)
     t = (1 - label_smoothing) * y + label_smoothing / z.shape[1]
-    valid = (y >= 0).all(axis=1) & (np.abs(_row_sums(y) - 1) <= MASS_TOLERANCE)
+    valid = (y >= 0).all(axis=1) & sum_to_one(y)
     np.copyto(loss, np.where(valid, -weight * _row_sums(t * log_p), np.nan))
     np.multiply(np.exp(log_p) - t, weight[:, None], out=dz)
 
@@ -358,6 +356,11 @@ class Loss(Choice):
     kernels: tuple[Kernel, ...]
     link: Kernel | None = None
 
+    @property
+    def takes_labels(self):
+        """Whether targets may be the integer class of each row."""
+        return self.kernels[0].arrays["y"].domain == "labels"
+
     __hash__ = Choice.__hash__
 
 
@@ -369,7 +372,7 @@ softmax_cross_entropy = Loss(
     (softmax_cross_entropy_labels_loss, softmax_cross_entropy_loss),
     softmax_forward,
     parameters={"label_smoothing": 0.0},
-    ranges={"label_smoothing": {"low": 0.0, "high": 1.0}},
+    ranges={"label_smoothing": SHARE},
 )
 binary_cross_entropy = Loss("binary_cross_entropy", (binary_cross_entropy_loss,), sigmoid_forward)
 poisson = Loss("poisson", (poisson_loss,), exp_forward)

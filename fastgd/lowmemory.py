@@ -24,6 +24,7 @@ import inspect
 import numpy as np
 
 from .buffers import aligned_zeros
+from .domains import DOMAINS, Domain
 from .kernel import InOut, Kernel, kernels
 
 STATE_DTYPES = ("bfloat16", "8bit")
@@ -32,6 +33,32 @@ GOLDEN = 0x9E3779B1  # the fractional part of the golden ratio, as a prime: mult
 MIX = 0x85EBCA6B  # a round of MurmurHash3's last mixing (Appleby), so that steps have nothing in common
 MANTISSA = 20  # bits of a float32 below the 3 bits of mantissa that an 8-bit code keeps
 LARGEST_SIGNED, LARGEST_UNSIGNED = 127, 255  # the largest codes
+
+
+# ---- domains
+
+
+def _bases(largest):
+    """Bases from which the largest code has an exponent near that of 1."""
+    return lambda rng, shape, below: (rng.integers(127 - 8, 127 + 8, shape) << 3) - largest
+
+
+def _upper_halves(rng, shape, below):
+    return _bits(rng.normal(size=shape)) >> 16
+
+
+DOMAINS |= {
+    "code": Domain("8-bit codes", lambda rng, shape, below: rng.integers(0, 256, shape), is_whole=True, is_code=True),
+    "base": Domain("bases of signed 8-bit codes", _bases(LARGEST_SIGNED), is_whole=True),
+    "nonnegative base": Domain("bases of unsigned 8-bit codes", _bases(LARGEST_UNSIGNED), is_whole=True),
+    "bfloat16": Domain("bfloat16 numbers as bits", _upper_halves, is_whole=True, is_code=True),
+    "nonnegative bfloat16": Domain(
+        "bfloat16 numbers >= 0 as bits",
+        lambda rng, shape, below: _upper_halves(rng, shape, below) & 0x7FFF,
+        is_whole=True,
+        is_code=True,
+    ),
+}
 
 
 # ---- numpy

@@ -6,7 +6,8 @@ import inspect
 
 import numpy as np
 
-from .choice import Choice
+from .choice import AT_LEAST_ONE, Choice
+from .domains import sum_to_one
 from .errors import choose, shown, type_error, value_error
 from .history import COLUMNS
 
@@ -37,20 +38,17 @@ class Metric(Choice):
         return float(value)
 
 
-def _metric(greater_is_better, **parameters):
-    """Makes a `Metric` of a function, with the values its parameters have unless told."""
-    ranges = {"k": {"low": 1}}
+def _metric(greater_is_better, ranges=None, **parameters):
+    """Makes a `Metric` of a function, with the default values and the ranges of its parameters."""
 
     def make(function):
-        taken = {name: ranges[name] for name in parameters}
-
         @np.errstate(all="ignore")  # whatever the user's state is
         def by_positions(y, prediction, weight, **values):
             flat = prediction.reshape(-1, prediction.shape[-1])
             y = y.reshape(-1, y.shape[-1]) if y.ndim == prediction.ndim else y.reshape(-1)
             return function(y, flat, None if weight is None else weight.reshape(-1), **values)
 
-        return Metric(function.__name__, by_positions, greater_is_better, parameters=parameters, ranges=taken)
+        return Metric(function.__name__, by_positions, greater_is_better, parameters=parameters, ranges=ranges or {})
 
     return make
 
@@ -79,7 +77,7 @@ def binary_accuracy(y, prediction, weight):
     return np.average(((prediction > 0.5) == (y > 0.5)).mean(axis=1), weights=weight)
 
 
-@_metric(True, k=5)
+@_metric(True, ranges={"k": AT_LEAST_ONE}, k=5)
 def top_k(y, prediction, weight, k):
     """Share of rows where fewer than k classes come before that of y: the more probable ones, and of equally probable
     ones those with a smaller index, as for `accuracy`, which is that of k = 1. (Probabilities of a network that is sure
@@ -131,7 +129,7 @@ def _labels(name, y):
     """The class of each row, of labels or of rows of probabilities."""
     if y.ndim == 1:
         return y
-    if y.shape[1] == 1 or not np.allclose(y.sum(axis=1, dtype=np.float64), 1, atol=1e-3):
+    if y.shape[1] == 1 or not sum_to_one(y).all():
         hint = "; for several yes-or-no outputs there is 'binary_accuracy'"
         raise value_error("y", f"labels or rows of probabilities, for {name}", f"{shown(y)}{hint}")
     return y.argmax(axis=1)

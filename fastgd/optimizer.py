@@ -12,29 +12,13 @@ import numpy as np
 
 from ._plan import Stepper, Turn, Use
 from .buffers import aligned_zeros
+from .choice import AT_LEAST_ZERO, FRACTION, POSITIVE
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .lowmemory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_state, slots_of
 from .schedules import Schedule, constant
 from .standalone import Converter, Standalone, check_arrays, check_pairs
 
 TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32; compiled kernels take smaller ones as 0
-FRACTION = {"low": 0.0, "high": 1.0, "high_open": True}
-POSITIVE = {"low": 0.0, "low_open": True}
-RANGES = {
-    "learning_rate": POSITIVE,
-    "momentum": FRACTION,
-    "alpha": FRACTION,
-    "rho": FRACTION,
-    "beta1": FRACTION,
-    "beta2": FRACTION,
-    "eps": {"low": 1e-30},
-    "weight_decay": {"low": 0.0},
-    "momentum_decay": {"low": 0.0},
-    "initial_accumulator": {"low": 0.0},
-    "clip_value": POSITIVE,
-    "clip_norm": POSITIVE,
-    "ema_decay": FRACTION,
-}
 # Options of every optimizer, and what they are unless told.
 COMMON = {
     "decay_biases": True,
@@ -60,7 +44,8 @@ class Optimizer(Stepper):
     """Base of the optimizers.
 
     learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made.
-    hyper: the rule's hyper-parameters by name. Every optimizer takes these options, too, by keyword:
+    hyper: the rule's hyper-parameters by name, each in its range of the class's `ranges`. Every optimizer takes these
+        options, too, by keyword:
 
     decoupled: True takes lr weight_decay p off the parameters (Loshchilov & Hutter 2019), False adds weight_decay p to
         the gradient (L2); None is the way of the optimizer's paper: decoupled in AdamW and Lion.
@@ -84,6 +69,13 @@ class Optimizer(Stepper):
     """
 
     kernel = None
+    ranges: typing.ClassVar = {
+        "learning_rate": POSITIVE,
+        "weight_decay": AT_LEAST_ZERO,
+        "clip_value": POSITIVE,
+        "clip_norm": POSITIVE,
+        "ema_decay": FRACTION,
+    }
     outer_kernel = None  # like `sgd_outer_step`, with scalars of `kernel`, where the rule needs no gradient array
     decoupled = False
     rate_found = 1.0  # what part of the rate that a range test finds is good for a whole training
@@ -123,10 +115,10 @@ class Optimizer(Stepper):
         self._asked = None  # (schedule, step, learning rate) of the next step, where it is known already
         self._converter, self.turn = Converter(), Turn("optimizer")
 
-    @staticmethod
-    def check_hyper(name, value):
+    def check_hyper(self, name, value):
         """`value` as a float in its range, also once it is rounded to float32."""
-        return check_rounded(name, check_number(name, value, **RANGES[name]), **RANGES[name])
+        limits = self.ranges.get(name, {})
+        return check_rounded(name, check_number(name, value, **limits), **limits)
 
     # ---- what a user looks at, and sets
 

@@ -10,10 +10,13 @@ import math
 
 import numpy as np
 
+from .choice import AT_LEAST_ZERO, FRACTION
 from .errors import check_flag, value_error
 from .kernel import In, InOut, kernel, kernels
 from .lowmemory import STATE_DTYPES, low_memory_kernel
 from .optimizer import Optimizer
+
+EPS = {"low": 1e-30}
 
 
 @kernel
@@ -458,6 +461,8 @@ class SGD(Optimizer):
     torch.optim.SGD with dampening 0. Further options: see `Optimizer`.
     """
 
+    ranges = Optimizer.ranges | {"momentum": FRACTION}
+
     def __init__(self, learning_rate=1e-2, *, momentum=0.0, nesterov=False, weight_decay=0.0, **options):
         super().__init__(learning_rate, {"momentum": momentum, "weight_decay": weight_decay}, **options)
         self.nesterov = check_flag("nesterov", nesterov)
@@ -479,6 +484,7 @@ class AdaGrad(Optimizer):
     has sqrt(s + eps): eps_in_root=True. Further options: see `Optimizer`."""
 
     kernel = adagrad_step
+    ranges = Optimizer.ranges | {"eps": EPS, "initial_accumulator": AT_LEAST_ZERO}
 
     def __init__(
         self,
@@ -510,6 +516,7 @@ class AdaDelta(Optimizer):
     options: see `Optimizer`."""
 
     kernel = adadelta_step
+    ranges = Optimizer.ranges | {"rho": FRACTION, "eps": EPS}
 
     def __init__(self, learning_rate=1.0, *, rho=0.9, eps=1e-6, weight_decay=0.0, **options):
         super().__init__(learning_rate, {"rho": rho, "eps": eps, "weight_decay": weight_decay}, **options)
@@ -524,6 +531,8 @@ class RMSProp(Optimizer):
     `rmsprop_momentum_step` and `rmsprop_centred_step`. Tieleman & Hinton 2012; Graves 2013, arXiv:1308.0850. As
     torch.optim.RMSprop. optax.rmsprop has sqrt(v + eps): eps_in_root=True. Further options: see `Optimizer`; a
     state_dtype goes without centred."""
+
+    ranges = Optimizer.ranges | {"alpha": FRACTION, "eps": EPS, "momentum": FRACTION}
 
     def __init__(
         self,
@@ -578,6 +587,7 @@ class Adam(Optimizer):
     `Optimizer`."""
 
     kernel = adam_step
+    ranges = Optimizer.ranges | {"beta1": FRACTION, "beta2": FRACTION, "eps": EPS}
 
     def __init__(self, learning_rate=1e-3, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, **options):
         hyper = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
@@ -645,6 +655,7 @@ class NAdam(Adam):
     `Optimizer`."""
 
     kernel = nadam_step
+    ranges = Adam.ranges | {"momentum_decay": AT_LEAST_ZERO}
 
     def __init__(self, learning_rate=2e-3, *, momentum_decay=4e-3, **options):
         super().__init__(learning_rate, **options)
@@ -720,6 +731,7 @@ class Lion(Optimizer):
     2023, arXiv:2302.06675, as optax.lion: weight decay is decoupled. Further options: see `Optimizer`."""
 
     kernel, decoupled = lion_step, True
+    ranges = Optimizer.ranges | {"beta1": FRACTION, "beta2": FRACTION}
     rate_found = 0.3  # its steps do not shrink with the gradient
 
     def __init__(self, learning_rate=1e-4, *, beta1=0.9, beta2=0.99, weight_decay=0.0, **options):

@@ -3,10 +3,12 @@
 import collections.abc
 import dataclasses
 import hashlib
+import math
 
 import numpy as np
 
 from .data import RowReader, check_mapping, epoch_order, leave_pages, mapped
+from .domains import domain_of
 from .errors import check_number, shown, type_error, value_error
 
 # Numbers, and rows of them, looked at in one go when a whole data set is checked: bounds the memory a check takes.
@@ -210,27 +212,22 @@ def check_targets(argument, y, rows, loss, output_shape):
 def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
     """Raises unless every element is finite in `dtype` and lies in the domain of a kernel's array. first: the row of
     the whole at which these begin."""
-    domain = "real" if spec is None else spec.domain
-    expected, ok = _DOMAINS[domain]
-    if domain == "real" and values.dtype.kind in "biu":
+    domain, below = domain_of(spec), math.inf if classes is None else classes
+    if domain.contains is None and values.dtype.kind in "biu":
         return  # every integer is finite
     rows = block_rows(values)
     for start in range(0, len(values), rows):
         check_mapping(values)
         block = values[start : start + rows]
-        if domain == "labels":
-            good = (block >= 0) & (block < classes)
-            expected = f"integer labels in [0, {classes - 1}]"
-        else:
+        if not domain.is_whole:
             with np.errstate(all="ignore"):
                 block = np.asarray(block, dtype)
-            good = np.isfinite(block)
-            if good.all() and ok is not None:
-                good = ok(block)
+        good = domain.belonging(block, below)
         if not good.all():
             index = tuple(int(i) for i in np.argwhere(~good)[0])
-            got = block[index] if domain != "probabilities" or not np.isfinite(block).all() else block[index[:-1]]
+            got = block[index] if good.shape == block.shape else block[index[:-1]]
             where = (index[0] + start + first, *index[1:])
+            expected = domain.expected.format(highest=below - 1)
             raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
         leave_pages(values)
 
@@ -238,20 +235,6 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
 def block_rows(x):
     """How many rows of x are looked at in one go."""
     return max(1, min(CHECK_ROWS, CHECK_SIZE // max(1, x[0].size)))
-
-
-@np.errstate(all="ignore")
-def _rows_are_probabilities(block):
-    return ((block >= 0).all(axis=-1) & (np.abs(block.sum(axis=-1) - 1) <= 1e-3))[..., None]
-
-
-_DOMAINS = {
-    "real": ("finite numbers", None),
-    "nonnegative": ("numbers >= 0", lambda block: block >= 0),
-    "unit": ("numbers in [0, 1]", lambda block: (block >= 0) & (block <= 1)),
-    "probabilities": ("rows of numbers >= 0 that sum to 1", _rows_are_probabilities),
-    "labels": (None, None),
-}
 
 
 def as_array(argument, values):

@@ -8,33 +8,22 @@ works schedules out beforehand, as arrays that the native loop reads. Only `redu
 import copy
 import dataclasses
 import math
+import typing
 
 import numpy as np
 
+from .choice import AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE, SHARE
 from .errors import check_integer, check_number, choose, shown, type_error, value_error
 
-_RANGES = {
-    "learning_rate": {"low": 0.0, "low_open": True},
-    "peak": {"low": 0.0, "low_open": True},
-    "factor": {"low": 0.0, "low_open": True, "high": 1.0},
-    "rate": {"low": 0.0},
-    "final": {"low": 0.0},
-    "start": {"low": 0.0},
-    "power": {"low": 0.0, "low_open": True},
-    "growth": {"low": 1.0},
-    "rising": {"low": 0.0, "high": 1.0},
-    "divisor": {"low": 1.0},
-    "final_divisor": {"low": 1.0},
-    "threshold": {"low": 0.0},
-}
-_AT_LEAST_1 = ("every", "total_steps", "period")
+FACTOR = {"low": 0.0, "low_open": True, "high": 1.0}
 
 
 class Schedule:
-    """Base of the schedules: dataclasses whose fields are checked by name. `looks` tells whether `observe` is to be
-    shown the loss."""
+    """Base of the schedules: dataclasses whose fields are checked by type and against the class's `ranges`. `looks`
+    tells whether `observe` is to be shown the loss."""
 
     looks = False
+    ranges: typing.ClassVar = {"learning_rate": POSITIVE, "final": AT_LEAST_ZERO}
 
     def __init_subclass__(cls):
         """Rates may be so small that they are 0, whatever the user's error state is."""
@@ -45,11 +34,11 @@ class Schedule:
         for field in dataclasses.fields(self):
             if not field.init:
                 continue
-            value = getattr(self, field.name)
+            value, limits = getattr(self, field.name), self.ranges.get(field.name, {})
             if field.type == "int":
-                value = check_integer(field.name, value, 1 if field.name in _AT_LEAST_1 else 0)
+                value = check_integer(field.name, value, int(limits.get("low", 0)))
             elif field.type == "float":
-                value = check_number(field.name, value, **_RANGES[field.name])
+                value = check_number(field.name, value, **limits)
             elif field.type == "Schedule":
                 value = as_schedule(field.name, value)
             object.__setattr__(self, field.name, value)
@@ -74,7 +63,7 @@ class Schedule:
 
 def as_schedule(argument, value):
     """A schedule or a function of the step, or a number as a schedule."""
-    return value if callable(value) else constant(check_number(argument, value, **_RANGES["learning_rate"]))
+    return value if callable(value) else constant(check_number(argument, value, **POSITIVE))
 
 
 def rate_at(schedule, step):
@@ -135,6 +124,7 @@ class piecewise(Schedule):
 class step(Schedule):
     """lr(t) = learning_rate factor^floor(t / every). As torch's StepLR."""
 
+    ranges = Schedule.ranges | {"every": AT_LEAST_ONE, "factor": FACTOR}
     learning_rate: "float"
     every: "int"
     factor: "float" = 0.1
@@ -148,6 +138,7 @@ class exponential(Schedule):
     """lr(t) = learning_rate factor^(t / every): falls by `factor` every `every` steps, a little each step. As optax's
     exponential_decay."""
 
+    ranges = Schedule.ranges | {"every": AT_LEAST_ONE, "factor": FACTOR}
     learning_rate: "float"
     every: "int"
     factor: "float" = 0.1
@@ -160,6 +151,7 @@ class exponential(Schedule):
 class inverse_time(Schedule):
     """lr(t) = learning_rate / (1 + rate t). Robbins & Monro 1951, doi:10.1214/aoms/1177729586."""
 
+    ranges = Schedule.ranges | {"rate": AT_LEAST_ZERO}
     learning_rate: "float"
     rate: "float"
 
@@ -172,6 +164,7 @@ class polynomial(Schedule):
     """lr(t) = final + (learning_rate - final) (1 - min(t / total_steps, 1))^power; linear with power 1. As optax's
     polynomial_schedule, and with final 0 torch's PolynomialLR."""
 
+    ranges = Schedule.ranges | {"total_steps": AT_LEAST_ONE, "power": POSITIVE}
     learning_rate: "float"
     total_steps: "int"
     power: "float" = 1.0
@@ -189,6 +182,7 @@ class cosine(Schedule):
     final + (learning_rate - final) (1 + cos(pi s)) / 2, s = (t - warmup_steps) / (total_steps - warmup_steps),
     and final after total_steps. Loshchilov & Hutter 2017, arXiv:1608.03983."""
 
+    ranges = Schedule.ranges | {"total_steps": AT_LEAST_ONE}
     learning_rate: "float"
     total_steps: "int"
     warmup_steps: "int" = 0
@@ -216,6 +210,7 @@ class cosine_restarts(Schedule):
     Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5. As torch's CosineAnnealingWarmRestarts, where growth is an
     integer."""
 
+    ranges = Schedule.ranges | {"period": AT_LEAST_ONE, "growth": AT_LEAST_ONE}
     learning_rate: "float"
     period: "int"
     growth: "float" = 1.0
@@ -240,6 +235,13 @@ class one_cycle(Schedule):
     peak / (divisor final_divisor) at the last step, where it stays. Smith & Topin 2018, arXiv:1708.07120. As torch's
     OneCycleLR, without its change of the momentum."""
 
+    ranges = Schedule.ranges | {
+        "peak": POSITIVE,
+        "total_steps": AT_LEAST_ONE,
+        "rising": SHARE,
+        "divisor": AT_LEAST_ONE,
+        "final_divisor": AT_LEAST_ONE,
+    }
     peak: "float"
     total_steps: "int"
     rising: "float" = 0.3
@@ -265,6 +267,7 @@ class warmup(Schedule):
     schedule: a schedule, a number, or a function of the step.
     """
 
+    ranges = Schedule.ranges | {"start": AT_LEAST_ZERO}
     schedule: "Schedule"
     steps: "int"
     start: "float" = 0.0
@@ -294,6 +297,7 @@ class reduce_on_plateau(Schedule):
     learning_rate: a number, another schedule, or a function of the step.
     """
 
+    ranges = Schedule.ranges | {"factor": FACTOR, "threshold": AT_LEAST_ZERO}
     learning_rate: "Schedule"
     factor: "float" = 0.1
     patience: "int" = 10

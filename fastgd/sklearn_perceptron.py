@@ -17,13 +17,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._plan import WaitingTurn
 from .activations import ACTIVATIONS, Activation, sigmoid
-from .choice import AT_LEAST_ZERO, POSITIVE, pick
+from .choice import AT_LEAST_ZERO, FRACTION, POSITIVE, pick
 from .data import RowReader, check_mapping
 from .dropout import Dropout
 from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, value_error
 from .layers import Dense
 from .network import Network
-from .optimizer import FRACTION, Optimizer
+from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS, SGD
 from .run import Run
 from .samples import Samples, check_targets, check_values, check_weights

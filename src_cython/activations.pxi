@@ -1,5 +1,17 @@
 # Bodies of fastgd/activations.py: a point function and one loop each.
 
+cdef extern from *:
+    """
+    #define SQRT_2_OVER_PI 0.7978845608028653559
+    #define GELU_CUBIC 0.044715
+    #define GELU_FLAT 100.0         /* the slope of gelu is 0 or 1 from there on, where powers of x would overflow */
+    """
+    const double SQRT_2_OVER_PI
+    const double GELU_CUBIC
+    const double GELU_FLAT
+
+constants.update(SQRT_2_OVER_PI=SQRT_2_OVER_PI, GELU_CUBIC=GELU_CUBIC, GELU_FLAT=GELU_FLAT)
+
 cdef struct Elementwise:                # (y, x) forward; (dy, kept) backward, in place on dy
     real *y
     const real *x
@@ -149,13 +161,13 @@ register("gelu_forward", gelu_forward, sizeof(ElementwiseSlope))
 
 cdef void gelu_tanh_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const ElementwiseSlope *a = <const ElementwiseSlope *>args
-    cdef real x, t, slope
+    cdef real x, t, slope, flat = <real>GELU_FLAT, scale = <real>SQRT_2_OVER_PI, cubic = <real>GELU_CUBIC
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
         x = a.x[i]
-        x = 100 if x > 100 else -100 if x < -100 else x     # the powers of x would overflow; NaN stays
-        t = tanh(<real>0.7978845608028653559 * (x + <real>0.044715 * x * x * x))
-        slope = <real>0.7978845608028653559 * (1 + 3 * <real>0.044715 * x * x)
+        x = flat if x > flat else -flat if x < -flat else x     # NaN stays
+        t = tanh(scale * (x + cubic * x * x * x))
+        slope = scale * (1 + 3 * cubic * x * x)
         a.y[i] = a.x[i] * ((1 + t) / 2)
         a.x[i] = (1 + t + x * (1 - t * t) * slope) / 2
 

@@ -1,8 +1,8 @@
 # A chain: kernels that take a block of flat arrays one after the other, before the next block. It is itself a kernel.
 
 cdef enum:
-    MAX_SLOTS = 32          # of a record of a link
-    MAX_ARRAYS = 16
+    MAX_SLOTS = 512         # of a record of a link; kernel.py refuses kernels with more
+    MAX_ARRAYS = 256
 
 cdef extern from "scratch.h" nogil:
     enum: CHAIN_ELEMENTS
@@ -44,6 +44,8 @@ cdef void run_chain(const void *args, int64_t begin, int64_t end) noexcept nogil
 
 chain_address = <uintptr_t>&run_chain
 CHAIN_BLOCK = CHAIN_ELEMENTS
+CHAIN_SLOTS = MAX_SLOTS
+CHAIN_ARRAYS = MAX_ARRAYS
 
 
 def chain_record(links):

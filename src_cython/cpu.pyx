@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Which of the compiled kernel variants this processor, under this operating system, can run."""
+"""Which variants of the kernels are built, and which of them this processor, under this operating system, can run."""
 
 cdef extern from *:
     """
@@ -19,8 +19,14 @@ cdef extern from *:
     #endif
     """
     const char *fastgd_variants()
+    const char *FASTGD_BUILT
+
+
+def built():
+    """Names of the variants that are built."""
+    return tuple(FASTGD_BUILT.decode("ascii").split())
 
 
 def variants():
-    """Names of the variants that can run here, the fastest first."""
-    return tuple(fastgd_variants().decode("ascii").split())
+    """Names of the variants that are built and can run here, the fastest first."""
+    return tuple(name for name in fastgd_variants().decode("ascii").split() if name in built())

@@ -27,3 +27,5 @@ cdef void dropout(const void *args, int64_t begin, int64_t end) noexcept nogil:
             y[j] = x[j] * (scale if z >= least else 0)
 
 register("dropout", dropout, sizeof(Dropout))
+
+constants.update(GOLDEN_64=GOLDEN_64, MIX_64=MIX_64, LAST_MIX_64=LAST_MIX_64, LAST_MIX=LAST_MIX)

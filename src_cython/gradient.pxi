@@ -17,6 +17,16 @@ cdef void accumulate_gradient(const void *args, int64_t begin, int64_t end) noex
 register("accumulate_gradient", accumulate_gradient, sizeof(AccumulateGradient))
 
 
+cdef extern from *:
+    """
+    #define NORM_EPS 1e-6           /* added to a norm, as torch.nn.utils.clip_grad_norm_ does */
+    #define LEAST_SQUARES 1e-280    /* a sum of squares below it has lost digits */
+    """
+    const double NORM_EPS
+    const double LEAST_SQUARES
+
+constants.update(NORM_EPS=NORM_EPS, LEAST_SQUARES=LEAST_SQUARES)
+
 cdef enum:
     NORM_PARTS = 16
 
@@ -24,7 +34,7 @@ cdef struct SumSquares:
     double *squares
     double *scales
     const real *g
-    int64_t blocks, width
+    int64_t rows, n
 
 
 cdef double sum_squares_of(const real *g, int64_t n, double scale) noexcept nogil:
@@ -55,12 +65,12 @@ cdef void sum_squares(const void *args, int64_t begin, int64_t end) noexcept nog
     cdef int64_t i
     for i in range(begin, end):
         a.scales[i] = 1
-        a.squares[i] = sum_squares_of(a.g + i * a.width, a.width, 1)
-        if not 1e-280 <= a.squares[i] < INFINITY:
-            largest = from_bits(magnitude(a.g + i * a.width, a.width, 0))
+        a.squares[i] = sum_squares_of(a.g + i * a.n, a.n, 1)
+        if not LEAST_SQUARES <= a.squares[i] < INFINITY:
+            largest = from_bits(magnitude(a.g + i * a.n, a.n, 0))
             if 0 < largest < INFINITY:
                 a.scales[i] = largest
-                a.squares[i] = sum_squares_of(a.g + i * a.width, a.width, largest)
+                a.squares[i] = sum_squares_of(a.g + i * a.n, a.n, largest)
 
 register("sum_squares", sum_squares, sizeof(SumSquares))
 
@@ -71,7 +81,7 @@ cdef struct ClipFactor:
     double *scale
     const double *squares
     const double *scales
-    int64_t one, blocks
+    int64_t one, rows
     double limit
 
 
@@ -79,16 +89,16 @@ cdef void clip_factor(const void *args, int64_t begin, int64_t end) noexcept nog
     cdef const ClipFactor *a = <const ClipFactor *>args
     cdef double largest = 0, total = 0, root, part
     cdef int64_t i
-    for i in range(a.blocks):
+    for i in range(a.rows):
         if a.squares[i] != 0 and a.scales[i] > largest:
             largest = a.scales[i]
     if largest == 0:
         largest = 1
-    for i in range(a.blocks):
+    for i in range(a.rows):
         part = a.scales[i] / largest
         total += a.squares[i] * (part * part)
     root = sqrt_double(total)
-    part = a.limit / (root + 1e-6 / largest)
+    part = a.limit / (root + NORM_EPS / largest)
     a.norm[0] = largest * root
     a.factor[0] = 1 if part > largest else part
     a.scale[0] = 1 if part > largest else largest

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, cdivision=True
 """The Cython bodies of the kernels, for one instruction set and one precision.
 
 Each body stands in the .pxi of the same stem as the .py that holds its contract. Its record is a struct that lists the
@@ -57,6 +57,10 @@ cdef extern from "random.h" nogil:
     uint32_t share_of_32_bits(double x)
     uint64_t mixed(uint64_t z)
     uint32_t mixed_32(uint32_t z)
+    const uint64_t MIX_64
+    const uint64_t LAST_MIX_64
+    const uint32_t MIX
+    const uint32_t LAST_MIX
 
 from ._plan import scratch_address
 
@@ -66,11 +70,15 @@ ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept
 
 # name -> (address, bytes of its record); kernel.py finds the bodies here.
 bodies = {}
+# name -> value of what the Python bodies define under the same name; tests/test_sources.py compares them.
+constants = {}
 
 
 cdef void register(str name, kernel_t body, size_t record_size):
     bodies[name] = (<uintptr_t>body, record_size)
 
+
+constants.update(LINE=LINE * sizeof(real), FIRST_CACHE=FIRST_CACHE * sizeof(real), SUM_TERMS=SUM_TERMS)
 
 include "calibration.pxi"
 include "rows.pxi"

@@ -3,6 +3,14 @@
 cdef enum:
     SOFTMAX_ROWS = 64       # rows of softmax worked on together
 
+cdef extern from *:
+    """
+    #define MASS_TOLERANCE 1e-3     /* how far the sum of a row of probabilities may be from 1 */
+    """
+    const double MASS_TOLERANCE
+
+constants.update(MASS_TOLERANCE=MASS_TOLERANCE)
+
 cdef struct RowLoss:
     real *loss
     real *dz
@@ -199,7 +207,7 @@ cdef void softmax_cross_entropy_loss(const void *args, int64_t begin, int64_t en
                     j += 1
                 mass += block_mass
                 loss += block_loss
-            valid = valid and fabs_double(mass - 1) <= 1e-3
+            valid = valid and fabs_double(mass - 1) <= MASS_TOLERANCE
             a.loss[begin] = <real>(weight * loss) if valid else <real>NAN
             begin += 1
 

@@ -6,18 +6,20 @@ cdef extern from "simd.h" nogil:
 
 cdef enum:
     MANTISSA = 20           # bits below those that a code of 8 bits keeps
-    STATE_BLOCK = 256       # that of fastgd/lowmemory.py
+    STATE_BLOCK = 256       # codes of 8 bits that share a base
     LARGEST_SIGNED = 127      # the largest codes
     LARGEST_UNSIGNED = 255
     NO_SIGN = 0x7FFFFFFF
     SIGN_AND_CODE = 0x87F00000  # of a code that is shifted by MANTISSA
     UPPER_MAGNITUDE = 0x7FF     # the bits that MANTISSA leaves of a float32, without its sign
-    MIX = 0x85EBCA6B            # that of fastgd/lowmemory.py
+
+constants.update(MANTISSA=MANTISSA, STATE_BLOCK=STATE_BLOCK, LARGEST_SIGNED=LARGEST_SIGNED,
+                 LARGEST_UNSIGNED=LARGEST_UNSIGNED, GOLDEN=GOLDEN, MIX=MIX)
 
 
 cdef inline uint32_t salt_of(double seed) noexcept nogil:
     cdef uint32_t z = <uint32_t>whole(seed) * GOLDEN
-    z = (z ^ (z >> 16)) * <uint32_t>MIX
+    z = (z ^ (z >> 16)) * MIX
     return z ^ (z >> 13)
 
 

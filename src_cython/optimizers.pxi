@@ -123,11 +123,21 @@ cdef inline inlined walk_8bit(const void *args, int64_t begin, int64_t end, rule
         begin += n
 
 
+def check_rule(str name, int slots, int scalars):
+    """Raises ValueError unless the arrays on the stack of `walk` have room for a rule."""
+    if slots > MAX_RULE_SLOTS or scalars > MAX_SCALARS:
+        raise ValueError(f"rule {name}: expected at most {MAX_RULE_SLOTS} slots and {MAX_SCALARS} scalars, "
+                         f"got {slots} and {scalars}; see src_cython/optimizers.pxi")
+
+
 cdef void register_rule(str name, kernel_t plain, kernel_t bfloat16, kernel_t eight_bit, int slots, int scalars):
-    """The bodies of a rule, and with its slots in fewer bits."""
+    """The bodies of a rule, and with its slots in fewer bits, or NULL."""
+    check_rule(name, slots, scalars)
     register(name, plain, 8 * (3 + slots + scalars))
-    register(name + "_bfloat16", bfloat16, 8 * (4 + slots + scalars))
-    register(name + "_8bit", eight_bit, 8 * (5 + 2 * slots + scalars))
+    if bfloat16 != NULL:
+        register(name + "_bfloat16", bfloat16, 8 * (4 + slots + scalars))
+    if eight_bit != NULL:
+        register(name + "_8bit", eight_bit, 8 * (5 + 2 * slots + scalars))
 
 
 cdef inline real decayed(real g, double weight_decay, real p) noexcept nogil:
@@ -161,7 +171,7 @@ cdef inline inlined sgd(real *p, real *s, real g, const double *h) noexcept nogi
 cdef void sgd_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
     walk(args, begin, end, sgd, 0, 3)
 
-register("sgd_step", sgd_step, 8 * 6)
+register_rule("sgd_step", sgd_step, NULL, NULL, 0, 3)
 
 
 cdef struct SGDOuterStep:
@@ -330,7 +340,7 @@ cdef void rmsprop_centred_step(const void *args, int64_t begin, int64_t end) noe
     walk(args, begin, end, rmsprop_centred, 3, 7)
 
 # Not in fewer bits: what a variance near 0 is the difference of would be lost.
-register("rmsprop_centred_step", rmsprop_centred_step, 8 * 13)
+register_rule("rmsprop_centred_step", rmsprop_centred_step, NULL, NULL, 3, 7)
 
 
 cdef inline inlined adam(real *p, real *s, real g, const double *h) noexcept nogil:

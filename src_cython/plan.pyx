@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """The native runner: walks a list of compiled kernels, whoever wrote them, step after step.
 
 A compiled kernel is `void kernel(const void *args, int64_t begin, int64_t end)`: `args` is its record (pointers,

@@ -7,6 +7,11 @@
 /* 2^64 and 2^32 over the golden ratio, odd: multiples of them spread evenly. */
 #define GOLDEN_64 UINT64_C(0x9E3779B97F4A7C15)
 #define GOLDEN UINT32_C(0x9E3779B1)
+/* Factors of the mixing of SplitMix64 (Steele, Lea & Flood 2014), and of the last one of MurmurHash3 (Appleby). */
+#define MIX_64 UINT64_C(0xBF58476D1CE4E5B9)
+#define LAST_MIX_64 UINT64_C(0x94D049BB133111EB)
+#define MIX UINT32_C(0x85EBCA6B)
+#define LAST_MIX UINT32_C(0xC2B2AE35)
 
 /* A whole number as bits, in two's complement; what has no place in 64 of them is 0. */
 static inline uint64_t whole(double x)
@@ -20,19 +25,19 @@ static inline uint32_t share_of_32_bits(double x)
     return x > 0 && x < 1 ? (uint32_t)(x * 4294967296.0) : 0;
 }
 
-/* The mixing of SplitMix64 (Steele, Lea & Flood 2014). */
+/* The mixing of SplitMix64. */
 static inline uint64_t mixed(uint64_t z)
 {
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    z = (z ^ (z >> 30)) * MIX_64;
+    z = (z ^ (z >> 27)) * LAST_MIX_64;
     return z ^ (z >> 31);
 }
 
-/* The last mixing of MurmurHash3 (Appleby). */
+/* The last mixing of MurmurHash3. */
 static inline uint32_t mixed_32(uint32_t z)
 {
-    z = (z ^ (z >> 16)) * UINT32_C(0x85EBCA6B);
-    z = (z ^ (z >> 13)) * UINT32_C(0xC2B2AE35);
+    z = (z ^ (z >> 16)) * MIX;
+    z = (z ^ (z >> 13)) * LAST_MIX;
     return z ^ (z >> 16);
 }
 

@@ -9,6 +9,7 @@ cdef enum:
     BLOCK_TERMS = 32                      # added up in `real`
     SUM_ELEMENTS = ROW_PARTS * BLOCK_TERMS
     SUM_COLUMNS = 512                   # of which sums in float64 are held at a time
+    SUM_VECTORS = 4                     # of a row, whose sums are registers
 
 cdef inline real sum_of_parts(real *part) noexcept nogil:
     """The sum of ROW_PARTS partial results, which are lost."""
@@ -112,7 +113,7 @@ cdef inline inlined sum_of_vectors(real *s, const real *x, const real *y, int64_
                                    const int vectors) noexcept nogil:
     """s (vectors LANES) <- the sum of the rows of x (m, vectors LANES), times those of y unless that is NULL. Inlined
     with constant vectors, so that the sums are registers."""
-    cdef vec sums[4]
+    cdef vec sums[SUM_VECTORS]
     cdef int64_t i
     cdef int j
     for j in range(vectors):
@@ -134,12 +135,12 @@ cdef inline inlined sum_of_row_block(real *s, const real *x, const real *y, int6
     """`sum_of_rows` of up to BLOCK_TERMS rows, from the first to the last."""
     cdef real sums[LANES]
     cdef int64_t i, j
-    while n >= 4 * LANES:
-        sum_of_vectors(s, x, y, ld, m, 4)
-        s += 4 * LANES
-        x += 4 * LANES
-        y = y + 4 * LANES if y != NULL else NULL
-        n -= 4 * LANES
+    while n >= SUM_VECTORS * LANES:
+        sum_of_vectors(s, x, y, ld, m, SUM_VECTORS)
+        s += SUM_VECTORS * LANES
+        x += SUM_VECTORS * LANES
+        y = y + SUM_VECTORS * LANES if y != NULL else NULL
+        n -= SUM_VECTORS * LANES
     while n >= LANES:
         sum_of_vectors(s, x, y, ld, m, 1)
         s += LANES

@@ -57,40 +57,24 @@ LAYERS = {
     "Reshape": lambda: fastgd.Reshape((-1,)),
     "Flatten": lambda: fastgd.Flatten(),
 }
-# Dimensions of a small and of a medium network to time kernels at; "parameters" is the length of a flat buffer.
+# Dimensions of a small and of a medium network to time kernels at, by name, and any other; "parameters" is the length
+# of a flat buffer.
 BENCHMARKED = {
-    "small": {
-        "rows": 32,
-        "n": 64,
-        "k": 10,
-        "n_in": 64,
-        "n_out": 64,
-        "m": 1_000,
-        "one": 1,
-        "parameters": 4_810,
-        "blocks": 19,
-        "width": 256,
-    },
-    "medium": {
-        "rows": 128,
-        "n": 512,
-        "k": 10,
-        "n_in": 784,
-        "n_out": 512,
-        "m": 1_000,
-        "one": 1,
-        "parameters": 400_000,
-        "blocks": 1_563,
-        "width": 256,
-    },
+    "small": {"rows": 32, "n": 64, "k": 10, "n_in": 64, "n_out": 64, "m": 1_000, "one": 1, "parameters": 4_810},
+    "medium": {"rows": 128, "n": 512, "k": 10, "n_in": 784, "n_out": 512, "m": 1_000, "one": 1, "parameters": 400_000},
 }
+OTHER_DIMENSION = 16
 
 
 def benchmark_sizes(kernel, size):
     """Sizes of the kernel's dimensions; n is the length of a flat buffer where the arrays are one-dimensional."""
-    sizes = BENCHMARKED[size]
-    flat = all(len(array.dims) == 1 for array in kernel.arrays.values())
-    return sizes | ({"n": sizes["parameters"]} if flat else {})
+    sizes = {dim: BENCHMARKED[size].get(dim, OTHER_DIMENSION) for dim in kernel.dims}
+    if all(len(array.dims) == 1 for array in kernel.arrays.values()) and "n" in sizes:
+        sizes["n"] = BENCHMARKED[size]["parameters"]
+    for array in kernel.arrays.values():
+        if array.per:
+            sizes[array.dims[0]] = -(-sizes[kernel.range_dim] // array.per)
+    return sizes
 
 
 def awkward_sizes(kernel):

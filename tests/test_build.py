@@ -1,6 +1,7 @@
 """The installed package: variants of the instruction set, what an import brings in, missing extras."""
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import subprocess
@@ -80,6 +81,22 @@ def test_unavailable_variant_is_an_error(monkeypatch):
             fastgd.kernel.variant()
         monkeypatch.setattr(_cpu, "variants", lambda: ())
         with pytest.raises(ImportError, match="v2"):
+            fastgd.kernel.variant()
+    finally:
+        fastgd.kernel.variant.cache_clear()
+
+
+def test_only_what_is_built_is_offered(monkeypatch):
+    """Of the variants this processor runs; the modules of all that are built can be found."""
+    assert set(_cpu.variants()) <= set(_cpu.built())
+    for name in _cpu.built():
+        for dtype in fastgd.kernel.DTYPES:
+            assert importlib.util.find_spec(f"fastgd._kernels_{name}_{dtype}"), name
+    fastgd.kernel.variant.cache_clear()
+    try:
+        monkeypatch.setattr(_cpu, "built", lambda: ("v4",))
+        monkeypatch.setattr(_cpu, "variants", lambda: ())
+        with pytest.raises(ImportError, match="one of the variants built, 'v4';"):
             fastgd.kernel.variant()
     finally:
         fastgd.kernel.variant.cache_clear()

@@ -1,5 +1,6 @@
 """What users write: rules, activations and losses as Python functions, against the package's own, and in training."""
 
+import inspect
 import math
 import pickle
 import subprocess
@@ -12,8 +13,9 @@ import pytest
 import fastgd
 from fastgd import Adam, Dense, Network, custom
 from fastgd.activations import ACTIVATIONS
-from fastgd.kernel import kernels
+from fastgd.kernel import In, Kernel, kernels
 from fastgd.losses import LOSSES
+from fastgd.lowmemory import STATE_DTYPES, low_memory_kernel
 from fastgd.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.usefixtures("own_definitions")
@@ -364,3 +366,54 @@ def test_definitions_warn_of_nothing_else(rng):
         custom.activation(leaky, derivative=leaky_slope)
         custom.optimizer(my_lion, state=["m"])
         custom.loss(pinball)
+
+
+def large_rule(slots, hyper):
+    """p <- p - lr (g + s0 + s1 + ...), each slot the mean of itself and g; the last hyper-parameter is added to g."""
+    state, names = [f"s{i}" for i in range(slots)], [f"h{i}" for i in range(hyper)]
+    lines = [
+        f"def large(p, g, {', '.join(state)}, lr, {', '.join(f'{name}=0.25' for name in names)}):",
+        f"    g = g + {names[-1]}",
+        f"    return p - lr * (g + {' + '.join(state)}), {', '.join(f'({slot} + g) / 2' for slot in state)}",
+    ]
+    space = {}
+    exec("\n".join(lines), space)
+    return fastgd.custom.optimizer(space["large"], state=state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"state_dtype": "8bit", "ema_decay": 0.5}], ids=["plain", "8bit"])
+def test_a_rule_with_many_slots_and_hyper_parameters(options):
+    """More arguments than a call of Numba's has, and arrays than a link of a chain once had."""
+    rule, found = large_rule(20, 20), {}
+    for backend in ("numpy", "cython"):
+        p, optimizer = np.ones(300), rule(0.01, **options)
+        for _ in range(2):
+            optimizer.step(p, np.full(300, 0.5), backend=backend)
+        found[backend] = p
+    np.testing.assert_allclose(found["cython"], found["numpy"], rtol=1e-12)
+    if not options:
+        np.testing.assert_allclose(found["cython"], 1 - 0.01 * 0.75 * (1 + 1 + 20 / 2), rtol=1e-12)
+
+
+def test_a_rule_that_is_too_large_is_refused_when_it_is_defined():
+    with pytest.raises(ValueError, match="'large': expected at most 100 slots, got 101"):
+        large_rule(101, 1)
+    with pytest.raises(ValueError, match="'large': expected at most 200 hyper-parameters, got 201"):
+        large_rule(1, 201)
+    assert "large" not in fastgd.optimizers.OPTIMIZERS
+    assert not hasattr(fastgd.kernels, "custom_large_step")
+    for state_dtype in STATE_DTYPES:
+        low_memory_kernel(large_rule(100, 200).kernel, state_dtype)
+
+
+def test_a_kernel_that_is_too_large_for_a_chain_is_refused():
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(f"x{i}", kind, annotation=In("n")) for i in range(257)]
+
+    def wide(*arguments):
+        """257 arrays."""
+
+    wide.__signature__ = inspect.Signature(parameters)
+    with pytest.raises(ValueError, match="kernel wide: expected at most 256 arrays.*got 257 and 258"):
+        Kernel(wide)

@@ -128,6 +128,17 @@ def test_one_step_from_the_same_state(name, backend):
         assert np.abs(p - expected).max() <= STEP_TOLERANCE * np.abs(expected).max(), f"step {t + 1}"
 
 
+def test_everything_of_the_package_has_golden_values():
+    """What is new needs a line in golden/make.py, with the function of a peer."""
+
+    def named(*kinds):
+        return {name.split("(")[0].split(" ")[0] for kind in kinds for name in cases(*kind)}
+
+    tables = fastgd.activations.ACTIVATIONS, fastgd.losses.LOSSES, fastgd.optimizers.OPTIMIZERS
+    for table, *kinds in zip(tables, (("activation", "dy"), ("loss", "value"), ("optimizer", "path")), strict=True):
+        assert named(*kinds) == {name for name in table if name != "identity"}
+
+
 def peers():
     """golden/make.py as a module."""
     spec = importlib.util.spec_from_file_location("make", pathlib.Path(__file__).with_name("golden") / "make.py")

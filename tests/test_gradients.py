@@ -8,6 +8,7 @@ from cases import KINKED_ACTIVATIONS
 
 import fastgd
 from fastgd.activations import ACTIVATIONS
+from fastgd.domains import domain_of
 from fastgd.kernel import Kernel
 from fastgd.losses import LOSSES
 from fastgd.network import Network
@@ -27,12 +28,8 @@ def make(activation, loss, backend="cython", **options):
 
 
 def targets(kernel, rng):
-    domain = kernel.arrays["y"].domain
-    if domain == "labels":
-        return rng.integers(0, SIZES[-1], ROWS)
-    if domain == "probabilities":
-        return rng.dirichlet(np.ones(SIZES[-1]), ROWS)
-    return rng.uniform(0, 1, (ROWS, SIZES[-1]))
+    spec, sizes = kernel.arrays["y"], {"rows": ROWS, "k": SIZES[-1]}
+    return domain_of(spec).example(rng, tuple(sizes[dim] for dim in spec.dims), sizes.get(spec.below))
 
 
 def distance_to_kinks(network, x, y):

@@ -346,3 +346,31 @@ def test_a_rate_set_each_step_costs_no_table(small):
         optimizer.learning_rate = 0.1
         network.train_step(x, y, optimizer)
     assert network._quick_steps == 1
+
+
+def test_every_hyper_parameter_has_a_range():
+    for name, kind in fastgd.optimizers.OPTIMIZERS.items():
+        optimizer = kind(0.1)
+        numbers = {key for key, value in optimizer.own_options().items() if not isinstance(value, bool)}
+        assert numbers <= set(kind.ranges), name
+        assert set(fastgd.optimizer.Optimizer.ranges) <= set(kind.ranges), name
+
+
+def test_a_new_optimizer_declares_the_range_of_its_hyper_parameter_itself():
+    class Damped(SGD):
+        ranges = SGD.ranges | {"damping": {"low": 0.5, "high": 0.75}}
+
+        def __init__(self, learning_rate=0.1, *, damping=0.5, **options):
+            super().__init__(learning_rate, **options)
+            self.hyper["damping"] = self.check_hyper("damping", damping)
+
+    assert Damped(damping=0.6).hyper["damping"] == 0.6
+    for bad in (0.4, 0.8):
+        with pytest.raises(ValueError, match=r"'damping'.*\[0.5, 0.75\], got"):
+            Damped(damping=bad)
+    with pytest.raises(ValueError, match=r"'momentum'.*\[0, 1\)"):
+        Damped(momentum=1.0)
+
+
+def test_the_table_of_cases_has_every_optimizer():
+    assert {type(make(0.1)) for make in OPTIMIZERS.values()} == set(fastgd.optimizers.OPTIMIZERS.values())

@@ -1,5 +1,6 @@
 """Schedules at known points, and as pure functions of one step or of many."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -171,3 +172,29 @@ def test_training_follows_the_schedule(small):
     schedule = fastgd.schedules.step(0.1, every=4, factor=0.5)
     history = network.fit(x, y, optimizer=fastgd.SGD(schedule), batch_size=3, epochs=3)
     assert history.learning_rate == [float(schedule(4 * epoch - 1)) for epoch in (1, 2, 3)]
+
+
+def test_every_number_of_a_schedule_has_a_range():
+    for name, kind in SCHEDULES.items():
+        numbers = {field.name for field in dataclasses.fields(kind) if field.init and field.type == "float"}
+        assert numbers <= set(kind.ranges), name
+
+
+def test_a_new_schedule_declares_the_ranges_of_its_fields_itself():
+    @dataclasses.dataclass(frozen=True)
+    class sawtooth(fastgd.schedules.Schedule):
+        learning_rate: "float"
+        teeth: "int"
+        depth: "float" = 0.5
+
+        ranges = fastgd.schedules.Schedule.ranges | {"teeth": {"low": 2}, "depth": {"low": 0.0, "high": 0.75}}
+
+    assert sawtooth(0.1, 2, 0.75).depth == 0.75
+    bad = {
+        (0.0, 2): r"'learning_rate'.*\(0, inf\)",
+        (0.1, 1): "'teeth'.*>= 2",
+        (0.1, 2, 0.8): r"'depth'.*\[0, 0.75\]",
+    }
+    for arguments, match in bad.items():
+        with pytest.raises(ValueError, match=match):
+            sawtooth(*arguments)
