@@ -8,13 +8,18 @@ import numpy as np
 
 
 class DivergenceError(ArithmeticError):
-    """The loss or the gradient of a step is not finite. Raised before the update: the parameters are those of
-    the last good step. `step` counts from 1; `epoch` is None outside `fit`."""
+    """The loss or the gradient of a step is not finite. Raised before the update: the parameters are those of the last
+    good step.
 
-    def __init__(self, step, *, epoch=None, loss, learning_rate, last_loss=None):
-        self.step, self.epoch, self.loss, self.learning_rate = step, epoch, loss, learning_rate
-        self.last_loss = last_loss
-        where = f"step {step}" if epoch is None else f"step {step} (epoch {epoch})"
+    update: the number of the optimizer's update that was not made, from 1 on. minibatch: the number of the minibatch,
+    from 1 on: of the run in `fit`, as `run.step` counts, else of all that the network was trained on. The two differ
+    where the optimizer accumulates gradients. epoch: from 1 on, or None outside `fit`. loss, learning_rate: of the
+    minibatch. last_loss: of the one before, or None."""
+
+    def __init__(self, update, *, minibatch, epoch=None, loss, learning_rate, last_loss=None):
+        self.update, self.minibatch, self.epoch = update, minibatch, epoch
+        self.loss, self.learning_rate, self.last_loss = loss, learning_rate, last_loss
+        where = f"update {update} (minibatch {minibatch}{'' if epoch is None else f', epoch {epoch}'})"
         what = f"loss {loss}" if not math.isfinite(loss) else f"a gradient too large to follow (loss {loss:.4g})"
         last = "" if last_loss is None else f"; last finite loss {last_loss:.4g}"
         super().__init__(

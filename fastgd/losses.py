@@ -347,6 +347,10 @@ def penalty_gradient(g, w, l1, l2):
         g[i] += first * np.sign(w[i]) + second * w[i]
 
 
+# Rows whose predictions are made at a time.
+BLOCK_ROWS = 256
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Loss(Choice):
     """A loss function. `kernels` are tried in order: the first whose targets have the kind of y is used. Its
@@ -362,6 +366,15 @@ class Loss(Choice):
         return self.kernels[0].arrays["y"].domain == "labels"
 
     __hash__ = Choice.__hash__
+
+    def predictions(self, outputs, backend):
+        """What raw outputs (..., k) predict: their link, in their place, by the body for a backend."""
+        if self.link is not None:
+            body, flat = self.link.body(self.link.choose_body(backend)), outputs.reshape(-1, outputs.shape[-1])
+            for start in range(0, len(flat), BLOCK_ROWS):
+                block = flat[start : start + BLOCK_ROWS]
+                body(block, block.copy())
+        return outputs
 
 
 mse = Loss("mse", (mse_loss,))

@@ -7,12 +7,12 @@ import math
 
 import numpy as np
 
-from ._plan import BAD_GRADIENT, BAD_LOSS, FAULT, HIGH_PEAK, TOLD_TO_STOP, Turn, Use
+from ._plan import Use
 from .buffers import aligned_zeros
 from .choice import pick
 from .containers import Sequential, check_layers
-from .data import check_mapping, leave_pages
-from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, type_error, value_error
+from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
+from .executor import Executor
 from .kernel import BACKENDS, DTYPES
 from .layer import check_shape, parameter_specs, statistic_specs
 from .losses import LOSSES, Loss
@@ -20,19 +20,10 @@ from .metrics import check_metrics
 from .optimizer import check_optimizer
 from .optimizers import Adam
 from .plan import Plan
-from .samples import check_rows, check_samples, check_targets, check_values, check_weights
-from .schedules import Schedule
-from .steps import Steps
+from .samples import check_rows, check_samples
 from .tables import Preprocessing
 from .threads import check_threads
 from .training import fit
-
-# Rows that forward, predict and loss send through the network at a time: bounds the workspace they need.
-BLOCK_ROWS = 256
-# How long training runs natively before Python looks for signals.
-SLICE_SECONDS = 0.05
-# For how many steps to come the values of hyper-parameters are worked out, at most, for steps called one at a time.
-MAX_QUICK_STEPS = 4096
 
 
 class Network:
@@ -82,11 +73,7 @@ class Network:
         self._make_buffers()
         self.epochs, self.history, self._preprocessing = 0, None, None
         self.counter = np.zeros(1, np.int64)  # of minibatches, on which the native runner counts
-        self._quick_step = _not_ready
-        self._last_loss, self._last_rate = None, None  # of the last step; the rate not if it was a quick one
-        self._totals = None  # of the steps that are being run
-        self._drop_plan()
-        self._turn = Turn("network")
+        self.executor = Executor(self)
 
     @property
     def layers(self):
@@ -199,73 +186,18 @@ class Network:
 
     # ---- running
 
-    def _drop_plan(self):
-        self._plan, self._evaluation_plan, self._quick_steps = None, None, 16
-        self._drop_quick_step()
-
-    def _drop_quick_step(self):
-        self._last_loss, self._quick_step = self._loss_before(), _not_ready
-
-    def _loss_before(self):
-        """The loss of the last training step, or None."""
-        return getattr(self._quick_step, "last_loss", self._last_loss)
-
-    def _plan_for(self, rows, loss_kernel=None, name="_plan"):
-        """The plan for training, or that for evaluation: made anew when it is too small, for other targets, left half
-        set by an interrupted call, or when a function written by a user is not what was compiled."""
-        if self._turn.disturbed:
-            self._drop_plan()
-            self._turn.disturbed = False
-        plan = getattr(self, name)
-        kernel = loss_kernel or (plan.loss_kernel if plan else self.loss_function.kernels[0])
-        if plan is None or plan.capacity < rows or plan.loss_kernel is not kernel or not plan.is_current():
-            if name == "_plan":
-                self._drop_quick_step()
-            plan = Plan(self, max(rows, plan.capacity if plan else 0), kernel, training=name == "_plan")
-            setattr(self, name, plan)
-        return plan
-
-    @np.errstate(all="ignore")
-    def _minibatch(self, x, y, loss_kernel, weight=None, *, plan_name="_evaluation_plan"):
-        """A plan, set to these checked arrays: in place if they can be used where they lie, else by a cast."""
-        plan = self._plan_for(len(x), loss_kernel, plan_name)
-        y = None if y is None else _usable(y, plan.own["y"].dtype)
-        weight = None if weight is None else _usable(weight / plan.losses_in(len(x)), self.dtype)
-        plan.set_minibatch(_usable(x, self.dtype), y, weight)
-        return plan
-
     def forward(self, x):
         """Raw outputs (rows, *output_shape) for x (rows, *input_shape).
 
         Raises TypeError or ValueError if x is not real numbers, finite, of rows of that shape.
         """
         x = check_rows("x", x, self.input_shape)
-        result = np.empty((len(x), *self.output_shape), self.dtype)
-        with self._turn.use(Use.EVALUATE):
-            for start in range(0, len(x), BLOCK_ROWS):
-                rows = slice(start, start + BLOCK_ROWS)
-                check_mapping(x)
-                plan = self._minibatch(x[rows], None, None)
-                plan.run("forward")
-                self._check_inputs(plan, x)
-                leave_pages(x)
-                result[rows] = plan.buffers[plan.output][: plan.rows]
-        return result
+        with self.executor.lock.use(Use.EVALUATE):
+            return self.executor.forward(x)
 
     def predict(self, x):
         """Outputs after the loss's link: probabilities for cross-entropy, values otherwise; (rows, *output_shape)."""
-        return self._linked(self.forward(x))
-
-    def _linked(self, outputs):
-        """Predictions from raw outputs, in their place."""
-        link = self.loss_function.link
-        if link is not None:
-            body = link.body(link.choose_body(self.backend))
-            flat = outputs.reshape(-1, outputs.shape[-1])
-            for start in range(0, len(flat), BLOCK_ROWS):
-                block = flat[start : start + BLOCK_ROWS]
-                body(block, block.copy())
-        return outputs
+        return self.loss_function.predictions(self.forward(x), self.backend)
 
     def loss(self, x, y, *, sample_weight=None):
         """Mean loss over the rows and the positions in them, with the penalty. x: (rows, *input_shape); y: integer
@@ -275,8 +207,8 @@ class Network:
         Raises TypeError or ValueError naming the argument.
         """
         samples = self._checked(x, y, sample_weight)
-        with self._turn.use(Use.EVALUATE):
-            return self._evaluate(samples)[0]
+        with self.executor.lock.use(Use.EVALUATE):
+            return self.executor.evaluate(samples)[0]
 
     def evaluate(self, x, y, *, metrics=(), sample_weight=None):
         """Mean loss as `loss`, and metrics of the predictions, as a dict: {"loss": ..., "accuracy": ...}.
@@ -287,31 +219,9 @@ class Network:
         """
         metrics = check_metrics("metrics", metrics)
         samples = self._checked(x, y, sample_weight)
-        with self._turn.use(Use.EVALUATE):
-            loss, values = self._evaluate(samples, metrics)
+        with self.executor.lock.use(Use.EVALUATE):
+            loss, values = self.executor.evaluate(samples, metrics)
         return {"loss": loss, **values}
-
-    def _evaluate(self, samples, metrics=()):
-        """Mean loss, and values of the metrics by name."""
-        total, outputs = 0.0, np.empty((len(samples) if metrics else 0, *self.output_shape), self.dtype)
-        for start in range(0, len(samples), BLOCK_ROWS):
-            x, y, weight = samples.part(start, start + BLOCK_ROWS)
-            plan = self._minibatch(x, y, samples.kernel, weight)
-            plan.run("loss")
-            self._check_inputs(plan, samples.x)
-            leave_pages(samples.x)
-            leave_pages(samples.y)
-            # Every block adds the penalty: weighted by its rows, it is added once.
-            total += float(plan.buffers["total"][0]) * plan.rows
-            if metrics:
-                outputs[start : start + plan.rows] = plan.buffers[plan.output][: plan.rows]
-        values = {}
-        if metrics:
-            predictions = self._linked(outputs)
-            y, weight = samples.targets()
-            with self._turn.lent(Use.BORROW):  # a metric may ask the network for more
-                values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
-        return total / len(samples), values
 
     def loss_and_gradient(self, x, y, *, sample_weight=None, training=False, minibatch=None):
         """Mean loss as `loss`, and its gradient with respect to `parameters` as a flat array (a copy).
@@ -323,15 +233,10 @@ class Network:
         if minibatch is not None:
             check_integer("minibatch", minibatch, 0)
         samples = self._checked(x, y, sample_weight)
-        name = "_plan" if check_flag("training", training) else "_evaluation_plan"
-        with self._turn.use(Use.TRAIN if training else Use.BORROW):
-            if training:
-                self._drop_quick_step()
-            plan = self._minibatch(samples.x, samples.y, samples.kernel, samples.weight, plan_name=name)
-            plan.feed_minibatch(self.minibatches if minibatch is None else minibatch)
-            plan.run("gradient")
-            self._check_inputs(plan, samples.x)
-            return float(plan.buffers["total"][0]), self._gradient.copy()
+        with self.executor.lock.use(Use.TRAIN if check_flag("training", training) else Use.BORROW):
+            minibatch = self.minibatches if minibatch is None else minibatch
+            loss = self.executor.gradient(samples, training=training, minibatch=minibatch)
+            return loss, self._gradient.copy()
 
     def train_step(self, x, y, optimizer, *, sample_weight=None):
         """One update from one minibatch, in place; returns its loss before the update.
@@ -340,102 +245,34 @@ class Network:
         Raises TypeError or ValueError naming the argument, and DivergenceError if the loss or the gradient is not
         finite; then the parameters are those before the step.
         """
-        loss = self._quick_step(x, y, optimizer) if sample_weight is None else None
-        return self._prepared_step(x, y, optimizer, sample_weight) if loss is None else loss
-
-    @np.errstate(all="ignore")
-    def _prepared_step(self, x, y, optimizer, sample_weight=None, *, scaled=True):
-        """`train_step` of anything: checks, casts, and raises. Makes ready for the quick way where it applies. Weights
-        count as they are if they are not to be `scaled`."""
-        check_optimizer(optimizer)
-        if optimizer.state:  # a bad value shows in the loss or the gradient
-            x = check_rows("x", x, self.input_shape)
-            y, kernel = check_targets("y", y, len(x), self.loss_function, self.output_shape)
-        else:  # the first step binds the optimizer, so all is checked before
-            samples = self._checked(x, y, finite=True)
-            x, y, kernel = samples.x, samples.y, samples.kernel
-        weights = None
-        if sample_weight is not None:
-            shape = len(x), *self.output_shape[:-1]
-            weights = check_weights("sample_weight", sample_weight, shape, self.dtype, scaled=scaled)
-        with self._turn, optimizer.turn:
-            optimizer.settle()
-            plan = self._plan_for(len(x), kernel)
-            plan.use_optimizer(optimizer)
-            x_used, y_used = (_usable(array, plan.own[name].dtype) for name, array in (("x", x), ("y", y)))
-            weights = None if weights is None else _usable(weights / plan.losses_in(len(x)), self.dtype)
-            steps = Steps.of(plan, optimizer, x_used, y_used, rows=[len(x)], starts=[0], weights=weights)
-            grows = getattr(self._quick_step, "is_used_up", True)
-            failed = self._train(plan, steps)
-            plan.release()
-            if failed is not None:
-                check_values("x", x, self.dtype)
-                check_values("y", y, self.dtype, kernel.arrays["y"], self.output_shape[-1])
-                raise self._failure(steps, failed, optimizer)
-            quick = self.backend != "numpy" and isinstance(optimizer.schedule, Schedule) and weights is None
-            if quick and x_used is x and y_used is y and steps.parameter_limits is None:
-                self._quick_steps = min(4 * self._quick_steps, MAX_QUICK_STEPS) if grows else 1
-                # A schedule that fails later on does so when that step comes.
-                with contextlib.suppress(TypeError, ValueError):
-                    self._quick_step = plan.quick_step(optimizer, self._quick_steps, self._last_loss)
-            return float(steps.totals[0])
-
-    def _train(self, plan, steps, first=0, pauses=(), tell=None):
-        """Runs training steps from `first` on; returns None, or the step that failed. tell(s) is called when s steps
-        are done, now and then, and at `pauses`; if it is true, that is the end."""
-        self._drop_quick_step()  # it is not the next step any more, perhaps not even of the optimizer in use
-        s, walk, risky, self._totals = first, plan.best_walk, steps.parameter_limits, steps.totals
-        pauses = np.array([*pauses, len(steps)], np.int64) if risky is None else np.arange(1, len(steps) + 1)
-        while s < len(steps):
-            if risky is not None and not np.abs(self._parameters).max() <= risky[s]:
-                return s
-            until = pauses if risky is None else pauses[s : s + 1]
-            s, status = plan.train(steps, s, until, walk, SLICE_SECONDS, tell)
-            if status == HIGH_PEAK:  # the gradient may be too large: look at it before it is used
-                walk = "step"
-            elif status in (BAD_LOSS, BAD_GRADIENT, FAULT):
-                return s
-            elif status == TOLD_TO_STOP or (tell is not None and tell(s)):
-                break
-        self._last_loss, self._last_rate, self._totals = steps.totals.item(s - 1), steps.rates.item(s - 1), None
-        return None
-
-    def _failure(self, steps, s, optimizer, epoch=None):
-        """The error of a step that failed: that it diverged, or what a function written by a user raised."""
-        self._plan.raise_fault(*steps.minibatch(s))
-        last = float(steps.totals[s - 1]) if s else self._last_loss
-        loss, rate = float(steps.totals[s]), float(steps.rates[s])
-        return DivergenceError(optimizer.steps + 1, epoch=epoch, loss=loss, learning_rate=rate, last_loss=last)
-
-    def _checked(self, x, y, sample_weight=None, finite=False):
-        return check_samples(self, x, y, sample_weight, names=("x", "y", "sample_weight"), finite=finite)
-
-    def _check_inputs(self, plan, x):
-        if not np.isfinite(plan.buffers["peak"][0]):
-            check_values("x", x, self.dtype)
+        loss = self.executor.fast_step(x, y, optimizer) if sample_weight is None else None
+        return self.executor.step(x, y, optimizer, sample_weight) if loss is None else loss
 
     fit = fit
 
+    def _checked(self, x, y, sample_weight):
+        return check_samples(self, x, y, sample_weight, names=("x", "y", "sample_weight"), finite=False)
+
     def __getstate__(self):
-        made = ("_plan", "_evaluation_plan", "_turn", "_quick_step", "_quick_steps", "_parameters")
-        with self._turn.reading():  # a copy of between two steps
-            kept = {name: value for name, value in vars(self).items() if name not in made}
+        with self.executor.lock.reading():  # a copy of between two steps
+            kept = {name: value for name, value in vars(self).items() if name not in ("executor", "_parameters")}
             arrays = {"_learnt": self._learnt.copy(), "_gradient": self._gradient.copy()}
             arrays["counter"] = self.counter.copy()
-            return {**kept, **arrays, "_last_loss": self._loss_before()}
+            return {**kept, **arrays, "last_loss": self.executor.last_loss}
 
     def __setstate__(self, state):
-        vars(self).update(state, _turn=Turn("network"), _quick_step=_not_ready)
+        last_loss = state.pop("last_loss")
+        vars(self).update(state)
         self._parameters = self._learnt[: self.n_parameters]
-        self._drop_plan()
+        self.executor = Executor(self, last_loss)
 
-    # ---- telling and keeping
+    # ---- descriptions and files
 
     def describe(self):
         """Layers and plan as text: for each layer its path, the shape of its rows and how many parameters it has; one
         line an operation, with the body in use."""
-        with self._turn.use(Use.EVALUATE):
-            return "\n".join([repr(self), *self.layer_lines(), *self._plan_for(1).describe()])
+        with self.executor.lock.use(Use.EVALUATE):
+            return "\n".join([repr(self), *self.layer_lines(), *self.executor.training_plan(1).describe()])
 
     def layer_lines(self):
         """One line a layer: path, layer, shape of a row of its output, parameters."""
@@ -455,7 +292,7 @@ class Network:
         "total"."""
         rows = check_integer("batch_size", batch_size, 1)
         optimizer = Adam() if optimizer is None else optimizer
-        plan = self._plan or Plan(self, 1, self.loss_function.kernels[0], training=True)
+        plan = self.executor.plan or Plan(self, 1, self.loss_function.kernels[0], training=True)
         parts = {
             "parameters": self._parameters.nbytes,
             "gradient": self._gradient.nbytes,
@@ -470,7 +307,7 @@ class Network:
 
         if optimizer is not None:
             check_optimizer(optimizer)
-        with self._turn.reading(), contextlib.nullcontext() if optimizer is None else optimizer.turn.reading():
+        with self.executor.lock.reading(), contextlib.nullcontext() if optimizer is None else optimizer.turn.reading():
             save(path, self, optimizer)
 
     def to_onnx(self, path, *, unknown="error"):
@@ -478,7 +315,7 @@ class Network:
         `fastgd.onnx`. unknown: as in `Preprocessing.encode`."""
         from .onnx import export
 
-        with self._turn.reading():
+        with self.executor.lock.reading():
             export(path, self, unknown=unknown)
 
     def config(self):
@@ -518,19 +355,9 @@ def _cut(flat, shapes):
     return views
 
 
-def _not_ready(x, y, optimizer):
-    """In place of a `QuickStep`."""
-
-
 def _dtype_name(dtype):
     """The name of a dtype given as a name, a numpy dtype or a numpy type."""
     try:
         return dtype if dtype is None or isinstance(dtype, str) else str(np.dtype(dtype))
     except TypeError:
         return dtype
-
-
-def _usable(array, dtype):
-    """The array itself if a kernel can read it where it lies, else a contiguous copy in dtype."""
-    with np.errstate(all="ignore"):
-        return np.require(array, dtype, ["C", "ALIGNED"])

@@ -227,7 +227,7 @@ class Optimizer(Stepper):
         """Learning rates of minibatches of these updates; those from the first on of which the network is asked (for
         its loss, say) are left out, unless it is the next one: they are to be asked for when it is their turn."""
         network = None if self._network is None else self._network()
-        turns = [self.turn] if network is None else [self.turn, network._turn]
+        turns = [self.turn] if network is None else [self.turn, network.executor.lock]
         with contextlib.ExitStack() as stack:
             for turn in turns:
                 stack.enter_context(turn.lent(Use.BORROW))
@@ -376,13 +376,13 @@ class Optimizer(Stepper):
         may be evaluated and saved there by the same thread; training it, and any use by other threads, is a
         RuntimeError."""
         self.check_network(network)
-        with network._turn.use(Use.BORROW), self.turn.use(Use.BORROW):
+        with network.executor.lock.use(Use.BORROW), self.turn.use(Use.BORROW):
             parts = [slice(part.start, part.stop) for part in self.parts_of(network)]
             pairs, held = list(zip(parts, self.averages, strict=True)), network.parameters.copy()
             try:
                 for part, average in pairs:
                     network.parameters[part] = average
-                with network._turn.lent(Use.BORROW), self.turn.lent(Use.BORROW):
+                with network.executor.lock.lent(Use.BORROW), self.turn.lent(Use.BORROW):
                     yield network
             finally:
                 network.parameters[...] = held

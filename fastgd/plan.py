@@ -131,15 +131,16 @@ def _set_follower(entry, follower, **numbers):
 
 class Plan(Program):
     """The operations of one network for minibatches of up to `capacity` rows with targets for one loss kernel, the
-    layers as they are in `training` or as in evaluation.
+    layers as they are in `training` or as in evaluation, with a `backward` pass or without.
 
     positions: the most in a row that an operation takes apart from each other, tokens of a sequence or pixels of an
     image; 1 if a row is a vector. terms: the most products for each row of a minibatch that an element of the gradient
     is the sum of."""
 
-    def __init__(self, network, capacity, loss_kernel, *, training, backend=None):
+    def __init__(self, network, capacity, loss_kernel, *, training, backward=True, backend=None):
         super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
+        self.has_backward = backward
         self.rows = 0
         self.inputs = {}  # names of what the layers of a container take, by its path
         self.outer_products = []
@@ -228,8 +229,9 @@ class Plan(Program):
         scalars, dy = network.loss_function.parameters.values(), self.row_buffer("dz", network.output_shape)
         losses = self.row_buffer("losses", self.loss_shape)
         self.add("loss", loss, losses, dy, self.output, "y", "weight", *scalars)
-        network.body.backward(self, "", "x", dy, False)
-        self.terms = max(self._terms.values())
+        if self.has_backward:
+            network.body.backward(self, "", "x", dy, False)
+        self.terms = max(self._terms.values(), default=1)
         largest = self.row_buffer("peaks")
         self.add("inputs", peak_of_rows, largest, "x")
         for name in ("workspace",) if self.capacity == 1 else self._guarded():
@@ -306,7 +308,7 @@ class Plan(Program):
         self._prepared = None
         network = self.network
         optimizer.check_network(network)
-        with network._turn.lent(Use.BORROW):  # a learning-rate function may ask it
+        with network.executor.lock.lent(Use.BORROW):  # a learning-rate function may ask it
             optimizer.prepare(self.backend, self.dtype, {part.kind for part in optimizer.parts_of(network)})
         parts = optimizer.bind(network)
         for phase in (*UPDATE_PHASES, "outer"):
@@ -550,7 +552,7 @@ class Plan(Program):
         """The operations of the penalty, or those in some phases."""
         return [o for phase in phases or PENALIZED for o in self._phases[phase] if "l2" in o.kernel.scalars]
 
-    def quick_step(self, optimizer, count, last_loss):
+    def quick_step(self, lock, optimizer, count, last_loss):
         """A `QuickStep` for the next `count` steps of the optimizer, which is in use already."""
         steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
         feeds = Feeds()
@@ -561,7 +563,7 @@ class Plan(Program):
         stages = self._stages(walk)
         x, y = self.own["x"], self.own["y"]
         return QuickStep(
-            self.runner, self.network._turn, optimizer, stages=stages, feeds=feeds.table(),
+            self.runner, lock, optimizer, stages=stages, feeds=feeds.table(),
             inputs=self._inputs_of(stages), limits=np.ascontiguousarray(steps.gradient_limits),
             counter=optimizer.counter,
             minibatches=self.network.counter, pace=self.pace[walk], capacity=self.capacity, x=x, y=y,

@@ -116,7 +116,7 @@ class Run:
 
         All the while no other thread may use the network or the optimizer; functions that are called here may."""
         network, optimizer = self._network, self._optimizer
-        with network._turn, optimizer.turn, self._lent(Use.TRAIN):
+        with network.executor.lock, optimizer.turn, self._lent(Use.TRAIN):
             optimizer.settle()
             self._learning_rate = optimizer.config()["learning_rate"]
             self._first_epoch = self._source.epoch = network.epochs
@@ -127,7 +127,7 @@ class Run:
     @contextlib.contextmanager
     def _lent(self, use):
         """Context of calls to functions of the user: they may use the network and the optimizer."""
-        with self._network._turn.lent(use), self._optimizer.turn.lent(use):
+        with self._network.executor.lock.lent(use), self._optimizer.turn.lent(use):
             yield
 
     def _go(self):
@@ -146,7 +146,7 @@ class Run:
                 if isinstance(self._source, Stream):
                     self._train_on_stream()
                 else:
-                    with self._network._turn, self._optimizer.turn:
+                    with self._network.executor.lock, self._optimizer.turn:
                         self._train_on_arrays()
                 history.stopped = history.stopped or "epochs"
                 self._finish()
@@ -200,8 +200,7 @@ class Run:
             source.epoch, source.position = place
             self._piece, self._booked, self._ended, self._last_loss = None, 0, 0, loss
             self._keep_rate(rate)
-        if self._network._plan is not None:
-            self._network._plan.release()
+        self._network.executor.release()
 
     def _keep_rate(self, rate):
         """Keeps the rate of the last step if it came of a function of the user's, which is asked for no step twice."""
@@ -209,24 +208,25 @@ class Run:
 
     def _plan(self):
         """The network's plan with the optimizer in use; a callback may have used the network for something else."""
-        plan = self._network._plan_for(self._source.size, self._source.samples.kernel)
-        plan.use_optimizer(self._optimizer)
-        return plan
+        samples, size = self._source.samples, self._source.size
+        return self._network.executor.training_plan(size, samples.kernel, self._optimizer)
 
     def _go_through_piece(self):
         """Trains until the piece is done, or is not what is to be done any more."""
-        network, steps, self._changes = self._network, self._piece, self._optimizer.changes
+        executor, steps, self._changes = self._network.executor, self._piece, self._optimizer.changes
         pauses = self._pauses()
         while self._booked < len(steps) and self._is_as_laid_out():
             try:
-                failed = network._train(self._plan(), steps, self._booked, pauses, self._tell)
+                self._plan()
+                failed = executor.train(steps, self._booked, pauses, self._tell)
             except Exception:
-                if network._plan is not None and network._plan.torn:  # a user's function raised in a step in Python
+                if executor.is_mid_step:  # a user's function raised in a step in Python
                     self._book(self._optimizer.minibatches - self._base)
                 raise
             if failed is not None:
                 self._book(failed)
-                raise network._failure(steps, failed, self._optimizer, self.epoch + 1)
+                minibatch, epoch = self.step + 1, self.epoch + 1
+                raise executor.failure(steps, failed, self._optimizer, minibatch=minibatch, epoch=epoch)
 
     def _pauses(self):
         """The steps of the piece after which there is something to do."""
@@ -254,10 +254,8 @@ class Run:
             with self._lent(Use.BORROW):
                 self._bar(self)
         self._pause(at_epoch_end=self._ends[self._ended - 1] == s)
-        network, plan = self._network, self._network._plan  # a callback may have used it for something else
-        if plan is None or network._turn.disturbed or not plan.is_ready_for(self._piece) or not plan.is_current():
-            return True
-        return not self._is_as_laid_out()
+        # A callback may have used the network for something else.
+        return not (self._network.executor.is_ready_for(self._piece) and self._is_as_laid_out())
 
     def _book(self, s):
         """Enters in the history what was done up to step s of the piece."""
@@ -299,7 +297,7 @@ class Run:
                 self._base, self._rows_now = optimizer.minibatches, len(x)
                 try:
                     if weight:
-                        loss = network._prepared_step(x, y, optimizer, *weight, scaled=False)
+                        loss = network.executor.step(x, y, optimizer, *weight, scaled=False)
                     else:
                         loss = network.train_step(x, y, optimizer)
                 except Exception as error:
@@ -336,7 +334,7 @@ class Run:
         update = (self._base + 1) // every - self._base // every
         self._sums += self._rows_now * loss, self._rows_now
         self._last_loss, self._rows_now = loss, None
-        self._keep_rate(self._network._last_rate)
+        self._keep_rate(self._network.executor.last_rate)
         self.step += 1
         self._source.position += 1
         self._history.steps += update
@@ -346,7 +344,7 @@ class Run:
     def _pause(self, at_epoch_end):
         if at_epoch_end:
             if self._looks_at_epochs and isinstance(self._source, Stream):
-                with self._network._turn, self._optimizer.turn:
+                with self._network.executor.lock, self._optimizer.turn:
                     self._end_epoch()
             elif self._looks_at_epochs:
                 self._end_epoch()
@@ -415,7 +413,7 @@ class Run:
 
     def save(self, path):
         """Writes network, optimizer and the state of this run to a file from which `fit(resume=True)` goes on."""
-        with self._lent(Use.BORROW), self._network._turn.reading(), self._optimizer.turn.reading():
+        with self._lent(Use.BORROW), self._network.executor.lock.reading(), self._optimizer.turn.reading():
             files.save(path, self._network, self._optimizer, self)
 
     def _save(self):
@@ -429,14 +427,13 @@ class Run:
     def _save_interrupted(self, error):
         """Saves what is done after Ctrl-C, wherever it came."""
         done = self._optimizer.minibatches - self._base
-        if self._network._plan is not None and self._network._plan.torn:
+        if self._network.executor.is_mid_step:
             error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step")
             return
         if self._piece is not None and done > self._booked and not self._calling:
             self._book(done)
         elif self._rows_now is not None and done == 1:
-            totals = self._network._totals
-            self._book_minibatch(self._network._loss_before() if totals is None else totals.item(0))
+            self._book_minibatch(self._network.executor.loss_of_step)
         self._save()
         error.add_note(f"saved to {self._checkpoint!r} after minibatch {self.step}")
 

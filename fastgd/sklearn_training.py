@@ -79,7 +79,7 @@ def predict(network, x):
     if first.activation.forward is not None:
         first.activation.forward(z, z.copy(), *first.activation.parameters.values())
     if not rest:
-        return network._linked(z)
+        return network.loss_function.predictions(z, network.backend)
     following = Network(z.shape[1], rest, loss=network.loss_function, dtype=str(network.dtype))
     kept = [view for name, view in views.items() if name not in ("w1", "b1")]
     for view, values in zip(following.views().values(), kept, strict=True):

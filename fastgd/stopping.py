@@ -66,7 +66,7 @@ class Watch:
         """Validation loss, or None, and metrics by the name they have in the history."""
         if self.validation is None and not self.metrics:
             return None, {}
-        loss, values = self.network._evaluate(self.samples, self.metrics)
+        loss, values = self.network.executor.evaluate(self.samples, self.metrics)
         named = {f"{self._begin}{name}": value for name, value in values.items()}
         return None if self.validation is None else loss, named
 

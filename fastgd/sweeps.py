@@ -195,7 +195,7 @@ def _train_all(X, y, trainings, combinations, threads, shows_bar):
             error.add_note(f"in the training of {settings}")
             raise
         finally:
-            network._drop_plan()
+            network.executor.drop_plans()
             of_fit["optimizer"] = None  # with its state
 
     with concurrent.futures.ThreadPoolExecutor(min(threads, len(trainings))) as pool:
