@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from ._plan import Turn
+from ._plan import UseLock
 from .checkpoint import check_file
 from .errors import check_integer, shown, type_error, value_error
 from .history import why
@@ -50,11 +50,11 @@ class json_lines:
 
     def __init__(self, path):
         self.path = os.path.abspath(os.fspath(path))  # wherever the process works by then
-        self._file, self._history, self._turn = None, None, Turn(f"json_lines({self.path!r})")
+        self._file, self._history, self._lock = None, None, UseLock(f"json_lines({self.path!r})")
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._turn)
+            stack.enter_context(self._lock)
             check_file(self.path)  # to open a pipe may take for ever
             self._file, self._history = stack.enter_context(open(self.path, "a", encoding="utf-8")), None
             self._entered = stack.pop_all()
@@ -90,10 +90,10 @@ class tensorboard:
         except ImportError as error:
             raise ImportError("logs for TensorBoard need its package: pip install 'fastgd[tensorboard]'") from error
         self.folder = os.path.abspath(os.fspath(folder))
-        self._new_writer, self._writers, self._turn = Writer, {}, Turn(f"tensorboard({self.folder!r})")
+        self._new_writer, self._writers, self._lock = Writer, {}, UseLock(f"tensorboard({self.folder!r})")
 
     def __enter__(self):
-        self._turn.__enter__()
+        self._lock.__enter__()
         return self
 
     def __call__(self, run):
@@ -104,7 +104,7 @@ class tensorboard:
             self._writers[pid].add_scalar(name, value, run.network.minibatches)
 
     def __exit__(self, *raised):
-        self._turn.__exit__(*raised)
+        self._lock.__exit__(*raised)
         writer = self._writers.pop(os.getpid(), None)
         if writer is not None:
             writer.close()
@@ -118,10 +118,10 @@ class trajectory:
 
     def __init__(self, network):
         self.network, self.steps, self._points, self._before = network, [], [], 0
-        self._turn = Turn("trajectory")
+        self._lock = UseLock("trajectory")
 
     def __enter__(self):
-        self._turn.__enter__()
+        self._lock.__enter__()
         if not self._points:
             self._add(0)
         self._before = self.steps[-1]
@@ -134,7 +134,7 @@ class trajectory:
             self._add(self._before + run.step)
 
     def __exit__(self, *raised):
-        self._turn.__exit__(*raised)
+        self._lock.__exit__(*raised)
 
     def _add(self, step):
         self.steps.append(step)

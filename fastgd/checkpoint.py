@@ -401,7 +401,7 @@ def _description(file):
         with file.field("run"):
             check_integer("step", run["step"], 0)
             check_number("seconds", run["seconds"], 0.0)
-            run["best_is_kept"] = "run.learnt" in file.names
+            run["best_is_kept"] = "run.state" in file.names
     return {**file.content, "size": file.size}
 
 
@@ -436,7 +436,7 @@ def resume(path, run):
     loaded_optimizer = _optimizer(file, loaded)
     with file.field("run"):
         restore = run.prepare(content["run"], _arrays_of_run(file), loaded)
-    network.learnt[:], network.epochs, network.counter[:] = loaded.learnt, loaded.epochs, loaded.counter
+    network.state[:], network.epochs, network.counter[:] = loaded.state, loaded.epochs, loaded.counter
     optimizer.bind(network)
     for slot, arrays in loaded_optimizer.state.items():
         for array, saved in zip(optimizer.state[slot], arrays, strict=True):

@@ -75,50 +75,50 @@ def fill_rows(out, value):
 
 
 @kernel
-def peak_of_rows(peak: Out("rows"), x: In("rows", "n")):
-    """peak <- the largest magnitude in each row of x, NaN if one is NaN."""
-    np.max(np.abs(x), axis=1, out=peak)
+def max_abs_of_rows(max_abs: Out("rows"), x: In("rows", "n")):
+    """max_abs <- the largest magnitude in each row of x, NaN if one is NaN."""
+    np.max(np.abs(x), axis=1, out=max_abs)
 
 
-@peak_of_rows.loop
-def peak_of_rows(peak, x):
+@max_abs_of_rows.loop
+def max_abs_of_rows(max_abs, x):
     for i in range(x.shape[0]):
         top = abs(x[i, 0])
         for j in range(x.shape[1]):
             v = abs(x[i, j])
             if v > top or v != v:
                 top = v
-        peak[i] = top
+        max_abs[i] = top
 
 
 @kernel
-def raise_peak_of_rows(peak: InOut("rows", domain="nonnegative"), x: In("rows", "n")):
-    """peak <- the larger of peak >= 0 and the largest magnitude in each row of x, NaN if one is NaN."""
-    np.maximum(peak, np.max(np.abs(x), axis=1), out=peak)
+def raise_max_abs_of_rows(max_abs: InOut("rows", domain="nonnegative"), x: In("rows", "n")):
+    """max_abs <- the larger of max_abs >= 0 and the largest magnitude in each row of x, NaN if one is NaN."""
+    np.maximum(max_abs, np.max(np.abs(x), axis=1), out=max_abs)
 
 
-@raise_peak_of_rows.loop
-def raise_peak_of_rows(peak, x):
+@raise_max_abs_of_rows.loop
+def raise_max_abs_of_rows(max_abs, x):
     for i in range(x.shape[0]):
-        top = peak[i]
+        top = max_abs[i]
         for j in range(x.shape[1]):
             v = abs(x[i, j])
             if v > top or v != v:
                 top = v
-        peak[i] = top
+        max_abs[i] = top
 
 
 @kernel
-def largest_peak(largest: Out("one", dtype="float64"), peak: In("rows", domain="nonnegative")):
-    """largest <- the largest of the numbers peak >= 0, NaN if one is NaN."""
-    largest[0] = np.max(peak)
+def largest_max_abs(largest: Out("one", dtype="float64"), max_abs: In("rows", domain="nonnegative")):
+    """largest <- the largest of the numbers max_abs >= 0, NaN if one is NaN."""
+    largest[0] = np.max(max_abs)
 
 
-@largest_peak.loop
-def largest_peak(largest, peak):
+@largest_max_abs.loop
+def largest_max_abs(largest, max_abs):
     top = 0.0
-    for i in range(peak.size):
-        v = peak[i]
+    for i in range(max_abs.size):
+        v = max_abs[i]
         if v > top or v != v:
             top = v
     largest[0] = top

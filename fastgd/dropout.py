@@ -10,7 +10,7 @@ from .errors import check_number
 from .kernel import In, Out, kernel
 from .layer import Layer, layer
 from .lowmemory import GOLDEN, MIX
-from .program import Fed
+from .program import PerStep
 
 # 2^64 over the golden ratio, odd: multiples of it spread evenly.
 GOLDEN_64 = 0x9E3779B97F4A7C15
@@ -97,7 +97,7 @@ class Dropout(Layer):
         key = np.array([plan.network.seed], np.uint64)
         for number in path.split("."):
             key = mixed(key + np.array([int(number)], np.uint64) * np.uint64(GOLDEN_64))
-        return self.rate, float(key[0] >> np.uint64(11)), Fed("minibatch")  # a double holds 53 bits
+        return self.rate, float(key[0] >> np.uint64(11)), PerStep("minibatch")  # a double holds 53 bits
 
     def forward(self, plan, path, x):
         if not plan.training or not self.rate:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ._plan import BAD_GRADIENT, BAD_LOSS, FAULT, HIGH_PEAK, TOLD_TO_STOP, Turn, Use
+from ._plan import ASKED_TO_STOP, BAD_GRADIENT, BAD_LOSS, FAULT, HIGH_MAX_ABS, Use, UseLock
 from .data import check_mapping, leave_pages
 from .errors import DivergenceError
 from .optimizer import check_optimizer
@@ -34,7 +34,7 @@ class Executor:
     """
 
     def __init__(self, network, last_loss=None):
-        self.network, self.lock = network, Turn("network")
+        self.network, self.lock = network, UseLock("network")
         self.fast_step, self.last_rate = _not_ready, None
         self._last_loss = last_loss
         self._totals = None  # losses of the steps that are being run
@@ -67,7 +67,7 @@ class Executor:
     @property
     def is_mid_step(self):
         """Whether a step was left half done."""
-        return self.plan is not None and self.plan.torn
+        return self.plan is not None and self.plan.is_mid_step
 
     def _is_fit(self, plan, rows, kernel):
         """Whether a plan serves so many rows with targets for a loss kernel (None: any), and functions written by users
@@ -163,7 +163,7 @@ class Executor:
         if metrics:
             predictions = network.loss_function.predictions(outputs, network.backend)
             y, weight = samples.targets()
-            with self.lock.lent(Use.BORROW):  # a metric may ask the network for more
+            with self.lock.lend(Use.BORROW):  # a metric may ask the network for more
                 values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values
 
@@ -176,13 +176,13 @@ class Executor:
         else:
             plan = self._plan_to_evaluate(len(samples), samples.kernel, backward=True)
         self._set(plan, samples.x, samples.y, samples.weight)
-        plan.feed_minibatch(minibatch)
+        plan.set_minibatch_number(minibatch)
         plan.run("gradient")
         self._check_inputs(plan, samples.x)
         return float(plan.buffers["total"][0])
 
     def _check_inputs(self, plan, x):
-        if not np.isfinite(plan.buffers["peak"][0]):
+        if not np.isfinite(plan.buffers["largest"][0]):
             check_values("x", x, plan.dtype)
 
     # ---- training
@@ -203,7 +203,7 @@ class Executor:
         if sample_weight is not None:
             shape = len(x), *network.output_shape[:-1]
             weights = check_weights("sample_weight", sample_weight, shape, network.dtype, scaled=scaled)
-        with self.lock, optimizer.turn:
+        with self.lock, optimizer.lock:
             optimizer.settle()
             plan = self.training_plan(len(x), kernel, optimizer)
             used = [usable(array, plan.own[name].dtype) for name, array in (("x", x), ("y", y))]
@@ -226,7 +226,7 @@ class Executor:
             return
         self._fast_steps = min(4 * self._fast_steps, MAX_FAST_STEPS) if grows else 1
         with contextlib.suppress(TypeError, ValueError):  # a schedule that fails later on does so when that step comes
-            self.fast_step = self.plan.quick_step(self.lock, optimizer, self._fast_steps, self._last_loss)
+            self.fast_step = self.plan.make_fast_step(self.lock, optimizer, self._fast_steps, self._last_loss)
 
     def train(self, steps, first=0, pauses=(), notify=None):
         """Runs training steps from `first` on, by the optimizer that the plan uses; returns None, or the step that
@@ -234,18 +234,18 @@ class Executor:
         end."""
         self._drop_fast_step()  # it is not the next step any more, perhaps not even of the optimizer in use
         plan = self.plan
-        s, walk, risky, self._totals = first, plan.best_walk, steps.parameter_limits, steps.totals
+        s, pass_name, risky, self._totals = first, plan.best_pass, steps.parameter_limits, steps.totals
         pauses = np.array([*pauses, len(steps)], np.int64) if risky is None else np.arange(1, len(steps) + 1)
         while s < len(steps):
             if risky is not None and not np.abs(self.network.parameters).max() <= risky[s]:
                 return s
             until = pauses if risky is None else pauses[s : s + 1]
-            s, status = plan.train(steps, s, until, walk, SLICE_SECONDS, notify)
-            if status == HIGH_PEAK:  # the gradient may be too large: look at it before it is used
-                walk = "step"
+            s, status = plan.train(steps, s, until, pass_name, SLICE_SECONDS, notify)
+            if status == HIGH_MAX_ABS:  # the gradient may be too large: look at it before it is used
+                pass_name = "step"
             elif status in (BAD_LOSS, BAD_GRADIENT, FAULT):
                 return s
-            elif status == TOLD_TO_STOP or (notify is not None and notify(s)):
+            elif status == ASKED_TO_STOP or (notify is not None and notify(s)):
                 break
         self._last_loss, self.last_rate, self._totals = steps.totals.item(s - 1), steps.rates.item(s - 1), None
         return None
@@ -269,4 +269,4 @@ def usable(array, dtype):
 
 
 def _not_ready(x, y, optimizer):
-    """In place of a `QuickStep`."""
+    """In place of a `FastStep`."""

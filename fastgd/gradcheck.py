@@ -29,7 +29,7 @@ def check_gradients(network, x, y, *, step=1e-3, training=False):
     gradient = gradient.astype(np.float64)
     twin = network.like(dtype="float64")
     p = twin.parameters
-    twin.learnt[...] = network.learnt
+    twin.state[...] = network.state
     errors, floor = np.empty(p.size), 1e-3 * np.abs(gradient).max()
     for i in range(p.size):
         held, h = p[i], step * max(1.0, abs(p[i]))

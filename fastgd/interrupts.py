@@ -7,7 +7,7 @@ import threading
 
 @contextlib.contextmanager
 def held(*, pass_on=True):
-    """Context in which Ctrl-C, and SIGTERM where it is attended to, wait for its end, or are dropped if they are not to
+    """Context in which Ctrl-C, and SIGTERM where it is handled to, wait for its end, or are dropped if they are not to
     be passed on. Gives a list that is empty until then."""
     if threading.current_thread() is not threading.main_thread():  # no other is interrupted
         yield []

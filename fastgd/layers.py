@@ -198,7 +198,7 @@ class Dense(ActivatedLayer):
         plan.add_gradient(dense_backward_weights, w, *((dy, x) if self.is_transposed else (x, dy)))
         plan.add_gradient(dense_backward_bias, b, dy)
         if not self.tie:
-            plan.add_outer_product(b, w, x, dy)
+            plan.add_rank_one_update(b, w, x, dy)
         return dx
 
     def onnx(self, graph, path, x):

@@ -111,8 +111,8 @@ class Network:
         kept = statistic_specs(self.body, self.input_shape)
         self._statistics = {name: shape for name, shape, _ in kept}
         n_kept = self.n_parameters + sum(math.prod(shape) for shape in self._statistics.values())
-        _, (self._learnt, self._gradient) = aligned_zeros([n_kept, self.n_parameters], self.dtype, eighth=0)
-        self._parameters = self._learnt[: self.n_parameters]
+        _, (self._state, self._gradient) = aligned_zeros([n_kept, self.n_parameters], self.dtype, eighth=0)
+        self._parameters = self._state[: self.n_parameters]
         for name, _, initial in kept:
             self.statistics[name][...] = initial
         views = self.views()
@@ -131,14 +131,14 @@ class Network:
         return self._parameters
 
     @property
-    def learnt(self):
+    def state(self):
         """Flat, writable view of all that training changes: the parameters, then the statistics."""
-        return self._learnt
+        return self._state
 
     @property
     def statistics(self):
         """What training keeps besides the parameters, by name, as views: of BatchNorm "mean2", "variance2", ..."""
-        return _cut(self._learnt[self.n_parameters :], self._statistics)
+        return _cut(self._state[self.n_parameters :], self._statistics)
 
     @property
     def minibatches(self):
@@ -169,7 +169,7 @@ class Network:
 
     def like(self, **changes):
         """A new network of the same layers and options but for `changes`, arguments of the constructor: with initial
-        values, and nothing of what this one has learnt. (Layers that come from a file have the usual initializers.)"""
+        values, and nothing of this one's state. (Layers that come from a file have the usual initializers.)"""
         options = {
             "input_shape": self.input_shape, "layers": self.layers, "loss": self.loss_function, "l1": self.l1,
             "l2": self.l2, "dtype": str(self.dtype), "seed": self.seed, "backend": self.backend,
@@ -256,14 +256,14 @@ class Network:
     def __getstate__(self):
         with self.executor.lock.reading():  # a copy of between two steps
             kept = {name: value for name, value in vars(self).items() if name not in ("executor", "_parameters")}
-            arrays = {"_learnt": self._learnt.copy(), "_gradient": self._gradient.copy()}
+            arrays = {"_state": self._state.copy(), "_gradient": self._gradient.copy()}
             arrays["counter"] = self.counter.copy()
             return {**kept, **arrays, "last_loss": self.executor.last_loss}
 
     def __setstate__(self, state):
         last_loss = state.pop("last_loss")
         vars(self).update(state)
-        self._parameters = self._learnt[: self.n_parameters]
+        self._parameters = self._state[: self.n_parameters]
         self.executor = Executor(self, last_loss)
 
     # ---- descriptions and files
@@ -307,7 +307,7 @@ class Network:
 
         if optimizer is not None:
             check_optimizer(optimizer)
-        with self.executor.lock.reading(), contextlib.nullcontext() if optimizer is None else optimizer.turn.reading():
+        with self.executor.lock.reading(), contextlib.nullcontext() if optimizer is None else optimizer.lock.reading():
             save(path, self, optimizer)
 
     def to_onnx(self, path, *, unknown="error"):

@@ -10,7 +10,7 @@ import weakref
 
 import numpy as np
 
-from ._plan import Stepper, Turn, Use
+from ._plan import Stepper, Use, UseLock
 from .buffers import aligned_zeros
 from .choice import AT_LEAST_ZERO, FRACTION, POSITIVE
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
@@ -76,7 +76,7 @@ class Optimizer(Stepper):
         "clip_norm": POSITIVE,
         "ema_decay": FRACTION,
     }
-    outer_kernel = None  # like `sgd_outer_step`, with scalars of `kernel`, where the rule needs no gradient array
+    rank_one_kernel = None  # like `sgd_outer_step`, with scalars of `kernel`, where the rule needs no gradient array
     decoupled = False
     rate_found = 1.0  # what part of the rate that a range test finds is good for a whole training
 
@@ -113,7 +113,7 @@ class Optimizer(Stepper):
         self._network = None
         self._standalone = None
         self._asked = None  # (schedule, step, learning rate) of the next step, where it is known already
-        self._converter, self.turn = Converter(), Turn("optimizer")
+        self._converter, self.lock = Converter(), UseLock("optimizer")
 
     def check_hyper(self, name, value):
         """`value` as a float in its range, also once it is rounded to float32."""
@@ -153,7 +153,7 @@ class Optimizer(Stepper):
     @minibatches.setter
     def minibatches(self, value):
         value = check_integer("minibatches", value, 0)
-        with self.turn:
+        with self.lock:
             self.counter[:] = value, self.counter[1] + 1
 
     @property
@@ -225,20 +225,20 @@ class Optimizer(Stepper):
 
     def _rates(self, steps):
         """Learning rates of minibatches of these updates; those from the first on of which the network is asked (for
-        its loss, say) are left out, unless it is the next one: they are to be asked for when it is their turn."""
+        its loss, say) are left out, unless it is the next one: they are to be asked for when it is their lock."""
         network = None if self._network is None else self._network()
-        turns = [self.turn] if network is None else [self.turn, network.executor.lock]
+        locks = [self.lock] if network is None else [self.lock, network.executor.lock]
         with contextlib.ExitStack() as stack:
-            for turn in turns:
-                stack.enter_context(turn.lent(Use.BORROW))
-            uses, rates, schedule = [turn.uses for turn in turns], [], self.schedule
+            for lock in locks:
+                stack.enter_context(lock.lend(Use.BORROW))
+            uses, rates, schedule = [lock.uses for lock in locks], [], self.schedule
             if isinstance(schedule, Schedule):
                 rates = np.broadcast_to(np.asarray(schedule(steps), np.float64), len(steps))
-                known = steps[0] if [turn.uses for turn in turns] != uses else steps[-1]
+                known = steps[0] if [lock.uses for lock in locks] != uses else steps[-1]
                 return rates[: np.searchsorted(steps, known, side="right")]
             for step in range(steps[0], steps[-1] + 1):
                 rate = self._checked_rate(schedule, step)
-                if [turn.uses for turn in turns] != uses:
+                if [lock.uses for lock in locks] != uses:
                     rates = rates or [rate]
                     break
                 rates.append(rate)
@@ -376,13 +376,13 @@ class Optimizer(Stepper):
         may be evaluated and saved there by the same thread; training it, and any use by other threads, is a
         RuntimeError."""
         self.check_network(network)
-        with network.executor.lock.use(Use.BORROW), self.turn.use(Use.BORROW):
+        with network.executor.lock.use(Use.BORROW), self.lock.use(Use.BORROW):
             parts = [slice(part.start, part.stop) for part in self.parts_of(network)]
             pairs, held = list(zip(parts, self.averages, strict=True)), network.parameters.copy()
             try:
                 for part, average in pairs:
                     network.parameters[part] = average
-                with network.executor.lock.lent(Use.BORROW), self.turn.lent(Use.BORROW):
+                with network.executor.lock.lend(Use.BORROW), self.lock.lend(Use.BORROW):
                     yield network
             finally:
                 network.parameters[...] = held
@@ -391,18 +391,18 @@ class Optimizer(Stepper):
 
     def _prepared_step(self, params, grads, num_threads, backend):
         """`step` of anything: checks, and raises. Makes ready for the quick way."""
-        with self.turn:
+        with self.lock:
             self.settle()
-            self._step_in_turn(params, grads, num_threads, backend)
+            self._step_with_lock(params, grads, num_threads, backend)
             self._converter.note_change()
 
     def settle(self):
         """Drops what an exception, or a fork, may have left half set."""
-        if self.turn.disturbed:
-            self._standalone, self._quick, self._converter = None, None, Converter()
-            self.turn.disturbed = False
+        if self.lock.disturbed:
+            self._standalone, self._fast, self._converter = None, None, Converter()
+            self.lock.disturbed = False
 
-    def _step_in_turn(self, params, grads, num_threads, backend):
+    def _step_with_lock(self, params, grads, num_threads, backend):
         parameters = self._converter.arrays("params", params, True)
         gradients = self._converter.arrays("grads", grads, False)
         bound = self._standalone
@@ -413,8 +413,8 @@ class Optimizer(Stepper):
         check_pairs(parameters, gradients)
         if bound is None or not bound.serves(parameters, num_threads, backend):
             self._standalone = bound = Standalone(self, parameters, gradients, num_threads, backend)
-            self._quick = bound.quick
-        if self._quick is None:
+            self._fast = bound.fast
+        if self._fast is None:
             bound.step_in_python(self, gradients)
         elif not bound.step(self, parameters, gradients, num_threads, backend):
             raise AssertionError("arrays that passed every check do not fit")
@@ -422,8 +422,8 @@ class Optimizer(Stepper):
     # ---- kept
 
     def __getstate__(self):
-        with self.turn.reading():  # a copy of between two steps
-            own = {"_network": None, "_standalone": None, "_converter": Converter(), "turn": Turn("optimizer")}
+        with self.lock.reading():  # a copy of between two steps
+            own = {"_network": None, "_standalone": None, "_converter": Converter(), "lock": UseLock("optimizer")}
             arrays = {"counter": self.counter.copy(), "norm": self.norm.copy()}
             arrays["state"] = {slot: [a.copy() for a in parts] for slot, parts in self.state.items()}
             if isinstance(self.schedule, Schedule):

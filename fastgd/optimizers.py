@@ -469,7 +469,7 @@ class SGD(Optimizer):
         if nesterov and self.hyper["momentum"] == 0:
             raise value_error("momentum", "a number > 0 with nesterov=True", momentum)
         self.kernel = sgd_step if self.hyper["momentum"] == 0 else nesterov_step if nesterov else momentum_step
-        self.outer_kernel = sgd_outer_step if self.kernel is sgd_step and not self.hyper["weight_decay"] else None
+        self.rank_one_kernel = sgd_outer_step if self.kernel is sgd_step and not self.hyper["weight_decay"] else None
 
     def scalars(self, lr, t):
         return (lr,) if self.kernel is sgd_step else (lr, self.hyper["momentum"])

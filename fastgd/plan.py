@@ -1,7 +1,7 @@
 """The plan: the way of a minibatch, written down once as a list of kernels bound to their buffers.
 
 Layers and the loss write operations down by name of kernel and buffers; then the plan lays out one workspace for all
-buffers, chooses a body for every kernel and binds it. Running is walking parts of the list: in C for compiled
+buffers, chooses a body for every kernel and binds it. Running goes through parts of the list: in C for compiled
 bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
 
     gather       the rows of the minibatch out of the data
@@ -10,9 +10,9 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
     loss         value, and gradient of the outputs
     backward     the gradient of the rows, layer by layer
     inputs       the largest magnitude of the inputs
-    peaks        ... and of all that the gradient of the parameters is made of
+    max_abs      ... and of all that the gradient of the parameters is made of
     total        sums over the rows
-    peak         the largest of the rows' magnitudes
+    largest      the largest of the rows' magnitudes
     parameters   the gradient of the parameters
     penalty      ... with that of the penalty
     check        how many elements of it are too large
@@ -20,7 +20,7 @@ bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
     norms        the squares of the gradient,
     factor       and what it is clipped by
     update       the optimizer
-    outer        the optimizer on a minibatch of one row, whose gradient is not made
+    rank_one     the optimizer on a minibatch of one row, whose gradient is not made
     track        statistics of the minibatch into running ones
 
 Over 400 lines: writing down, laying out, binding and running go through the same buffers and records."""
@@ -32,19 +32,19 @@ import time
 import numpy as np
 
 from ._plan import (
+    ASKED_TO_STOP,
     BY_ROWS,
     CHECK_GRADIENT,
     CHECK_LOSS,
-    CHECK_PEAK,
+    CHECK_MAX_ABS,
     DONE,
     FAULT,
     FUSED,
     GRAIN,
     OUT_OF_TIME,
-    TOLD_TO_STOP,
+    FastStep,
     Inputs,
-    QuickStep,
-    StepOfPython,
+    StepInPython,
     Use,
 )
 from .buffers import aligned_zeros
@@ -54,23 +54,23 @@ from .data import (
     fill_rows,
     gather_labels,
     gather_rows,
-    largest_peak,
-    peak_of_rows,
-    raise_peak_of_rows,
+    largest_max_abs,
+    max_abs_of_rows,
+    raise_max_abs_of_rows,
 )
 from .gradient import accumulate_gradient
 from .interrupts import held
 from .losses import penalty_gradient, penalty_value, sum_loss
-from .program import UPDATE_PHASES, UPDATE_WALK, Fed, Program
-from .steps import Feeds, Steps, addresses
+from .program import UPDATE_PASS, UPDATE_PHASES, PerStep, Program
+from .steps import PerStepValues, Steps, addresses
 from .update import write_update
 
 PHASES = (
-    "gather", "weight", "forward", "loss", "backward", "inputs", "peaks", "total", "peak", "parameters", "penalty",
-    "check", *UPDATE_PHASES, "outer", "track",
+    "gather", "weight", "forward", "loss", "backward", "inputs", "max_abs", "total", "largest", "parameters", "penalty",
+    "check", *UPDATE_PHASES, "rank_one", "track",
 )  # fmt: skip
 # Phases in which a value may be another each step.
-FED_PHASES = ("forward", "backward", *UPDATE_PHASES, "outer")
+PER_STEP_PHASES = ("forward", "backward", *UPDATE_PHASES, "rank_one")
 # The phases whose operations go through the rows of the minibatch, and those that take its time.
 BY_ROWS_PHASES = ("forward", "loss", "backward")
 WORK_PHASES = (*BY_ROWS_PHASES, "parameters")
@@ -89,13 +89,13 @@ FUSED_BLOCK, FUSED_ROWS = 64 * 1024, 512
 # How many times as many parameters as values in the workspace there are for these to be checked in their stead.
 FEW_VALUES = 4
 
-# A walk is a list of stages: phases shared by the threads (first, last), phases that the last thread to finish them
+# A pass is a list of stages: phases shared by the threads (first, last), phases that the last thread to finish them
 # runs alone (first, last), flags. See plan.pyx.
-_INPUTS = ("inputs", "inputs", "peak", "peak", BY_ROWS)
-_GUARDED = ("weight", "peaks", "total", "peak", BY_ROWS | CHECK_LOSS | CHECK_PEAK)
+_INPUTS = ("inputs", "inputs", "largest", "largest", BY_ROWS)
+_GUARDED = ("weight", "max_abs", "total", "largest", BY_ROWS | CHECK_LOSS | CHECK_MAX_ABS)
 _GRADIENT = ("parameters", "parameters", None, None, 0)
 _TRACK = ("track", "track", None, None, 0)
-WALKS = {
+PASSES = {
     "forward": (_INPUTS, ("forward", "forward", None, None, BY_ROWS)),
     "loss": (_INPUTS, ("weight", "loss", "total", "total", BY_ROWS)),
     "gradient": (
@@ -108,13 +108,13 @@ WALKS = {
         ("weight", "backward", "total", "total", BY_ROWS | CHECK_LOSS),
         _GRADIENT,
         ("penalty", "penalty", "check", "check", CHECK_GRADIENT),
-        *UPDATE_WALK,
+        *UPDATE_PASS,
         _TRACK,
     ),
     "parameters": (_GRADIENT,),
-    "guarded": (_GUARDED, _GRADIENT, *UPDATE_WALK, _TRACK),
+    "guarded": (_GUARDED, _GRADIENT, *UPDATE_PASS, _TRACK),
     "fused": (_GUARDED, ("parameters", "parameters", None, None, FUSED), _TRACK),
-    "outer": (_GUARDED, ("outer", "outer", None, None, 0)),
+    "rank_one": (_GUARDED, ("rank_one", "rank_one", None, None, 0)),
 }
 
 
@@ -143,14 +143,14 @@ class Plan(Program):
         self.has_backward = backward
         self.rows = 0
         self.inputs = {}  # names of what the layers of a container take, by its path
-        self.outer_products = []
+        self.rank_one_updates = []
         # How many operations write the gradient of an array, and products for each row that it is the sum of.
         self._written, self._terms = collections.Counter(), collections.Counter()
         self.kinds = []
         self.optimizer = None
         self._prepared = None  # steps that the runner is in the middle of
-        self.pace = collections.defaultdict(lambda: np.zeros(2))  # of each walk: see `Runner.run`
-        self.torn = False  # whether a step is half done
+        self.pace = collections.defaultdict(lambda: np.zeros(2))  # of each pass: see `Runner.run`
+        self.is_mid_step = False  # whether a step is half done
         self._write_down()
         self._lay_out()
         self._bind()
@@ -191,13 +191,13 @@ class Plan(Program):
         self.buffers[f"d{name}.flat"], self.buffers[f"{part}.flat"] = whole.reshape(-1), self.buffers[part].reshape(-1)
         self.add("parameters", accumulate_gradient, f"d{name}.flat", f"{part}.flat", 1.0, 1.0)
 
-    def add_outer_product(self, b, w, x, dy):
+    def add_rank_one_update(self, b, w, x, dy):
         """Notes that for a minibatch of one row of one position the gradient of b is dy and that of w is x^T dy."""
-        self.outer_products.append((b, w, x, dy))
+        self.rank_one_updates.append((b, w, x, dy))
 
     def mark(self):
         """The end of what is written down by now, for `keep`."""
-        return len(self._phases["backward"]), len(self._phases["parameters"]), len(self.outer_products)
+        return len(self._phases["backward"]), len(self._phases["parameters"]), len(self.rank_one_updates)
 
     def keep(self, name, mark, result):
         """Leaves a buffer as it was at a mark: if an operation of the backward pass since then writes to it, all since
@@ -209,7 +209,7 @@ class Plan(Program):
         copy = self.row_buffer(f"{base}.copy{backward}", self.row_shapes[base])
         for operation in (*self._phases["backward"][backward:], *self._phases["parameters"][parameters:]):
             operation.buffers = _renamed(operation.buffers, base, copy)
-        self.outer_products[products:] = [_renamed(p, base, copy) for p in self.outer_products[products:]]
+        self.rank_one_updates[products:] = [_renamed(p, base, copy) for p in self.rank_one_updates[products:]]
         self._phases["backward"].insert(backward, self.operation(copy_rows, copy, base))
         is_copy = self._base.get(result, result) == base
         return self.reshaped(f"{copy}.view", copy, self.row_shapes[result]) if is_copy else result
@@ -232,12 +232,12 @@ class Plan(Program):
         if self.has_backward:
             network.body.backward(self, "", "x", dy, False)
         self.terms = max(self._terms.values(), default=1)
-        largest = self.row_buffer("peaks")
-        self.add("inputs", peak_of_rows, largest, "x")
+        max_abs = self.row_buffer("max_abs")
+        self.add("inputs", max_abs_of_rows, max_abs, "x")
         for name in ("workspace",) if self.capacity == 1 else self._guarded():
-            self.add("peaks", raise_peak_of_rows, largest, name)
+            self.add("max_abs", raise_max_abs_of_rows, max_abs, name)
         self.add("total", sum_loss, "total", losses)
-        self.add("peak", largest_peak, "peak", largest)
+        self.add("largest", largest_max_abs, "largest", max_abs)
         if network.n_weights and (network.l1 or network.l2):
             self.add("total", penalty_value, "total", "penalized", network.l1, network.l2)
             self.add("penalty", penalty_gradient, "dpenalized", "penalized", network.l1, network.l2)
@@ -276,7 +276,7 @@ class Plan(Program):
         self.buffers["workspace"] = self.workspace.reshape(1, -1)
         self.buffers["gradient"] = network.gradient.reshape(1, -1)
         self.buffers["total"] = np.zeros(1, np.float64)
-        self.buffers["peak"] = np.zeros(1, np.float64)
+        self.buffers["largest"] = np.zeros(1, np.float64)
         self.buffers["bad_gradients"] = np.zeros(1, np.int64)
 
     def bytes_of_a_row(self):
@@ -292,7 +292,7 @@ class Plan(Program):
             total = self._phases["total"][0]
             self.make_runner(
                 total=total.slot("total"),
-                peak=self.buffers["peak"].ctypes.data,
+                largest=self.buffers["largest"].ctypes.data,
                 bad_gradients=self.buffers["bad_gradients"].ctypes.data,
                 row_block=max(1, BLOCK // self.positions),
                 row_grain=max(1, GRAIN // self.positions),
@@ -308,10 +308,10 @@ class Plan(Program):
         self._prepared = None
         network = self.network
         optimizer.check_network(network)
-        with network.executor.lock.lent(Use.BORROW):  # a learning-rate function may ask it
+        with network.executor.lock.lend(Use.BORROW):  # a learning-rate function may ask it
             optimizer.prepare(self.backend, self.dtype, {part.kind for part in optimizer.parts_of(network)})
         parts = optimizer.bind(network)
-        for phase in (*UPDATE_PHASES, "outer"):
+        for phase in (*UPDATE_PHASES, "rank_one"):
             self._phases[phase].clear()
         named = []
         for start, stop, kind in parts:
@@ -320,17 +320,17 @@ class Plan(Program):
                 self.buffers[name + cut] = flat[start:stop]
             named.append((f"parameters{cut}", f"dparameters{cut}", kind))
         write_update(self, optimizer, named)
-        outer = optimizer.outer_kernel
-        products = [name for b, w, _, _ in self.outer_products for name in (b, w)]
+        rank_one = optimizer.rank_one_kernel
+        products = [name for b, w, _, _ in self.rank_one_updates for name in (b, w)]
         is_whole = sorted(products) == sorted(network.views()) and self.is_of_one_position
-        if outer and optimizer.is_plain and is_whole:
-            for product in self.outer_products:
-                self.add("outer", outer, *product, *(Fed((parts[0].kind, name)) for name in outer.scalars))
+        if rank_one and optimizer.is_plain and is_whole:
+            for product in self.rank_one_updates:
+                self.add("rank_one", rank_one, *product, *(PerStep((parts[0].kind, name)) for name in rank_one.scalars))
         self._bind(self.ends["check"])
         self.kinds = sorted({part.kind for part in parts})
         self._follow(parts)
         self.optimizer = optimizer
-        self.best_walk = self._choose_walk()
+        self.best_pass = self._choose_pass()
 
     @property
     def is_of_one_position(self):
@@ -341,14 +341,14 @@ class Plan(Program):
         """How many threads the work on so many rows is worth."""
         return 1 if self.runner is None else self.runner.threads(rows)
 
-    def _choose_walk(self):
+    def _choose_pass(self):
         """The fastest way of a step through this plan; a penalty must be added to the gradient before it is checked."""
         network, optimizer = self.network, self.optimizer
         if self.runner is None or network.l1 or network.l2:
             return "step"
         few_values = self.is_of_one_position and self.workspace.size * FEW_VALUES < network.n_parameters
-        if few_values and self._phases["outer"]:
-            return "outer"
+        if few_values and self._phases["rank_one"]:
+            return "rank_one"
         if network.parameters.nbytes * 2 + optimizer.state_bytes(network) > FUSED_BYTES:
             return "fused" if optimizer.works_by_parts else "guarded"
         return "guarded" if few_values else "step"
@@ -428,25 +428,25 @@ class Plan(Program):
             share=np.array([self._phases["weight"][0].slot("value")]), losses=self.losses_in(1), terms=self.terms,
         )  # fmt: skip
 
-    def feed_minibatch(self, number):
+    def set_minibatch_number(self, number):
         """Makes the layers do what they do in the minibatch of this number."""
-        for _, name, links in self.fed(("forward", "backward")):
+        for _, name, links in self.per_step(("forward", "backward")):
             for link in links:
                 link.set_scalars(**{name: float(number)})
 
-    def _stages(self, walk, gather=False):
-        """The stages of a walk, with `gather` with the rows gathered first."""
+    def _stages(self, pass_name, gather=False):
+        """The stages of a pass, with `gather` with the rows gathered first."""
         first = {"weight": "gather"} if gather else {}
-        return self.stages([(first.get(stage[0], stage[0]), *stage[1:]) for stage in WALKS[walk]])
+        return self.stages([(first.get(stage[0], stage[0]), *stage[1:]) for stage in PASSES[pass_name]])
 
-    def run(self, walk):
+    def run(self, pass_name):
         """Walks once, with the minibatch that is set."""
         self.point("total", self.buffers["total"])
-        stages = self._stages(walk)
+        stages = self._stages(pass_name)
         if self.runner is None:
-            self.walk_in_python(stages)
-        elif self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[walk]) == FAULT:
-            self.raise_fault(self._taken[0], None if walk == "forward" else self._taken[1])
+            self.run_in_python(stages)
+        elif self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[pass_name]) == FAULT:
+            self.raise_fault(self._taken[0], None if pass_name == "forward" else self._taken[1])
 
     def raise_fault(self, x, y):
         """Raises what a function written by a user has raised in compiled code on these rows, if one has: by the same
@@ -457,7 +457,7 @@ class Plan(Program):
             return
         update = self.failed_update()
         if update is not None:
-            self.torn = True
+            self.is_mid_step = True
             self.raise_in_update(update)
         twin = Plan(self.network, len(x), self.loss_kernel, training=self.training, backend="numpy")
         arrays = {"x": x} if y is None else {"x": x, "y": y}
@@ -469,35 +469,35 @@ class Plan(Program):
         for phase in ("forward", "loss", "backward"):
             for mine, its in zip(self._phases[phase], twin._phases[phase], strict=True):
                 its.copy_scalars(mine)
-        walk = ("forward", "forward") if y is None else ("weight", "backward")
-        twin.walk_in_python(twin.stages([(*walk, None, None, 0)]))
+        pass_name = ("forward", "forward") if y is None else ("weight", "backward")
+        twin.run_in_python(twin.stages([(*pass_name, None, None, 0)]))
         raise failed.kernel.fault()
 
     # ---- training
 
-    def train(self, steps, first, pauses, walk, seconds, tell=None):
+    def train(self, steps, first, pauses, pass_name, seconds, notify=None):
         """Runs training steps from `first` on, which follow those it was called for before, to before the last of
         `pauses`; returns the step at which it stopped, and why: that all are done; that so many seconds are over; that
-        a step diverged; or that tell(s), called at pauses, says to stop. The optimizer is in use already. `release`
+        a step diverged; or that notify(s), called at pauses, says to stop. The optimizer is in use already. `release`
         is to follow."""
         if self.runner is None:
             end = int(pauses[np.searchsorted(pauses, first, side="right")])
             return self._train_in_python(steps, first, end, seconds)
-        if not self.is_ready_for(steps) or self._prepared[1] != walk:
-            self._prepare(steps, first, walk)
+        if not self.is_ready_for(steps) or self._prepared[1] != pass_name:
+            self._prepare(steps, first, pass_name)
         threads, ending = self._prepared[2:4]
-        result = self.runner.train(first, pauses, tell, threads, seconds)
-        if ending is not None and result[1] in (DONE, OUT_OF_TIME, TOLD_TO_STOP):
+        result = self.runner.train(first, pauses, notify, threads, seconds)
+        if ending is not None and result[1] in (DONE, OUT_OF_TIME, ASKED_TO_STOP):
             self.runner.run(ending, 1, 1, self.pace["parameters"])
         return result
 
-    def _prepare(self, steps, first, walk):
+    def _prepare(self, steps, first, pass_name):
         """Makes the runner ready for steps from `first` on."""
-        feeds, stages = Feeds(), self._stages(walk, gather=not steps.in_place)
+        per_step, stages = PerStepValues(), self._stages(pass_name, gather=not steps.in_place)
         # The short way for one row makes no gradient: that of the last step is made when all is done.
-        ending = self._stages("parameters") if walk == "outer" else None
+        ending = self._stages("parameters") if pass_name == "rank_one" else None
         used = stages if ending is None else np.concatenate([stages, ending])
-        self._feed_update(feeds, steps)
+        self._feed_update(per_step, steps)
         taken = dict.fromkeys(("x", "y", "index", "weights"))
         if steps.in_place:
             taken |= {"x": addresses(steps.x, steps.starts), "y": addresses(steps.y, steps.starts)}
@@ -513,16 +513,16 @@ class Plan(Program):
             self.point("weight", self.buffers["weight"])
         else:
             taken["weights"] = addresses(steps.weights, steps.weight_starts)
-        limits, inputs, table = np.ascontiguousarray(steps.gradient_limits), self._inputs_of(used), feeds.table()
+        limits, inputs, table = np.ascontiguousarray(steps.gradient_limits), self._inputs_of(used), per_step.table()
         done, rows = np.searchsorted(steps.ends, first, side="right"), int(steps.rows[0])
         self.runner.prepare(
-            stages, inputs=inputs, feeds=table, rows=steps.rows, **taken, limits=limits, marks=steps.ends[done:],
+            stages, inputs=inputs, per_step=table, rows=steps.rows, **taken, limits=limits, marks=steps.ends[done:],
             times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
-            minibatches=self.network.counter, pace=self.pace[walk],
+            minibatches=self.network.counter, pace=self.pace[pass_name],
             steps_between_looks=int(max(1, LOOK_WORK // (rows * self.work))),
         )  # fmt: skip
-        kept = feeds, table, taken, limits, inputs, stages
-        self._prepared = steps, walk, self.threads(rows), ending, kept
+        kept = per_step, table, taken, limits, inputs, stages
+        self._prepared = steps, pass_name, self.threads(rows), ending, kept
 
     def is_ready_for(self, steps):
         """Whether the runner is in the middle of these steps, and nothing else was done with this plan since."""
@@ -535,40 +535,40 @@ class Plan(Program):
             self.point("data.x", self.own["x"])
             self.point("data.y", self.own["y"])
 
-    def _feed_update(self, feeds, steps):
+    def _feed_update(self, per_step, steps):
         """What every step needs but the minibatch: where its loss goes, hyper-parameters, limit of the gradient."""
         total = self._phases["total"]
-        feeds.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
-        for key, name, links in self.fed(FED_PHASES):
-            feeds.add([link.slot(name) for link in links], steps.values[key])
-        for address, size in self.sometimes():
-            feeds.add([address], steps.active * size)
+        per_step.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
+        for key, name, links in self.per_step(PER_STEP_PHASES):
+            per_step.add([link.slot(name) for link in links], steps.values[key])
+        for address, size in self.conditional():
+            per_step.add([address], steps.active * size)
         for phase in PENALIZED:
             values = steps.penalties.get(phase, np.broadcast_to(self.network.l2, len(steps)))
-            feeds.add([operation.slot("l2") for operation in self._penalties(phase)], values)
-        feeds.add([self._phases["check"][0].slot("limit")], steps.gradient_limits)
+            per_step.add([operation.slot("l2") for operation in self._penalties(phase)], values)
+        per_step.add([self._phases["check"][0].slot("limit")], steps.gradient_limits)
 
     def _penalties(self, *phases):
         """The operations of the penalty, or those in some phases."""
         return [o for phase in phases or PENALIZED for o in self._phases[phase] if "l2" in o.kernel.scalars]
 
-    def quick_step(self, lock, optimizer, count, last_loss):
-        """A `QuickStep` for the next `count` steps of the optimizer, which is in use already."""
+    def make_fast_step(self, lock, optimizer, count, last_loss):
+        """A `FastStep` for the next `count` steps of the optimizer, which is in use already."""
         steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
-        feeds = Feeds()
+        per_step = PerStepValues()
         self.point("weight", self.buffers["weight"])
-        self._feed_update(feeds, steps)
+        self._feed_update(per_step, steps)
         # A step by itself leaves its gradient to be looked at.
-        walk = "guarded" if self.best_walk == "outer" else self.best_walk
-        stages = self._stages(walk)
+        pass_name = "guarded" if self.best_pass == "rank_one" else self.best_pass
+        stages = self._stages(pass_name)
         x, y = self.own["x"], self.own["y"]
-        return QuickStep(
-            self.runner, lock, optimizer, stages=stages, feeds=feeds.table(),
+        return FastStep(
+            self.runner, lock, optimizer, stages=stages, per_step=per_step.table(),
             inputs=self._inputs_of(stages), limits=np.ascontiguousarray(steps.gradient_limits),
             counter=optimizer.counter,
-            minibatches=self.network.counter, pace=self.pace[walk], capacity=self.capacity, x=x, y=y,
+            minibatches=self.network.counter, pace=self.pace[pass_name], capacity=self.capacity, x=x, y=y,
             last_loss=last_loss, watched=self.watched(),
-            raise_fault=self.raise_fault, kept=(self, steps, feeds),
+            raise_fault=self.raise_fault, kept=(self, steps, per_step),
         )  # fmt: skip
 
     def _train_in_python(self, steps, first, end, seconds):
@@ -586,20 +586,20 @@ class Plan(Program):
             if steps.weights is not None:
                 weight = steps.weights[steps.weight_starts[s] :][: len(x)]
             self.set_minibatch(x, y, weight)
-            self.prepare_in_python(FED_PHASES, steps.values, s, steps.active[s])
+            self.prepare_in_python(PER_STEP_PHASES, steps.values, s, steps.active[s])
             self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
             for phase, values in steps.penalties.items():
                 for operation in self._penalties(phase):
                     operation.set_scalars(l2=float(values[s]))
-            with StepOfPython():
-                self.torn = True
-                status = self.walk_in_python(stages)
+            with StepInPython():
+                self.is_mid_step = True
+                status = self.run_in_python(stages)
                 steps.totals[s] = self.buffers["total"][0]
                 if status == DONE:
                     self.optimizer.counter[0] += 1
                     self.network.counter[0] += 1
                     steps.count(s)
-                self.torn = False
+                self.is_mid_step = False
             if status != DONE:
                 return s, status
         return end, DONE

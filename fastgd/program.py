@@ -1,7 +1,7 @@
-"""A program: operations, which are kernels bound to their buffers, in phases, and the walks over them.
+"""A program: operations, which are kernels bound to their buffers, in phases, and the passes through them.
 
 Operations are written down by name of kernel and buffers. `bind` then chooses a body for each and binds it, for the
-native runner if the bodies are compiled; Python walks over numpy bodies.
+native runner if the bodies are compiled; Python runs numpy bodies.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from ._plan import (
     OPERATION,
     STAGE,
     Runner,
-    StepOfPython,
+    StepInPython,
     chain_address,
     chain_record,
 )
 from .kernel import Kernel
 
-# The phases of an update, in order, and the walk through them.
+# The phases of an update, in order, and the pass through them.
 UPDATE_PHASES = ("accumulate", "norms", "factor", "update")
-UPDATE_WALK = (
+UPDATE_PASS = (
     ("accumulate", "accumulate", None, None, 0),
     ("norms", "norms", "factor", "factor", 0),
     ("update", "update", None, None, 0),
@@ -45,7 +45,7 @@ HALF_DONE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Fed:
+class PerStep:
     """In place of a scalar: it has another value each step, found under this key."""
 
     key: object
@@ -86,7 +86,7 @@ class Operation:
     kernel: Kernel
     buffers: tuple
     scalars: tuple
-    sometimes: bool = False
+    conditional: bool = False
     positions: int = 1
     shapes: tuple = ()
     body: str = ""
@@ -98,7 +98,7 @@ class Operation:
     record: np.ndarray | None = None
     size: int = 0
     work: float = 0  # floating-point operations, about
-    resting: bool = False
+    is_skipped: bool = False
 
     @property
     def links(self):
@@ -116,10 +116,10 @@ class Operation:
         return self.row_dim == self.kernel.range_dim
 
     @property
-    def fed(self):
+    def per_step(self):
         """Names of the scalars that are fed, and the keys of their values."""
         named = zip(self.kernel.scalars, self.scalars, strict=True)
-        return {name: value.key for name, value in named if isinstance(value, Fed)}
+        return {name: value.key for name, value in named if isinstance(value, PerStep)}
 
     def view(self, j, array):
         """An array as the kernel sees it in place of its j-th buffer."""
@@ -157,10 +157,10 @@ class Chain:
     the next finds in the first cache."""
 
     links: tuple
-    sometimes: bool = False
+    conditional: bool = False
     record: np.ndarray | None = None
     size: int = 0
-    resting: bool = False
+    is_skipped: bool = False
     row_dim = None
     is_by_rows = False
 
@@ -183,25 +183,25 @@ class Program:
         self._phases = {phase: [] for phase in phases}
         self.operations, self.ends = [], {}
         self._table = np.zeros(0, OPERATION)
-        self.runner = None  # None: Python walks
+        self.runner = None  # None: Python runs them
         self._own_fault = np.zeros(1, np.int64)  # set to 1 when a Numba body of the package raises
         self.users_links = []  # compiled operations that call functions written by users
 
-    def add(self, phase, kernel, *arguments, sometimes=False):
+    def add(self, phase, kernel, *arguments, conditional=False):
         """Appends an operation to a phase: names of buffers, then scalars."""
-        self._phases[phase].append(self.operation(kernel, *arguments, sometimes=sometimes))
+        self._phases[phase].append(self.operation(kernel, *arguments, conditional=conditional))
 
-    def add_chain(self, phase, links, sometimes=False):
+    def add_chain(self, phase, links, conditional=False):
         """Appends operations to a phase that are done one after the other on each block of flat arrays."""
         if len(links) == 1:
-            links[0].sometimes = sometimes
-        self._phases[phase].append(links[0] if len(links) == 1 else Chain(tuple(links), sometimes))
+            links[0].conditional = conditional
+        self._phases[phase].append(links[0] if len(links) == 1 else Chain(tuple(links), conditional))
 
-    def operation(self, kernel, *arguments, sometimes=False):
+    def operation(self, kernel, *arguments, conditional=False):
         names, scalars = arguments[: len(kernel.arrays)], arguments[len(kernel.arrays) :]
         positions, shapes = fold(kernel, [self.row_shapes.get(name) for name in names])
         buffers = tuple(self._base.get(name, name) for name in names)
-        return Operation(kernel, buffers, scalars, sometimes, positions, shapes)
+        return Operation(kernel, buffers, scalars, conditional, positions, shapes)
 
     def bind(self, place=0):
         """Binds the operations from the place on; those before it stay."""
@@ -231,7 +231,7 @@ class Program:
         kernel = link.kernel
         link.body = kernel.choose_body(self.backend)
         link.arguments = [link.view(j, self.buffers[name]) for j, name in enumerate(link.buffers)]
-        link.arguments += [0.0 if isinstance(value, Fed) else value for value in link.scalars]
+        link.arguments += [0.0 if isinstance(value, PerStep) else value for value in link.scalars]
         for name, spec in zip(link.buffers, kernel.arrays.values(), strict=True):
             if name in self.row_names:
                 link.row_dim = spec.dims[0]
@@ -319,12 +319,12 @@ class Program:
         i = self.phases.index(first)
         return self.ends[self.phases[i - 1]] if i else 0, self.ends[last]
 
-    def stages(self, walk):
-        """The stages of a walk, a list of (first phase, last phase shared by the threads; first, last that the last
+    def stages(self, parts):
+        """The stages of a pass, a list of (first phase, last phase shared by the threads; first, last that the last
         thread to finish them runs alone; flags), as rows of an array. Stages without operations are left out. What in
         a stage by rows takes all rows together, as statistics of a minibatch do, becomes a stage of its own."""
         stages = []
-        for first, last, closing, end, flags in walk:
+        for first, last, closing, end, flags in parts:
             shared, alone = self.range_of(first, last), self.range_of(closing, end) if closing else (0, 0)
             if shared[0] == shared[1] and alone[0] == alone[1]:
                 continue
@@ -339,29 +339,29 @@ class Program:
             stages.append((begin, stop, *alone, flags))
         return np.array(stages, STAGE)
 
-    def fed(self, phases):
+    def per_step(self, phases):
         """(key of the values, name of the scalar, operations) of every scalar that is fed in some phases."""
         found = {}
         for operation in (o for phase in phases for o in self._phases[phase]):
             for link in operation.links:
-                for name, key in link.fed.items():
+                for name, key in link.per_step.items():
                     found.setdefault((key, name), []).append(link)
         return [(key, name, links) for (key, name), links in found.items()]
 
-    def sometimes(self):
+    def conditional(self):
         """(address of its size in the runner's table, size) of operations that are done in some steps only."""
         first = self._table["end"].ctypes.data
         stride = self._table.strides[0]
-        return [(first + i * stride, o.size) for i, o in enumerate(self.operations) if o.sometimes]
+        return [(first + i * stride, o.size) for i, o in enumerate(self.operations) if o.conditional]
 
-    def walk_in_python(self, stages):
-        """One walk over numpy bodies; returns why it stopped."""
+    def run_in_python(self, stages):
+        """One pass over numpy bodies; returns why it stopped."""
         # Compiled bodies ignore errors, too: what comes of them is checked. A fork within would leave the child a lock
         # of the library behind numpy's products.
-        with np.errstate(all="ignore"), StepOfPython():
+        with np.errstate(all="ignore"), StepInPython():
             for first, last, closing, end, flags in stages:
                 for operation in (*self.operations[first:last], *self.operations[closing:end]):
-                    if not operation.resting:
+                    if not operation.is_skipped:
                         self._run_in_python(operation)
                 if flags & CHECK_LOSS and not np.isfinite(self.buffers["total"][0]):
                     return BAD_LOSS
@@ -379,11 +379,11 @@ class Program:
 
     def prepare_in_python(self, phases, values, s, active):
         """Sets what is fed in some phases to the values of step s."""
-        for key, name, links in self.fed(phases):
+        for key, name, links in self.per_step(phases):
             for link in links:
                 link.set_scalars(**{name: float(values[key][s])})
         for operation in self.operations:
-            operation.resting = operation.sometimes and not active
+            operation.is_skipped = operation.conditional and not active
 
     def describe(self):
         """One line an operation: phase, kernel with buffers and their shapes, body in use."""

@@ -44,25 +44,27 @@ class Run:
     steps to come: a number, or another schedule of the optimizer's steps from its first one on.
     """
 
-    def __init__(self, network, optimizer, source, epochs, watch, callbacks, bar, checkpoint, checkpoint_every):
+    def __init__(
+        self, network, optimizer, source, epochs, early_stopping, callbacks, bar, checkpoint, checkpoint_every
+    ):
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
-        self._source, self._watch, self._bar = source, watch, bar
+        self._source, self._early_stopping, self._bar = source, early_stopping, bar
         self.rows_of_epoch = source.rows
-        self._checkpoint, self._checkpoint_every, self._learnt = checkpoint, checkpoint_every, None
+        self._checkpoint, self._checkpoint_every, self._state = checkpoint, checkpoint_every, None
         self._checkpoint_file = checkpoint and os.path.abspath(checkpoint)  # wherever a callback goes
         self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
         self._each_epoch = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
         self._each_steps = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
         self._learning_rate = None  # at the beginning; a callback may set another
-        self._looks, self._looks_at_epochs, self._watches = None, None, None  # see _see_who_watches
+        self._looks, self._looks_at_epochs, self._has_observers = None, None, None  # see _note_observers
         self._sums = np.zeros(2)  # of the rows' losses in the epoch going on, and of rows
         self._first_epoch = 0
         self.first_row, self.first_epoch = 0, 0  # of those done when this call began, if it goes on with a run
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         self._last_rate = None  # see _keep_rate
         # Steps that are laid out, how many of them and of their epochs are booked, and the minibatches before; epochs
-        # whose end has been attended to.
-        self._piece, self._booked, self._ended, self._base, self._attended = None, 0, 0, 0, 0
+        # whose end has been handled to.
+        self._piece, self._recorded, self._ended, self._base, self._handled = None, 0, 0, 0, 0
         self._trained = 0  # minibatches of the network before the steps that are laid out
         self._changes = 0  # of the optimizer, by hand, when they were laid out
         self._calling = False  # callbacks, who may have trained the network
@@ -83,13 +85,13 @@ class Run:
     @property
     def loss(self):
         """Of the last minibatch, before its update."""
-        return float(self._piece.totals[self._booked - 1]) if self._booked else self._last_loss
+        return float(self._piece.totals[self._recorded - 1]) if self._recorded else self._last_loss
 
     @property
     def learning_rate(self):
         """Of the last update."""
-        if self._booked:
-            return float(self._piece.rates[self._booked - 1])
+        if self._recorded:
+            return float(self._piece.rates[self._recorded - 1])
         if self._last_rate is not None:
             return self._last_rate
         return float(self._optimizer.schedule(max(self._optimizer.steps - 1, 0)))
@@ -116,7 +118,7 @@ class Run:
 
         All the while no other thread may use the network or the optimizer; functions that are called here may."""
         network, optimizer = self._network, self._optimizer
-        with network.executor.lock, optimizer.turn, self._lent(Use.TRAIN):
+        with network.executor.lock, optimizer.lock, self._lent(Use.TRAIN):
             optimizer.settle()
             self._learning_rate = optimizer.config()["learning_rate"]
             self._first_epoch = self._source.epoch = network.epochs
@@ -127,12 +129,12 @@ class Run:
     @contextlib.contextmanager
     def _lent(self, use):
         """Context of calls to functions of the user: they may use the network and the optimizer."""
-        with self._network.executor.lock.lent(use), self._optimizer.turn.lent(use):
+        with self._network.executor.lock.lend(use), self._optimizer.lock.lend(use):
             yield
 
     def _go(self):
         history = self._history
-        self._see_who_watches()
+        self._note_observers()
         if self._checkpoint:
             self.settings()  # looks at the data
         self._saved = time.monotonic()
@@ -146,7 +148,7 @@ class Run:
                 if isinstance(self._source, Stream):
                     self._train_on_stream()
                 else:
-                    with self._network.executor.lock, self._optimizer.turn:
+                    with self._network.executor.lock, self._optimizer.lock:
                         self._train_on_arrays()
                 history.stopped = history.stopped or "epochs"
                 self._finish()
@@ -165,20 +167,20 @@ class Run:
                 self._network.history = history  # a callback may have trained, too
         return history
 
-    def _see_who_watches(self):
+    def _note_observers(self):
         """Whether the schedule looks at losses (a callback may have set another one), whether there is more than
         callbacks to attend to at the end of an epoch, and whether there is anything."""
-        if self._watches is False:  # up to now nothing was to be attended to
-            self._attended = self.epoch
+        if self._has_observers is False:  # up to now nothing was to be handled to
+            self._handled = self.epoch
         self._looks = getattr(self._optimizer.schedule, "looks", False)
-        self._looks_at_epochs = self._watch.is_needed or self._looks
-        self._watches = self._looks_at_epochs or bool(self._each_epoch)
+        self._looks_at_epochs = self._early_stopping.is_needed or self._looks
+        self._has_observers = self._looks_at_epochs or bool(self._each_epoch)
 
     def _finish(self):
-        if self._watch.learnt is not None:
+        if self._early_stopping.best_state is not None:
             if self._checkpoint:
-                self._learnt = self._network.learnt.copy()
-            self._network.learnt[:] = self._watch.learnt
+                self._state = self._network.state.copy()
+            self._network.state[:] = self._early_stopping.best_state
         if self._checkpoint:
             self._save()
         if self._bar:
@@ -186,19 +188,19 @@ class Run:
 
     def _train_on_arrays(self):
         optimizer, source = self._optimizer, self._source
-        self._attend()
+        self._handle_missed()
         while self.epoch < self.epochs and not self._history.stopped:
-            self._see_who_watches()
+            self._note_observers()
             last_epoch, base = self._first_epoch + self.epochs, optimizer.minibatches
             self._trained = self._network.minibatches
             piece = source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=not self._looks)
             ends, rates = [*piece.ends.tolist(), math.inf], piece.rates[piece.ends - 1].tolist()
-            # All of this or nothing, as in `_book`; below, too.
+            # All of this or nothing, as in `_record`; below, too.
             self._piece, self._base, self._ends, self._end_rates = piece, base, ends, rates
             self._go_through_piece()
-            place, loss, rate = source.place_after(piece.ends, self._booked), self.loss, self.learning_rate
+            place, loss, rate = source.place_after(piece.ends, self._recorded), self.loss, self.learning_rate
             source.epoch, source.position = place
-            self._piece, self._booked, self._ended, self._last_loss = None, 0, 0, loss
+            self._piece, self._recorded, self._ended, self._last_loss = None, 0, 0, loss
             self._keep_rate(rate)
         self._network.executor.release()
 
@@ -215,23 +217,23 @@ class Run:
         """Trains until the piece is done, or is not what is to be done any more."""
         executor, steps, self._changes = self._network.executor, self._piece, self._optimizer.changes
         pauses = self._pauses()
-        while self._booked < len(steps) and self._is_as_laid_out():
+        while self._recorded < len(steps) and self._is_as_laid_out():
             try:
                 self._plan()
-                failed = executor.train(steps, self._booked, pauses, self._tell)
+                failed = executor.train(steps, self._recorded, pauses, self._notify)
             except Exception:
                 if executor.is_mid_step:  # a user's function raised in a step in Python
-                    self._book(self._optimizer.minibatches - self._base)
+                    self._record(self._optimizer.minibatches - self._base)
                 raise
             if failed is not None:
-                self._book(failed)
+                self._record(failed)
                 minibatch, epoch = self.step + 1, self.epoch + 1
                 raise executor.failure(steps, failed, self._optimizer, minibatch=minibatch, epoch=epoch)
 
     def _pauses(self):
         """The steps of the piece after which there is something to do."""
         size, begun, places = len(self._piece), self.step, [np.zeros(0, np.int64)]
-        if self._watches:
+        if self._has_observers:
             places.append(self._piece.ends)
         intervals = [steps for _, _, steps in self._each_steps]
         if self._checkpoint_every:
@@ -242,14 +244,14 @@ class Run:
 
     def _is_as_laid_out(self):
         """Whether the rest of the piece is still to be done."""
-        counter, booked = self._optimizer.counter, self._base + self._booked
+        counter, booked = self._optimizer.counter, self._base + self._recorded
         is_mine = counter.item(0) == booked and counter.item(1) == self._changes
-        return not self._history.stopped and is_mine and self._network.minibatches == self._trained + self._booked
+        return not self._history.stopped and is_mine and self._network.minibatches == self._trained + self._recorded
 
-    def _tell(self, s):
+    def _notify(self, s):
         """Attends to what is to be done after step s of the piece, at a pause or when Python looks in; tells whether
         the native run is at its end."""
-        self._book(s)
+        self._record(s)
         if self._bar:
             with self._lent(Use.BORROW):
                 self._bar(self)
@@ -257,9 +259,9 @@ class Run:
         # A callback may have used the network for something else.
         return not (self._network.executor.is_ready_for(self._piece) and self._is_as_laid_out())
 
-    def _book(self, s):
+    def _record(self, s):
         """Enters in the history what was done up to step s of the piece."""
-        steps, history, begun = self._piece, self._history, self._booked
+        steps, history, begun = self._piece, self._history, self._recorded
         if s == begun:
             return
         every = self._optimizer.accumulate
@@ -280,14 +282,14 @@ class Run:
         history.steps += updates
         self.step += s - begun
         self._network.epochs += new
-        self._booked, self._ended = s, ended
+        self._recorded, self._ended = s, ended
 
     def _train_on_stream(self):
         """Trains on an iterable's minibatches, one at a time."""
         network, optimizer, source, history = self._network, self._optimizer, self._source, self._history
-        self._attend()
+        self._handle_missed()
         while self.epoch < self.epochs and not history.stopped:
-            self._see_who_watches()
+            self._note_observers()
             batches = source.minibatches()
             batch = next(batches, None)
             if batch is None and not source.position:
@@ -303,7 +305,7 @@ class Run:
                 except Exception as error:
                     error.add_note(f"in minibatch {source.position} of epoch {self.epoch + 1}")
                     raise
-                self._book_minibatch(loss)
+                self._record_minibatch(loss)
                 if self._bar:
                     self._bar(self)
                 batch = next(batches, None)
@@ -311,11 +313,11 @@ class Run:
                     self._pause(at_epoch_end=False)
                 if history.stopped:
                     return
-            self._book_epoch()
+            self._record_epoch()
             self._pause(at_epoch_end=True)
 
     @np.errstate(all="ignore")
-    def _book_epoch(self):
+    def _record_epoch(self):
         """Enters an epoch of an iterable."""
         source, history = self._source, self._history
         loss, rate, seconds = self._sums[0] / self._sums[1], self.learning_rate, time.monotonic() - self._started
@@ -328,7 +330,7 @@ class Run:
         self._network.epochs, source.epoch, source.position = self._network.epochs + 1, source.epoch + 1, 0
 
     @np.errstate(all="ignore")
-    def _book_minibatch(self, loss):
+    def _record_minibatch(self, loss):
         """Enters a minibatch of an iterable."""
         every = self._optimizer.accumulate
         update = (self._base + 1) // every - self._base // every
@@ -344,11 +346,11 @@ class Run:
     def _pause(self, at_epoch_end):
         if at_epoch_end:
             if self._looks_at_epochs and isinstance(self._source, Stream):
-                with self._network.executor.lock, self._optimizer.turn:
+                with self._network.executor.lock, self._optimizer.lock:
                     self._end_epoch()
             elif self._looks_at_epochs:
                 self._end_epoch()
-            self._attended, self._undo = len(self._history.loss), None
+            self._handled, self._undo = len(self._history.loss), None
         if self._each_steps or (at_epoch_end and self._each_epoch):
             self._call(at_epoch_end)
         if self._checkpoint:
@@ -357,19 +359,19 @@ class Run:
             else:
                 self._save_in_time()
 
-    def _attend(self):
+    def _handle_missed(self):
         """A run that was resumed may have stopped between an epoch and what is done at its end."""
-        if self._watches and self._attended < self.epoch:
+        if self._has_observers and self._handled < self.epoch:
             self._pause(at_epoch_end=True)
 
     def _end_epoch(self):
         """Validation, metrics, and whether to go on."""
-        watch, history = self._watch, self._history
-        with self._optimizer.turn.lent(Use.BORROW):
-            loss, values = watch.values()
+        early_stopping, history = self._early_stopping, self._history
+        with self._optimizer.lock.lend(Use.BORROW):
+            loss, values = early_stopping.values()
         with self._lent(Use.BORROW):
             schedule = copy.deepcopy(self._optimizer.schedule) if self._looks else None
-        self._undo = watch.seen(), history.best_epoch, schedule
+        self._undo = early_stopping.seen(), history.best_epoch, schedule
         if loss is not None:
             history.validation_loss.append(loss)
         for name, value in values.items():
@@ -377,19 +379,19 @@ class Run:
         if self._looks:
             with self._lent(Use.BORROW):
                 self._optimizer.observe(history.loss[-1] if loss is None else loss)
-        history.stopped = watch.look(history)
+        history.stopped = early_stopping.look(history)
 
     def _take_back_epoch_end(self):
         """Undoes what was begun at the end of an epoch when an exception came."""
         if self._undo is None:
             return
         seen, self._history.best_epoch, schedule = self._undo
-        self._watch.take(seen)
+        self._early_stopping.take(seen)
         self._history.stopped = None
         if schedule is not None:
             self._optimizer.learning_rate = schedule
         for values in (self._history.validation_loss, *self._history.metrics.values()):
-            del values[self._attended :]
+            del values[self._handled :]
 
     def _call(self, at_epoch_end):
         """Calls the callbacks whose time it is."""
@@ -413,7 +415,7 @@ class Run:
 
     def save(self, path):
         """Writes network, optimizer and the state of this run to a file from which `fit(resume=True)` goes on."""
-        with self._lent(Use.BORROW), self._network.executor.lock.reading(), self._optimizer.turn.reading():
+        with self._lent(Use.BORROW), self._network.executor.lock.reading(), self._optimizer.lock.reading():
             files.save(path, self._network, self._optimizer, self)
 
     def _save(self):
@@ -430,100 +432,100 @@ class Run:
         if self._network.executor.is_mid_step:
             error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step")
             return
-        if self._piece is not None and done > self._booked and not self._calling:
-            self._book(done)
+        if self._piece is not None and done > self._recorded and not self._calling:
+            self._record(done)
         elif self._rows_now is not None and done == 1:
-            self._book_minibatch(self._network.executor.loss_of_step)
+            self._record_minibatch(self._network.executor.loss_of_step)
         self._save()
         error.add_note(f"saved to {self._checkpoint!r} after minibatch {self.step}")
 
     def settings(self):
         """What has to be the same for a run to be resumed."""
-        source, watch = self._source, self._watch
+        source, early_stopping = self._source, self._early_stopping
         if self._digests is None:
-            samples = None if isinstance(source, Stream) else source.samples, watch.validation
+            samples = None if isinstance(source, Stream) else source.samples, early_stopping.validation
             self._digests = [None if part is None else part.digest(self._network.dtype) for part in samples]
         return {
             "rows": source.rows,
             "data": self._digests[0],
             "batch_size": source.size,
             "shuffle": source.shuffle,
-            "validation rows": None if watch.validation is None else len(watch.validation),
+            "validation rows": None if early_stopping.validation is None else len(early_stopping.validation),
             "validation data": self._digests[1],
-            "metrics": [metric.column for metric in watch.metrics],
-            "monitor": watch.monitor,
-            "restore_best": watch.restore_best,
+            "metrics": [metric.column for metric in early_stopping.metrics],
+            "monitor": early_stopping.monitor,
+            "restore_best": early_stopping.restore_best,
             "learning_rate": self._learning_rate,
         }
 
     def state(self):
         """What a file keeps of the run: a dict for JSON, and arrays by name."""
-        source, watch, history = self._source, self._watch, self._history
+        source, early_stopping, history = self._source, self._early_stopping, self._history
         place = source.epoch, source.position
         if self._piece is not None:
-            place = source.place_after(self._piece.ends, self._booked)
+            place = source.place_after(self._piece.ends, self._recorded)
         content = {
             "fit": self.settings(),
             "epoch": place[0],
             "position": place[1],
             "step": self.step,
-            "attended": self._attended if self._watches else self.epoch,
+            "handled": self._handled if self._has_observers else self.epoch,
             "seconds": time.monotonic() - self._started,
         }
         content["history"], lists = history.state()
         arrays = {f"history.{name}": array for name, array in lists.items()}
-        arrays |= {"sums": self._sums, "watch": np.array(watch.seen())}
-        for name, array in (("best", watch.learnt), ("learnt", self._learnt)):
+        arrays |= {"sums": self._sums, "early_stopping": np.array(early_stopping.seen())}
+        for name, array in (("best", early_stopping.best_state), ("state", self._state)):
             if array is not None:
                 arrays[name] = array
         return content, arrays
 
     def prepare(self, content, arrays, network):
         """Checks a state as it was saved, with the network as it was then; returns a function that takes it over."""
-        counts = ("epoch", "position", "step", "attended")
+        counts = ("epoch", "position", "step", "handled")
         numbers = {name: check_integer(name, content[name], 0) for name in counts}
         seconds = check_number("seconds", content["seconds"], 0.0)
         for name, array in arrays.items():
-            kept = name in ("best", "learnt")
+            kept = name in ("best", "state")
             if array.dtype != (network.dtype if kept else np.float64) or array.ndim != 1:
                 raise value_error(name, "a flat array of the run's precision", shown(array))
         begin = "history."
         lists = {name[len(begin) :]: array for name, array in arrays.items() if name.startswith(begin)}
         saved = History.of(content["history"], lists)
-        epochs, attended = len(saved.loss), numbers["attended"]
-        begin = "" if self._watch.validation is None else "validation_"
-        names = [f"{begin}{metric.column}" for metric in self._watch.metrics] if attended else []
+        epochs, handled = len(saved.loss), numbers["handled"]
+        begin = "" if self._early_stopping.validation is None else "validation_"
+        names = [f"{begin}{metric.column}" for metric in self._early_stopping.metrics] if handled else []
         if list(saved.metrics) != names:
             raise value_error("metrics", names, shown(list(saved.metrics)))
-        of_validation = 0 if self._watch.validation is None else attended
+        of_validation = 0 if self._early_stopping.validation is None else handled
         if len(saved.validation_loss) != of_validation:
             raise value_error("validation_loss", f"{of_validation} values", len(saved.validation_loss))
         for name, values in saved.metrics.items():
-            if len(values) != attended:
-                raise value_error(name, f"{attended} values", len(values))
-        if attended > epochs or epochs > numbers["epoch"] or numbers["position"] >= self._source.per_epoch:
+            if len(values) != handled:
+                raise value_error(name, f"{handled} values", len(values))
+        if handled > epochs or epochs > numbers["epoch"] or numbers["position"] >= self._source.per_epoch:
             raise value_error("position", "one that a run can have", shown(numbers))
-        sums, seen = arrays["sums"].reshape(2), arrays["watch"].reshape(3).tolist()
+        sums, seen = arrays["sums"].reshape(2), arrays["early_stopping"].reshape(3).tolist()
         if not (np.isfinite(sums).all() and 0 <= sums[1] < 2**53) or any(map(math.isnan, seen)):
             raise value_error("sums", "finite numbers", shown(sums.tolist()))
-        for name in {"best", "learnt"} & set(arrays):
-            if arrays[name].shape != network.learnt.shape:
-                raise value_error(name, f"{network.dtype} {network.learnt.shape}", shown(arrays[name]))
+        for name in {"best", "state"} & set(arrays):
+            if arrays[name].shape != network.state.shape:
+                raise value_error(name, f"{network.dtype} {network.state.shape}", shown(arrays[name]))
 
         def restore():
-            history, watch = self._history, self._watch
-            watch.take(seen)
-            if watch.waited < watch.patience or saved.stopped not in ("converged", "patience"):
+            history, early_stopping = self._history, self._early_stopping
+            early_stopping.take(seen)
+            if early_stopping.waited < early_stopping.patience or saved.stopped not in ("converged", "patience"):
                 saved.stopped = None
             vars(history).update(vars(saved))
             self._network.history = history
             self._sums[:], self.step = sums, numbers["step"]
             self.first_row, self.first_epoch = self.rows, epochs
-            self._attended, self._seconds_before = attended, seconds
+            self._handled, self._seconds_before = handled, seconds
             self._first_epoch = numbers["epoch"] - epochs
             self._source.epoch, self._source.position = numbers["epoch"], numbers["position"]
-            watch.learnt = arrays.get("best")
-            if "learnt" in arrays:
-                self._network.learnt[:] = arrays["learnt"]
+            early_stopping.best_state = arrays.get("best")
+            if "state" in arrays:
+                self._network.state[:] = arrays["state"]
 
         return restore

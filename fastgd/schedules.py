@@ -308,7 +308,7 @@ class reduce_on_plateau(Schedule):
     scale: "float" = dataclasses.field(default=1.0, init=False)
     best: "float" = dataclasses.field(default=None, init=False)
     waited: "int" = dataclasses.field(default=0, init=False)
-    resting: "int" = dataclasses.field(default=0, init=False)
+    is_skipped: "int" = dataclasses.field(default=0, init=False)
 
     looks = True
 
@@ -322,11 +322,11 @@ class reduce_on_plateau(Schedule):
             self.best, self.waited = loss, 0
         else:
             self.waited += 1
-        if self.resting:
-            self.resting, self.waited = self.resting - 1, 0
+        if self.is_skipped:
+            self.is_skipped, self.waited = self.is_skipped - 1, 0
         if self.waited > self.patience:
             self.scale *= self.factor
-            self.resting, self.waited = self.cooldown, 0
+            self.is_skipped, self.waited = self.cooldown, 0
 
 
 def _half_cosine(start, end, done):

@@ -15,11 +15,12 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._plan import WaitingTurn
+from ._plan import WaitingLock
 from .activations import ACTIVATIONS, Activation, sigmoid
 from .choice import AT_LEAST_ZERO, FRACTION, POSITIVE, pick
 from .data import RowReader, check_mapping
 from .dropout import Dropout
+from .early_stopping import EarlyStopping
 from .errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, value_error
 from .layers import Dense
 from .network import Network
@@ -37,7 +38,6 @@ from .sklearn_training import (
     minimize,
     predict,
 )
-from .stopping import Watch
 from .training import fresh_optimizer
 
 SOLVERS = ("adam", "sgd", "lbfgs")
@@ -151,15 +151,15 @@ class Perceptron(BaseEstimator):
         return kept[0]
 
     @property
-    def _turn(self):
+    def _lock(self):
         """Of the threads that use this estimator: who predicts waits until a fit is done, and the other way round."""
-        return vars(self).setdefault("_own_turn", WaitingTurn("estimator"))
+        return vars(self).setdefault("_own_lock", WaitingLock("estimator"))
 
     def __getstate__(self):
         # The network is made anew when it is used: all that it has learnt is in coefs_ and intercepts_.
-        with vars(self).get("_own_turn", contextlib.nullcontext()):
+        with vars(self).get("_own_lock", contextlib.nullcontext()):
             state = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_kept", "_own_turn")}
+        return {name: value for name, value in state.items() if name not in ("_kept", "_own_lock")}
 
     # ---- fit
 
@@ -167,7 +167,7 @@ class Perceptron(BaseEstimator):
     def _unchanged_by_errors(self, incremental=False):
         """Context of a fit, which no other thread sees half done, and in which an exception leaves the estimator as it
         was."""
-        with self._turn, self._restored_after_errors(incremental):
+        with self._lock, self._restored_after_errors(incremental):
             yield
 
     @contextlib.contextmanager
@@ -250,10 +250,10 @@ class Perceptron(BaseEstimator):
             network, samples, size, shuffle=self.shuffle, random_state=random_state, objective=objective,
             alpha=self.alpha,
         )  # fmt: skip
-        watch = Watch(network, (), samples, None, None, 0.0, None, False)
+        early_stopping = EarlyStopping(network, (), samples, None, None, 0.0, None, False)
         epochs = 1 if incremental else self.max_iter
         self.n_iter_ = 0
-        told = self._train(Run(network, optimizer, source, epochs, watch, [end], None, None, None))
+        told = self._train(Run(network, optimizer, source, epochs, early_stopping, [end], None, None, None))
         self._minibatches = network.minibatches
         source.leave_random_state(self.n_iter_)
         if self._follows("invscaling"):
@@ -338,7 +338,7 @@ class Perceptron(BaseEstimator):
     def network_(self):
         """A `fastgd.Network` of its own with the weights as they are: for `to_onnx`, `save`, `describe`."""
         check_is_fitted(self)
-        with self._turn:
+        with self._lock:
             return self._make_network(self.coefs_[0].dtype)
 
     def _validated(self, *arrays, **options):
@@ -353,7 +353,7 @@ class Perceptron(BaseEstimator):
         `coefs_`."""
         check_is_fitted(self)
         X = self._validated(X, reset=False)
-        with self._turn:
+        with self._lock:
             network = self._network_in_use()
             self._give_parameters(network)
             return finish(predict(network, X))

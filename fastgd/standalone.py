@@ -6,11 +6,11 @@ import typing
 
 import numpy as np
 
-from ._plan import QuickUpdate, StepOfPython
+from ._plan import FastUpdate, StepInPython
 from .data import check_mapping
 from .errors import choose, shown, type_error, value_error
 from .kernel import BACKENDS, DTYPES
-from .program import UPDATE_PHASES, UPDATE_WALK, Operation, Program
+from .program import UPDATE_PASS, UPDATE_PHASES, Operation, Program
 from .schedules import Schedule
 from .threads import check_threads
 from .update import write_update
@@ -53,19 +53,19 @@ class Standalone:
         program.make_runner()
         self.gradients = list(_gradients(program, gradients))
         self._let_go()
-        self.stages = program.stages(UPDATE_WALK)
+        self.stages = program.stages(UPDATE_PASS)
         elements = sum(parameters[i].size for i in self.used)
         threads = int(max(1, min(threads, elements // THREAD_ELEMENTS)))
         self.count = 1
-        self.quick = None
+        self.fast = None
         if program.backend != "numpy":
-            self._fed = [
-                (key, np.array([o.slot(name) for o in links])) for key, name, links in program.fed(UPDATE_PHASES)
+            self._per_step = [
+                (key, np.array([o.slot(name) for o in links])) for key, name, links in program.per_step(UPDATE_PHASES)
             ]
-            self._resting = np.array(program.sometimes(), np.int64).reshape(-1, 2)
+            self._skipped = np.array(program.conditional(), np.int64).reshape(-1, 2)
             slots = [(g.link.record.ctypes.data + 8 * g.place, g.number, g.offset) for g in self.gradients]
-            self.quick = QuickUpdate(
-                program.runner, optimizer.turn, parameters, stages=self.stages, counter=optimizer.counter,
+            self.fast = FastUpdate(
+                program.runner, optimizer.lock, parameters, stages=self.stages, counter=optimizer.counter,
                 slots=np.array(slots, np.int64).reshape(-1, 3), threads=threads, elements=elements,
                 num_threads=self.wanted[0], backend=self.wanted[1], watched=program.watched(),
                 raise_fault=self._raise_fault, kept=(program, parameters),
@@ -73,29 +73,29 @@ class Standalone:
 
     def step(self, optimizer, parameters, gradients, num_threads, backend):
         """Whether the update is made: it is if this is bound to the parameters, and the gradients are theirs."""
-        if (num_threads, backend) != self.wanted or self.quick is None or not self.program.is_current():
+        if (num_threads, backend) != self.wanted or self.fast is None or not self.program.is_current():
             return False
-        if self.quick.run(parameters, gradients):
+        if self.fast.run(parameters, gradients):
             return True
-        self._foresee(optimizer)
-        return self.quick.run(parameters, gradients)
+        self._prefetch(optimizer)
+        return self.fast.run(parameters, gradients)
 
-    def _foresee(self, optimizer):
+    def _prefetch(self, optimizer):
         """Works the scalars of steps to come out, if a schedule of the package tells them, else of the next one: the
         more, the more of them were of use."""
-        grows = isinstance(optimizer.schedule, Schedule) and self.quick.is_used_up
+        grows = isinstance(optimizer.schedule, Schedule) and self.fast.is_used_up
         self.count = min(4 * self.count, MAX_STEPS) if grows else 1
         try:
             _, active, values = optimizer.table(self.count, self.dtype, self.kinds)
         except (TypeError, ValueError):  # perhaps of a step that is still far off
             self.count = 1
             _, active, values = optimizer.table(1, self.dtype, self.kinds)
-        columns = {key: np.ascontiguousarray(values[key]) for key, _ in self._fed}
-        rows = [(slots, columns[key].ctypes.data) for key, slots in self._fed]
-        sizes = np.multiply.outer(self._resting[:, 1], active)
-        rows += [([slot], row.ctypes.data) for slot, row in zip(self._resting[:, 0], sizes, strict=True)]
-        feeds = [np.stack([slots, np.full(len(slots), address)], axis=1) for slots, address in rows]
-        self.quick.foresee(np.concatenate([np.zeros((0, 2), np.int64), *feeds]), self.count, (columns, sizes))
+        columns = {key: np.ascontiguousarray(values[key]) for key, _ in self._per_step}
+        rows = [(slots, columns[key].ctypes.data) for key, slots in self._per_step]
+        sizes = np.multiply.outer(self._skipped[:, 1], active)
+        rows += [([slot], row.ctypes.data) for slot, row in zip(self._skipped[:, 0], sizes, strict=True)]
+        per_step = [np.stack([slots, np.full(len(slots), address)], axis=1) for slots, address in rows]
+        self.fast.prefetch_values(np.concatenate([np.zeros((0, 2), np.int64), *per_step]), self.count, (columns, sizes))
 
     def serves(self, parameters, num_threads, backend):
         """Whether it is bound to these arrays."""
@@ -113,8 +113,8 @@ class Standalone:
         self._take(gradients)
         self.program.prepare_in_python(UPDATE_PHASES, values, 0, active[0])
         try:
-            with StepOfPython():
-                self.program.walk_in_python(self.stages)
+            with StepInPython():
+                self.program.run_in_python(self.stages)
                 optimizer.counter[0] += 1
         finally:
             self._let_go()

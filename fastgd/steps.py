@@ -101,15 +101,15 @@ class Steps:
             self.sums[:] = 0
 
 
-class Feeds:
+class PerStepValues:
     """What the runner puts into slots of records before each step."""
 
     def __init__(self):
         self._rows, self._values = [], []
 
     def add(self, slots, values):
-        """Feeds the slots at these addresses from an array of 8-byte numbers, one for each step; a number that stays is
-        put there now."""
+        """Sets, before each step, the slots at these addresses from an array of 8-byte numbers, one for each step; a
+        number that stays is put there now."""
         bits = values[:1].view(np.int64)[0]
         if values.strides == (0,) or (values.view(np.int64) == bits).all():
             for slot in slots:

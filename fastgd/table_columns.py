@@ -175,7 +175,7 @@ class Target:
         return np.array(self.classes, object if isinstance(self.classes[0], str) else None)
 
 
-def learnt_categories(name, column, where, max_categories, told):
+def fitted_categories(name, column, where, max_categories, told):
     text = as_text(column, where)
     values = sorted(value for value in text.unique().to_pylist() if value is not None)
     if not told:
@@ -199,17 +199,17 @@ def _check_no_numbers(text, where, otherwise=""):
 
 
 @np.errstate(all="ignore")
-def learnt_numbers(name, column, where, missing, rows):
+def fitted_numbers(name, column, where, missing, rows):
     values = _numbers(column, where)
     values = values if rows is None else values[rows]
     if np.isnan(values).all():
         raise where.error("values (or the column left out)", "none among the rows that are trained on")
-    mean, scale = _learnt_scale(values, where)
+    mean, scale = _fitted_scale(values, where)
     return Numbers(name, mean if missing == "mean" else float(np.nanmedian(values)), mean, scale)
 
 
 @np.errstate(all="ignore")
-def _learnt_scale(values, where):
+def _fitted_scale(values, where):
     """Mean and 1 / standard deviation of numbers, those that are not missing."""
     largest = float(np.nanmax(np.abs(values)))
     if largest > LARGEST:
@@ -219,7 +219,7 @@ def _learnt_scale(values, where):
     return mean, float(scale_of(mean, np.var(values), len(values)))
 
 
-def learnt_target(column, where, task, rows):
+def fitted_target(column, where, task, rows):
     types = pyarrow_modules().types
     classes = is_text(column.type) or types.is_boolean(column.type) or types.is_dictionary(column.type)
     column = _classes(column, where)
@@ -244,7 +244,7 @@ def learnt_target(column, where, task, rows):
         return Target(where.column, tuple(sorted(values)))
     values = _numbers(column, where)
     _check_present(np.isnan(values), where)
-    return Target(where.column, None, *_learnt_scale(values if rows is None else values[rows], where))
+    return Target(where.column, None, *_fitted_scale(values if rows is None else values[rows], where))
 
 
 def _labels_of(column):

@@ -23,9 +23,9 @@ from .table_columns import (
     Numbers,
     Target,
     encoded_target,
-    learnt_categories,
-    learnt_numbers,
-    learnt_target,
+    fitted_categories,
+    fitted_numbers,
+    fitted_target,
 )
 from .table_errors import TableError, Where, pyarrow_modules
 from .table_files import as_table, index_columns, read
@@ -238,12 +238,12 @@ def learn(
         if told:
             check_text_is_there(column, table.schema.field(name), where)
         if told or is_text(column.type):
-            columns.append(learnt_categories(name, column, where, max_categories, told))
+            columns.append(fitted_categories(name, column, where, max_categories, told))
         else:
-            columns.append(learnt_numbers(name, column, where, missing, rows))
+            columns.append(fitted_numbers(name, column, where, missing, rows))
     if not columns:
         raise TableError(source, None, None, "a column beside the target", "none")
-    made = Preprocessing(columns, learnt_target(table.column(target), Where(source, target), task, rows))
+    made = Preprocessing(columns, fitted_target(table.column(target), Where(source, target), task, rows))
     return made, [*_index_note(index), *_name_notes(columns)]
 
 

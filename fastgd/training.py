@@ -7,6 +7,7 @@ import os
 from . import checkpoint as files
 from .callbacks import ProgressBar, check_callbacks
 from .data import check_batch_size
+from .early_stopping import EarlyStopping
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .metrics import check_metrics
 from .optimizer import check_optimizer
@@ -14,7 +15,6 @@ from .optimizers import OPTIMIZERS
 from .run import Run
 from .samples import check_class_weight, check_samples
 from .sampling import Minibatches, Stream
-from .stopping import Watch
 
 
 def fit(
@@ -115,7 +115,7 @@ def fit(
     checked = check_metrics("metrics", metrics)
     if checked and y is None and validation is None:
         raise value_error("metrics", "none without validation data for an iterable of minibatches", shown(metrics))
-    watch = Watch(self, checked, told, validation, monitor, tolerance, patience, restore_best)
+    early_stopping = EarlyStopping(self, checked, told, validation, monitor, tolerance, patience, restore_best)
     callbacks = check_callbacks(callbacks)
     bar = ProgressBar(epochs) if check_flag("progress", progress) else None
     if checkpoint is not None:
@@ -126,7 +126,7 @@ def fit(
     for name, value in (("checkpoint_every", checkpoint_every), ("resume", check_flag("resume", resume))):
         if value and checkpoint is None:
             raise value_error("checkpoint", f"a file, for {name}={value}", None)
-    run = Run(self, optimizer, source, epochs, watch, callbacks, bar, checkpoint, checkpoint_every)
+    run = Run(self, optimizer, source, epochs, early_stopping, callbacks, bar, checkpoint, checkpoint_every)
     return run.go(resume=checkpoint if resume and os.path.exists(checkpoint) else None)
 
 

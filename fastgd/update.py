@@ -11,20 +11,20 @@ from .gradient import (
     clip_gradient,
     sum_squares,
 )
-from .program import SCRATCH, Fed
+from .program import SCRATCH, PerStep
 
 
 def write_update(program, optimizer, parts):
     """Writes the update of parts of the parameters down in the phases of UPDATE_PHASES. parts: (name of the parameters,
     name of their gradient, kind) of each, flat buffers of the program."""
-    sometimes = optimizer.accumulate > 1
+    conditional = optimizer.accumulate > 1
     gradients = []
     for i, (_, g, _) in enumerate(parts):
         for name, arrays in optimizer.state.items():
             program.buffers[f"{name}.{i}"] = arrays[i]
-        if sometimes:
+        if conditional:
             weight = 1 / optimizer.accumulate
-            program.add("accumulate", accumulate_gradient, f"accumulated.{i}", g, Fed("keep"), weight)
+            program.add("accumulate", accumulate_gradient, f"accumulated.{i}", g, PerStep("keep"), weight)
             g = f"accumulated.{i}"
         gradients.append(g)
     program.buffers |= {"norm": optimizer.norm, "factor": np.ones(1), "scale": np.ones(1)}
@@ -33,14 +33,14 @@ def write_update(program, optimizer, parts):
         sums = {"squares": np.zeros(sum(blocks)), "scales": np.ones(sum(blocks))}
         program.buffers |= sums
         for g, end, count in zip(gradients, np.cumsum(blocks), blocks, strict=True):
-            _write_norm(program, g, {name: array[end - count : end] for name, array in sums.items()}, sometimes)
+            _write_norm(program, g, {name: array[end - count : end] for name, array in sums.items()}, conditional)
         outputs = "norm", "factor", "scale"
-        program.add("factor", clip_factor, *outputs, *sums, optimizer.clip_norm, sometimes=sometimes)
+        program.add("factor", clip_factor, *outputs, *sums, optimizer.clip_norm, conditional=conditional)
     for i, ((p, _, kind), g) in enumerate(zip(parts, gradients, strict=True)):
-        program.add_chain("update", _links(program, optimizer, i, p, g, kind), sometimes)
+        program.add_chain("update", _links(program, optimizer, i, p, g, kind), conditional)
 
 
-def _write_norm(program, g, sums, sometimes):
+def _write_norm(program, g, sums, conditional):
     """Writes the sums of squares of a flat gradient down: whole rows of NORM_BLOCK, then the rest."""
     flat = program.buffers[g]
     whole = flat.size // NORM_BLOCK
@@ -52,7 +52,7 @@ def _write_norm(program, g, sums, sometimes):
             program.buffers[f"{g}.{part}"] = flat[cut].reshape(-1, width)
             outputs = [f"{name}.{g}.{part}" for name in sums]
             program.buffers |= zip(outputs, (array[rows] for array in sums.values()), strict=True)
-            program.add("norms", sum_squares, *outputs, f"{g}.{part}", sometimes=sometimes)
+            program.add("norms", sum_squares, *outputs, f"{g}.{part}", conditional=conditional)
 
 
 def _links(program, optimizer, i, p, g, kind):
@@ -66,7 +66,7 @@ def _links(program, optimizer, i, p, g, kind):
         links.append(program.operation(clip_gradient, names["g"], g, "factor", "scale", limit))
     rule = optimizer.update_kernel
     arrays = [names.get(name, f"{name}.{i}") for name in rule.arrays]
-    scalars = [Fed("seed" if name == "seed" else (kind, name)) for name in rule.scalars]
+    scalars = [PerStep("seed" if name == "seed" else (kind, name)) for name in rule.scalars]
     links.append(program.operation(rule, *arrays, *scalars))
     if optimizer.ema_decay is not None:
         links.append(program.operation(average_parameters, f"average.{i}", p, optimizer.ema_decay))

@@ -90,39 +90,39 @@ cdef void fill_rows(const void *args, int64_t begin, int64_t end) noexcept nogil
 register("fill_rows", fill_rows, sizeof(FillRows))
 
 
-cdef struct PeakOfRows:
-    real *peak
+cdef struct MaxAbsOfRows:
+    real *max_abs
     const real *x
     int64_t rows, n
 
 
-cdef void peak_of_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const PeakOfRows *a = <const PeakOfRows *>args
+cdef void max_abs_of_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const MaxAbsOfRows *a = <const MaxAbsOfRows *>args
     cdef int64_t i
     for i in range(begin, end):
-        (<bits *>a.peak)[i] = magnitude(a.x + i * a.n, a.n, 0)
+        (<bits *>a.max_abs)[i] = magnitude(a.x + i * a.n, a.n, 0)
 
-register("peak_of_rows", peak_of_rows, sizeof(PeakOfRows))
+register("max_abs_of_rows", max_abs_of_rows, sizeof(MaxAbsOfRows))
 
 
-cdef void raise_peak_of_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const PeakOfRows *a = <const PeakOfRows *>args
+cdef void raise_max_abs_of_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const MaxAbsOfRows *a = <const MaxAbsOfRows *>args
     cdef int64_t i
     for i in range(begin, end):
-        (<bits *>a.peak)[i] = magnitude(a.x + i * a.n, a.n, (<bits *>a.peak)[i] & MAGNITUDE)
+        (<bits *>a.max_abs)[i] = magnitude(a.x + i * a.n, a.n, (<bits *>a.max_abs)[i] & MAGNITUDE)
 
-register("raise_peak_of_rows", raise_peak_of_rows, sizeof(PeakOfRows))
+register("raise_max_abs_of_rows", raise_max_abs_of_rows, sizeof(MaxAbsOfRows))
 
 
-cdef struct LargestPeak:
+cdef struct LargestMaxAbs:
     double *largest
-    const real *peak
+    const real *max_abs
     int64_t one, rows
 
 
-cdef void largest_peak(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const LargestPeak *a = <const LargestPeak *>args
-    cdef bits top = magnitude(a.peak, a.rows, 0)
+cdef void largest_max_abs(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const LargestMaxAbs *a = <const LargestMaxAbs *>args
+    cdef bits top = magnitude(a.max_abs, a.rows, 0)
     a.largest[0] = from_bits(top)
 
-register("largest_peak", largest_peak, sizeof(LargestPeak))
+register("largest_max_abs", largest_max_abs, sizeof(LargestMaxAbs))

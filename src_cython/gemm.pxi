@@ -277,7 +277,7 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
                       int64_t k, int64_t terms) noexcept nogil:
     """`gemm` with panels of b packed, and a if it is large: rows that lie a multiple of a page apart get into each
     other's way in the caches. terms: see `tile`."""
-    cdef int64_t p = 0, i = 0, j = 0, turn = 0, next_p, next_i, next_j, rows, mc = m, unit = terms if terms else LINE
+    cdef int64_t p = 0, i = 0, j = 0, half = 0, next_p, next_i, next_j, rows, mc = m, unit = terms if terms else LINE
     cdef real *block_of_a = packed_a
     cdef real *panels = packed_b
     cdef int64_t tiles = (m + MR - 1) // MR, blocks = (tiles + MC - 1) // MC
@@ -301,8 +301,8 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
             if next_i >= m:
                 next_i = 0
                 next_p += panel.k
-        turn = PANEL - turn
-        following = panel_at(panels + turn, b, b_row, b_column, next_p, k, next_j, n, unit)
+        half = PANEL - half
+        following = panel_at(panels + half, b, b_row, b_column, next_p, k, next_j, n, unit)
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
                     ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=MR * a_row, ldb=NR, k=panel.k, k_end=0,
                     terms=terms, fetch_b=fetch_b, fetch_c=fetch_c)

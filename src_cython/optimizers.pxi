@@ -19,8 +19,8 @@ cdef inline int64_t head_of(const real *p, int64_t begin, int64_t end) noexcept 
     return begin + head if end - begin > FIRST_CACHE else end
 
 
-cdef inline inlined walk(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
-                         const int scalars) noexcept nogil:
+cdef inline inlined for_elements(const void *args, int64_t begin, int64_t end, rule_t rule,
+                                 const int slots, const int scalars) noexcept nogil:
     """A rule on the elements begin, ..., end - 1 of the arrays of a record: p, slots, g, then n and the scalars."""
     cdef real **arrays = <real **>args
     cdef real *p = arrays[0]
@@ -41,9 +41,9 @@ cdef inline inlined walk(const void *args, int64_t begin, int64_t end, rule_t ru
         begin, stop = stop, end
 
 
-cdef inline inlined walk_bfloat16(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
-                                  const int scalars) noexcept nogil:
-    """`walk` with slots of 16 bits; the seed follows the scalars."""
+cdef inline inlined for_elements_bfloat16(const void *args, int64_t begin, int64_t end, rule_t rule,
+                                          const int slots, const int scalars) noexcept nogil:
+    """`for_elements` with slots of 16 bits; the seed follows the scalars."""
     cdef real *p = (<real **>args)[0]
     cdef const real *g = (<real **>args)[1 + slots]
     cdef uint16_t **arrays = <uint16_t **>args
@@ -95,10 +95,11 @@ cdef inline inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t 
             codes[k][i] = to_code(s[k], bases[k], noise, signs >> k & 1)
 
 
-cdef inline inlined walk_8bit(const void *args, int64_t begin, int64_t end, rule_t rule, const int slots,
-                              const int scalars, const int signs) noexcept nogil:
-    """`walk` with slots of 8 bits, of which those of the bits of `signs` are signed: an array of codes and one of the
-    bases of blocks for each, then g, n, the number of blocks, the scalars, the seed. begin is that of a block."""
+cdef inline inlined for_elements_8bit(const void *args, int64_t begin, int64_t end, rule_t rule,
+                                      const int slots, const int scalars, const int signs) noexcept nogil:
+    """`for_elements` with slots of 8 bits, of which those of the bits of `signs` are signed: an array of codes and one
+    of the bases of blocks for each, then g, n, the number of blocks, the scalars, the seed. begin is that of a
+    block."""
     cdef real *p = (<real **>args)[0]
     cdef const real *g = (<real **>args)[1 + 2 * slots]
     cdef double h[MAX_SCALARS]
@@ -124,7 +125,7 @@ cdef inline inlined walk_8bit(const void *args, int64_t begin, int64_t end, rule
 
 
 def check_rule(str name, int slots, int scalars):
-    """Raises ValueError unless the arrays on the stack of `walk` have room for a rule."""
+    """Raises ValueError unless the arrays on the stack of `for_elements` have room for a rule."""
     if slots > MAX_RULE_SLOTS or scalars > MAX_SCALARS:
         raise ValueError(f"rule {name}: expected at most {MAX_RULE_SLOTS} slots and {MAX_SCALARS} scalars, "
                          f"got {slots} and {scalars}; see src_cython/optimizers.pxi")
@@ -169,7 +170,7 @@ cdef inline inlined sgd(real *p, real *s, real g, const double *h) noexcept nogi
 
 
 cdef void sgd_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, sgd, 0, 3)
+    for_elements(args, begin, end, sgd, 0, 3)
 
 register_rule("sgd_step", sgd_step, NULL, NULL, 0, 3)
 
@@ -202,15 +203,15 @@ cdef inline inlined momentum(real *p, real *s, real g, const double *h) noexcept
 
 
 cdef void momentum_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, momentum, 1, 4)
+    for_elements(args, begin, end, momentum, 1, 4)
 
 
 cdef void momentum_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, momentum, 1, 4)
+    for_elements_bfloat16(args, begin, end, momentum, 1, 4)
 
 
 cdef void momentum_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, momentum, 1, 4, 0b1)
+    for_elements_8bit(args, begin, end, momentum, 1, 4, 0b1)
 
 register_rule("momentum_step", momentum_step, momentum_step_bfloat16, momentum_step_8bit, 1, 4)
 
@@ -223,15 +224,15 @@ cdef inline inlined nesterov(real *p, real *s, real g, const double *h) noexcept
 
 
 cdef void nesterov_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, nesterov, 1, 4)
+    for_elements(args, begin, end, nesterov, 1, 4)
 
 
 cdef void nesterov_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, nesterov, 1, 4)
+    for_elements_bfloat16(args, begin, end, nesterov, 1, 4)
 
 
 cdef void nesterov_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, nesterov, 1, 4, 0b1)
+    for_elements_8bit(args, begin, end, nesterov, 1, 4, 0b1)
 
 register_rule("nesterov_step", nesterov_step, nesterov_step_bfloat16, nesterov_step_8bit, 1, 4)
 
@@ -244,15 +245,15 @@ cdef inline inlined adagrad(real *p, real *s, real g, const double *h) noexcept 
 
 
 cdef void adagrad_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, adagrad, 1, 5)
+    for_elements(args, begin, end, adagrad, 1, 5)
 
 
 cdef void adagrad_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, adagrad, 1, 5)
+    for_elements_bfloat16(args, begin, end, adagrad, 1, 5)
 
 
 cdef void adagrad_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, adagrad, 1, 5, 0b0)
+    for_elements_8bit(args, begin, end, adagrad, 1, 5, 0b0)
 
 register_rule("adagrad_step", adagrad_step, adagrad_step_bfloat16, adagrad_step_8bit, 1, 5)
 
@@ -267,15 +268,15 @@ cdef inline inlined adadelta(real *p, real *s, real g, const double *h) noexcept
 
 
 cdef void adadelta_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, adadelta, 2, 5)
+    for_elements(args, begin, end, adadelta, 2, 5)
 
 
 cdef void adadelta_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, adadelta, 2, 5)
+    for_elements_bfloat16(args, begin, end, adadelta, 2, 5)
 
 
 cdef void adadelta_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, adadelta, 2, 5, 0b00)
+    for_elements_8bit(args, begin, end, adadelta, 2, 5, 0b00)
 
 register_rule("adadelta_step", adadelta_step, adadelta_step_bfloat16, adadelta_step_8bit, 2, 5)
 
@@ -288,15 +289,15 @@ cdef inline inlined rmsprop(real *p, real *s, real g, const double *h) noexcept 
 
 
 cdef void rmsprop_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, rmsprop, 1, 6)
+    for_elements(args, begin, end, rmsprop, 1, 6)
 
 
 cdef void rmsprop_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, rmsprop, 1, 6)
+    for_elements_bfloat16(args, begin, end, rmsprop, 1, 6)
 
 
 cdef void rmsprop_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, rmsprop, 1, 6, 0b0)
+    for_elements_8bit(args, begin, end, rmsprop, 1, 6, 0b0)
 
 register_rule("rmsprop_step", rmsprop_step, rmsprop_step_bfloat16, rmsprop_step_8bit, 1, 6)
 
@@ -310,15 +311,15 @@ cdef inline inlined rmsprop_momentum(real *p, real *s, real g, const double *h) 
 
 
 cdef void rmsprop_momentum_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, rmsprop_momentum, 2, 7)
+    for_elements(args, begin, end, rmsprop_momentum, 2, 7)
 
 
 cdef void rmsprop_momentum_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, rmsprop_momentum, 2, 7)
+    for_elements_bfloat16(args, begin, end, rmsprop_momentum, 2, 7)
 
 
 cdef void rmsprop_momentum_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, rmsprop_momentum, 2, 7, 0b10)
+    for_elements_8bit(args, begin, end, rmsprop_momentum, 2, 7, 0b10)
 
 register_rule("rmsprop_momentum_step", rmsprop_momentum_step, rmsprop_momentum_step_bfloat16,
               rmsprop_momentum_step_8bit, 2, 7)
@@ -337,7 +338,7 @@ cdef inline inlined rmsprop_centred(real *p, real *s, real g, const double *h) n
 
 
 cdef void rmsprop_centred_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, rmsprop_centred, 3, 7)
+    for_elements(args, begin, end, rmsprop_centred, 3, 7)
 
 # Not in fewer bits: what a variance near 0 is the difference of would be lost.
 register_rule("rmsprop_centred_step", rmsprop_centred_step, NULL, NULL, 3, 7)
@@ -352,15 +353,15 @@ cdef inline inlined adam(real *p, real *s, real g, const double *h) noexcept nog
 
 
 cdef void adam_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, adam, 2, 7)
+    for_elements(args, begin, end, adam, 2, 7)
 
 
 cdef void adam_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, adam, 2, 7)
+    for_elements_bfloat16(args, begin, end, adam, 2, 7)
 
 
 cdef void adam_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, adam, 2, 7, 0b01)
+    for_elements_8bit(args, begin, end, adam, 2, 7, 0b01)
 
 register_rule("adam_step", adam_step, adam_step_bfloat16, adam_step_8bit, 2, 7)
 
@@ -376,15 +377,15 @@ cdef inline inlined amsgrad(real *p, real *s, real g, const double *h) noexcept 
 
 
 cdef void amsgrad_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, amsgrad, 3, 7)
+    for_elements(args, begin, end, amsgrad, 3, 7)
 
 
 cdef void amsgrad_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, amsgrad, 3, 7)
+    for_elements_bfloat16(args, begin, end, amsgrad, 3, 7)
 
 
 cdef void amsgrad_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, amsgrad, 3, 7, 0b001)
+    for_elements_8bit(args, begin, end, amsgrad, 3, 7, 0b001)
 
 register_rule("amsgrad_step", amsgrad_step, amsgrad_step_bfloat16, amsgrad_step_8bit, 3, 7)
 
@@ -400,15 +401,15 @@ cdef inline inlined adamax(real *p, real *s, real g, const double *h) noexcept n
 
 
 cdef void adamax_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, adamax, 2, 6)
+    for_elements(args, begin, end, adamax, 2, 6)
 
 
 cdef void adamax_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, adamax, 2, 6)
+    for_elements_bfloat16(args, begin, end, adamax, 2, 6)
 
 
 cdef void adamax_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, adamax, 2, 6, 0b01)
+    for_elements_8bit(args, begin, end, adamax, 2, 6, 0b01)
 
 register_rule("adamax_step", adamax_step, adamax_step_bfloat16, adamax_step_8bit, 2, 6)
 
@@ -422,15 +423,15 @@ cdef inline inlined nadam(real *p, real *s, real g, const double *h) noexcept no
 
 
 cdef void nadam_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, nadam, 2, 7)
+    for_elements(args, begin, end, nadam, 2, 7)
 
 
 cdef void nadam_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, nadam, 2, 7)
+    for_elements_bfloat16(args, begin, end, nadam, 2, 7)
 
 
 cdef void nadam_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, nadam, 2, 7, 0b01)
+    for_elements_8bit(args, begin, end, nadam, 2, 7, 0b01)
 
 register_rule("nadam_step", nadam_step, nadam_step_bfloat16, nadam_step_8bit, 2, 7)
 
@@ -445,14 +446,14 @@ cdef inline inlined lion(real *p, real *s, real g, const double *h) noexcept nog
 
 
 cdef void lion_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk(args, begin, end, lion, 1, 5)
+    for_elements(args, begin, end, lion, 1, 5)
 
 
 cdef void lion_step_bfloat16(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_bfloat16(args, begin, end, lion, 1, 5)
+    for_elements_bfloat16(args, begin, end, lion, 1, 5)
 
 
 cdef void lion_step_8bit(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    walk_8bit(args, begin, end, lion, 1, 5, 0b1)
+    for_elements_8bit(args, begin, end, lion, 1, 5, 0b1)
 
 register_rule("lion_step", lion_step, lion_step_bfloat16, lion_step_8bit, 1, 5)

@@ -1,8 +1,8 @@
 # cython: language_level=3, cdivision=True
-"""The native runner: walks a list of compiled kernels, whoever wrote them, step after step.
+"""The native runner: runs a list of compiled kernels, whoever wrote them, step after step.
 
 A compiled kernel is `void kernel(const void *args, int64_t begin, int64_t end)`: `args` is its record (pointers,
-sizes, scalars; eight bytes each), `[begin, end)` its share of the work. A walk is a list of stages. In each stage the
+sizes, scalars; eight bytes each), `[begin, end)` its share of the work. A pass is a list of stages. In each stage the
 threads of a team share the work of its operations, then meet; the last to arrive runs the closing operations alone
 (sums, checks) and decides whether all go on.
 
@@ -78,7 +78,7 @@ cpdef enum:
     BY_ROWS = 1             # every thread takes blocks of rows through all operations
     FUSED = 2               # the follower of an operation runs on each block as it is finished
     CHECK_LOSS = 4          # stop if the loss is not finite
-    CHECK_PEAK = 8          # stop if the largest magnitude in the rows exceeds its limit
+    CHECK_MAX_ABS = 8          # stop if the largest magnitude in the rows exceeds its limit
     CHECK_GRADIENT = 16     # stop if elements of the gradient exceed their limit
 
 # Shares of threads begin at multiples of so many rows, or elements of flat arrays.
@@ -89,10 +89,10 @@ cpdef enum:
 cpdef enum:
     DONE = 0
     BAD_LOSS = 1
-    HIGH_PEAK = 2
+    HIGH_MAX_ABS = 2
     BAD_GRADIENT = 3
     OUT_OF_TIME = 4
-    TOLD_TO_STOP = 5
+    ASKED_TO_STOP = 5
     FAULT = 6               # a function written by a user raised
 
 cdef enum:
@@ -120,7 +120,7 @@ OPERATION = np.dtype([(name, np.int64) for name in (
     "kernel", "record", "end", "grain", "rows", "positions", "by_rows", "follower", "block", "scale", "offset")])
 STAGE = np.dtype([(name, np.int64) for name in ("first", "last", "closing", "end", "flags")])
 
-cdef packed struct Feed:            # before step s, *slot = values[s]; addresses
+cdef packed struct PerStep:            # before step s, *slot = values[s]; addresses
     int64_t slot, values
 
 cdef struct Slots:                  # addresses of slots, n of them
@@ -137,8 +137,8 @@ cdef struct Engine:
     int64_t n_operations
     const Stage *stages
     int64_t n_stages
-    const Feed *feeds
-    int64_t n_feeds
+    const PerStep *per_step
+    int64_t n_per_step
     const InputSlots *inputs
     const int64_t *rows_of_step     # or NULL: the inputs stay
     const int64_t *x_of_step        # addresses, or NULL: these stay
@@ -150,8 +150,8 @@ cdef struct Engine:
     int64_t row_block               # rows a thread takes through a stage at a time
     int64_t row_grain               # its share of rows begins at a multiple of this
     double **total                  # the slot that holds the address of the loss
-    const double *peak
-    double peak_limit
+    const double *largest
+    double max_abs_limit
     const int64_t *bad_gradients
     const int64_t *faults           # addresses of numbers that a kernel sets when it raises
     int64_t n_faults
@@ -201,7 +201,7 @@ cdef void set_inputs(Engine *e, int64_t rows, int64_t x, int64_t y, int64_t inde
     cdef double share = 1 / (rows * to.losses)
     set_rows(e, rows)
     put(&to.share, (<int64_t *>&share)[0])
-    e.peak_limit = sqrt(limit / (rows * to.terms))
+    e.max_abs_limit = sqrt(limit / (rows * to.terms))
     if x:
         put(&to.x, x)
     if y:
@@ -296,8 +296,8 @@ cdef void run_shares(Engine *e, const Stage *stage, int thread, int threads) noe
 cdef void begin_step(Engine *e) noexcept nogil:
     """Puts the values of this step in their places."""
     cdef int64_t i
-    for i in range(e.n_feeds):
-        (<int64_t *>e.feeds[i].slot)[0] = (<const int64_t *>e.feeds[i].values)[e.step]
+    for i in range(e.n_per_step):
+        (<int64_t *>e.per_step[i].slot)[0] = (<const int64_t *>e.per_step[i].values)[e.step]
     if e.rows_of_step != NULL:
         set_inputs(e, e.rows_of_step[e.step], of_step(e.x_of_step, e.step), of_step(e.y_of_step, e.step),
                    of_step(e.index_of_step, e.step), of_step(e.weight_of_step, e.step), e.limits[e.step])
@@ -346,13 +346,13 @@ cdef void close_stage(Engine *e, const Stage *stage) noexcept nogil:
     run_operations(e, stage.closing, stage.end)
     if stage.flags & CHECK_LOSS and not isfinite(e.total[0][0]):
         e.status = BAD_LOSS
-    elif stage.flags & CHECK_PEAK and not e.peak[0] <= e.peak_limit:
-        e.status = HIGH_PEAK
+    elif stage.flags & CHECK_MAX_ABS and not e.largest[0] <= e.max_abs_limit:
+        e.status = HIGH_MAX_ABS
     elif stage.flags & CHECK_GRADIENT and e.bad_gradients[0] != 0:
         e.status = BAD_GRADIENT
 
 
-cdef void walk_steps(void *context, int thread, int threads) noexcept nogil:
+cdef void run_passes(void *context, int thread, int threads) noexcept nogil:
     """One thread's part of a run. When the team is to be made anew, the first thread finishes the step alone."""
     cdef Engine *e = <Engine *>context
     cdef const Stage *stage
@@ -390,7 +390,7 @@ cdef void run_steps(Engine *e, int threads) noexcept nogil:
     """Steps until the end, or until there is a reason to stop, by at most so many threads."""
     while e.step < e.end and e.status == DONE:
         e.regroup = False
-        team_run(walk_steps, e, threads, &e.is_watched)
+        team_run(run_passes, e, threads, &e.is_watched)
 
 
 @cython.final
@@ -424,11 +424,11 @@ cdef const int64_t *or_null(const int64_t[::1] addresses):
 
 @cython.final
 cdef class Runner:
-    """Runs walks over the operations of one plan.
+    """Runs passes over the operations of one plan.
 
     operations: array of `OPERATION`; it, the records and what they point to are the plan's to keep.
-    total, peak, bad_gradients: addresses of the slot with the address of the loss (float64), of the largest magnitude
-    (float64) and of the count of bad elements of the gradient (int64). row_block, row_grain: see `Engine`.
+    total, largest, bad_gradients: addresses of the slot with the address of the loss (float64), of the largest
+    magnitude (float64) and of the count of bad elements of the gradient (int64). row_block, row_grain: see `Engine`.
     faults: addresses of numbers (int64) that kernels written by users set when they raise, which ends a run.
     """
     cdef Engine engine
@@ -438,7 +438,7 @@ cdef class Runner:
     cdef int max_threads
     cdef int64_t positions
 
-    def __init__(self, Operation[::1] operations, const int64_t[::1] faults, *, uintptr_t total=0, uintptr_t peak=0,
+    def __init__(self, Operation[::1] operations, const int64_t[::1] faults, *, uintptr_t total=0, uintptr_t largest=0,
                  uintptr_t bad_gradients=0, int64_t row_block=0, int64_t row_grain=1):
         memset(&self.engine, 0, sizeof(Engine))
         self.operations, self.faults = operations, faults
@@ -449,7 +449,7 @@ cdef class Runner:
             self.engine.operations = &operations[0]
         self.engine.n_operations = operations.shape[0]
         self.engine.total = <double **>total
-        self.engine.peak = <double *>peak
+        self.engine.largest = <double *>largest
         self.engine.bad_gradients = <int64_t *>bad_gradients
         self.engine.row_block, self.engine.row_grain = row_block, row_grain
 
@@ -470,25 +470,26 @@ cdef class Runner:
         self.engine.inputs = &inputs.to
         set_inputs(&self.engine, rows, x, y, 0, weight, 0)
 
-    def prepare(self, const Stage[::1] stages, *, Inputs inputs, const int64_t[:, ::1] feeds,
+    def prepare(self, const Stage[::1] stages, *, Inputs inputs, const int64_t[:, ::1] per_step,
                 const int64_t[::1] rows, const int64_t[::1] x, const int64_t[::1] y, const int64_t[::1] index,
                 const int64_t[::1] weights, const double[::1] limits, const int64_t[::1] marks, double[::1] times,
                 double[::1] losses, double[::1] sums, int64_t[::1] counter, int64_t[::1] minibatches,
                 double[::1] pace, int64_t steps_between_looks):
         """Makes ready for `train`; the arrays are the caller's to keep.
 
-        inputs: for these stages. feeds: a row for each `Feed`. rows, x, y, index, weights: of each step the number of
-        rows, and addresses, or None; limits: of the elements of its gradient. marks: steps that end an epoch, the time
-        of which is written to `times` and the mean loss of the rows to `losses`; `sums` holds that of the epoch going
-        on. counter, minibatches: count the steps. pace: see `run`. The clock is looked at every so many steps.
+        inputs: for these stages. per_step: a row for each `PerStep`. rows, x, y, index, weights: of each step the
+        number of rows, and addresses, or None; limits: of the elements of its gradient. marks: steps that end an epoch,
+        the time of which is written to `times` and the mean loss of the rows to `losses`; `sums` holds that of the
+        epoch going on. counter, minibatches: count the steps. pace: see `run`. The clock is looked at every so many
+        steps.
         """
         cdef Engine *e = &self.engine
         self.set_stages(stages)
-        if feeds.shape[1] * 8 != sizeof(Feed):
-            raise ValueError(f"feeds: expected rows of {sizeof(Feed) // 8} slots, got {feeds.shape[1]}")
-        e.n_feeds, e.n_marks = feeds.shape[0], marks.shape[0]
-        if e.n_feeds:
-            e.feeds = <const Feed *>&feeds[0, 0]
+        if per_step.shape[1] * 8 != sizeof(PerStep):
+            raise ValueError(f"per_step: expected rows of {sizeof(PerStep) // 8} slots, got {per_step.shape[1]}")
+        e.n_per_step, e.n_marks = per_step.shape[0], marks.shape[0]
+        if e.n_per_step:
+            e.per_step = <const PerStep *>&per_step[0, 0]
         if e.n_marks:
             e.marks, e.times, e.losses = &marks[0], &times[0], &losses[0]
         e.inputs, e.rows_of_step, e.limits, e.sums = &inputs.to, &rows[0], &limits[0], &sums[0]
@@ -497,9 +498,9 @@ cdef class Runner:
         e.counter, e.minibatches = &counter[0], &minibatches[0]
         e.steps_between_looks, e.pace = steps_between_looks, &pace[0]
 
-    def train(self, int64_t first, const int64_t[::1] pauses, tell, int threads, double seconds):
+    def train(self, int64_t first, const int64_t[::1] pauses, notify, int threads, double seconds):
         """Runs steps from `first` on, which follow the last that ran, to before the last of `pauses`, without the GIL;
-        returns the step at which it stopped, and why. At each pause, a number of steps, tell(it) is called, and if
+        returns the step at which it stopped, and why. At each pause, a number of steps, notify(it) is called, and if
         that is true it is the end. seconds: stop between two steps so long after the last pause."""
         cdef Engine *e = &self.engine
         cdef int64_t i = 0, last = pauses.shape[0] - 1
@@ -510,17 +511,17 @@ cdef class Runner:
             if e.status != DONE or i == last:
                 return e.step, e.status
             first = pauses[i]
-            if tell(first):
-                return first, TOLD_TO_STOP
+            if notify(first):
+                return first, ASKED_TO_STOP
             i += 1
 
     def run(self, const Stage[::1] stages, int64_t rows, int threads, double[::1] pace):
-        """One walk for a minibatch of so many rows; what is prepared stays so. Returns why it stopped. pace: two
-        numbers, at first 0, in which the pool keeps what it finds out about such walks; see pool.h."""
+        """One pass for a minibatch of so many rows; what is prepared stays so. Returns why it stopped. pace: two
+        numbers, at first 0, in which the pool keeps what it finds out about such passes; see pool.h."""
         cdef Engine held = self.engine
         cdef int64_t status
         self.set_stages(stages)
-        self.engine.n_feeds, self.engine.n_marks = 0, 0
+        self.engine.n_per_step, self.engine.n_marks = 0, 0
         self.engine.rows_of_step, self.engine.sums = NULL, NULL
         self.engine.counter, self.engine.minibatches = NULL, NULL
         self.engine.pace = &pace[0]
@@ -625,6 +626,6 @@ def open_to_read(path):
         raise
 
 
-include "turn.pxi"
+include "use_lock.pxi"
 include "watch.pxi"
-include "quick.pxi"
+include "fast.pxi"

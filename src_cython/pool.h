@@ -1,4 +1,4 @@
-/* A pool of threads that walk a plan together.
+/* A pool of threads that run a plan together.
  *
  * team_run(work, context, threads) runs work(context, i, n) for i = 0 .. n - 1 at once, the caller being number 0, and
  * returns when all are done; n is `threads` or fewer (see team_size.h). While one team is at work another

@@ -153,8 +153,8 @@ def test_runner_refuses_tables_of_another_shape():
     runner = Runner(table, none, total=0, peak=0, bad_gradients=0, row_block=1)
     with pytest.raises(ValueError, match="stages.*5 slots.*4"):
         runner.run(other, 1, 1, pace)
-    with pytest.raises(ValueError, match="feeds.*2 slots.*4"):
-        runner.prepare(np.zeros((1, 5), np.int64), feeds=other, rows_of_step=table[0], marks=table[0],
+    with pytest.raises(ValueError, match="per_step.*2 slots.*4"):
+        runner.prepare(np.zeros((1, 5), np.int64), per_step=other, rows_of_step=table[0], marks=table[0],
                        times=np.zeros(1), losses=np.zeros(1), sums=np.zeros(2), counter=table[0],
                        minibatches=table[0], pace=pace, steps_between_looks=1)  # fmt: skip
 

@@ -59,7 +59,7 @@ def test_trains_alike_on_every_backend_saves_and_resumes(name, way, samples, tmp
         }
         net = network(name, backend=backend)
         net.fit(*samples, optimizer=fastgd.SGD(0.001, momentum=0.5 * (way == "minibatches")), epochs=3, **options)
-        ends.append(net.learnt.copy())
+        ends.append(net.state.copy())
         loaded, _ = fastgd.load(tmp_path / backend, backend=backend)
         assert list(loaded.views()) == list(net.views())
         np.testing.assert_array_equal(loaded.predict(samples[0]), net.predict(samples[0]))
@@ -124,8 +124,8 @@ def test_a_shared_gradient_is_the_sum_of_both_layers(samples):
 def test_a_shared_array_is_updated_once_its_gradient_is_whole(samples, monkeypatch):
     """Also where the update follows the gradient part by part."""
     ends = []
-    for walk in ("step", "guarded", "fused"):
-        monkeypatch.setattr(fastgd.plan.Plan, "_choose_walk", lambda plan, walk=walk: walk)
+    for pass_name in ("step", "guarded", "fused"):
+        monkeypatch.setattr(fastgd.plan.Plan, "_choose_pass", lambda plan, pass_name=pass_name: pass_name)
         net = network("tied within")
         net.fit(*samples, optimizer=fastgd.Adam(0.01), batch_size=4, epochs=3)
         ends.append(net.parameters.copy())

@@ -29,11 +29,11 @@ def rows(rng):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_update_while_the_gradient_is_made_changes_no_bit(name, monkeypatch, rows):
     ends = []
-    for limit, walk in ((2**40, "step"), (0, "fused")):
+    for limit, pass_name in ((2**40, "step"), (0, "fused")):
         monkeypatch.setattr(plan, "FUSED_BYTES", limit)
         net = network(150)
         net.fit(*rows, optimizer=OPTIMIZERS[name](0.01), batch_size=32, epochs=3)
-        assert net._plan.best_walk == walk
+        assert net.executor.plan.best_pass == pass_name
         ends.append(net.parameters.copy())
     np.testing.assert_array_equal(*ends)
 
@@ -62,8 +62,8 @@ def test_the_short_ways_of_one_row_change_no_bit(name, backend, scale, monkeypat
         monkeypatch.setattr(plan, "FEW_VALUES", factor)
         net = network(64, backend=backend)
         net.fit(X, y, optimizer=OPTIMIZERS[name](0.01), batch_size=1, epochs=2)
-        short = "outer" if name == "SGD" else "guarded"
-        assert net._plan.best_walk == (short if factor == 4 else "step")
+        short = "rank_one" if name == "SGD" else "guarded"
+        assert net.executor.plan.best_pass == (short if factor == 4 else "step")
         ends.append((net.parameters.copy(), net.gradient.copy()))
     for short, long in zip(*ends, strict=True):
         np.testing.assert_array_equal(short, long)
@@ -71,22 +71,22 @@ def test_the_short_ways_of_one_row_change_no_bit(name, backend, scale, monkeypat
 
 
 @pytest.mark.parametrize("backend", ["numba", "cython"])
-def test_quick_steps_are_steps(backend, rows):
+def test_fast_steps_are_steps(backend, rows):
     """Steps of arrays used in place, of lists, and of several sizes, mixed: the bits are those of the long way."""
     X, y = rows
-    quick, long = network(backend=backend), network(backend=backend)
-    quick_optimizer, long_optimizer = (Adam(fastgd.schedules.cosine(0.01, 200, warmup_steps=20)) for _ in range(2))
+    fast, long = network(backend=backend), network(backend=backend)
+    fast_optimizer, long_optimizer = (Adam(fastgd.schedules.cosine(0.01, 200, warmup_steps=20)) for _ in range(2))
     for i in range(150):
         n = (32, 32, 32, 7, 1)[i % 5]
         x, labels = X[i % 50 :][:n], y[i % 50 :][:n]
-        loss = quick.train_step(x, labels, quick_optimizer)
-        assert long._prepared_step(x.tolist() if i % 7 == 3 else x, labels, long_optimizer) == loss
-    assert quick._quick_step.last_loss == loss
-    assert quick_optimizer.steps == 150
-    np.testing.assert_array_equal(quick.parameters, long.parameters)
+        loss = fast.train_step(x, labels, fast_optimizer)
+        assert long.executor.step(x.tolist() if i % 7 == 3 else x, labels, long_optimizer) == loss
+    assert fast.executor.fast_step.last_loss == loss
+    assert fast_optimizer.steps == 150
+    np.testing.assert_array_equal(fast.parameters, long.parameters)
 
 
-def test_a_quick_step_sees_what_was_changed(rows):
+def test_a_fast_step_sees_what_was_changed(rows):
     X, y = rows
     net, twin = network(), network()
     optimizer, twin_optimizer = SGD(0.1), SGD(0.1)
@@ -100,11 +100,11 @@ def test_a_quick_step_sees_what_was_changed(rows):
             optimizer = twin_optimizer = None
             optimizer, twin_optimizer = Adam(), Adam()
         net.train_step(X, y, optimizer)
-        twin._prepared_step(X, y, twin_optimizer)
+        twin.executor.step(X, y, twin_optimizer)
     np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
-def test_quick_steps_of_two_optimizers_in_turns(rows):
+def test_fast_steps_of_two_optimizers_in_turns(rows):
     X, y = rows
     net, twin = network(), network()
     optimizers, twins = [Adam(), SGD(lambda step: 0.5)], [Adam(), SGD(lambda step: 0.5)]
@@ -128,7 +128,7 @@ def test_divergence_tells_the_loss_before(steps):
     assert caught.value.last_loss == losses[-1]
 
 
-def test_a_quick_step_refuses_as_the_long_way_does(rows):
+def test_a_fast_step_refuses_as_the_long_way_does(rows):
     X, y = rows
     net, optimizer = network(), Adam()
     for _ in range(5):
@@ -198,7 +198,7 @@ def test_memory_estimate(rows):
     fixed = estimate["parameters"] + estimate["gradient"] + estimate["optimizer"]
     assert 4 * 4 * net.n_parameters <= fixed <= 4.2 * 4 * net.n_parameters
     net.fit(*rows, optimizer=Adam(), batch_size=64, epochs=1)
-    made = net._plan
+    made = net.executor.plan
     size = made.workspace.nbytes + made.buffers["index"].nbytes + sum(array.nbytes for array in made.own.values())
     assert size == pytest.approx(estimate["workspace"], rel=0.02)
     assert net.memory_estimate(64, SGD())["optimizer"] == 0
@@ -229,10 +229,10 @@ X, y = rng.normal(size=(64, 19)).astype("f4"), rng.integers(0, 5, 64)
 layers = [fastgd.Dense(300, "gelu"), fastgd.Dense(200, "tanh"), fastgd.Dense(5)]
 net, opt = fastgd.Network(19, layers, loss="softmax_cross_entropy", num_threads=1), fastgd.Adam()
 net.fit(X, y, optimizer=opt, batch_size=32, epochs=1)
-taken, runner = [], net._plan.runner
+taken, runner = [], net.executor.plan.runner
 
 class Counting:
-    peak_limit, prepare = runner.peak_limit, runner.prepare
+    prepare, threads = runner.prepare, runner.threads
 
     def train(self, *arguments):
         before = count()
@@ -240,12 +240,12 @@ class Counting:
         taken.append(count() - before)
         return result
 
-net._plan.runner = Counting()
+net.executor.plan.runner = Counting()
 for n in (10, 10, 500):
     order = np.tile(np.arange(64), n // 2 + 1)
-    steps = Steps.of(net._plan, opt, X, y, rows=[32] * n, starts=np.arange(n) * 32, order=order)
-    net._plan.train(steps, 0, np.array([n]), net._plan.best_walk, 100.0)
-print(net._plan.best_walk, taken[2] - taken[1])
+    steps = Steps.of(net.executor.plan, opt, X, y, rows=[32] * n, starts=np.arange(n) * 32, order=order)
+    net.executor.plan.train(steps, 0, np.array([n]), net.executor.plan.best_pass, 100.0)
+print(net.executor.plan.best_pass, taken[2] - taken[1])
 """
 
 

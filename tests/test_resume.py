@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_not_resumed(tmp_path, small):
         with pytest.raises(CheckpointError, match="'fit.data'"):
             trainee().fit(*data, resume=True, metrics="accuracy", **options, **change)
     network, optimizer = trainee(), fastgd.Adam()
-    for name, value in (("position", 99), ("step", -1), ("seconds", "x"), ("attended", 99), ("fit", 3)):
+    for name, value in (("position", 99), ("step", -1), ("seconds", "x"), ("handled", 99), ("fit", 3)):
         trainee().fit(x, y, optimizer=fastgd.Adam(), metrics="accuracy", **options)
         altered(path, lambda content, name=name, value=value: content["run"].update({name: value}))
         with pytest.raises(CheckpointError, match="'(run|fit)'"):

@@ -170,7 +170,7 @@ def test_saved_loaded_and_resumed(backend, x, rng, tmp_path):
     resumed = network(made=made, backend=backend)
     options["optimizer"] = fastgd.Adam(0.01)
     resumed.fit(x, y, epochs=5, checkpoint=path, resume=True, **options)
-    np.testing.assert_array_equal(resumed.learnt, whole.learnt)
+    np.testing.assert_array_equal(resumed.state, whole.state)
     loaded, _ = fastgd.load(path, backend=backend)
     assert loaded.input_shape == (T, C)
     np.testing.assert_array_equal(loaded.predict(x), whole.predict(x))
@@ -212,7 +212,7 @@ def test_the_same_bits_for_any_number_of_threads(rows, optimizer, backend, dtype
         net.fit(X, y, optimizer=used, batch_size=max(1, rows // 2), epochs=2)
         losses = [net.train_step(X, y, used) for _ in range(2)]
         ends.append(np.concatenate([net.parameters, losses, net.predict(X).ravel(), net.history.loss]))
-        assert backend == "numpy" or net._plan.threads(rows) == threads
+        assert backend == "numpy" or net.executor.plan.threads(rows) == threads
     for end in ends[1:]:
         np.testing.assert_array_equal(end, ends[0])
 
@@ -235,22 +235,22 @@ def test_how_a_kernel_sees_rows():
         fold(kernels.mse_loss, [(), (7,), (7,), (7,), (3,)])
 
 
-@pytest.mark.parametrize("walk", ["step", "guarded", "fused"])
-def test_the_guard_counts_the_products_of_all_positions(walk, monkeypatch):
+@pytest.mark.parametrize("pass_name", ["step", "guarded", "fused"])
+def test_the_guard_counts_the_products_of_all_positions(pass_name, monkeypatch):
     """Inputs and gradients of outputs within what a gradient of one product a row could bear, but not one of 100."""
     size = 2.5e9
     x, y = np.full((2, 100, 300), size, np.float32), np.full((2, 100, 1), size * 100, np.float32)
-    monkeypatch.setattr(fastgd.plan.Plan, "_choose_walk", lambda plan: walk)
+    monkeypatch.setattr(fastgd.plan.Plan, "_choose_pass", lambda plan: pass_name)
     made = [Dense(1, weight_init="zeros"), Dense(1, weight_init="ones")]
     net, unguarded = (Network((100, 300), made, loss="mse") for _ in range(2))
     before = net.parameters.copy()
     with pytest.raises(fastgd.DivergenceError):
         net.train_step(x, y, fastgd.SGD(1e-6))
     np.testing.assert_array_equal(net.parameters, before)
-    plan = unguarded._plan_for(2)
+    plan = unguarded.executor.training_plan(2)
     plan.terms = 1  # the negative control: as if a row were one product
     plan._bind()
-    if walk != "step":
+    if pass_name != "step":
         unguarded.train_step(x, y, fastgd.SGD(1e-6))
         assert np.abs(unguarded.gradient).max() > np.finfo(np.float32).max ** 0.5
 
@@ -274,7 +274,7 @@ def test_fans_are_the_layers_to_say(rng):
 
 def test_positions_count_as_work(rng):
     long, short = network(shape=(1000, C), num_threads=4), network(shape=C, num_threads=4)
-    plans = [net._plan_for(4) for net in (long, short)]
+    plans = [net.executor.training_plan(4) for net in (long, short)]
     assert plans[0].work == pytest.approx(1000 * plans[1].work, rel=0.01)
     assert (plans[0].threads(8), plans[1].threads(8)) == (3, 1)
 

@@ -34,18 +34,20 @@ def structs():
 
 def bodies():
     """name of a kernel -> (struct that its body reads, struct that it is registered with); and for update rules ->
-    what `walk` and its kin are given."""
-    records, walks = {}, {}
+    what `for_elements` and its kin are given."""
+    records, loops = {}, {}
     for name, body in re.findall(r"^cdef void (\w+)\(const void \*args.*\n((?:    .*\n|\n)+)", TEXT, re.M):
         records[name] = re.findall(r"= <const (\w+) \*>args", body)
-        walks[name] = re.findall(r"^    (walk\w*)\(args, begin, end, \w+, (\d+), (\d+)(?:, 0b([01]+))?\)", body, re.M)
+        loops[name] = re.findall(
+            r"^    (for_elements\w*)\(args, begin, end, \w+, (\d+), (\d+)(?:, 0b([01]+))?\)", body, re.M
+        )
     registered = dict(re.findall(r'^register\("(\w+)", \1, sizeof\((\w+)\)\)', TEXT, re.M))
     records = {name: (*read, registered[name]) for name, read in records.items() if name in registered}
-    return records, {name: walk[0] for name, walk in walks.items() if walk}
+    return records, {name: found[0] for name, found in loops.items() if found}
 
 
 STRUCTS = structs()
-RECORDS, WALKS = bodies()
+RECORDS, PASSES = bodies()
 
 
 def fields_of(kernel):
@@ -68,8 +70,8 @@ def is_order(fields, expected):
 
 
 def test_every_body_is_compared():
-    assert set(RECORDS) | set(WALKS) == set(KERNELS)
-    assert not set(RECORDS) & set(WALKS)
+    assert set(RECORDS) | set(PASSES) == set(KERNELS)
+    assert not set(RECORDS) & set(PASSES)
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -80,11 +82,11 @@ def test_the_fields_of_a_record_have_the_order_of_the_contract(name):
     assert is_order(fields, expected), f"{read}: {fields}, expected {expected}"
 
 
-@pytest.mark.parametrize("name", WALKS)
-def test_a_rule_is_walked_with_the_slots_and_scalars_of_its_contract(name):
+@pytest.mark.parametrize("name", PASSES)
+def test_a_rule_gets_the_slots_and_scalars_of_its_contract(name):
     """p, slots, g, n, then the scalars; slots of 8 bits have a sign where the contract does not say nonnegative."""
-    walk, slots, scalars, signs = WALKS[name]
-    suffix = walk.removeprefix("walk")
+    for_elements, slots, scalars, signs = PASSES[name]
+    suffix = for_elements.removeprefix("for_elements")
     assert name.endswith(suffix)
     rule = KERNELS[name.removesuffix(suffix)]
     assert tuple(rule.arrays) == ("p", *slots_of(rule), "g")

@@ -1,4 +1,4 @@
-# Ways into a walk from Python that cost next to nothing over the arithmetic.
+# Ways into a pass from Python that cost next to nothing over the arithmetic.
 
 cdef bint has_rows(object array, const int64_t[::1] shape):
     """Whether each row of an array has this shape."""
@@ -11,17 +11,17 @@ cdef bint has_rows(object array, const int64_t[::1] shape):
     return True
 
 
-cdef class QuickStep:
+cdef class FastStep:
     """One training step at a time, called from Python, at next to no cost over the arithmetic. It takes what needs no
     preparation: arrays that the kernels can read where they lie, of up to `capacity` rows, the optimizer it was made
-    for, and the next of the steps whose values lie ready in `feeds`. Anything else it leaves to the caller, by
+    for, and the next of the steps whose values lie ready in `per_step`. Anything else it leaves to the caller, by
     returning None with nothing changed; so also a step that would not end well.
     """
     cdef Runner runner
-    cdef Turn turn, optimizer_turn
+    cdef UseLock lock, optimizer_lock
     cdef object optimizer, kept
     cdef const Stage[::1] stages
-    cdef const int64_t[:, ::1] feeds
+    cdef const int64_t[:, ::1] per_step
     cdef const int64_t[::1] x_shape, y_shape
     cdef Inputs inputs
     cdef const double[::1] limits
@@ -33,16 +33,16 @@ cdef class QuickStep:
     cdef list watched
     cdef object raise_fault
 
-    def __init__(self, runner, turn, optimizer, *, stages, feeds, inputs, limits, counter, minibatches, pace,
+    def __init__(self, runner, lock, optimizer, *, stages, per_step, inputs, limits, counter, minibatches, pace,
                  capacity, x, y, last_loss, watched, raise_fault, kept):
         """x, y: arrays like those to come. inputs: for the stages. limits: of the gradient, one for each step. counter:
         the optimizer's steps and version. minibatches: the network's count. pace: see `Runner.run`. last_loss: that of
         the step before. watched: see `unchanged`. raise_fault(x, y): raises what a user's function raised. kept: what
         must live as long as this."""
         self.watched, self.raise_fault = watched, raise_fault
-        self.runner, self.turn, self.optimizer, self.kept = runner, turn, optimizer, kept
-        self.optimizer_turn = optimizer.turn
-        self.stages, self.feeds, self.inputs = stages, feeds, inputs
+        self.runner, self.lock, self.optimizer, self.kept = runner, lock, optimizer, kept
+        self.optimizer_lock = optimizer.lock
+        self.stages, self.per_step, self.inputs = stages, per_step, inputs
         self.limits, self.counter, self.pace = limits, counter, pace
         self.minibatches, self.trained = minibatches, minibatches[0]
         self.capacity, self.x_shape, self.y_shape = capacity, np.array(x.shape[1:]), np.array(y.shape[1:], np.int64)
@@ -58,7 +58,7 @@ cdef class QuickStep:
     cdef bint fits(self, object x, object y, object optimizer):
         if optimizer is not self.optimizer or self.next == self.count:
             return False
-        if not (self.turn.is_open() and self.optimizer_turn.is_open()):
+        if not (self.lock.is_open() and self.optimizer_lock.is_open()):
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
             return False
@@ -90,24 +90,24 @@ cdef class QuickStep:
         cdef int64_t at_y = <int64_t>cnp.PyArray_DATA(y)
         e.inputs = &self.inputs.to
         e.stages, e.n_stages = &self.stages[0], self.stages.shape[0]
-        e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
-        if e.n_feeds:
-            e.feeds = <const Feed *>&self.feeds[0, 0]
+        e.per_step, e.n_per_step = NULL, self.per_step.shape[0]
+        if e.n_per_step:
+            e.per_step = <const PerStep *>&self.per_step[0, 0]
         e.rows_of_step, e.n_marks, e.sums, e.next_look = NULL, 0, NULL, -1
         e.counter, e.minibatches, e.pace = &self.counter[0], &self.minibatches[0], &self.pace[0]
         e.step, e.end, e.status = self.next, self.next + 1, DONE
         clear_faults(e)
         if rows * self.runner.work_of_row > FREE_WORK:
-            self.turn.take(TRAIN)
-            self.optimizer_turn.take(TRAIN)
+            self.lock.take(TRAIN)
+            self.optimizer_lock.take(TRAIN)
             with nogil:
                 steps_begin()
                 set_inputs(e, rows, at_x, at_y, 0, 0, self.limits[self.next])
                 begin_step(e)
                 run_steps(e, self.runner.threads(rows))
                 steps_end()
-            self.optimizer_turn.give_back(False)
-            self.turn.give_back(False)
+            self.optimizer_lock.release(False)
+            self.lock.release(False)
         else:       # with the GIL, so nobody comes between
             set_inputs(e, rows, at_x, at_y, 0, 0, self.limits[self.next])
             begin_step(e)
@@ -121,7 +121,7 @@ cdef class QuickStep:
         return self.last_loss
 
 
-cdef class QuickUpdate:
+cdef class FastUpdate:
     """An optimizer's update of a list of arrays, again and again, at next to no cost over the arithmetic. It takes what
     needs no preparation: numpy arrays, the parameters where they lay when this was made, gradients of their shapes, and
     the next of the steps whose values were foreseen. Anything else it leaves to the caller, by returning False
@@ -130,23 +130,23 @@ cdef class QuickUpdate:
     cdef Runner runner
     cdef object num_threads, backend, kept, held
     cdef const Stage[::1] stages
-    cdef const int64_t[:, ::1] feeds, slots
+    cdef const int64_t[:, ::1] per_step, slots
     cdef int64_t[::1] counter, p_data, g_data, types, ranks, starts, ends
     cdef const int64_t[:, ::1] shapes
     cdef int64_t n, next, count, begin, version, elements
     cdef int threads
     cdef double[2] pace
-    cdef Turn turn
+    cdef UseLock lock
     cdef list watched
     cdef object raise_fault
 
-    def __init__(self, runner, turn, parameters, *, stages, counter, slots, threads, elements, num_threads, backend,
+    def __init__(self, runner, lock, parameters, *, stages, counter, slots, threads, elements, num_threads, backend,
                  watched, raise_fault, kept):
         """slots: rows of the address of a slot that holds that of a gradient, its number, and a byte to begin at.
         watched: see `unchanged`. raise_fault(gradients): raises what a user's rule raised. kept: what must live as
         long as this."""
         self.watched, self.raise_fault = watched, raise_fault
-        self.runner, self.turn, self.stages, self.slots, self.kept = runner, turn, stages, slots, kept
+        self.runner, self.lock, self.stages, self.slots, self.kept = runner, lock, stages, slots, kept
         self.counter, self.num_threads, self.backend = counter, num_threads, backend
         self.next = self.count = 0
         self.pace[0] = self.pace[1] = 0
@@ -162,9 +162,9 @@ cdef class QuickUpdate:
         spans = np.array(sorted((p.ctypes.data, p.ctypes.data + p.nbytes) for p in parameters if p.size), np.int64)
         self.starts, self.ends = spans.reshape(-1, 2).T.copy()
 
-    def foresee(self, const int64_t[:, ::1] feeds, int64_t count, held):
-        """Takes the values of the next `count` steps: a row for each `Feed`; `held` owns the values."""
-        self.feeds, self.held = feeds, held
+    def prefetch_values(self, const int64_t[:, ::1] per_step, int64_t count, held):
+        """Takes the values of the next `count` steps: a row for each `PerStep`; `held` owns the values."""
+        self.per_step, self.held = per_step, held
         self.next, self.count, self.begin, self.version = 0, count, self.counter[0], self.counter[1]
 
     @property
@@ -222,17 +222,17 @@ cdef class QuickUpdate:
 
     cdef bint step(self, object params, object grads, object num_threads, object backend) except -1:
         """Whether the update is made."""
-        if not self.turn.is_open() or num_threads is not self.num_threads or backend is not self.backend:
+        if not self.lock.is_open() or num_threads is not self.num_threads or backend is not self.backend:
             return False
         if self.watched and not unchanged(self.watched):
             return False
         if self.elements > FREE_ELEMENTS:
-            with self.turn:
+            with self.lock:
                 return self.run(params, grads)
         return self.run(params, grads)      # with the GIL, so nobody comes between
 
     def run(self, params, grads):
-        """`step` by a caller who may take the turn, or has it."""
+        """`step` by a caller who may take the lock, or has it."""
         if self.next == self.count:
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
@@ -249,9 +249,9 @@ cdef class QuickUpdate:
             self.next += 1
             return True
         e.stages, e.n_stages = &self.stages[0], self.stages.shape[0]
-        e.feeds, e.n_feeds = NULL, self.feeds.shape[0]
-        if e.n_feeds:
-            e.feeds = <const Feed *>&self.feeds[0, 0]
+        e.per_step, e.n_per_step = NULL, self.per_step.shape[0]
+        if e.n_per_step:
+            e.per_step = <const PerStep *>&self.per_step[0, 0]
         e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
         e.step, e.end, e.status, e.pace = self.next, self.next + 1, DONE, &self.pace[0]
         clear_faults(e)
@@ -273,7 +273,7 @@ cdef class QuickUpdate:
 @cython.auto_pickle(False)
 cdef class Stepper:
     """What an optimizer's `step` does before all else; the rest is the class's that follows, in `_prepared_step`."""
-    cdef public QuickUpdate _quick
+    cdef public FastUpdate _fast
 
     @cython.embedsignature(True)
     @cython.embedsignature.format("clinic")
@@ -290,5 +290,5 @@ cdef class Stepper:
 
         Raises TypeError or ValueError naming the argument; then nothing has changed.
         """
-        if self._quick is None or not self._quick.step(params, grads, num_threads, backend):
+        if self._fast is None or not self._fast.step(params, grads, num_threads, backend):
             self._prepared_step(params, grads, num_threads, backend)

@@ -10,7 +10,7 @@ from .metrics import METRICS
 from .samples import CHECK_ROWS
 
 
-class Watch:
+class EarlyStopping:
     """Looks at the network after each epoch: validation loss and metrics, and whether what is monitored has become
     better lately.
 
@@ -35,8 +35,8 @@ class Watch:
             raise value_error("monitor", expected, repr(monitor))
         self.sign, self._is_told = -1 if greater_is_better else 1, monitor is not None
         # Of values whose sign is such that less is better: that which counts as best, for how many epochs none was
-        # better, and the least of all, with what the network had learnt then.
-        self.best, self.waited, self.least, self.learnt = math.inf, 0, math.inf, None
+        # better, and the least of all, with the state of the network then.
+        self.best, self.waited, self.least, self.best_state = math.inf, 0, math.inf, None
 
     @property
     def is_needed(self):
@@ -76,9 +76,9 @@ class Watch:
         if value < self.least:
             self.least, history.best_epoch = value, len(history.loss)
             if self.restore_best:
-                if self.learnt is None:
-                    self.learnt = network.learnt.copy()
-                self.learnt[:] = network.learnt
+                if self.best_state is None:
+                    self.best_state = network.state.copy()
+                self.best_state[:] = network.state
         if value < self.best - self.tolerance:
             self.best, self.waited = value, 0
         else:

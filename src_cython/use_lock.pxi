@@ -3,7 +3,7 @@
 # Seconds between two looks whether those who read are done.
 READERS_SECONDS = 0.0002
 
-# What a caller does with what it takes its turn at.
+# What a caller does with what it uses.
 cpdef enum Use:
     EVALUATE = 1            # changes nothing that others read
     BORROW = 2              # changes the gradient, or the parameters for a while
@@ -13,17 +13,17 @@ watch_forks()
 
 
 @cython.final
-cdef class Turn:
-    """`with turn:` gives one thread at a time the use of the `owner`, a word for messages; a call from another thread
+cdef class UseLock:
+    """`with lock:` gives one thread at a time the use of the `owner`, a word for messages; a call from another thread
     gets a RuntimeError, as does a call that is made, by the same thread, from within. In C, so that a signal cannot
-    fall between taking the turn and the promise to give it back.
+    fall between taking the lock and the promise to give it back.
 
-    `with turn.use(EVALUATE):` is for calls that do less than `TRAIN`. `with turn.lent(use):` surrounds the call of a
-    user's function by the thread that has the turn: calls made from it may take the turn again, for no more than `use`.
-    `with turn.reading():` is for those who only read, any number at a time; who changes something waits for them.
+    `with lock.use(EVALUATE):` is for calls that do less than `TRAIN`. `with lock.lend(use):` surrounds the call of a
+    user's function by the thread that has the lock: calls made from it may take the lock again, for no more than `use`.
+    `with lock.reading():` is for those who only read, any number at a time; who changes something waits for them.
 
     `disturbed` tells that a user left by an exception, or that a fork left it behind: what is prepared may be half set.
-    `uses` counts how often the turn was taken, or read.
+    `uses` counts how often the lock was taken, or read.
 
     In the child of a fork, what threads held that are not there is free; what the thread that forked holds, it keeps.
     """
@@ -33,15 +33,15 @@ cdef class Turn:
     cdef int lending                # what calls made from the holder may do; 0 is nothing
     cdef uint64_t holder            # a thread
     cdef uint64_t forks             # the `fork_count` at which holder and readers were noted
-    cdef list outer                 # `lending` of those whose turn was taken from within, the oldest first
+    cdef list lending_before                 # `lending` of those whose lock was taken from within, the oldest first
     cdef list readers               # threads
     cdef str owner
 
     def __init__(self, owner):
-        self.owner, self.outer, self.readers, self.forks = owner, [], [], fork_count
+        self.owner, self.lending_before, self.readers, self.forks = owner, [], [], fork_count
 
     def __reduce__(self):
-        return Turn, (self.owner,)
+        return UseLock, (self.owner,)
 
     cdef inline void look_for_fork(self):
         if self.forks != fork_count:
@@ -51,7 +51,7 @@ cdef class Turn:
         """Frees what is held by threads that this process does not have."""
         if self.taken and self.holder != forking_thread:
             self.taken, self.lending, self.disturbed = False, 0, True
-            self.outer.clear()
+            self.lending_before.clear()
         self.readers = [thread for thread in self.readers if thread == forking_thread]
         self.forks = fork_count
 
@@ -97,14 +97,14 @@ cdef class Turn:
                 )
             sleep(READERS_SECONDS)
             self.check(use)
-        self.outer.append(self.lending)
+        self.lending_before.append(self.lending)
         self.taken, self.holder, self.lending = True, thread, 0
         self.uses += 1
         return 0
 
-    cdef void give_back(self, bint failed):
-        self.lending = self.outer.pop()
-        self.taken = len(self.outer) > 0
+    cdef void release(self, bint failed):
+        self.lending = self.lending_before.pop()
+        self.taken = len(self.lending_before) > 0
         if failed:
             self.disturbed = True
 
@@ -112,12 +112,12 @@ cdef class Turn:
         self.take(TRAIN)
 
     def __exit__(self, kind, value, traceback):
-        self.give_back(kind is not None)
+        self.release(kind is not None)
 
     def use(self, int use):
         return Using(self, use)
 
-    def lent(self, int use):
+    def lend(self, int use):
         return Lending(self, use)
 
     def reading(self):
@@ -126,63 +126,63 @@ cdef class Turn:
 
 @cython.final
 cdef class Using:
-    """A context in which the turn is taken for some use."""
-    cdef Turn turn
+    """A context in which the lock is taken for some use."""
+    cdef UseLock lock
     cdef int what
 
-    def __init__(self, turn, int use):
-        self.turn, self.what = turn, use
+    def __init__(self, lock, int use):
+        self.lock, self.what = lock, use
 
     def __enter__(self):
-        self.turn.take(self.what)
+        self.lock.take(self.what)
 
     def __exit__(self, kind, value, traceback):
-        self.turn.give_back(kind is not None)
+        self.lock.release(kind is not None)
 
 
 @cython.final
 cdef class Lending:
-    """A context in which calls made from the thread that has the turn may take it, too. It does nothing for a thread
+    """A context in which calls made from the thread that has the lock may take it, too. It does nothing for a thread
     that has not."""
-    cdef Turn turn
+    cdef UseLock lock
     cdef int use, before
     cdef bint lends
 
-    def __init__(self, turn, int use):
-        self.turn, self.use = turn, use
+    def __init__(self, lock, int use):
+        self.lock, self.use = lock, use
 
     def __enter__(self):
-        self.turn.look_for_fork()
-        self.lends = self.turn.taken and self.turn.holder == this_thread()
+        self.lock.look_for_fork()
+        self.lends = self.lock.taken and self.lock.holder == this_thread()
         if self.lends:
-            self.before, self.turn.lending = self.turn.lending, self.use
+            self.before, self.lock.lending = self.lock.lending, self.use
 
     def __exit__(self, kind, value, traceback):
         if self.lends:
-            self.turn.lending = self.before
+            self.lock.lending = self.before
 
 
 @cython.final
 cdef class Reading:
     """A context in which something is read that others may read, too."""
-    cdef Turn turn
+    cdef UseLock lock
 
-    def __init__(self, turn):
-        self.turn = turn
+    def __init__(self, lock):
+        self.lock = lock
 
     def __enter__(self):
-        self.turn.check(EVALUATE)
-        self.turn.readers.append(this_thread())
-        self.turn.uses += 1
+        self.lock.check(EVALUATE)
+        self.lock.readers.append(this_thread())
+        self.lock.uses += 1
 
     def __exit__(self, kind, value, traceback):
-        self.turn.look_for_fork()
-        self.turn.readers.remove(this_thread())
+        self.lock.look_for_fork()
+        self.lock.readers.remove(this_thread())
 
 
 @cython.final
-cdef class WaitingTurn:
-    """`with turn:` serves one thread at a time, for which the others wait; a call made from within gets a RuntimeError.
+cdef class WaitingLock:
+    """`with lock:` serves one thread at a time, for which the others wait; a call made from within gets a RuntimeError.
     Free in the child of a fork, unless the thread that forked has it."""
     cdef object lock
     cdef uint64_t holder, forks
@@ -192,7 +192,7 @@ cdef class WaitingTurn:
         self.owner, self.lock, self.forks = owner, Lock(), fork_count
 
     def __reduce__(self):
-        return WaitingTurn, (self.owner,)
+        return WaitingLock, (self.owner,)
 
     def __enter__(self):
         cdef uint64_t thread = this_thread()
@@ -213,7 +213,7 @@ cdef class WaitingTurn:
 
 
 @cython.final
-cdef class StepOfPython:
+cdef class StepInPython:
     """A context in which Python code makes a step, in the midst of which no fork shall come."""
 
     def __enter__(self):
