@@ -10,8 +10,8 @@ import pytest
 from cases import BENCHMARKED, KERNELS, benchmark_sizes
 from fastgd._plan import call_kernel
 
-from fastgd.kernel import BODIES
-from fastgd.selfcheck import example
+from fastgd.cli.self_check import example
+from fastgd.core.kernel import BODIES
 
 
 @pytest.mark.parametrize("body", BODIES)

@@ -74,8 +74,8 @@ def torch_step(name, params, grads):
 
 
 def stream_step(n):
-    compiled = importlib.import_module(f"fastgd._kernels_{fastgd.kernel.variant()}_float32")
-    _, held = fastgd.buffers.aligned_zeros([n] * 4, np.float32, eighth=0)
+    compiled = importlib.import_module(f"fastgd._kernels_{fastgd.core.kernel.variant()}_float32")
+    _, held = fastgd.core.buffers.aligned_zeros([n] * 4, np.float32, eighth=0)
     addresses = [array.ctypes.data for array in held]
     return lambda: compiled.stream(*addresses, n) or held
 

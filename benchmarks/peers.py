@@ -286,7 +286,7 @@ def machine(n):
 
     import fastgd
 
-    compiled = importlib.import_module(f"fastgd._kernels_{fastgd.kernel.variant()}_float32")
+    compiled = importlib.import_module(f"fastgd._kernels_{fastgd.core.kernel.variant()}_float32")
     start = time.perf_counter()
     operations = compiled.fused_multiply_adds(400_000)
     rates = [operations / (time.perf_counter() - start) / 1e9]

@@ -10,7 +10,7 @@ from sklearn.datasets import load_breast_cancer
 import fastgd
 from fastgd import SGD, Dense, Network, plots
 from fastgd.callbacks import every, trajectory
-from fastgd.datasets import digits
+from fastgd.cli.datasets import digits
 
 FOLDER = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent
 COLOURS = 128  # of a file: enough to look the same, and a third of the bytes

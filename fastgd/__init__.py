@@ -22,34 +22,29 @@ __path__ = [
 from . import (
     activations,
     callbacks,
-    containers,
     custom,
-    dropout,
     initializers,
     layers,
     losses,
     metrics,
-    normalization,
     optimizers,
     plots,
     schedules,
     tables,
 )
-from .checkpoint import load
-from .config import __version__, show_config
-from .containers import *  # noqa: F403
-from .data import minibatches
-from .dropout import *  # noqa: F403
+from .core.config import __version__, show_config
+from .core.kernel import kernels
+from .data.minibatches import minibatches
 from .errors import CheckpointError, DivergenceError
-from .finder import RangeTest, find_learning_rate
-from .gradcheck import check_gradients
-from .history import History
-from .kernel import kernels
+from .explore.gradient_check import check_gradients
+from .explore.range_test import RangeTest, find_learning_rate
+from .explore.sweep import Sweep, sweep
 from .layers import *  # noqa: F403
 from .network import Network
-from .normalization import *  # noqa: F403
 from .optimizers import *  # noqa: F403
-from .sweeps import Sweep, sweep
+from .training.checkpoint import load
+from .training.history import History
+from .training.run import Run
 
 __all__ = [
     "CheckpointError",
@@ -57,6 +52,7 @@ __all__ = [
     "History",
     "Network",
     "RangeTest",
+    "Run",
     "Sweep",
     "__version__",
     "activations",
@@ -77,7 +73,7 @@ __all__ = [
     "sweep",
     "tables",
 ]
-__all__ += [*containers.__all__, *layers.__all__, *dropout.__all__, *normalization.__all__, *optimizers.__all__]
+__all__ += [*layers.__all__, *optimizers.__all__]
 
 
 def __getattr__(name):
@@ -85,3 +81,8 @@ def __getattr__(name):
     if name == "sklearn":
         return importlib.import_module(".sklearn", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    """The names that are for users."""
+    return sorted([*__all__, "sklearn"])

@@ -13,8 +13,8 @@ import math
 
 import numpy as np
 
-from .choice import AT_LEAST_ZERO, POSITIVE, Choice
-from .kernel import In, InOut, Kernel, Out, kernel
+from .core.choice import AT_LEAST_ZERO, POSITIVE, Choice
+from .core.kernel import In, InOut, Kernel, Out, kernel
 
 SQRT_HALF = 0.5**0.5
 SQRT_2_OVER_PI = (2 / math.pi) ** 0.5

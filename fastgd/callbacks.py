@@ -14,9 +14,9 @@ import time
 import numpy as np
 
 from ._plan import UseLock
-from .checkpoint import check_file
 from .errors import check_integer, shown, type_error, value_error
-from .history import why
+from .training.checkpoint import check_file
+from .training.history import why
 
 # Seconds between two looks of the progress bar.
 TICK = 0.1

@@ -19,13 +19,13 @@ import warnings
 
 import numpy as np
 
-from . import fingerprint
 from .activations import ACTIVATIONS, Activation, slope_backward
+from .core import fingerprint
+from .core.kernel import In, InOut, Kernel, Out, kernels
 from .errors import check_number, shown, type_error, value_error
-from .kernel import In, InOut, Kernel, Out, kernels
 from .losses import LOSSES, Loss
-from .optimizer import COMMON, Optimizer, check_rounded
 from .optimizers import OPTIMIZERS
+from .optimizers.base import COMMON, Optimizer, check_rounded
 
 # Where the derivative of an activation is compared with differences, how far apart these are, and what they may differ
 # by. The points lie where functions have no jumps; one where differences of two widths disagree is left out.

@@ -17,8 +17,8 @@ from functools import partial
 
 import numpy as np
 
-from .choice import POSITIVE, Choice, pick
-from .data import check_mapping
+from .core.choice import POSITIVE, Choice, pick
+from .data.mapped import check_mapping
 from .errors import shown, value_error
 
 

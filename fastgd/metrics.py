@@ -6,10 +6,9 @@ import inspect
 
 import numpy as np
 
-from .choice import AT_LEAST_ONE, Choice
-from .domains import sum_to_one
+from .core.choice import AT_LEAST_ONE, Choice
+from .core.domains import sum_to_one
 from .errors import choose, shown, type_error, value_error
-from .history import COLUMNS
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -168,6 +167,7 @@ def _takes_weights(function):
 
 
 # What logs and a history call their own columns.
+COLUMNS = ("loss", "validation_loss", "learning_rate", "rows", "seconds")
 RESERVED = ("step", "epoch", "stopped", *COLUMNS)
 
 

@@ -8,22 +8,22 @@ import math
 import numpy as np
 
 from ._plan import Use
-from .buffers import aligned_zeros
-from .choice import pick
-from .containers import Sequential, check_layers
+from .core.buffers import aligned_zeros
+from .core.choice import pick
+from .core.kernel import BACKENDS, DTYPES
+from .core.threads import check_threads
+from .data.samples import check_rows, check_samples
+from .engine.executor import Executor
+from .engine.plan import Plan
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
-from .executor import Executor
-from .kernel import BACKENDS, DTYPES
-from .layer import check_shape, parameter_specs, statistic_specs
+from .layers.base import check_shape, parameter_specs, statistic_specs
+from .layers.containers import Sequential, check_layers
 from .losses import LOSSES, Loss
 from .metrics import check_metrics
-from .optimizer import check_optimizer
 from .optimizers import Adam
-from .plan import Plan
-from .samples import check_rows, check_samples
+from .optimizers.base import check_optimizer
 from .tables import Preprocessing
-from .threads import check_threads
-from .training import fit
+from .training.fit import fit
 
 
 class Network:
@@ -303,7 +303,7 @@ class Network:
 
     def save(self, path, *, optimizer=None):
         """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`."""
-        from .checkpoint import save
+        from .training.checkpoint import save
 
         if optimizer is not None:
             check_optimizer(optimizer)

@@ -15,10 +15,10 @@ through it.
 
 import numpy as np
 
-from .checkpoint import check_file, replace_file
-from .config import __version__
+from .core.config import __version__
 from .errors import choose, value_error
 from .tables import OUTPUTS
+from .training.checkpoint import check_file, replace_file
 
 # Those of ONNX 1.8 of November 2020, which onnxruntime reads since 1.6; nothing that is newer is needed.
 OPSETS, IR_VERSION = {"": 13, "ai.onnx.ml": 2}, 7

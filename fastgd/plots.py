@@ -9,9 +9,9 @@ import os
 import numpy as np
 
 from .errors import choose, shown, type_error, value_error
-from .history import History
+from .explore.surface import losses_over, plane_of
 from .network import Network
-from .surface import losses_over, plane_of
+from .training.history import History
 
 # Told apart by colour-blind readers (Okabe & Ito 2008), in an order in which neighbours differ in grey, too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#D55E00")

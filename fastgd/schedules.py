@@ -12,7 +12,7 @@ import typing
 
 import numpy as np
 
-from .choice import AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE, SHARE
+from .core.choice import AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE, SHARE
 from .errors import check_integer, check_number, choose, shown, type_error, value_error
 
 FACTOR = {"low": 0.0, "low_open": True, "high": 1.0}

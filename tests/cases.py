@@ -6,7 +6,7 @@ import contextlib
 import numpy as np
 
 import fastgd
-from fastgd.kernel import kernels
+from fastgd.core.kernel import kernels
 
 
 @contextlib.contextmanager

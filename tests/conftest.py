@@ -3,8 +3,8 @@ import pytest
 from cases import definitions
 
 import fastgd
-from fastgd.datasets import digits
-from fastgd.kernel import DTYPES
+from fastgd.cli.datasets import digits
+from fastgd.core.kernel import DTYPES
 
 BACKENDS = ("numpy", "numba", "cython")
 

@@ -15,8 +15,8 @@ from fastgd import _cpu
 
 CHECK = """
 import numpy as np, fastgd
-from fastgd.selfcheck import TOLERANCES, CHECKED_SIZES, body_error
-from fastgd.kernel import variant
+from fastgd.cli.self_check import TOLERANCES, CHECKED_SIZES, body_error
+from fastgd.core.kernel import variant
 for kernel in vars(fastgd.kernels).values():
     for dtype in TOLERANCES:
         assert body_error(kernel, "cython", CHECKED_SIZES, dtype, np.random.default_rng(0)) <= TOLERANCES[dtype], kernel
@@ -73,33 +73,33 @@ def test_unknown_variant_is_an_error(wanted, tmp_path):
 
 
 def test_unavailable_variant_is_an_error(monkeypatch):
-    fastgd.kernel.variant.cache_clear()
+    fastgd.core.kernel.variant.cache_clear()
     try:
         monkeypatch.setattr(_cpu, "variants", lambda: ("v3", "v2"))
         monkeypatch.setenv("FASTGD_ISA", "v4")
         with pytest.raises(ImportError, match="FASTGD_ISA.*'v3', 'v2'.*'v4'"):
-            fastgd.kernel.variant()
+            fastgd.core.kernel.variant()
         monkeypatch.setattr(_cpu, "variants", lambda: ())
         with pytest.raises(ImportError, match="v2"):
-            fastgd.kernel.variant()
+            fastgd.core.kernel.variant()
     finally:
-        fastgd.kernel.variant.cache_clear()
+        fastgd.core.kernel.variant.cache_clear()
 
 
 def test_only_what_is_built_is_offered(monkeypatch):
     """Of the variants this processor runs; the modules of all that are built can be found."""
     assert set(_cpu.variants()) <= set(_cpu.built())
     for name in _cpu.built():
-        for dtype in fastgd.kernel.DTYPES:
+        for dtype in fastgd.core.kernel.DTYPES:
             assert importlib.util.find_spec(f"fastgd._kernels_{name}_{dtype}"), name
-    fastgd.kernel.variant.cache_clear()
+    fastgd.core.kernel.variant.cache_clear()
     try:
         monkeypatch.setattr(_cpu, "built", lambda: ("v4",))
         monkeypatch.setattr(_cpu, "variants", lambda: ())
         with pytest.raises(ImportError, match="one of the variants built, 'v4';"):
-            fastgd.kernel.variant()
+            fastgd.core.kernel.variant()
     finally:
-        fastgd.kernel.variant.cache_clear()
+        fastgd.core.kernel.variant.cache_clear()
 
 
 def test_import_is_light_and_changes_nothing(tmp_path):
@@ -122,7 +122,7 @@ assert sys.float_info.min / 2 != 0
     [
         ("numba", "fastgd.Network(2, [fastgd.Dense(1)], loss='mse', backend='numba').describe()", "fastgd[numba]"),
         ("matplotlib", "fastgd.plots.plot_loss(fastgd.History())", "fastgd[plots]"),
-        ("sklearn", "fastgd.datasets.digits()", "fastgd[sklearn]"),
+        ("sklearn", "fastgd.cli.datasets.digits()", "fastgd[sklearn]"),
         ("sklearn", "fastgd.sklearn.MLPClassifier()", "fastgd[sklearn]"),
         ("pyarrow", "fastgd.tables.read('t.csv')", "fastgd[data]"),
         ("tensorboard", "fastgd.callbacks.tensorboard('runs')", "fastgd[tensorboard]"),
@@ -163,7 +163,7 @@ def test_show_config(capsys):
     fastgd.show_config()
     text = capsys.readouterr().out
     assert fastgd.__version__ in text
-    assert fastgd.kernel.variant() in text
+    assert fastgd.core.kernel.variant() in text
 
 
 FROZEN = """
@@ -174,7 +174,7 @@ def version(name):
 
 importlib.metadata.version = version
 import fastgd
-from fastgd import cli
+from fastgd.cli import parser as cli
 
 fastgd.show_config()
 try:

@@ -125,7 +125,7 @@ def test_a_shared_array_is_updated_once_its_gradient_is_whole(samples, monkeypat
     """Also where the update follows the gradient part by part."""
     ends = []
     for pass_name in ("step", "guarded", "fused"):
-        monkeypatch.setattr(fastgd.plan.Plan, "_choose_pass", lambda plan, pass_name=pass_name: pass_name)
+        monkeypatch.setattr(fastgd.engine.plan.Plan, "_choose_pass", lambda plan, pass_name=pass_name: pass_name)
         net = network("tied within")
         net.fit(*samples, optimizer=fastgd.Adam(0.01), batch_size=4, epochs=3)
         ends.append(net.parameters.copy())

@@ -13,10 +13,10 @@ import pytest
 import fastgd
 from fastgd import Adam, Dense, Network, custom
 from fastgd.activations import ACTIVATIONS
-from fastgd.kernel import In, Kernel, kernels
+from fastgd.core.kernel import In, Kernel, kernels
 from fastgd.losses import LOSSES
-from fastgd.lowmemory import STATE_DTYPES, low_memory_kernel
 from fastgd.optimizers import OPTIMIZERS
+from fastgd.optimizers.low_memory import STATE_DTYPES, low_memory_kernel
 
 pytestmark = pytest.mark.usefixtures("own_definitions")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastgd import custom
-from fastgd.jit import Compiler
+from fastgd.core.jit import Compiler
 
 pytestmark = [pytest.mark.usefixtures("own_definitions"), pytest.mark.slow]  # each compiles a function
 

@@ -10,7 +10,7 @@ import pytest
 import fastgd
 from fastgd import Dense, Network, custom
 from fastgd.activations import ACTIVATIONS
-from fastgd.kernel import In, Kernel, Out, kernels
+from fastgd.core.kernel import In, Kernel, Out, kernels
 from fastgd.losses import LOSSES
 from fastgd.optimizers import OPTIMIZERS
 

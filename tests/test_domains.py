@@ -5,11 +5,11 @@ import pytest
 from cases import KERNELS
 
 import fastgd
-from fastgd.domains import DOMAINS, MASS_TOLERANCE, Domain, domain_of
-from fastgd.kernel import In, InOut, Kernel, Out
+from fastgd.cli.self_check import example
+from fastgd.core.domains import DOMAINS, MASS_TOLERANCE, Domain, domain_of
+from fastgd.core.kernel import In, InOut, Kernel, Out
+from fastgd.data.samples import check_values
 from fastgd.losses import LOSSES
-from fastgd.samples import check_values
-from fastgd.selfcheck import example
 
 BELONG = {
     "real": [-1e30, 0.0, 1e30],

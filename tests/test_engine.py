@@ -13,7 +13,8 @@ import pytest
 from cases import OPTIMIZERS
 
 import fastgd
-from fastgd import SGD, Adam, Dense, Network, plan
+from fastgd import SGD, Adam, Dense, Network
+from fastgd.engine import plan
 
 
 def network(hidden=24, **options):
@@ -221,7 +222,7 @@ void *malloc(size_t n) {
 """
 COUNTED = """
 import ctypes, sys, numpy as np, fastgd
-from fastgd.steps import Steps
+from fastgd.engine.steps import Steps
 count = ctypes.CDLL(sys.argv[1]).allocations
 count.restype = ctypes.c_long
 rng = np.random.default_rng(0)

@@ -187,7 +187,7 @@ def test_networks_in_processes(method, rng):
 def test_a_fork_waits_for_a_compilation():
     """Numba compiles under one lock, whoever compiles."""
     pytest.importorskip("numba")
-    from fastgd import jit
+    from fastgd.core import jit
 
     jit.global_compiler_lock.acquire()
     held, release = threading.Event(), threading.Event()

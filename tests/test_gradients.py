@@ -8,11 +8,11 @@ from cases import KINKED_ACTIVATIONS
 
 import fastgd
 from fastgd.activations import ACTIVATIONS
-from fastgd.domains import domain_of
-from fastgd.kernel import Kernel
+from fastgd.cli.self_check import GRADIENT_TOLERANCE
+from fastgd.core.domains import domain_of
+from fastgd.core.kernel import Kernel
 from fastgd.losses import LOSSES
 from fastgd.network import Network
-from fastgd.selfcheck import GRADIENT_TOLERANCE
 
 ROWS, SIZES = 6, (4, 5, 5, 3)
 STEP = 1e-3

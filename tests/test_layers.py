@@ -8,9 +8,9 @@ import pytest
 from cases import LAYERS, same
 
 import fastgd
-from fastgd.dropout import kept
-from fastgd.layer import LAYERS as KNOWN
-from fastgd.selfcheck import GRADIENT_TOLERANCE
+from fastgd.cli.self_check import GRADIENT_TOLERANCE
+from fastgd.layers.base import LAYERS as KNOWN
+from fastgd.layers.dropout import kept
 
 MODES = {"evaluation": False, "training": True}
 BOTH = pytest.mark.parametrize("training", MODES.values(), ids=MODES)

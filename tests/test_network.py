@@ -133,7 +133,7 @@ def test_describe_tells_the_plan(backend):
         ["2", "Dense(3,", "identity())", "->", "3,", "27", "parameters"],
     ]
     phases = [line.split()[0] for line in lines[3:]]
-    assert phases == sorted(phases, key=fastgd.plan.PHASES.index)
+    assert phases == sorted(phases, key=fastgd.engine.plan.PHASES.index)
     assert all(line.endswith(backend) for line in lines[3:])
     for kernel in ("dense_forward", "relu_backward", "softmax_cross_entropy_labels_loss", "penalty_gradient"):
         assert kernel in text

@@ -353,7 +353,7 @@ def test_every_hyper_parameter_has_a_range():
         optimizer = kind(0.1)
         numbers = {key for key, value in optimizer.own_options().items() if not isinstance(value, bool)}
         assert numbers <= set(kind.ranges), name
-        assert set(fastgd.optimizer.Optimizer.ranges) <= set(kind.ranges), name
+        assert set(fastgd.optimizers.base.Optimizer.ranges) <= set(kind.ranges), name
 
 
 def test_a_new_optimizer_declares_the_range_of_its_hyper_parameter_itself():

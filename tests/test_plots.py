@@ -7,7 +7,7 @@ from cases import make
 import fastgd
 from fastgd import SGD, Adam, Dense, History, Network, plots
 from fastgd.callbacks import every, trajectory
-from fastgd.surface import losses_over, plane_of
+from fastgd.explore.surface import losses_over, plane_of
 
 
 def lines(axes):

@@ -8,8 +8,8 @@ from cases import definitions
 
 import fastgd
 from fastgd import BatchNorm, Dense, Dropout, Flatten, LayerNorm, Network, Reshape, Residual, Standardize, _plan
+from fastgd.engine.program import fold
 from fastgd.losses import LOSSES
-from fastgd.program import fold
 
 T, C, K, ROWS = 5, 6, 4, 11
 # Differences to fourth order of smooth networks, h = 1e-3.
@@ -240,7 +240,7 @@ def test_the_guard_counts_the_products_of_all_positions(pass_name, monkeypatch):
     """Inputs and gradients of outputs within what a gradient of one product a row could bear, but not one of 100."""
     size = 2.5e9
     x, y = np.full((2, 100, 300), size, np.float32), np.full((2, 100, 1), size * 100, np.float32)
-    monkeypatch.setattr(fastgd.plan.Plan, "_choose_pass", lambda plan: pass_name)
+    monkeypatch.setattr(fastgd.engine.plan.Plan, "_choose_pass", lambda plan: pass_name)
     made = [Dense(1, weight_init="zeros"), Dense(1, weight_init="ones")]
     net, unguarded = (Network((100, 300), made, loss="mse") for _ in range(2))
     before = net.parameters.copy()

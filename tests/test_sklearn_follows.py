@@ -11,9 +11,10 @@ from sklearn.datasets import make_classification, make_multilabel_classification
 from sklearn.exceptions import ConvergenceWarning
 
 import fastgd
-from fastgd import sklearn_perceptron, sklearn_training
+from fastgd.engine.steps import Steps
 from fastgd.sklearn import MLPClassifier, MLPRegressor
-from fastgd.steps import Steps
+from fastgd.sklearn import perceptron as sklearn_perceptron
+from fastgd.sklearn import training as sklearn_training
 
 ROWS = 111  # no multiple of the batch size
 RELATIVE = 1e-9  # of float64, after some hundred steps

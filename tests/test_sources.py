@@ -11,8 +11,8 @@ from cases import KERNELS
 from fastgd._plan import CHAIN_BLOCK
 
 import fastgd
-from fastgd.kernel import DTYPES, variant
-from fastgd.lowmemory import slots_of
+from fastgd.core.kernel import DTYPES, variant
+from fastgd.optimizers.low_memory import slots_of
 
 SOURCES = pathlib.Path(__file__).parents[1] / "src_cython"
 TEXT = "\n".join(path.read_text() for path in sorted(SOURCES.rglob("*.pxi")))
@@ -124,7 +124,7 @@ def test_constants_agree_in_both_languages(dtype):
 
 def test_threads_have_room_in_the_pool():
     (limit,) = re.findall(r"^\s*MAX_THREADS = (\d+),", (SOURCES / "pool.h").read_text(), re.M)
-    assert int(limit) == fastgd.threads.MAX_THREADS
+    assert int(limit) == fastgd.core.threads.MAX_THREADS
 
 
 def test_blocks_of_a_chain_begin_where_every_kernel_can():

@@ -11,7 +11,7 @@ from fastgd._plan import call_kernel
 
 import fastgd
 from fastgd import SGD, BatchNorm, Dense, LayerNorm, Network, _cpu
-from fastgd.selfcheck import example
+from fastgd.cli.self_check import example
 
 RIGHT = 1e-6
 CONSTANTS = (0.1, 1 / 3, 0.7, 1.0, 1.1, 1.9999999, 3e-5, -123.456)

@@ -6,7 +6,10 @@ import pytest
 from cases import KERNELS, OPTIMIZERS
 
 import fastgd
-from fastgd import SGD, Adam, Dense, Lion, Network, lowmemory, plan, program, standalone
+from fastgd import SGD, Adam, Dense, Lion, Network
+from fastgd.engine import plan, program
+from fastgd.optimizers import low_memory as lowmemory
+from fastgd.optimizers import standalone
 
 EXTRAS = {
     "plain": {},

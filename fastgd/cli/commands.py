@@ -1,0 +1,374 @@
+"""What the commands of the command line do; `cli` reads their arguments."""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+
+from .. import callbacks, tables
+from ..core.config import show_config
+from ..data.minibatches import check_batch_size
+from ..errors import CheckpointError, check_integer, check_number, choose, shown, value_error
+from ..explore.range_test import find_learning_rate
+from ..layers.dense import Dense
+from ..layers.dropout import Dropout
+from ..losses import softmax_cross_entropy
+from ..network import Network
+from ..optimizers import OPTIMIZERS
+from ..schedules import cosine
+from ..tables.columns import missing
+from ..training.checkpoint import check_file, check_path, description, load, load_described, replace_file
+from .datasets import data_of_model, data_to_train, ending, names_in
+from .self_check import installed_backends, time_steps
+
+
+def make_network(arguments, data):
+    hidden = []
+    for units in arguments.hidden:
+        hidden.append(Dense(units, arguments.activation, weight_init="he_uniform"))
+        hidden += [Dropout(arguments.dropout)] if arguments.dropout else []
+    smoothing = arguments.label_smoothing
+    if data.n_classes is None and smoothing:
+        raise value_error("--label-smoothing", "0 for targets that are no classes", smoothing)
+    loss = "mse" if data.n_classes is None else softmax_cross_entropy(label_smoothing=smoothing)
+    network = Network(
+        data.X.shape[1],
+        [*data.front, *hidden, Dense(data.n_outputs)],
+        loss=loss,
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+        backend=arguments.backend,
+        num_threads=arguments.threads,
+    )
+    network.preprocessing = data.preprocessing
+    return network
+
+
+def make_optimizer(arguments, learning_rate):
+    names, given = {name.lower(): name for name in OPTIMIZERS}, arguments.optimizer
+    options = {} if arguments.weight_decay is None else {"weight_decay": arguments.weight_decay}
+    return choose("--optimizer", names.get(given.lower(), given), OPTIMIZERS)(learning_rate, **options)
+
+
+def train(arguments):
+    """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve."""
+    save, plot = _outputs(arguments)
+    epochs = check_integer("--epochs", arguments.epochs, 0)
+    patience = None if arguments.patience is None else check_integer("--patience", arguments.patience, 1)
+    logs = [callbacks.json_lines(arguments.log)] if arguments.log else []
+    if arguments.tensorboard:
+        logs.append(callbacks.tensorboard(arguments.tensorboard))
+    fraction = check_number("--validation", arguments.validation, 0.0, 1.0, high_open=True)
+    data = data_to_train(arguments, fraction)
+    if data.preprocessing is not None:
+        print(f"{arguments.data}: {_columns_told(data)}")
+    network = make_network(arguments, data)
+    batch_size = check_batch_size(arguments.batch_size, len(data.X))
+    total_steps = max(1, epochs * math.ceil(len(data.X) / batch_size))
+    optimizer = make_optimizer(arguments, cosine(arguments.learning_rate, total_steps=total_steps))
+    held_out = len(data.held_out[0]) if data.held_out else 0
+    print(f"{network}\n{len(data.X)} training rows, {held_out} validation rows, {optimizer}", flush=True)
+    if arguments.resume:
+        print(_resumed(save), flush=True)
+    start = time.perf_counter()
+    with _terminable(), _advice(arguments.resume):
+        history = network.fit(
+            data.X,
+            data.y,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            epochs=epochs,
+            class_weight=arguments.class_weight,
+            validation_data=data.held_out,
+            patience=patience,
+            restore_best=patience is not None,
+            metrics="r2" if data.n_classes is None else "accuracy",
+            callbacks=logs,
+            progress=not arguments.quiet,
+            checkpoint=save,
+            resume=arguments.resume,
+        )
+    seconds = time.perf_counter() - start
+    print(f"{history.steps} steps in {seconds:.2f} s; stopped: {history.stopped}")
+    _print_end(history, patience is not None)
+    print(f"model saved to {save}")
+    if plot:
+        from ..plots import plot_loss
+
+        _save_picture(plot_loss(history, f"Loss on {_in_title(arguments.data)}"), plot)
+        print(f"loss curve saved to {plot}")
+
+
+def _outputs(arguments):
+    """Where the model goes, and where the loss curve, or None; what is wrong with them shows before the training."""
+    stem = os.path.basename(arguments.data)
+    stem = stem[: len(stem) - len(ending(stem) or "")]
+    save = check_file(f"{stem}.safetensors" if arguments.save is None else arguments.save, "--save")
+    if os.path.isfile(save) and not (arguments.resume or arguments.overwrite):
+        expected = "a new file (or --overwrite to replace it, or --resume to go on with the run in it)"
+        raise value_error("--save", expected, repr(save))
+    plot = arguments.plot
+    if plot is None and arguments.data == "digits":
+        plot = "digits.png"
+    _check_plot(plot)
+    if arguments.log:
+        check_file(arguments.log, "--log")
+    _check_different({"DATA": arguments.data, "--save": save, "--plot": plot, "--log": arguments.log})
+    return save, plot
+
+
+def _check_plot(plot):
+    """Raises before the training if a picture cannot be saved there, or not be drawn for a missing extra."""
+    if plot:
+        from ..plots import check_picture
+
+        check_picture("--plot", plot)
+        check_path(plot, "--plot")
+
+
+def _check_different(paths):
+    """Raises unless all files by the arguments that name them are different ones."""
+    known = {}
+    for argument, path in paths.items():
+        place = path and os.path.realpath(path)
+        if place in known:
+            raise value_error(argument, f"another file than {known[place]}", repr(path))
+        if place:
+            known[place] = argument
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Context in which SIGTERM is an exception, unless this is not the main thread, or the handler is one that Python
+    could not put back."""
+
+    def terminate(*_):
+        raise Terminated
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is None:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _plain(name):
+    """The name of a column as it may be printed: control characters mean something to a terminal."""
+    return name if name.isprintable() else repr(name)
+
+
+def _columns_told(data):
+    """How the columns of a table are taken, in a line."""
+    preprocessing, table = data.preprocessing, data.table
+    kinds = {"numbers": [], "categories": []}
+    for column in preprocessing.columns:
+        is_number, n_missing = isinstance(column, tables.Numbers), missing(table.column(column.name))
+        more = [] if is_number else [str(len(column.values))]
+        more += [f"{n_missing} missing"] if n_missing else []
+        kinds["numbers" if is_number else "categories"].append(
+            _plain(column.name) + (f" ({', '.join(more)})" if more else "")
+        )
+    told = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    target = preprocessing.target
+    values = "a number" if target.classes is None else f"one of {shown(list(target.classes))}"
+    return "; ".join([*told, f"to be predicted: {_plain(target.name)}, {values}", *data.notes])
+
+
+def _resumed(path):
+    """What a run goes on from."""
+    if not os.path.exists(path):
+        return f"no {path} yet: a new run"
+    run = description(path).get("run")
+    return f"going on with {path}" + ("" if run is None else f", after minibatch {run['step']}")
+
+
+@contextlib.contextmanager
+def _advice(resume):
+    """Says with an exception what can be done."""
+    try:
+        yield
+    except CheckpointError as error:
+        if resume:
+            error.add_note("--resume takes the data and the options that the run was begun with, --epochs, too")
+        raise
+    except KeyboardInterrupt as error:
+        if any("saved to" in note for note in getattr(error, "__notes__", [])):
+            error.add_note("the same command with --resume goes on")
+        raise
+
+
+def _print_end(history, is_best_kept):
+    """Prints loss and metrics of what is saved."""
+    if not history.loss:
+        return
+    kept = history.best_epoch if is_best_kept and history.best_epoch else len(history.loss)
+    told = {name: values[:kept][-1] for name, values in history.columns().items()}
+    validation = f", validation loss {told['validation_loss']:.4f}" if "validation_loss" in told else ""
+    print(f"training loss {told['loss']:.4f}{validation}{f' (epoch {kept}, kept)' if is_best_kept else ''}")
+    for name in history.metrics:
+        print(f"{name.replace('validation_', 'validation ')} {told[name]:.4f}")
+
+
+def predict(arguments):
+    """`fastgd predict`: writes a prediction for each row, as CSV."""
+    if arguments.output is None and sys.stdout is None:
+        raise value_error("--output", "a file, since the standard output is closed", None)
+    if arguments.output is not None:
+        check_path(arguments.output, "--output")
+        _check_different({"MODEL": arguments.model, "DATA": arguments.data, "--output": arguments.output})
+    network, _ = load(arguments.model, backend=arguments.backend)
+    data = data_of_model(arguments, network, needs_target=False)
+    prediction = network.predict(data.X)
+    classes = network.loss_function.takes_labels
+    if data.preprocessing is not None:
+        decoded = data.preprocessing.decode(prediction)
+        title, names = data.preprocessing.target.name, data.preprocessing.target.classes
+    elif classes:
+        decoded, title, names = prediction.argmax(axis=1), "prediction", range(prediction.shape[1])
+    else:
+        decoded, title, names = prediction, "prediction", None
+    columns = decoded.reshape(len(decoded), -1).tolist()
+    header = [title] if len(columns[0]) == 1 else [f"{title} {i}" for i in range(len(columns[0]))]
+    if arguments.probabilities:
+        if not classes:
+            raise value_error("--probabilities", "a model of classes", arguments.model)
+        header += [f"probability of {name}" for name in names]
+        columns = [[*row, *p] for row, p in zip(columns, prediction.tolist(), strict=True)]
+    if arguments.keep:
+        if data.table is None:
+            raise value_error("--keep", "columns of a table", repr(arguments.data))
+        kept = names_in(data.table, arguments.keep)
+        columns_kept = [tables.column_of(data.table, name, arguments.data, "--keep").to_pylist() for name in kept]
+        header = [*kept, *(f"predicted {name}" if name in kept else name for name in header)]
+        columns = [[*row, *predicted] for *row, predicted in zip(*columns_kept, columns, strict=True)]
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows([header, *columns])
+    _write_text(lines.getvalue(), arguments.output)
+
+
+def _write_text(text, path):
+    """Writes text in UTF-8 to a file, or for None to the standard output, whatever encoding this has."""
+    data = text.encode("utf-8")
+    if path is not None:
+        _write(data, path)
+    elif hasattr(sys.stdout, "buffer"):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+    else:
+        sys.stdout.write(text)
+
+
+def _write(data, path):
+    """Writes bytes to a file, which is the old one or the new one, whatever happens; or to a pipe that is read, or a
+    device."""
+    if os.path.isfile(path) or not os.path.exists(path):
+        replace_file(path, (data,))
+        return
+    opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # else a pipe that nobody reads would be waited for
+    with open(opened, "wb") as file:
+        os.set_blocking(opened, True)
+        file.write(data)
+
+
+def _in_title(path):
+    """The name of a file as it may stand in the title of a picture, whatever bytes and formulas are in it."""
+    return os.fsencode(path).decode("utf-8", "replace").replace("$", r"\$")
+
+
+def _save_picture(figure, path):
+    """Writes a figure by the ending of the file's name."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=os.path.splitext(path)[1][1:].lower())
+    _write(picture.getvalue(), path)
+
+
+def evaluate(arguments):
+    """`fastgd evaluate`: loss and metrics of a model on data."""
+    network, _ = load(arguments.model, backend=arguments.backend)
+    data = data_of_model(arguments, network, needs_target=True)
+    metrics = ["accuracy"] if network.loss_function.takes_labels else ["mae", "rmse", "r2"]
+    told = {"rows": len(data.X), **network.evaluate(data.X, data.y, metrics=metrics)}
+    scaled = data.preprocessing is not None and data.preprocessing.target.classes is None
+    if scaled:  # in the units of the column
+        for name in ("mae", "rmse"):
+            told[name] /= data.preprocessing.target.scale
+    if arguments.json:
+        print(json.dumps(told))
+    else:
+        for name, value in told.items():
+            print(f"{name:<10}{value:.6g}{'  (of standardised targets)' if scaled and name == 'loss' else ''}")
+
+
+def info(arguments):
+    """`fastgd info`: what is in a model file."""
+    network, optimizer, content = load_described(arguments.model)
+    print(f"{arguments.model}: {content['size']:,} bytes, written by fastgd {content['version']}")
+    print(network)
+    print("\n".join(network.layer_lines()))
+    print(f"epochs {network.epochs}")
+    if optimizer is not None:
+        print(f"{optimizer}, {optimizer.steps} updates")
+    run = content.get("run")
+    if run is not None:
+        stopped = network.history.stopped
+        print(f"training run: {run['step']} minibatches, stopped: {stopped}, {run['seconds']:.1f} s")
+        _print_end(network.history, run["best_is_kept"])
+    if network.preprocessing is not None:
+        print(network.preprocessing)
+        for column in network.preprocessing.columns:
+            print(f"  {column}")
+        print(f"  {network.preprocessing.target}")
+
+
+def export(arguments):
+    """`fastgd export`: writes a model as ONNX."""
+    check_file(arguments.output, "FILE")
+    _check_different({"MODEL": arguments.model, "FILE": arguments.output})
+    network, _ = load(arguments.model)
+    network.to_onnx(arguments.output, unknown=arguments.unknown)
+    columns = None if network.preprocessing is None else [column.name for column in network.preprocessing.columns]
+    print(f"ONNX model with inputs {shown(columns or ['x'])} written to {arguments.output}")
+
+
+def find_lr(arguments):
+    """`fastgd find-lr`: the learning-rate range test."""
+    _check_plot(arguments.plot)
+    _check_different({"DATA": arguments.data, "--plot": arguments.plot})
+    data = data_to_train(arguments, 0)
+    for note in data.notes:
+        print(f"{arguments.data}: {note}")
+    network = make_network(arguments, data)
+    found = find_learning_rate(
+        network, data.X, data.y, optimizer=make_optimizer(arguments, 1e-3), batch_size=arguments.batch_size,
+        low=arguments.low, high=arguments.high, steps=arguments.steps,
+    )  # fmt: skip
+    print(f"{'learning rate':>13}  loss (smoothed)")
+    for i in range(0, len(found.loss), max(1, len(found.loss) // 20)):
+        print(f"{found.learning_rate[i]:>13.3g}  {found.smoothed[i]:.4f}")
+    print(f"suggestion: --learning-rate {found.suggestion:.2g}")
+    if arguments.plot:
+        _save_picture(found.plot(f"Range test on {_in_title(arguments.data)}"), arguments.plot)
+        print(f"picture saved to {arguments.plot}")
+
+
+def bench(arguments):
+    """`fastgd bench`: microseconds a training step on this machine."""
+    show_config()
+    backends = installed_backends() if arguments.backend == "auto" else [arguments.backend]
+    time_steps(backends, np.random.default_rng(0))

@@ -1,0 +1,200 @@
+"""The data sets that the command line is told: digits, tables, files of arrays."""
+
+import dataclasses
+import difflib
+
+import numpy as np
+
+from .. import tables
+from ..data.samples import split_rows
+from ..errors import shown, value_error
+from ..layers.standardize import Standardize
+from ..tables import files as table_files
+
+ARRAYS = ".npz"
+# Labels above this, and above the number of rows, are no labels.
+MOST_CLASSES = 1000
+KINDS = f"digits, or a file ending in {', '.join([*table_files.READERS, ARRAYS])}"
+
+
+def digits():
+    """The handwritten digits of scikit-learn, 1,797 images of 8 x 8 pixels, scaled to [0, 1]: training and test
+    rows (every fifth image), X and y each."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits come from scikit-learn: pip install 'fastgd[sklearn]'") from error
+    X, y = load_digits(return_X_y=True)
+    X = (X / 16).astype(np.float32)
+    test = np.arange(len(X)) % 5 == 4
+    return (X[~test], y[~test]), (X[test], y[test])
+
+
+@dataclasses.dataclass
+class Data:
+    """Rows of numbers with what is known of them. held_out: rows that are not trained on, (X, y). n_classes: None for
+    regression. preprocessing: what has made them of the table. front: layers that bring features to scale. notes:
+    texts on columns for the user."""
+
+    X: np.ndarray
+    y: np.ndarray | None
+    held_out: tuple | None = None
+    n_classes: int | None = None
+    preprocessing: tables.Preprocessing | None = None
+    table: object = None
+    front: tuple = ()
+    notes: list = dataclasses.field(default_factory=list)
+
+    @property
+    def n_outputs(self):
+        if self.n_classes is not None:
+            return self.n_classes
+        return 1 if self.y.ndim == 1 else self.y.shape[1]
+
+
+def ending(path):
+    """The ending of a file's name that tells its kind, or None."""
+    return ARRAYS if path.lower().endswith(ARRAYS) else table_files.ending(path)
+
+
+def is_table(path):
+    """Whether a file, by its name, is a table, and not one of arrays; raises if it is neither."""
+    if ending(path) is None:
+        hint = "; did you mean 'digits'?" if difflib.get_close_matches(path, ["digits"]) else ""
+        raise value_error("DATA", KINDS, f"{path!r}{hint}")
+    return ending(path) != ARRAYS
+
+
+def data_to_train(arguments, fraction):
+    """The data that `arguments.data` names, a fraction of its rows held out; a preprocessing is learnt from the
+    rest."""
+    path = arguments.data
+    if path == "digits":
+        _check_unset(arguments, "digits", ("target", "categorical", "drop", "delimiter"))
+        (X, y), held_out = digits()
+        return Data(X, y, held_out, n_classes=10)
+    if not is_table(path):
+        _check_unset(arguments, f"files of arrays ({ARRAYS})", ("categorical", "drop", "delimiter"))
+        X, y = _read_arrays(path, arguments, needs_target=True)
+        y = _checked_labels(path, y, arguments)
+        rows, held_out = _split(X, fraction, arguments.seed)
+        n_classes = int(y.max()) + 1 if y.ndim == 1 and y.dtype.kind in "iu" else None
+        return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, front=(Standardize.of(X[rows]),))
+    text = [*arguments.categorical, *map(str.strip, arguments.categorical)]
+    table = tables.read(path, text=text, delimiter=arguments.delimiter)
+    if arguments.target is None:
+        raise value_error("--target", f"a column of {path}: {shown(table.column_names)}", None)
+    target, *_ = names_in(table, [arguments.target])
+    categorical, drop = (names_in(table, names) for names in (arguments.categorical, arguments.drop))
+    rows, held_out = _split(table, fraction, arguments.seed)
+    preprocessing, notes = tables.learn(
+        table, target, categorical=categorical, drop=drop, task=arguments.task,
+        missing=arguments.missing, rows=rows, source=path,
+    )  # fmt: skip
+    X, y = preprocessing.encode(table, dtype=arguments.dtype, source=path), preprocessing.targets(table, source=path)
+    n_classes = None if preprocessing.target.classes is None else preprocessing.n_outputs
+    return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, preprocessing, table, notes=notes)
+
+
+def names_in(table, names):
+    """The names of columns that a list on the command line has, without the blanks around them unless these belong."""
+    known = set(table.column_names)
+    return [name if name in known else name.strip() for name in names]
+
+
+def _check_unset(arguments, kind, names):
+    """Raises where an option is given that means nothing for this kind of data."""
+    for name in names:
+        if getattr(arguments, name):
+            raise value_error(f"--{name}", f"no such option for {kind}", repr(getattr(arguments, name)))
+
+
+def _split(data, fraction, seed):
+    """Which rows are trained on, and which are held out, or None."""
+    if fraction == 0:
+        return slice(None), None
+    return split_rows("--validation", len(data), fraction, seed)
+
+
+def _part(X, y, rows):
+    return None if rows is None else (X[rows], y[rows])
+
+
+def data_of_model(arguments, network, needs_target):
+    """The data that `arguments.data` names as the network takes it; of digits what was not trained on."""
+    path, preprocessing = arguments.data, network.preprocessing
+    if path != "digits" and is_table(path):
+        if preprocessing is None:
+            expected = f"digits or a file ending in {ARRAYS}: {arguments.model} was not trained on a table"
+            raise value_error("DATA", expected, repr(path))
+        kept = getattr(arguments, "keep", ())
+        text = [*preprocessing.text, *kept, *map(str.strip, kept)]  # what is kept stays as it is
+        table = tables.read(path, text=text, delimiter=arguments.delimiter)
+        X = preprocessing.encode(table, unknown=arguments.unknown, dtype=network.dtype, source=path)
+        y = preprocessing.targets(table, source=path) if needs_target else None
+        return Data(X, y, preprocessing=preprocessing, table=table)
+    if preprocessing is not None:
+        expected = f"a file ending in {', '.join(table_files.READERS)}: {arguments.model} was trained on a table"
+        raise value_error("DATA", expected, repr(path))
+    if path == "digits":
+        return Data(*digits()[1])
+    X, y = _read_arrays(path, arguments, needs_target)
+    if X.shape[1:] != network.input_shape:
+        raise tables.TableError(
+            path, "X", None, f"rows of shape {network.input_shape} as {arguments.model}", X.shape[1:]
+        )
+    if y is not None and network.loss_function.name == "softmax_cross_entropy" and y.ndim == 1 and y.dtype.kind in "iu":
+        strange = (y < 0) | (y >= network.output_shape[-1])
+        if strange.any():
+            row, expected = (
+                int(np.argmax(strange)),
+                f"labels in [0, {network.output_shape[-1] - 1}] as {arguments.model}",
+            )
+            raise tables.TableError(path, arguments.target or "y", row + 1, expected, f"{y[row]}")
+    return Data(X, y)
+
+
+def _read_arrays(path, arguments, needs_target):
+    """Arrays of an npz file: that called --target (or "y") and the only other one, or "X"."""
+    with table_files.open_file(path) as opened, table_files.decoding(path, "an npz file of arrays"):
+        file = np.load(opened, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("an array by itself")
+        with file:
+            arrays = {name: file[name] for name in file.files}
+    target = arguments.target or "y"
+    others = [name for name in arrays if name != target]
+    name = "X" if "X" in others else others[0] if len(others) == 1 else None
+    if name is None:
+        raise tables.TableError(path, None, None, f"an array 'X' beside {target!r}", shown(list(arrays)))
+    if needs_target and target not in arrays:
+        raise tables.TableError(path, target, None, "such an array (--target)", shown(list(arrays)))
+    X, y = arrays[name], arrays.get(target)
+    for column, array in ((name, X), (target, y)):
+        if array is not None and (array.ndim == 0 or array.dtype.kind not in "biuf" or len(array) != len(X)):
+            expected = f"an array of {len(X) if X.ndim else 'some'} rows of numbers"
+            raise tables.TableError(path, column, None, expected, shown(array))
+        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+            place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise tables.TableError(path, column, place[0] + 1, "a finite number", f"{array[place]} at index {place}")
+    if len(X) == 0:
+        raise tables.TableError(path, name, None, "at least 1 row", "none")
+    if X.ndim > 2:  # images
+        X = X.reshape(len(X), -1)
+    return X, y
+
+
+def _checked_labels(path, y, arguments):
+    """Targets of an npz file: integers are labels, unless they are told to be numbers."""
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        return y
+    target = arguments.target or "y"
+    if arguments.task == "regression":
+        return y.astype(np.float64)
+    if y.min() == y.max():
+        raise tables.TableError(path, target, None, "at least 2 classes", f"only {y.min()}")
+    if not 0 <= y.min() <= y.max() < max(MOST_CLASSES, len(y)):
+        row = int(np.argmin(y) if y.min() < 0 else np.argmax(y))
+        expected = "labels from 0 to below the number of classes"
+        raise tables.TableError(path, target, row + 1, expected, f"{y[row]}")
+    return y

@@ -1,0 +1,1 @@
+"""What everything stands on: kernels and their bodies, checks, buffers, threads."""

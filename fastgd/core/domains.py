@@ -1,0 +1,98 @@
+"""Domains: which values make sense in an array of a kernel's contract. A domain has one definition, which serves the
+text of the contract, the checks of users' data, and the random examples of the self-check, tests and benchmarks."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ..errors import choose, value_error
+
+# How far the sum of a row of probabilities may be from 1.
+MASS_TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """A set of values. `below` is the exclusive upper bound that a contract may give by the size of a dimension; where
+    there is none, it is infinite.
+
+    expected: the values, as error messages name them, with {highest} for below - 1.
+    example: function(rng, shape, below) -> random values of this domain, near 1 where they are real numbers.
+    contains: function(block, below) of finite numbers -> for each element whether it belongs, or for each row, as
+        (..., 1); None where all finite numbers belong.
+    has_bound: a contract must name the dimension whose size is the bound.
+    is_whole: values are integers, which are checked as they are; others are rounded to the precision of the network.
+    is_code: values are the codes of numbers rounded at random: bodies may differ by 1.
+    """
+
+    expected: str
+    example: Callable
+    contains: Callable | None = None
+    has_bound: bool = dataclasses.field(default=False, kw_only=True)
+    is_whole: bool = dataclasses.field(default=False, kw_only=True)
+    is_code: bool = dataclasses.field(default=False, kw_only=True)
+
+    def belonging(self, block, below=math.inf):
+        """Which elements of an array belong to the domain; as (..., 1), which rows, where all elements are finite and
+        rows belong or not as a whole."""
+        finite = np.isfinite(block)
+        if self.contains is None or not finite.all():
+            return finite
+        with np.errstate(all="ignore"):
+            return self.contains(block, below)
+
+
+def sum_to_one(rows):
+    """Which rows of an array, along its last axis, sum to 1 within the tolerance."""
+    with np.errstate(all="ignore"):
+        return np.abs(rows.sum(axis=-1, dtype=np.float64) - 1) <= MASS_TOLERANCE
+
+
+DOMAINS = {
+    "real": Domain("finite numbers", lambda rng, shape, below: rng.normal(size=shape)),
+    "nonnegative": Domain(
+        "numbers >= 0",
+        lambda rng, shape, below: np.abs(rng.normal(size=shape)),
+        lambda block, below: block >= 0,
+    ),
+    "unit": Domain(
+        "numbers in [0, 1]",
+        lambda rng, shape, below: rng.uniform(0, 1, shape),
+        lambda block, below: (block >= 0) & (block <= 1),
+    ),
+    "probabilities": Domain(
+        "rows of numbers >= 0 that sum to 1",
+        lambda rng, shape, below: rng.dirichlet(np.ones(shape[-1]), shape[:-1]),
+        lambda block, below: ((block >= 0).all(axis=-1) & sum_to_one(block))[..., None],
+    ),
+    "labels": Domain(
+        "integer labels in [0, {highest}]",
+        lambda rng, shape, below: rng.integers(0, below, shape),
+        lambda block, below: (block >= 0) & (block < below),
+        has_bound=True,
+        is_whole=True,
+    ),
+    "count": Domain(
+        "integers >= 0",
+        lambda rng, shape, below: rng.integers(0, 1000, shape),
+        lambda block, below: block >= 0,
+        is_whole=True,
+    ),
+}
+
+
+def domain_of(spec):
+    """The `Domain` of an array of a contract; any finite numbers without one."""
+    return DOMAINS["real" if spec is None else spec.domain]
+
+
+def check_domain(argument, spec, dims):
+    """Raises ValueError unless the domain of an array of a contract is known, and `below` names the dimension, one of
+    `dims`, whose size is the bound of a domain that has one."""
+    domain = choose(f"domain of {argument}", spec.domain, DOMAINS)
+    if domain.has_bound and spec.below not in dims:
+        raise value_error(f"below of {argument}", f"one of {', '.join(map(repr, dims))}", repr(spec.below))
+    if spec.below is not None and not domain.has_bound:
+        raise value_error(f"below of {argument}", f"None: domain {spec.domain!r} has no bound", repr(spec.below))

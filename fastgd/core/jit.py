@@ -1,0 +1,149 @@
+"""Compiles the loop of a kernel with Numba into a C function with the signature of every compiled body.
+
+Of all modules only this one and those called jit_... import numba, and they are imported when a Numba body is first
+asked for.
+"""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+
+try:
+    import numba
+except ImportError as error:
+    raise ImportError("the Numba backend needs numba: pip install 'fastgd[numba]'") from error
+from numba import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import intrinsic
+
+from . import jit_gemm  # noqa: F401  gives compiled loops their `add_product`
+from .jit_python import DeferringPythonCompiler, PythonCompiler
+from .kernel import PACKAGE
+from .reads import Reads
+
+# No reassociation: a sum keeps its order. Contraction to FMA is what the C compiler does, too.
+OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+MOST_ARGUMENTS = 30
+
+if hasattr(os, "register_at_fork"):  # else the child of a fork waits for the end of a compilation that never comes
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
+
+@intrinsic
+def _pointer(typing_context, address):
+    """An int64 address as a pointer."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), codegen
+
+
+@functools.cache
+def jit(function):
+    """A function compiled for the arguments it is called with: once for each kind, whoever calls it."""
+    return numba.njit(**OPTIONS)(function)
+
+
+class Compiler:
+    """Compiles the functions that a loop calls, and loops. Called, it compiles one of the package, or a loop of a
+    user's; `user` a user's function that a loop calls, which gives its value, and whether Python would have raised."""
+
+    def __init__(self, functions):
+        self.reads = Reads(functions)
+        self._compiled = {}
+
+    def __call__(self, function):
+        if function in self.reads.functions:
+            return self._frozen(function)
+        # Of the package's own modules once for all; of a source that was written for one loop, for that one.
+        is_of_package = (function.__module__ or "").startswith(f"{PACKAGE}.")
+        return jit(function) if is_of_package else numba.njit(**OPTIONS)(function)
+
+    def user(self, function):
+        return self._frozen(function, DeferringPythonCompiler)
+
+    def _frozen(self, function, pipeline=PythonCompiler):
+        key = function, pipeline
+        if key not in self._compiled:
+            copy, fill = self.reads.frozen(function, self._frozen)
+            options = {**OPTIONS, "boundscheck": True, "pipeline_class": pipeline}
+            self._compiled[key] = numba.njit(**options)(copy)
+            fill()  # it may read itself
+        return self._compiled[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A compiled loop: `function`, which holds the code, its address, and what users' functions in it read, or None."""
+
+    function: object
+    reads: Reads | None
+
+    @property
+    def address(self):
+        return self.function.address
+
+
+def compile_loop(kernel, dtype):
+    """The compiled `Loop` of a kernel for a precision; compiled anew when what users' functions in it read is not what
+    it was."""
+    loop = kernel.loops.get(dtype)
+    if loop is None or (loop.reads is not None and not loop.reads.are_current()):
+        kernel.loops[dtype] = loop = _compile(kernel, dtype)
+    return loop
+
+
+def _listed(arguments):
+    """The arguments of a call as text. Python makes a list of more than MOST_ARGUMENTS, which Numba can't in `try`."""
+    parts = [", ".join(arguments[i : i + MOST_ARGUMENTS]) for i in range(0, len(arguments), MOST_ARGUMENTS)]
+    return parts[0] if len(parts) == 1 else f"*({' + '.join(f'({part},)' for part in parts)})"
+
+
+def _compile(kernel, dtype):
+    """Numba's `cfunc` hands the loop its share as views: every array is cut along the dimension that [begin, end) runs
+    over, so the loop has the arguments of the numpy body. What is raised, by a user's function or for want of memory,
+    sets the number at `_fault` to 1; Numba by itself would print it and go on."""
+    compiler = Compiler(kernel.functions)
+    slots = np.dtype([(name, "f8" if name in kernel.scalars else "i8") for name in (*kernel.slots, "_fault")])
+    signature = types.void(types.CPointer(numba.from_dtype(slots)), types.int64, types.int64)
+    names = {"_pointer": _pointer, "_carray": numba.carray, "_int64": np.int64}
+    names["_loop"] = compiler(kernel.loop_for(compiler, dtype))
+    values = []
+    for name, spec in kernel.arrays.items():
+        array_dtype = np.dtype(spec.dtype or dtype)
+        names[f"_{name}_dtype"] = array_dtype.type
+        address, sizes, cut = f"record.{name}", [f"record.{dim}" for dim in spec.dims], ""
+        if spec.dims[0] == kernel.range_dim:  # a cut by hand is known to be contiguous
+            address += f" + begin * {' * '.join([*sizes[1:], str(array_dtype.itemsize)])}"
+            sizes[0] = "end - begin"
+        elif spec.per:
+            address += f" + begin // {spec.per} * {array_dtype.itemsize}"
+            sizes[0] = f"(end - begin + {spec.per - 1}) // {spec.per}"
+        elif kernel.range_dim in spec.dims:
+            cut = "[" + ", ".join("begin:end" if dim == kernel.range_dim else ":" for dim in spec.dims) + "]"
+        values.append(f"_carray(_pointer({address}), ({', '.join(sizes)},), _{name}_dtype){cut}")
+    values += [f"record.{name}" for name in kernel.scalars]
+    # Numba compiles functions of a fixed signature, so the unpacking of a record is written out for each kernel.
+    arguments = [f"_{i}" for i in range(len(values))]
+    lines = [
+        "record = _carray(args, 1)[0]",
+        *(f"{name} = {value}" for name, value in zip(arguments, values, strict=True)),
+    ]
+    lines += [
+        "_fault = _carray(_pointer(record._fault), 1, _int64)",
+        *("try:", f"    _loop({_listed(arguments)})", "except Exception:", "    _fault[0] = 1"),
+    ]
+    source = "\n    ".join(["def entry(args, begin, end):", *lines])
+    exec(compile(source, f"<entry of {kernel.name}>", "exec"), names)
+    try:
+        function = numba.cfunc(signature, **OPTIONS)(names["entry"])
+    except numba.core.errors.NumbaError as error:
+        raise TypeError(f"kernel {kernel.name}: expected a function that Numba compiles, got {error}") from error
+    return Loop(function, compiler.reads if kernel.functions else None)

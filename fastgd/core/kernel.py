@@ -1,0 +1,378 @@
+"""The kernel: one operation, with up to three bodies.
+
+The numpy body is the contract: its name, argument order, annotations and docstring hold for all. A plain loop beside
+it (`@name.loop`) is compiled by Numba when first asked for. The Cython body stands in src_cython/, in the file of the
+same stem; the fastest variant of it that this processor can run is chosen at import of the first compiled kernel.
+
+    @kernel
+    def sgd_step(p: InOut("n"), g: In("n"), lr: float, weight_decay: float):
+        ...
+
+An activation or a link also says how ONNX computes it (`@name.onnx`).
+
+An argument is an array, annotated by its direction and the names of its dimensions, or after all arrays a float.
+A compiled body is `void body(const void *record, int64_t begin, int64_t end)`. The record lists, eight bytes each,
+the addresses of the arrays, the sizes of the dimensions in order of first appearance, the scalars, and the address of
+an int64, which a body of Numba's sets to 1 when something in it raises. [begin, end) is a share of the first dimension
+of the first array.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import math
+import numbers
+import os
+import pickle
+import types
+
+import numpy as np
+
+from .._plan import CHAIN_ARRAYS, CHAIN_SLOTS, call_kernel
+from ..core import fingerprint
+from ..errors import choose, shown, type_error, value_error
+from .domains import check_domain, domain_of
+
+# Its name, wherever it is.
+PACKAGE = __package__.partition(".")[0]
+BODIES = ("numpy", "numba", "cython")
+# What a user may ask for: a body, or "auto", which is "cython".
+BACKENDS = ("auto", "cython", "numba", "numpy")
+DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """What a kernel expects of one array. `dtype` None is the precision of the kernel, float32 or float64.
+    `domain` names the values that make sense, an entry of `domains.DOMAINS`; `below` is the dimension whose size
+    bounds them, for domains that have a bound. With `per` it has one element for so many of the first dimension of
+    the first array, the last of them perhaps fewer."""
+
+    direction: str
+    dims: tuple
+    dtype: str | None = None
+    domain: str = "real"
+    below: str | None = None
+    per: int | None = None
+
+
+def In(*dims, **options):
+    """An array that the kernel reads."""
+    return Array("in", dims, **options)
+
+
+def Out(*dims, **options):
+    """An array that the kernel overwrites, whatever it held."""
+    return Array("out", dims, **options)
+
+
+def InOut(*dims, **options):
+    """An array that the kernel reads and updates."""
+    return Array("inout", dims, **options)
+
+
+@functools.cache
+def variant():
+    """Name of the compiled variant in use: the best that is built and that this processor can run, or what FASTGD_ISA
+    names."""
+    cpu = importlib.import_module("._cpu", PACKAGE)
+    supported = cpu.variants()
+    if not supported:
+        raise ImportError(
+            f"fastgd: expected a processor that runs one of the variants built, {', '.join(map(repr, cpu.built()))}; "
+            "a wheel has 'v2', 'v3' and 'v4' of x86-64, of which 'v2' needs SSE4.2 (made since about 2009)"
+        )
+    wanted = os.environ.get("FASTGD_ISA")
+    if not wanted:
+        return supported[0]
+    if wanted not in supported:
+        raise ImportError(
+            f"environment variable FASTGD_ISA: expected one of {', '.join(map(repr, supported))} "
+            f"(what is built and this processor can run), got {wanted!r}"
+        )
+    return wanted
+
+
+@functools.cache
+def _cython_bodies(dtype):
+    return importlib.import_module(f"._kernels_{variant()}_{dtype}", PACKAGE).bodies
+
+
+def _is_of_package(function):
+    return (function.__module__ or "").startswith(f"{PACKAGE}.")
+
+
+class Kernel:
+    """One operation with up to three bodies; see the head of this module.
+
+    Calling it checks the arguments against the contract and runs the fastest body there is; `body(name)` returns a
+    callable that does the same with the body of that name.
+    """
+
+    def __init__(self, reference):
+        self.name = self.__name__ = reference.__name__
+        self.__module__ = reference.__module__
+        self.__signature__ = inspect.signature(reference)
+        self.reference = reference
+        self.loop_function = None
+        self.build_loop = None  # or a function of a `jit.Compiler` and a precision that makes a loop
+        self.functions = ()  # written by users, which the loop calls: they may raise, and read what may change
+        self.loops = {}  # those compiled by Numba, by precision
+        self.onnx_function = None
+        self.cost = None  # or a function of the sizes by name: floating-point operations, about
+        self.derived = {}  # kernels that follow from this one; see lowmemory.py
+        annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
+        self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
+        self.scalars = tuple(name for name, a in annotations.items() if a is float)
+        if not self.arrays or (*self.arrays, *self.scalars) != tuple(annotations):
+            raise TypeError(f"kernel {self.name}: expected annotated arrays first, then floats, got {annotations}")
+        self.dims = tuple(dict.fromkeys(dim for array in self.arrays.values() for dim in array.dims))
+        for name, array in self.arrays.items():
+            if not array.dims:
+                raise TypeError(f"kernel {self.name}: expected at least one dimension of array {name}, got none")
+            check_domain(f"array {name} of kernel {self.name}", array, self.dims)
+        self.range_dim = next(iter(self.arrays.values())).dims[0]
+        self.slots = (*self.arrays, *self.dims, *self.scalars)  # of the record of a compiled body
+        if len(self.arrays) > CHAIN_ARRAYS or len(self.slots) >= CHAIN_SLOTS:
+            raise ValueError(
+                f"kernel {self.name}: expected at most {CHAIN_ARRAYS} arrays, and fewer than {CHAIN_SLOTS} arrays, "
+                f"dimensions and scalars together, got {len(self.arrays)} and {len(self.slots)}"
+            )
+        self.__doc__ = f"{inspect.cleandoc(reference.__doc__ or self.name)}\n\n{self._contract()}"
+        # Shares of the work begin at multiples of this.
+        self.grain = max([1, *(array.per for array in self.arrays.values() if array.per)])
+
+    def _contract(self):
+        """Shapes, precisions and directions of the arguments, and the errors, as text."""
+        does = {"in": "read", "out": "overwritten", "inout": "read and updated"}
+        lines = []
+        for name, a in self.arrays.items():
+            shape = f"({', '.join(a.dims)}{',' if len(a.dims) == 1 else ''})"
+            per = f", one for every {a.per} of {self.range_dim}" if a.per else ""
+            values = "" if a.domain == "real" else f", {domain_of(a).expected.format(highest=f'{a.below} - 1')}"
+            lines.append(f"{name}: {a.dtype or 'float32 or float64'} array {shape}{per}{values}; {does[a.direction]}.")
+        if self.scalars:
+            lines.append(f"{', '.join(self.scalars)}: real numbers.")
+        lines.append("Arrays are C-contiguous and aligned, those of float32 or float64 all of the same precision.")
+        lines.append("")
+        lines.append("Raises TypeError or ValueError that names the argument, what was expected and what came, with")
+        lines.append("nothing changed.")
+        return "\n".join(lines)
+
+    def loop(self, function):
+        """Decorator: attaches the loop that Numba compiles. Its arguments are those of the numpy body."""
+        names = tuple(inspect.signature(function).parameters)
+        if names != tuple(self.__signature__.parameters):
+            raise TypeError(
+                f"kernel {self.name}: its loop takes {names}, expected {tuple(self.__signature__.parameters)}"
+            )
+        self.loop_function = function
+        if not _is_of_package(function):
+            self.functions = (function,)
+        return self
+
+    def onnx(self, function):
+        """Decorator: attaches what adds the nodes of an activation or a link to a graph (`fastgd.onnx.Graph`): a
+        function of the graph, the name of the input and the scalars, which returns the name of the output."""
+        names = tuple(inspect.signature(function).parameters)
+        if names != ("graph", "x", *self.scalars):
+            raise TypeError(f"kernel {self.name}: its nodes take {names}, expected {('graph', 'x', *self.scalars)}")
+        self.onnx_function = function
+        return self
+
+    def operations(self, sizes):
+        """How many floating-point operations it takes, about: `cost`, or one for each element of the largest array."""
+        if self.cost is not None:
+            return self.cost(**sizes)
+        return max(math.prod(sizes[dim] for dim in array.dims) for array in self.arrays.values())
+
+    @property
+    def has_loop(self):
+        return self.loop_function is not None or self.build_loop is not None
+
+    def loop_for(self, compiler, dtype):
+        """The loop that Numba compiles for a precision."""
+        return self.loop_function or self.build_loop(compiler, dtype)
+
+    def bodies(self):
+        """Names of the bodies this kernel has."""
+        has = {
+            "numpy": True,
+            "numba": self.has_loop,
+            "cython": _is_of_package(self) and self.name in _cython_bodies("float32"),
+        }
+        return tuple(name for name in BODIES if has[name])
+
+    def choose_body(self, backend):
+        """The body that serves `backend`: its own, else another compiled one. numpy serves only numpy."""
+        if backend == "numpy":
+            return "numpy"
+        order = ("numba", "cython") if backend == "numba" else ("cython", "numba")
+        return next(name for name in order if name in self.bodies())
+
+    def address(self, body, dtype):
+        """Address of the compiled body for a precision: Numba's is that of `numba_loop`, which has to be kept."""
+        if body == "numba":
+            return self.numba_loop(dtype).address
+        address, size = _cython_bodies(str(dtype))[self.name]
+        if size != 8 * len(self.slots):
+            raise ImportError(
+                f"kernel {self.name}: compiled record has {size} bytes, expected {8 * len(self.slots)}; "
+                "the compiled modules belong to another version of fastgd: install it again"
+            )
+        return address
+
+    def numba_loop(self, dtype):
+        """The body that Numba compiles for a precision, a `jit.Loop`: as the functions in it are now."""
+        try:
+            from .jit import compile_loop
+        except ImportError as error:
+            if "cython" in self.bodies():
+                raise
+            raise ImportError(
+                f"kernel {self.name}: a compiled backend needs numba for a function written in Python: "
+                "pip install 'fastgd[numba]', or use backend=\"numpy\""
+            ) from error
+        return compile_loop(self, np.dtype(dtype))
+
+    def body(self, name):
+        """A callable that checks its arguments and runs the body `name`: "numpy", "numba" or "cython"."""
+        choose("name", name, dict.fromkeys(self.bodies()))
+        return functools.partial(self._call, name)
+
+    def __call__(self, *arguments):
+        self._call(self.choose_body("cython"), *arguments)
+
+    def _call(self, body, *arguments):
+        dtype, sizes = self.check(arguments)
+        if body == "numpy":
+            self.run_reference(arguments)
+            return
+        loop = self.numba_loop(dtype) if body == "numba" else None
+        record, fault = self.record(arguments, sizes), np.zeros(1, np.int64)
+        before = arguments
+        record[-1] = fault.ctypes.data
+        if self.functions:
+            before = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        address = self.address(body, dtype) if loop is None else loop.address
+        call_kernel(address, record.ctypes.data, 0, sizes[self.range_dim])
+        if fault[0]:
+            self.raise_again(before)
+
+    def run_reference(self, arguments):
+        """The numpy body; what a user's function raises names the kernel."""
+        try:
+            with np.errstate(all="ignore"):  # as the compiled bodies do
+                self.reference(*arguments)
+        except Exception as error:
+            error.add_note(f"raised in kernel {self.name}")
+            raise
+
+    def raise_again(self, arguments):
+        """Raises what a function written by a user has raised in compiled code, by running it in Python."""
+        if self.functions:
+            self.run_reference(arguments)
+        raise self.fault()
+
+    def fault(self):
+        """The error where compiled code has raised, and Python does not."""
+        if not self.functions:
+            return MemoryError(f"kernel {self.name}: no memory for what its loop allocates")
+        names = ", ".join(repr(function.__name__) for function in self.functions)
+        return RuntimeError(
+            f"kernel {self.name}: expected {names} to return, got an exception in compiled code that Python does not "
+            'raise (whole numbers have 64 bits there); backend="numpy" runs it in Python'
+        )
+
+    def check(self, arguments):
+        """The precision and the sizes of the dimensions of these arguments; raises if they break the contract."""
+        if len(arguments) != len(self.arrays) + len(self.scalars):
+            raise TypeError(f"{self.name}{self.__signature__}: got {len(arguments)} arguments")
+        dtype, sizes = None, {}
+        for (name, spec), array in zip(self.arrays.items(), arguments, strict=False):
+            if not isinstance(array, np.ndarray):
+                raise type_error(name, "a numpy array", type(array).__name__)
+            if spec.dtype is None and dtype is None:
+                dtype = array.dtype
+                if str(dtype) not in DTYPES:
+                    raise type_error(name, "float32 or float64", shown(array))
+            expected = dtype if spec.dtype is None else np.dtype(spec.dtype)
+            if array.dtype != expected:
+                raise type_error(name, f"{expected} like the other arrays", shown(array))
+            shape = tuple(sizes.setdefault(d, n) for d, n in zip(spec.dims, array.shape, strict=False))
+            if array.ndim != len(spec.dims) or array.shape != shape or 0 in shape:
+                known = ", ".join(str(sizes.get(dim) or dim) for dim in spec.dims)
+                raise value_error(name, f"shape ({known}), nothing empty", shown(array))
+            if not (array.flags.c_contiguous and array.flags.aligned):
+                raise value_error(
+                    name, "a C-contiguous, aligned array", f"strides {array.strides}; use np.ascontiguousarray"
+                )
+            if spec.direction != "in" and not array.flags.writeable:
+                raise value_error(name, "a writable array", f"a read-only {shown(array)}")
+        for name, spec in self.arrays.items():
+            blocks = -(-sizes[self.range_dim] // spec.per) if spec.per else None
+            if spec.per and sizes[spec.dims[0]] != blocks:
+                raise value_error(name, f"shape ({blocks}), one for every {spec.per}", sizes[spec.dims[0]])
+        for name, value in zip(self.scalars, arguments[len(self.arrays) :], strict=True):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise type_error(name, "a real number", f"{shown(value)} ({type(value).__name__})")
+        return dtype or DTYPES["float32"], sizes  # without arrays of its precision a kernel is the same in both
+
+    def record(self, arguments, sizes):
+        """The record of a compiled body as int64 slots, the last for the address of an int64 that Numba's sets to 1
+        when it raises. The caller keeps the arrays alive."""
+        record = np.zeros(len(self.slots) + 1, np.int64)
+        addresses = [array.ctypes.data for array in arguments[: len(self.arrays)]]
+        record[: len(self.arrays) + len(self.dims)] = addresses + [sizes[dim] for dim in self.dims]
+        first = len(self.arrays) + len(self.dims)
+        record.view(np.float64)[first : first + len(self.scalars)] = arguments[len(self.arrays) :]
+        return record
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        """Itself: a copy of what uses it uses the same operation, whatever its name means by now."""
+        return self
+
+    def __reduce__(self):
+        """Pickled by name, as a function is: not where the name means another kernel by now; nor is one that was a
+        user's unpickled where the name means another function."""
+        if getattr(kernels, self.name, None) is not self:
+            raise pickle.PicklingError(
+                f"kernel {self.name}: not the same object as fastgd.kernels.{self.name} any more"
+            )
+        return _find, (self.__module__, self.name, fingerprint.of_kernel(self))
+
+    def __repr__(self):
+        return f"<kernel {self.name}{self.__signature__}>"
+
+
+class Kernels(types.SimpleNamespace):
+    """Every kernel by name. Its docstring has the formula, the arguments with their shapes, the errors, and where the
+    formula comes from; calling it works in place, by the fastest body, and `kernel.body(name)` is the same by another:
+    "numpy", "numba" or "cython"; `kernel.bodies()` lists them."""
+
+    def __repr__(self):
+        return f"fastgd.kernels: {', '.join(vars(self))}"
+
+
+kernels = Kernels()
+
+
+def _find(module, name, rows):
+    """The kernel of a name, which comes to be when its module is imported; rows: its fingerprint."""
+    importlib.import_module(module)
+    found = getattr(kernels, name)
+    now = fingerprint.of_kernel(found)
+    if (rows is None) != (now is None) or not fingerprint.agree(rows or [], now or []):
+        raise pickle.UnpicklingError(f"kernel {name}: not the function that was pickled, but another one of its name")
+    return found
+
+
+def kernel(reference):
+    """Decorator: makes the numpy body `reference` a kernel and enters it in `kernels`."""
+    made = Kernel(reference)
+    setattr(kernels, made.name, made)
+    return made

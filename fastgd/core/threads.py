@@ -1,0 +1,73 @@
+"""How many threads a network uses unless told."""
+
+import functools
+import os
+import pathlib
+
+from ..errors import check_integer, value_error
+
+MAX_THREADS = 256
+
+
+@functools.cache
+def default_threads():
+    """FASTGD_NUM_THREADS or OMP_NUM_THREADS if set; else the physical cores this process may run on, or fewer if its
+    control group is given less time than that."""
+    for variable in ("FASTGD_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(variable, "").split(",")[0].strip()
+        if text:
+            if not text.isdecimal() or int(text) == 0:
+                raise value_error(f"environment variable {variable}", "an integer >= 1", repr(text))
+            return min(int(text), MAX_THREADS)
+    cores = _physical_cores(_allowed_cpus())
+    quota = _cgroup_cpus(pathlib.Path("/sys/fs/cgroup"), _own_cgroup())
+    return int(max(1, min(cores, quota, MAX_THREADS)))
+
+
+def check_threads(num_threads):
+    """The number itself, or the default for None."""
+    if num_threads is None:
+        return default_threads()
+    if check_integer("num_threads", num_threads, 1) > MAX_THREADS:
+        raise value_error("num_threads", f"None or an integer from 1 to {MAX_THREADS}", num_threads)
+    return int(num_threads)
+
+
+def _allowed_cpus():
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _physical_cores(cpus, topology=pathlib.Path("/sys/devices/system/cpu")):
+    """How many cores these logical processors are; each counts for one where the system does not tell."""
+    cores = {_read(topology / f"cpu{cpu}" / "topology" / "thread_siblings_list") or cpu for cpu in cpus}
+    return len(cores)
+
+
+def _own_cgroup():
+    """Path of this process's control group (version 2) below its root."""
+    lines = (_read(pathlib.Path("/proc/self/cgroup")) or "").splitlines()
+    return next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+
+
+def _cgroup_cpus(root, group):
+    """The smallest quota in processors of the group and those above it; infinite without one."""
+    quota = float("inf")
+    folder = root / group
+    for place in (folder, *folder.parents):
+        if root not in (place, *place.parents):
+            break
+        limit, _, period = (_read(place / "cpu.max") or "max").partition(" ")  # version 2
+        if limit == "max":
+            limit, period = _read(place / "cpu" / "cpu.cfs_quota_us"), _read(place / "cpu" / "cpu.cfs_period_us")
+        if limit and period and int(limit) > 0:
+            quota = min(quota, max(1.0, int(limit) / int(period)))
+    return quota
+
+
+def _read(path):
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""Arrays of rows: checked, shuffled, cut into minibatches."""

@@ -1,0 +1,284 @@
+"""Samples: rows of data that have passed the checks at the door, with their targets and weights."""
+
+import collections.abc
+import dataclasses
+import hashlib
+import math
+
+import numpy as np
+
+from ..core.domains import domain_of
+from ..errors import check_number, shown, type_error, value_error
+from .mapped import RowReader, check_mapping, leave_pages, mapped
+from .minibatches import epoch_order
+
+# Numbers, and rows of them, looked at in one go when a whole data set is checked: bounds the memory a check takes.
+CHECK_SIZE, CHECK_ROWS = 2**20, 4096
+# In place of the number of an epoch where rows are chosen to be held out.
+SPLIT_EPOCH = 2**64 - 1
+# So many rows of a file, spread over all, tell whether it is the same.
+DIGEST_ROWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Rows of data that have passed the checks: x (rows, ...) and y of any dtype and layout, for a loss kernel, with a
+    factor of each loss, 1 on average, or None for 1; `rows` gathers those of x, and `target_rows` those of
+    y if they are better read from a file than held. `index` names the rows meant, None is all."""
+
+    x: np.ndarray
+    y: np.ndarray
+    kernel: object
+    rows: RowReader
+    target_rows: RowReader | None = None
+    weight: np.ndarray | None = None
+    index: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.x if self.index is None else self.index)
+
+    def part(self, start, stop):
+        """x, y and weight, as it stands, of some of the rows."""
+        rows = slice(start, stop) if self.index is None else self.index[start:stop]
+        check_mapping(self.x)
+        x = self.x[rows] if self.index is None else self.rows.take(rows)
+        return x, self._targets(rows), None if self.weight is None else self.weight[rows]
+
+    def _targets(self, rows):
+        """Those of a slice or of an index."""
+        if self.target_rows is None or isinstance(rows, slice):
+            check_mapping(self.y)
+            return self.y[rows]
+        return self.target_rows.take(rows)
+
+    def y_dtype(self, dtype):
+        """The dtype of targets for the kernel in a network of `dtype`."""
+        return self.kernel.arrays["y"].dtype or np.dtype(dtype)
+
+    def targets(self, start=0, stop=None):
+        """y and weight of all rows, or of some."""
+        check_mapping(self.y)
+        rows = slice(start, stop) if self.index is None else self.index[start:stop]
+        return self.y[rows], None if self.weight is None else self.weight[rows]
+
+    def digest(self, dtype):
+        """A text that is another one for other samples: of all that is in memory, and of some rows of files."""
+        everything, told = np.arange(len(self)), hashlib.sha256()
+        some = np.linspace(0, len(self) - 1, min(len(self), DIGEST_ROWS)).astype(np.int64)
+        for values, kind in ((self.x, dtype), (self.y, self.y_dtype(dtype)), (self.weight, np.float64)):
+            if values is None:
+                continue
+            places, step = everything if mapped(values) is None else some, block_rows(values)
+            for start in range(0, len(places), step):
+                rows = places[start : start + step]
+                check_mapping(values)
+                with np.errstate(all="ignore"):
+                    told.update(np.require(values[rows if self.index is None else self.index[rows]], kind, "C"))
+                leave_pages(values)
+        return told.hexdigest()[:16]
+
+    @np.errstate(all="ignore")
+    def split(self, fraction, seed):
+        """These samples without a part that is chosen by the seed, and that part."""
+        parts = []
+        for index in split_rows("validation_fraction", len(self.x), fraction, seed):
+            weight = self.weight
+            if weight is not None:
+                weight = weight / _mean_weight("sample_weight", weight[index])
+            parts.append(dataclasses.replace(self, weight=weight, index=index))
+        return parts
+
+
+def split_rows(argument, rows, fraction, seed):
+    """Which rows are trained on, and which are held out: so great a part of them, chosen by the seed."""
+    order = epoch_order(rows, seed, SPLIT_EPOCH, True)
+    held_out = max(1, round(fraction * rows))
+    if held_out == rows:
+        raise value_error(argument, "a row left to train on", f"{rows} rows in all")
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True):
+    """The arrays as `Samples` for a network, with nothing copied; `finite` looks for values that are not, too."""
+    shape = network.output_shape
+    x = check_rows(names[0], x, network.input_shape)
+    y, kernel = check_targets(names[1], y, len(x), network.loss_function, shape)
+    weight = None
+    if sample_weight is not None:
+        weight = check_weights(names[2], sample_weight, (len(x), *shape[:-1]), network.dtype)
+    if finite:
+        check_values(names[0], x, network.dtype)
+    check_values(names[1], y, network.dtype, kernel.arrays["y"], shape[-1])
+    target_rows = RowReader(y) if y[0].size > 1 and mapped(y) is not None else None
+    return Samples(x, y, kernel, RowReader(x), target_rows, weight)
+
+
+@np.errstate(all="ignore")
+def check_weights(argument, weight, shape, dtype, *, scaled=True):
+    """A factor for each loss, of this shape: (rows,), or (rows, ...) with one for each position in a row, for which a
+    number a row serves, too. Scaled to be 1 on average if asked for."""
+    weight, rows = as_array(argument, weight), shape[:1]
+    if weight.shape not in (rows, shape):
+        other = "" if rows == shape else f", or one for each position {shape}"
+        raise value_error(argument, f"an array of shape {rows}, one number for each row{other}", shown(weight))
+    check_values(argument, weight, dtype)
+    if weight.min() < 0:
+        index = tuple(int(i) for i in np.unravel_index(np.argmin(weight), weight.shape))
+        raise value_error(argument, "numbers >= 0", f"{weight[index]} at index {index if len(index) > 1 else index[0]}")
+    weight = weight.astype(np.float64)
+    weight = np.broadcast_to(weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)), shape)
+    if not scaled:
+        return weight
+    weight = weight / max(weight.max(), np.finfo(np.float64).tiny)  # their sum may not be a number
+    return weight / _mean_weight(argument, weight)
+
+
+def _mean_weight(argument, weight):
+    mean = weight.mean()
+    if mean == 0:
+        raise value_error(argument, "a number above 0 among the rows", f"0 in all {weight.size}")
+    return mean
+
+
+@np.errstate(all="ignore")
+def check_class_weight(class_weight, samples, n_outputs, dtype):
+    """The samples with weights multiplied by those of their classes: {label: weight}, or "balanced"."""
+    name = "class_weight"
+    domain = samples.kernel.arrays["y"].domain
+    labels = samples.y if domain == "labels" else samples.y[..., 0]
+    if domain not in ("labels", "unit") or (domain == "unit" and samples.y.shape[-1] != 1):
+        raise value_error(name, "None for targets that are no labels", shown(class_weight))
+    known, counts = np.unique(labels if samples.index is None else labels[samples.index], return_counts=True)
+    if domain == "unit" and not set(known.tolist()) <= {0, 1}:
+        raise value_error(name, "None for targets that are not 0 and 1", shown(class_weight))
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        factors = dict(zip(known.tolist(), counts.sum() / (len(known) * counts), strict=True))
+    elif isinstance(class_weight, collections.abc.Mapping):
+        classes = max(2, n_outputs)  # one output is for 0 and 1
+        strange = [label for label in class_weight if label not in range(classes)]
+        if strange:
+            raise value_error(name, f"integer labels in [0, {classes - 1}]", shown(strange[0]))
+        factors = {label: check_number(f"{name}[{label!r}]", value, 0.0) for label, value in class_weight.items()}
+    else:
+        raise type_error(name, "a dict {label: weight} or 'balanced'", shown(class_weight))
+    classes, of_row = np.unique(labels, return_inverse=True)
+    weight = np.array([factors.get(label, 1.0) for label in classes.tolist()])[of_row].reshape(labels.shape)
+    if samples.weight is not None:
+        weight = weight * samples.weight
+    weight = check_weights(name, weight, labels.shape, dtype)
+    trained = weight if samples.index is None else weight[samples.index]
+    return dataclasses.replace(samples, weight=weight / _mean_weight(name, trained))
+
+
+def check_rows(argument, x, shape):
+    """x as an array (rows, *shape) of real numbers, any dtype and layout; nothing is copied."""
+    x = as_array(argument, x)
+    if x.ndim != 1 + len(shape):
+        hint = f"; use {argument}.reshape(1, {', '.join(map(str, x.shape))}) for one row" if x.shape == shape else ""
+        hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 else hint
+        expected = f"a {1 + len(shape)}-D array (rows, {', '.join(map(str, shape))})"
+        raise value_error(argument, expected, f"{shown(x)}{hint}")
+    if x.shape[0] == 0:
+        raise value_error(argument, "at least 1 row", shown(x))
+    if x.shape[1:] != shape:
+        if len(shape) == 1:
+            raise value_error(argument, f"{shape[0]} features (columns)", x.shape[1])
+        raise value_error(argument, f"rows of shape {shape}", x.shape[1:])
+    return x
+
+
+def check_targets(argument, y, rows, loss, output_shape):
+    """y as an array that fits one of the loss's kernels, and that kernel: integer labels (rows, ...) at each position
+    where the loss takes them and y is of integers, else values (rows, *output_shape), for one output also without the
+    last axis."""
+    y = as_array(argument, y)
+    *positions, n_outputs = output_shape
+    specs = [kernel.arrays["y"] for kernel in loss.kernels]
+    takes_labels = specs[0].domain == "labels"
+    if takes_labels and y.ndim == 1 + len(positions):
+        if y.dtype.kind not in "iu":
+            hint = "; use y.astype(int) for class labels" if y.dtype.kind in "bf" else ""
+            raise type_error(argument, f"integer labels in [0, {n_outputs - 1}]", f"{shown(y)}{hint}")
+        shape, kernel = (rows, *positions), loss.kernels[0]
+    else:
+        if y.ndim == 1 + len(positions) and n_outputs == 1:
+            y = y[..., None]
+        shape, kernel = (rows, *output_shape), loss.kernels[-1]
+    if y.shape != shape:
+        labels = f"integer labels of shape {(rows, *positions)} or " if takes_labels else ""
+        raise value_error(argument, f"{labels}values of shape {(rows, *output_shape)}", shown(y))
+    return y, kernel
+
+
+def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
+    """Raises unless every element is finite in `dtype` and lies in the domain of a kernel's array. first: the row of
+    the whole at which these begin."""
+    domain, below = domain_of(spec), math.inf if classes is None else classes
+    if domain.contains is None and values.dtype.kind in "biu":
+        return  # every integer is finite
+    rows = block_rows(values)
+    for start in range(0, len(values), rows):
+        check_mapping(values)
+        block = values[start : start + rows]
+        if not domain.is_whole:
+            with np.errstate(all="ignore"):
+                block = np.asarray(block, dtype)
+        good = domain.belonging(block, below)
+        if not good.all():
+            index = tuple(int(i) for i in np.argwhere(~good)[0])
+            got = block[index] if good.shape == block.shape else block[index[:-1]]
+            where = (index[0] + start + first, *index[1:])
+            expected = domain.expected.format(highest=below - 1)
+            raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
+        leave_pages(values)
+
+
+def block_rows(x):
+    """How many rows of x are looked at in one go."""
+    return max(1, min(CHECK_ROWS, CHECK_SIZE // max(1, x[0].size)))
+
+
+def as_array(argument, values):
+    """Values as an array of real numbers, any dtype and layout; an array is itself."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise type_error(argument, "an array without a mask", "a masked array")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise type_error(argument, "an array of real numbers", f"{type(values).__name__} ({error})") from None
+    check_mapping(array)
+    if array.dtype.kind not in "biuf":
+        raise type_error(argument, "an array of real numbers", f"{type(values).__name__} of dtype {array.dtype}")
+    return array
+
+
+@np.errstate(all="ignore")
+def scale_of(mean, variance, rows, otherwise=1.0):
+    """1 / standard deviation; `otherwise` where all is alike but for rounding: that of so many equal ones."""
+    rounding = (rows * np.abs(mean) * np.finfo(np.float64).eps) ** 2
+    varies = variance > rounding
+    return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), otherwise)
+
+
+def moments(argument, x):
+    """Mean and variance of each column of x, its last axis, in float64, a block of rows at a time (Chan, Golub &
+    LeVeque 1979)."""
+    x = as_array(argument, x)
+    if x.ndim < 2 or 0 in x.shape:
+        raise value_error(argument, "an array (rows, ..., n_features) of at least 1 row", shown(x))
+    count, mean, squares = 0, np.zeros(x.shape[-1]), np.zeros(x.shape[-1])
+    rows = block_rows(x)
+    for start in range(0, len(x), rows):
+        check_values(argument, x[start : start + rows], np.float64, first=start)
+        block = np.asarray(x[start : start + rows], np.float64).reshape(-1, x.shape[-1])
+        with np.errstate(all="ignore"):
+            n, of_block = len(block), block.mean(axis=0)
+            apart = of_block - mean
+            squares += ((block - of_block) ** 2).sum(axis=0) + apart**2 * (count * n / (count + n))
+            mean += apart * (n / (count + n))
+        count += n
+        leave_pages(x)
+    if not np.isfinite(squares).all():
+        i = int(np.argmin(np.isfinite(squares)))
+        raise value_error(argument, "features whose squares are finite", f"larger numbers in column {i}")
+    return mean, squares / count

@@ -1,0 +1,605 @@
+"""The plan: the way of a minibatch, written down once as a list of kernels bound to their buffers.
+
+Layers and the loss write operations down by name of kernel and buffers; then the plan lays out one workspace for all
+buffers, chooses a body for every kernel and binds it. Running goes through parts of the list: in C for compiled
+bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
+
+    gather       the rows of the minibatch out of the data
+    weight       what each row counts
+    forward      the rows through the layers
+    loss         value, and gradient of the outputs
+    backward     the gradient of the rows, layer by layer
+    inputs       the largest magnitude of the inputs
+    max_abs      ... and of all that the gradient of the parameters is made of
+    total        sums over the rows
+    largest      the largest of the rows' magnitudes
+    parameters   the gradient of the parameters
+    penalty      ... with that of the penalty
+    check        how many elements of it are too large
+    accumulate   the sum of the gradients of a few minibatches
+    norms        the squares of the gradient,
+    factor       and what it is clipped by
+    update       the optimizer
+    rank_one     the optimizer on a minibatch of one row, whose gradient is not made
+    track        statistics of the minibatch into running ones
+
+Over 400 lines: writing down, laying out, binding and running go through the same buffers and records."""
+
+import collections
+import math
+import time
+
+import numpy as np
+
+from .._plan import (
+    ASKED_TO_STOP,
+    BY_ROWS,
+    CHECK_GRADIENT,
+    CHECK_LOSS,
+    CHECK_MAX_ABS,
+    DONE,
+    FAULT,
+    FUSED,
+    GRAIN,
+    OUT_OF_TIME,
+    FastStep,
+    Inputs,
+    StepInPython,
+    Use,
+)
+from ..core.buffers import aligned_zeros
+from ..core.interrupts import held
+from .gradient import accumulate_gradient
+from .program import UPDATE_PASS, UPDATE_PHASES, PerStep, Program
+from .rows import (
+    copy_rows,
+    count_exceeding,
+    fill_rows,
+    gather_labels,
+    gather_rows,
+    largest_max_abs,
+    max_abs_of_rows,
+    raise_max_abs_of_rows,
+)
+from .steps import PerStepValues, Steps, addresses
+from .totals import penalty_gradient, penalty_value, sum_loss
+from .update import write_update
+
+PHASES = (
+    "gather", "weight", "forward", "loss", "backward", "inputs", "max_abs", "total", "largest", "parameters", "penalty",
+    "check", *UPDATE_PHASES, "rank_one", "track",
+)  # fmt: skip
+# Phases in which a value may be another each step.
+PER_STEP_PHASES = ("forward", "backward", *UPDATE_PHASES, "rank_one")
+# The phases whose operations go through the rows of the minibatch, and those that take its time.
+BY_ROWS_PHASES = ("forward", "loss", "backward")
+WORK_PHASES = (*BY_ROWS_PHASES, "parameters")
+# The phases with a penalty: in the loss, and in the gradient.
+PENALIZED = ("total", "penalty")
+# Positions that a thread takes through all layers at a time: their activations stay in the second cache.
+BLOCK = 256
+# Floating-point operations that may pass without a look at the clock.
+LOOK_WORK = 1_000_000
+# A network whose parameters, gradient and optimizer state fill more bytes than this updates each part of the
+# parameters as its gradient is finished; else one sweep over all of them costs less.
+FUSED_BYTES = 512 * 1024
+# How many elements of the gradient are finished before they are used, and at least how many rows of weights: each
+# block packs the gradient of the outputs anew.
+FUSED_BLOCK, FUSED_ROWS = 64 * 1024, 512
+# How many times as many parameters as values in the workspace there are for these to be checked in their stead.
+FEW_VALUES = 4
+
+# A pass is a list of stages: phases shared by the threads (first, last), phases that the last thread to finish them
+# runs alone (first, last), flags. See plan.pyx.
+_INPUTS = ("inputs", "inputs", "largest", "largest", BY_ROWS)
+_GUARDED = ("weight", "max_abs", "total", "largest", BY_ROWS | CHECK_LOSS | CHECK_MAX_ABS)
+_GRADIENT = ("parameters", "parameters", None, None, 0)
+_TRACK = ("track", "track", None, None, 0)
+PASSES = {
+    "forward": (_INPUTS, ("forward", "forward", None, None, BY_ROWS)),
+    "loss": (_INPUTS, ("weight", "loss", "total", "total", BY_ROWS)),
+    "gradient": (
+        _INPUTS,
+        ("weight", "backward", "total", "total", BY_ROWS),
+        _GRADIENT,
+        ("penalty", "penalty", None, None, 0),
+    ),
+    "step": (
+        ("weight", "backward", "total", "total", BY_ROWS | CHECK_LOSS),
+        _GRADIENT,
+        ("penalty", "penalty", "check", "check", CHECK_GRADIENT),
+        *UPDATE_PASS,
+        _TRACK,
+    ),
+    "parameters": (_GRADIENT,),
+    "guarded": (_GUARDED, _GRADIENT, *UPDATE_PASS, _TRACK),
+    "fused": (_GUARDED, ("parameters", "parameters", None, None, FUSED), _TRACK),
+    "rank_one": (_GUARDED, ("rank_one", "rank_one", None, None, 0)),
+}
+
+
+def _renamed(names, old, new):
+    return tuple(new if name == old else name for name in names)
+
+
+def _set_follower(entry, follower, **numbers):
+    """Makes an operation of the runner's table the one before another: see `Operation` in plan.pyx."""
+    entry["follower"] = follower
+    for name, number in numbers.items():
+        entry[name] = number
+
+
+class Plan(Program):
+    """The operations of one network for minibatches of up to `capacity` rows with targets for one loss kernel, the
+    layers as they are in `training` or as in evaluation, with a `backward` pass or without.
+
+    positions: the most in a row that an operation takes apart from each other, tokens of a sequence or pixels of an
+    image; 1 if a row is a vector. terms: the most products for each row of a minibatch that an element of the gradient
+    is the sum of."""
+
+    def __init__(self, network, capacity, loss_kernel, *, training, backward=True, backend=None):
+        super().__init__(PHASES, backend or network.backend, network.dtype)
+        self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
+        self.has_backward = backward
+        self.rows = 0
+        self.inputs = {}  # names of what the layers of a container take, by its path
+        self.rank_one_updates = []
+        # How many operations write the gradient of an array, and products for each row that it is the sum of.
+        self._written, self._terms = collections.Counter(), collections.Counter()
+        self.kinds = []
+        self.optimizer = None
+        self._prepared = None  # steps that the runner is in the middle of
+        self.pace = collections.defaultdict(lambda: np.zeros(2))  # of each pass: see `Runner.run`
+        self.is_mid_step = False  # whether a step is half done
+        self._write_down()
+        self._lay_out()
+        self._bind()
+
+    # ---- written down by name
+
+    def row_buffer(self, name, shape=()):
+        """Declares a workspace buffer (rows, *shape); returns its name."""
+        self.row_shapes[name] = tuple(shape)
+        return name
+
+    def reshaped(self, name, of, shape):
+        """Declares a view of a buffer whose rows have another shape; returns its name."""
+        self._base[name] = self._base.get(of, of)
+        return self.row_buffer(name, shape)
+
+    def shape(self, name):
+        """The shape of a row of a buffer."""
+        return self.row_shapes[name]
+
+    def vector(self, name, values):
+        """Declares a buffer with these numbers in it, whatever the rows of a minibatch; returns its name."""
+        self.buffers[name] = np.array(values, self.dtype)
+        return name
+
+    def add_gradient(self, kernel, name, *arguments):
+        """Appends what makes the gradient of an array of parameters. Where that has one already, since layers share
+        the array, the new one is added: in the order in which they were written down."""
+        shapes = [self.row_shapes[used] for used in arguments if used in self.row_shapes]
+        self._terms[name] += max(math.prod(shape[:-1]) for shape in shapes)
+        self._written[name] += 1
+        if self._written[name] == 1:
+            self.add("parameters", kernel, f"d{name}", *arguments)
+            return
+        whole = self.network.views(self.network.gradient)[name]
+        part = self.vector(f"d{name}+{self._written[name]}", np.zeros(whole.shape))
+        self.add("parameters", kernel, part, *arguments)
+        self.buffers[f"d{name}.flat"], self.buffers[f"{part}.flat"] = whole.reshape(-1), self.buffers[part].reshape(-1)
+        self.add("parameters", accumulate_gradient, f"d{name}.flat", f"{part}.flat", 1.0, 1.0)
+
+    def add_rank_one_update(self, b, w, x, dy):
+        """Notes that for a minibatch of one row of one position the gradient of b is dy and that of w is x^T dy."""
+        self.rank_one_updates.append((b, w, x, dy))
+
+    def mark(self):
+        """The end of what is written down by now, for `keep`."""
+        return len(self._phases["backward"]), len(self._phases["parameters"]), len(self.rank_one_updates)
+
+    def keep(self, name, mark, result):
+        """Leaves a buffer as it was at a mark: if an operation of the backward pass since then writes to it, all since
+        then work on a copy. Returns the name of their result, which may be that copy."""
+        base = self._base.get(name, name)
+        backward, parameters, products = mark
+        if not any(base in operation.outputs for operation in self._phases["backward"][backward:]):
+            return result
+        copy = self.row_buffer(f"{base}.copy{backward}", self.row_shapes[base])
+        for operation in (*self._phases["backward"][backward:], *self._phases["parameters"][parameters:]):
+            operation.buffers = _renamed(operation.buffers, base, copy)
+        self.rank_one_updates[products:] = [_renamed(p, base, copy) for p in self.rank_one_updates[products:]]
+        self._phases["backward"].insert(backward, self.operation(copy_rows, copy, base))
+        is_copy = self._base.get(result, result) == base
+        return self.reshaped(f"{copy}.view", copy, self.row_shapes[result]) if is_copy else result
+
+    def _write_down(self):
+        network, loss = self.network, self.loss_kernel
+        self.loss_shape = network.output_shape[:-1]  # of the losses of a row: one for each position
+        labels = len(loss.arrays["y"].dims) == 1
+        y_shape = self.loss_shape if labels else network.output_shape
+        for name, shape in (("x", network.input_shape), ("y", y_shape)):
+            self.row_shapes |= {name: shape, f"data.{name}": shape}
+        self.row_shapes |= {"index": (), "row": ()}
+        self.add("gather", gather_rows, "x", "data.x", "index")
+        self.add("gather", gather_labels if labels else gather_rows, "y", "data.y", "index")
+        self.add("weight", fill_rows, self.row_buffer("weight", self.loss_shape), 1.0)
+        self.output = network.body.forward(self, "", "x")
+        scalars, dy = network.loss_function.parameters.values(), self.row_buffer("dz", network.output_shape)
+        losses = self.row_buffer("losses", self.loss_shape)
+        self.add("loss", loss, losses, dy, self.output, "y", "weight", *scalars)
+        if self.has_backward:
+            network.body.backward(self, "", "x", dy, False)
+        self.terms = max(self._terms.values(), default=1)
+        max_abs = self.row_buffer("max_abs")
+        self.add("inputs", max_abs_of_rows, max_abs, "x")
+        for name in ("workspace",) if self.capacity == 1 else self._guarded():
+            self.add("max_abs", raise_max_abs_of_rows, max_abs, name)
+        self.add("total", sum_loss, "total", losses)
+        self.add("largest", largest_max_abs, "largest", max_abs)
+        if network.n_weights and (network.l1 or network.l2):
+            self.add("total", penalty_value, "total", "penalized", network.l1, network.l2)
+            self.add("penalty", penalty_gradient, "dpenalized", "penalized", network.l1, network.l2)
+        self.add("check", count_exceeding, "bad_gradients", "gradient", 0.0)
+
+    def _guarded(self):
+        """The buffers, but for x, whose products the gradient of the parameters is made of: where their elements are
+        within a limit, so is the gradient."""
+        used = {name: None for operation in self._phases["parameters"] for name in operation.buffers}
+        return [name for name in used if name in self.row_shapes and name != "x"]
+
+    # ---- laid out and bound
+
+    def _lay_out(self):
+        network, capacity = self.network, self.capacity
+        given = {"x", "y", "index", "row", "data.x", "data.y", *self._base}
+        shapes = {name: shape for name, shape in self.row_shapes.items() if name not in given}
+        self.workspace, pieces = aligned_zeros([capacity * math.prod(s) for s in shapes.values()], self.dtype)
+        for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
+            self.buffers[name] = piece.reshape(capacity, *shape)
+        # Rows that are gathered or cast; `set_minibatch` may point x and y elsewhere.
+        y_dtype = self.loss_kernel.arrays["y"].dtype or self.dtype
+        self.own = {
+            name: np.zeros((capacity, *self.row_shapes[name]), dtype)
+            for name, dtype in (("x", self.dtype), ("y", y_dtype))
+        }
+        self.buffers |= self.own
+        self.buffers |= {f"data.{name}": array for name, array in self.own.items()}
+        self.buffers["index"], self.buffers["row"] = np.zeros(capacity, np.int64), np.arange(capacity)
+        self.row_names = {*shapes, *self.own, "index", "row"}
+        self.buffers |= network.statistics
+        for prefix, flat in (("", network.parameters), ("d", network.gradient)):
+            self.buffers |= {prefix + name: view for name, view in network.views(flat).items()}
+            self.buffers[f"{prefix}penalized"] = flat[: network.n_weights]
+            self.buffers[f"{prefix}parameters"] = flat
+        self.buffers["workspace"] = self.workspace.reshape(1, -1)
+        self.buffers["gradient"] = network.gradient.reshape(1, -1)
+        self.buffers["total"] = np.zeros(1, np.float64)
+        self.buffers["largest"] = np.zeros(1, np.float64)
+        self.buffers["bad_gradients"] = np.zeros(1, np.int64)
+
+    def bytes_of_a_row(self):
+        """Bytes of workspace that a row of the minibatch takes."""
+        return sum(self.buffers[name].nbytes for name in self.row_names) // self.capacity
+
+    def _bind(self, place=0):
+        self.bind(place)
+        self.positions = max(operation.positions for phase in BY_ROWS_PHASES for operation in self._phases[phase])
+        # Floating-point operations that a row takes, about.
+        self.work = sum(o.work for phase in WORK_PHASES for o in self._phases[phase]) / self.capacity
+        if self.backend != "numpy":
+            total = self._phases["total"][0]
+            self.make_runner(
+                total=total.slot("total"),
+                largest=self.buffers["largest"].ctypes.data,
+                bad_gradients=self.buffers["bad_gradients"].ctypes.data,
+                row_block=max(1, BLOCK // self.positions),
+                row_grain=max(1, GRAIN // self.positions),
+            )
+            self.runner.set_work(self.work, self.network.num_threads, self.positions)
+            every = [(phase, phase, None, None, 0) for phase in self.phases if self._phases[phase]]
+            self._inputs = self._inputs_of(self.stages(every))
+
+    def use_optimizer(self, optimizer):
+        """Makes the update phases those of the optimizer."""
+        if optimizer is self.optimizer:
+            return
+        self._prepared = None
+        network = self.network
+        optimizer.check_network(network)
+        with network.executor.lock.lend(Use.BORROW):  # a learning-rate function may ask it
+            optimizer.prepare(self.backend, self.dtype, {part.kind for part in optimizer.parts_of(network)})
+        parts = optimizer.bind(network)
+        for phase in (*UPDATE_PHASES, "rank_one"):
+            self._phases[phase].clear()
+        named = []
+        for start, stop, kind in parts:
+            cut = "" if stop - start == network.n_parameters else f"[{start}:{stop}]"
+            for name, flat in (("parameters", network.parameters), ("dparameters", network.gradient)):
+                self.buffers[name + cut] = flat[start:stop]
+            named.append((f"parameters{cut}", f"dparameters{cut}", kind))
+        write_update(self, optimizer, named)
+        rank_one = optimizer.rank_one_kernel
+        products = [name for b, w, _, _ in self.rank_one_updates for name in (b, w)]
+        is_whole = sorted(products) == sorted(network.views()) and self.is_of_one_position
+        if rank_one and optimizer.is_plain and is_whole:
+            for product in self.rank_one_updates:
+                self.add("rank_one", rank_one, *product, *(PerStep((parts[0].kind, name)) for name in rank_one.scalars))
+        self._bind(self.ends["check"])
+        self.kinds = sorted({part.kind for part in parts})
+        self._follow(parts)
+        self.optimizer = optimizer
+        self.best_pass = self._choose_pass()
+
+    @property
+    def is_of_one_position(self):
+        """Whether a gradient is of one product, of vectors and not of rows of them."""
+        return self.capacity * self.terms == 1
+
+    def threads(self, rows):
+        """How many threads the work on so many rows is worth."""
+        return 1 if self.runner is None else self.runner.threads(rows)
+
+    def _choose_pass(self):
+        """The fastest way of a step through this plan; a penalty must be added to the gradient before it is checked."""
+        network, optimizer = self.network, self.optimizer
+        if self.runner is None or network.l1 or network.l2:
+            return "step"
+        few_values = self.is_of_one_position and self.workspace.size * FEW_VALUES < network.n_parameters
+        if few_values and self._phases["rank_one"]:
+            return "rank_one"
+        if network.parameters.nbytes * 2 + optimizer.state_bytes(network) > FUSED_BYTES:
+            return "fused" if optimizer.works_by_parts else "guarded"
+        return "guarded" if few_values else "step"
+
+    def _follow(self, parts):
+        """Makes the update of a part follow each operation that finishes some of its gradient."""
+        flat, followed = self.network.gradient, {}
+        updates = range(*self.range_of("update", "update"))
+        first = dict(zip(range(*self.range_of("accumulate", "accumulate")), updates, strict=False))
+        for place, update in first.items():
+            _set_follower(self._table[place], update, block=0, scale=1, offset=0)
+        for part, place in zip(parts, first or updates, strict=True):
+            followed[part] = place
+        begin = self.range_of("parameters", "parameters")[0]
+        finished = {}  # the last operation that writes to a place of the gradient
+        for i, operation in enumerate(self._phases["parameters"], begin):
+            _set_follower(self._table[i], -1, block=0, scale=0, offset=0)
+            finished[operation.arguments[0].ctypes.data] = i, operation.arguments[0]
+        for address, (i, array) in finished.items():
+            offset = (address - flat.ctypes.data) // flat.itemsize
+            scale = array.size // array.shape[0]
+            block = max(FUSED_ROWS, FUSED_BLOCK // scale // GRAIN * GRAIN)
+            for part, place in followed.items():
+                if part.start <= offset < part.stop:
+                    _set_follower(self._table[i], place, block=block, scale=scale, offset=offset - part.start)
+
+    # ---- for each minibatch
+
+    def _slots(self, name, stages):
+        """Addresses of the slots that hold the address of a buffer, in the operations of some stages."""
+        used = set()
+        for stage in stages:
+            used |= {*range(stage["first"], stage["last"]), *range(stage["closing"], stage["end"])}
+        links = [link for i in sorted(used) for link in self.operations[i].links]
+        return [
+            link.record.ctypes.data + 8 * j for link in links for j, used in enumerate(link.buffers) if used == name
+        ]
+
+    def losses_in(self, rows):
+        """How many losses there are in rows of the minibatch: one at each position."""
+        return rows * math.prod(self.loss_shape)
+
+    def set_minibatch(self, x, y=None, weight=None):
+        """Makes `run` take the rows of x, and of y if given, where they lie: C-contiguous, aligned, of the dtype of
+        `own`. weight: a factor of the loss at each position, of the plan's dtype; None is 1 / `losses_in`."""
+        self.rows, self._prepared = len(x), None
+        self._taken = x, y, weight  # and kept alive
+        for operation in self._penalties():
+            operation.set_scalars(l2=self.network.l2)
+        weight = self.buffers["weight"][: self.rows] if weight is None else weight
+        if self.runner is None:
+            self._set_arguments(x, y, weight)
+        else:
+            of_y = 0 if y is None else y.ctypes.data
+            self.runner.set_inputs(self._inputs, self.rows, x.ctypes.data, of_y, weight.ctypes.data)
+
+    def _set_arguments(self, x, y, weight):
+        """`Runner.set_inputs` for numpy bodies."""
+        for operation in self.operations:
+            for link in operation.links:
+                for j, name in enumerate(link.buffers):
+                    if name in self.row_names:
+                        link.arguments[j] = link.view(j, self.buffers[name][: self.rows])
+        self.point("x", x)
+        if y is not None:
+            self.point("y", y)
+        self._phases["weight"][0].set_scalars(value=1 / self.losses_in(self.rows))
+        (loss,) = self._phases["loss"]
+        j = loss.buffers.index("weight")
+        loss.arguments[j] = loss.view(j, weight)
+
+    def _inputs_of(self, stages):
+        """Where the inputs of a step go in some stages, for the runner."""
+        slots = {name: np.array(self._slots(name, stages), np.int64) for name in ("x", "y", "index")}
+        return Inputs(
+            **slots, weight=np.array([self._phases["loss"][0].slot("weight")]),
+            share=np.array([self._phases["weight"][0].slot("value")]), losses=self.losses_in(1), terms=self.terms,
+        )  # fmt: skip
+
+    def set_minibatch_number(self, number):
+        """Makes the layers do what they do in the minibatch of this number."""
+        for _, name, links in self.per_step(("forward", "backward")):
+            for link in links:
+                link.set_scalars(**{name: float(number)})
+
+    def _stages(self, pass_name, gather=False):
+        """The stages of a pass, with `gather` with the rows gathered first."""
+        first = {"weight": "gather"} if gather else {}
+        return self.stages([(first.get(stage[0], stage[0]), *stage[1:]) for stage in PASSES[pass_name]])
+
+    def run(self, pass_name):
+        """Walks once, with the minibatch that is set."""
+        self.point("total", self.buffers["total"])
+        stages = self._stages(pass_name)
+        if self.runner is None:
+            self.run_in_python(stages)
+        elif self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[pass_name]) == FAULT:
+            self.raise_fault(self._taken[0], None if pass_name == "forward" else self._taken[1])
+
+    def raise_fault(self, x, y):
+        """Raises what a function written by a user has raised in compiled code on these rows, if one has: by the same
+        pass in Python. y None: a forward pass."""
+        self.check_memory()
+        failed = next((link for link in self.users_links if link.fault[0]), None)
+        if failed is None:
+            return
+        update = self.failed_update()
+        if update is not None:
+            self.is_mid_step = True
+            self.raise_in_update(update)
+        twin = Plan(self.network, len(x), self.loss_kernel, training=self.training, backend="numpy")
+        arrays = {"x": x} if y is None else {"x": x, "y": y}
+        with np.errstate(over="ignore"):
+            used = {
+                name: np.require(a, twin.own[name].dtype).reshape(twin.own[name].shape) for name, a in arrays.items()
+            }
+        twin.set_minibatch(**used)
+        for phase in ("forward", "loss", "backward"):
+            for mine, its in zip(self._phases[phase], twin._phases[phase], strict=True):
+                its.copy_scalars(mine)
+        pass_name = ("forward", "forward") if y is None else ("weight", "backward")
+        twin.run_in_python(twin.stages([(*pass_name, None, None, 0)]))
+        raise failed.kernel.fault()
+
+    # ---- training
+
+    def train(self, steps, first, pauses, pass_name, seconds, notify=None):
+        """Runs training steps from `first` on, which follow those it was called for before, to before the last of
+        `pauses`; returns the step at which it stopped, and why: that all are done; that so many seconds are over; that
+        a step diverged; or that notify(s), called at pauses, says to stop. The optimizer is in use already. `release`
+        is to follow."""
+        if self.runner is None:
+            end = int(pauses[np.searchsorted(pauses, first, side="right")])
+            return self._train_in_python(steps, first, end, seconds)
+        if not self.is_ready_for(steps) or self._prepared[1] != pass_name:
+            self._prepare(steps, first, pass_name)
+        threads, ending = self._prepared[2:4]
+        result = self.runner.train(first, pauses, notify, threads, seconds)
+        if ending is not None and result[1] in (DONE, OUT_OF_TIME, ASKED_TO_STOP):
+            self.runner.run(ending, 1, 1, self.pace["parameters"])
+        return result
+
+    def _prepare(self, steps, first, pass_name):
+        """Makes the runner ready for steps from `first` on."""
+        per_step, stages = PerStepValues(), self._stages(pass_name, gather=not steps.in_place)
+        # The short way for one row makes no gradient: that of the last step is made when all is done.
+        ending = self._stages("parameters") if pass_name == "rank_one" else None
+        used = stages if ending is None else np.concatenate([stages, ending])
+        self._feed_update(per_step, steps)
+        taken = dict.fromkeys(("x", "y", "index", "weights"))
+        if steps.in_place:
+            taken |= {"x": addresses(steps.x, steps.starts), "y": addresses(steps.y, steps.starts)}
+        else:
+            for name, array in self.own.items():
+                self.point(name, array)
+            for name, array in (("data.x", steps.x), ("data.y", steps.y)):
+                self.point(name, array)
+                for link, _ in self.links_with(name):
+                    link.record[link.kernel.slots.index("m")] = len(array)
+            taken["index"] = addresses(steps.order, steps.starts)
+        if steps.weights is None:
+            self.point("weight", self.buffers["weight"])
+        else:
+            taken["weights"] = addresses(steps.weights, steps.weight_starts)
+        limits, inputs, table = np.ascontiguousarray(steps.gradient_limits), self._inputs_of(used), per_step.table()
+        done, rows = np.searchsorted(steps.ends, first, side="right"), int(steps.rows[0])
+        self.runner.prepare(
+            stages, inputs=inputs, per_step=table, rows=steps.rows, **taken, limits=limits, marks=steps.ends[done:],
+            times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
+            minibatches=self.network.counter, pace=self.pace[pass_name],
+            steps_between_looks=int(max(1, LOOK_WORK // (rows * self.work))),
+        )  # fmt: skip
+        kept = per_step, table, taken, limits, inputs, stages
+        self._prepared = steps, pass_name, self.threads(rows), ending, kept
+
+    def is_ready_for(self, steps):
+        """Whether the runner is in the middle of these steps, and nothing else was done with this plan since."""
+        return self.runner is None or (self._prepared is not None and self._prepared[0] is steps)
+
+    def release(self):
+        """Forgets the steps it has run, and with them the caller's arrays."""
+        self._prepared = None
+        if self.runner is not None:
+            self.point("data.x", self.own["x"])
+            self.point("data.y", self.own["y"])
+
+    def _feed_update(self, per_step, steps):
+        """What every step needs but the minibatch: where its loss goes, hyper-parameters, limit of the gradient."""
+        total = self._phases["total"]
+        per_step.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
+        for key, name, links in self.per_step(PER_STEP_PHASES):
+            per_step.add([link.slot(name) for link in links], steps.values[key])
+        for address, size in self.conditional():
+            per_step.add([address], steps.active * size)
+        for phase in PENALIZED:
+            values = steps.penalties.get(phase, np.broadcast_to(self.network.l2, len(steps)))
+            per_step.add([operation.slot("l2") for operation in self._penalties(phase)], values)
+        per_step.add([self._phases["check"][0].slot("limit")], steps.gradient_limits)
+
+    def _penalties(self, *phases):
+        """The operations of the penalty, or those in some phases."""
+        return [o for phase in phases or PENALIZED for o in self._phases[phase] if "l2" in o.kernel.scalars]
+
+    def make_fast_step(self, lock, optimizer, count, last_loss):
+        """A `FastStep` for the next `count` steps of the optimizer, which is in use already."""
+        steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
+        per_step = PerStepValues()
+        self.point("weight", self.buffers["weight"])
+        self._feed_update(per_step, steps)
+        # A step by itself leaves its gradient to be looked at.
+        pass_name = "guarded" if self.best_pass == "rank_one" else self.best_pass
+        stages = self._stages(pass_name)
+        x, y = self.own["x"], self.own["y"]
+        return FastStep(
+            self.runner, lock, optimizer, stages=stages, per_step=per_step.table(),
+            inputs=self._inputs_of(stages), limits=np.ascontiguousarray(steps.gradient_limits),
+            counter=optimizer.counter,
+            minibatches=self.network.counter, pace=self.pace[pass_name], capacity=self.capacity, x=x, y=y,
+            last_loss=last_loss, watched=self.watched(),
+            raise_fault=self.raise_fault, kept=(self, steps, per_step),
+        )  # fmt: skip
+
+    def _train_in_python(self, steps, first, end, seconds):
+        with held() as pressed:  # a step is done or not begun
+            return self._steps_in_python(steps, first, end, seconds, pressed)
+
+    def _steps_in_python(self, steps, first, end, seconds, pressed):
+        deadline = time.monotonic() + seconds
+        stages = self._stages("step")
+        for s in range(first, end):
+            if s > first and (pressed or time.monotonic() > deadline):
+                return s, OUT_OF_TIME
+            x, y = steps.minibatch(s)
+            weight = None
+            if steps.weights is not None:
+                weight = steps.weights[steps.weight_starts[s] :][: len(x)]
+            self.set_minibatch(x, y, weight)
+            self.prepare_in_python(PER_STEP_PHASES, steps.values, s, steps.active[s])
+            self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
+            for phase, values in steps.penalties.items():
+                for operation in self._penalties(phase):
+                    operation.set_scalars(l2=float(values[s]))
+            with StepInPython():
+                self.is_mid_step = True
+                status = self.run_in_python(stages)
+                steps.totals[s] = self.buffers["total"][0]
+                if status == DONE:
+                    self.optimizer.counter[0] += 1
+                    self.network.counter[0] += 1
+                    steps.count(s)
+                self.is_mid_step = False
+            if status != DONE:
+                return s, status
+        return end, DONE

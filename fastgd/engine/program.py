@@ -1,0 +1,403 @@
+"""A program: operations, which are kernels bound to their buffers, in phases, and the passes through them.
+
+Operations are written down by name of kernel and buffers. `bind` then chooses a body for each and binds it, for the
+native runner if the bodies are compiled; Python runs numpy bodies.
+"""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+
+from .._plan import (
+    BAD_GRADIENT,
+    BAD_LOSS,
+    BY_ROWS,
+    CHAIN_BLOCK,
+    CHECK_GRADIENT,
+    CHECK_LOSS,
+    DONE,
+    GRAIN,
+    OPERATION,
+    STAGE,
+    Runner,
+    StepInPython,
+    chain_address,
+    chain_record,
+)
+from ..core.kernel import Kernel
+
+# The phases of an update, in order, and the pass through them.
+UPDATE_PHASES = ("accumulate", "norms", "factor", "update")
+UPDATE_PASS = (
+    ("accumulate", "accumulate", None, None, 0),
+    ("norms", "norms", "factor", "factor", 0),
+    ("update", "update", None, None, 0),
+)
+# Names of what one operation of a chain leaves for the next, in the first cache, begin with this.
+SCRATCH = "scratch"
+NEVER = object()
+# What an exception out of a rule says of the parameters, besides.
+HALF_DONE = (
+    "The update had begun: some of the parameters and of the optimizer's state are those after it, others before it"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerStep:
+    """In place of a scalar: it has another value each step, found under this key."""
+
+    key: object
+
+
+def fold(kernel, row_shapes):
+    """How a kernel sees the rows of its buffers: (positions in a row, shape of each array at a position).
+
+    row_shapes: of each array of the kernel the shape of a row of the minibatch, () for one number a row, or None for an
+    array without such rows. A row may have more axes than the kernel's contract: those at the front that all arrays
+    share are positions, and the kernel sees rows x positions rows; what an array has beyond them is flattened into its
+    last dimension. So a contract (rows, n) has tokens (rows, T, C) as rows T of n = C, unless it takes one number for
+    each row of the minibatch, too, such as its index: then as rows of n = T C."""
+    pairs = list(zip(kernel.arrays.values(), row_shapes, strict=True))
+    spare = [row[: max(0, len(row) + 1 - len(spec.dims))] for spec, row in pairs if row is not None]
+    shared = tuple(sizes[0] for sizes in itertools.takewhile(_all_equal, zip(*spare, strict=False)))
+    shapes = []
+    for (name, spec), row in zip(kernel.arrays.items(), row_shapes, strict=True):
+        rest, rank = None if row is None else row[len(shared) :], len(spec.dims) - 1
+        if rest is not None and len(rest) != rank:
+            if rank != 1:
+                raise ValueError(f"kernel {kernel.name}: array {name!r} has no place for rows of shape {row}")
+            rest = (math.prod(rest),)
+        shapes.append(rest)
+    return math.prod(shared), tuple(shapes)
+
+
+def _all_equal(sizes):
+    return len(set(sizes)) == 1
+
+
+@dataclasses.dataclass(eq=False)
+class Operation:
+    """A kernel and what it works on: names of buffers, then scalars. `body` is the one in use; `row_dim` is the
+    dimension that is the rows of the minibatch, if any: it takes `positions` of each, where its arrays have `shapes`
+    (see `fold`). `sometimes`: it is done in some steps only."""
+
+    kernel: Kernel
+    buffers: tuple
+    scalars: tuple
+    conditional: bool = False
+    positions: int = 1
+    shapes: tuple = ()
+    body: str = ""
+    address: int = 0
+    loop: object = None  # Numba's, which has the code at the address
+    fault: np.ndarray | None = None  # what a compiled kernel of a user's sets to 1 when it raises
+    row_dim: str | None = None
+    arguments: list | None = None
+    record: np.ndarray | None = None
+    size: int = 0
+    work: float = 0  # floating-point operations, about
+    is_skipped: bool = False
+
+    @property
+    def links(self):
+        return (self,)
+
+    @property
+    def outputs(self):
+        """Names of the buffers that it writes to."""
+        named = zip(self.buffers, self.kernel.arrays.values(), strict=True)
+        return [name for name, spec in named if spec.direction != "in"]
+
+    @property
+    def is_by_rows(self):
+        """Whether its work is the rows of the minibatch."""
+        return self.row_dim == self.kernel.range_dim
+
+    @property
+    def per_step(self):
+        """Names of the scalars that are fed, and the keys of their values."""
+        named = zip(self.kernel.scalars, self.scalars, strict=True)
+        return {name: value.key for name, value in named if isinstance(value, PerStep)}
+
+    def view(self, j, array):
+        """An array as the kernel sees it in place of its j-th buffer."""
+        shape = self.shapes[j]
+        return array if shape is None else array.reshape(len(array) * self.positions, *shape)
+
+    def slot(self, name):
+        """Address of the slot of the record that holds an array, a dimension or a scalar."""
+        return self.record.ctypes.data + 8 * self.kernel.slots.index(name)
+
+    def set_scalars(self, **scalars):
+        for name, value in scalars.items():
+            self.arguments[len(self.buffers) + self.kernel.scalars.index(name)] = value
+            if self.record is not None:
+                self.record.view(np.float64)[self.kernel.slots.index(name)] = value
+
+    def run(self):
+        """By the numpy body."""
+        self.kernel.run_reference(self.arguments)
+
+    def copy_scalars(self, other):
+        """Takes the scalars of another operation's record."""
+        view = other.record.view(np.float64)
+        self.set_scalars(**{name: view[self.kernel.slots.index(name)] for name in self.kernel.scalars})
+
+    def describe(self, phase):
+        named = [f"{name}{list(a.shape)}" for name, a in zip(self.buffers, self.arguments, strict=False)]
+        call = f"{self.kernel.name}({', '.join(named)})"
+        return f"  {phase:<11}{call:<88} {self.body}"
+
+
+@dataclasses.dataclass(eq=False)
+class Chain:
+    """Operations done one after the other on each block of a flat array, so that what one leaves in SCRATCH
+    the next finds in the first cache."""
+
+    links: tuple
+    conditional: bool = False
+    record: np.ndarray | None = None
+    size: int = 0
+    is_skipped: bool = False
+    row_dim = None
+    is_by_rows = False
+
+    def run(self):
+        for link in self.links:
+            link.run()
+
+    def describe(self, phase):
+        return "\n".join(link.describe(phase) for link in self.links)
+
+
+class Program:
+    """Operations in phases. `row_names` are the buffers with a row for each row of a minibatch."""
+
+    def __init__(self, phases, backend, dtype):
+        self.phases, self.backend, self.dtype = phases, backend, dtype
+        self.buffers, self.row_names = {}, set()
+        self.row_shapes = {}  # of buffers with a row for each row of a minibatch, and of views of them
+        self._base = {}  # views of buffers by another shape of a row, and the buffers
+        self._phases = {phase: [] for phase in phases}
+        self.operations, self.ends = [], {}
+        self._table = np.zeros(0, OPERATION)
+        self.runner = None  # None: Python runs them
+        self._own_fault = np.zeros(1, np.int64)  # set to 1 when a Numba body of the package raises
+        self.users_links = []  # compiled operations that call functions written by users
+
+    def add(self, phase, kernel, *arguments, conditional=False):
+        """Appends an operation to a phase: names of buffers, then scalars."""
+        self._phases[phase].append(self.operation(kernel, *arguments, conditional=conditional))
+
+    def add_chain(self, phase, links, conditional=False):
+        """Appends operations to a phase that are done one after the other on each block of flat arrays."""
+        if len(links) == 1:
+            links[0].conditional = conditional
+        self._phases[phase].append(links[0] if len(links) == 1 else Chain(tuple(links), conditional))
+
+    def operation(self, kernel, *arguments, conditional=False):
+        names, scalars = arguments[: len(kernel.arrays)], arguments[len(kernel.arrays) :]
+        positions, shapes = fold(kernel, [self.row_shapes.get(name) for name in names])
+        buffers = tuple(self._base.get(name, name) for name in names)
+        return Operation(kernel, buffers, scalars, conditional, positions, shapes)
+
+    def bind(self, place=0):
+        """Binds the operations from the place on; those before it stay."""
+        self.operations, self.ends = [], {}
+        for phase in self.phases:
+            self.operations += self._phases[phase]
+            self.ends[phase] = len(self.operations)
+        table = np.zeros(len(self.operations), OPERATION)
+        table[:place] = self._table[:place]
+        self._table = table
+        for i, operation in enumerate(self.operations[place:], place):
+            for link in operation.links:
+                self._bind_link(link)
+            if self.backend != "numpy":
+                self._enter(i, operation)
+        links = (link for operation in self.operations for link in operation.links)
+        self.users_links = [link for link in links if link.fault is not None and link.kernel.functions]
+
+    def make_runner(self, **places):
+        """The native runner over the bound operations; for `places` see there."""
+        if self.backend != "numpy":
+            faults = [*(link.fault for link in self.users_links), self._own_fault]
+            self.faults = np.array([fault.ctypes.data for fault in faults], np.int64)
+            self.runner = Runner(self._table, self.faults, **places)
+
+    def _bind_link(self, link):
+        kernel = link.kernel
+        link.body = kernel.choose_body(self.backend)
+        link.arguments = [link.view(j, self.buffers[name]) for j, name in enumerate(link.buffers)]
+        link.arguments += [0.0 if isinstance(value, PerStep) else value for value in link.scalars]
+        for name, spec in zip(link.buffers, kernel.arrays.values(), strict=True):
+            if name in self.row_names:
+                link.row_dim = spec.dims[0]
+        dtype, sizes = kernel.check(link.arguments)
+        link.size, link.work = sizes[kernel.range_dim], kernel.operations(sizes)
+        if link.body != "numpy":
+            link.loop = kernel.numba_loop(dtype) if link.body == "numba" else None
+            link.address = link.loop.address if link.loop else kernel.address(link.body, dtype)
+            link.record = kernel.record(link.arguments, sizes)
+            if link.body == "numba":
+                link.fault = np.zeros(1, np.int64) if kernel.functions else self._own_fault
+                link.record[-1] = link.fault.ctypes.data
+
+    def _enter(self, i, operation):
+        """Enters an operation in the runner's table."""
+        grain = max([GRAIN, *(link.kernel.grain for link in operation.links)])
+        entry = self._table[i]
+        if isinstance(operation, Chain):
+            entry["kernel"], operation.record = chain_address, chain_record(_links(operation.links))
+            operation.size = operation.links[0].size
+        else:
+            entry["kernel"], entry["by_rows"] = operation.address, operation.is_by_rows
+            entry["rows"] = operation.slot(operation.row_dim) if operation.row_dim else 0
+            entry["positions"] = operation.positions
+        entry["record"], entry["end"], entry["grain"] = operation.record.ctypes.data, operation.size, grain
+        entry["follower"] = -1
+
+    # ---- what compiled code raises
+
+    def check_memory(self):
+        """Raises if a Numba body of the package found no memory."""
+        if self._own_fault[0]:
+            error = MemoryError("no memory for what a loop of the Numba backend allocates")
+            error.add_note(HALF_DONE)
+            raise error
+
+    def is_current(self):
+        """Whether compiled functions of users still are what they say now: code, globals, closures."""
+        return all(link.loop.reads.are_current() for link in self.users_links)
+
+    def watched(self):
+        """What `unchanged` looks at before a step by itself. Elements of an array may change under the same name: where
+        one is read, no step goes without `is_current`."""
+        reads = [link.loop.reads for link in self.users_links]
+        never = [({}, None, NEVER)] if any(r.may_change_in_place for r in reads) else []
+        return [*never, *(triple for r in reads for triple in r.watched)]
+
+    def failed_update(self):
+        """The operation of the update in which a user's rule has raised in compiled code, or None."""
+        failed = [link for link in self.users_links if link.fault[0]]
+        return next((o for o in self._phases["update"] if any(link in failed for link in o.links)), None)
+
+    def raise_in_update(self, operation):
+        """Raises what a rule raised, by running it in Python on copies of what it has left."""
+        copies = {}
+        try:
+            for link in operation.links:
+                arrays = [
+                    copies.setdefault(name, array.copy())
+                    for name, array in zip(link.buffers, link.arguments, strict=False)
+                ]
+                first = len(link.kernel.arrays) + len(link.kernel.dims)
+                scalars = link.record.view(np.float64)[first : first + len(link.kernel.scalars)]
+                link.kernel.run_reference([*arrays, *scalars.tolist()])
+            raise next(link for link in operation.links if link in self.users_links).kernel.fault()
+        except Exception as error:
+            error.add_note(HALF_DONE)
+            raise
+
+    def links_with(self, name):
+        """Every operation that uses a buffer, with the place of the buffer among its own."""
+        links = (link for operation in self.operations for link in operation.links)
+        return [(link, j) for link in links for j, used in enumerate(link.buffers) if used == name]
+
+    def point(self, name, array):
+        """Makes the operations use another array for a buffer: C-contiguous, aligned, of the same dtype."""
+        self.buffers[name] = array
+        for link, j in self.links_with(name):
+            link.arguments[j] = link.view(j, array)
+            if link.record is not None:
+                link.record[j] = array.ctypes.data
+
+    def range_of(self, first, last):
+        """Where the operations of the phases from first to last stand."""
+        i = self.phases.index(first)
+        return self.ends[self.phases[i - 1]] if i else 0, self.ends[last]
+
+    def stages(self, parts):
+        """The stages of a pass, a list of (first phase, last phase shared by the threads; first, last that the last
+        thread to finish them runs alone; flags), as rows of an array. Stages without operations are left out. What in
+        a stage by rows takes all rows together, as statistics of a minibatch do, becomes a stage of its own."""
+        stages = []
+        for first, last, closing, end, flags in parts:
+            shared, alone = self.range_of(first, last), self.range_of(closing, end) if closing else (0, 0)
+            if shared[0] == shared[1] and alone[0] == alone[1]:
+                continue
+            begin, stop = shared
+            for i in range(begin + 1, stop) if flags & BY_ROWS else ():
+                by_rows = self.operations[i - 1].is_by_rows
+                if self.operations[i].is_by_rows != by_rows:
+                    stages.append((begin, i, 0, 0, BY_ROWS * by_rows))
+                    begin = i
+            if flags & BY_ROWS and begin < stop and not self.operations[begin].is_by_rows:
+                flags -= BY_ROWS
+            stages.append((begin, stop, *alone, flags))
+        return np.array(stages, STAGE)
+
+    def per_step(self, phases):
+        """(key of the values, name of the scalar, operations) of every scalar that is fed in some phases."""
+        found = {}
+        for operation in (o for phase in phases for o in self._phases[phase]):
+            for link in operation.links:
+                for name, key in link.per_step.items():
+                    found.setdefault((key, name), []).append(link)
+        return [(key, name, links) for (key, name), links in found.items()]
+
+    def conditional(self):
+        """(address of its size in the runner's table, size) of operations that are done in some steps only."""
+        first = self._table["end"].ctypes.data
+        stride = self._table.strides[0]
+        return [(first + i * stride, o.size) for i, o in enumerate(self.operations) if o.conditional]
+
+    def run_in_python(self, stages):
+        """One pass over numpy bodies; returns why it stopped."""
+        # Compiled bodies ignore errors, too: what comes of them is checked. A fork within would leave the child a lock
+        # of the library behind numpy's products.
+        with np.errstate(all="ignore"), StepInPython():
+            for first, last, closing, end, flags in stages:
+                for operation in (*self.operations[first:last], *self.operations[closing:end]):
+                    if not operation.is_skipped:
+                        self._run_in_python(operation)
+                if flags & CHECK_LOSS and not np.isfinite(self.buffers["total"][0]):
+                    return BAD_LOSS
+                if flags & CHECK_GRADIENT and self.buffers["bad_gradients"][0]:
+                    return BAD_GRADIENT
+        return DONE
+
+    def _run_in_python(self, operation):
+        try:
+            operation.run()
+        except Exception as error:
+            if operation in self._phases["update"]:
+                error.add_note(HALF_DONE)
+            raise
+
+    def prepare_in_python(self, phases, values, s, active):
+        """Sets what is fed in some phases to the values of step s."""
+        for key, name, links in self.per_step(phases):
+            for link in links:
+                link.set_scalars(**{name: float(values[key][s])})
+        for operation in self.operations:
+            operation.is_skipped = operation.conditional and not active
+
+    def describe(self):
+        """One line an operation: phase, kernel with buffers and their shapes, body in use."""
+        return [operation.describe(phase) for phase in self.phases for operation in self._phases[phase]]
+
+
+def _links(links):
+    """What `chain_record` needs of each link: addresses of body and record, sizes of the record, and for each array the
+    bytes by which CHAIN_BLOCK elements take it further, or -1 for the scratch buffer."""
+    described = []
+    for link in links:
+        shifts = []
+        for name, spec, array in zip(link.buffers, link.kernel.arrays.values(), link.arguments, strict=False):
+            moves = spec.dims[0] != "one"
+            shifts.append(-1 if name.startswith(SCRATCH) else moves * array.itemsize * CHAIN_BLOCK // (spec.per or 1))
+        described.append((link.address, link.record.ctypes.data, len(link.record), shifts))
+    return described

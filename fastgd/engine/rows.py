@@ -1,0 +1,130 @@
+"""Kernels on the rows of a minibatch that no layer owns: gathered, copied, weighed, searched for large values."""
+
+import numpy as np
+
+from ..core.kernel import In, InOut, Out, kernel
+
+
+@kernel
+def count_exceeding(count: Out("one", dtype="int64"), x: In("rows", "n"), limit: float):
+    """count <- how many elements of x are not |x| <= limit: too large, infinite or NaN."""
+    count[0] = np.count_nonzero(~(np.abs(x) <= limit))
+
+
+@count_exceeding.loop
+def count_exceeding(count, x, limit):
+    bound = x.dtype.type(limit)
+    total = 0
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            total += not abs(x[i, j]) <= bound
+    count[0] = total
+
+
+@kernel
+def gather_rows(
+    out: Out("rows", "n"), source: In("m", "n"), index: In("rows", dtype="int64", domain="labels", below="m")
+):
+    """out <- the rows of source that index names; an index beyond them means the nearest."""
+    np.take(source, index, axis=0, out=out, mode="clip")
+
+
+@gather_rows.loop
+def gather_rows(out, source, index):
+    for i in range(index.size):
+        row = min(max(index[i], 0), source.shape[0] - 1)
+        for j in range(out.shape[1]):
+            out[i, j] = source[row, j]
+
+
+@kernel
+def gather_labels(
+    out: Out("rows", "n", dtype="int64"),
+    source: In("m", "n", dtype="int64"),
+    index: In("rows", dtype="int64", domain="labels", below="m"),
+):
+    """out <- the rows of source, labels, that index names; an index beyond them means the nearest."""
+    np.take(source, index, axis=0, out=out, mode="clip")
+
+
+@gather_labels.loop
+def gather_labels(out, source, index):
+    for i in range(index.size):
+        row = min(max(index[i], 0), source.shape[0] - 1)
+        for j in range(out.shape[1]):
+            out[i, j] = source[row, j]
+
+
+@kernel
+def fill_rows(out: Out("rows"), value: float):
+    """out <- value."""
+    out.fill(value)
+
+
+@fill_rows.loop
+def fill_rows(out, value):
+    for i in range(out.size):
+        out[i] = value
+
+
+@kernel
+def max_abs_of_rows(max_abs: Out("rows"), x: In("rows", "n")):
+    """max_abs <- the largest magnitude in each row of x, NaN if one is NaN."""
+    np.max(np.abs(x), axis=1, out=max_abs)
+
+
+@max_abs_of_rows.loop
+def max_abs_of_rows(max_abs, x):
+    for i in range(x.shape[0]):
+        top = abs(x[i, 0])
+        for j in range(x.shape[1]):
+            v = abs(x[i, j])
+            if v > top or v != v:
+                top = v
+        max_abs[i] = top
+
+
+@kernel
+def raise_max_abs_of_rows(max_abs: InOut("rows", domain="nonnegative"), x: In("rows", "n")):
+    """max_abs <- the larger of max_abs >= 0 and the largest magnitude in each row of x, NaN if one is NaN."""
+    np.maximum(max_abs, np.max(np.abs(x), axis=1), out=max_abs)
+
+
+@raise_max_abs_of_rows.loop
+def raise_max_abs_of_rows(max_abs, x):
+    for i in range(x.shape[0]):
+        top = max_abs[i]
+        for j in range(x.shape[1]):
+            v = abs(x[i, j])
+            if v > top or v != v:
+                top = v
+        max_abs[i] = top
+
+
+@kernel
+def largest_max_abs(largest: Out("one", dtype="float64"), max_abs: In("rows", domain="nonnegative")):
+    """largest <- the largest of the numbers max_abs >= 0, NaN if one is NaN."""
+    largest[0] = np.max(max_abs)
+
+
+@largest_max_abs.loop
+def largest_max_abs(largest, max_abs):
+    top = 0.0
+    for i in range(max_abs.size):
+        v = max_abs[i]
+        if v > top or v != v:
+            top = v
+    largest[0] = top
+
+
+@kernel
+def copy_rows(y: Out("rows", "n"), x: In("rows", "n")):
+    """y <- x."""
+    np.copyto(y, x)
+
+
+@copy_rows.loop
+def copy_rows(y, x):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] = x[i, j]

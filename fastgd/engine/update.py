@@ -1,0 +1,66 @@
+"""How an optimizer's update is written down for a program: accumulation, norm, and the rule with what goes before and
+after it, block by block."""
+
+import numpy as np
+
+from .gradient import NORM_BLOCK, accumulate_gradient, average_parameters, clip_factor, clip_gradient, sum_squares
+from .program import SCRATCH, PerStep
+
+
+def write_update(program, optimizer, parts):
+    """Writes the update of parts of the parameters down in the phases of UPDATE_PHASES. parts: (name of the parameters,
+    name of their gradient, kind) of each, flat buffers of the program."""
+    conditional = optimizer.accumulate > 1
+    gradients = []
+    for i, (_, g, _) in enumerate(parts):
+        for name, arrays in optimizer.state.items():
+            program.buffers[f"{name}.{i}"] = arrays[i]
+        if conditional:
+            weight = 1 / optimizer.accumulate
+            program.add("accumulate", accumulate_gradient, f"accumulated.{i}", g, PerStep("keep"), weight)
+            g = f"accumulated.{i}"
+        gradients.append(g)
+    program.buffers |= {"norm": optimizer.norm, "factor": np.ones(1), "scale": np.ones(1)}
+    if optimizer.clip_norm is not None and parts:
+        blocks = [-(-program.buffers[g].size // NORM_BLOCK) for g in gradients]
+        sums = {"squares": np.zeros(sum(blocks)), "scales": np.ones(sum(blocks))}
+        program.buffers |= sums
+        for g, end, count in zip(gradients, np.cumsum(blocks), blocks, strict=True):
+            _write_norm(program, g, {name: array[end - count : end] for name, array in sums.items()}, conditional)
+        outputs = "norm", "factor", "scale"
+        program.add("factor", clip_factor, *outputs, *sums, optimizer.clip_norm, conditional=conditional)
+    for i, ((p, _, kind), g) in enumerate(zip(parts, gradients, strict=True)):
+        program.add_chain("update", _links(program, optimizer, i, p, g, kind), conditional)
+
+
+def _write_norm(program, g, sums, conditional):
+    """Writes the sums of squares of a flat gradient down: whole rows of NORM_BLOCK, then the rest."""
+    flat = program.buffers[g]
+    whole = flat.size // NORM_BLOCK
+    for part, cut, width, rows in (
+        ("rows", slice(0, whole * NORM_BLOCK), NORM_BLOCK, slice(0, whole)),
+        ("rest", slice(whole * NORM_BLOCK, None), flat.size % NORM_BLOCK, slice(whole, None)),
+    ):
+        if flat[cut].size:
+            program.buffers[f"{g}.{part}"] = flat[cut].reshape(-1, width)
+            outputs = [f"{name}.{g}.{part}" for name in sums]
+            program.buffers |= zip(outputs, (array[rows] for array in sums.values()), strict=True)
+            program.add("norms", sum_squares, *outputs, f"{g}.{part}", conditional=conditional)
+
+
+def _links(program, optimizer, i, p, g, kind):
+    """The operations of the update of the i-th part."""
+    links, names = [], {"p": p, "g": g}
+    if optimizer.clip_value is not None or optimizer.clip_norm is not None:
+        names["g"] = f"{SCRATCH}.{i}"
+        # For numpy; a chain of compiled bodies has its own, and never touches this memory.
+        program.buffers[names["g"]] = np.empty_like(program.buffers[p])
+        limit = np.inf if optimizer.clip_value is None else optimizer.clip_value
+        links.append(program.operation(clip_gradient, names["g"], g, "factor", "scale", limit))
+    rule = optimizer.update_kernel
+    arrays = [names.get(name, f"{name}.{i}") for name in rule.arrays]
+    scalars = [PerStep("seed" if name == "seed" else (kind, name)) for name in rule.scalars]
+    links.append(program.operation(rule, *arrays, *scalars))
+    if optimizer.ema_decay is not None:
+        links.append(program.operation(average_parameters, f"average.{i}", p, optimizer.ema_decay))
+    return links

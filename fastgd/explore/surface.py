@@ -1,0 +1,152 @@
+"""Planes in the space of the parameters, and the loss over them: what `plots.loss_surface` draws."""
+
+import copy
+import dataclasses
+
+import numpy as np
+
+from ..callbacks import trajectory
+from ..data.samples import as_array
+from ..errors import check_integer, choose, shown, type_error, value_error
+from ..network import Network
+
+# How far a plane reaches beyond the path, as a part of its extent, and where there is no path.
+MARGIN, REACH = 0.25, 1.0
+# A path that is so thin, of its length, is a straight line but for the rounding of float32.
+STRAIGHT = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Plane:
+    """The points centre + a first + b second, with a and b in `reach`, ((a from, to), (b from, to)). names: of the
+    axes. path: (points, 2), coordinates of the points of the plane that are nearest to those of a path, or to the
+    parameters as they are."""
+
+    centre: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    names: tuple
+    path: np.ndarray
+    reach: tuple
+
+    def point(self, a, b):
+        return self.centre + a * self.first + b * self.second
+
+
+@np.errstate(all="ignore")
+def plane_of(network, path=None, directions=None, seed=0):
+    """The plane for a network and the path it has taken; see `plots.loss_surface`."""
+    if not isinstance(network, Network):
+        raise type_error("network", "a Network", shown(network))
+    seed, points = check_integer("seed", seed, 0), _points(network, path)
+    if directions is None:
+        flat = points is None or _extents(points)[1] <= STRAIGHT * _extents(points)[0]
+        directions = "parameters" if network.n_parameters == 2 else "random" if flat else "pca"
+    end = np.array(network.parameters if points is None else points[-1], np.float64)
+    if isinstance(directions, str):
+        make = choose("directions", directions, {"parameters": _axes, "pca": _principal, "random": _random})
+        centre, first, second, names = make(network, points, end, np.random.default_rng(seed))
+    else:
+        centre, names = end, ("direction 1", "direction 2")
+        first, second = _given(network, directions)
+    basis, points = np.stack([first, second], axis=1), end[None] if points is None else points
+    coordinates = np.linalg.lstsq(basis, (points - centre).T, rcond=None)[0].T
+    least = REACH if isinstance(directions, str) and directions == "random" else 0.0
+    return Plane(centre, first, second, names, coordinates, _reach(coordinates, least))
+
+
+@np.errstate(all="ignore")
+def losses_over(network, X, y, plane, resolution):
+    """Coordinates along both directions, and the loss (resolution, resolution) at each, the second by rows. It is taken
+    of a copy of the network: the network stays as it is, whatever happens. Running statistics are those of its last
+    parameters, so that BatchNorm takes the mean and the variance of X instead; nothing is dropped."""
+    resolution, twin = check_integer("resolution", resolution, 2), copy.deepcopy(network)
+    if network.statistics:
+        twin = network.like(layers=[layer.without_noise() for layer in network.layers])
+    X, y = as_array("X", X), as_array("y", y)  # once, and not for each point
+    a, b = (np.linspace(*reach, resolution) for reach in plane.reach)
+    losses = np.empty((resolution, resolution))
+    for i, j in np.ndindex(losses.shape):
+        with np.errstate(all="ignore"):
+            twin.parameters[:] = plane.point(a[j], b[i])
+        losses[i, j] = twin.loss_and_gradient(X, y, training=True)[0] if twin.statistics else twin.loss(X, y)
+    return a, b, losses
+
+
+def _points(network, path):
+    """The points of a path as an array, or None."""
+    if path is None:
+        return None
+    points = path.parameters if isinstance(path, trajectory) else np.asarray(path)
+    shape_fits = points.ndim == 2 and len(points) and points.shape[1] == network.n_parameters
+    if not shape_fits or points.dtype.kind != "f" or not np.isfinite(points).all():
+        expected = f"a fastgd.callbacks.trajectory of this network, or a finite array (points, {network.n_parameters})"
+        raise value_error("path", expected, shown(points))
+    return points.astype(np.float64)
+
+
+def _extents(points):
+    """How far a path extends in its two principal directions."""
+    lengths = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    return (*lengths, 0.0, 0.0)[:2]
+
+
+def _reach(coordinates, least):
+    """What of the plane is looked at: all of the path and something around, in one direction at least half as far as in
+    the other, and REACH from a single point."""
+    low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+    half = (0.5 + MARGIN) * (high - low)
+    half = np.maximum(half, max(least, half.max() / 2) or REACH)
+    return tuple(zip((low + high) / 2 - half, (low + high) / 2 + half, strict=True))
+
+
+def _axes(network, points, end, rng):
+    """The plane of the two parameters there are."""
+    if network.n_parameters != 2:
+        expected = "'pca', 'random' or two arrays for a network of more than two parameters"
+        raise value_error("directions", expected, "'parameters'")
+    names = []
+    for name, view in network.views().items():
+        names += [name] if view.size == 1 else [f"{name}[{i}]" for i in range(view.size)]
+    return np.zeros(2), np.array([1.0, 0.0]), np.array([0.0, 1.0]), tuple(names)
+
+
+def _principal(network, points, end, rng):
+    """The two directions in which the path extends most, of length 1, through its end."""
+    if points is None or len(points) < 3:
+        got = None if points is None else f"{len(points)} points"
+        raise value_error("path", "a path of at least 3 points for directions='pca'", got)
+    _, lengths, directions = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
+    if lengths[1] <= STRAIGHT * lengths[0]:
+        raise value_error("path", "one that is not a straight line, for directions='pca'", "a straight line")
+    share = lengths**2 / (lengths**2).sum()
+    names = tuple(f"principal direction {i + 1} ({share[i]:.0%} of the path's variance)" for i in range(2))
+    return end, directions[0], directions[1], names
+
+
+def _random(network, points, end, rng):
+    """Two random directions, in which each unit's incoming weights have the length of those at the end, and biases stay
+    as they are (Li et al. 2018, arXiv:1712.09913)."""
+    directions = []
+    for _ in range(2):
+        direction = np.zeros(network.n_parameters)
+        parts, weights = network.views(direction), network.views(end)
+        for name, part in parts.items():
+            if part.ndim == 2:
+                part[...] = rng.normal(size=part.shape)
+                part *= np.linalg.norm(weights[name], axis=0) / np.linalg.norm(part, axis=0)
+        directions.append(direction)
+    return end, *directions, tuple(f"random direction {i} (1: as long as the weights)" for i in (1, 2))
+
+
+def _given(network, directions):
+    expected = f"'parameters', 'pca', 'random', or two arrays of {network.n_parameters} numbers, not along one line"
+    if not isinstance(directions, (tuple, list)) or len(directions) != 2:
+        raise type_error("directions", expected, shown(directions))
+    given = [np.asarray(direction) for direction in directions]
+    for direction in given:
+        if direction.shape != (network.n_parameters,) or direction.dtype.kind not in "iuf":
+            raise value_error("directions", expected, shown(direction))
+    if not np.isfinite(given).all() or np.linalg.matrix_rank(np.stack(given)) < 2:
+        raise value_error("directions", expected, "such ones")
+    return [direction.astype(np.float64) for direction in given]

@@ -1,0 +1,255 @@
+"""Many small trainings side by side: what comes of learning rates, seeds, optimizers, as a table."""
+
+import collections.abc
+import concurrent.futures
+import dataclasses
+import inspect
+import itertools
+import math
+
+import numpy as np
+
+from ..callbacks import Bar
+from ..core.interrupts import held
+from ..core.threads import check_threads
+from ..data.samples import as_array
+from ..errors import DivergenceError, check_flag, check_integer, choose, shown, type_error, value_error
+from ..metrics import check_metrics
+from ..network import Network
+from ..optimizers.base import Optimizer
+from ..training.fit import fit, fresh_optimizer
+
+# Arguments of one training, its logs and its file, that a sweep has no use for.
+UNUSED = {"callbacks", "progress", "checkpoint", "checkpoint_every", "resume"}
+# Settings by who takes them.
+OF_FIT = {p.name for p in inspect.signature(fit).parameters.values() if p.kind is p.KEYWORD_ONLY} - UNUSED
+OF_NETWORK = {"layers", "l1", "l2", "dtype", "seed", "backend"}
+OF_OPTIMIZER = {"optimizer", "learning_rate"}
+# Columns of the table behind the figures, and those of a history that are none.
+ENDS = ("epoch", "seconds", "stopped")
+NO_FIGURES = ("learning_rate", "rows", "seconds")
+TAKEN = {"loss", "validation_loss", *ENDS}  # names that no setting may have
+# Rows of the table that are printed, and seconds between two looks whether trainings that are to stop have.
+PRINTED_ROWS, LOOK_SECONDS = 30, 0.02
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sweep:
+    """What came of many trainings. Each list has an element for each, in the order of the grid.
+
+    settings: a dict of what the grid said. histories: `History`. networks: as they were trained. columns: lists by
+    name: the settings, optimizers as text; "loss", "validation_loss" and metrics of the last epoch, or with
+    restore_best of the best one, NaN where the training diverged; "epoch", which that is; "seconds"; "stopped", as in
+    `History`. greater_is_better: of each column of figures; None is not known. Printed it is the table, best first.
+    """
+
+    settings: list
+    histories: list
+    networks: list
+    columns: dict
+    greater_is_better: dict
+
+    def to_dict(self):
+        """The columns, all of one length; `pandas.DataFrame` takes them as they are."""
+        return {name: list(values) for name, values in self.columns.items()}
+
+    def order(self, column=None):
+        """Indices of the trainings, the best first and NaN last: by validation loss, without one by loss, or by another
+        column, of which less is better, but of metrics that say otherwise.
+
+        Raises ValueError for a column of no figures, or if it is not known whether greater is better."""
+        column = self._known(column)
+        greater = self.greater_is_better[column]
+        if greater is None:
+            expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
+            raise value_error("column", expected, repr(column))
+        values = np.array(self.columns[column], np.float64)
+        return np.argsort(-values if greater else values, kind="stable").tolist()
+
+    def _known(self, column):
+        """The name of a column of figures, checked; for None, the one it is ordered by."""
+        if column is None:
+            column = "validation_loss" if "validation_loss" in self.columns else "loss"
+        choose("column", column, self.greater_is_better)
+        return column
+
+    def plot(self, x=None, column=None, title="Sweep"):
+        """A matplotlib Figure: `fastgd.plots.plot_sweep`."""
+        from ..plots import plot_sweep
+
+        return plot_sweep(self, x, column, title)
+
+    def best(self, column=None):
+        """The index of the best training, by a column as in `order`: `networks[best()]`, `settings[best()]`; of equally
+        good ones that of the first. Raises ValueError, too, if there is none: all are NaN."""
+        first = self.order(column)[0]
+        name = self._known(column)
+        if math.isnan(self.columns[name][first]):
+            expected = "a column with a number in it, of a training that did not diverge"
+            raise value_error("column", expected, f"{name!r}, NaN in all {len(self)}")
+        return first
+
+    def __len__(self):
+        return len(self.settings)
+
+    def __repr__(self):
+        lines = [list(self.columns)]
+        lines += [[_cell(values[i]) for values in self.columns.values()] for i in self.order()[:PRINTED_ROWS]]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = ["  ".join(map(str.rjust, line, widths)) for line in lines]
+        more = len(self) - PRINTED_ROWS
+        return "\n".join([*text, *([f"... and {more} more"] if more > 0 else [])])
+
+
+def _cell(value):
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else shown(value)
+
+
+def sweep(network, X, y, grid, *, num_threads=None, progress=False, **options):
+    """Trains a network for each combination of a grid, several at a time, each on one thread; returns a `Sweep`.
+
+    network: a Network, of which each training has a new one with initial values (`Network.like`); or a function that
+        makes one, of the settings that are none of those below: `lambda hidden: Network(...)`.
+    X, y: as in `Network.fit`, the same for all.
+    grid: {setting: list of values}. Settings are "learning_rate"; arguments of `fit`, such as "optimizer" (names, or
+        optimizers whose options are used, not their state) and "batch_size"; and of `Network`: "seed", "l1", "l2",
+        "layers", "dtype", "backend". Every combination is trained, in the order in which the last one changes fastest.
+    num_threads: trainings at a time; None is as for `Network`. The results do not depend on it, bit for bit.
+    progress: True shows a progress bar over the trainings.
+    options: settings that have one value for all: `epochs=20, validation_data=(Xv, yv)`. (validation_fraction would
+        hold out other rows for every seed.)
+
+    A training that diverges ends, the others go on. Raises TypeError or ValueError that names the argument, in any of
+    the combinations, before the first is trained. Ctrl-C, or an exception in one training, ends all.
+    """
+    if y is None:
+        raise type_error("y", "targets for the rows of X", None)
+    threads, bar = check_threads(num_threads), check_flag("progress", progress)
+    X, y = as_array("X", X), as_array("y", y)  # once, and not for each training
+    combinations = _combinations(grid, options, isinstance(network, Network))
+    trainings = [_prepared(network, X, y, {**options, **settings}, settings) for settings in combinations]
+    _train_all(X, y, trainings, combinations, threads, bar)
+    networks = [trained for trained, _ in trainings]
+    histories = [trained.history for trained in networks]
+    outcomes, directions = zip(*map(_outcome, histories, (of_fit for _, of_fit in trainings)), strict=True)
+    greater = {name: way for ways in [{"loss": False}, *directions] for name, way in ways.items()}
+    columns = {name: [_named(name, settings) for settings in combinations] for name in combinations[0]}
+    columns |= {name: [outcome.get(name, math.nan) for outcome in outcomes] for name in [*greater, *ENDS]}
+    return Sweep(combinations, histories, networks, columns, {**greater, "epoch": False, "seconds": False})
+
+
+def _combinations(grid, options, is_network):
+    """The settings of each training that the grid tells."""
+    if not isinstance(grid, collections.abc.Mapping) or not grid:
+        raise type_error("grid", "a dict of lists, {'learning_rate': [1e-3, 1e-2]}", shown(grid))
+    known = dict.fromkeys(sorted(OF_OPTIMIZER | OF_FIT | OF_NETWORK))
+    for name in [*grid, *options]:
+        if not isinstance(name, str) or name in UNUSED or name in TAKEN:
+            raise value_error("grid", "settings of trainings", f"{name!r}")
+        if is_network:
+            choose("grid", name, known)
+        if name in grid and name in options:
+            raise value_error(name, "one value for all, or a list in the grid", "both")
+    lists = []
+    for name, values in grid.items():
+        values = values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else values
+        if not isinstance(values, (list, tuple, range)) or not values:
+            raise type_error(f"grid[{name!r}]", "a list of values", shown(values))
+        lists.append(values)
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*lists)]
+
+
+def _prepared(network, X, y, settings, told):
+    """A network for a training, and the arguments of its `fit`, checked."""
+    try:
+        changes = {name: value for name, value in settings.items() if name in OF_NETWORK}
+        if not isinstance(network, Network):
+            own = {n: v for n, v in settings.items() if n not in OF_NETWORK | OF_FIT | OF_OPTIMIZER}
+            made = network(**own) if callable(network) else network
+            if not isinstance(made, Network):
+                raise type_error("network", "a Network, or a function that makes one", shown(made))
+            network = made
+        network = network.like(**changes, num_threads=1)
+        optimizer = fresh_optimizer(settings.get("optimizer"), settings.get("learning_rate"))
+        of_fit = {name: value for name, value in settings.items() if name in OF_FIT} | {"optimizer": optimizer}
+        check_integer("epochs", settings.get("epochs", 1), 0)
+        optimizer.check_network(network)
+        network.fit(X, y, **{**of_fit, "epochs": 0})
+    except Exception as error:
+        error.add_note(f"in the training of {told}")
+        raise
+    return network, of_fit
+
+
+def _train_all(X, y, trainings, combinations, threads, shows_bar):
+    """Trains every network, so many at a time."""
+
+    def train(network, of_fit, settings):
+        try:
+            network.fit(X, y, **of_fit)
+        except DivergenceError:  # its history says so
+            pass
+        except Exception as error:
+            error.add_note(f"in the training of {settings}")
+            raise
+        finally:
+            network.executor.drop_plans()
+            of_fit["optimizer"] = None  # with its state
+
+    with concurrent.futures.ThreadPoolExecutor(min(threads, len(trainings))) as pool:
+        futures = [pool.submit(train, *training, told) for training, told in zip(trainings, combinations, strict=True)]
+        try:
+            done = concurrent.futures.as_completed(futures)
+            for future in _with_bar(done, len(futures)) if shows_bar else done:
+                future.result()
+        except BaseException:
+            with held(pass_on=False):
+                _stop(futures, [network for network, _ in trainings])
+            raise
+
+
+def _with_bar(done, total):
+    bar = Bar(total=total, unit="training")
+    try:
+        for n, future in enumerate(done, 1):
+            yield future
+            bar.show(n)
+    finally:
+        bar.close()
+
+
+def _stop(futures, networks):
+    """Ends the trainings that are going on, at their next look, and begins no more."""
+    going = {future for future in futures if not future.cancel()}
+    while going:
+        for network in networks:
+            if network.history is not None:
+                network.history.stopped = network.history.stopped or "interrupted"
+        going = concurrent.futures.wait(going, LOOK_SECONDS).not_done
+
+
+def _named(name, settings):
+    """A setting as the table has it: an optimizer by its name and what is not usual of it."""
+    value = settings[name]
+    if name != "optimizer" or not isinstance(value, Optimizer):
+        return value
+    usual = type(value)(1.0).options()
+    told = [] if "learning_rate" in settings else [repr(value.learning_rate)]
+    told += [f"{option}={v!r}" for option, v in value.options().items() if option not in usual or v != usual[option]]
+    return f"{type(value).__name__}({', '.join(told)})" if told else type(value).__name__
+
+
+def _outcome(history, of_fit):
+    """What the table shows of a training, and of its figures whether greater is better."""
+    ways = {metric.column: metric.greater_is_better for metric in check_metrics("metrics", of_fit.get("metrics", ()))}
+    figures = {name: values for name, values in history.columns().items() if name not in NO_FIGURES}
+    greater = {name: ways.get(name.removeprefix("validation_"), False) for name in figures}
+    epoch, diverged = len(history.loss), history.stopped == "diverged"
+    if of_fit.get("restore_best", False) and history.best_epoch and not diverged:
+        epoch = history.best_epoch
+    outcome = {"epoch": epoch, "seconds": history.seconds[-1] if epoch else 0.0, "stopped": history.stopped}
+    if not diverged:
+        outcome |= {name: values[epoch - 1] for name, values in figures.items()}
+    return outcome, greater

@@ -1,0 +1,312 @@
+"""Containers: layers made of layers, and layers that only change the shape of their input."""
+
+import math
+
+import numpy as np
+
+from ..core.kernel import In, InOut, Out, kernel
+from ..errors import check_integer, shown, type_error, value_error
+from .base import Layer, layer, layer_from_config
+
+
+@kernel
+def add_rows(y: Out("rows", "n"), a: In("rows", "n"), b: In("rows", "n")):
+    """y <- a + b; y may be a."""
+    np.add(a, b, out=y)
+
+
+@add_rows.loop
+def add_rows(y, a, b):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] = a[i, j] + b[i, j]
+
+
+@kernel
+def put_columns(y: InOut("rows", "n"), x: In("rows", "k"), first: float):
+    """The columns of y from the `first`, a whole number >= 0, on <- those of x, as far as y has them."""
+    first = int(first)
+    part = y[:, first : first + x.shape[1]]
+    part[...] = x[:, : part.shape[1]]
+
+
+@put_columns.loop
+def put_columns(y, x, first):
+    begin = int(first)
+    for i in range(y.shape[0]):
+        for j in range(min(x.shape[1], y.shape[1] - begin)):
+            y[i, begin + j] = x[i, j]
+
+
+@kernel
+def take_columns(y: Out("rows", "k"), x: In("rows", "n"), first: float):
+    """y <- the columns of x from the `first`, a whole number >= 0, on; 0 where x has none."""
+    part = x[:, int(first) : int(first) + y.shape[1]]
+    y[:, : part.shape[1]] = part
+    y[:, part.shape[1] :] = 0
+
+
+@take_columns.loop
+def take_columns(y, x, first):
+    begin = int(first)
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] = x[i, begin + j] if begin + j < x.shape[1] else 0
+
+
+def check_layers(argument, layers):
+    """A list of layers as a tuple."""
+    if not isinstance(layers, (list, tuple)) or not all(isinstance(one, Layer) for one in layers):
+        raise type_error(argument, "a list of layers such as Dense(64, 'relu')", shown(layers))
+    return tuple(layers)
+
+
+def _joined(path, number):
+    return f"{path}.{number}" if path else str(number)
+
+
+def _indented(layers):
+    return f"[{', '.join(map(repr, layers))}]"
+
+
+@layer
+class Sequential(Layer):
+    """Layers one after the other, as one layer; without layers, y = x.
+
+    Raises TypeError that names the argument.
+    """
+
+    def __init__(self, layers):
+        self.layers = check_layers("layers", layers)
+
+    def _children(self, path, shape):
+        """Yields (path, layer, shape of a row of its x) of each layer."""
+        for number, child in enumerate(self.layers, 1):
+            yield _joined(path, number), child, shape
+            shape = child.output_shape(shape)
+
+    def output_shape(self, shape):
+        for child in self.layers:
+            shape = child.output_shape(shape)
+        return shape
+
+    def leaves(self, path, shape):
+        for child in self._children(path, shape):
+            yield from child[1].leaves(child[0], child[2])
+
+    def without_noise(self):
+        return type(self)([child.without_noise() for child in self.layers])
+
+    def forward(self, plan, path, x):
+        plan.inputs[path] = names = [x]
+        for number, child in enumerate(self.layers, 1):
+            names.append(child.forward(plan, _joined(path, number), names[-1]))
+        return names[-1]
+
+    def backward(self, plan, path, x, dy, is_wanted):
+        """No gradient goes beyond the first layer that has parameters, unless it is wanted."""
+        children = list(self._children(path, plan.shape(x)))
+        learning = [i for i, child in enumerate(children) if has_parameters(*child)]
+        first = 0 if is_wanted else learning[0]
+        for i in range(len(children) - 1, first - 1, -1):
+            child_path, child, _ = children[i]
+            dy = child.backward(plan, child_path, plan.inputs[path][i], dy, is_wanted or i > first)
+        return dy if is_wanted else None
+
+    def onnx(self, graph, path, x):
+        for number, child in enumerate(self.layers, 1):
+            x = child.onnx(graph, _joined(path, number), x)
+        return x
+
+    def describe(self, path, shape):
+        if path:
+            yield path, type(self).__name__, self.output_shape(shape)
+        for child_path, child, of_x in self._children(path, shape):
+            yield from child.describe(child_path, of_x)
+
+    def config(self):
+        return {"layer": type(self).__name__, "layers": [child.config() for child in self.layers]}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls([layer_from_config(child) for child in config["layers"]])
+
+    def __repr__(self):
+        return f"{type(self).__name__}({_indented(self.layers)})"
+
+
+def has_parameters(path, one, shape):
+    """Whether a layer, or one in it, has parameters of its own, or uses another's."""
+    return any(leaf.parameters(of_x) or leaf.shared(of_x) for _, leaf, of_x in one.leaves(path, shape))
+
+
+@layer
+class Residual(Sequential):
+    """Layers f with a way around them: y = x + f(x). f keeps the shape. He et al. 2016, arXiv:1512.03385.
+
+    Raises TypeError that names the argument, and, where a network is made, ValueError if f changes the shape.
+    """
+
+    def output_shape(self, shape):
+        made = super().output_shape(shape)
+        if made != shape:
+            raise value_error("layers", f"layers in Residual that keep the shape {shape}", f"{made} of {self!r}")
+        return shape
+
+    def forward(self, plan, path, x):
+        f = super().forward(plan, path, x)
+        y = plan.row_buffer(f"a{path}", plan.shape(x))
+        plan.add("forward", add_rows, y, x, f)
+        return y
+
+    def backward(self, plan, path, x, dy, is_wanted):
+        if not is_wanted:
+            return super().backward(plan, path, x, dy, False)
+        mark = plan.mark()
+        of_f = super().backward(plan, path, x, dy, True)
+        of_f = plan.keep(dy, mark, of_f)
+        dx = plan.row_buffer(f"dx{path}", plan.shape(x))
+        plan.add("backward", add_rows, dx, dy, of_f)
+        return dx
+
+    def onnx(self, graph, path, x):
+        return graph.add("Add", x, super().onnx(graph, path, x))
+
+
+def _branch(argument, branch):
+    """A layer or a list of layers as a `Sequential`."""
+    if type(branch) is Sequential:
+        return branch
+    return Sequential([branch] if isinstance(branch, Layer) else check_layers(argument, branch))
+
+
+@layer
+class Concatenate(Layer):
+    """Branches on the same input, each a layer or a list of layers, whose outputs are laid side by side along the last
+    axis; an empty list is the input itself. Szegedy et al. 2015, arXiv:1409.4842; Huang et al. 2017, arXiv:1608.06993.
+
+    Raises TypeError or ValueError that names the argument; where a network is made, ValueError if the other axes of the
+    outputs differ.
+    """
+
+    def __init__(self, *branches):
+        if not branches:
+            raise value_error("branches", "at least one layer or list of layers", "none")
+        self.branches = tuple(_branch(f"branches[{i}]", branch) for i, branch in enumerate(branches))
+
+    def _children(self, path):
+        return [(_joined(path, number), branch) for number, branch in enumerate(self.branches, 1)]
+
+    def output_shape(self, shape):
+        shapes = [branch.output_shape(shape) for branch in self.branches]
+        if len({one[:-1] for one in shapes}) > 1:
+            raise value_error(
+                "branches", "outputs that differ in their last axis alone", " and ".join(map(str, shapes))
+            )
+        return (*shapes[0][:-1], sum(one[-1] for one in shapes))
+
+    def leaves(self, path, shape):
+        for child_path, branch in self._children(path):
+            yield from branch.leaves(child_path, shape)
+
+    def without_noise(self):
+        return Concatenate(*(branch.without_noise() for branch in self.branches))
+
+    def forward(self, plan, path, x):
+        y, first = plan.row_buffer(f"a{path}", self.output_shape(plan.shape(x))), 0
+        for child_path, branch in self._children(path):
+            part = branch.forward(plan, child_path, x)
+            plan.add("forward", put_columns, y, part, first)
+            first += plan.shape(part)[-1]
+        return y
+
+    def backward(self, plan, path, x, dy, is_wanted):
+        """The gradient of x is the sum of the branches', from the last to the first."""
+        shape, stop, dx = plan.shape(x), plan.shape(dy)[-1], None
+        for child_path, branch in reversed(self._children(path)):
+            of_part = branch.output_shape(shape)
+            stop -= of_part[-1]
+            if not is_wanted and not has_parameters(child_path, branch, shape):
+                continue
+            part = plan.row_buffer(f"dy{child_path}", of_part)
+            plan.add("backward", take_columns, part, dy, stop)
+            of_branch = branch.backward(plan, child_path, x, part, is_wanted)
+            if is_wanted and dx is None:
+                dx = of_branch
+            elif is_wanted:
+                total = plan.row_buffer(f"dx{child_path}", shape)
+                plan.add("backward", add_rows, total, dx, of_branch)
+                dx = total
+        return dx
+
+    def onnx(self, graph, path, x):
+        return graph.add("Concat", *(branch.onnx(graph, at, x) for at, branch in self._children(path)), axis=-1)
+
+    def describe(self, path, shape):
+        yield path, "Concatenate", self.output_shape(shape)
+        for child_path, branch in self._children(path):
+            yield from branch.describe(child_path, shape)
+
+    def config(self):
+        return {"layer": "Concatenate", "branches": [branch.config() for branch in self.branches]}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(*(layer_from_config(branch) for branch in config["branches"]))
+
+    def __repr__(self):
+        return f"Concatenate({', '.join(_indented(branch.layers) for branch in self.branches)})"
+
+
+@layer
+class Reshape(Layer):
+    """A layer that gives the rows another shape: y has the elements of x in the same order, the last axis fastest. No
+    data moves.
+
+    shape: a tuple of ints >= 1, one of which may be -1, for what is left. Raises TypeError or ValueError that names the
+    argument; where a network is made, ValueError if the number of elements differs.
+    """
+
+    def __init__(self, shape):
+        if not isinstance(shape, (list, tuple)) or not shape:
+            raise type_error("shape", "a tuple of ints such as (28, 28, 1)", shown(shape))
+        self.shape = tuple(n if n == -1 else check_integer(f"shape[{i}]", n, 1) for i, n in enumerate(shape))
+        if self.shape.count(-1) > 1:
+            raise value_error("shape", "at most one -1", shown(shape))
+
+    def output_shape(self, shape):
+        size, given = math.prod(shape), math.prod(n for n in self.shape if n != -1)
+        made = tuple(size // given if n == -1 else n for n in self.shape)
+        if math.prod(made) != size:
+            raise value_error("shape", f"a shape of {size} elements, as {shape} has", self.shape)
+        return made
+
+    def forward(self, plan, path, x):
+        return plan.reshaped(f"a{path}", x, self.output_shape(plan.shape(x)))
+
+    def backward(self, plan, path, x, dy, is_wanted):
+        return plan.reshaped(f"dx{path}", dy, plan.shape(x)) if is_wanted else None
+
+    def onnx(self, graph, path, x):
+        shape = self.output_shape(graph.shapes[path])
+        return graph.add("Reshape", x, np.array([-1, *shape]))
+
+    def config(self):
+        return {"layer": "Reshape", "shape": list(self.shape)}
+
+    def __repr__(self):
+        return f"Reshape({self.shape})"
+
+
+@layer
+class Flatten(Reshape):
+    """A layer that makes each row a vector: `Reshape((-1,))`."""
+
+    def __init__(self):
+        super().__init__((-1,))
+
+    def config(self):
+        return {"layer": "Flatten"}
+
+    def __repr__(self):
+        return "Flatten()"

@@ -1,0 +1,163 @@
+"""Layers: shapes, initial values, and the kernels of the forward and backward pass."""
+
+import numpy as np
+
+from ..core.kernel import In, InOut, Out, kernel
+from ..core.product import add_product, product_over_rows
+from ..errors import check_integer, shown, type_error
+from ..initializers import pick_initializer
+from .base import ActivatedLayer, layer
+
+
+@kernel
+def dense_forward(y: Out("rows", "n_out"), x: In("rows", "n_in"), w: In("n_in", "n_out"), b: In("n_out")):
+    """y <- x w + b."""
+    np.matmul(x, w, out=y)
+    y += b
+
+
+@dense_forward.loop
+def dense_forward(y, x, w, b):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] = b[j]
+    add_product(y, x, w)
+
+
+@kernel
+def dense_backward_input(dx: Out("rows", "n_in"), dy: In("rows", "n_out"), w: In("n_in", "n_out")):
+    """dx <- dy w^T."""
+    np.matmul(dy, w.T, out=dx)
+
+
+@dense_backward_input.loop
+def dense_backward_input(dx, dy, w):
+    for i in range(dx.shape[0]):
+        for j in range(dx.shape[1]):
+            dx[i, j] = 0
+    add_product(dx, dy, w.T)
+
+
+@kernel
+def dense_backward_weights(dw: Out("n_in", "n_out"), x: In("rows", "n_in"), dy: In("rows", "n_out")):
+    """dw <- x^T dy, right to 1e-6 for any number of rows."""
+    product_over_rows(dw, x.T, dy)
+
+
+@dense_backward_weights.loop
+def dense_backward_weights(dw, x, dy):
+    product_over_rows(dw, x.T, dy)
+
+
+@kernel
+def dense_backward_bias(db: Out("n_out"), dy: In("rows", "n_out")):
+    """db <- sum of dy over the rows, in float64, or in blocks of rows whose sums are added in float64: a float32 sum of
+    many like terms loses digits."""
+    db[...] = np.sum(dy, axis=0, dtype=np.float64)  # not out=db, in which numpy would keep its partial sums
+
+
+@dense_backward_bias.loop
+def dense_backward_bias(db, dy):
+    total = np.zeros(db.size)
+    for i in range(dy.shape[0]):
+        for j in range(db.size):
+            total[j] += dy[i, j]
+    for j in range(db.size):
+        db[j] = total[j]
+
+
+@kernel
+def add_bias(y: InOut("rows", "n"), b: In("n")):
+    """y <- y + b."""
+    y += b
+
+
+@add_bias.loop
+def add_bias(y, b):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] += b[j]
+
+
+def _cost_of_product(rows, n_in, n_out):
+    return 2 * rows * n_in * n_out
+
+
+dense_forward.cost = dense_backward_input.cost = dense_backward_weights.cost = _cost_of_product
+
+
+@layer
+class Dense(ActivatedLayer):
+    """A fully connected layer: y = activation(x w + b), x (..., n_in), w (n_in, units), b (units,). On rows of several
+    axes, such as sequences (T, n_in), it works at each position by itself.
+
+    units: int >= 1, the number of outputs.
+    activation: a name ("relu", "tanh", ...: `fastgd.activations.ACTIVATIONS`) or an `Activation`.
+    weight_init, bias_init: a name ("glorot_uniform", ...: `fastgd.initializers`), an `Initializer`, or an array of the
+        shape of w or b. "torch" for both is what torch.nn.Linear begins with.
+    tie: the name of another layer's weights, "w1", which serve this layer, too, instead of weights of its own; "w1.T"
+        is their transpose. Their gradient is the sum of both layers'. Press & Wolf 2017, arXiv:1608.05859.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(self, units, activation="identity", *, weight_init="glorot_uniform", bias_init="zeros", tie=None):
+        self.units = check_integer("units", units, 1)
+        super().__init__(activation)
+        self.weight_init = pick_initializer("weight_init", weight_init)
+        self.bias_init = pick_initializer("bias_init", bias_init)
+        if not isinstance(tie, str | None):
+            raise type_error("tie", "the name of the weights of another layer, such as 'w1', or None", shown(tie))
+        self.tie = tie
+        self.tied_to = tie and tie.removesuffix(".T")
+        self.is_transposed = tie is not None and tie != self.tied_to
+
+    def output_shape(self, shape):
+        return (*shape[:-1], self.units)
+
+    def parameters(self, shape):
+        fans = shape[-1], self.units
+        bias = ("b", (self.units,), self.bias_init, False, fans)
+        return (bias,) if self.tie else (("w", fans, self.weight_init, True, fans), bias)
+
+    def shared(self, shape):
+        of_w = shape[-1], self.units
+        return ((self.tied_to, of_w[::-1] if self.is_transposed else of_w),) if self.tie else ()
+
+    def forward(self, plan, path, x):
+        w, b = self.tied_to or f"w{path}", f"b{path}"
+        z = self.row_buffer_of_z(plan, path, self.output_shape(plan.shape(x)))
+        if self.is_transposed:
+            plan.add("forward", dense_backward_input, z, x, w)
+            plan.add("forward", add_bias, z, b)
+        else:
+            plan.add("forward", dense_forward, z, x, w, b)
+        return self.activate(plan, path, z)
+
+    def backward(self, plan, path, x, dy, is_wanted):
+        w, b = self.tied_to or f"w{path}", f"b{path}"
+        self.activate_backward(plan, path, dy)
+        dx = plan.row_buffer(f"dx{path}", plan.shape(x)) if is_wanted else None
+        if dx and self.is_transposed:
+            zero = plan.vector(f"zero{path}", np.zeros(plan.shape(x)[-1]))
+            plan.add("backward", dense_forward, dx, dy, w, zero)
+        elif dx:
+            plan.add("backward", dense_backward_input, dx, dy, w)
+        plan.add_gradient(dense_backward_weights, w, *((dy, x) if self.is_transposed else (x, dy)))
+        plan.add_gradient(dense_backward_bias, b, dy)
+        if not self.tie:
+            plan.add_rank_one_update(b, w, x, dy)
+        return dx
+
+    def onnx(self, graph, path, x):
+        w = graph.parameter(self.tied_to or f"w{path}")
+        # Gemm is both in one, but before 1.19 onnxruntime cannot run it in float64 in front of an activation.
+        product = graph.add("MatMul", x, graph.add("Transpose", w) if self.is_transposed else w)
+        return self.activate_onnx(graph, graph.add("Add", product, graph.parameter(f"b{path}")))
+
+    def config(self):
+        config = {"layer": "Dense", "units": self.units, "activation": self.activation.config()}
+        return config | ({"tie": self.tie} if self.tie else {})
+
+    def __repr__(self):
+        return f"Dense({self.units}, {self.activation!r}{f', tie={self.tie!r}' if self.tie else ''})"

@@ -1,0 +1,111 @@
+"""Dropout: the layer, its kernels, and the generator of its masks.
+
+Whether an element is kept is a function of its place alone, the same for any number of threads and in the backward
+pass, so no mask is stored: two 32-bit halves of a hash of (key, step, row), and one of them with the column. Salmon et
+al. 2011, doi:10.1145/2063384.2063405, name such generators counter-based."""
+
+import numpy as np
+
+from ..core.kernel import In, Out, kernel
+from ..core.random import GOLDEN, GOLDEN_64, LAST_MIX, MIX, mixed
+from ..engine.program import PerStep
+from ..errors import check_number
+from .base import Layer, layer
+
+
+def kept(row, n, rate, key, step):
+    """Which of n columns are kept in these rows: bools (rows, n), True with probability 1 - rate."""
+    steps = np.array([int(step)], np.uint64) * np.uint64(GOLDEN_64)
+    hashes = mixed(mixed(np.uint64(int(key)) + steps) + row.astype(np.uint64) * np.uint64(GOLDEN_64))
+    low, high = hashes.astype(np.uint32)[:, None], (hashes >> np.uint64(32)).astype(np.uint32)[:, None]
+    z = (low + np.arange(n, dtype=np.uint32) * np.uint32(GOLDEN)) ^ high
+    z = (z ^ (z >> np.uint32(16))) * np.uint32(MIX)
+    z = (z ^ (z >> np.uint32(13))) * np.uint32(LAST_MIX)
+    return z ^ (z >> np.uint32(16)) >= np.uint32(rate * 2**32)
+
+
+@kernel
+def dropout(
+    y: Out("rows", "n"),
+    x: In("rows", "n"),
+    row: In("rows", dtype="int64", domain="count"),
+    rate: float,
+    key: float,
+    step: float,
+):
+    """y <- x / (1 - rate) where an element is kept, which it is with probability 1 - rate, else 0 x. Srivastava et al.
+    2014, "Dropout", with the scale in training as torch has it. row: numbers of the rows; key, step: whole numbers.
+    The same row, column, key and step are always treated alike: dy -> dx is the same operation. y may be x."""
+    np.multiply(x, kept(row, x.shape[1], rate, key, step) * x.dtype.type(1 / (1 - rate)), out=y)
+
+
+def _loop(jit, dtype):
+    """The loop for Numba; `mixed` serves scalars there."""
+    mix = jit(mixed)
+
+    def loop(y, x, row, rate, key, step):
+        scale, least = x.dtype.type(1 / (1 - rate)), np.uint32(rate * 2**32)
+        start = mix(np.uint64(np.int64(key)) + np.uint64(np.int64(step)) * np.uint64(GOLDEN_64))
+        for i in range(x.shape[0]):
+            h = mix(start + np.uint64(row[i]) * np.uint64(GOLDEN_64))
+            low, high = np.uint32(h & np.uint64(0xFFFFFFFF)), np.uint32(h >> np.uint64(32))
+            for j in range(x.shape[1]):
+                z = np.uint32(np.uint32(low + np.uint32(np.uint32(j) * np.uint32(GOLDEN))) ^ high)
+                z = np.uint32(np.uint32(z ^ (z >> np.uint32(16))) * np.uint32(MIX))
+                z = np.uint32(np.uint32(z ^ (z >> np.uint32(13))) * np.uint32(LAST_MIX))
+                z = np.uint32(z ^ (z >> np.uint32(16)))
+                y[i, j] = x[i, j] * (scale if z >= least else x.dtype.type(0))
+
+    return loop
+
+
+dropout.build_loop = _loop
+
+
+@layer
+class Dropout(Layer):
+    """A layer that in training sets each element to 0 with probability `rate` and divides the others by 1 - rate, so
+    that means stay; in evaluation (`predict`, `loss`, validation) y = x. Srivastava et al. 2014, "Dropout: a simple
+    way to prevent neural networks from overfitting".
+
+    rate: in [0, 1). Which elements, depends on the network's seed, the layer's place, the minibatch's number (as the
+    network counts those it is trained on), row and column alone: a run is the same for any number of threads, and when
+    it is resumed; another call of `fit` draws others.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(self, rate):
+        self.rate = check_number("rate", rate, 0.0, 1.0, high_open=True)
+
+    def without_noise(self):
+        return Dropout(0.0)
+
+    def _scalars(self, plan, path):
+        key = np.array([plan.network.seed], np.uint64)
+        for number in path.split("."):
+            key = mixed(key + np.array([int(number)], np.uint64) * np.uint64(GOLDEN_64))
+        return self.rate, float(key[0] >> np.uint64(11)), PerStep("minibatch")  # a double holds 53 bits
+
+    def forward(self, plan, path, x):
+        if not plan.training or not self.rate:
+            return x
+        y = plan.row_buffer(f"a{path}", plan.shape(x))
+        plan.add("forward", dropout, y, x, "row", *self._scalars(plan, path))
+        return y
+
+    def backward(self, plan, path, x, dy, is_wanted):
+        if not is_wanted:
+            return None
+        if plan.training and self.rate:
+            plan.add("backward", dropout, dy, dy, "row", *self._scalars(plan, path))
+        return dy
+
+    def onnx(self, graph, path, x):
+        return x
+
+    def config(self):
+        return {"layer": "Dropout", "rate": self.rate}
+
+    def __repr__(self):
+        return f"Dropout({self.rate})"

@@ -1,0 +1,337 @@
+"""Normalisation: layers that bring their inputs to mean 0 and variance 1, of each row or of each column of a minibatch,
+and their kernels.
+
+Both compute x' = (x - mean) / sqrt(variance + eps) and y = gamma x' + beta, the variance being that divided by the
+number of elements. `normal` is x', `inverse` is 1 / sqrt(variance + eps). Sums are taken in float64, or in blocks
+whose sums are added in float64."""
+
+import math
+
+import numpy as np
+
+from ..core.kernel import In, Out, kernel
+from ..engine.gradient import average_parameters
+from ..errors import check_number
+from ..initializers import ones, zeros
+from .base import ActivatedLayer, layer
+from .dense import dense_backward_bias
+
+
+@kernel
+def layer_norm_forward(
+    y: Out("rows", "n"),
+    normal: Out("rows", "n"),
+    inverse: Out("rows"),
+    x: In("rows", "n"),
+    gamma: In("n"),
+    beta: In("n"),
+    eps: float,
+):
+    """normal <- (x - mean) inverse, inverse <- 1 / sqrt(variance + eps), mean and variance of each row, NaN where the
+    variance overflows; y <- gamma normal + beta. Ba et al. 2016, arXiv:1607.06450."""
+    np.subtract(x, x.mean(axis=1, dtype=np.float64, keepdims=True).astype(x.dtype), out=normal)
+    variance = (normal * normal).mean(axis=1, dtype=np.float64).astype(x.dtype)
+    np.copyto(inverse, np.where(np.isfinite(variance), 1 / np.sqrt(variance + x.dtype.type(eps)), np.nan))
+    normal *= inverse[:, None]
+    np.multiply(normal, gamma, out=y)
+    y += beta
+
+
+@layer_norm_forward.loop
+def layer_norm_forward(y, normal, inverse, x, gamma, beta, eps):
+    n = x.shape[1]
+    for i in range(x.shape[0]):
+        total, squares = 0.0, 0.0
+        for j in range(n):
+            total += x[i, j]
+        mean = x.dtype.type(total / n)
+        for j in range(n):
+            squares += (x[i, j] - mean) * (x[i, j] - mean)
+        variance = x.dtype.type(squares / n)
+        inverse[i] = 1 / np.sqrt(variance + x.dtype.type(eps)) if variance < np.inf else np.nan
+        for j in range(n):
+            normal[i, j] = (x[i, j] - mean) * inverse[i]
+            y[i, j] = normal[i, j] * gamma[j] + beta[j]
+
+
+@kernel
+def layer_norm_backward(
+    dx: Out("rows", "n"), dy: In("rows", "n"), normal: In("rows", "n"), inverse: In("rows"), gamma: In("n")
+):
+    """dx <- inverse (d - mean(d) - normal mean(d normal)), d = gamma dy, the means those of each row."""
+    d = dy * gamma
+    mean, part = (t.mean(axis=1, dtype=np.float64, keepdims=True).astype(dy.dtype) for t in (d, d * normal))
+    np.subtract(d, mean, out=dx)
+    dx -= normal * part
+    dx *= inverse[:, None]
+
+
+@layer_norm_backward.loop
+def layer_norm_backward(dx, dy, normal, inverse, gamma):
+    n = dy.shape[1]
+    for i in range(dy.shape[0]):
+        total, products = 0.0, 0.0
+        for j in range(n):
+            d = dy[i, j] * gamma[j]
+            total += d
+            products += d * normal[i, j]
+        mean, part = dy.dtype.type(total / n), dy.dtype.type(products / n)
+        for j in range(n):
+            dx[i, j] = inverse[i] * (dy[i, j] * gamma[j] - mean - normal[i, j] * part)
+
+
+@kernel
+def normalization_backward_gamma(dgamma: Out("n"), dy: In("rows", "n"), normal: In("rows", "n")):
+    """dgamma <- sum of dy normal over the rows."""
+    dgamma[...] = np.sum(dy * normal, axis=0, dtype=np.float64)
+
+
+@normalization_backward_gamma.loop
+def normalization_backward_gamma(dgamma, dy, normal):
+    total = np.zeros(dgamma.size)
+    for i in range(dy.shape[0]):
+        for j in range(dgamma.size):
+            total[j] += dy[i, j] * normal[i, j]
+    for j in range(dgamma.size):
+        dgamma[j] = total[j]
+
+
+@kernel
+def batch_statistics(
+    mean: Out("n"), inverse: Out("n"), unbiased: Out("n"), x: In("rows", "n"), running: In("n"), eps: float
+):
+    """mean <- that of each column of x, inverse <- 1 / sqrt(variance + eps); unbiased <- rows / (rows - 1) variance, of
+    one row `running`, since one row tells nothing of a variance. Summed in float64, for columns far from 0 and many
+    rows. inverse is NaN where the variance overflows, so that the step is not made."""
+    rows = x.shape[0]
+    exact = x.mean(axis=0, dtype=np.float64)
+    variance = np.square(x - exact).mean(axis=0)
+    mean[...] = exact
+    unbiased[...] = running if rows == 1 else variance * (rows / (rows - 1))
+    inverse[...] = np.where(np.isfinite(unbiased), 1 / np.sqrt(variance + eps), np.nan)
+
+
+@batch_statistics.loop
+def batch_statistics(mean, inverse, unbiased, x, running, eps):
+    rows, n = x.shape
+    exact, squares = np.zeros(n), np.zeros(n)
+    for i in range(rows):
+        for j in range(n):
+            exact[j] += x[i, j]
+    exact /= rows
+    for i in range(rows):
+        for j in range(n):
+            squares[j] += (x[i, j] - exact[j]) * (x[i, j] - exact[j])
+    for j in range(n):
+        mean[j] = exact[j]
+        unbiased[j] = running[j] if rows == 1 else squares[j] / (rows - 1)
+        inverse[j] = 1 / np.sqrt(squares[j] / rows + eps) if unbiased[j] < np.inf else np.nan
+
+
+@kernel
+def inverse_deviation(inverse: Out("n"), variance: In("n", domain="nonnegative"), eps: float):
+    """inverse <- 1 / sqrt(variance + eps)."""
+    np.copyto(inverse, 1 / np.sqrt(variance + variance.dtype.type(eps)))
+
+
+@inverse_deviation.loop
+def inverse_deviation(inverse, variance, eps):
+    for j in range(inverse.size):
+        inverse[j] = 1 / np.sqrt(variance[j] + variance.dtype.type(eps))
+
+
+@kernel
+def batch_norm_forward(
+    y: Out("rows", "n"),
+    normal: Out("rows", "n"),
+    x: In("rows", "n"),
+    mean: In("n"),
+    inverse: In("n"),
+    gamma: In("n"),
+    beta: In("n"),
+):
+    """normal <- (x - mean) inverse, y <- gamma normal + beta, mean and inverse those of each column. Ioffe & Szegedy
+    2015, arXiv:1502.03167."""
+    np.subtract(x, mean, out=normal)
+    normal *= inverse
+    np.multiply(normal, gamma, out=y)
+    y += beta
+
+
+@batch_norm_forward.loop
+def batch_norm_forward(y, normal, x, mean, inverse, gamma, beta):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            normal[i, j] = (x[i, j] - mean[j]) * inverse[j]
+            y[i, j] = normal[i, j] * gamma[j] + beta[j]
+
+
+@kernel
+def batch_norm_means(mean: Out("n"), part: Out("n"), dy: In("rows", "n"), normal: In("rows", "n")):
+    """mean <- that of each column of dy, part <- that of dy normal."""
+    mean[...] = np.mean(dy, axis=0, dtype=np.float64)
+    part[...] = np.mean(dy * normal, axis=0, dtype=np.float64)
+
+
+@batch_norm_means.loop
+def batch_norm_means(mean, part, dy, normal):
+    total, products = np.zeros(mean.size), np.zeros(mean.size)
+    for i in range(dy.shape[0]):
+        for j in range(mean.size):
+            total[j] += dy[i, j]
+            products[j] += dy[i, j] * normal[i, j]
+    for j in range(mean.size):
+        mean[j] = total[j] / dy.shape[0]
+        part[j] = products[j] / dy.shape[0]
+
+
+@kernel
+def batch_norm_backward(
+    dx: Out("rows", "n"),
+    dy: In("rows", "n"),
+    normal: In("rows", "n"),
+    inverse: In("n"),
+    gamma: In("n"),
+    mean: In("n"),
+    part: In("n"),
+):
+    """dx <- gamma inverse (dy - mean - normal part). With the means of the minibatch (`batch_norm_means`) that is the
+    gradient where mean and variance are the minibatch's; with zeros, where they are constants."""
+    np.multiply(normal, part, out=dx)
+    np.subtract(dy - mean, dx, out=dx)
+    dx *= gamma * inverse
+
+
+@batch_norm_backward.loop
+def batch_norm_backward(dx, dy, normal, inverse, gamma, mean, part):
+    for i in range(dx.shape[0]):
+        for j in range(dx.shape[1]):
+            dx[i, j] = gamma[j] * inverse[j] * (dy[i, j] - mean[j] - normal[i, j] * part[j])
+
+
+class Normalization(ActivatedLayer):
+    """What `LayerNorm` and `BatchNorm` share: the parameters gamma (n,), 1 at first, and beta (n,), 0 at first, without
+    penalty."""
+
+    def __init__(self, activation, eps):
+        super().__init__(activation)
+        self.eps = check_number("eps", eps, 0.0, low_open=True)
+
+    def parameters(self, shape):
+        n = shape[-1]
+        return (("gamma", (n,), ones, False, (n, n)), ("beta", (n,), zeros, False, (n, n)))
+
+    def backward(self, plan, path, x, dy, is_wanted):
+        self.activate_backward(plan, path, dy)
+        plan.add_gradient(normalization_backward_gamma, f"gamma{path}", dy, f"normal{path}")
+        plan.add_gradient(dense_backward_bias, f"beta{path}", dy)
+        if not is_wanted:
+            return None
+        dx = plan.row_buffer(f"dx{path}", plan.shape(x))
+        self.backward_input(plan, path, dx, dy)
+        return dx
+
+    def backward_input(self, plan, path, dx, dy):
+        """Writes down what makes dx of dy."""
+        raise NotImplementedError
+
+
+@layer
+class LayerNorm(Normalization):
+    """A layer that brings each row, or each position of a row, to mean 0 and variance 1, then scales and shifts its
+    columns: y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's LayerNorm. Ba et al. 2016,
+    arXiv:1607.06450.
+
+    activation: as in `Dense`. eps: > 0. Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(self, activation="identity", *, eps=1e-5):
+        super().__init__(activation, eps)
+
+    def forward(self, plan, path, x):
+        shape = plan.shape(x)
+        z, normal = self.row_buffer_of_z(plan, path, shape), plan.row_buffer(f"normal{path}", shape)
+        inverse = plan.row_buffer(f"inverse{path}", shape[:-1])
+        plan.add("forward", layer_norm_forward, z, normal, inverse, x, f"gamma{path}", f"beta{path}", self.eps)
+        return self.activate(plan, path, z)
+
+    def backward_input(self, plan, path, dx, dy):
+        plan.add("backward", layer_norm_backward, dx, dy, f"normal{path}", f"inverse{path}", f"gamma{path}")
+
+    def onnx(self, graph, path, x):
+        apart = graph.add("Sub", x, graph.add("ReduceMean", x, axes=[-1]))
+        variance = graph.add("ReduceMean", graph.add("Mul", apart, apart), axes=[-1])
+        normal = graph.add("Div", apart, graph.add("Sqrt", graph.add("Add", variance, self.eps)))
+        z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{path}")), graph.parameter(f"beta{path}"))
+        return self.activate_onnx(graph, z)
+
+    def config(self):
+        return {"layer": "LayerNorm", "activation": self.activation.config(), "eps": self.eps}
+
+    def __repr__(self):
+        return f"LayerNorm({self.activation!r}, eps={self.eps})"
+
+
+@layer
+class BatchNorm(Normalization):
+    """A layer that brings each column of a minibatch, over all rows and positions, to mean 0 and variance 1, then
+    scales and shifts it:
+    y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's BatchNorm1d. Ioffe & Szegedy 2015,
+    arXiv:1502.03167.
+
+    In evaluation (`predict`, `loss`, validation) mean and variance are running ones, which each step of training moves
+    by a share `momentum` of the way to the minibatch's (the variance to the one divided by rows - 1). They are
+    `network.statistics`, kept and restored with the parameters.
+
+    activation: as in `Dense`. eps: > 0. momentum: in (0, 1]. A minibatch of one row becomes beta, and leaves the
+    running variance as it is; `fit` refuses batch_size=1 for rows that are vectors.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(self, activation="identity", *, eps=1e-5, momentum=0.1):
+        super().__init__(activation, eps)
+        self.momentum = check_number("momentum", momentum, 0.0, 1.0, low_open=True)
+
+    def statistics(self, shape):
+        return (("mean", shape[-1:], 0.0), ("variance", shape[-1:], 1.0))
+
+    def least_rows(self, shape):
+        return 2 if math.prod(shape[:-1]) == 1 else 1
+
+    def forward(self, plan, path, x):
+        shape, n = plan.shape(x), plan.shape(x)[-1]
+        z, normal = self.row_buffer_of_z(plan, path, shape), plan.row_buffer(f"normal{path}", shape)
+        inverse = plan.vector(f"inverse{path}", np.ones(n))
+        if plan.training:
+            mean, unbiased = (plan.vector(f"minibatch.{name}{path}", np.zeros(n)) for name in ("mean", "unbiased"))
+            plan.add("forward", batch_statistics, mean, inverse, unbiased, x, f"variance{path}", self.eps)
+            plan.add("track", average_parameters, f"mean{path}", mean, 1 - self.momentum)
+            plan.add("track", average_parameters, f"variance{path}", unbiased, 1 - self.momentum)
+        else:
+            mean = f"mean{path}"
+            plan.add("forward", inverse_deviation, inverse, f"variance{path}", self.eps)
+        plan.add("forward", batch_norm_forward, z, normal, x, mean, inverse, f"gamma{path}", f"beta{path}")
+        return self.activate(plan, path, z)
+
+    def backward_input(self, plan, path, dx, dy):
+        n = plan.shape(dy)[-1]
+        mean, part = (plan.vector(f"d{name}{path}", np.zeros(n)) for name in ("mean", "part"))
+        if plan.training:
+            plan.add("backward", batch_norm_means, mean, part, dy, f"normal{path}")
+        plan.add("backward", batch_norm_backward, dx, dy, f"normal{path}", f"inverse{path}", f"gamma{path}", mean, part)
+
+    def onnx(self, graph, path, x):
+        # Not BatchNormalization, which holds eps in float32.
+        mean, variance = (graph.statistics[f"{name}{path}"] for name in ("mean", "variance"))
+        inverse = 1 / np.sqrt(variance + variance.dtype.type(self.eps))
+        normal = graph.add("Mul", graph.add("Sub", x, mean), inverse)
+        z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{path}")), graph.parameter(f"beta{path}"))
+        return self.activate_onnx(graph, z)
+
+    def config(self):
+        activation = self.activation.config()
+        return {"layer": "BatchNorm", "activation": activation, "eps": self.eps, "momentum": self.momentum}
+
+    def __repr__(self):
+        return f"BatchNorm({self.activation!r}, eps={self.eps}, momentum={self.momentum})"

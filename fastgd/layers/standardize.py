@@ -1,0 +1,119 @@
+"""Standardisation: a layer that shifts and scales features by constants."""
+
+import numpy as np
+
+from ..core.kernel import In, Out, kernel
+from ..data.mapped import check_mapping
+from ..data.samples import as_array, moments, scale_of
+from ..errors import shown, value_error
+from .base import Layer, layer
+
+
+@kernel
+def standardize_forward(y: Out("rows", "n"), x: In("rows", "n"), shift: In("n"), scale: In("n")):
+    """y <- (x - shift) scale."""
+    np.subtract(x, shift, out=y)
+    y *= scale
+
+
+@standardize_forward.loop
+def standardize_forward(y, x, shift, scale):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] = (x[i, j] - shift[j]) * scale[j]
+
+
+@kernel
+def standardize_backward(dx: Out("rows", "n"), dy: In("rows", "n"), scale: In("n")):
+    """dx <- dy scale."""
+    np.multiply(dy, scale, out=dx)
+
+
+@standardize_backward.loop
+def standardize_backward(dx, dy, scale):
+    for i in range(dx.shape[0]):
+        for j in range(dx.shape[1]):
+            dx[i, j] = dy[i, j] * scale[j]
+
+
+# How far from its value a standardised feature may be by the rounding of the data.
+COARSEST = 0.01
+
+
+@layer
+class Standardize(Layer):
+    """A layer that shifts and scales each feature, the last axis of its input: y = (x - shift) scale. It has no
+    parameters; what it holds is saved with the network. `Standardize(scale=1 / 255)` brings bytes to [0, 1];
+    `Standardize.of(X)` brings each feature to mean 0 and variance 1.
+
+    shift, scale: a number each, or one for each feature. Data is cast to the network's dtype before: a network refuses
+    a layer whose features would lose more than 1 % of a standard deviation by that, as time stamps do in float32.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(self, shift=0.0, scale=1.0):
+        self.shift, self.scale = _numbers("shift", shift), _numbers("scale", scale)
+
+    @classmethod
+    def of(cls, X):
+        """From the mean and the variance (divided by the rows) of each column of X (..., n_features), of any real
+        dtype and layout, in one pass over blocks of rows. A constant column becomes 0, whatever comes later."""
+        X = as_array("X", X)
+        mean, variance = moments("X", X)
+        return cls(mean, scale_of(mean, variance, X.size // X.shape[-1], otherwise=0.0))
+
+    def output_shape(self, shape):
+        for name, values in (("shift", self.shift), ("scale", self.scale)):
+            if values.shape not in ((), shape[-1:]):
+                raise value_error(name, f"a number, or one for each of {shape[-1]} features", shown(values))
+        return shape
+
+    def check_dtype(self, dtype):
+        limits = np.finfo(dtype)
+        for name, values in (("shift", self.shift), ("scale", self.scale)):
+            if np.abs(values).max() > limits.max:
+                raise value_error(name, f"numbers that are finite in {dtype}", shown(values[()]))
+        # What a feature keeps of its last digits, where it is about the shift, after the scale.
+        left = np.abs(self.shift) * np.abs(self.scale) * limits.eps
+        if left.max() > COARSEST:
+            feature = f"feature {int(np.argmax(left))}: " if left.ndim else ""
+            ratio = f"{left.max() / limits.eps:.3g}"
+            expected = f"features that {dtype} can tell apart (|shift| scale <= {COARSEST / limits.eps:.3g})"
+            hint = "; use dtype='float64'" if dtype == np.float32 else ""
+            raise value_error("shift", expected, f"{feature}{ratio}{hint}, or subtract a constant from X before")
+
+    def forward(self, plan, path, x):
+        y = plan.row_buffer(f"a{path}", plan.shape(x))
+        constants = [
+            plan.vector(f"{name}{path}", np.broadcast_to(values, plan.shape(x)[-1]))
+            for name, values in (("shift", self.shift), ("scale", self.scale))
+        ]
+        plan.add("forward", standardize_forward, y, x, *constants)
+        return y
+
+    def backward(self, plan, path, x, dy, is_wanted):
+        if not is_wanted:
+            return None
+        dx = plan.row_buffer(f"dx{path}", plan.shape(x))
+        plan.add("backward", standardize_backward, dx, dy, f"scale{path}")
+        return dx
+
+    def onnx(self, graph, path, x):
+        shift, scale = (values.astype(graph.dtype) for values in (self.shift, self.scale))
+        return graph.add("Mul", graph.add("Sub", x, shift), scale)
+
+    def config(self):
+        return {"layer": "Standardize", "shift": self.shift.tolist(), "scale": self.scale.tolist()}
+
+    def __repr__(self):
+        return f"Standardize(shift={shown(self.shift[()])}, scale={shown(self.scale[()])})"
+
+
+def _numbers(name, values):
+    """A number, or a list of them, as an array of float64."""
+    array = np.asarray(values)
+    check_mapping(array)
+    if array.ndim > 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all() or not array.size:
+        raise value_error(name, "a finite number, or one for each feature", shown(values))
+    return array.astype(np.float64)

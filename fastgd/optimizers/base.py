@@ -1,0 +1,490 @@
+"""What every optimizer does: checks its hyper-parameters, holds the state, tells the scalars of steps to come, and
+steps alone or in a network. Over 400 lines: the options of every optimizer and what each of them means for all of that
+belong together."""
+
+import collections.abc
+import contextlib
+import numbers
+import typing
+import weakref
+
+import numpy as np
+
+from .._plan import Stepper, Use, UseLock
+from ..core.buffers import aligned_zeros
+from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE
+from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
+from ..schedules import Schedule, constant
+from .low_memory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_state, slots_of
+from .standalone import Converter, Standalone, check_arrays, check_pairs
+
+TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32; compiled kernels take smaller ones as 0
+# Options of every optimizer, and what they are unless told.
+COMMON = {
+    "decay_biases": True,
+    "clip_value": None,
+    "clip_norm": None,
+    "accumulate": 1,
+    "ema_decay": None,
+    "learning_rate_factors": {},
+    "state_dtype": None,
+}
+
+
+class Part(typing.NamedTuple):
+    """A slice of a network's flat parameters that is updated alike: kind is (factor of the learning rate, whether it
+    decays)."""
+
+    start: int
+    stop: int
+    kind: tuple
+
+# The range of what is added to a denominator.
+EPS = {"low": 1e-30}
+
+
+class Optimizer(Stepper):
+    """Base of the optimizers.
+
+    learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made.
+    hyper: the rule's hyper-parameters by name, each in its range of the class's `ranges`. Every optimizer takes these
+        options, too, by keyword:
+
+    decoupled: True takes lr weight_decay p off the parameters (Loshchilov & Hutter 2019), False adds weight_decay p to
+        the gradient (L2); None is the way of the optimizer's paper: decoupled in AdamW and Lion.
+    decay_biases: False leaves biases out of weight decay: a network's, or arrays of less than two dimensions.
+    clip_value: the largest magnitude of an element of the gradient; larger ones are set to it.
+    clip_norm: the largest Euclidean norm of the gradient of all that is updated; a longer one is scaled down to it.
+        Done before clip_value. `gradient_norm` tells the norm of the last update, before clipping.
+    accumulate: k makes an update every k minibatches, from the mean of their gradients. The steps of a schedule are
+        updates. What is left at the end of an epoch, or of a `fit`, goes on in the next.
+    ema_decay: keeps an exponential moving average of the parameters, a <- decay a + (1 - decay) p after each update,
+        from the parameters before the first; see `averages` and `averaged`.
+    learning_rate_factors: by name of a network's parameter array ("w1", "b1", ...; `Network.views`), or by index for a
+        list of arrays: a factor of the learning rate, 0 for arrays that stay as they are, without state.
+    state_dtype: None holds the state in the precision of the parameters; "bfloat16" in 16 bits, "8bit" in 8 bits with
+        an exponent for each block of 256, both rounded stochastically (see fastgd.lowmemory).
+
+    `steps` counts the updates; `state` maps the name of each slot to a list of flat arrays, one for each part of the
+    parameters. An optimizer drives one network, or one list of arrays, for its life.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    kernel = None
+    ranges: typing.ClassVar = {
+        "learning_rate": POSITIVE,
+        "weight_decay": AT_LEAST_ZERO,
+        "clip_value": POSITIVE,
+        "clip_norm": POSITIVE,
+        "ema_decay": FRACTION,
+    }
+    rank_one_kernel = None  # like `sgd_outer_step`, with scalars of `kernel`, where the rule needs no gradient array
+    decoupled = False
+    rate_found = 1.0  # what part of the rate that a range test finds is good for a whole training
+
+    def __init__(
+        self,
+        learning_rate,
+        hyper,
+        *,
+        decoupled=None,
+        decay_biases=True,
+        clip_value=None,
+        clip_norm=None,
+        accumulate=1,
+        ema_decay=None,
+        learning_rate_factors=None,
+        state_dtype=None,
+    ):
+        self.hyper = {name: self.check_hyper(name, value) for name, value in hyper.items()}
+        self.decoupled = check_flag("decoupled", self.decoupled if decoupled is None else decoupled)
+        self.decay_biases = check_flag("decay_biases", decay_biases)
+        for name, value in (("clip_value", clip_value), ("clip_norm", clip_norm), ("ema_decay", ema_decay)):
+            setattr(self, name, None if value is None else self.check_hyper(name, value))
+        self.accumulate = check_integer("accumulate", accumulate, 1)
+        self.learning_rate_factors = _checked_factors(learning_rate_factors)
+        if state_dtype is not None:
+            choose("state_dtype", state_dtype, dict.fromkeys(STATE_DTYPES))
+        self.state_dtype = state_dtype
+        # Minibatches seen, on which the native runner counts, and changes made by hand.
+        self.counter = np.zeros(2, np.int64)
+        self.learning_rate = learning_rate
+        self.state = {}
+        self.norm = np.zeros(1)
+        self._parts = None
+        self._network = None
+        self._standalone = None
+        self._asked = None  # (schedule, step, learning rate) of the next step, where it is known already
+        self._converter, self.lock = Converter(), UseLock("optimizer")
+
+    def check_hyper(self, name, value):
+        """`value` as a float in its range, also once it is rounded to float32."""
+        limits = self.ranges.get(name, {})
+        return check_rounded(name, check_number(name, value, **limits), **limits)
+
+    # ---- what a user looks at, and sets
+
+    @property
+    def learning_rate(self):
+        """A number, a schedule or a function of the number of updates made; may be set between two steps."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        if isinstance(value, Schedule):
+            value = value.copy()  # what it remembers belongs to one optimizer
+        schedule = value if callable(value) else constant(self.check_hyper("learning_rate", value))
+        vars(self).update(schedule=schedule, _learning_rate=value)  # both or none, for other threads
+        self.counter[1] += 1
+
+    @property
+    def steps(self):
+        """Updates made."""
+        return int(self.counter[0]) // self.accumulate
+
+    @property
+    def changes(self):
+        """How often something was set by hand that steps worked out beforehand depend on."""
+        return int(self.counter[1])
+
+    @property
+    def minibatches(self):
+        """Minibatches seen: `accumulate` make a step."""
+        return int(self.counter[0])
+
+    @minibatches.setter
+    def minibatches(self, value):
+        value = check_integer("minibatches", value, 0)
+        with self.lock:
+            self.counter[:] = value, self.counter[1] + 1
+
+    @property
+    def gradient_norm(self):
+        """Euclidean norm of the gradient of the last update before clipping; needs clip_norm."""
+        if self.clip_norm is None:
+            raise value_error("clip_norm", "a number, for there to be a norm", None)
+        return float(self.norm[0])
+
+    @property
+    def averages(self):
+        """The moving averages of the parameters, a flat array for each part; needs ema_decay and a first step."""
+        if "average" not in self.state:
+            raise value_error("ema_decay", "a number, and a step made, for there to be averages", self.ema_decay)
+        return self.state["average"]
+
+    def observe(self, loss):
+        """Shows the loss to a schedule that looks at it (`schedules.reduce_on_plateau`); `fit` does so each epoch."""
+        if getattr(self.schedule, "looks", False):
+            self.schedule.observe(loss)
+            self.counter[1] += 1
+
+    # ---- scalars of steps to come
+
+    @property
+    def slots(self):
+        """Names of the state arrays of the rule."""
+        return slots_of(self.kernel)
+
+    @property
+    def update_kernel(self):
+        """The kernel in use: `kernel`, or the one that follows from it for state in fewer bits."""
+        return low_memory_kernel(self.kernel, self.state_dtype) if self.state_dtype and self.slots else self.kernel
+
+    def initial(self, slot):
+        """Initial value of a state array."""
+        return 0.0
+
+    def scalars(self, lr, t):
+        """The scalars of the kernel at update t = 1, 2, ..., in its order, without the last two."""
+        raise NotImplementedError
+
+    @np.errstate(all="ignore")
+    def table(self, count, dtype, kinds):
+        """Of the next `count` minibatches: learning rates, whether there is an update, and the values of what is fed,
+        by key: arrays with an element a minibatch, of stride 0 where they stay the same. `kinds` are the (factor,
+        decays) of the parts. There are fewer minibatches if the learning rate follows from the network: then only the
+        rate of the next update is known.
+
+        Raises TypeError or ValueError if a schedule gives what is no finite number >= 0, or one too large for dtype.
+        """
+        seen = np.arange(self.minibatches, self.minibatches + count)
+        rates = self._rates(seen // self.accumulate)
+        count, seen = len(rates), seen[: len(rates)]
+        place, steps = seen % self.accumulate, seen // self.accumulate
+        once = rates[0] if rates.strides == (0,) else rates
+        values = {"keep": (place > 0).astype(np.float64), "seed": steps * 1.0}
+        for kind in kinds:
+            for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *kind), strict=True):
+                values[kind, name] = column = np.broadcast_to(np.float64(column), count)
+                with np.errstate(all="ignore"):
+                    good = np.isfinite((column[:1] if column.strides == (0,) else column).astype(dtype))
+                if not good.all():
+                    step, expected = int(np.argmin(good)), f"a number whose step is finite in {dtype}"
+                    if name in self.hyper:
+                        raise value_error(name, expected, float(column[step]))
+                    raise value_error(f"learning_rate (of step {steps[step] + 1})", expected, float(rates[step]))
+        return rates, place == self.accumulate - 1, values
+
+    def _rates(self, steps):
+        """Learning rates of minibatches of these updates; those from the first on of which the network is asked (for
+        its loss, say) are left out, unless it is the next one: they are to be asked for when it is their lock."""
+        network = None if self._network is None else self._network()
+        locks = [self.lock] if network is None else [self.lock, network.executor.lock]
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock.lend(Use.BORROW))
+            uses, rates, schedule = [lock.uses for lock in locks], [], self.schedule
+            if isinstance(schedule, Schedule):
+                rates = np.broadcast_to(np.asarray(schedule(steps), np.float64), len(steps))
+                known = steps[0] if [lock.uses for lock in locks] != uses else steps[-1]
+                return rates[: np.searchsorted(steps, known, side="right")]
+            for step in range(steps[0], steps[-1] + 1):
+                rate = self._checked_rate(schedule, step)
+                if [lock.uses for lock in locks] != uses:
+                    rates = rates or [rate]
+                    break
+                rates.append(rate)
+        steps = steps[: np.searchsorted(steps, steps[0] + len(rates))]
+        return np.array(rates)[steps - steps[0]]
+
+    def _checked_rate(self, schedule, step):
+        asked, self._asked = self._asked, None
+        if asked is not None and asked[0] is schedule and asked[1] == step:
+            return asked[2]
+        value = schedule(step)
+        value = value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
+        return check_number(f"learning_rate (of step {step + 1})", value, 0.0)
+
+    def _columns(self, lr, t, factor, decays):
+        """The scalars of the kernel for a part of the parameters."""
+        lr = lr * factor
+        decay = self.hyper.get("weight_decay", 0.0) if decays else 0.0
+        added, shrink = (0.0, lr * decay) if self.decoupled else (decay, 0.0)
+        return *self.scalars(lr, t), added, shrink
+
+    def prepare(self, backend, dtype, kinds):
+        """Raises what the first step would: before there is a state, or an owner."""
+        schedule, step = self.schedule, self.steps
+        rates, *_ = self.table(1, dtype, kinds)
+        self._asked = schedule, step, float(rates[0])  # a function of the user's is asked once for each step
+        body = self.update_kernel.choose_body(backend)
+        if body != "numpy":
+            self.update_kernel.address(body, np.dtype(dtype))  # which compiles it
+
+    # ---- parts of the parameters, and their state
+
+    def kind_of(self, name, is_bias):
+        """(factor of the learning rate, whether it decays) of a parameter array."""
+        decays = bool(self.hyper.get("weight_decay")) and (self.decay_biases or not is_bias)
+        return self.learning_rate_factors.get(name, 1.0), decays
+
+    @property
+    def is_plain(self):
+        """Whether an update is the kernel alone on all parameters alike."""
+        special = self.clip_value, self.clip_norm, self.ema_decay, self.state_dtype
+        return all(value is None for value in special) and self.accumulate == 1 and not self.learning_rate_factors
+
+    @property
+    def clip_limit(self):
+        """The largest magnitude of an element of a clipped gradient, or None."""
+        return min((limit for limit in (self.clip_value, self.clip_norm) if limit is not None), default=None)
+
+    @property
+    def largest_factor(self):
+        return max(1.0, *self.learning_rate_factors.values(), 0.0)
+
+    def check_fit(self, parameters):
+        """Raises unless the state, if there is one, is for such flat parameter arrays."""
+        shapes = [(p.size, str(p.dtype)) for p in parameters]
+        if self._parts is not None and self._parts != shapes:
+            raise value_error("params", f"arrays like those of the first step, {self._parts}", shapes)
+
+    def allocate(self, parameters):
+        """Makes the state for flat parameter arrays on first use; later it must fit them."""
+        self.check_fit(parameters)
+        if self._parts is None:
+            parts, state = [(p.size, str(p.dtype)) for p in parameters], {}
+            for p in parameters:
+                for name, array in self._new_state(p).items():
+                    state.setdefault(name, []).append(array)
+            self._parts, self.state = parts, state  # whole, whenever an interrupt comes
+
+    def _new_state(self, p):
+        """The state of a flat parameter array, by name."""
+        state, slots = {}, self.slots
+        if self.state_dtype is None:
+            # Beside the parameters and the gradient of a network.
+            _, arrays = aligned_zeros([p.size] * len(slots), p.dtype, eighth=2, like=p)
+            for slot, array in zip(slots, arrays, strict=True):
+                array += self.initial(slot)
+                state[slot] = array
+        else:
+            state = new_state(self.kernel, p, self.state_dtype, [self.initial(slot) for slot in slots])
+        if self.accumulate > 1:
+            state["accumulated"] = np.zeros(p.size, p.dtype)
+        if self.ema_decay is not None:
+            state["average"] = p.copy()
+        return state
+
+    # ---- a network's
+
+    def check_network(self, network):
+        """Raises unless this optimizer is free or drives this network: the state belongs to parameters."""
+        if self._network is not None and self._network() is not network:
+            raise value_error("optimizer", "an optimizer of this network's own", f"{self!r}, which drives another")
+        unknown = [name for name in self.learning_rate_factors if name not in network.views()]
+        if unknown:
+            expected = f"names of this network's parameters: {', '.join(network.views())}"
+            raise value_error("learning_rate_factors", expected, repr(unknown[0]))
+        self.check_fit([network.parameters[part.start : part.stop] for part in self.parts_of(network)])
+
+    def parts_of(self, network):
+        """Slices of the flat parameters that are updated alike, with their kind; what stays as it is is left out."""
+        parts, start = [], 0
+        for name, view in network.views().items():
+            kind, stop = self.kind_of(name, start >= network.n_weights), start + view.size
+            if parts and parts[-1].stop == start and parts[-1].kind == kind:
+                parts[-1] = Part(parts[-1].start, stop, kind)
+            elif kind[0]:
+                parts.append(Part(start, stop, kind))
+            start = stop
+        return parts
+
+    def bind(self, network):
+        """Takes charge of a network; another one needs another optimizer. Returns its parts."""
+        self.check_network(network)
+        parts = self.parts_of(network)
+        self.allocate([network.parameters[part.start : part.stop] for part in parts])
+        self._network = weakref.ref(network)
+        return parts
+
+    def state_bytes(self, network):
+        """Bytes of the state for a network."""
+        itemsize, total = network.dtype.itemsize, 0
+        per_slot = {None: itemsize, "bfloat16": 2, "8bit": 1 + 4 / STATE_BLOCK}[self.state_dtype]
+        for start, stop, _ in self.parts_of(network):
+            extra = itemsize * ((self.accumulate > 1) + (self.ema_decay is not None))
+            total += (stop - start) * (len(self.slots) * per_slot + extra)
+        return int(total)
+
+    @property
+    def works_by_parts(self):
+        """Whether some of the parameters can be updated before the gradient of others is known, from any element on."""
+        return self.clip_norm is None and self.state_dtype != "8bit"
+
+    @contextlib.contextmanager
+    def averaged(self, network):
+        """Context in which the network has the averages as its parameters: `with optimizer.averaged(network): ...`. It
+        may be evaluated and saved there by the same thread; training it, and any use by other threads, is a
+        RuntimeError."""
+        self.check_network(network)
+        with network.executor.lock.use(Use.BORROW), self.lock.use(Use.BORROW):
+            parts = [slice(part.start, part.stop) for part in self.parts_of(network)]
+            pairs, held = list(zip(parts, self.averages, strict=True)), network.parameters.copy()
+            try:
+                for part, average in pairs:
+                    network.parameters[part] = average
+                with network.executor.lock.lend(Use.BORROW), self.lock.lend(Use.BORROW):
+                    yield network
+            finally:
+                network.parameters[...] = held
+
+    # ---- alone
+
+    def _prepared_step(self, params, grads, num_threads, backend):
+        """`step` of anything: checks, and raises. Makes ready for the quick way."""
+        with self.lock:
+            self.settle()
+            self._step_with_lock(params, grads, num_threads, backend)
+            self._converter.note_change()
+
+    def settle(self):
+        """Drops what an exception, or a fork, may have left half set."""
+        if self.lock.disturbed:
+            self._standalone, self._fast, self._converter = None, None, Converter()
+            self.lock.disturbed = False
+
+    def _step_with_lock(self, params, grads, num_threads, backend):
+        parameters = self._converter.arrays("params", params, True)
+        gradients = self._converter.arrays("grads", grads, False)
+        bound = self._standalone
+        if bound is not None and bound.step(self, parameters, gradients, num_threads, backend):
+            return
+        check_arrays("params", parameters, not isinstance(params, (list, tuple)), True)
+        check_arrays("grads", gradients, not isinstance(grads, (list, tuple)), False)
+        check_pairs(parameters, gradients)
+        if bound is None or not bound.serves(parameters, num_threads, backend):
+            self._standalone = bound = Standalone(self, parameters, gradients, num_threads, backend)
+            self._fast = bound.fast
+        if self._fast is None:
+            bound.step_in_python(self, gradients)
+        elif not bound.step(self, parameters, gradients, num_threads, backend):
+            raise AssertionError("arrays that passed every check do not fit")
+
+    # ---- kept
+
+    def __getstate__(self):
+        with self.lock.reading():  # a copy of between two steps
+            own = {"_network": None, "_standalone": None, "_converter": Converter(), "lock": UseLock("optimizer")}
+            arrays = {"counter": self.counter.copy(), "norm": self.norm.copy()}
+            arrays["state"] = {slot: [a.copy() for a in parts] for slot, parts in self.state.items()}
+            if isinstance(self.schedule, Schedule):
+                own["schedule"] = self.schedule.copy()
+                if self._learning_rate is self.schedule:
+                    own["_learning_rate"] = own["schedule"]
+            return {**vars(self), **own, **arrays}
+
+    def config(self):
+        """Name, hyper-parameters and schedule, to be written to a file; None for the schedule if it is the user's
+        own function."""
+        schedule = self.schedule.config() if isinstance(self.schedule, Schedule) else None
+        return {"name": type(self).__name__, "learning_rate": schedule, **self.options()}
+
+    def own_options(self):
+        """Arguments of the constructor besides the learning rate and what every optimizer takes."""
+        return dict(self.hyper)
+
+    def options(self):
+        """Arguments of the constructor besides the learning rate, without those that are not used."""
+        common = {name: getattr(self, name) for name in COMMON if getattr(self, name) != COMMON[name]}
+        if self.decoupled != type(self).decoupled:
+            common["decoupled"] = self.decoupled
+        return {**self.own_options(), **common}
+
+    def __repr__(self):
+        options = "".join(f", {name}={value!r}" for name, value in self.options().items())
+        return f"{type(self).__name__}({self.learning_rate!r}{options})"
+
+
+def check_optimizer(optimizer, also=""):
+    """Raises unless it is an optimizer; `also` says what else is taken."""
+    if not isinstance(optimizer, Optimizer):
+        raise type_error("optimizer", f"an optimizer such as fastgd.Adam(1e-3){also}", shown(optimizer))
+
+
+def check_rounded(name, value, high=np.inf, high_open=False, **limits):
+    """The number itself; raises if float32 makes 0 of it, or infinity, or takes it out of its range."""
+    with np.errstate(all="ignore"):
+        rounded = np.float32(value)
+    if value and abs(rounded) < TINY:
+        raise value_error(name, f"0 or a number of at least {TINY:.4g}, which float32 can hold", value)
+    if np.isinf(rounded) or (high_open and rounded >= high):
+        raise value_error(name, "a number that stays in its range in float32", f"{value!r}, which is {rounded}")
+    return value
+
+
+def _checked_factors(factors):
+    """{name or index: factor of the learning rate}."""
+    name = "learning_rate_factors"
+    if factors is None:
+        return {}
+    if not isinstance(factors, collections.abc.Mapping):
+        raise type_error(name, "a dict of names or indices of parameter arrays, and factors", shown(factors))
+    for key in factors:
+        if isinstance(key, bool) or not isinstance(key, (str, numbers.Integral)):
+            raise type_error(name, "names or indices of parameter arrays as keys", shown(key))
+    return {
+        key: check_rounded(f"{name}[{key!r}]", check_number(f"{name}[{key!r}]", value, 0.0))
+        for key, value in factors.items()
+    }

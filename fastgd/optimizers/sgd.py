@@ -1,0 +1,111 @@
+"""Stochastic gradient descent, with momentum or Nesterov's: rules as fused kernels, and the class.
+
+Formulas are those of the papers as torch.optim computes them, or optax where torch has no such optimizer."""
+
+from ..core.choice import FRACTION
+from ..core.kernel import In, InOut, kernel
+from ..errors import check_flag, value_error
+from .base import Optimizer
+
+
+@kernel
+def sgd_step(p: InOut("n"), g: In("n"), lr: float, weight_decay: float, shrink: float):
+    """p <- p - shrink p - lr d, d = g + weight_decay p."""
+    d = g + weight_decay * p
+    p -= shrink * p + lr * d
+
+
+@sgd_step.loop
+def sgd_step(p, g, lr, weight_decay, shrink):
+    lr = p.dtype.type(lr)
+    weight_decay, shrink = p.dtype.type(weight_decay), p.dtype.type(shrink)
+    for i in range(p.size):
+        d = g[i] + weight_decay * p[i]
+        p[i] = (p[i] - lr * d) - shrink * p[i]
+
+
+@kernel
+def sgd_outer_step(
+    b: InOut("n_out"), w: InOut("n_in", "n_out"), x: In("one", "n_in"), dy: In("one", "n_out"), lr: float
+):
+    """b <- b - lr dy,  w <- w - lr x^T dy: `sgd_step` for the layer y = x w + b and a minibatch of one row, whose
+    gradient is never an array."""
+    b -= lr * dy[0]
+    w -= lr * (x.T * dy)
+
+
+@sgd_outer_step.loop
+def sgd_outer_step(b, w, x, dy, lr):
+    lr = w.dtype.type(lr)
+    for j in range(b.size):
+        b[j] -= lr * dy[0, j]
+    for i in range(w.shape[0]):
+        for j in range(w.shape[1]):
+            w[i, j] -= lr * (x[0, i] * dy[0, j])
+
+
+@kernel
+def momentum_step(
+    p: InOut("n"), b: InOut("n"), g: In("n"), lr: float, momentum: float, weight_decay: float, shrink: float
+):
+    """b <- momentum b + d, d = g + weight_decay p;  p <- p - shrink p - lr b. Polyak 1964,
+    doi:10.1016/0041-5553(64)90137-5."""
+    b *= momentum
+    b += g + weight_decay * p
+    p -= shrink * p + lr * b
+
+
+@momentum_step.loop
+def momentum_step(p, b, g, lr, momentum, weight_decay, shrink):
+    lr, momentum = p.dtype.type(lr), p.dtype.type(momentum)
+    weight_decay, shrink = p.dtype.type(weight_decay), p.dtype.type(shrink)
+    for i in range(p.size):
+        d = g[i] + weight_decay * p[i]
+        b[i] = momentum * b[i] + d
+        p[i] = (p[i] - lr * b[i]) - shrink * p[i]
+
+
+@kernel
+def nesterov_step(
+    p: InOut("n"), b: InOut("n"), g: In("n"), lr: float, momentum: float, weight_decay: float, shrink: float
+):
+    """b <- momentum b + d, d = g + weight_decay p;  p <- p - shrink p - lr (d + momentum b). Sutskever et al. 2013, as
+    torch.optim.SGD(nesterov=True)."""
+    d = g + weight_decay * p
+    b *= momentum
+    b += d
+    p -= shrink * p + lr * (d + momentum * b)
+
+
+@nesterov_step.loop
+def nesterov_step(p, b, g, lr, momentum, weight_decay, shrink):
+    lr, momentum = p.dtype.type(lr), p.dtype.type(momentum)
+    weight_decay, shrink = p.dtype.type(weight_decay), p.dtype.type(shrink)
+    for i in range(p.size):
+        d = g[i] + weight_decay * p[i]
+        b[i] = momentum * b[i] + d
+        p[i] = (p[i] - lr * (d + momentum * b[i])) - shrink * p[i]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent; with momentum > 0 heavy-ball momentum, with nesterov=True Nesterov's.
+
+    p <- p - lr (g + weight_decay p);  with momentum see `fastgd.kernels.momentum_step` and `nesterov_step`. As
+    torch.optim.SGD with dampening 0. Further options: see `Optimizer`.
+    """
+
+    ranges = Optimizer.ranges | {"momentum": FRACTION}
+
+    def __init__(self, learning_rate=1e-2, *, momentum=0.0, nesterov=False, weight_decay=0.0, **options):
+        super().__init__(learning_rate, {"momentum": momentum, "weight_decay": weight_decay}, **options)
+        self.nesterov = check_flag("nesterov", nesterov)
+        if nesterov and self.hyper["momentum"] == 0:
+            raise value_error("momentum", "a number > 0 with nesterov=True", momentum)
+        self.kernel = sgd_step if self.hyper["momentum"] == 0 else nesterov_step if nesterov else momentum_step
+        self.rank_one_kernel = sgd_outer_step if self.kernel is sgd_step and not self.hyper["weight_decay"] else None
+
+    def scalars(self, lr, t):
+        return (lr,) if self.kernel is sgd_step else (lr, self.hyper["momentum"])
+
+    def own_options(self):
+        return {**self.hyper, "nesterov": self.nesterov}

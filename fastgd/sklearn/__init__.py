@@ -1,0 +1,5 @@
+"""Estimators that follow scikit-learn."""
+
+from .estimators import MLPClassifier, MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor"]

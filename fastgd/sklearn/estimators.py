@@ -1,0 +1,274 @@
+"""scikit-learn's MLPClassifier and MLPRegressor, trained by fastgd (extra `sklearn`).
+
+    from fastgd.sklearn import MLPClassifier  # in place of sklearn.neural_network
+
+Arguments, defaults, fitted attributes and results are those of scikit-learn: with the same random_state, the same
+initial weights, minibatches, losses and epochs, to rounding. Besides, there are dropout, an activation for each layer,
+the activations and optimizers of fastgd, and class_weight. What differs is told in the classes.
+"""
+
+import math
+
+import numpy as np
+
+try:
+    from sklearn.base import ClassifierMixin, RegressorMixin
+    from sklearn.metrics import r2_score
+    from sklearn.utils import column_or_1d
+    from sklearn.utils.class_weight import compute_sample_weight
+    from sklearn.utils.metaestimators import available_if
+    from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+    from sklearn.utils.validation import validate_data  # noqa: F401  which older versions do not have
+except ImportError as error:
+    raise ImportError("fastgd.sklearn needs scikit-learn, 1.7 or newer: pip install 'fastgd[sklearn]'") from error
+
+from ..errors import check_number, choose, shown, value_error
+from .perceptron import Perceptron
+from .training import dense_if_small, predict
+
+
+class MLPClassifier(ClassifierMixin, Perceptron):
+    """scikit-learn's multi-layer perceptron classifier, trained by fastgd: two classes, more, or multi-label.
+
+    The arguments of sklearn.neural_network.MLPClassifier mean what they mean there (momentum below 1). New are:
+
+    activation: also the name of an activation of fastgd ("gelu", ...), an `Activation`, or a list with one for each
+        hidden layer.
+    solver: also the name of an optimizer of fastgd ("AdamW", "Lion", ...), which takes learning_rate_init, or an
+        optimizer with options of its own, of which each fit takes a copy.
+    dropout: part of the outputs of a hidden layer that training leaves out, in [0, 1): a number, or a list with one for
+        each hidden layer. Not with "lbfgs".
+    class_weight: {label: weight}, or "balanced" for rows / (classes x rows of the class), as in the rest of
+        scikit-learn: multiplied with sample_weight in training, not in validation.
+
+    Fitted attributes are scikit-learn's: classes_, loss_, best_loss_, loss_curve_, validation_scores_,
+    best_validation_score_, t_, coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_,
+    out_activation_. Predictions follow coefs_ and intercepts_ where these are set.
+
+    What differs: momentum must be below 1, sample weights at least 0; a run that diverges ends at once, and a fit that
+    raises leaves the estimator as it was; multi-label predictions are dense. Trains in
+    float32 if X is of float32, else in float64 ("lbfgs" always in float64).
+    A sparse X is made dense, if it takes more than 64 MB then only some rows at a time ("lbfgs": all at once).
+    Threads may share an estimator: who predicts waits while another one fits. Functions that fit calls cannot ask the
+    estimator, which they would see half fitted: a RuntimeError.
+    """
+
+    loss = "log_loss"  # no argument, but an attribute of scikit-learn's
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        dropout=0.0,
+        class_weight=None,
+    ):
+        _keep(self, locals())
+
+    def fit(self, X, y, sample_weight=None):
+        """Trains on X (rows, features), an array or a sparse matrix, and labels y (rows,), or (rows, labels) of 0 and 1
+        for multi-label. Returns self."""
+        with self._unchanged_by_errors():
+            return self._fit(X, y, sample_weight)
+
+    @available_if(Perceptron._is_stochastic)
+    def partial_fit(self, X, y, sample_weight=None, classes=None):
+        """Trains for one epoch more, from where the last call left off. classes: all labels, at the first call."""
+        if isinstance(self.class_weight, str):
+            expected = "a dict or None for partial_fit, which does not see all rows"
+            raise value_error("class_weight", expected, repr(self.class_weight))
+        first = not hasattr(self, "classes_")
+        if first and classes is None:
+            raise value_error("classes", "all labels at the first call of partial_fit", None)
+        if not first and classes is not None and not np.array_equal(unique_labels(classes), self.classes_):
+            raise value_error("classes", f"{self.classes_} as at the first call", shown(classes))
+        with self._unchanged_by_errors(incremental=True):
+            if first:
+                self.classes_ = unique_labels(classes)
+            return self._fit(X, y, sample_weight, incremental=True)
+
+    def _encoded(self, X, y, *, incremental, reset):
+        """X, labels as columns of bool, what the rows count by their classes, and the output activation."""
+        X, y = self._validated(X, y, multi_output=True, dtype=(np.float64, np.float32), order="C", reset=reset)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if y.ndim == 2 and not type_of_target(y).startswith("multilabel"):
+            raise value_error("y", "labels (rows,), or columns of 0 and 1", f"{shown(y)} of other labels")
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self.classes_ = unique_labels(y)
+        else:
+            self._check_classes(unique_labels(y))
+        factor = self._factor(y)
+        out_activation, classes = "logistic", self.classes_
+        if y.ndim == 2:
+            columns = np.asarray(y.toarray() if hasattr(y, "toarray") else y, bool)
+        elif len(classes) > 2:
+            out_activation, columns = "softmax", y[:, None] == classes
+        else:
+            columns = y[:, None] == classes[1:] if len(classes) == 2 else np.zeros((len(y), 1), bool)
+        return dense_if_small(X), columns, factor, out_activation
+
+    def _factor(self, y):
+        """What the rows count by class_weight, or None."""
+        weights = self.class_weight
+        if isinstance(weights, dict):
+            for label, weight in weights.items():
+                check_number(f"class_weight[{label!r}]", weight, 0.0)
+            if y.ndim == 1:  # labels that are not among these rows may be among those of another partial_fit
+                return np.array([float(weights.get(label, 1.0)) for label in y.tolist()])
+        return None if weights is None else compute_sample_weight(weights, y)
+
+    def _check_classes(self, classes):
+        if self.warm_start and set(classes) != set(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
+                f"got {self.classes_}, `y` has {classes}"
+            )
+        strange = np.setdiff1d(classes, self.classes_)
+        if len(strange):
+            raise value_error("y", f"labels of {self.classes_}", strange)
+
+    def _targets(self, columns, dtype):
+        return columns.argmax(axis=1) if self.out_activation_ == "softmax" else columns.astype(dtype)
+
+    def _score(self, network, X, columns, sample_weight):
+        """Accuracy on held-out rows."""
+        found = predict(network, X)
+        if self.out_activation_ == "softmax":
+            hit = found.argmax(axis=1) == columns.argmax(axis=1)
+        else:
+            hit = ((found > 0.5) == columns).all(axis=1)
+        return float(np.average(hit, weights=sample_weight)) if np.isfinite(found).all() else math.nan
+
+    def predict(self, X):
+        """Labels of the rows of X; (rows, labels) of 0 and 1 for multi-label."""
+        return self._predictions(X, self._labels)
+
+    def _labels(self, found):
+        """The labels that predictions stand for."""
+        if self.out_activation_ == "softmax":
+            return self.classes_[found.argmax(axis=1)]
+        if self.n_outputs_ > 1:
+            return (found > 0.5).astype(int)
+        return self.classes_[np.minimum(found[:, 0] > 0.5, len(self.classes_) - 1)]  # there may be one class only
+
+    def predict_proba(self, X):
+        """Probabilities of the classes, (rows, classes), in the order of `classes_`; of each label for multi-label."""
+        return self._predictions(X, lambda found: np.hstack([1 - found, found]) if self.n_outputs_ == 1 else found)
+
+    def predict_log_proba(self, X):
+        """Logarithms of `predict_proba`."""
+        return np.log(self.predict_proba(X))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class MLPRegressor(RegressorMixin, Perceptron):
+    """scikit-learn's multi-layer perceptron regressor, trained by fastgd, for one output or more.
+
+    The arguments of sklearn.neural_network.MLPRegressor mean what they mean there; new are activation, solver and
+    dropout as in `MLPClassifier`, which see, for the fitted attributes, too.
+    """
+
+    def __init__(
+        self,
+        loss="squared_error",
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        dropout=0.0,
+    ):
+        _keep(self, locals())
+
+    def fit(self, X, y, sample_weight=None):
+        """Trains on X (rows, features), an array or a sparse matrix, and numbers y (rows,) or (rows, outputs). Returns
+        self."""
+        with self._unchanged_by_errors():
+            return self._fit(X, y, sample_weight)
+
+    @available_if(Perceptron._is_stochastic)
+    def partial_fit(self, X, y, sample_weight=None):
+        """Trains for one epoch more, from where the last call left off."""
+        with self._unchanged_by_errors(incremental=True):
+            return self._fit(X, y, sample_weight, incremental=True)
+
+    def _encoded(self, X, y, *, incremental, reset):
+        """X, y as columns, no factor of the rows, and the output activation."""
+        out_activation = choose("loss", self.loss, {"squared_error": "identity", "poisson": "exp"})
+        X, y = self._validated(
+            X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), order="C", reset=reset
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return dense_if_small(X), y.reshape(len(y), -1), None, out_activation
+
+    def _targets(self, columns, dtype):
+        return columns
+
+    def _score(self, network, X, columns, sample_weight):
+        """R^2 on held-out rows."""
+        found = predict(network, X)
+        with np.errstate(all="ignore"):  # of a run that is about to diverge
+            return (
+                float(r2_score(columns, found, sample_weight=sample_weight)) if np.isfinite(found).all() else math.nan
+            )
+
+    def predict(self, X):
+        """Numbers for the rows of X, (rows,) or (rows, outputs)."""
+        return self._predictions(X, lambda found: found.ravel() if found.shape[1] == 1 else found)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _keep(estimator, arguments):
+    """Sets the arguments of a constructor, its local variables, as attributes."""
+    vars(estimator).update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})

@@ -1,0 +1,381 @@
+"""A multi-layer perceptron as scikit-learn has it, on a network of fastgd: what the estimators of `fastgd.sklearn` have
+in common."""
+
+import contextlib
+import copy
+import functools
+import math
+import numbers
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .._plan import WaitingLock
+from ..activations import ACTIVATIONS, Activation, sigmoid
+from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE, pick
+from ..data.mapped import RowReader, check_mapping
+from ..data.samples import Samples, check_targets, check_values, check_weights
+from ..errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, value_error
+from ..layers.dense import Dense
+from ..layers.dropout import Dropout
+from ..network import Network
+from ..optimizers import OPTIMIZERS, SGD
+from ..optimizers.base import Optimizer
+from ..training.early_stopping import EarlyStopping
+from ..training.fit import fresh_optimizer
+from ..training.run import Run
+from .training import ClassicAdam, EpochEnd, Objective, SameMinibatches, SparseRows, falling_rate, minimize, predict
+
+SOLVERS = ("adam", "sgd", "lbfgs")
+RATES = ("constant", "invscaling", "adaptive")
+NUMBERS = {
+    "alpha": AT_LEAST_ZERO, "learning_rate_init": POSITIVE, "power_t": AT_LEAST_ZERO, "tol": AT_LEAST_ZERO,
+    "momentum": FRACTION, "validation_fraction": FRACTION, "beta_1": FRACTION, "beta_2": FRACTION, "epsilon": POSITIVE,
+}  # fmt: skip
+NOT_FINITE = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
+)
+
+
+class Perceptron(BaseEstimator):
+    """What classifier and regressor share: all but what labels and numbers are to the network. They say how targets are
+    encoded (`_encoded`, `_targets`), and how good predictions are (`_score`)."""
+
+    # ---- arguments
+
+    def _check_parameters(self):
+        for name, limits in NUMBERS.items():
+            check_number(name, getattr(self, name), **limits)
+        for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
+            check_flag(name, getattr(self, name))
+        for name in ("max_iter", "max_fun"):
+            check_integer(name, getattr(self, name), 1)
+        if self.batch_size != "auto":
+            check_integer("batch_size", self.batch_size, 1)
+        if self.n_iter_no_change != math.inf:
+            check_integer("n_iter_no_change", self.n_iter_no_change, 1)
+        if not isinstance(self.verbose, (bool, np.bool_)):
+            check_integer("verbose", self.verbose, 0)
+        choose("learning_rate", self.learning_rate, dict.fromkeys(RATES))
+        if not isinstance(self.solver, Optimizer):
+            choose("solver", self.solver, {**dict.fromkeys(SOLVERS), **OPTIMIZERS})
+
+    def _follows(self, learning_rate):
+        """Whether the learning rate goes this way."""
+        return self.solver == "sgd" and self.learning_rate == learning_rate
+
+    def _is_stochastic(self):
+        return self.solver != "lbfgs"
+
+    def _hidden(self, sizes):
+        """Units, activation and dropout rate of each hidden layer of these sizes; and the activation whose initial
+        values the output layer takes."""
+        known = {**ACTIVATIONS, "logistic": sigmoid}
+        given = _one_each("activation", self.activation, sizes)
+        no_layer = "relu" if isinstance(self.activation, (list, tuple, np.ndarray)) else self.activation
+        given.append(given[-1] if given else no_layer)
+        *activations, last = [pick("activation", activation, known, Activation) for activation in given]
+        rates = _one_each("dropout", self.dropout, sizes)
+        rates = [check_number("dropout", rate, **FRACTION) for rate in rates]
+        if any(rates) and not self._is_stochastic():
+            raise value_error("dropout", "0 with solver='lbfgs', whose loss must not change by chance", self.dropout)
+        return list(zip(sizes, activations, rates, strict=True)), last
+
+    # ---- the network
+
+    def _initialize(self, n_features, n_outputs, out_activation, dtype, random_state):
+        """scikit-learn's initial weights and biases: uniform, within sqrt(6 / (fan_in + fan_out)), or sqrt(2 / ...) for
+        the logistic activation (Glorot & Bengio 2010)."""
+        sizes = np.ravel(self.hidden_layer_sizes).tolist()
+        sizes = [check_integer(f"hidden_layer_sizes[{i}]", size, 1) for i, size in enumerate(sizes)]
+        hidden, last = self._hidden(sizes)
+        sizes = [n_features, *sizes, n_outputs]
+        coefs, intercepts = [], []
+        for fan_in, fan_out, activation in zip(sizes, sizes[1:], [*(a for _, a, _ in hidden), last], strict=False):
+            bound = np.sqrt((2 if activation == sigmoid else 6) / (fan_in + fan_out))
+            coefs.append(random_state.uniform(-bound, bound, (fan_in, fan_out)).astype(dtype))
+            intercepts.append(random_state.uniform(-bound, bound, fan_out).astype(dtype))
+        self.coefs_, self.intercepts_ = coefs, intercepts
+        self.n_layers_, self.n_outputs_, self.out_activation_ = len(sizes), n_outputs, out_activation
+        self.n_iter_, self.t_, self._minibatches = 0, 0, 0
+
+    def _make_network(self, dtype, alpha=0.0, seed=0):
+        """A network with the arguments as they are, but for the sizes, and the parameters that are in `coefs_` and
+        `intercepts_`."""
+        layers, units = [], [coef.shape[1] for coef in self.coefs_]
+        for size, activation, rate in self._hidden(units[:-1])[0]:
+            layers.append(Dense(size, activation, weight_init="zeros"))
+            layers += [Dropout(rate)] if rate else []
+        layers.append(Dense(units[-1], weight_init="zeros"))
+        loss = Objective.of(self.out_activation_, units[-1]).loss
+        network = Network(self.coefs_[0].shape[0], layers, loss=loss, l2=alpha, dtype=dtype, seed=seed)
+        self._give_parameters(network)
+        return network
+
+    def _give_parameters(self, network):
+        views, given = network.views().values(), [*self.coefs_, *self.intercepts_]
+        shapes = [view.shape for view in views]
+        if [np.shape(values) for values in given] != shapes:
+            got = [np.shape(values) for values in given]
+            raise value_error("coefs_, intercepts_", f"arrays of shapes {shapes}", got)
+        for view, values in zip(views, given, strict=True):
+            view[...] = values
+
+    def _take_parameters(self, network, dtype):
+        views = [view.astype(dtype) for view in network.views().values()]
+        if not all(np.isfinite(view).all() for view in views):
+            raise ValueError(NOT_FINITE)
+        self.coefs_, self.intercepts_ = views[: len(self.coefs_)], views[len(self.coefs_) :]
+
+    def _network_in_use(self):
+        """The network kept since the last fit. Beside it is what it was made of: hidden layers, and if it is to be
+        trained the rest."""
+        hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
+        kept = getattr(self, "_kept", None)
+        if kept is None or kept[1][0] != hidden:
+            self._kept = kept = self._make_network(self.coefs_[0].dtype), (hidden,)
+        return kept[0]
+
+    @property
+    def _lock(self):
+        """Of the threads that use this estimator: who predicts waits until a fit is done, and the other way round."""
+        return vars(self).setdefault("_own_lock", WaitingLock("estimator"))
+
+    def __getstate__(self):
+        # The network is made anew when it is used: all that it has learnt is in coefs_ and intercepts_.
+        with vars(self).get("_own_lock", contextlib.nullcontext()):
+            state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in ("_kept", "_own_lock")}
+
+    # ---- fit
+
+    @contextlib.contextmanager
+    def _unchanged_by_errors(self, incremental=False):
+        """Context of a fit, which no other thread sees half done, and in which an exception leaves the estimator as it
+        was."""
+        with self._lock, self._restored_after_errors(incremental):
+            yield
+
+    @contextlib.contextmanager
+    def _restored_after_errors(self, incremental):
+        before = {name: list(v) if isinstance(v, list) else v for name, v in vars(self).items()}
+        if incremental and before.get("_optimizer") is not None:
+            before["_optimizer"] = copy.deepcopy(self._optimizer)
+            before["_kept"] = None  # it is the network of the other optimizer
+        try:
+            yield
+        except Warning:  # made an error; what it is of is done
+            raise
+        except Exception:
+            vars(self).update(before)
+            for name in set(vars(self)) - set(before):
+                del vars(self)[name]
+            raise
+
+    def _fit(self, X, y, sample_weight, *, incremental=False):
+        self._check_parameters()
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        is_first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        X, y, factor, out_activation = self._encoded(X, y, incremental=incremental, reset=is_first)
+        if sample_weight is not None:
+            if isinstance(sample_weight, numbers.Real):
+                sample_weight = np.full(X.shape[0], sample_weight)
+            sample_weight = check_weights("sample_weight", sample_weight, X.shape[0], X.dtype, scaled=False)
+            if not sample_weight.any():
+                raise value_error("sample_weight", "weights that are not all zero", f"0 for all {X.shape[0]} rows")
+        random_state = check_random_state(self.random_state)
+        if is_first:
+            self._initialize(X.shape[1], y.shape[1], out_activation, X.dtype, random_state)
+        if self._is_stochastic():
+            self._fit_in_minibatches(X, y, sample_weight, factor, random_state, is_first, incremental)
+        else:
+            self._fit_at_once(X, y, _product(sample_weight, factor))
+        return self
+
+    def _fit_at_once(self, X, y, weight):
+        dtype = self.coefs_[0].dtype
+        network, objective = self._make_network("float64"), Objective.of(self.out_activation_, self.n_outputs_)
+        X = np.asarray(X.toarray() if hasattr(X, "toarray") else X, np.float64)
+        try:
+            result = minimize(
+                network, X, self._targets(y, np.float64), weight, objective, self.alpha, max_iter=self.max_iter,
+                max_fun=self.max_fun, tol=self.tol, verbose=bool(self.verbose),
+            )  # fmt: skip
+        except KeyboardInterrupt:  # what is done, is kept
+            self._take_parameters(network, dtype)
+            raise
+        self.n_iter_, self.loss_ = min(int(result.nit), self.max_iter), float(result.fun)
+        self._take_parameters(network, dtype)
+        self._kept = None
+        self._network_in_use()
+        if result.status:
+            told = f"lbfgs did not converge in {self.n_iter_} of max_iter={self.max_iter} iterations: {result.message}"
+            warnings.warn(told, ConvergenceWarning, stacklevel=4)
+
+    def _fit_in_minibatches(self, X, y, sample_weight, factor, random_state, is_first, incremental):
+        if is_first or not hasattr(self, "loss_curve_") or (self.best_loss_ is None) != self.early_stopping:
+            self._begin_record()
+        held_out = None
+        if self.early_stopping:
+            X, y, sample_weight, factor, held_out = self._split(X, y, sample_weight, factor, random_state)
+        rows = X.shape[0]
+        if self.batch_size != "auto" and self.batch_size > rows:
+            warnings.warn(f"batch_size={self.batch_size} is clipped to the {rows} rows", stacklevel=4)
+        size = min(200 if self.batch_size == "auto" else self.batch_size, rows)
+        network, optimizer = self._network_to_train(random_state, incremental)
+        objective = Objective.of(self.out_activation_, self.n_outputs_)
+        score = None if held_out is None else functools.partial(self._score, network, *held_out)
+        # A warm start has no best parameters of its own until a score is better than those of before.
+        first = network.parameters.copy() if self.early_stopping and is_first else None
+        end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score, first)
+        if self._follows("invscaling") and not incremental:
+            optimizer.learning_rate = falling_rate(end.rate, self.power_t, rows, -(-rows // size), self.t_)
+        samples = _samples(network, X, self._targets(y, network.dtype), _product(sample_weight, factor))
+        source = SameMinibatches(
+            network, samples, size, shuffle=self.shuffle, random_state=random_state, objective=objective,
+            alpha=self.alpha,
+        )  # fmt: skip
+        early_stopping = EarlyStopping(network, (), samples, None, None, 0.0, None, False)
+        epochs = 1 if incremental else self.max_iter
+        self.n_iter_ = 0
+        told = self._train(Run(network, optimizer, source, epochs, early_stopping, [end], None, None, None))
+        self._minibatches = network.minibatches
+        source.leave_random_state(self.n_iter_)
+        if self._follows("invscaling"):
+            optimizer.learning_rate = end.rate
+        if end.best is not None:
+            network.parameters[:] = end.best
+        self._take_parameters(network, network.dtype)
+        if self.n_iter_ == self.max_iter and network.history.stopped == "epochs" and not incremental:
+            told = ConvergenceWarning(f"not converged after max_iter={self.max_iter} epochs")
+        if told is not None:
+            warnings.warn(told, stacklevel=4)
+
+    def _begin_record(self):
+        self.loss_curve_, self._no_improvement_count = [], 0
+        self.best_loss_ = None if self.early_stopping else np.inf
+        self.validation_scores_ = [] if self.early_stopping else None
+        self.best_validation_score_ = -np.inf if self.early_stopping else None
+
+    def _network_to_train(self, random_state, incremental):
+        """A network with the present parameters, and an optimizer of its own: partial_fit goes on with those of before,
+        as long as the arguments are the same."""
+        hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
+        made_of = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
+        goes_on = incremental and getattr(self, "_optimizer", None) is not None
+        kept = getattr(self, "_kept", None)
+        if goes_on and kept is not None and kept[1] == made_of:
+            self._give_parameters(kept[0])
+        else:
+            if not goes_on:
+                chance = any(rate for _, _, rate in hidden)
+                self._seed = int(random_state.randint(2**31)) if chance else 0
+            network = self._make_network(self.coefs_[0].dtype, self.alpha, self._seed)
+            network.counter[0] = getattr(self, "_minibatches", 0)  # what is dropped is not what was dropped before
+            self._kept = network, made_of
+            # A copy is free to drive another network.
+            self._optimizer = copy.deepcopy(self._optimizer) if goes_on else self._new_optimizer()
+        return self._kept[0], self._optimizer
+
+    def _new_optimizer(self):
+        rate, solver = self.learning_rate_init, self.solver
+        if solver == "adam":
+            return ClassicAdam(rate, beta1=self.beta_1, beta2=self.beta_2, eps=self.epsilon)
+        if solver == "sgd":
+            return SGD(rate, momentum=self.momentum, nesterov=bool(self.nesterovs_momentum and self.momentum))
+        return fresh_optimizer(solver) if isinstance(solver, Optimizer) else OPTIMIZERS[solver](rate)
+
+    def _split(self, X, y, sample_weight, factor, random_state):
+        """The rows to train on, and those held out, (X, y, sample_weight): chosen as scikit-learn does."""
+        given = [X, y, *(a for a in (sample_weight, factor) if a is not None)]
+        stratify = y if self.out_activation_ == "logistic" and y.shape[1] == 1 else None
+        parts = train_test_split(
+            *given, random_state=random_state, test_size=self.validation_fraction, stratify=stratify
+        )
+        trained, held_out = parts[::2], parts[1::2]
+        if held_out[0].shape[0] < 2:
+            told = value_error("validation_fraction", "one that holds out at least 2 rows", self.validation_fraction)
+            raise ValueError(f"The validation set is too small: {told}")
+        weights = [None if sample_weight is None else part[2] for part in (trained, held_out)]
+        factor = None if factor is None else trained[-1]
+        return *trained[:2], weights[0], factor, (*held_out[:2], weights[1])
+
+    def _train(self, run):
+        """Runs; a run that diverges is at its end, with the best parameters if there were held-out rows to tell.
+        Returns a warning, or None."""
+        try:
+            run.go()
+        except KeyboardInterrupt:
+            return UserWarning("training interrupted by the user")
+        except DivergenceError as error:
+            if not self.early_stopping:
+                raise ValueError(NOT_FINITE) from error
+            self.n_iter_ += 1
+            self.loss_ = math.nan
+            self.loss_curve_.append(math.nan)
+            self.validation_scores_.append(math.nan)
+            return ConvergenceWarning(f"the best parameters before this are kept: {error}")
+        return None
+
+    # ---- predict
+
+    @property
+    def network_(self):
+        """A `fastgd.Network` of its own with the weights as they are: for `to_onnx`, `save`, `describe`."""
+        check_is_fitted(self)
+        with self._lock:
+            return self._make_network(self.coefs_[0].dtype)
+
+    def _validated(self, *arrays, **options):
+        """scikit-learn's checks of X, or of X and y, which look at every number."""
+        for array in arrays:
+            if isinstance(array, np.ndarray):
+                check_mapping(array)
+        return validate_data(self, *arrays, accept_sparse="csr", **options)
+
+    def _predictions(self, X, finish):
+        """finish(predictions): those of the network for rows of X, (rows, n_outputs), with the parameters that are in
+        `coefs_`."""
+        check_is_fitted(self)
+        X = self._validated(X, reset=False)
+        with self._lock:
+            network = self._network_in_use()
+            self._give_parameters(network)
+            return finish(predict(network, X))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _one_each(name, value, sizes):
+    """A list with a value for each hidden layer."""
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        return [value] * len(sizes)
+    if len(value) != len(sizes):
+        raise value_error(name, f"one, or one for each of {len(sizes)} hidden layers", shown(value))
+    return list(value)
+
+
+def _product(one, other):
+    """The product of two arrays, None standing for 1."""
+    return other if one is None else one if other is None else one * other
+
+
+def _samples(network, X, y, weight):
+    """`Samples` of what scikit-learn has checked. A sparse X is read through its rows: in its place is an array of its
+    shape that takes no memory."""
+    x, rows = X, None
+    if hasattr(X, "toarray"):
+        x = np.broadcast_to(np.zeros((), network.dtype), X.shape)
+        rows = SparseRows(X.astype(network.dtype, copy=False))
+    y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
+    check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
+    return Samples(x, y, kernel, rows or RowReader(x), weight=weight)

@@ -1,0 +1,246 @@
+"""How the estimators of `fastgd.sklearn` train: scikit-learn's objective, order of rows, weights, rates and stopping on
+fastgd's native loop.
+
+scikit-learn's loss of a minibatch is sum(w l) / S + alpha / (2 S) sum of squares of the weights, S the sum of the
+weights w of its rows (their number without). For the same random state it meets the same minibatches as here.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import scipy.optimize
+from scipy.sparse import issparse
+
+from ..errors import value_error
+from ..losses import LOSSES
+from ..network import Network
+from ..optimizers import Adam
+from ..training.sampling import Minibatches
+
+# A sparse X whose dense form takes no more bytes is made dense once; of a larger one, a piece at a time.
+DENSE_BYTES = 2**26
+# How many epochs are laid out at first; later, as many as are done: what is laid out may not be needed.
+FIRST_EPOCHS = 8
+# scikit-learn's "adaptive" divides the rate by this, and stops at a rate that is no more than the last.
+ADAPTIVE_FACTOR, ADAPTIVE_END = 5.0, 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """scikit-learn's loss in terms of fastgd's: the gradient is `factor` times that of fastgd's `loss`, the loss that
+    it reports is `reported` times the sum of that. (Its squared error is half of the mean over the outputs, with the
+    gradient of half of the sum; its log loss and Poisson deviance are sums.)"""
+
+    loss: object
+    factor: float
+    reported: float = 1.0
+
+    @classmethod
+    def of(cls, out_activation, n_outputs):
+        if out_activation == "identity":
+            return cls(LOSSES["mse"], n_outputs / 2, 1 / n_outputs)
+        if out_activation == "softmax":
+            return cls(LOSSES["softmax_cross_entropy"], 1.0)
+        name = {"logistic": "binary_cross_entropy", "exp": "poisson"}[out_activation]
+        return cls(LOSSES[name], float(n_outputs))
+
+
+class ClassicAdam(Adam):
+    """Adam as scikit-learn has it, and the end of section 2 of the paper: eps is added to sqrt(v), not to
+    sqrt(v / (1 - beta2^t))."""
+
+    def scalars(self, lr, t):
+        return *super().scalars(lr, t)[:-1], self.hyper["eps"]
+
+
+class SparseRows:
+    """Gathers rows of a CSR matrix as dense ones, in place of a `RowReader`."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def take(self, index, out):
+        return self.x[index].toarray(out=out)
+
+
+def dense_if_small(x):
+    """A sparse matrix as an array, if that is small."""
+    return x.toarray() if issparse(x) and x.shape[0] * x.shape[1] * x.dtype.itemsize <= DENSE_BYTES else x
+
+
+def predict(network, x):
+    """What the network predicts for x, dense or CSR. The product of a CSR matrix and the first layer's weights is
+    scipy's; the layers after it are a network of their own."""
+    if not issparse(x):
+        return network.predict(x)
+    (first, *rest), views = network.layers, network.views()
+    z = np.asarray(x @ views["w1"], network.dtype) + views["b1"]
+    if first.activation.forward is not None:
+        first.activation.forward(z, z.copy(), *first.activation.parameters.values())
+    if not rest:
+        return network.loss_function.predictions(z, network.backend)
+    following = Network(z.shape[1], rest, loss=network.loss_function, dtype=str(network.dtype))
+    kept = [view for name, view in views.items() if name not in ("w1", "b1")]
+    for view, values in zip(following.views().values(), kept, strict=True):
+        view[...] = values
+    return following.predict(z)
+
+
+class SameMinibatches(Minibatches):
+    """The minibatches that scikit-learn takes: rows in an order that a RandomState shuffles anew before each epoch,
+    weights and penalty divided by the sum of the weights of the minibatch."""
+
+    def __init__(self, network, samples, batch_size, *, shuffle, random_state, objective, alpha):
+        super().__init__(network, samples, batch_size, shuffle=shuffle)
+        self._shuffled = shuffle  # a single minibatch, too: the generator moves on, and sums are of another order
+        self._random_state, self._objective, self._alpha = random_state, objective, alpha
+        self._first = self.epoch
+        # The orders of epochs from `_oldest` on; and before those of the last piece were drawn: the epoch that was to
+        # be drawn, the order of the one before, and the state of the generator.
+        self._oldest, self._orders, self._before = self.epoch, [], None
+
+    def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
+        last_epoch = min(last_epoch, self.epoch + max(FIRST_EPOCHS, self.epoch - self._first))
+        order = self._orders[-1] if self._orders else np.arange(self.rows)
+        self._before = self._oldest + len(self._orders), order, self._random_state.get_state()
+        steps = super().lay_out(plan, optimizer, sums, last_epoch, whole_epochs=whole_epochs)
+        objective, rows = self._objective, steps.rows
+        if steps.weights is None:
+            totals = rows
+            if objective.factor != 1:
+                steps.weights = np.repeat(objective.factor / rows, rows).astype(plan.dtype)
+                steps.weight_starts = np.cumsum(rows) - rows
+        else:  # so far weight / rows
+            means = np.add.reduceat(steps.weights.astype(np.float64), steps.weight_starts)
+            if not means.all():
+                raise value_error("sample_weight", "weights that are not all zero in any minibatch", "such a minibatch")
+            totals = means * rows
+            steps.weights *= np.repeat(objective.factor / means, rows).astype(plan.dtype)
+        steps.penalties = {"total": self._alpha / totals / objective.reported, "penalty": self._alpha / totals}
+        return steps
+
+    def _order_in(self, epoch):
+        if not self._shuffled:
+            return super()._order_in(epoch)
+        while self._oldest < self.epoch and len(self._orders) > 1:
+            self._oldest += 1
+            del self._orders[0]
+        while self._oldest + len(self._orders) <= epoch:
+            self._orders.append(self._next_order(self._orders[-1] if self._orders else np.arange(self.rows)))
+        return self._orders[epoch - self._oldest]
+
+    def _next_order(self, order):
+        order = order.copy()
+        self._random_state.shuffle(order)
+        return order
+
+    def leave_random_state(self, epochs):
+        """Takes the generator back to where so many epochs leave it: orders were drawn that were not needed."""
+        if self._shuffled and self._before is not None and self._first + epochs < self._oldest + len(self._orders):
+            drawn, order, state = self._before
+            self._random_state.set_state(state)
+            for _ in range(drawn, self._first + epochs):
+                order = self._next_order(order)
+
+
+def falling_rate(learning_rate, power, rows, steps_of_epoch, seen):
+    """scikit-learn's "invscaling" as a function of the step: learning_rate / (t + 1)^power, t the rows seen at the
+    beginning of the epoch, and learning_rate in the first epoch, before which there were `seen`."""
+
+    def rate(step):
+        epochs = step // steps_of_epoch
+        return learning_rate / (seen + epochs * rows + 1) ** power if epochs else learning_rate
+
+    return rate
+
+
+def set_rate(optimizer, old, new):
+    """Goes over to another rate, of SGD. scikit-learn keeps the momentum of the steps, fastgd that of the gradients,
+    which is the former over the rate."""
+    for velocity in optimizer.state.get("b", ()):
+        velocity *= old / new
+
+
+class EpochEnd:
+    """What scikit-learn does at the end of an epoch, as a callback of the run: enters losses and scores in the
+    estimator, follows the learning rate, tells when to stop. score(): of the held-out rows, or None without any. After
+    the run `best` are the parameters with the best score so far; before there is one, what is given."""
+
+    def __init__(self, estimator, rate, rows, reported, score, best=None):
+        self.estimator, self.rate, self.rows, self.reported, self.score = estimator, rate, rows, reported, score
+        self.best = best
+
+    def __call__(self, run):
+        estimator, loss = self.estimator, run.history.loss[-1] * self.reported
+        estimator.loss_ = loss
+        estimator.n_iter_ = run.epoch
+        estimator.t_ += self.rows
+        estimator.loss_curve_.append(loss)
+        if estimator.verbose:
+            print(f"Iteration {run.epoch}, loss = {loss:.8f}")
+        if self.score is None:
+            self._look(-loss, -estimator.best_loss_)
+            estimator.best_loss_ = min(loss, estimator.best_loss_)
+        else:
+            self._look_at_score(run.network)
+        if estimator._follows("invscaling"):
+            rate = estimator.learning_rate_init / (estimator.t_ + 1) ** estimator.power_t
+            set_rate(run.optimizer, self.rate, rate)
+            self.rate = rate
+        return estimator._no_improvement_count > estimator.n_iter_no_change and self._stops(run.optimizer)
+
+    def _look(self, value, best):
+        """Counts epochs in a row that are not better by the tolerance; NaN is none of them."""
+        estimator, worse = self.estimator, value < best + self.estimator.tol
+        estimator._no_improvement_count = estimator._no_improvement_count + 1 if worse else 0
+
+    def _look_at_score(self, network):
+        estimator, score = self.estimator, self.score()
+        estimator.validation_scores_.append(score)
+        if estimator.verbose:
+            print(f"Validation score: {score:f}")
+        self._look(score, estimator.best_validation_score_)
+        if score > estimator.best_validation_score_:
+            estimator.best_validation_score_, self.best = score, network.parameters.copy()
+
+    def _stops(self, optimizer):
+        estimator = self.estimator
+        what = "Training loss" if self.score is None else "Validation score"
+        what += f" not better by tol={estimator.tol:g} in {estimator.n_iter_no_change} epochs:"
+        if not estimator._follows("adaptive") or optimizer.learning_rate <= ADAPTIVE_END:
+            if estimator.verbose:
+                print(what, "stopping.")
+            return True
+        rate = optimizer.learning_rate / ADAPTIVE_FACTOR
+        set_rate(optimizer, optimizer.learning_rate, rate)
+        optimizer.learning_rate = rate
+        estimator._no_improvement_count = 0
+        if estimator.verbose:
+            print(what, f"learning rate {rate:g}.")
+        return False
+
+
+def minimize(network, x, y, weight, objective, alpha, *, max_iter, max_fun, tol, verbose):
+    """L-BFGS (scipy's L-BFGS-B) from the parameters of a network of float64, on all rows at once; leaves the
+    parameters in the network. Returns scipy's result."""
+    total = len(x) if weight is None else weight.sum()
+    n, last = network.n_weights, [np.nan]
+
+    def loss_and_gradient(parameters):
+        network.parameters[:] = parameters
+        loss, gradient = network.loss_and_gradient(x, y, sample_weight=weight)
+        gradient *= objective.factor
+        gradient[:n] += alpha / total * parameters[:n]
+        last[0] = loss * objective.factor * objective.reported
+        last[0] += alpha / total / 2 * float(np.dot(parameters[:n], parameters[:n]))
+        return last[0], gradient
+
+    counted = itertools.count(1)
+    result = scipy.optimize.minimize(
+        loss_and_gradient, network.parameters.copy(), method="L-BFGS-B", jac=True,
+        options={"maxfun": max_fun, "maxiter": max_iter, "gtol": tol},
+        callback=(lambda _: print(f"Iteration {next(counted)}, loss = {last[0]:.8f}")) if verbose else None,
+    )  # fmt: skip
+    network.parameters[:] = result.x
+    return result

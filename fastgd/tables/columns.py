@@ -1,0 +1,295 @@
+"""Columns of tables: as numbers or categories, what is learnt of them, and how they are encoded."""
+
+import dataclasses
+import difflib
+
+import numpy as np
+
+from ..data.samples import scale_of
+from ..errors import shown
+from .errors import Where, pyarrow_modules
+from .text import written
+from .values import (
+    LONG_TEXT,
+    MISSING,
+    UNKNOWN,
+    as_text,
+    check_encoding,
+    decoded,
+    index_of,
+    is_text,
+    number_of,
+    pieces_of,
+    value_of,
+    words_of,
+)
+
+# A column of text more of which are numbers than this is one of numbers, with mistakes in it.
+MOSTLY = 0.5
+# Integer targets of at most so many values are classes, unless told.
+MAX_CLASSES = 20
+TASKS = ("auto", "classification", "regression")
+# Squares of larger numbers are not finite.
+LARGEST = 1e150
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """A column of numbers: missing ones are `fill`; then (x - shift) scale."""
+
+    name: str
+    fill: float
+    shift: float
+    scale: float
+
+    width, onnx_input = 1, (np.float64, "a number; missing ones are NaN")
+
+    def encode(self, column, out, where, unknown):
+        values = _numbers(column, where)
+        with np.errstate(all="ignore"):
+            out[:, 0] = (np.where(np.isnan(values), self.fill, values) - self.shift) * self.scale
+        _check_finite(values, out[:, 0], where)
+
+    @staticmethod
+    def onnx(graph, columns):
+        """Adds the nodes that encode columns of numbers to a graph of ONNX; returns the name of their output."""
+        fill, shift, scale = (np.array([getattr(c, name) for c in columns]) for name in ("fill", "shift", "scale"))
+        x = graph.add("Concat", *(column.name for column in columns), axis=1)
+        x = graph.add("Where", graph.add("IsNaN", x), fill, x)
+        return graph.cast(graph.add("Mul", graph.add("Sub", x, shift), scale), graph.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Categories:
+    """A column of categories, as text: one output for each value, 1 where it is that; all 0 where it is missing.
+    by_value: they are of a column of numbers, truth values or dates, so "1" and "1.0" are the same."""
+
+    name: str
+    values: tuple
+    by_value: bool = dataclasses.field(default=False, compare=False)
+
+    onnx_input = object, "a text; missing ones are empty"
+
+    @property
+    def width(self):
+        return len(self.values)
+
+    def encode(self, column, out, where, unknown):
+        index = index_of(column, self.values, self.by_value, where)
+        if unknown == "error" and (index == UNKNOWN).any():
+            row = int(np.argmax(index == UNKNOWN))
+            got = as_text(column.slice(row, 1), where)[0].as_py()
+            near = difflib.get_close_matches(got, self.values, n=1) if len(got) < LONG_TEXT else []
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            others = "unknown='zeros', or --unknown zeros, passes others"
+            expected = f"one of {shown(list(self.values))}, the categories it was trained on ({others})"
+            raise where.error(expected, f"{shown(got)}{hint}", row)
+        out[...] = 0
+        rows = np.flatnonzero(index >= 0)
+        out[rows, index[rows]] = 1
+
+    @staticmethod
+    def onnx(graph, columns):
+        """As that of `Numbers`, for columns of categories."""
+        parts = []
+        for column in columns:
+            # Empty text is a category of its own that is cut off again: it is none of the unknown.
+            text = graph.add("Squeeze", column.name, np.array([1]))
+            part = graph.add(
+                "OneHotEncoder", text, domain="ai.onnx.ml", of=column.name,
+                cats_strings=[*column.values, ""], zeros=int(graph.unknown == "zeros"),
+            )  # fmt: skip
+            parts.append(graph.add("Slice", part, np.array([0]), np.array([-1]), np.array([1])))
+        return graph.cast(graph.add("Concat", *parts, axis=1), graph.dtype)
+
+
+def missing(column):
+    """How many values of a column are missing."""
+    if not is_text(decoded(column).type):
+        return column.null_count
+    return as_text(column, Where(None, None)).null_count
+
+
+def _valid(text):
+    """Where a column of text is not missing."""
+    return text.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _is_number(kind):
+    types = pyarrow_modules().types
+    return any(
+        is_kind(kind)
+        for is_kind in (types.is_null, types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+    )
+
+
+def _numbers(column, where, otherwise=""):
+    """A column as float64, NaN where it is missing. otherwise: what else a message may advise."""
+    arrow = pyarrow_modules()
+    column = decoded(column)
+    if is_text(column.type):
+        text = as_text(column, where)
+        column = _parsed(text)
+        wrong = np.isnan(column) & _valid(text)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise where.error(f"a number{otherwise}", shown(text[row].as_py()), row)
+        values = column
+    elif _is_number(column.type):
+        values = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+    else:
+        check_encoding(column, where)
+        raise where.error(
+            "numbers or text (leave the column out with drop= or --drop, or convert it)", f"{column.type}"
+        )
+    if np.isinf(values).any():
+        row = int(np.argmax(np.isinf(values)))
+        raise where.error("a finite number", repr(float(values[row])), row)
+    return values
+
+
+def _check_finite(values, scaled, where):
+    """Raises where a number is not finite any more in its precision, once it is standardised."""
+    if not np.isfinite(scaled).all():
+        row = int(np.argmin(np.isfinite(scaled)))
+        raise where.error(f"numbers that {scaled.dtype} holds once they are standardised", f"{values[row]:g}", row)
+
+
+def _parsed(text):
+    """Text as float64, NaN where it is missing or no number."""
+    words, codes = words_of(text)
+    return np.array([*map(number_of, words), np.nan], np.float64)[codes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The column to be predicted: `classes` for classification; for regression (y - shift) scale."""
+
+    name: str
+    classes: tuple | None
+    shift: float = 0.0
+    scale: float = 1.0
+
+    def class_array(self):
+        """The classes as an array; of text as one of objects, for numpy's own ends at a zero."""
+        return np.array(self.classes, object if isinstance(self.classes[0], str) else None)
+
+
+def fitted_categories(name, column, where, max_categories, told):
+    text = as_text(column, where)
+    values = sorted(value for value in text.unique().to_pylist() if value is not None)
+    if not told:
+        _check_no_numbers(text, where, " (or the column among the categorical ones)")
+        if len(values) > max(MAX_CLASSES, len(column) / 2):
+            expected = "categories that come more than once (or the column left out, or among the categorical ones)"
+            raise where.error(expected, f"{len(values)} different ones in {len(column)} rows")
+    if len(values) > max_categories:
+        raise where.error(f"at most {max_categories} categories (or the column left out)", f"{len(values)}")
+    meant = set(map(value_of, values))  # a code as "007" means itself, and is lost where rows are copied
+    by_value = not is_text(decoded(column).type) and len(meant) == len(values) and str not in set(map(type, meant))
+    return Categories(name, tuple(values), by_value)
+
+
+def _check_no_numbers(text, where, otherwise=""):
+    """Raises, naming the first that is not, where most of the values of a column of text are numbers."""
+    values = [value for value in text.unique().to_pylist() if value is not None]
+    numbers = [value for value in values if not np.isnan(number_of(value))]
+    if len(numbers) > MOSTLY * len(values):
+        _numbers(text, where, otherwise)
+
+
+@np.errstate(all="ignore")
+def fitted_numbers(name, column, where, missing, rows):
+    values = _numbers(column, where)
+    values = values if rows is None else values[rows]
+    if np.isnan(values).all():
+        raise where.error("values (or the column left out)", "none among the rows that are trained on")
+    mean, scale = _fitted_scale(values, where)
+    return Numbers(name, mean if missing == "mean" else float(np.nanmedian(values)), mean, scale)
+
+
+@np.errstate(all="ignore")
+def _fitted_scale(values, where):
+    """Mean and 1 / standard deviation of numbers, those that are not missing."""
+    largest = float(np.nanmax(np.abs(values)))
+    if largest > LARGEST:
+        raise where.error(f"numbers up to {LARGEST:g} in size", f"{largest:g}")
+    values = values[~np.isnan(values)]
+    mean = float(np.mean(values))
+    return mean, float(scale_of(mean, np.var(values), len(values)))
+
+
+def fitted_target(column, where, task, rows):
+    types = pyarrow_modules().types
+    classes = is_text(column.type) or types.is_boolean(column.type) or types.is_dictionary(column.type)
+    column = _classes(column, where)
+    if task == "auto" and not classes and types.is_integer(column.type):
+        classes = len(column.unique()) <= MAX_CLASSES
+    if task == "classification" and types.is_floating(column.type):
+        column = _labels_of(column)
+    if task == "classification" or (task == "auto" and classes):
+        if not (is_text(column.type) or types.is_boolean(column.type) or types.is_integer(column.type)):
+            raise where.error("text, truth values or integers for classes", f"{column.type}")
+        _check_present(column.is_null().to_numpy(zero_copy_only=False), where)
+        if types.is_integer(column.type):
+            column = _codes(column, where)
+        values = column.unique().to_pylist()
+        if len(values) < 2:
+            raise where.error("at least 2 classes", f"only {values[0]!r} in all rows")
+        if task == "auto" and is_text(column.type):
+            _check_no_numbers(column, where, " (or the task 'classification')")
+            if len(values) > max(MAX_CLASSES, len(column) / 2):
+                expected = "classes that come more than once (or the task 'classification')"
+                raise where.error(expected, f"{len(values)} different ones in {len(column)} rows")
+        return Target(where.column, tuple(sorted(values)))
+    values = _numbers(column, where)
+    _check_present(np.isnan(values), where)
+    return Target(where.column, None, *_fitted_scale(values if rows is None else values[rows], where))
+
+
+def _labels_of(column):
+    """A column of floating-point numbers as integers, if it is of such."""
+    try:
+        return column.cast(pyarrow_modules().int64())
+    except pyarrow_modules().ArrowInvalid:
+        return column
+
+
+def _classes(column, where):
+    """A target as its values; empty text is missing."""
+    column = decoded(column)
+    return as_text(column, where) if is_text(column.type) else column
+
+
+def _codes(column, where):
+    """A column of integers as text, if that is how it is written: "01"."""
+    if any(written(piece) is None or written(piece) is False for piece in pieces_of(column)):
+        return column
+    text = as_text(column, where)
+    return text if any(isinstance(value_of(value), str) for value in text.unique().to_pylist()) else column
+
+
+def _check_present(absent, where):
+    if absent.any():
+        raise where.error("a value in every row of the target", "a missing one", int(np.argmax(absent)))
+
+
+def encoded_target(target, column, where):
+    if target.classes is None:
+        values = _numbers(column, where)
+        _check_present(np.isnan(values), where)
+        with np.errstate(all="ignore"):
+            scaled = (values - target.shift) * target.scale
+        _check_finite(values, scaled, where)
+        return scaled
+    kind = type(target.classes[0])
+    if kind is int and is_text(column.type):
+        _numbers(column, where)  # tells where there is none
+    found = index_of(column, tuple(map(str, target.classes)), kind is not str, where)
+    _check_present(found == MISSING, where)
+    if found.min() < 0:
+        row = int(np.argmin(found))
+        got, value = as_text(column.slice(row, 1), where)[0].as_py(), column[row].as_py()
+        got = value if kind is not str and value_of(got) == value else got
+        raise where.error(f"one of the classes {shown(list(target.classes))}", shown(got), row)
+    return found

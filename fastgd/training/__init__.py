@@ -1,0 +1,1 @@
+"""`fit`: its runs, their history, and the files that they are kept in."""

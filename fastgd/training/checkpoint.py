@@ -1,0 +1,454 @@
+"""Saving and loading: a safetensors file that holds the parameters by name, the optimizer's state, how far a training
+run has come, and in its metadata, as JSON, what it takes to make all of it again. No pickle.
+
+The last tensor, "sha256", is the digest of every byte before it. A file is written beside its place, and made durable
+before it takes it: whatever happens, the path holds the old file or the new one, whole.
+
+Over 400 lines: what is written and what is read is one format, and stands beside each other."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from .._plan import sync_folder
+from ..activations import ACTIVATIONS
+from ..core import fingerprint
+from ..core.choice import pick
+from ..core.config import __version__
+from ..core.kernel import DTYPES
+from ..core.threads import check_threads
+from ..errors import CheckpointError, check_integer, check_number, choose, shown, type_error, value_error
+from ..layers.base import check_shape, layer_from_config, parameter_specs, statistic_specs
+from ..layers.containers import Sequential
+from ..losses import LOSSES, Loss
+from ..optimizers import OPTIMIZERS
+from ..optimizers.base import check_optimizer
+from ..schedules import SCHEDULES, from_config
+from ..tables import Preprocessing
+from .history import History
+
+FORMAT = 5
+_SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}  # by a schedule
+# What of an optimizer is another by the end of a run; its learning rate at the start is among the run's settings.
+CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
+DIGEST = "sha256"  # its name is behind those of all other tensors of bytes, which the library puts last
+# Names of files that are being written end so; those of runs that were killed are removed after so many seconds.
+UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
+# What files of other kinds begin with.
+FOREIGN = {
+    b"PK\x03\x04": "a zip archive, as torch and numpy's npz are",
+    b"\x80": "a pickle, which is never opened",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a numpy array",
+    b"GGUF": "a GGUF file",
+    b"PAR1": "a Parquet file",
+}
+
+
+# ---- writing
+
+
+def save(path, network, optimizer=None, run=None):
+    """Writes a network, an optimizer and the state of a training run to `path`. Other safetensors readers see the
+    parameters as "w1", "b1", ...
+
+    Raises OSError if the file cannot be written, TypeError or ValueError if `load` could not read it again; then what
+    was at `path` is still there."""
+    path, content = check_file(path), describe(network, optimizer)
+    arrays = {**network.views(), **network.statistics}
+    tensors = {name: np.ascontiguousarray(view) for name, view in arrays.items()}
+    if optimizer is not None:
+        tensors |= _state(optimizer)
+    if run is not None:
+        content["run"], more = run.state()
+        tensors |= {f"run.{name}": array for name, array in more.items()}
+    mark = secrets.token_bytes(32)
+    tensors[DIGEST] = np.frombuffer(mark, np.uint8)
+    data = safetensors.numpy.save(tensors, metadata={"fastgd": json.dumps(content, allow_nan=False)})
+    if not data.endswith(mark):
+        raise AssertionError("the safetensors library does not put the digest last")
+    rest = memoryview(data)[:-32]
+    replace_file(path, (rest, hashlib.sha256(rest).digest()))
+
+
+def describe(network, optimizer):
+    """What a file says of a network and an optimizer, besides arrays; raises if it could not be read again."""
+    for _, layer, _ in network.body.leaves("", network.input_shape):
+        if hasattr(layer, "activation"):
+            _check_known("activation", layer.activation, ACTIVATIONS)
+    _check_known("loss", network.loss_function, LOSSES)
+    content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
+    content["minibatches"] = network.minibatches
+    if network.preprocessing is not None:
+        content["preprocessing"] = network.preprocessing.config()
+    if optimizer is not None:
+        check_optimizer(optimizer)
+        optimizer.check_network(network)
+        config = optimizer.config()
+        if OPTIMIZERS.get(config["name"]) is not type(optimizer):
+            raise value_error("optimizer", f"one of fastgd's own to save: {', '.join(OPTIMIZERS)}", repr(optimizer))
+        if config["learning_rate"] is None:
+            raise value_error("optimizer", "a learning rate or schedule of fastgd's own to save", repr(optimizer))
+        content["optimizer"] = {**config, "minibatches": optimizer.minibatches}
+    content["formulas"] = fingerprint.describe(network, optimizer)
+    return content
+
+
+def _check_known(argument, choice, table):
+    """Raises unless a name in a file will mean the same thing again."""
+    known = table.get(choice.name)
+    if known is None:
+        raise value_error(argument, f"one of fastgd's own to save: {', '.join(table)}", repr(choice))
+    if known(**choice.parameters) != choice:
+        raise value_error(argument, f"what {choice.name!r} means now, to save its name", "another one of that name")
+
+
+def _state(optimizer):
+    """The state arrays of an optimizer by the names they have in a file."""
+    return {f"optimizer.{slot}.{i}": a for slot, arrays in optimizer.state.items() for i, a in enumerate(arrays)}
+
+
+def _path(path, argument="path"):
+    try:
+        path = os.fsdecode(path)
+    except TypeError:
+        raise type_error(argument, "a path", f"{shown(path)} ({type(path).__name__})") from None
+    if not path:
+        raise value_error(argument, "a path", "''")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"argument {argument!r}: expected a file, got the folder {path!r}")
+    return path
+
+
+def check_path(path, argument="path"):
+    """The path as text; raises unless it is one, in a folder that exists."""
+    path = _path(path, argument)
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"argument {argument!r}: expected a file in a folder that exists, got {path!r}")
+    return path
+
+
+def check_file(path, argument="path"):
+    """As `check_path`, for what is written whole: raises where there is something else than a regular file."""
+    path = check_path(path, argument)
+    if os.path.exists(path) and not os.path.isfile(path):
+        expected = "a regular file, or a path where there is none yet"
+        raise value_error(argument, expected, f"{path!r}, a pipe, socket or device")
+    return path
+
+
+def replace_file(path, parts):
+    """Replaces the file at `path`, or the one a link there points to, in one go."""
+    path = os.path.realpath(path)
+    folder, name = os.path.split(path)
+    _remove_forgotten(folder, name)
+    sibling = os.path.join(folder, f"{_stem(name)}{secrets.token_hex(8)}{UNFINISHED}")
+    try:
+        with open(sibling, "xb") as file:
+            if os.path.exists(path):
+                shutil.copymode(path, sibling)
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(sibling, path)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk
+            error.filename = path
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(sibling)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the new name lasts only with its folder
+        try:
+            sync_folder(folder)
+        except OSError as error:
+            error.add_note(f"{path!r} is the new file, but it may not last if the power fails now")
+            raise
+
+
+def _stem(name):
+    """What the names of files on their way to this one begin with; names are of 255 bytes at most."""
+    return os.fsdecode(b"." + os.fsencode(name)[:100] + b".")
+
+
+def _remove_forgotten(folder, name):
+    """Removes what runs that were killed while they wrote this file left behind."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_stem(name)) and entry.name.endswith(UNFINISHED):
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat().st_mtime > FORGOTTEN:
+                        os.remove(entry.path)
+
+
+# ---- reading
+
+
+def _code(dtype):
+    """The name that safetensors files give a dtype: F32, U8, ..."""
+    dtype = np.dtype(dtype)
+    return f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+
+
+def _dtype(code):
+    """The dtype of a name."""
+    return np.dtype(f"{code[0].lower()}{int(code[1:]) // 8}")
+
+
+class _File:
+    """What a file says, and its tensors, which are checked before they are used. `size`: its bytes."""
+
+    def __init__(self, path, header, tensors, size):
+        self.path, self._tensors, self.size = path, tensors, size
+        self.names = set(tensors)
+        with self.field("metadata"):
+            metadata = json.loads(header).get("__metadata__", {})
+            if "fastgd" not in metadata:
+                raise self.error("metadata", "that of a file saved by fastgd", "a safetensors file of something else")
+            self.content = json.loads(metadata["fastgd"])
+            version, by = self.content["format"], self.content.get("version")
+        if version != FORMAT:
+            raise self.error("format", FORMAT, f"{shown(version)}, written by fastgd {shown(by)}")
+
+    def error(self, field, expected, got):
+        return CheckpointError(self.path, field, expected, got)
+
+    @contextlib.contextmanager
+    def field(self, name):
+        """Context in which what goes wrong is a `CheckpointError` of this field."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except (
+            AttributeError, ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError
+        ) as error:  # fmt: skip
+            raise self.error(name, "what fastgd writes there", f"{type(error).__name__}: {error}") from error
+
+    def check(self, expected):
+        """Raises unless the file has tensors of these (shape, dtype) by name."""
+        wrong = {}
+        for name, (shape, dtype) in expected.items():
+            if name not in self.names:
+                wrong[name] = "none"
+                continue
+            tensor = self._tensors[name]
+            found = tensor["dtype"], tuple(tensor["shape"])
+            if found != (_code(dtype), tuple(shape)):
+                wrong[name] = "{} {}".format(*found)
+        if wrong:
+            name = next(iter(wrong))
+            others = ", ".join(list(wrong)[1:])
+            more = f"; so are {others}" if others else ""
+            shape, dtype = expected[name]
+            raise self.error(name, f"{_code(dtype)} {tuple(shape)}", f"{wrong[name]}{more}")
+
+    def read(self, name):
+        """A tensor as an array of its own."""
+        tensor = self._tensors[name]
+        with self.field(name):
+            return np.frombuffer(tensor["data"], _dtype(tensor["dtype"])).reshape(tensor["shape"]).copy()
+
+    def fill(self, arrays):
+        """Reads tensors into arrays by name that `check` has found to fit."""
+        for name, array in arrays.items():
+            array[...] = np.frombuffer(self._tensors[name]["data"], array.dtype).reshape(array.shape)
+
+
+def _read(path):
+    """The file at a path, as a `_File`, once every byte of it is checked. The bytes are read once: what is parsed is
+    what was checked, whatever becomes of the file meanwhile."""
+    path = _path(path)
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open others may take for ever
+        raise CheckpointError(path, "file", "a regular file", "something else")
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        tensors = {name: tensor for name, tensor in safetensors.deserialize(data)}
+    except SafetensorError as error:
+        got = next((what for magic, what in FOREIGN.items() if data.startswith(magic)), f"{error}")
+        raise CheckpointError(path, "file", "a whole safetensors file saved by fastgd", got) from None
+    found = _File(path, data[8 : 8 + int.from_bytes(data[:8], "little")], tensors, len(data))
+    found.check({DIGEST: ((32,), np.uint8)})
+    if hashlib.sha256(memoryview(data)[:-32]).digest() != data[-32:]:
+        raise found.error(DIGEST, "the digest of the bytes before it", "another: the file was damaged or altered")
+    return found
+
+
+def load(path, *, backend="auto"):
+    """Returns (network, optimizer) as saved; the optimizer is None if none was saved. If a training run was saved,
+    network.history is that of the run.
+
+    Raises OSError if the file cannot be read, CheckpointError if it is not a whole fastgd model: it names the file, the
+    field, what was expected and what came.
+    """
+    return _loaded(_read(path), backend)
+
+
+def _loaded(file, backend):
+    network = _network(file, backend)
+    optimizer = _optimizer(file, network)
+    if file.content.get("run") is not None:
+        with file.field("run"):
+            network.history = History.of(file.content["run"]["history"], _arrays_of_run(file, "history."))
+    return network, optimizer
+
+
+def _arrays_of_run(file, begin=""):
+    """The arrays that a run has saved, by what follows in their names."""
+    begin = f"run.{begin}"
+    return {name[len(begin) :]: file.read(name) for name in sorted(file.names) if name.startswith(begin)}
+
+
+def _network(file, backend):
+    from ..network import Network
+
+    check_threads(None)  # what is wrong with the environment is not the file's
+    with file.field("network"):
+        config = dict(file.content["network"])
+        _check_defined(file, "loss", config["loss"]["name"], LOSSES)
+        for name in _activations(config["layers"]):
+            _check_defined(file, "activation", name, ACTIVATIONS)
+        layers = [layer_from_config(layer) for layer in config.pop("layers")]
+        chosen = dict(config.pop("loss"))
+        loss = pick("loss", chosen.pop("name"), LOSSES, Loss)(**chosen)
+        shape = check_shape("input_shape", config.pop("input_shape"))
+        choose("dtype", config["dtype"], DTYPES)
+        # Before there is memory taken for them.
+        body = Sequential(layers)
+        arrays = [*parameter_specs(body, shape), *statistic_specs(body, shape)]
+        file.check({name: (shape, config["dtype"]) for name, shape, *_ in arrays})
+        network = Network(shape, layers, loss=loss, backend=backend, **config)
+    _check_formulas(file, network)
+    with file.field("epochs"):
+        network.epochs = check_integer("epochs", file.content["epochs"], 0)
+    with file.field("minibatches"):
+        network.counter[0] = _count(file.content["minibatches"])
+    if file.content.get("preprocessing") is not None:
+        with file.field("preprocessing"):
+            network.preprocessing = Preprocessing.from_config(file.content["preprocessing"])
+    file.fill({**network.views(), **network.statistics})
+    return network
+
+
+def _activations(config):
+    """The names of the activations in a part of a file's description of layers."""
+    if isinstance(config, dict) and "activation" in config:
+        yield config["activation"]["name"]
+    for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from _activations(part)
+
+
+def _count(minibatches):
+    """A count of minibatches, checked."""
+    return int(check_number("minibatches", check_integer("minibatches", minibatches, 0), 0, 2**53))
+
+
+def _check_defined(file, kind, name, table):
+    if name not in table:
+        expected = f"one of {', '.join(table)}, or one of your own, defined again before it is loaded"
+        raise file.error(f"network.{kind}", expected, shown(name))
+
+
+def _check_formulas(file, network, optimizer=None):
+    """Raises where a name means another function than the one that the file was saved with."""
+    with file.field("formulas"):
+        found = fingerprint.difference(file.content.get("formulas", {}), network, optimizer)
+    if found is not None:
+        place, name = found
+        raise file.error(place, f"the function {name!r} that the file was saved with", "another function of that name")
+
+
+def _optimizer(file, network):
+    if file.content.get("optimizer") is None:
+        return None
+    with file.field("optimizer"):
+        config = dict(file.content["optimizer"])
+        schedule, minibatches = dict(config.pop("learning_rate")), config.pop("minibatches")
+        optimizer = choose("optimizer", config.pop("name"), OPTIMIZERS)(from_config(schedule), **config)
+        optimizer.minibatches = _count(minibatches)
+    _check_formulas(file, network, optimizer)
+    if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in file.names):
+        return optimizer  # saved before its first update, which makes the state
+    with file.field("optimizer"):
+        optimizer.bind(network)
+    arrays = _state(optimizer)
+    file.check({name: (array.shape, array.dtype) for name, array in arrays.items()})
+    file.fill(arrays)
+    return optimizer
+
+
+def description(path):
+    """What a file says of itself, as a dict."""
+    return _description(_read(path))
+
+
+def _description(file):
+    with file.field("version"):
+        file.content["version"] = str(file.content["version"])
+    run = file.content.get("run")
+    if run is not None:
+        with file.field("run"):
+            check_integer("step", run["step"], 0)
+            check_number("seconds", run["seconds"], 0.0)
+            run["best_is_kept"] = "run.state" in file.names
+    return {**file.content, "size": file.size}
+
+
+def load_described(path):
+    """Returns (network, optimizer, description) of a file that is read once; the description has its "size", too."""
+    file = _read(path)
+    return *_loaded(file, "auto"), _description(file)
+
+
+def resume(path, run):
+    """Takes a training run to where it was when it was saved: network, optimizer and the run itself; unless all of it
+    fits, nothing is changed."""
+    network, optimizer = run.network, run.optimizer
+    file = _read(path)
+    content, given = file.content, json.loads(json.dumps(describe(network, optimizer)))
+    if content.get("run") is None:
+        raise file.error("run", "a training run saved by fit(checkpoint=...)", "a model alone")
+    with file.field("run"):
+        saved = {**content, "fit": content["run"]["fit"]}
+        given["fit"] = json.loads(json.dumps(run.settings()))
+    if content.get("preprocessing") != given.get("preprocessing"):
+        raise file.error("preprocessing", "that of this run", "another")
+    for part in ("network", "optimizer", "fit"):
+        with file.field(part):
+            for name in {**given[part], **saved[part]}:
+                one, other = _settings(given[part].get(name)), _settings(saved[part].get(name))
+                if one != other and "data" in name:
+                    raise file.error(f"{part}.{name}", "the rows of this run", "others")
+                if one != other and (part, name) not in CHANGING:
+                    raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
+    loaded = _network(file, network.backend)
+    loaded_optimizer = _optimizer(file, loaded)
+    with file.field("run"):
+        restore = run.prepare(content["run"], _arrays_of_run(file), loaded)
+    network.state[:], network.epochs, network.counter[:] = loaded.state, loaded.epochs, loaded.counter
+    optimizer.bind(network)
+    for slot, arrays in loaded_optimizer.state.items():
+        for array, saved in zip(optimizer.state[slot], arrays, strict=True):
+            array[...] = saved
+    optimizer.minibatches = loaded_optimizer.minibatches
+    if content["optimizer"]["learning_rate"] != given["optimizer"]["learning_rate"]:  # set, or by what was seen
+        optimizer.learning_rate = loaded_optimizer.learning_rate
+    restore()
+
+
+def _settings(config):
+    """A setting as it was made: what a schedule has seen since left out."""
+    if not isinstance(config, dict):
+        return config
+    return {name: _settings(value) for name, value in config.items() if name not in _SEEN}

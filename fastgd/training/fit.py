@@ -1,0 +1,153 @@
+"""fit(): its arguments, checked, and made into a run. Over 60 lines for the telling of its arguments."""
+
+import copy
+import math
+import os
+
+from ..callbacks import ProgressBar, check_callbacks
+from ..data.minibatches import check_batch_size
+from ..data.samples import check_class_weight, check_samples
+from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
+from ..metrics import check_metrics
+from ..optimizers import OPTIMIZERS
+from ..optimizers.base import check_optimizer
+from ..training import checkpoint as files
+from .early_stopping import EarlyStopping
+from .run import Run
+from .sampling import Minibatches, Stream
+
+
+def fit(
+    self,
+    X,
+    y=None,
+    *,
+    optimizer=None,
+    batch_size=32,
+    epochs=10,
+    shuffle=True,
+    sample_weight=None,
+    class_weight=None,
+    validation_data=None,
+    validation_fraction=None,
+    metrics=(),
+    monitor=None,
+    tolerance=1e-4,
+    patience=None,
+    restore_best=False,
+    callbacks=(),
+    progress=False,
+    checkpoint=None,
+    checkpoint_every=None,
+    resume=False,
+):
+    """Trains the network; returns a `History`.
+
+    X: (rows, *input_shape) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time. Or,
+        without y, an iterable of minibatches (x, y) or (x, y, sample_weight), gone through once an epoch in its own
+        order and sizes, with weights that count as they are: the loss of a minibatch is sum(weight loss) / rows. It is
+        asked for one iterator an epoch, which gives the next minibatch before callbacks are called after the last. One
+        that can be gone through once only serves for one epoch.
+    y: integer labels (rows,) for softmax_cross_entropy, else (rows, n_out), or (rows,) for one output. For outputs with
+        positions, such as sequences (T, n_out), labels are (rows, T), and values (rows, T, n_out).
+    optimizer: an optimizer, or the name of one that takes its default values; None is "Adam".
+    batch_size: None is batch gradient descent, 1 stochastic, n mini-batch; the last batch of an epoch may be shorter.
+    epochs: int >= 0, passes over the data. shuffle: a new order each epoch, by the network's seed and how many epochs
+        it has been through in all (`epochs` of the network). An iterable has its own order and sizes instead.
+    sample_weight: (rows,) numbers >= 0, or (rows, T), one for each position, of which 0 leaves out what is only filled
+        in: a row counts by its weight over the mean weight of all rows, so the loss is the
+        weighted mean, and with batch_size=1, too, a row of weight 2 pulls twice as hard as one of weight 1.
+    class_weight: {label: number >= 0}, 1 for labels not in it, or "balanced" for rows / (classes x rows of the class);
+        multiplied with sample_weight, in the training loss alone. For integer labels, or 0 and 1 in one output.
+    validation_data: (X, y) or (X, y, sample_weight), whose loss is taken after each epoch. validation_fraction: takes
+        so great a part of the rows for it instead, chosen by the network's seed and not trained on.
+    metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction), taken after
+        each epoch of the validation data or, without, of the training data.
+    monitor: what `patience` and `restore_best` look at: None is the loss, that of the validation data if given; else
+        "loss" (of the training), "validation_loss", or the name of one of the metrics.
+    patience: stop when for so many epochs in a row it has not become better by more than `tolerance` than where it last
+        did; None never stops early. restore_best: at the end go back to the parameters of the epoch where it was best;
+        NaN is never best.
+    callbacks: functions of the run (`fastgd.run.Run`), called after each epoch, or `fastgd.callbacks.every(k, f)`
+        after every k minibatches; one that returns True stops the training. They may use the network, and train it.
+        (Metrics and learning-rate functions may evaluate it; a rate that follows from what the network says then is
+        asked for before each update. Other threads must not use the network, or the optimizer, during `fit`.)
+    progress: True shows a progress bar.
+    checkpoint: a file to which network, optimizer and the state of this run are saved at the end, on Ctrl-C, and every
+        `checkpoint_every` minibatches; None is once a minute. A file that is there is replaced.
+    resume: True goes on where the file `checkpoint` left off, if there is one, until `epochs` are done in all: with the
+        same arguments and data the results are, bit for bit, those of a run that was never stopped. Others are refused;
+        of mapped files some rows are compared, of iterables nothing is.
+
+    Raises TypeError or ValueError that names the argument, with the network unchanged; DivergenceError when a loss or
+    gradient is not finite, with the parameters of the last good step; CheckpointError when the file is not that of
+    such a run. What was done until an exception is in `network.history`.
+    """
+    optimizer = pick_optimizer(optimizer)
+    epochs = check_integer("epochs", epochs, 0)
+    check_flag("shuffle", shuffle)
+    validation = None
+    if validation_data is not None:
+        validation = _checked_validation(self, validation_data)
+    if y is None:
+        for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight),
+                            ("validation_fraction", validation_fraction)):  # fmt: skip
+            if value is not None:
+                raise value_error(name, "None for an iterable of minibatches", shown(value))
+        check_batch_size(batch_size, math.inf)
+        source, told = Stream(self, X, epochs), None
+    else:
+        samples = check_samples(self, X, y, sample_weight)
+        if validation_fraction is not None:
+            if validation is not None:
+                raise value_error("validation_fraction", "None beside validation_data", shown(validation_fraction))
+            fraction = check_number("validation_fraction", validation_fraction, 0.0, 1.0, low_open=True, high_open=True)
+            samples, validation = samples.split(fraction, self.seed)
+        told = samples  # metrics do not weigh classes
+        if class_weight is not None:  # of what is trained on
+            samples = check_class_weight(class_weight, samples, self.output_shape[-1], self.dtype)
+        size = check_batch_size(batch_size, len(samples))
+        for _, layer, shape in self.body.leaves("", self.input_shape):
+            least = layer.least_rows(shape)
+            if size < least:
+                raise value_error("batch_size", f"at least {least} rows for {layer!r}", size)
+        source = Minibatches(self, samples, size, shuffle=shuffle)
+    checked = check_metrics("metrics", metrics)
+    if checked and y is None and validation is None:
+        raise value_error("metrics", "none without validation data for an iterable of minibatches", shown(metrics))
+    early_stopping = EarlyStopping(self, checked, told, validation, monitor, tolerance, patience, restore_best)
+    callbacks = check_callbacks(callbacks)
+    bar = ProgressBar(epochs) if check_flag("progress", progress) else None
+    if checkpoint is not None:
+        checkpoint = files.check_file(checkpoint, "checkpoint")
+        files.describe(self, optimizer)
+    if checkpoint_every is not None:
+        check_integer("checkpoint_every", checkpoint_every, 1)
+    for name, value in (("checkpoint_every", checkpoint_every), ("resume", check_flag("resume", resume))):
+        if value and checkpoint is None:
+            raise value_error("checkpoint", f"a file, for {name}={value}", None)
+    run = Run(self, optimizer, source, epochs, early_stopping, callbacks, bar, checkpoint, checkpoint_every)
+    return run.go(resume=checkpoint if resume and os.path.exists(checkpoint) else None)
+
+
+def pick_optimizer(optimizer):
+    """An optimizer, one of a name, or Adam for None."""
+    optimizer = "Adam" if optimizer is None else optimizer
+    if isinstance(optimizer, str):
+        return choose("optimizer", optimizer, OPTIMIZERS)()
+    check_optimizer(optimizer, also=", or a name")
+    return optimizer
+
+
+def fresh_optimizer(optimizer, learning_rate=None):
+    """A new optimizer of the kind and options of one, or of a name, without state; with its learning rate unless told
+    another. A schedule is copied: it may remember losses."""
+    given = pick_optimizer(optimizer)
+    rate = given.learning_rate if learning_rate is None else learning_rate
+    return type(given)(copy.deepcopy(rate), **given.options())
+
+
+def _checked_validation(network, data):
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise type_error("validation_data", "(X, y) or (X, y, sample_weight)", shown(data))
+    return check_samples(network, *data, names=[f"validation_data[{i}]" for i in range(3)])
