@@ -8,7 +8,7 @@ Record fields of the same shape share one struct. Hyper-parameters arrive as dou
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
-cdef extern from "simd.h" nogil:
+cdef extern from "core/simd.h" nogil:
     ctypedef double real
     ctypedef double vec     # Cython knows it as a number; the C compiler works lane by lane
     ctypedef double block
@@ -40,7 +40,7 @@ cdef extern from "simd.h" nogil:
     real multiply_add(real a, real b, real c)
     double multiply_add_double "multiply_add"(double a, double b, double c)
 
-cdef extern from "elementary.h" nogil:
+cdef extern from "core/elementary.h" nogil:
     real from_bits(unsigned_bits b)
     real exp "exp_real"(real x)
     real expm1 "expm1_real"(real x)
@@ -50,7 +50,7 @@ cdef extern from "elementary.h" nogil:
     real sigmoid "sigmoid_real"(real x)
     real normal_cdf(real x, real *density)
 
-cdef extern from "random.h" nogil:
+cdef extern from "core/random.h" nogil:
     const uint64_t GOLDEN_64
     const uint32_t GOLDEN
     uint64_t whole(double x)
@@ -80,17 +80,23 @@ cdef void register(str name, kernel_t body, size_t record_size):
 
 constants.update(LINE=LINE * sizeof(real), FIRST_CACHE=FIRST_CACHE * sizeof(real), SUM_TERMS=SUM_TERMS)
 
-include "calibration.pxi"
-include "rows.pxi"
-include "gemm.pxi"
-include "gemv.pxi"
-include "data.pxi"
-include "layers.pxi"
-include "containers.pxi"
-include "dropout.pxi"
-include "normalization.pxi"
+include "core/calibration.pxi"
+include "core/sums.pxi"
+include "core/gemm.pxi"
+include "core/gemv.pxi"
+include "engine/rows.pxi"
+include "engine/totals.pxi"
+include "engine/gradient.pxi"
+include "layers/dense.pxi"
+include "layers/standardize.pxi"
+include "layers/containers.pxi"
+include "layers/dropout.pxi"
+include "layers/normalization.pxi"
 include "activations.pxi"
 include "losses.pxi"
-include "gradient.pxi"
-include "lowmemory.pxi"
-include "optimizers.pxi"
+include "optimizers/low_memory.pxi"
+include "optimizers/base.pxi"
+include "optimizers/sgd.pxi"
+include "optimizers/adagrad.pxi"
+include "optimizers/adam.pxi"
+include "optimizers/lion.pxi"

@@ -24,17 +24,17 @@ cimport numpy as cnp
 
 cnp.import_array()
 
-cdef extern from "random.h" nogil:
+cdef extern from "core/random.h" nogil:
     const uint64_t GOLDEN_64
     uint64_t mixed(uint64_t z)
 
-cdef extern from "files.h" nogil:
+cdef extern from "engine/files.h" nogil:
     int read_at(int file, void *out, int64_t size, int64_t offset)
 
-cdef extern from "scratch.h" nogil:
+cdef extern from "core/scratch.h" nogil:
     enum: SCRATCH_BYTES
 
-cdef extern from "forks.h":
+cdef extern from "engine/forks.h":
     uint64_t fork_count, forking_thread
     uint64_t this_thread()
     void watch_forks()
@@ -44,7 +44,7 @@ cdef extern from "forks.h":
     void step_done() nogil
     void steps_end() nogil
 
-cdef extern from "pool.h" nogil:
+cdef extern from "engine/pool.h" nogil:
     ctypedef void (*team_work)(void *context, int thread, int threads) noexcept nogil
     void pool_initialize()
     int last_to_arrive(int thread, int threads)
@@ -172,7 +172,7 @@ cdef struct Engine:
     bint regroup                    # whether the team is to be made anew
 
 
-include "chain.pxi"
+include "engine/chain.pxi"
 
 
 cdef void set_rows(Engine *e, int64_t rows) noexcept nogil:
@@ -626,6 +626,6 @@ def open_to_read(path):
         raise
 
 
-include "use_lock.pxi"
-include "watch.pxi"
-include "fast.pxi"
+include "engine/use_lock.pxi"
+include "engine/observed.pxi"
+include "engine/fast.pxi"

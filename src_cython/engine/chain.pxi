@@ -4,7 +4,7 @@ cdef enum:
     MAX_SLOTS = 512         # of a record of a link; kernel.py refuses kernels with more
     MAX_ARRAYS = 256
 
-cdef extern from "scratch.h" nogil:
+cdef extern from "core/scratch.h" nogil:
     enum: CHAIN_ELEMENTS
 
 # Eight bytes each.

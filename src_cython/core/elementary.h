@@ -7,7 +7,7 @@
 #ifndef FASTGD_ELEMENTARY_H
 #define FASTGD_ELEMENTARY_H
 
-#include "simd.h"
+#include "core/simd.h"
 
 #if REAL_BYTES == 4
 #define ROUNDING 12582912.0f          /* 1.5 * 2^23: adding it rounds to an integer, which its low bits then hold */

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <tgmath.h>
 
-#include "scratch.h"
+#include "core/scratch.h"
 
 /* The register tile of the matrix product, MR rows of VECTORS vectors: as many sums as the registers hold beside a
  * row of B and a broadcast element of A; for a batch of one, SUM_PARTS rows of GEMV_VECTORS. */

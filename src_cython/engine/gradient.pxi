@@ -1,4 +1,4 @@
-# Bodies of fastgd/gradient.py.
+# Bodies of fastgd/engine/gradient.py.
 
 cdef struct AccumulateGradient:
     real *d

@@ -1,4 +1,4 @@
-# Bodies of fastgd/normalization.py.
+# Bodies of fastgd/layers/normalization.py.
 
 cdef inline real inverse_of(real variance, double eps) noexcept nogil:
     """1 / sqrt(variance + eps), or NaN if the variance is not finite."""

@@ -1,4 +1,4 @@
-# Bodies of fastgd/data.py.
+# Bodies of fastgd/engine/rows.py.
 
 cdef inline bits magnitude(const real *x, int64_t n, bits top) noexcept nogil:
     """The larger of top and the magnitudes of x, as bits: their order as integers is that of the numbers, and a NaN
@@ -126,3 +126,16 @@ cdef void largest_max_abs(const void *args, int64_t begin, int64_t end) noexcept
     a.largest[0] = from_bits(top)
 
 register("largest_max_abs", largest_max_abs, sizeof(LargestMaxAbs))
+
+
+cdef struct CopyRows:
+    real *y
+    const real *x
+    int64_t rows, n
+
+
+cdef void copy_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const CopyRows *a = <const CopyRows *>args
+    memcpy(a.y + begin * a.n, a.x + begin * a.n, (end - begin) * a.n * sizeof(real))
+
+register("copy_rows", copy_rows, sizeof(CopyRows))

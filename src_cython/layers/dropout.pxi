@@ -1,4 +1,4 @@
-# Bodies of fastgd/dropout.py.
+# Bodies of fastgd/layers/dropout.py.
 
 cdef struct Dropout:
     real *y

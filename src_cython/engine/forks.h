@@ -14,7 +14,7 @@
 
 #include <stdint.h>
 
-#include "scratch.h"
+#include "core/scratch.h"
 
 static uint64_t fork_count, forking_thread;
 static uint64_t threads_counted;

@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "scratch.h"
+#include "core/scratch.h"
 
 static __thread always_there char *scratch;
 
@@ -83,7 +83,7 @@ static void work_flushed(team_work work, void *context, int thread, int threads)
 #include <stdatomic.h>
 #include <string.h>
 
-#include "team_size.h"
+#include "engine/team_size.h"
 
 #if defined(__x86_64__) || defined(__i386__)
 #define relax() __builtin_ia32_pause()

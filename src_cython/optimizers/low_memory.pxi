@@ -1,6 +1,7 @@
-# State of optimizers in fewer bits, as fastgd/lowmemory.py says. Numbers are taken as the bits of a float32.
+# State of optimizers in fewer bits, as fastgd/optimizers/low_memory.py says. Numbers are taken as the bits of a
+# float32.
 
-cdef extern from "simd.h" nogil:
+cdef extern from "core/simd.h" nogil:
     uint32_t bits_of_float(float x)
     float float_of_bits(uint32_t bits)
 

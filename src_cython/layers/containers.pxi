@@ -1,17 +1,4 @@
-# Bodies of fastgd/containers.py.
-
-cdef struct CopyRows:
-    real *y
-    const real *x
-    int64_t rows, n
-
-
-cdef void copy_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const CopyRows *a = <const CopyRows *>args
-    memcpy(a.y + begin * a.n, a.x + begin * a.n, (end - begin) * a.n * sizeof(real))
-
-register("copy_rows", copy_rows, sizeof(CopyRows))
-
+# Bodies of fastgd/layers/containers.py.
 
 cdef struct AddRows:
     real *y

@@ -1,0 +1,164 @@
+# What the rules of optimizers share: each says what becomes of one parameter, and is inlined into loops over flat
+# arrays.
+#
+# A rule has a pointer to the parameter, the values of its slots, the gradient, and the scalars of its kernel in their
+# order. No sum has two products as its terms, of which the compiler might fuse one in a vector and the other in what is
+# left over: the bits would depend on the share. Where the formula has such a sum, `multiply_add` says which is fused.
+
+ctypedef void (*rule_t)(real *p, real *s, real g, const double *h) noexcept nogil
+
+cdef enum:
+    MAX_SCALARS = 8
+    MAX_RULE_SLOTS = 3
+
+
+cdef inline int64_t head_of(const real *p, int64_t begin, int64_t end) noexcept nogil:
+    """The end of a first part after which p begins on a cache line, as does state that lies alike
+    (fastgd/core/buffers.py): vectors over two lines are slow, but for what the first cache holds less so than one more
+    part."""
+    cdef int64_t head = <int64_t>((-<uintptr_t>(p + begin) & 63) // sizeof(real))
+    return begin + head if end - begin > FIRST_CACHE else end
+
+
+cdef inline inlined for_elements(const void *args, int64_t begin, int64_t end, rule_t rule,
+                                 const int slots, const int scalars) noexcept nogil:
+    """A rule on the elements begin, ..., end - 1 of the arrays of a record: p, slots, g, then n and the scalars."""
+    cdef real **arrays = <real **>args
+    cdef real *p = arrays[0]
+    cdef const real *g = arrays[1 + slots]
+    cdef double h[MAX_SCALARS]
+    cdef real s[MAX_RULE_SLOTS]
+    cdef int64_t i, stop = head_of(p, begin, end)
+    cdef int k
+    for k in range(scalars):
+        h[k] = (<const double *>args)[3 + slots + k]
+    while begin < end:
+        for i in range(begin, stop):
+            for k in range(slots):
+                s[k] = arrays[1 + k][i]
+            rule(p + i, s, g[i], h)
+            for k in range(slots):
+                arrays[1 + k][i] = s[k]
+        begin, stop = stop, end
+
+
+cdef inline inlined for_elements_bfloat16(const void *args, int64_t begin, int64_t end, rule_t rule,
+                                          const int slots, const int scalars) noexcept nogil:
+    """`for_elements` with slots of 16 bits; the seed follows the scalars."""
+    cdef real *p = (<real **>args)[0]
+    cdef const real *g = (<real **>args)[1 + slots]
+    cdef uint16_t **arrays = <uint16_t **>args
+    cdef double h[MAX_SCALARS]
+    cdef real s[MAX_RULE_SLOTS]
+    cdef uint32_t salt = salt_of((<const double *>args)[3 + slots + scalars]), noise
+    cdef int64_t i, stop = head_of(p, begin, end)
+    cdef int k
+    for k in range(scalars):
+        h[k] = (<const double *>args)[3 + slots + k]
+    while begin < end:
+        for i in range(begin, stop):
+            for k in range(slots):
+                s[k] = from_bfloat16(arrays[1 + k][i])
+            rule(p + i, s, g[i], h)
+            noise = noise_of(s, slots, salt)
+            for k in range(slots):
+                arrays[1 + k][i] = to_bfloat16(s[k], noise)
+        begin, stop = stop, end
+
+
+cdef inline inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t *bases, const int64_t n, rule_t rule,
+                               const double *h, uint32_t salt, const int slots, const int signs) noexcept nogil:
+    """A rule on a block of n elements; the arrays of codes and the bases of the block are those of the slots."""
+    cdef real held[MAX_RULE_SLOTS][STATE_BLOCK]
+    cdef int32_t largest[MAX_RULE_SLOTS]
+    cdef real s[MAX_RULE_SLOTS]
+    cdef int32_t magnitude
+    cdef uint32_t noise
+    cdef int64_t i
+    cdef int k
+    for k in range(slots):
+        largest[k] = 0
+    for i in range(n):
+        for k in range(slots):
+            s[k] = from_code(codes[k][i], bases[k], signs >> k & 1)
+        rule(p + i, s, g[i], h)
+        for k in range(slots):
+            magnitude = magnitude_of(s[k])
+            largest[k] = magnitude if magnitude > largest[k] else largest[k]
+            held[k][i] = s[k]
+    for k in range(slots):
+        bases[k] = base_of(largest[k], signs >> k & 1)
+    for i in range(n):
+        for k in range(slots):
+            s[k] = held[k][i]
+        noise = noise_of(s, slots, salt)
+        for k in range(slots):
+            codes[k][i] = to_code(s[k], bases[k], noise, signs >> k & 1)
+
+
+cdef inline inlined for_elements_8bit(const void *args, int64_t begin, int64_t end, rule_t rule,
+                                      const int slots, const int scalars, const int signs) noexcept nogil:
+    """`for_elements` with slots of 8 bits, of which those of the bits of `signs` are signed: an array of codes and one
+    of the bases of blocks for each, then g, n, the number of blocks, the scalars, the seed. begin is that of a
+    block."""
+    cdef real *p = (<real **>args)[0]
+    cdef const real *g = (<real **>args)[1 + 2 * slots]
+    cdef double h[MAX_SCALARS]
+    cdef uint32_t salt = salt_of((<const double *>args)[4 + 2 * slots + scalars])
+    cdef uint8_t *codes[MAX_RULE_SLOTS]
+    cdef int32_t bases[MAX_RULE_SLOTS]
+    cdef int64_t n
+    cdef int k
+    for k in range(scalars):
+        h[k] = (<const double *>args)[4 + 2 * slots + k]
+    while begin < end:
+        n = min(end - begin, <int64_t>STATE_BLOCK)
+        for k in range(slots):
+            codes[k] = (<uint8_t **>args)[1 + 2 * k] + begin
+            bases[k] = (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK]
+        if n == STATE_BLOCK:
+            block_8bit(p + begin, g + begin, codes, bases, STATE_BLOCK, rule, h, salt, slots, signs)
+        else:
+            block_8bit(p + begin, g + begin, codes, bases, n, rule, h, salt, slots, signs)
+        for k in range(slots):
+            (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK] = bases[k]
+        begin += n
+
+
+def check_rule(str name, int slots, int scalars):
+    """Raises ValueError unless the arrays on the stack of `for_elements` have room for a rule."""
+    if slots > MAX_RULE_SLOTS or scalars > MAX_SCALARS:
+        raise ValueError(f"rule {name}: expected at most {MAX_RULE_SLOTS} slots and {MAX_SCALARS} scalars, "
+                         f"got {slots} and {scalars}; see src_cython/optimizers.pxi")
+
+
+cdef void register_rule(str name, kernel_t plain, kernel_t bfloat16, kernel_t eight_bit, int slots, int scalars):
+    """The bodies of a rule, and with its slots in fewer bits, or NULL."""
+    check_rule(name, slots, scalars)
+    register(name, plain, 8 * (3 + slots + scalars))
+    if bfloat16 != NULL:
+        register(name + "_bfloat16", bfloat16, 8 * (4 + slots + scalars))
+    if eight_bit != NULL:
+        register(name + "_8bit", eight_bit, 8 * (5 + 2 * slots + scalars))
+
+
+cdef inline real decayed(real g, double weight_decay, real p) noexcept nogil:
+    return g + <real>weight_decay * p
+
+
+cdef inline real averaged(real a, double decay, real x) noexcept nogil:
+    """decay a + (1 - decay) x."""
+    return a + <real>(1 - decay) * (x - a)
+
+
+cdef inline real averaged_square(real v, double decay, real d) noexcept nogil:
+    """decay v + (1 - decay) d^2. The decay is cut in two positive parts, which together are not rounded as one would
+    be, and leave what has overflowed infinite (unless the decay is 0)."""
+    cdef real most = <real>(0.999999 * decay), fresh = <real>(1 - decay)
+    cdef real rest = <real>(decay - most)
+    return multiply_add(most, v, multiply_add(fresh * d, d, rest * v))
+
+
+cdef inline real moved(real p, double shrink, real lr, real d) noexcept nogil:
+    """p - shrink p - lr d."""
+    return multiply_add(-<real>shrink, p, multiply_add(-lr, d, p))
