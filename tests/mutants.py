@@ -242,7 +242,7 @@ class Recorder:
 def record(work):
     """Which test executes which lines, {file: [(test, mask of its lines)]}, and the seconds of each test."""
     executed, times = collections.defaultdict(list), {}
-    paths = sorted((ROOT / "tests").glob("test_*.py"))
+    paths = sorted((work / "copy" / "tests").glob("test_*.py"))
     for path in sorted(paths, key=lambda path: f"tests/{path.name}" in LANGUAGE):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         data, took = work / f"{path.stem}-{digest}.coverage", work / f"{path.stem}-{digest}.json"

@@ -252,6 +252,7 @@ def test_history_as_arrays(rows):
     assert columns["rows"].tolist() == [100, 200, 300]
     assert (np.diff(columns["seconds"]) > 0).all()
     assert list(History().to_dict()) == ["epoch"]
+    assert history.last() == {name: values[-1] for name, values in columns.items() if name != "epoch"}
 
 
 # ---- bad arguments

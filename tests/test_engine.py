@@ -201,7 +201,16 @@ def test_memory_estimate(rows):
     made = net._plan
     size = made.workspace.nbytes + made.buffers["index"].nbytes + sum(array.nbytes for array in made.own.values())
     assert size == pytest.approx(estimate["workspace"], rel=0.02)
+    n = net.n_parameters
+    for options, bytes_of_one in (
+        ({}, 8), ({"accumulate": 2}, 12), ({"ema_decay": 0.9}, 12), ({"accumulate": 2, "ema_decay": 0.9}, 16),
+        ({"state_dtype": "bfloat16"}, 4), ({"state_dtype": "8bit"}, 2 + 8 / 256),
+    ):  # fmt: skip
+        assert net.memory_estimate(64, Adam(**options))["optimizer"] == int(n * bytes_of_one)
     assert net.memory_estimate(64, SGD())["optimizer"] == 0
+    assert net.memory_estimate(64, Adam(learning_rate_factors={"w1": 0.0}))["optimizer"] == 8 * (
+        n - net.views()["w1"].size
+    )
     with pytest.raises(ValueError, match="'batch_size'"):
         net.memory_estimate(0)
 

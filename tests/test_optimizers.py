@@ -99,6 +99,16 @@ def test_arrays_that_change_in_place_are_seen():
         optimizer.step(p.view(np.float32), np.ones(2000, np.float32))
 
 
+def test_every_step_has_the_threads_and_the_backend_asked_for():
+    params, optimizer = [np.ones(3), np.ones(2)], SGD(0.5)
+    for threads, backend in ((1, "cython"), (1, "numpy"), (1, "cython"), (2, "cython"), (2, "numpy")):
+        optimizer.step(params, [np.ones(3), np.ones(2)], num_threads=threads, backend=backend)
+    optimizer.step([p.copy() for p in params], [np.ones(3), np.ones(2)])
+    np.testing.assert_array_equal(np.concatenate(params), -1.5)
+    with pytest.raises(ValueError, match="'num_threads'"):
+        optimizer.step(params, [np.ones(3), np.ones(2)], num_threads=0)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_one_optimizer_serves_one_caller_at_a_time(threads):
     """A second one is told so, and nothing of its step is done."""
