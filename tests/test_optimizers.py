@@ -244,6 +244,27 @@ def test_an_optimizer_drives_one_network(small):
     np.testing.assert_array_equal(other.parameters, before)
 
 
+# Values at the ends of their ranges: those that are taken, and those that are not.
+FRACTION, POSITIVE, NOT_NEGATIVE = ((0.0, 0.99999), (-1e-9, 1.0)), ((1e-30, 1e30), (0.0,)), ((0.0, 1e30), (-1e-30,))
+LIMITS = [
+    (SGD, "learning_rate", POSITIVE), (SGD, "momentum", FRACTION), (RMSProp, "alpha", FRACTION),
+    (fastgd.AdaDelta, "rho", FRACTION), (Adam, "beta1", FRACTION), (Adam, "beta2", FRACTION),
+    (Adam, "eps", ((1e-30, 1e30), (0.0, 9.999e-31))), (SGD, "weight_decay", NOT_NEGATIVE),
+    (fastgd.NAdam, "momentum_decay", NOT_NEGATIVE), (AdaGrad, "initial_accumulator", NOT_NEGATIVE),
+    (SGD, "clip_value", POSITIVE), (SGD, "clip_norm", POSITIVE), (SGD, "ema_decay", FRACTION),
+    (SGD, "accumulate", ((1, 2), (0,))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "name", "values"), LIMITS)
+def test_limits_of_hyperparameters(make, name, values):
+    for value in values[0]:
+        assert getattr(make(**{name: value}), name, value) == value
+    for value in values[1]:
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            make(**{name: value})
+
+
 NAN = float("nan")
 BAD_HYPER = {
     "centred in 8 bits": (lambda: RMSProp(centred=True, state_dtype="8bit"), ValueError, "'state_dtype'.*None.*'8bit'"),

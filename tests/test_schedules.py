@@ -145,6 +145,39 @@ def test_plateau_is_written_and_read(small, tmp_path):
     assert twin.schedule.scale < 1
 
 
+# By schedule and field, values at the ends of their ranges: those that are taken, and those that are not.
+POSITIVE, NOT_NEGATIVE, PART = ((1e-30,), (0.0,)), ((0.0,), (-1e-30,)), ((0.0, 1.0), (-1e-9, 1.001))
+COUNT, COUNT_OR_NONE = ((1,), (0,)), ((0,), (-1,))
+LIMITS = {
+    "constant": {"learning_rate": POSITIVE},
+    "step": {"learning_rate": POSITIVE, "every": COUNT, "factor": ((1e-30, 1.0), (0.0, 1.001))},
+    "inverse_time": {"learning_rate": POSITIVE, "rate": NOT_NEGATIVE},
+    "polynomial": {"learning_rate": POSITIVE, "total_steps": COUNT, "power": POSITIVE, "final": NOT_NEGATIVE},
+    "cosine": {"learning_rate": POSITIVE, "total_steps": COUNT, "warmup_steps": ((0, 1), (-1, 2))},
+    "cosine_restarts": {"learning_rate": POSITIVE, "period": COUNT, "growth": ((1.0,), (0.999,))},
+    "one_cycle": {
+        "peak": POSITIVE, "total_steps": COUNT, "rising": PART, "divisor": ((1.0,), (0.999,)),
+        "final_divisor": ((1.0,), (0.999,)),
+    },
+    "warmup": {"schedule": POSITIVE, "steps": COUNT_OR_NONE, "start": NOT_NEGATIVE},
+    "reduce_on_plateau": {
+        "learning_rate": POSITIVE, "factor": ((1e-30, 1.0), (0.0, 1.001)), "patience": COUNT_OR_NONE,
+        "threshold": NOT_NEGATIVE, "cooldown": COUNT_OR_NONE, "final": NOT_NEGATIVE,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits(name):
+    first = {field: taken[0] for field, (taken, _) in LIMITS[name].items()}
+    for field, (taken, refused) in LIMITS[name].items():
+        for value in taken:
+            SCHEDULES[name](**first | {field: value})
+        for value in refused:
+            with pytest.raises(ValueError, match=f"'{field}'"):
+                SCHEDULES[name](**first | {field: value})
+
+
 BAD_SCHEDULES = {
     "steps": (lambda s: s.piecewise([3, 3], [1, 2, 3]), ValueError, "'steps'.*ascending"),
     "rates": (lambda s: s.piecewise([3], [1, 2, 3]), ValueError, "'rates'.*2 numbers.*3"),
