@@ -62,11 +62,11 @@ LOOKING = {"alpha", "linewidth", "markersize", "fontsize", "figsize", "width", "
 # its file, as arguments of pytest.
 COMPILES = {"loop", "overload", "intrinsic", "register_jitable", "jit"}
 OF_KERNEL = ["tests/test_kernels.py::test_body_matches_reference", "-k"]
-LANGUAGE = ["tests/test_custom.py", "tests/test_custom_meaning.py", "tests/test_custom_faults.py", "-m", ""]
+LANGUAGE = ["tests/test_custom_meaning.py", "-m", ""]
 COMPILED = {
     "": [*OF_KERNEL, "numba and float64"],
-    "gradient": ["tests/test_clipping.py", "tests/test_kernels.py", "-k", "numba and (norm or clip)"],
-    "jit_gemm": ["tests/test_kernels.py", "tests/test_sums.py", "-k", "numba and (dense or products or sums)"],
+    "__main__": ["tests/test_cli.py"],
+    "jit_gemm": ["tests/test_kernels.py", "-k", "numba and (dense or products)"],
     "jit_checks": LANGUAGE,
     "jit_python": LANGUAGE,
 }
@@ -291,7 +291,9 @@ def tests_of(mutant, executed, times, uses, seconds):
             break
     if not tests:
         of_file = COMPILED.get(mutant.file.stem)
-        return of_file or ([*OF_KERNEL, f"numba and {mutant.compiled}"] if mutant.compiled else COMPILED[""])
+        return of_file or (
+            [*OF_KERNEL, f"numba and float64 and {mutant.compiled}"] if mutant.compiled else COMPILED[""]
+        )
     ranked, cases = [], collections.Counter()
     for test in sorted(tests, key=lambda test: (times[test], test)):
         function = test.partition("[")[0]
@@ -329,7 +331,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=450)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of tests for a mutant")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of tests for a mutant")
     parser.add_argument("--only", nargs="*", help="names of files, without .py")
     parser.add_argument("--again", action="store_true", help="only those that survived the last run of this seed")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build" / "mutants", help="folder to write to")

@@ -251,6 +251,17 @@ def test_optimizers_that_do_not_hold(name, value, tmp_path, small):
         fastgd.load(tmp_path / "m")
 
 
+def test_histories_that_do_not_hold():
+    columns = {name: [1.0, 2.0] for name in ("loss", "learning_rate", "rows", "seconds")}
+    history = fastgd.History(**columns, metrics={"mae": [0.5]}, steps=0, best_epoch=2)
+    assert fastgd.History.of(*history.state()) == history
+    three = [1.0, 2.0, 3.0]
+    for field, value in (("best_epoch", 0), ("best_epoch", 3), ("steps", -1), ("rows", [0, 1]), ("seconds", [1.0]),
+                         ("loss", three), ("validation_loss", three), ("metrics", {"mae": three})):  # fmt: skip
+        with pytest.raises(ValueError, match=r"2 values|3 values|'(best_epoch|steps|rows)'"):
+            fastgd.History.of(*dataclasses.replace(history, **{field: value}).state())
+
+
 def test_files_of_other_kinds_are_named(tmp_path):
     torch_like, array, empty = tmp_path / "m.npz", tmp_path / "m.npy", tmp_path / "empty"
     np.savez(torch_like, x=np.zeros(3))

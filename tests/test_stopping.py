@@ -45,6 +45,15 @@ def test_monitor_follows_a_metric(rows):
         make().fit(X, y, metrics="accuracy", monitor="acc")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_counts_as_better(sign, rows):
+    """Less by more than the tolerance counts for the patience; less at all, and the first of equals, for the best."""
+    values = iter([1.0, 0.5, 0.25, 0.25, 0.375, 0.125])
+    metric = fastgd.metrics.own(lambda y, prediction: sign * next(values), greater_is_better=sign < 0, name="own")
+    history = make().fit(*rows, epochs=6, metrics=metric, monitor="own", patience=3, tolerance=0.25)
+    assert (history.stopped, len(history.loss), history.best_epoch) == ("patience", 5, 3)
+
+
 def test_monitor_is_a_column_of_the_history(rows):
     X, y = rows
     for monitor, column, stopped in (
