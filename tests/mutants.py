@@ -65,7 +65,7 @@ OF_KERNEL = ["tests/test_kernels.py::test_body_matches_reference", "-k"]
 LANGUAGE = ["tests/test_custom_meaning.py", "-m", ""]
 COMPILED = {
     "": [*OF_KERNEL, "numba and float64"],
-    "__main__": ["tests/test_cli.py"],
+    "__main__": ["tests/test_cli.py", "-k", "not train"],
     "jit_gemm": ["tests/test_kernels.py", "-k", "numba and (dense or products)"],
     "jit_checks": LANGUAGE,
     "jit_python": LANGUAGE,

@@ -194,10 +194,18 @@ def test_delimiters(houses, monkeypatch, capsys):
 def test_numbers_are_predicted_in_their_units(houses, monkeypatch, capsys):
     options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
     code, out, _ = call("train", "houses.csv", "--target", "price", "--drop", "id,kind", "--optimizer", "rmsprop",
-                        "--quiet", **options)  # fmt: skip
+                        "--quiet", "--log", "log.jsonl", **options)  # fmt: skip
     assert code == 0
+    last = [line for line in map(json.loads, (houses / "log.jsonl").read_text().splitlines()) if "loss" in line][-1]
+    assert f"training loss {last['loss']:.4f}, validation loss {last['validation_loss']:.4f}\n" in out
     assert float(out.split("validation r2")[1].split()[0]) > 0.8
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdout", None)
+        assert cli.main(["predict", "houses.safetensors", "houses.csv"]) == 1
+        assert cli.main(["predict", "houses.safetensors", "houses.csv", "--output", "out.csv"]) == 0
+    assert "--output" in capsys.readouterr().err
     _, out, _ = call("predict", "houses.safetensors", "houses.csv", **options)
+    assert out == (houses / "out.csv").read_text()
     predicted = np.array(out.split()[1:], float)
     price = np.array([1000.5 + 10 * (i % 50) for i in range(400)])
     _, out, _ = call("evaluate", "houses.safetensors", "houses.csv", **options)
@@ -339,6 +347,9 @@ def test_help_has_examples(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "fastgd train digits" in done.stdout
+    done = run("train", "--help", cwd=tmp_path)
+    assert "(default: 40)" in done.stdout
+    assert not re.search(r"default: *(None|False|\))", done.stdout)
 
 
 def test_self_check_fails_on_a_wrong_body(monkeypatch, capsys, rng):

@@ -1,5 +1,6 @@
 """What users write: rules, activations and losses as Python functions, against the package's own, and in training."""
 
+import json
 import math
 import pickle
 import subprocess
@@ -8,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import fastgd
 from fastgd import Adam, Dense, Network, custom
@@ -188,6 +190,15 @@ def test_a_wrong_derivative_is_found():
     with pytest.raises(ValueError, match="'derivative'.*of leaky.*x = -3.986"):
         custom.activation(leaky, derivative=lambda x, slope=0.1: 1.0 if x > 0 else 2 * slope)
     assert "leaky" not in ACTIVATIONS
+    for scale in (1e-3, 1.0, 1e3):  # of a derivative up to 1 the tolerance is absolute, of a larger one relative
+        parts = (0.9e-6, 1.1e-6) if scale >= 1 else (0.9e-3, 1.1e-3)
+
+        def line(x, scale=scale):
+            return scale * x
+
+        custom.activation(derivative=lambda x, scale, part=parts[0]: scale * (1 + part))(line)
+        with pytest.raises(ValueError, match="'derivative'.*of line"):
+            custom.activation(derivative=lambda x, scale, part=parts[1]: scale * (1 + part))(line)
 
 
 def pinball(z, y, dz, q=0.9):
@@ -268,6 +279,7 @@ BAD = {
     "a slot's name": (lambda: custom.optimizer(state=["average"])(of_average), ValueError, "'of_average'.*'average'"),
     "a base's name": (lambda: custom.optimizer(state=["m", "m_base"])(of_base), ValueError, "'of_base'.*'m_base'"),
     "0 in float32": (lambda: custom.optimizer(my_lion, state=["m"])(1e-3, beta1=1e-50), ValueError, "'beta1'.*float32"),
+    "a keyword": (lambda: custom.activation(of_keyword), TypeError, "'of_keyword'.*given by their place.*a=0.5"),
     "activation's": (lambda: custom.activation(my_sgd), TypeError, "'my_sgd'.*x, then parameters"),
     "derivative": (lambda: custom.activation(leaky, derivative=3), TypeError, "'derivative'.*3"),
     "loss's": (lambda: custom.loss(leaky), TypeError, "'leaky'.*z, y, dz"),
@@ -286,6 +298,10 @@ def with_parameter(name):
     names = {}
     exec(f"def taken(p, g, lr, {name}=1.0):\n    return p", names)
     return names["taken"]
+
+
+def of_keyword(x, *, a=0.5):
+    return a * x
 
 
 def of_base(p, g, m, m_base, lr):
@@ -364,3 +380,47 @@ def test_definitions_warn_of_nothing_else(rng):
         custom.activation(leaky, derivative=leaky_slope)
         custom.optimizer(my_lion, state=["m"])
         custom.loss(pinball)
+
+
+def test_what_functions_compute_is_written_as_in_older_files(tmp_path):
+    """A file holds what users' functions give at some points: other points would refuse every file there is."""
+
+    @custom.activation(derivative=lambda x, a: a / (1 + abs(x)) ** 2)
+    def squashed(x, a=0.5):
+        return a * x / (1 + abs(x))
+
+    @custom.loss(labels=True)
+    def margin(z, y, dz):
+        dz[:], dz[y] = 1.0, -1.0
+        return z[0] - z[y] + 1.0
+
+    @custom.optimizer(state=["m", "v"], nonnegative=["v"])
+    def slow(p, g, m, v, lr, t):
+        return p - lr * g * t - m + v, m + g, v
+
+    @custom.loss
+    def fourth(z, y, dz):
+        dz[:] = (z - y) ** 3
+        return np.sum((z - y) ** 4) / 4
+
+    written = {}
+    for loss, optimizer in ((margin, slow(0.1)), (fourth, None)):
+        network = Network(3, [Dense(2, squashed), Dense(2)], loss=loss)
+        network.save(tmp_path / "m", optimizer=optimizer)
+        with safe_open(tmp_path / "m", "numpy") as file:
+            written |= {
+                (loss.name, *key.split()): rows
+                for key, rows in json.loads(file.metadata()["fastgd"])["formulas"].items()
+            }
+    numbers = {key: [n for row in rows if row != [""] for n in row] for key, rows in written.items()}
+    expected = {
+        ("margin", "layer", "1"): (48, 0.22399014107892, 7.60889674759668),
+        ("margin", "loss"): (48, 0.683812076232023, 160.36361838),
+        ("margin", "optimizer"): (72, 0.8242656482579007, 732.241668394587),
+        ("fourth", "layer", "1"): (48, 0.22399014107892, 7.60889674759668),
+        ("fourth", "loss"): (48, 48.166756343407144, 2025445.2114971802),
+    }
+    assert numbers.keys() == expected.keys()
+    for key, (count, first, total) in expected.items():
+        assert (len(numbers[key]), numbers[key][0]) == (count, pytest.approx(first, rel=1e-9))
+        assert sum(numbers[key]) == pytest.approx(total, rel=1e-8)

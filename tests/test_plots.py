@@ -141,8 +141,8 @@ def test_a_trajectory_is_the_way_of_the_parameters(walked, rows):
             twin.train_step(xb, yb, optimizer)
             points.append(twin.parameters.copy())
     np.testing.assert_array_equal(path.parameters, np.array(points)[path.steps])
-    network.fit(*rows, epochs=1, callbacks=[path])
-    assert path.steps[-2:] == [20, 24]
+    network.fit(*rows, epochs=1, callbacks=[path, every(2, path), every(4, path)])
+    assert path.steps[-3:] == [20, 22, 24]
     np.testing.assert_array_equal(path.parameters[-1], network.parameters)
     with pytest.raises(ValueError, match="'network'.*another"):
         make().fit(*rows, epochs=1, callbacks=[path])
