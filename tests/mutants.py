@@ -57,7 +57,7 @@ WORDS = {"True": "False", "False": "True", "min": "max", "max": "min", "minimum"
 # Calls whose arguments are texts for people; functions and keywords that say how something looks.
 TEXTS = {"type_error", "value_error", "print", "add_note", "add_argument", "warn"}
 LOOKS = {"__repr__", "_figure", "_finish", "_log", "_ticks", "_style", "_legend_below"}
-LOOKING = {"alpha", "linewidth", "markersize", "fontsize", "figsize", "width", "height", "pad", "zorder"}
+LOOKING = {"alpha", "linewidth", "markersize", "fontsize", "figsize", "width", "height", "pad", "zorder", "dpi"}
 # Decorators under which Numba compiles a function. Tests of such code are those of the kernel of its name, or else of
 # its file, as arguments of pytest.
 COMPILES = {"loop", "overload", "intrinsic", "register_jitable", "jit"}
@@ -82,6 +82,12 @@ def numbers_beside(text):
     if isinstance(value, int):
         return {0: ["1"], 1: ["0", "2"]}.get(value, [str(value + 1), str(value - 1)])
     return [repr(value * 1.01 if value else 0.01)]
+
+
+def is_text(node):
+    """Whether an expression puts texts together."""
+    parts = node.left, node.right
+    return any(isinstance(p, ast.JoinedStr) or isinstance(getattr(p, "value", None), str) for p in parts)
 
 
 def sites_of(path):
@@ -129,16 +135,17 @@ def sites_of(path):
                 closed.append(span(note))
         closed.extend(span(decorator) for decorator in getattr(node, "decorator_list", []))
         if isinstance(node, ast.BinOp):
-            is_text = isinstance(node.left, ast.JoinedStr) or isinstance(getattr(node.left, "value", None), str)
-            gaps.append((span(node.left)[1], span(node.right)[0])) if not is_text else None
+            if not is_text(node):
+                gaps.append((span(node.left)[1], span(node.right)[0]))
         elif isinstance(node, (ast.Compare, ast.BoolOp)):
             operands = node.values if isinstance(node, ast.BoolOp) else [node.left, *node.comparators]
             gaps.extend((span(a)[1], span(b)[0]) for a, b in itertools.pairwise(operands))
         elif isinstance(node, ast.AugAssign):
             gaps.append((span(node.target)[1], span(node.value)[0]))
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
-            found.append((span(node)[0], span(node.operand)[0], [""]))
-        elif isinstance(node, ast.Return) and isinstance(node.value, ast.BinOp):
+            start = span(node)[0]
+            found.append((start, start + len("not " if isinstance(node.op, ast.Not) else "-"), [""]))
+        elif isinstance(node, ast.Return) and isinstance(node.value, ast.BinOp) and not is_text(node.value):
             start, end = span(node.value)
             found.append((start, end, [f"-({source[start:end]})"]))
         for child in ast.iter_child_nodes(node):
@@ -333,7 +340,7 @@ def main():
     parser.add_argument("--count", type=int, default=450)
     parser.add_argument("--seconds", type=float, default=6.0, help="of tests for a mutant")
     parser.add_argument("--only", nargs="*", help="names of files, without .py")
-    parser.add_argument("--again", action="store_true", help="only those that survived the last run of this seed")
+    parser.add_argument("--again", action="store_true", help="without those that the last run of this seed killed")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build" / "mutants", help="folder to write to")
     options = parser.parse_args()
     work = options.work.resolve()
@@ -345,15 +352,17 @@ def main():
     executed, times = record(work)
     equivalent, uses = read_equivalent(), uses_of_names(ROOT / "fastgd")
     results = work / f"seed-{options.seed}.jsonl"
-    survived_before = set()
+    killed_before = {}
     if options.again:
         before = [json.loads(line) for line in results.read_text().splitlines()]
-        survived_before = {tuple(r["mutant"]) for r in before if r["killed"] == 0}
+        killed_before = {tuple(result["mutant"]): result for result in before if result["killed"]}
     counts = collections.defaultdict(collections.Counter)
     with results.with_suffix(".new").open("w") as log:
         for mutant in draw(ROOT / "fastgd", options.seed, options.count, options.only):
             name = (str(mutant.file), mutant.before, mutant.after)
-            if options.again and name not in survived_before:
+            if name in killed_before:
+                counts[name[0]]["killed"] += 1
+                print(json.dumps(killed_before[name]), file=log, flush=True)
                 continue
             if name in equivalent:
                 counts[name[0]]["equivalent"] += 1
