@@ -1,42 +1,39 @@
-"""Mutation testing of the Python files of fastgd/: changes one token at a time and sees whether a test fails.
+"""Mutation testing of the Python files of fastgd/: change one token, and see whether a test fails.
 
     python tests/mutants.py --seed 1 --count 450
 
-draws that many mutants, spread over the files in proportion to their code, and prints those that no test kills, and
-the share killed of each file. The first run records which test executes which line, once for each test file as it
-stands, and takes a little longer than the suite; the same seed on the same source draws the same mutants. It needs the
-extra `test`, coverage, a POSIX system, and a fastgd/ that holds the compiled modules. It writes only to --work.
+draws that many mutants, spread over the files in proportion to their tokens. It prints the mutants that no test kills
+and the share killed in each file. The first run records which test executes which line; later runs record only the test
+files that have changed. The same seed draws the same mutants from the same source. The script needs the extra `test`,
+coverage, a POSIX system and a fastgd/ that contains the compiled modules. It writes only to the folder --work.
+`--again` skips the mutants that the last run with this seed killed.
 
-A token is a number, an operator of arithmetic, comparison, logic or assignment, True or False, min or max, or the sign
-of what a function returns. Left alone are texts, annotations, errors, `__repr__`, and the looks of plots. Where a line
-runs when its module is imported, the tests of the function, class or constant it belongs to stand for it; where Numba
-compiles a function, which coverage does not see, those of COMPILED. Of the tests that execute a line, each function's
-fastest case comes first, then each one's second, until they take --seconds together. Each mutant runs in a process of
-its own, forked from one that holds the libraries, on a copy of the package. A crash or a hang kills it, too.
+mutants_tokens.py says which tokens change. A mutant is run against the tests that execute its line: the fastest case of
+each test function, then the second fastest, and so on, until they add up to --seconds. A line that runs at import is
+tested by the tests of its function, its class, or the functions that use its constant. Coverage does not see what Numba
+compiles, so COMPILED names the tests of such functions. Each mutant runs on a copy of the package, in a process forked
+from one that has imported the libraries. A crash or a hang counts as killed.
 
-A survivor that computes the same as the original, or differs only in what nobody promises, stands in
-mutants_equivalent.txt: the file, the line before, the line after and the reason, one below another, then an empty line.
+mutants_equivalent.txt lists the survivors that compute the same as the original, or differ only in what nobody
+promises. Each has four lines, the file, the line before, the line after and the reason, and an empty line follows.
 """
 
 import argparse
 import ast
-import bisect
 import collections
 import hashlib
 import importlib
-import io
-import itertools
 import json
 import os
 import pathlib
 import py_compile
-import random
 import shutil
 import signal
 import sqlite3
 import sys
 import time
-import tokenize
+
+from mutants_tokens import draw
 
 ROOT = pathlib.Path(__file__).parents[1]
 ALWAYS = "tests/test_defaults.py"  # of what runs at import, which no test executes
@@ -47,144 +44,19 @@ PRELOADED = [
     "sklearn.utils.estimator_checks", "sklearn.model_selection", "matplotlib.figure", "pyarrow.parquet", "pyarrow.csv",
     "onnxruntime",
 ]  # fmt: skip
-SWAPS = {
-    "+": "-", "-": "+", "*": "/", "/": "*", "//": "*", "**": "*", "%": "*", "@": "*", "<<": ">>", ">>": "<<",
-    "&": "|", "|": "&", "^": "&", "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "is": "is not",
-    "is not": "is", "in": "not in", "not in": "in", "and": "or", "or": "and", "+=": "-=", "-=": "+=", "*=": "/=",
-    "/=": "*=", "//=": "*=", "**=": "*=", "|=": "&=", "&=": "|=", "^=": "&=",
-}  # fmt: skip
-WORDS = {"True": "False", "False": "True", "min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum"}
-# Calls whose arguments are texts for people; functions and keywords that say how something looks.
-TEXTS = {"type_error", "value_error", "print", "add_note", "add_argument", "warn"}
-LOOKS = {"__repr__", "_figure", "_finish", "_log", "_ticks", "_style", "_legend_below"}
-LOOKING = {"alpha", "linewidth", "markersize", "fontsize", "figsize", "width", "height", "pad", "zorder", "dpi"}
-# Decorators under which Numba compiles a function. Tests of such code are those of the kernel of its name, or else of
-# its file, as arguments of pytest.
-COMPILES = {"loop", "overload", "intrinsic", "register_jitable", "jit"}
+# Tests of what Numba compiles are those of the kernel of its name, or else of its file: arguments of pytest.
 OF_KERNEL = ["tests/test_kernels.py::test_body_matches_reference", "-k"]
 LANGUAGE = ["tests/test_custom_meaning.py", "-m", ""]
 COMPILED = {
     "": [*OF_KERNEL, "numba and float64"],
+    "gradient": [*OF_KERNEL, "numba and float64 and clip_gradient"],
+    "dropout": [*OF_KERNEL, "numba and float64 and dropout"],
+    "lowmemory": [*OF_KERNEL, "numba and float32 and (adam_step or momentum_step)"],
     "__main__": ["tests/test_cli.py", "-k", "not train"],
     "jit_gemm": ["tests/test_kernels.py", "-k", "numba and (dense or products)"],
     "jit_checks": LANGUAGE,
     "jit_python": LANGUAGE,
 }
-# `texts`: what may stand for [start, end) of the file; `scopes`: lines, and outside functions names, that tests run;
-# `compiled`: name of the function around that Numba compiles.
-Site = collections.namedtuple("Site", "file line start end texts scopes compiled")
-Mutant = collections.namedtuple("Mutant", "file line before after source scopes compiled")
-
-
-def numbers_beside(text):
-    """What may stand for a number."""
-    value = ast.literal_eval(text)
-    if isinstance(value, int):
-        return {0: ["1"], 1: ["0", "2"]}.get(value, [str(value + 1), str(value - 1)])
-    return [repr(value * 1.01 if value else 0.01)]
-
-
-def is_text(node):
-    """Whether an expression puts texts together."""
-    parts = node.left, node.right
-    return any(isinstance(p, ast.JoinedStr) or isinstance(getattr(p, "value", None), str) for p in parts)
-
-
-def sites_of(path):
-    """Every token of a file that may change."""
-    source = path.read_text()
-    lines = source.splitlines(keepends=True)
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line))
-
-    def place(line, column):
-        return starts[line - 1] + len(lines[line - 1].encode()[:column].decode())
-
-    def span(node):
-        return place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset)
-
-    closed, gaps, found = [], [], []  # spans left alone, spans between operands, (start, end, texts)
-    scopes = []  # (start, end, scopes, compiled), the innermost last
-
-    def visit(node, around, compiled):
-        if isinstance(node, ast.stmt):
-            body = getattr(node, "body", None)
-            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-            own = range(first, body[0].lineno if body else node.end_lineno + 1) or [first]
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                names = {part.id for d in node.decorator_list for part in ast.walk(d) if isinstance(part, ast.Name)}
-                names |= {d.attr for d in node.decorator_list if isinstance(d, ast.Attribute)}
-                compiled = compiled or (node.name if names & COMPILES else "")
-                around = [range(node.body[0].lineno, node.end_lineno + 1), *around]
-            elif isinstance(node, (ast.Assign, ast.AnnAssign)) and not around:
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                around = [{part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}]
-            scopes.append((*span(node), [own, *around], compiled))
-        name = getattr(node, "func", None)
-        name = getattr(name, "attr", getattr(name, "id", None))
-        if (
-            isinstance(node, (ast.Raise, ast.JoinedStr))
-            or (isinstance(node, ast.FunctionDef) and node.name in LOOKS)
-            or (isinstance(node, ast.Call) and name in TEXTS)
-            or (isinstance(node, ast.keyword) and node.arg in LOOKING)
-        ):
-            closed.append(span(node))
-        for note in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            if note is not None:
-                closed.append(span(note))
-        closed.extend(span(decorator) for decorator in getattr(node, "decorator_list", []))
-        if isinstance(node, ast.BinOp):
-            if not is_text(node):
-                gaps.append((span(node.left)[1], span(node.right)[0]))
-        elif isinstance(node, (ast.Compare, ast.BoolOp)):
-            operands = node.values if isinstance(node, ast.BoolOp) else [node.left, *node.comparators]
-            gaps.extend((span(a)[1], span(b)[0]) for a, b in itertools.pairwise(operands))
-        elif isinstance(node, ast.AugAssign):
-            gaps.append((span(node.target)[1], span(node.value)[0]))
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
-            start = span(node)[0]
-            found.append((start, start + len("not " if isinstance(node.op, ast.Not) else "-"), [""]))
-        elif isinstance(node, ast.Return) and isinstance(node.value, ast.BinOp) and not is_text(node.value):
-            start, end = span(node.value)
-            found.append((start, end, [f"-({source[start:end]})"]))
-        for child in ast.iter_child_nodes(node):
-            visit(child, around, compiled)
-
-    visit(ast.parse(source), [], "")
-    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    for token, following in itertools.pairwise(tokens):
-        start, end = (starts[row - 1] + column for row, column in (token.start, token.end))
-        text = token.string
-        if token.type == tokenize.NUMBER:
-            found.append((start, end, numbers_beside(text)))
-        elif text in WORDS and token.type == tokenize.NAME:
-            found.append((start, end, [WORDS[text]]))
-        elif any(a <= start and end <= b for a, b in gaps):
-            if (text, following.string) in (("is", "not"), ("not", "in")):
-                text, end = f"{text} {following.string}", starts[following.end[0] - 1] + following.end[1]
-            if text in SWAPS and not source[:start].endswith("not "):
-                found.append((start, end, [SWAPS[text]]))
-    sites = []
-    for start, end, texts in sorted(found):
-        if not any(a <= start and end <= b for a, b in closed):
-            *_, (_, _, inner, compiled) = [s for s in scopes if s[0] <= start < s[1]] or [(0, 0, [[1]], "")]
-            sites.append(Site(path, bisect.bisect(starts, start), start, end, texts, inner, compiled))
-    return source, sites
-
-
-def draw(package, seed, count, only):
-    """So many mutants of a package, spread over its files in proportion to their tokens, at least one of each."""
-    files = {path: sites_of(path) for path in sorted(package.rglob("*.py"))}
-    total = sum(len(sites) for _, sites in files.values())
-    for path, (source, sites) in files.items():
-        random_of_file = random.Random(f"{seed} {path.relative_to(package)}")
-        number = min(len(sites), max(1, round(count * len(sites) / total)))
-        for site in sorted(random_of_file.sample(sites, number)):
-            changed = source[: site.start] + random_of_file.choice(site.texts) + source[site.end :]
-            before, after = (text.splitlines()[site.line - 1].strip() for text in (source, changed))
-            if only is None or path.stem in only:
-                yield Mutant(path.relative_to(package), site.line, before, after, changed, site.scopes, site.compiled)
 
 
 def forked(work, arguments, seconds, plugins=()):
@@ -297,10 +169,9 @@ def tests_of(mutant, executed, times, uses, seconds):
         if tests:
             break
     if not tests:
-        of_file = COMPILED.get(mutant.file.stem)
-        return of_file or (
-            [*OF_KERNEL, f"numba and float64 and {mutant.compiled}"] if mutant.compiled else COMPILED[""]
-        )
+        if mutant.compiled and mutant.compiled != "loop" and "jit" not in mutant.file.stem:
+            return [*OF_KERNEL, f"numba and float64 and {mutant.compiled}"]
+        return COMPILED.get(mutant.file.stem, COMPILED[""])
     ranked, cases = [], collections.Counter()
     for test in sorted(tests, key=lambda test: (times[test], test)):
         function = test.partition("[")[0]
