@@ -191,6 +191,26 @@ def test_ctrl_c_during_a_native_run(rows):
     assert optimizer.steps == steps + 1
 
 
+@pytest.mark.usefixtures("own_definitions")
+def test_an_interrupt_in_python_waits_for_the_end_of_the_step(rows):
+    @fastgd.custom.loss
+    def pressed(z, y, dz):
+        signal.raise_signal(signal.SIGINT)
+        dz[:] = z - y
+        return 0.0
+
+    X, y = rows
+    net, before = Network(19, [Dense(1)], loss=pressed, backend="numpy"), signal.getsignal(signal.SIGINT)
+    for train in (net.fit, net.train_step):
+        optimizer = SGD()
+        options = {"optimizer": optimizer, "epochs": 3} if train == net.fit else {"optimizer": optimizer}
+        with pytest.raises(KeyboardInterrupt):
+            train(X, y, **options)
+        assert optimizer.steps == 1
+        assert signal.getsignal(signal.SIGINT) is before
+        net = net.like()
+
+
 def test_memory_estimate(rows):
     net = network(256)
     estimate = net.memory_estimate(64)

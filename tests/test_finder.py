@@ -40,7 +40,9 @@ def test_the_suggestion_is_a_good_one(name, data):
     X, y = data[0]
     network = Network(64, [Dense(64, "relu"), Dense(10)], loss="softmax_cross_entropy", seed=1)
     optimizer = OPTIMIZERS[name](0.1)
-    rate = fastgd.find_learning_rate(network, X, y, optimizer=optimizer).suggestion
+    tested = fastgd.find_learning_rate(network, X, y, optimizer=optimizer)
+    rate, part = tested.suggestion, 0.3 if name == "Lion" else 1.0
+    assert np.isclose(part * tested.learning_rate, rate, rtol=1e-12).any()
     rates = [rate, 10 * rate, rate / 100, *np.geomspace(1e-4, 1, 9).tolist()]
     found = fastgd.sweep(network, X, y, {"learning_rate": rates}, optimizer=optimizer, epochs=5)
     losses = [network.loss(X, y) for network in found.networks]
