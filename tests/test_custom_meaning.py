@@ -105,6 +105,7 @@ SAME = {
     "weak comparison": (lambda x: (x > 0.1) + 0, np.float32(0.1)),
     "one of some": (lambda x: (x in (0.3, 0.5)) + 2 * (x not in (1, 0.3)), X),
     "comparison by a function": (lambda x: np.greater(x, 0.3) + 2.0 * np.equal(x, 0.3), X),
+    "choice by a function": (lambda z: (np.where(z > 0.05, 0.1, z) == z)[1] * 1.0, ROW),
     "remainder by a function": (lambda x: np.fmod(x, 0.3) + np.remainder(x, 0.1), X),
     "power of two": (lambda x: math.exp2(x), X),
     "shifts": (lambda n: (n << 3) + (n >> 70) + (-n >> 1), N),
