@@ -125,6 +125,8 @@ SAME = {
     "folded negative power": (lambda x: x * 2**-2, X),
     "square": (lambda x: x**2, X),
     "square of a whole number": (lambda n: n**2 - (n + 1) ** 20 + n**0, N),
+    "power beyond every float": (lambda x: 1 / x**200, HUGE),
+    "inverse": (lambda x: 1 / x + 2 * x - 3, X),
     "inverse square": (lambda x: x**-2, X),
     "root": (lambda x: x**0.5, X),
     "power of a number": (lambda x: 2**x, X),
@@ -221,6 +223,8 @@ def test_python_computes_the_same(case):
     value = compiled(function, *arguments)
     precision = 2e-7 if isinstance(expected, np.float32) else 1e-15
     np.testing.assert_allclose(value, float(expected), rtol=precision)
+    if isinstance(expected, np.float32):
+        assert np.isnan(value) or value == np.float32(value)
 
 
 @pytest.mark.parametrize("case", OTHER)
