@@ -424,3 +424,11 @@ def test_what_functions_compute_is_written_as_in_older_files(tmp_path):
     for key, (count, first, total) in expected.items():
         assert (len(numbers[key]), numbers[key][0]) == (count, pytest.approx(first, rel=1e-9))
         assert sum(numbers[key]) == pytest.approx(total, rel=1e-8)
+
+
+def test_what_compiled_code_raises_and_python_does_not():
+    made = custom.optimizer(my_sgd)
+    error = made.kernel.fault()
+    assert isinstance(error, RuntimeError)
+    assert "expected 'my_sgd' to return" in str(error)
+    assert isinstance(fastgd.kernels.sgd_step.fault(), MemoryError)

@@ -73,6 +73,10 @@ def test_the_table(rows):
     assert f"{columns['validation_loss'][by_loss[0]]:.4g}" in lines[1]
     assert lines[-1].split()[-1] == "diverged"
     assert len({len(line) for line in lines}) == 1
+    for count, last in ((30, "29"), (31, "... and 1 more")):
+        columns = {"loss": [float(i) for i in range(count)]}
+        lines = repr(fastgd.Sweep([{}] * count, [], [], columns, {"loss": False})).splitlines()
+        assert (len(lines), lines[-1].strip(), lines[30].strip()) == (count + 1, last, "29")
 
 
 def test_networks_of_other_kinds(rows, capfd):
