@@ -157,8 +157,8 @@ def uses_of_names(package):
 
 def tests_of(mutant, executed, times, uses, seconds):
     """Arguments of pytest: the tests that execute a mutant, each function's fastest case first."""
-    tests = set()
-    for scope in [] if mutant.compiled else [*mutant.scopes, range(1, 2000)]:
+    tests, stem = set(), mutant.file.stem
+    for scope in [] if mutant.compiled or stem.startswith("jit_") else [*mutant.scopes, range(1, 2000)]:
         if isinstance(scope, set):
             places = {place for name in scope for place in uses[name]}
         else:
@@ -169,16 +169,17 @@ def tests_of(mutant, executed, times, uses, seconds):
         if tests:
             break
     if not tests:
-        if mutant.compiled and mutant.compiled != "loop" and "jit" not in mutant.file.stem:
+        if mutant.compiled and mutant.compiled != "loop" and "jit" not in stem:
             return [*OF_KERNEL, f"numba and float64 and {mutant.compiled}"]
-        return COMPILED.get(mutant.file.stem, COMPILED[""])
+        return COMPILED.get(stem, COMPILED[""])
+    compiling = {test for test, _ in executed["jit.py"]}  # the first of them takes longer than it took others
     ranked, cases = [], collections.Counter()
     for test in sorted(tests, key=lambda test: (times[test], test)):
         function = test.partition("[")[0]
         cases[function] += 1
-        ranked.append((cases[function], times[test], test))
+        ranked.append((test in compiling, cases[function], times[test], test))
     chosen = []
-    for _, took, test in sorted(ranked):
+    for *_, took, test in sorted(ranked):
         if took <= seconds:
             seconds -= took
             chosen.append(test)

@@ -200,15 +200,17 @@ def test_an_interrupt_in_python_waits_for_the_end_of_the_step(rows):
         return 0.0
 
     X, y = rows
-    net, before = Network(19, [Dense(1)], loss=pressed, backend="numpy"), signal.getsignal(signal.SIGINT)
-    for train in (net.fit, net.train_step):
-        optimizer = SGD()
-        options = {"optimizer": optimizer, "epochs": 3} if train == net.fit else {"optimizer": optimizer}
-        with pytest.raises(KeyboardInterrupt):
-            train(X, y, **options)
-        assert optimizer.steps == 1
-        assert signal.getsignal(signal.SIGINT) is before
-        net = net.like()
+    net = Network(19, [Dense(1)], loss=pressed, backend="numpy")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for train, options in ((net.fit, {"epochs": 3}), (net.train_step, {})):
+            optimizer = SGD()
+            with pytest.raises(KeyboardInterrupt):
+                train(X, y, optimizer=optimizer, **options)
+            assert optimizer.steps == 1
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_memory_estimate(rows):
