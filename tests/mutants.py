@@ -64,6 +64,7 @@ def forked(work, arguments, seconds, plugins=()):
     pid = os.fork()
     if not pid:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in the background ignore
         os.chdir(work / "copy")
         with (work / "log").open("w") as log:
             os.dup2(log.fileno(), 1)

@@ -191,7 +191,7 @@ def test_ctrl_c_during_a_native_run(rows):
     assert optimizer.steps == steps + 1
 
 
-@pytest.mark.usefixtures("own_definitions")
+@pytest.mark.usefixtures("own_definitions", "ctrl_c")
 def test_an_interrupt_in_python_waits_for_the_end_of_the_step(rows):
     @fastgd.custom.loss
     def pressed(z, y, dz):
@@ -201,16 +201,12 @@ def test_an_interrupt_in_python_waits_for_the_end_of_the_step(rows):
 
     X, y = rows
     net = Network(19, [Dense(1)], loss=pressed, backend="numpy")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        for train, options in ((net.fit, {"epochs": 3}), (net.train_step, {})):
-            optimizer = SGD()
-            with pytest.raises(KeyboardInterrupt):
-                train(X, y, optimizer=optimizer, **options)
-            assert optimizer.steps == 1
-            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    for train, options in ((net.fit, {"epochs": 3}), (net.train_step, {})):
+        optimizer = SGD()
+        with pytest.raises(KeyboardInterrupt):
+            train(X, y, optimizer=optimizer, **options)
+        assert optimizer.steps == 1
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_memory_estimate(rows):

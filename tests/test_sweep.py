@@ -145,6 +145,7 @@ def test_bad_arguments(rows):
             found.order(column)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_all(rows):
     """Trainings that would take hours, and some that have not begun."""
     pressed, begun = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)), time.monotonic()
