@@ -45,7 +45,7 @@ PRELOADED = [
     "onnxruntime",
 ]  # fmt: skip
 # Tests of what Numba compiles are those of the kernel of its name, or else of its file: arguments of pytest.
-OF_KERNEL = ["tests/test_kernels.py::test_body_matches_reference", "-k"]
+OF_KERNEL = ["tests/test_kernels.py", "-k"]
 LANGUAGE = ["tests/test_custom_meaning.py", "-m", ""]
 COMPILED = {
     "": [*OF_KERNEL, "numba and float64"],

@@ -245,9 +245,9 @@ def test_progress_within_an_epoch(rows, capfd, monkeypatch):
     monkeypatch.setattr(fastgd.callbacks, "TICK", -1.0)
     bar = fastgd.callbacks.ProgressBar(2)
     with bar:
-        make().fit(*rows, batch_size=10, epochs=2, callbacks=[bar, every(5, bar)])
+        make().fit(*rows, batch_size=25, epochs=2, callbacks=[bar, every(1, bar)])
     done = [part.split("/2")[0].split()[-1] for part in capfd.readouterr().err.split("\r") if "loss=" in part]
-    assert list(dict.fromkeys(done)) == ["0.5", "1", "1.5", "2"]
+    assert list(dict.fromkeys(done)) == ["0.25", "0.5", "0.75", "1", "1.25", "1.5", "1.75", "2"]
 
 
 def test_history_as_arrays(rows):

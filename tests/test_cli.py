@@ -349,7 +349,7 @@ def test_help_has_examples(tmp_path):
     assert "fastgd train digits" in done.stdout
     done = run("train", "--help", cwd=tmp_path)
     assert "(default: 40)" in done.stdout
-    assert not re.search(r"default: *(None|False|\))", done.stdout)
+    assert not re.search(r"default:\s*(None|False|\))", done.stdout)
 
 
 def test_self_check_fails_on_a_wrong_body(monkeypatch, capsys, rng):
