@@ -15,7 +15,7 @@ compiles, so COMPILED names the tests of such functions. Each mutant runs on a c
 from one that has imported the libraries. A crash or a hang counts as killed.
 
 mutants_equivalent.txt lists the survivors that compute the same as the original, or differ only in what nobody
-promises. Each has four lines, the file, the line before, the line after and the reason, and an empty line follows.
+promises. Each has four lines: file and function, the line before, the line after, the reason; an empty line follows.
 """
 
 import argparse
@@ -44,6 +44,7 @@ PRELOADED = [
     "sklearn.utils.estimator_checks", "sklearn.model_selection", "matplotlib.figure", "pyarrow.parquet", "pyarrow.csv",
     "onnxruntime",
 ]  # fmt: skip
+COMPILE_MOST = ("custom", "reads", "fingerprint")
 # Tests of what Numba compiles are those of the kernel of its name, or else of its file: arguments of pytest.
 OF_KERNEL = ["tests/test_kernels.py", "-k"]
 LANGUAGE = ["tests/test_custom_meaning.py", "-m", ""]
@@ -174,15 +175,17 @@ def tests_of(mutant, executed, times, uses, seconds):
         if mutant.compiled and mutant.compiled != "loop" and "jit" not in stem:
             return [*OF_KERNEL, f"numba and float64 and {mutant.compiled}"]
         return COMPILED.get(stem, COMPILED[""])
-    # Half of the time is for the test file of the module. What compiles comes last: a recording pays for it only once.
-    own, compiling = f"tests/test_{stem}.py", {test for test, _ in executed["jit.py"]}
+    # What compiles pays in each process for what a recording pays for once.
+    compiling = {test for test, _ in executed["jit.py"]}
+    tests = tests if stem in COMPILE_MOST else tests - compiling or tests
+    own = f"tests/test_{stem}.py"  # half of the time is for the test file of the module
     ranked, cases, left = [], collections.Counter(), {True: seconds / 2, False: seconds / 2}
     for test in sorted(tests, key=lambda test: (times[test], test)):
         function = test.partition("[")[0]
         cases[function] += 1
-        ranked.append((test in compiling, cases[function], times[test], test))
+        ranked.append((cases[function], times[test], test))
     chosen = []
-    for *_, took, test in sorted(ranked):
+    for _, took, test in sorted(ranked):
         is_own = test.startswith(own)
         if took <= left[is_own]:
             left[is_own] -= took
@@ -205,9 +208,22 @@ def is_killed(mutant, work, tests):
 
 
 def read_equivalent():
-    """{(file, line before, line after): reason}."""
+    """{(file and function, line before, line after): reason}."""
     blocks = EQUIVALENT.read_text().strip().split("\n\n") if EQUIVALENT.exists() else []
     return {tuple(block.splitlines()[:3]): block.splitlines()[3] for block in blocks}
+
+
+def run(mutant, work, tests):
+    """A line of the results."""
+    start = time.monotonic()
+    killed = is_killed(mutant, work, tests)
+    output = (work / "log").read_text(errors="replace").splitlines()
+    if missing := [line for line in output if line.startswith("ERROR: not found")]:
+        sys.exit(f"delete {work}: it says of other tests which lines they execute: {missing}")
+    by = [line for line in output if line.startswith(("FAILED", "ERROR"))][:1]
+    name = [mutant.file.as_posix(), mutant.line, mutant.before, mutant.after]
+    took = round(time.monotonic() - start, 1)
+    return {"mutant": name, "killed": killed, "tests": len(tests), "took": took, "by": by}
 
 
 def main():
@@ -216,46 +232,34 @@ def main():
     parser.add_argument("--count", type=int, default=450)
     parser.add_argument("--seconds", type=float, default=6.0, help="of tests for a mutant")
     parser.add_argument("--only", nargs="*", help="names of files, without .py")
-    parser.add_argument("--again", action="store_true", help="without those that the last run of this seed killed")
+    parser.add_argument("--again", action="store_true", help="skip those that the last run with this seed killed")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build" / "mutants", help="folder to write to")
     options = parser.parse_args()
     work = options.work.resolve()
     shutil.rmtree(work / "copy", ignore_errors=True)
-    ignored = shutil.ignore_patterns(".*", "build", "__pycache__")
-    shutil.copytree(ROOT, work / "copy", ignore=ignored)
+    shutil.copytree(ROOT, work / "copy", ignore=shutil.ignore_patterns(".*", "build", "__pycache__"))
     for module in PRELOADED:
         importlib.import_module(module)
     executed, times = record(work)
     equivalent, uses = read_equivalent(), uses_of_names(ROOT / "fastgd")
-    results = work / f"seed-{options.seed}.jsonl"
-    killed_before = {}
+    results, before = work / f"seed-{options.seed}.jsonl", []
     if options.again:
         before = [json.loads(line) for line in results.read_text().splitlines()]
-        killed_before = {tuple(result["mutant"]): result for result in before if result["killed"]}
+    killed = {tuple(result["mutant"]): result for result in before if result["killed"]}
     counts = collections.defaultdict(collections.Counter)
     with results.with_suffix(".new").open("w") as log:
         for mutant in draw(ROOT / "fastgd", options.seed, options.count, options.only):
-            name = (str(mutant.file), mutant.before, mutant.after)
-            if name in killed_before:
-                counts[name[0]]["killed"] += 1
-                print(json.dumps(killed_before[name]), file=log, flush=True)
+            file = mutant.file.as_posix()
+            if (f"{file} {mutant.function}".strip(), mutant.before, mutant.after) in equivalent:
+                counts[file]["equivalent"] += 1
                 continue
-            if name in equivalent:
-                counts[name[0]]["equivalent"] += 1
-                continue
-            tests = tests_of(mutant, executed, times, uses, options.seconds)
-            start = time.monotonic()
-            killed = is_killed(mutant, work, tests)
-            counts[name[0]]["killed" if killed else "survived"] += 1
-            last = [
-                line
-                for line in (work / "log").read_text(errors="replace").splitlines()
-                if "FAILED" in line or "ERROR" in line
-            ]
-            result = {"mutant": name, "line": mutant.line, "killed": killed, "tests": len(tests), "by": last[:1]}
-            print(json.dumps(result | {"took": round(time.monotonic() - start, 1)}), file=log, flush=True)
-            if not killed:
-                print(f"{name[0]}:{mutant.line}: {name[1]}\n    -> {name[2]}", flush=True)
+            result = killed.get((file, mutant.line, mutant.before, mutant.after))
+            result = result or run(mutant, work, tests_of(mutant, executed, times, uses, options.seconds))
+            print(json.dumps(result), file=log, flush=True)
+            counts[file]["killed" if result["killed"] else "survived"] += 1
+            if not result["killed"]:
+                where = f"{file}:{mutant.line} {mutant.function}"
+                print(f"{where}\n    {mutant.before}\n    {mutant.after}", flush=True)
     results.with_suffix(".new").replace(results)
     print(f"\n{'file':<28}killed  survived  equivalent")
     for file, count in [*sorted(counts.items()), ("all", sum(counts.values(), collections.Counter()))]:

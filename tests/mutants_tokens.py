@@ -22,9 +22,9 @@ LOOKING = {"alpha", "linewidth", "markersize", "fontsize", "figsize", "width", "
 # Decorators under which Numba compiles a function, beside those called loop...
 COMPILES = {"loop", "overload", "intrinsic", "register_jitable", "jit"}
 # `texts`: what may stand for [start, end) of the file; `scopes`: lines, and outside functions names, that tests run;
-# `compiled`: name of the function around that Numba compiles.
-Site = collections.namedtuple("Site", "file line start end texts scopes compiled")
-Mutant = collections.namedtuple("Mutant", "file line before after source scopes compiled")
+# `compiled`: name of the function around that Numba compiles; `function`: of the innermost function around.
+Site = collections.namedtuple("Site", "file line start end texts scopes compiled function")
+Mutant = collections.namedtuple("Mutant", "file line before after source scopes compiled function")
 
 
 def numbers_beside(text):
@@ -56,9 +56,9 @@ def sites_of(path):
         return place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset)
 
     closed, gaps, found = [], [], []  # spans left alone, spans between operands, (start, end, texts)
-    scopes = []  # (start, end, scopes, compiled), the innermost last
+    scopes = []  # (start, end, scopes, compiled, function), the innermost last
 
-    def visit(node, around, compiled):
+    def visit(node, around, compiled, function):
         if isinstance(node, ast.stmt):
             body = getattr(node, "body", None)
             first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
@@ -73,7 +73,9 @@ def sites_of(path):
             elif isinstance(node, (ast.Assign, ast.AnnAssign)) and not around:
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 around = [{part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}]
-            scopes.append((*span(node), [own, *around], compiled))
+            if isinstance(node, ast.FunctionDef):
+                function = node.name
+            scopes.append((*span(node), [own, *around], compiled, function))
         name = getattr(node, "func", None)
         name = getattr(name, "attr", getattr(name, "id", None))
         if (
@@ -102,9 +104,9 @@ def sites_of(path):
             start, end = span(node.value)
             found.append((start, end, [f"-({source[start:end]})"]))
         for child in ast.iter_child_nodes(node):
-            visit(child, around, compiled)
+            visit(child, around, compiled, function)
 
-    visit(ast.parse(source), [], "")
+    visit(ast.parse(source), [], "", "")
     tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
     for token, following in itertools.pairwise(tokens):
         start, end = (starts[row - 1] + column for row, column in (token.start, token.end))
@@ -121,8 +123,8 @@ def sites_of(path):
     sites = []
     for start, end, texts in sorted(found):
         if not any(a <= start and end <= b for a, b in closed):
-            *_, (_, _, inner, compiled) = [s for s in scopes if s[0] <= start < s[1]] or [(0, 0, [[1]], "")]
-            sites.append(Site(path, bisect.bisect(starts, start), start, end, texts, inner, compiled))
+            *_, (_, _, *around) = [s for s in scopes if s[0] <= start < s[1]] or [(0, 0, [[1]], "", "")]
+            sites.append(Site(path, bisect.bisect(starts, start), start, end, texts, *around))
     return source, sites
 
 
@@ -137,4 +139,5 @@ def draw(package, seed, count, only):
             changed = source[: site.start] + random_of_file.choice(site.texts) + source[site.end :]
             before, after = (text.splitlines()[site.line - 1].strip() for text in (source, changed))
             if only is None or path.stem in only:
-                yield Mutant(path.relative_to(package), site.line, before, after, changed, site.scopes, site.compiled)
+                around = site.scopes, site.compiled, site.function
+                yield Mutant(path.relative_to(package), site.line, before, after, changed, *around)
