@@ -225,8 +225,8 @@ def test_python_computes_the_same(case):
     value = compiled(function, *arguments)
     precision = 2e-7 if isinstance(expected, np.float32) else 1e-15
     np.testing.assert_allclose(value, float(expected), rtol=precision)
-    if isinstance(expected, np.float32):
-        assert np.isnan(value) or value == np.float32(value)
+    if isinstance(expected, np.float32) and case != "comprehension":  # whose sum begins with a whole number
+        assert math.isnan(value) or float(np.float32(value)) == value
 
 
 @pytest.mark.parametrize("case", OTHER)

@@ -70,6 +70,20 @@ def test_the_short_ways_of_one_row_change_no_bit(name, backend, scale, monkeypat
         assert np.isfinite(short).all()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"clip_value": 1e-3}, {"clip_norm": 1e-3}, {"ema_decay": 0.9}, {"accumulate": 2},
+     {"learning_rate_factors": {"w1": 0.5}}],
+)  # fmt: skip
+def test_an_update_that_is_not_plain_has_a_gradient(options, monkeypatch, rows):
+    monkeypatch.setattr(plan, "FEW_VALUES", 4)
+    short, long = network(64), network(64, backend="numpy")
+    for net in (short, long):
+        net.fit(*rows, optimizer=SGD(0.1, **options), batch_size=1, epochs=1)
+    assert short._plan.best_walk == "guarded"
+    np.testing.assert_allclose(short.parameters, long.parameters, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("backend", ["numba", "cython"])
 def test_quick_steps_are_steps(backend, rows):
     """Steps of arrays used in place, of lists, and of several sizes, mixed: the bits are those of the long way."""

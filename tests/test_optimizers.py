@@ -99,6 +99,15 @@ def test_arrays_that_change_in_place_are_seen():
         optimizer.step(p.view(np.float32), np.ones(2000, np.float32))
 
 
+def test_a_disturbed_optimizer_is_made_ready_once():
+    p, optimizer = np.zeros(3), SGD(1.0)
+    optimizer.step(p, np.ones(3))
+    optimizer.turn.disturbed = True  # as an exception leaves it
+    optimizer.step(p, np.ones(3))
+    assert not optimizer.turn.disturbed
+    np.testing.assert_array_equal(p, -2.0)
+
+
 def test_every_step_has_the_threads_and_the_backend_asked_for():
     params, optimizer = [np.ones(3), np.ones(2)], SGD(0.5)
     for threads, backend in ((1, "cython"), (1, "numpy"), (1, "cython"), (2, "cython"), (2, "numpy")):
