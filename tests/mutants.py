@@ -52,7 +52,7 @@ COMPILED = {
     "": [*OF_KERNEL, "numba and float64"],
     "gradient": ["tests/test_clipping.py", "tests/test_kernels.py", "-k", "numba and (clip_gradient or limits)"],
     "dropout": [*OF_KERNEL, "numba and float64 and dropout"],
-    "lowmemory": [*OF_KERNEL, "numba and float32 and (adam_step or momentum_step)"],
+    "lowmemory": [*OF_KERNEL, "numba and (rounds or (float32 and adam_step) or (float32 and momentum_step))"],
     "__main__": ["tests/test_cli.py", "-k", "not train"],
     "jit_gemm": ["tests/test_kernels.py", "-k", "numba and (dense or products)"],
     "jit": LANGUAGE,

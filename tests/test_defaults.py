@@ -1,5 +1,5 @@
-"""The defaults of everything public are those of golden/defaults.txt: users rely on them, and files and results of
-theirs hang on them. A new name in a namespace gets a line there."""
+"""What is made at import. The defaults of everything public are those of golden/defaults.txt: users rely on them, and
+their files and results depend on them. A new name in a namespace gets a line there."""
 
 import inspect
 import operator
@@ -31,3 +31,17 @@ def test_defaults():
     expected = {line.partition("(")[0]: line for line in TABLE}
     for path in (*public, *expected):
         assert described(path) == expected.get(path, f"{path}()")
+
+
+def test_kernels_say_what_state_of_few_bits_holds():
+    domains = {}
+    for kernel in (fastgd.kernels.adam_step_bfloat16, fastgd.kernels.adam_step_8bit):
+        domains |= {(kernel.name, name): array.domain for name, array in kernel.arrays.items() if name[0] in "mv"}
+    assert domains == {
+        ("adam_step_bfloat16", "m"): "bfloat16",
+        ("adam_step_bfloat16", "v"): "nonnegative bfloat16",
+        ("adam_step_8bit", "m"): "code",
+        ("adam_step_8bit", "m_base"): "base",
+        ("adam_step_8bit", "v"): "code",
+        ("adam_step_8bit", "v_base"): "nonnegative base",
+    }

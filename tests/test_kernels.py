@@ -201,13 +201,6 @@ def test_every_body_rounds_a_state_alike(name, body, rng):
     assert ends[0][0].any()
 
 
-def test_kernels_say_what_state_of_few_bits_holds():
-    domains = {name: {key: a.domain for key, a in KERNELS[name].arrays.items() if key not in "pg"} for name in KERNELS}
-    assert domains["adam_step_bfloat16"] == {"m": "bfloat16", "v": "nonnegative bfloat16"}
-    expected = {"m": "code", "m_base": "base", "v": "code", "v_base": "nonnegative base"}
-    assert domains["adam_step_8bit"] == expected
-
-
 def test_extreme_logits_are_finite(dtype):
     for body in ("numpy", "numba", "cython"):
         z = np.array([[1e4, -1e4, 0.0]], dtype)
