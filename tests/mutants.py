@@ -37,7 +37,7 @@ from mutants_tokens import draw
 
 ROOT = pathlib.Path(__file__).parents[1]
 ALWAYS = "tests/test_defaults.py"  # of what runs at import, which no test executes
-HANG = 180  # seconds
+HANG = 90  # seconds
 EQUIVALENT = ROOT / "tests" / "mutants_equivalent.txt"
 PRELOADED = [
     "numpy", "numba", "scipy.special", "pytest", "hypothesis", "safetensors.numpy", "tqdm.auto", "pandas", "onnx",
