@@ -17,6 +17,7 @@ from fastgd.activations import ACTIVATIONS
 from fastgd.kernel import kernels
 from fastgd.losses import LOSSES
 from fastgd.optimizers import OPTIMIZERS
+from fastgd.reads import Reads
 
 pytestmark = pytest.mark.usefixtures("own_definitions")
 
@@ -432,3 +433,36 @@ def test_what_compiled_code_raises_and_python_does_not():
     assert isinstance(error, RuntimeError)
     assert "expected 'my_sgd' to return" in str(error)
     assert isinstance(fastgd.kernels.sgd_step.fault(), MemoryError)
+
+
+FACTOR, PAIRS, TABLE = 1.5, (1.0, (2.0, 3)), np.array([1.0, 2.0])
+
+
+def reading(x):
+    return FACTOR * x * PAIRS[0] * PAIRS[1][0] * TABLE[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "same", "others"),
+    [
+        ("FACTOR", float("1.5"), (2.0, np.float32(1.5), -1.5)),
+        (
+            "PAIRS",
+            (1.0, (2.0, 3)),
+            ((1.0, (2.0, 4)), (1.0, (2.0,)), (1.0, (2.0, 3), 4), [1.0, (2.0, 3)], (1.0, (2, 3))),
+        ),
+        ("TABLE", TABLE.copy(), (TABLE + 1, TABLE.astype(np.float32), TABLE[None], TABLE[:1])),
+        ("leaky", leaky, ()),
+    ],
+)
+def test_what_a_function_reads_is_current_until_it_is_another(name, same, others, monkeypatch):
+    for value, is_current in ((same, True), *((other, False) for other in others)):
+        known = Reads((reading,))
+        assert known.are_current()
+        with monkeypatch.context() as changed:
+            changed.setitem(reading.__globals__, name, value)
+            assert known.are_current() == is_current
+        assert Reads((reading,)).are_current()
+    for change, is_current in ((1.0, False), (-1.0, True)):  # in place, and back
+        TABLE[0] += change
+        assert known.are_current() == is_current
