@@ -177,8 +177,10 @@ def test_pieces_of_a_run_do_not_show(monkeypatch, rows):
     ends = []
     for limit in (2**18, 50):
         monkeypatch.setattr(fastgd.sampling, "PIECE_ROWS", limit)
-        net = network()
-        history = net.fit(*rows, optimizer=Adam(), batch_size=16, epochs=5)
+        net, told = network(), []
+        callbacks = [fastgd.callbacks.every(4, lambda run, told=told: told.append(run.step))]
+        history = net.fit(*rows, optimizer=Adam(), batch_size=16, epochs=5, callbacks=callbacks)
+        assert told == list(range(4, 30, 4))
         ends.append((net.parameters.copy(), history.loss))
         assert history.steps == 30
     np.testing.assert_array_equal(ends[0][0], ends[1][0])
