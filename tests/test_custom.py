@@ -438,8 +438,15 @@ def test_what_compiled_code_raises_and_python_does_not():
 FACTOR, PAIRS, TABLE = 1.5, (1.0, (2.0, 3)), np.array([1.0, 2.0])
 
 
+DEPTH = 2.0
+
+
+def deeper(x):
+    return DEPTH * x
+
+
 def reading(x):
-    return FACTOR * x * PAIRS[0] * PAIRS[1][0] * TABLE[1]
+    return FACTOR * deeper(x) * PAIRS[0] * PAIRS[1][0] * TABLE[1]
 
 
 @pytest.mark.parametrize(
@@ -452,7 +459,9 @@ def reading(x):
             ((1.0, (2.0, 4)), (1.0, (2.0,)), (1.0, (2.0, 3), 4), [1.0, (2.0, 3)], (1.0, (2, 3))),
         ),
         ("TABLE", TABLE.copy(), (TABLE + 1, TABLE.astype(np.float32), TABLE[None], TABLE[:1])),
-        ("leaky", leaky, ()),
+        ("DEPTH", 2.0, (3.0, None)),
+        ("deeper", deeper, (leaky, math.sqrt)),
+        ("leaky", None, ()),
     ],
 )
 def test_what_a_function_reads_is_current_until_it_is_another(name, same, others, monkeypatch):

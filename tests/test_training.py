@@ -322,3 +322,12 @@ def test_progress_is_shown_when_asked_for(small, capfd):
     assert capfd.readouterr().err == ""
     network.fit(x, y, epochs=2, progress=True)
     assert "2/2" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("rate", "decay"), [(1e12, 1e8), (1.0, 1e20)])
+def test_weight_decay_that_overflows_leaves_the_parameters_before(rate, decay):
+    network = Network(1, [Dense(1)], loss="mse")
+    network.parameters[:] = 0.1, 0.0
+    with pytest.raises(fastgd.DivergenceError, match="step 2"):
+        network.fit(np.zeros((4, 1)), np.zeros(4), optimizer=fastgd.SGD(rate, weight_decay=decay), epochs=3)
+    np.testing.assert_allclose(network.parameters, [-1e19, 0.0], rtol=1e-6)
