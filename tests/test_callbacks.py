@@ -234,6 +234,12 @@ def test_tensorboard(rows, tmp_path):
     assert [value for _, value in read["loss"]] == pytest.approx(losses, rel=1e-6)
 
 
+def test_a_tensorboard_that_nothing_is_written_to(tmp_path):
+    with tensorboard(tmp_path / "runs"):
+        pass
+    assert not (tmp_path / "runs").exists()
+
+
 def test_progress_tells_figures(rows, capfd):
     make().fit(*rows, epochs=2, validation_data=rows, metrics="accuracy", progress=True)
     shown = capfd.readouterr().err

@@ -225,6 +225,25 @@ def test_arrays(tmp_path, monkeypatch, capsys, data):
     assert json.loads(out)["accuracy"] > 0.9
     code, out, _ = call("predict", "images.safetensors", "images.npz", "--target", "labels", **options)
     assert np.mean(np.array(out.split()[1:], int) == y) > 0.9
+    y[3] = 10
+    np.savez(tmp_path / "images.npz", X=X, labels=y)
+    code, _, error = call("evaluate", "images.safetensors", "images.npz", "--target", "labels", **options)
+    assert (code, "column 'labels', row 4: expected labels in [0, 9] as images.safetensors, got 10" in error) == (
+        1,
+        True,
+    )
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_files_of_arrays_run_no_code(tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "a.npz", X=np.ones((4, 2)), y=np.array([Harmful(), 1, 2, 3], object))
+    code, _, error = call("train", "a.npz", folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, "a.npz" in error) == (1, True)
+    assert not (tmp_path / "harm").exists()
 
 
 def test_find_lr_and_bench(tmp_path, monkeypatch, capsys):
