@@ -14,6 +14,7 @@ from cases import OPTIMIZERS
 
 import fastgd
 from fastgd import SGD, Adam, Dense, Network, plan
+from fastgd.buffers import aligned_zeros
 
 
 def network(hidden=24, **options):
@@ -223,6 +224,23 @@ def test_an_interrupt_in_python_waits_for_the_end_of_the_step(rows):
             train(X, y, optimizer=optimizer, **options)
         assert optimizer.steps == 1
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("offset", [0, 3, 100])
+def test_where_arrays_begin(offset, dtype):
+    """At lines of the cache; large ones an eighth of a page after one another, counted from an array `like` them."""
+    size = 20_000
+    like = np.zeros(size + offset, dtype)[offset:]
+    _, arrays = aligned_zeros([size, 5, size], dtype, eighth=6, like=like)
+    away = [(array.ctypes.data - like.ctypes.data) % 4096 for array in arrays]
+    assert (away[0], away[2]) == (6 * 512, 7 * 512)
+    assert {array.ctypes.data % 64 for array in arrays} == {like.ctypes.data % 64}
+    assert [(array.size, array.dtype, array.any()) for array in arrays] == [(n, dtype, False) for n in (size, 5, size)]
+    small = np.zeros(32768 // like.itemsize + offset, dtype)[offset:]  # the first cache holds it
+    for options in ({}, {"eighth": 2, "like": small}):
+        _, arrays = aligned_zeros([5, 7, size], dtype, **options)
+        assert [array.ctypes.data % 64 for array in arrays] == [0, 0, 0]
+    assert (arrays[2].ctypes.data - small.ctypes.data // 64 * 64) % 4096 == 2 * 512
 
 
 def test_memory_estimate(rows):
