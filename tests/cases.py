@@ -4,9 +4,9 @@ an optimizer or a layer has a line here, and so has an activation whose derivati
 import contextlib
 
 import numpy as np
+from fastgd.core.kernel import kernels
 
 import fastgd
-from fastgd.kernel import kernels
 
 
 @contextlib.contextmanager

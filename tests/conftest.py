@@ -3,10 +3,10 @@ import signal
 import numpy as np
 import pytest
 from cases import definitions
+from fastgd.cli.datasets import digits
+from fastgd.core.kernel import DTYPES
 
 import fastgd
-from fastgd.datasets import digits
-from fastgd.kernel import DTYPES
 
 BACKENDS = ("numpy", "numba", "cython")
 

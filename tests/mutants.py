@@ -37,7 +37,7 @@ from mutants_tokens import draw
 
 ROOT = pathlib.Path(__file__).parents[1]
 ALWAYS = "tests/test_defaults.py"  # of what runs at import, which no test executes
-HANG = 90  # seconds
+HANG = 180  # seconds
 EQUIVALENT = ROOT / "tests" / "mutants_equivalent.txt"
 PRELOADED = [
     "numpy", "numba", "scipy.special", "pytest", "hypothesis", "safetensors.numpy", "tqdm.auto", "pandas", "onnx",
@@ -54,7 +54,7 @@ COMPILED = {
     "dropout": [*OF_KERNEL, "numba and float64 and dropout"],
     "lowmemory": [*OF_KERNEL, "numba and (rounds or (float32 and adam_step) or (float32 and momentum_step))"],
     "__main__": ["tests/test_cli.py", "-k", "not train"],
-    "jit_gemm": ["tests/test_kernels.py", "-k", "numba and (dense or products)"],
+    "jit_gemm": ["tests/test_kernels.py", "tests/test_sums.py", "-k", "numba and (dense or products or sums)"],
     "jit": LANGUAGE,
     "jit_checks": LANGUAGE,
     "jit_python": LANGUAGE,

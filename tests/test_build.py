@@ -14,8 +14,8 @@ from fastgd import _cpu
 
 CHECK = """
 import numpy as np, fastgd
-from fastgd.selfcheck import TOLERANCES, CHECKED_SIZES, body_error
-from fastgd.kernel import variant
+from fastgd.cli.self_check import TOLERANCES, CHECKED_SIZES, body_error
+from fastgd.core.kernel import variant
 for kernel in vars(fastgd.kernels).values():
     for dtype in TOLERANCES:
         assert body_error(kernel, "cython", CHECKED_SIZES, dtype, np.random.default_rng(0)) <= TOLERANCES[dtype], kernel
@@ -72,17 +72,17 @@ def test_unknown_variant_is_an_error(wanted, tmp_path):
 
 
 def test_unavailable_variant_is_an_error(monkeypatch):
-    fastgd.kernel.variant.cache_clear()
+    fastgd.core.kernel.variant.cache_clear()
     try:
         monkeypatch.setattr(_cpu, "variants", lambda: ("v3", "v2"))
         monkeypatch.setenv("FASTGD_ISA", "v4")
         with pytest.raises(ImportError, match="FASTGD_ISA.*'v3', 'v2'.*'v4'"):
-            fastgd.kernel.variant()
+            fastgd.core.kernel.variant()
         monkeypatch.setattr(_cpu, "variants", lambda: ())
         with pytest.raises(ImportError, match="v2"):
-            fastgd.kernel.variant()
+            fastgd.core.kernel.variant()
     finally:
-        fastgd.kernel.variant.cache_clear()
+        fastgd.core.kernel.variant.cache_clear()
 
 
 def test_import_is_light_and_changes_nothing(tmp_path):
@@ -105,7 +105,7 @@ assert sys.float_info.min / 2 != 0
     [
         ("numba", "fastgd.Network(2, [fastgd.Dense(1)], loss='mse', backend='numba').describe()", "fastgd[numba]"),
         ("matplotlib", "fastgd.plots.plot_loss(fastgd.History())", "fastgd[plots]"),
-        ("sklearn", "fastgd.datasets.digits()", "fastgd[sklearn]"),
+        ("sklearn", "fastgd.cli.datasets.digits()", "fastgd[sklearn]"),
         ("sklearn", "fastgd.sklearn.MLPClassifier()", "fastgd[sklearn]"),
         ("pyarrow", "fastgd.tables.read('t.csv')", "fastgd[data]"),
         ("tensorboard", "fastgd.callbacks.tensorboard('runs')", "fastgd[tensorboard]"),
@@ -136,8 +136,8 @@ def test_runner_refuses_tables_of_another_shape():
     runner = Runner(table, none, total=0, peak=0, bad_gradients=0, row_block=1)
     with pytest.raises(ValueError, match="stages.*5 slots.*4"):
         runner.run(other, 1, 1, pace)
-    with pytest.raises(ValueError, match="feeds.*2 slots.*4"):
-        runner.prepare(np.zeros((1, 5), np.int64), feeds=other, rows_of_step=table[0], marks=table[0],
+    with pytest.raises(ValueError, match="per_step.*2 slots.*4"):
+        runner.prepare(np.zeros((1, 5), np.int64), per_step=other, rows_of_step=table[0], marks=table[0],
                        times=np.zeros(1), losses=np.zeros(1), sums=np.zeros(2), counter=table[0],
                        minibatches=table[0], pace=pace, steps_between_looks=1)  # fmt: skip
 
@@ -146,7 +146,7 @@ def test_show_config(capsys):
     fastgd.show_config()
     text = capsys.readouterr().out
     assert fastgd.__version__ in text
-    assert fastgd.kernel.variant() in text
+    assert fastgd.core.kernel.variant() in text
 
 
 FROZEN = """
@@ -157,7 +157,7 @@ def version(name):
 
 importlib.metadata.version = version
 import fastgd
-from fastgd import cli
+from fastgd.cli import parser as cli
 
 fastgd.show_config()
 try:

@@ -129,7 +129,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", *named)
 
-    monkeypatch.setattr(fastgd.checkpoint.os, "replace", full)
+    monkeypatch.setattr(fastgd.training.checkpoint.os, "replace", full)
     for named in ((), ("other",)):
         with pytest.raises(OSError, match="No space") as caught:
             rich_network().save(tmp_path / "m")
@@ -359,7 +359,9 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):
-    old, young, other = (tmp_path / f".{n}{fastgd.checkpoint.UNFINISHED}" for n in ("m.0123", "m.4567", "other.89"))
+    old, young, other = (
+        tmp_path / f".{n}{fastgd.training.checkpoint.UNFINISHED}" for n in ("m.0123", "m.4567", "other.89")
+    )
     for path in (old, young, other):
         path.write_bytes(b"")
     for path in (old, other):
@@ -413,7 +415,7 @@ thread.start()
 loaded = refused = 0
 for i in range(300):
     try:
-        network, _ = fastgd.load(path) if i % 2 else fastgd.checkpoint.load_described(path)[:2]
+        network, _ = fastgd.load(path) if i % 2 else fastgd.training.checkpoint.load_described(path)[:2]
         assert (network.parameters == 0.5).all()
         loaded += 1
     except fastgd.CheckpointError:
@@ -439,7 +441,7 @@ def test_loading_reads_the_file_once(tmp_path, monkeypatch):
     rich_network().save(tmp_path / "m", optimizer=fastgd.Adam())
     opened, real = [], open
     monkeypatch.setattr("builtins.open", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
-    network, _, content = fastgd.checkpoint.load_described(tmp_path / "m")
+    network, _, content = fastgd.training.checkpoint.load_described(tmp_path / "m")
     assert opened == [str(tmp_path / "m")]
     assert content["size"] == os.path.getsize(tmp_path / "m")
     for array in (network.parameters, *network.views().values()):

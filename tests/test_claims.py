@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from fastgd._plan import Turn, Use
+from fastgd._plan import Use, UseLock
 
 import fastgd
 from fastgd import SGD, Adam, Dense, Network
@@ -152,7 +152,7 @@ def test_a_function_within_a_step_is_refused(rng, monkeypatch):
     """The numpy backend calls bodies in the middle of a pass over the rows."""
     network, x = Network(2, [Dense(3, "tanh"), Dense(1)], loss="mse", backend="numpy"), rng.normal(size=(5, 2))
     network.predict(x)
-    step = network._evaluation_plan._phases["forward"][0]
+    step = network.executor._evaluation_plan._phases["forward"][0]
     run = type(step).run
     monkeypatch.setattr(type(step), "run", lambda self: (network.loss(x, x[:, :1]) if self is step else 0, run(self)))
     with pytest.raises(RuntimeError, match="in use by another call, in the middle of which this one was made"):
@@ -343,10 +343,10 @@ def test_predictions_of_an_estimator_wait_for_its_fit(rng):
 
 
 def test_uses_of_a_turn():
-    turn = Turn("thing")
+    turn = UseLock("thing")
     with turn:
         for lent, allowed in ((Use.BORROW, Use.BORROW), (Use.TRAIN, Use.TRAIN)):
-            with turn.lent(lent):
+            with turn.lend(lent):
                 for use in (Use.EVALUATE, Use.BORROW, Use.TRAIN):
                     if use <= allowed:
                         with turn.use(use), pytest.raises(RuntimeError, match="in the middle of which"):

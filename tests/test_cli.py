@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import fastgd
-from fastgd import cli, datasets, selfcheck
+from fastgd.cli import datasets
+from fastgd.cli import parser as cli
+from fastgd.cli import self_check as selfcheck
 
 
 def run(*arguments, cwd, **environment):
@@ -149,7 +151,7 @@ def test_held_out_rows_teach_nothing(houses, monkeypatch, capsys):
     """What is learnt of a table is of the rows that are trained on, but for the categories there are."""
     options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
     rows = [{"x": float(i), "c": "ab"[i % 2], "y": i * 0.5} for i in range(40)]
-    _, held_out = fastgd.samples.split_rows("", 40, 0.25, 3)
+    _, held_out = fastgd.data.samples.split_rows("", 40, 0.25, 3)
     rows[held_out[0]].update(x=1e6, c="rare", y=-1e6)
     rows[held_out[1]].update(x=None)
     with (houses / "t.csv").open("w") as file:
@@ -170,7 +172,7 @@ def test_held_out_rows_of_arrays_are_not_trained_on(tmp_path, monkeypatch, capsy
     options, ends = {"folder": tmp_path, "monkeypatch": monkeypatch, "capsys": capsys}, []
     X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
     for shift in (0, 1e9):
-        _, held_out = fastgd.samples.split_rows("", 60, 0.2, 0)
+        _, held_out = fastgd.data.samples.split_rows("", 60, 0.2, 0)
         X[held_out] += shift
         np.savez(tmp_path / "a.npz", X=X, y=y)
         assert call("train", "a.npz", "--epochs", "2", "--quiet", "--overwrite", "--dtype", "float64",

@@ -9,15 +9,15 @@ import warnings
 
 import numpy as np
 import pytest
+from fastgd.core.kernel import kernels
+from fastgd.core.reads import Reads
 from safetensors import safe_open
 
 import fastgd
 from fastgd import Adam, Dense, Network, custom
 from fastgd.activations import ACTIVATIONS
-from fastgd.kernel import kernels
 from fastgd.losses import LOSSES
 from fastgd.optimizers import OPTIMIZERS
-from fastgd.reads import Reads
 
 pytestmark = pytest.mark.usefixtures("own_definitions")
 

@@ -186,9 +186,9 @@ def test_a_callback_changes_what_is_read(patch):
 def test_what_has_not_changed_is_not_compiled_anew():
     network = Network(2, [Dense(2, READS)], loss="mse")
     network.predict(np.eye(2))
-    plan, loop = network._evaluation_plan, READS.forward.numba_loop(np.float32)
+    plan, loop = network.executor._evaluation_plan, READS.forward.numba_loop(np.float32)
     network.predict(np.eye(2))
-    assert network._evaluation_plan is plan
+    assert network.executor._evaluation_plan is plan
     assert READS.forward.numba_loop(np.float32) is loop
 
 
@@ -218,5 +218,5 @@ def test_functions_of_any_origin(tmp_path, backend):
 def test_built_in_networks_watch_nothing():
     network = Network(2, [Dense(2)], loss="mse")
     network.train_step(np.eye(2, dtype="f4"), np.eye(2, dtype="f4"), SGD(0.1))
-    assert network._plan.watched() == []
-    assert network._plan.users_links == []
+    assert network.executor.plan.watched() == []
+    assert network.executor.plan.users_links == []

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from fastgd.core.jit import Compiler
 
 from fastgd import custom
-from fastgd.jit import Compiler
 
 pytestmark = [pytest.mark.usefixtures("own_definitions"), pytest.mark.slow]  # each compiles a function
 

@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from fastgd.core.kernel import In, Kernel, Out, kernels
 
 import fastgd
 from fastgd import Dense, Network, custom
 from fastgd.activations import ACTIVATIONS
-from fastgd.kernel import In, Kernel, Out, kernels
 from fastgd.losses import LOSSES
 from fastgd.optimizers import OPTIMIZERS
 

@@ -9,10 +9,11 @@ import warnings
 
 import numpy as np
 import pytest
+from fastgd.data.mapped import RowReader
+from fastgd.data.minibatches import epoch_order
 
 import fastgd
 from fastgd import Dense, Standardize
-from fastgd.data import RowReader, epoch_order
 from fastgd.sklearn import MLPClassifier, MLPRegressor
 
 
@@ -149,8 +150,8 @@ def test_a_file_replaced_while_it_is_in_use(name, tmp_path, monkeypatch):
         evaluated = network.evaluate(arrays["X"], arrays["y"], metrics="mae")
         ends.append((first.loss, second.validation_loss, batches, evaluated))
     assert ends[0] == ends[1]
-    samples = fastgd.samples.check_samples(network, *arrays.values())
-    memory = fastgd.samples.check_samples(network, *map(np.array, arrays.values()))
+    samples = fastgd.data.samples.check_samples(network, *arrays.values())
+    memory = fastgd.data.samples.check_samples(network, *map(np.array, arrays.values()))
     np.testing.assert_array_equal(samples.rows.take(np.arange(3000)), X)
     assert memory.x.tobytes() == samples.x.tobytes()
 
@@ -288,14 +289,14 @@ def test_memory_is_bounded_for_mapped_files(dtype, tmp_path):
 def test_moments_in_one_pass(rng):
     X = (rng.normal(size=(10_000, 5)) * [1, 10, 0.1, 1e-3, 1] + [0, 1e6, -5, 3, 0]).astype(np.float64)
     X[:, 4] = 7
-    mean, variance = fastgd.samples.moments("X", X)
+    mean, variance = fastgd.data.samples.moments("X", X)
     np.testing.assert_allclose(mean, X.mean(axis=0), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(variance, X.var(axis=0), rtol=1e-9)
     for x in (X.astype(np.float32), np.asfortranarray(X), (X * 10).astype(np.int64)):
-        np.testing.assert_allclose(fastgd.samples.moments("X", x)[1], x.astype(np.float64).var(axis=0), rtol=1e-9)
+        np.testing.assert_allclose(fastgd.data.samples.moments("X", x)[1], x.astype(np.float64).var(axis=0), rtol=1e-9)
     X[5, 2] = np.nan
     with pytest.raises(ValueError, match=r"'X'.*nan at index \(5, 2\)"):
-        fastgd.samples.moments("X", X)
+        fastgd.data.samples.moments("X", X)
 
 
 # ---- Standardize
@@ -393,8 +394,8 @@ def test_standardize_is_saved(tmp_path, rng):
 INTERRUPTED = """
 import gc, os, random, signal, sys, time
 import numpy as np
-from fastgd.data import RowReader
-from fastgd.table_files import open_file
+from fastgd.data.mapped import RowReader
+from fastgd.tables.files import open_file
 
 
 def interrupt(*_):

@@ -11,10 +11,11 @@ import sysconfig
 import numpy as np
 import pytest
 from cases import OPTIMIZERS
+from fastgd.core.buffers import aligned_zeros
+from fastgd.engine import plan
 
 import fastgd
-from fastgd import SGD, Adam, Dense, Network, plan
-from fastgd.buffers import aligned_zeros
+from fastgd import SGD, Adam, Dense, Network
 
 
 def network(hidden=24, **options):
@@ -34,7 +35,7 @@ def test_an_update_while_the_gradient_is_made_changes_no_bit(name, monkeypatch, 
         monkeypatch.setattr(plan, "FUSED_BYTES", limit)
         net = network(150)
         net.fit(*rows, optimizer=OPTIMIZERS[name](0.01), batch_size=32, epochs=3)
-        assert net._plan.best_walk == walk
+        assert net.executor.plan.best_pass == walk
         ends.append(net.parameters.copy())
     np.testing.assert_array_equal(*ends)
 
@@ -63,8 +64,8 @@ def test_the_short_ways_of_one_row_change_no_bit(name, backend, scale, monkeypat
         monkeypatch.setattr(plan, "FEW_VALUES", factor)
         net = network(64, backend=backend)
         net.fit(X, y, optimizer=OPTIMIZERS[name](0.01), batch_size=1, epochs=2)
-        short = "outer" if name == "SGD" else "guarded"
-        assert net._plan.best_walk == (short if factor == 4 else "step")
+        short = "rank_one" if name == "SGD" else "guarded"
+        assert net.executor.plan.best_pass == (short if factor == 4 else "step")
         ends.append((net.parameters.copy(), net.gradient.copy()))
     for short, long in zip(*ends, strict=True):
         np.testing.assert_array_equal(short, long)
@@ -81,7 +82,7 @@ def test_an_update_that_is_not_plain_has_a_gradient(options, monkeypatch, rows):
     short, long = network(64), network(64, backend="numpy")
     for net in (short, long):
         net.fit(*rows, optimizer=SGD(0.1, **options), batch_size=1, epochs=1)
-    assert short._plan.best_walk == "guarded"
+    assert short._plan.best_pass == "guarded"
     np.testing.assert_allclose(short.parameters, long.parameters, rtol=1e-4, atol=1e-5)
 
 
@@ -96,7 +97,7 @@ def test_quick_steps_are_steps(backend, rows):
         x, labels = X[i % 50 :][:n], y[i % 50 :][:n]
         loss = quick.train_step(x, labels, quick_optimizer)
         assert long._prepared_step(x.tolist() if i % 7 == 3 else x, labels, long_optimizer) == loss
-    assert quick._quick_step.last_loss == loss
+    assert quick.executor.fast_step.last_loss == loss
     assert quick_optimizer.steps == 150
     np.testing.assert_array_equal(quick.parameters, long.parameters)
 
@@ -250,7 +251,7 @@ def test_memory_estimate(rows):
     fixed = estimate["parameters"] + estimate["gradient"] + estimate["optimizer"]
     assert 4 * 4 * net.n_parameters <= fixed <= 4.2 * 4 * net.n_parameters
     net.fit(*rows, optimizer=Adam(), batch_size=64, epochs=1)
-    made = net._plan
+    made = net.executor.plan
     size = made.workspace.nbytes + made.buffers["index"].nbytes + sum(array.nbytes for array in made.own.values())
     assert size == pytest.approx(estimate["workspace"], rel=0.02)
     n = net.n_parameters
@@ -282,7 +283,7 @@ void *malloc(size_t n) {
 """
 COUNTED = """
 import ctypes, sys, numpy as np, fastgd
-from fastgd.steps import Steps
+from fastgd.engine.steps import Steps
 count = ctypes.CDLL(sys.argv[1]).allocations
 count.restype = ctypes.c_long
 rng = np.random.default_rng(0)
@@ -290,10 +291,10 @@ X, y = rng.normal(size=(64, 19)).astype("f4"), rng.integers(0, 5, 64)
 layers = [fastgd.Dense(300, "gelu"), fastgd.Dense(200, "tanh"), fastgd.Dense(5)]
 net, opt = fastgd.Network(19, layers, loss="softmax_cross_entropy", num_threads=1), fastgd.Adam()
 net.fit(X, y, optimizer=opt, batch_size=32, epochs=1)
-taken, runner = [], net._plan.runner
+taken, runner = [], net.executor.plan.runner
 
 class Counting:
-    peak_limit, prepare = runner.peak_limit, runner.prepare
+    max_abs_limit, prepare = runner.max_abs_limit, runner.prepare
 
     def train(self, *arguments):
         before = count()
@@ -301,12 +302,12 @@ class Counting:
         taken.append(count() - before)
         return result
 
-net._plan.runner = Counting()
+net.executor.plan.runner = Counting()
 for n in (10, 10, 500):
     order = np.tile(np.arange(64), n // 2 + 1)
-    steps = Steps.of(net._plan, opt, X, y, rows=[32] * n, starts=np.arange(n) * 32, order=order)
-    net._plan.train(steps, 0, np.array([n]), net._plan.best_walk, 100.0)
-print(net._plan.best_walk, taken[2] - taken[1])
+    steps = Steps.of(net.executor.plan, opt, X, y, rows=[32] * n, starts=np.arange(n) * 32, order=order)
+    net.executor.plan.train(steps, 0, np.array([n]), net.executor.plan.best_pass, 100.0)
+print(net.executor.plan.best_pass, taken[2] - taken[1])
 """
 
 

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from fastgd._plan import Turn, Use, WaitingTurn
+from fastgd._plan import Use, UseLock, WaitingLock
 
 import fastgd
 from fastgd import Adam, Dense, Network
@@ -187,7 +187,7 @@ def test_networks_in_processes(method, rng):
 def test_a_fork_waits_for_a_compilation():
     """Numba compiles under one lock, whoever compiles."""
     pytest.importorskip("numba")
-    from fastgd import jit
+    from fastgd.core import jit
 
     jit.global_compiler_lock.acquire()
     held, release = threading.Event(), threading.Event()
@@ -239,7 +239,7 @@ def entered(turn):
         return str(error)
 
 
-@pytest.mark.parametrize("turn", [Turn("thing"), WaitingTurn("thing")])
+@pytest.mark.parametrize("turn", [UseLock("thing"), WaitingLock("thing")])
 def test_what_the_forking_thread_holds_it_holds_on(turn):
     with turn:
         assert "in use by" in in_child(lambda: entered(turn))
@@ -247,7 +247,7 @@ def test_what_the_forking_thread_holds_it_holds_on(turn):
 
 
 def test_a_reader_in_a_child():
-    turn = Turn("thing")
+    turn = UseLock("thing")
     with turn.reading():
 
         def read():
@@ -261,7 +261,7 @@ def test_a_reader_in_a_child():
 
 @pytest.mark.parametrize("kind", ["taken", "read", "waiting"])
 def test_what_other_threads_hold_is_free_in_a_child(kind):
-    turn = WaitingTurn("thing") if kind == "waiting" else Turn("thing")
+    turn = WaitingLock("thing") if kind == "waiting" else UseLock("thing")
     held, release = threading.Event(), threading.Event()
 
     def hold():

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 from cases import KINKED_ACTIVATIONS
+from fastgd.cli.self_check import GRADIENT_TOLERANCE
+from fastgd.core.kernel import Kernel
 
 import fastgd
 from fastgd.activations import ACTIVATIONS
-from fastgd.kernel import Kernel
 from fastgd.losses import LOSSES
 from fastgd.network import Network
-from fastgd.selfcheck import GRADIENT_TOLERANCE
 
 ROWS, SIZES = 6, (4, 5, 5, 3)
 STEP = 1e-3

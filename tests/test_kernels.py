@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from cases import KERNELS, awkward_sizes
 from fastgd._plan import call_kernel
+from fastgd.cli.self_check import TOLERANCES, body_error, example
+from fastgd.core.kernel import DTYPES, In, InOut, Kernel, Out
 
 import fastgd
-from fastgd.kernel import DTYPES, In, InOut, Kernel, Out
-from fastgd.selfcheck import TOLERANCES, body_error, example
 
 
 def copied(arguments):
@@ -252,7 +252,7 @@ def test_unknown_body_is_refused():
 
 def test_compiled_modules_have_no_body_without_a_contract():
     for dtype in DTYPES:
-        assert set(fastgd.kernel._cython_bodies(dtype)) == set(KERNELS)
+        assert set(fastgd.core.kernel._cython_bodies(dtype)) == set(KERNELS)
 
 
 def test_a_loop_must_have_the_arguments_of_its_kernel():

@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 from cases import LAYERS, same
+from fastgd.cli.self_check import GRADIENT_TOLERANCE
+from fastgd.layers.base import LAYERS as KNOWN
+from fastgd.layers.dropout import kept
 
 import fastgd
-from fastgd.dropout import kept
-from fastgd.layer import LAYERS as KNOWN
-from fastgd.selfcheck import GRADIENT_TOLERANCE
 
 MODES = {"evaluation": False, "training": True}
 BOTH = pytest.mark.parametrize("training", MODES.values(), ids=MODES)
@@ -81,8 +81,8 @@ def test_every_walk_keeps_statistics(width, options, walk, rows):
     for backend in ("numpy", "cython"):
         network = make("BatchNorm", width=width, dtype="float64", backend=backend)
         network.fit(x, y, optimizer=fastgd.SGD(0.01, momentum=0.9, **options), epochs=2, batch_size=50)
-        learnt[backend] = network.learnt
-    assert network._plan.best_walk == walk
+        learnt[backend] = network.state
+    assert network.executor.plan.best_pass == walk
     assert np.abs(network.statistics["mean2"]).max() > 0.01
     np.testing.assert_allclose(learnt["cython"], learnt["numpy"], rtol=1e-9, atol=1e-12)
 
@@ -107,7 +107,7 @@ def test_backends_train_alike(name, rows):
     for backend in ("numpy", "numba", "cython"):
         network = make(name, "BatchNorm", "Dropout", dtype="float64", backend=backend)
         history = network.fit(x, y, optimizer=fastgd.SGD(0.1), epochs=3, batch_size=30)
-        runs[backend] = np.array([*history.loss, *network.learnt, *network.predict(x).ravel()])
+        runs[backend] = np.array([*history.loss, *network.state, *network.predict(x).ravel()])
     for backend in ("numba", "cython"):
         np.testing.assert_allclose(runs[backend], runs["numpy"], rtol=1e-9, atol=1e-12)
 
@@ -122,9 +122,9 @@ def test_bits_do_not_depend_on_threads(compiled, width, walk, options, rng):
         network = make("Dropout", "BatchNorm", "Dense", "LayerNorm", "Dropout", "BatchNorm", width=width,
                        backend=compiled, num_threads=num_threads)  # fmt: skip
         network.fit(x, y, optimizer=fastgd.Adam(0.01, **options), epochs=2, batch_size=600)
-        assert network._plan.threads(600) == num_threads
-        assert network._plan.best_walk == ("guarded" if options.get("clip_norm") and walk == "fused" else walk)
-        learnt.append(network.learnt.copy())
+        assert network.executor.plan.threads(600) == num_threads
+        assert network.executor.plan.best_pass == ("guarded" if options.get("clip_norm") and walk == "fused" else walk)
+        learnt.append(network.state.copy())
     for other in learnt[1:]:
         np.testing.assert_array_equal(other, learnt[0])
 
@@ -139,7 +139,7 @@ def test_steps_are_those_of_fit(names, width, size, backend, rows):
     fitted, stepped = (make(*names, width=width, backend=backend) for _ in range(2))
     fitted.fit(x, y, optimizer=fastgd.SGD(0.01), epochs=120 * size // 100, batch_size=size, shuffle=False)
     if width == 2000:  # the gradient is not made
-        assert backend == "numpy" or fitted._plan.best_walk == "outer"
+        assert backend == "numpy" or fitted.executor.plan.best_pass == "rank_one"
     optimizer = fastgd.SGD(0.01)
     for step in range(fitted.history.steps):
         begin = step * size % 100
@@ -193,12 +193,12 @@ def test_what_is_not_finite_is_not_dropped(backend):
     network = fastgd.Network(3, [fastgd.Dropout(0.9), fastgd.Dense(1)], loss="mse", backend=backend)
     optimizer = fastgd.Adam()
     network.train_step(np.ones((1, 3), np.float32), np.ones(1), optimizer)
-    before = network.learnt.copy()
+    before = network.state.copy()
     for bad in (np.nan, np.inf):
         for _ in range(5):
             with pytest.raises(ValueError, match="'x'.*finite"):
                 network.train_step(np.array([[1, bad, 1]], np.float32), np.ones(1), optimizer)
-    np.testing.assert_array_equal(network.learnt, before)
+    np.testing.assert_array_equal(network.state, before)
 
 
 def test_dropout_is_nothing_in_evaluation(rows):
@@ -221,7 +221,7 @@ def test_each_minibatch_and_each_layer_drops_others(rows):
         assert len(set(losses)) == 6
         assert make("Dropout", backend=backend).train_step(x, y, fastgd.SGD(1e-20)) == losses[0]
         other = make("Dropout", backend=backend, seed=1)
-        other.learnt[:] = network.learnt
+        other.learnt[:] = network.state
         assert other.train_step(x, y, fastgd.SGD(1e-20)) != losses[0]
     twice = make("Dropout", "Dropout", dtype="float64")
     keys = {o.scalars[1] for o in twice._plan_for(1).operations if o.kernel is fastgd.kernels.dropout}
@@ -278,7 +278,7 @@ def test_a_minibatch_of_one_row(backend, rows):
     x, y = rows
     network = make("BatchNorm", backend=backend)
     network.fit(x[:9], y[:9], epochs=2, batch_size=4)  # 4, 4 and 1
-    assert np.isfinite(network.learnt).all()
+    assert np.isfinite(network.state).all()
     before = network.statistics["variance2"].copy()
     network.train_step(x[:1], y[:1], fastgd.SGD(0.1))
     np.testing.assert_array_equal(network.statistics["variance2"], before)
@@ -293,11 +293,11 @@ def test_a_step_that_diverges_leaves_the_statistics(backend, rows):
     network, optimizer = make("BatchNorm", backend=backend, loss="mse"), fastgd.SGD(0.01)
     targets = np.eye(3)[y]
     network.train_step(x, targets, optimizer)
-    before = network.learnt.copy()
+    before = network.state.copy()
     targets[3] = 1e30
     with pytest.raises(fastgd.DivergenceError):
         network.train_step(x, targets, optimizer)
-    np.testing.assert_array_equal(network.learnt, before)
+    np.testing.assert_array_equal(network.state, before)
 
 
 @pytest.mark.parametrize("name", ["BatchNorm", "LayerNorm"])
@@ -306,16 +306,16 @@ def test_a_variance_that_overflows_ends_the_training(name, backend, rows):
     network, optimizer = make(name, backend=backend), fastgd.SGD(0.1)
     network = network.like(layers=[LAYERS[name](), *network.layers])
     network.train_step(x, y, optimizer)
-    before, x[7, 1] = network.learnt.copy(), 3e20
+    before, x[7, 1] = network.state.copy(), 3e20
     for train in (lambda: network.train_step(x, y, optimizer), lambda: network.fit(x, y, optimizer=optimizer)):
         with pytest.raises(fastgd.DivergenceError):
             train()
-        np.testing.assert_array_equal(network.learnt, before)
+        np.testing.assert_array_equal(network.state, before)
     if name == "BatchNorm":  # that over rows - 1 alone
         x[:2, 1] = 1.5e19, -1.5e19
         with pytest.raises(fastgd.DivergenceError):
             network.train_step(x[:2], y[:2], optimizer)
-        np.testing.assert_array_equal(network.learnt, before)
+        np.testing.assert_array_equal(network.state, before)
 
 
 def test_statistics_of_columns_far_from_0(backend, rng):
@@ -334,7 +334,7 @@ def test_evaluation_in_between_changes_nothing(backend, rows):
     for options in ({}, {"validation_data": (x, y), "metrics": ["accuracy"], "callbacks": [lambda run: None]}):
         network = make("BatchNorm", "Dropout", backend=backend)
         network.fit(x, y, epochs=4, **options)
-        runs.append(network.learnt.copy())
+        runs.append(network.state.copy())
     np.testing.assert_array_equal(*runs)
 
 
@@ -350,13 +350,13 @@ def test_saved_loaded_pickled_and_copied(name, rows, tmp_path):
     loaded, its_optimizer = fastgd.load(tmp_path / "net.safetensors")
     assert repr(loaded.layers) == repr(network.layers)
     for other in (loaded, pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
-        np.testing.assert_array_equal(other.learnt, network.learnt)
+        np.testing.assert_array_equal(other.learnt, network.state)
         np.testing.assert_array_equal(other.predict(x), network.predict(x))
         assert np.shares_memory(other.parameters, other.learnt)
         assert list(other.statistics) == list(network.statistics)
     network.fit(x, y, optimizer=optimizer, epochs=1)
     loaded.fit(x, y, optimizer=its_optimizer, epochs=1)
-    np.testing.assert_array_equal(loaded.learnt, network.learnt)
+    np.testing.assert_array_equal(loaded.learnt, network.state)
 
 
 def test_resumed_bit_for_bit(backend, rows, tmp_path):
@@ -378,7 +378,7 @@ def test_resumed_bit_for_bit(backend, rows, tmp_path):
         stopped.fit(x, y, optimizer=fastgd.Adam(0.05), checkpoint=path,
                     callbacks=[fastgd.callbacks.every(1, stop)], **options)  # fmt: skip
     history = resumed.fit(x, y, optimizer=fastgd.Adam(0.05), checkpoint=path, resume=True, **options)
-    np.testing.assert_array_equal(resumed.learnt, whole.learnt)
+    np.testing.assert_array_equal(resumed.state, whole.state)
     assert same(history, expected)
 
 
@@ -387,7 +387,7 @@ def test_best_statistics_come_back_with_the_parameters(rows):
     seen = []
     network = make("BatchNorm")
     network.fit(x, y, optimizer=fastgd.Adam(0.3), epochs=20, validation_data=(x, (y + 1) % 3), restore_best=True,
-                callbacks=[lambda run: seen.append(run.network.learnt.copy())])  # fmt: skip
+                callbacks=[lambda run: seen.append(run.network.state.copy())])  # fmt: skip
     best = network.history.best_epoch
     assert best < 20
-    np.testing.assert_array_equal(network.learnt, seen[best - 1])
+    np.testing.assert_array_equal(network.state, seen[best - 1])

@@ -13,7 +13,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
 import fastgd
-from fastgd.selfcheck import example
+from fastgd.cli.self_check import example
 
 PAGE = mmap.PAGESIZE
 protect = ctypes.CDLL(None, use_errno=True).mprotect
@@ -53,7 +53,7 @@ for name, kernel in vars(fastgd.kernels).items():
                 kernel.body("cython")(*(guarded(a, at_end) for a in arguments[:n]), *arguments[n:])
                 release()
                 calls += 1
-print(fastgd.kernel.variant(), calls > 5000)
+print(fastgd.core.kernel.variant(), calls > 5000)
 """
 
 

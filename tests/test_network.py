@@ -65,8 +65,8 @@ def test_train_step_uses_arrays_where_they_lie(backend, rng):
     x, y = rng.normal(size=(6, 5)).astype(np.float32), rng.integers(0, 3, 6)
     x.flags.writeable = y.flags.writeable = False
     network.train_step(x, y, Adam())
-    assert not network._plan.own["x"].any()
-    assert not network._plan.own["y"].any()
+    assert not network.executor.plan.own["x"].any()
+    assert not network.executor.plan.own["y"].any()
 
 
 def test_train_step_casts_what_it_cannot_use(backend, rng):
@@ -98,9 +98,9 @@ def test_gradient_does_not_depend_on_the_workspace(backend, small):
     network, x, y = small
     network = Network(5, network.layers, loss="softmax_cross_entropy", backend=backend)
     loss, gradient = network.loss_and_gradient(x, y)
-    network._evaluation_plan.workspace[:] = np.nan
+    network.executor._evaluation_plan.workspace[:] = np.nan
     network.gradient[:] = np.nan
-    network._evaluation_plan.rows = 0
+    network.executor._evaluation_plan.rows = 0
     again = network.loss_and_gradient(x, y)
     assert again[0] == loss
     np.testing.assert_array_equal(again[1], gradient)
@@ -129,7 +129,7 @@ def test_describe_tells_the_plan(backend):
     lines = text.splitlines()
     assert "5-8-3" in lines[0]
     assert [line.split()[0] for line in lines[1:]] == sorted(
-        (line.split()[0] for line in lines[1:]), key=fastgd.plan.PHASES.index
+        (line.split()[0] for line in lines[1:]), key=fastgd.engine.plan.PHASES.index
     )
     assert all(line.endswith(backend) for line in lines[1:])
     for kernel in ("dense_forward", "relu_backward", "softmax_cross_entropy_labels_loss", "penalty_gradient"):

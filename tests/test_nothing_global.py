@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import fastgd
-from fastgd import Adam, Dense, Network, Standardize, callbacks, cli, plots, schedules
+from fastgd import Adam, Dense, Network, Standardize, callbacks, plots, schedules
 from fastgd.activations import ACTIVATIONS
+from fastgd.cli import parser as cli
 from fastgd.optimizers import OPTIMIZERS
 from fastgd.tables import Preprocessing
 

@@ -102,9 +102,9 @@ def test_arrays_that_change_in_place_are_seen():
 def test_a_disturbed_optimizer_is_made_ready_once():
     p, optimizer = np.zeros(3), SGD(1.0)
     optimizer.step(p, np.ones(3))
-    optimizer.turn.disturbed = True  # as an exception leaves it
+    optimizer.lock.disturbed = True  # as an exception leaves it
     optimizer.step(p, np.ones(3))
-    assert not optimizer.turn.disturbed
+    assert not optimizer.lock.disturbed
     np.testing.assert_array_equal(p, -2.0)
 
 
@@ -385,4 +385,4 @@ def test_a_rate_set_each_step_costs_no_table(small):
     for _ in range(50):
         optimizer.learning_rate = 0.1
         network.train_step(x, y, optimizer)
-    assert network._quick_steps == 1
+    assert network.executor._fast_steps == 1

@@ -3,11 +3,11 @@ import io
 import numpy as np
 import pytest
 from cases import make
+from fastgd.explore.surface import losses_over, plane_of
 
 import fastgd
 from fastgd import SGD, Adam, Dense, History, Network, plots
 from fastgd.callbacks import every, trajectory
-from fastgd.surface import losses_over, plane_of
 
 
 def lines(axes):
@@ -310,10 +310,10 @@ def test_surface_with_batch_norm(rows):
     network = fastgd.Network(6, layers, loss="softmax_cross_entropy", dtype="float64")
     path = fastgd.callbacks.trajectory(network)
     network.fit(*rows, optimizer=fastgd.Adam(0.05), epochs=20, callbacks=[path])
-    before = network.learnt.copy()
+    before = network.state.copy()
     plane = plane_of(network, path)
     a, b, losses = losses_over(network, *rows, plane, 5)
-    np.testing.assert_array_equal(network.learnt, before)
+    np.testing.assert_array_equal(network.state, before)
     x, y = rows
     parts = network.views(plane.point(a[1], b[3]))
     z = x @ parts["w1"] + parts["b1"]

@@ -172,7 +172,7 @@ def test_ctrl_c_at_any_time_saves_and_a_run_goes_on(backend, watches, tmp_path, 
 
 def test_a_second_ctrl_c_does_not_lose_what_is_saved(tmp_path, small, monkeypatch):
     _, x, y = small
-    real, before = fastgd.checkpoint.replace_file, signal.signal(signal.SIGINT, signal.default_int_handler)
+    real, before = fastgd.training.checkpoint.replace_file, signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def press(run):
         os.kill(os.getpid(), signal.SIGINT)
@@ -208,13 +208,13 @@ def test_a_run_that_was_stopped_by_patience_stays_stopped(tmp_path, small):
 
 def test_checkpoint_every(tmp_path, small, monkeypatch):
     _, x, y = small
-    saved, real = [], fastgd.run.Run.save
+    saved, real = [], fastgd.training.run.Run.save
 
     def noted(run, path):
         saved.append((run.step, run.epoch))
         real(run, path)
 
-    monkeypatch.setattr(fastgd.run.Run, "save", noted)
+    monkeypatch.setattr(fastgd.training.run.Run, "save", noted)
     options = {"batch_size": 4, "epochs": 3, "checkpoint": tmp_path / "m"}  # 3 minibatches an epoch
     trainee().fit(x, y, checkpoint_every=2, **options)
     assert saved == [(2, 0), (4, 1), (6, 2), (8, 2), (9, 3)]
@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_not_resumed(tmp_path, small):
         with pytest.raises(CheckpointError, match="'fit.data'"):
             trainee().fit(*data, resume=True, metrics="accuracy", **options, **change)
     network, optimizer = trainee(), fastgd.Adam()
-    for name, value in (("position", 99), ("step", -1), ("seconds", "x"), ("attended", 99), ("fit", 3)):
+    for name, value in (("position", 99), ("step", -1), ("seconds", "x"), ("handled", 99), ("fit", 3)):
         trainee().fit(x, y, optimizer=fastgd.Adam(), metrics="accuracy", **options)
         altered(path, lambda content, name=name, value=value: content["run"].update({name: value}))
         with pytest.raises(CheckpointError, match="'(run|fit)'"):

@@ -45,7 +45,7 @@ def test_each_thread_its_own_network(rng):
 
 def test_one_network_in_two_threads_is_refused(small):
     network, x, y = small
-    with network._turn, pytest.raises(RuntimeError, match="in use by another call"):
+    with network.executor.lock, pytest.raises(RuntimeError, match="in use by another call"):
         network.train_step(x, y, Adam())
 
 
@@ -94,13 +94,13 @@ def test_readers_of_a_network_do_not_meet(tmp_path, rng):
     for thread in threads:
         thread.join()
     assert not failed
-    with network._turn.reading():
+    with network.executor.lock.reading():
         thread = threading.Thread(target=network.train_step, args=(x, y, optimizer))
         thread.start()
         thread.join(0.05)
         assert thread.is_alive()
         assert optimizer.steps == 0
-        network._turn.reading().__enter__()
-        network._turn.reading().__exit__(None, None, None)
+        network.executor.lock.reading().__enter__()
+        network.executor.lock.reading().__exit__(None, None, None)
     thread.join(10)
     assert optimizer.steps == 1

@@ -34,8 +34,8 @@ from test_sklearn_follows import (
 )
 
 import fastgd
-from fastgd import sklearn_training
 from fastgd.sklearn import MLPClassifier, MLPRegressor
+from fastgd.sklearn import training as sklearn_training
 
 BOTH = pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
 

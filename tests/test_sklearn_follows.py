@@ -7,13 +7,14 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.neural_network
+from fastgd.engine.steps import Steps
 from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 
 import fastgd
-from fastgd import sklearn_perceptron, sklearn_training
 from fastgd.sklearn import MLPClassifier, MLPRegressor
-from fastgd.steps import Steps
+from fastgd.sklearn import perceptron as sklearn_perceptron
+from fastgd.sklearn import training as sklearn_training
 
 ROWS = 111  # no multiple of the batch size
 RELATIVE = 1e-9  # of float64, after some hundred steps
@@ -192,7 +193,7 @@ def test_penalty_of_each_step_on_every_backend(backend):
     net = fastgd.Network(6, layers, loss="softmax_cross_entropy", l2=0.5, dtype="float64", backend=backend)
     values = {"total": np.array([0.1, 0.7, 0.3]), "penalty": np.array([0.2, 0.9, 0.4])}
     bare = net.like(l2=0.0)
-    plan, optimizer = net._plan_for(20, net.loss_function.kernels[0]), fastgd.SGD(0.1)
+    plan, optimizer = net.executor.training_plan(20, net.loss_function.kernels[0]), fastgd.SGD(0.1)
     plan.use_optimizer(optimizer)
     labels = three.astype(np.int64)
     steps = Steps.of(plan, optimizer, X, labels, rows=[20] * 3, starts=[0, 20, 40])

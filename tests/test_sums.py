@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from cases import KERNELS
 from fastgd._plan import call_kernel
+from fastgd.cli.self_check import example
 
 import fastgd
 from fastgd import SGD, BatchNorm, Dense, LayerNorm, Network, _cpu
-from fastgd.selfcheck import example
 
 RIGHT = 1e-6
 CONSTANTS = (0.1, 1 / 3, 0.7, 1.0, 1.1, 1.9999999, 3e-5, -123.456)

@@ -15,7 +15,8 @@ import pyarrow.parquet
 import pytest
 
 import fastgd
-from fastgd import Dense, Network, cli, onnx
+from fastgd import Dense, Network, onnx
+from fastgd.cli import parser as cli
 from fastgd.tables import Categories, Preprocessing, TableError, read
 
 
@@ -120,7 +121,7 @@ def test_categories_of_floating_point_numbers(dtype):
 
 
 def test_memory_of_text_ends_with_the_table(file):
-    from fastgd import table_text
+    from fastgd.tables import text as table_text
 
     before = len(table_text._by_address)
     table = file("a,b\n007,1.50\n2,x\n")
@@ -427,7 +428,7 @@ def test_pyarrow_reads_files_of_its_own(end, tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_replaced_while_it_is_opened(tmp_path):
-    from fastgd.table_errors import native_file
+    from fastgd.tables.errors import native_file
 
     path = str(tmp_path / "data.csv")
     for content in ("a\n1\n", "a\n2\n"):

@@ -10,9 +10,11 @@ import threading
 import numpy as np
 import pytest
 from cases import OPTIMIZERS
+from fastgd.core import threads
+from fastgd.engine import plan
 
 import fastgd
-from fastgd import Adam, Dense, Network, _plan, plan, threads
+from fastgd import Adam, Dense, Network, _plan
 
 COUNTS = (1, 2, 3, 8, 16)
 
@@ -119,7 +121,7 @@ def test_threads_that_share_a_core_are_given_up_and_change_no_bit():
 
 
 def default_in(environment):
-    code = "import fastgd; print(fastgd.threads.default_threads())"
+    code = "import fastgd; print(fastgd.core.threads.default_threads())"
     held = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=held | environment,
                           check=False, timeout=60)  # fmt: skip
@@ -156,9 +158,9 @@ def test_what_is_wrong_with_the_environment_is_not_the_file_s(tmp_path, monkeypa
     path = tmp_path / "m.safetensors"
     fastgd.Network(2, [fastgd.Dense(1)], loss="mse").save(path)
     monkeypatch.setenv("FASTGD_NUM_THREADS", "0")
-    fastgd.threads.default_threads.cache_clear()
+    fastgd.core.threads.default_threads.cache_clear()
     try:
         with pytest.raises(ValueError, match="^argument 'environment variable FASTGD_NUM_THREADS'"):
             fastgd.load(path)
     finally:
-        fastgd.threads.default_threads.cache_clear()
+        fastgd.core.threads.default_threads.cache_clear()

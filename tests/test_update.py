@@ -4,9 +4,12 @@ low-memory state. On arrays by themselves and in networks, on every backend."""
 import numpy as np
 import pytest
 from cases import KERNELS, OPTIMIZERS
+from fastgd.engine import plan, program
 
 import fastgd
-from fastgd import SGD, Adam, Dense, Lion, Network, lowmemory, plan, program, standalone
+from fastgd import SGD, Adam, Dense, Lion, Network
+from fastgd.optimizers import low_memory as lowmemory
+from fastgd.optimizers import standalone
 
 EXTRAS = {
     "plain": {},
