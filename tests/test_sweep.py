@@ -74,6 +74,17 @@ def test_the_table(rows):
     assert f"{columns['validation_loss'][by_loss[0]]:.4g}" in lines[1]
     assert lines[-1].split()[-1] == "diverged"
     assert len({len(line) for line in lines}) == 1
+    worse = {"validation_data": (rows[0], (rows[1] + 1) % 3), "optimizer": SGD(0.5), "epochs": 3}
+    for restored in (True, False):
+        found = fastgd.sweep(make(), *rows, {"seed": [1]}, **worse, restore_best=restored)
+        (history,) = found.histories
+        assert history.best_epoch < 3
+        assert found.columns["epoch"] == [history.best_epoch if restored else 3]
+        assert found.columns["validation_loss"] == [history.validation_loss[found.columns["epoch"][0] - 1]]
+    for count, last in ((30, "29"), (31, "... and 1 more")):
+        columns = {"loss": [float(i) for i in range(count)]}
+        lines = repr(fastgd.Sweep([{}] * count, [], [], columns, {"loss": False})).splitlines()
+        assert (len(lines), lines[-1].strip(), lines[30].strip()) == (count + 1, last, "29")
 
 
 def test_networks_of_other_kinds(rows, capfd):
@@ -142,6 +153,7 @@ def test_bad_arguments(rows):
             found.order(column)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_all(rows):
     """Trainings that would take hours, and some that have not begun."""
     pressed, begun = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)), time.monotonic()

@@ -217,7 +217,18 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
 
 @pytest.mark.parametrize(
     "place",
-    ["lay_out", "_take", "of", "use_optimizer", "_bind", "train", "training_plan", "take", "_record", "_go_through_piece"],
+    [
+        "lay_out",
+        "_take",
+        "of",
+        "use_optimizer",
+        "_bind",
+        "train",
+        "training_plan",
+        "take",
+        "_record",
+        "_go_through_piece",
+    ],
 )
 def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
     """Ctrl-C at any line of the inner functions: parameters finite, and the next results those of a fresh network."""
@@ -324,3 +335,12 @@ def test_progress_is_shown_when_asked_for(small, capfd):
     assert capfd.readouterr().err == ""
     network.fit(x, y, epochs=2, progress=True)
     assert "2/2" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("rate", "decay"), [(1e12, 1e8), (1.0, 1e20)])
+def test_weight_decay_that_overflows_leaves_the_parameters_before(rate, decay):
+    network = Network(1, [Dense(1)], loss="mse")
+    network.parameters[:] = 0.1, 0.0
+    with pytest.raises(fastgd.DivergenceError, match="step 2"):
+        network.fit(np.zeros((4, 1)), np.zeros(4), optimizer=fastgd.SGD(rate, weight_decay=decay), epochs=3)
+    np.testing.assert_allclose(network.parameters, [-1e19, 0.0], rtol=1e-6)
