@@ -341,6 +341,6 @@ def test_progress_is_shown_when_asked_for(small, capfd):
 def test_weight_decay_that_overflows_leaves_the_parameters_before(rate, decay):
     network = Network(1, [Dense(1)], loss="mse")
     network.parameters[:] = 0.1, 0.0
-    with pytest.raises(fastgd.DivergenceError, match="step 2"):
+    with pytest.raises(fastgd.DivergenceError, match="update 2"):
         network.fit(np.zeros((4, 1)), np.zeros(4), optimizer=fastgd.SGD(rate, weight_decay=decay), epochs=3)
     np.testing.assert_allclose(network.parameters, [-1e19, 0.0], rtol=1e-6)
