@@ -1,4 +1,5 @@
-"""fit(): its arguments, checked, and made into a run. Over 60 lines for the telling of its arguments."""
+"""fit(): its arguments, checked, and made into a run. `fit` is over 60 lines: it has 20 arguments, and checks all of
+them before it changes anything."""
 
 import copy
 import math
