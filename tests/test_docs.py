@@ -1,22 +1,22 @@
-"""The code of the pages in docs/ runs, block after block."""
+"""The code of the pages for users and contributors runs, block after block; what they name is there."""
 
+import importlib
 import pathlib
 import re
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT and BLOCKS[p]], ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page):
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    ours = [block for block in blocks if not block.startswith("import torch")]
-    assert ours
     names = {}
-    for block in ours:
-        exec(compile(block, page.name, "exec"), names)
+    for block in BLOCKS[page]:
+        if not block.startswith("import torch"):
+            exec(compile(block, page.name, "exec"), names)
 
 
 def test_hooks_run_the_lint_line_of_the_checks():
@@ -27,7 +27,37 @@ def test_hooks_run_the_lint_line_of_the_checks():
     assert hooks == checks
 
 
-def test_pages_for_contributors_name_what_is_there():
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for name in re.findall(r"(?:tests|benchmarks|src_cython|\.ci)/[\w/.]*\w", text):
-        assert (ROOT / name).exists() or name in ("tests/test_x.py", "tests/mutants.py"), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    names = re.findall(r"(?<![\w/.])(?:fastgd|tests|benchmarks|src_cython|docs|\.ci)/[\w/.-]*\w", text)
+    assert len(names) > 5 or page.stem == "from_torch"
+    missing = {name for name in names if not (ROOT / name).exists()}
+    assert missing <= {"tests/test_x.py", "tests/mutants.py", "fastgd/layers/scale.py", "src_cython/layers/scale.pxi"}
+
+
+def exists(name):
+    """Whether a dotted name of the package means something: a module, or what is in one."""
+    module, _, rest = name.partition(".")
+    found = importlib.import_module(module)
+    for part in rest.split("."):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(f"{found.__name__}.{part}")
+            except (ImportError, AttributeError):
+                return False
+        found = getattr(found, part)
+    return True
+
+
+def test_names_of_the_package_mean_something():
+    """In pages, docstrings, comments and messages: `fastgd.x.y`."""
+    paths = [*PAGES, *(ROOT / "fastgd").rglob("*.py"), *(ROOT / "src_cython").rglob("*.p*")]
+    named = {
+        (path.name, name)
+        for path in paths
+        for name in re.findall(r"(?<![\w./'-])fastgd(?:\.[A-Za-z_]\w*)+", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 80
+    unknown = {name for _, name in named if not exists(name)}
+    assert unknown <= {"fastgd.kernels.leaky_forward.onnx"}, sorted(named)  # README defines it
