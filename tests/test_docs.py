@@ -6,14 +6,24 @@ import re
 import sys
 import types
 
+import numpy as np
+import onnxruntime
+import pandas
+import pyarrow as pa
 import pytest
+from pyarrow import csv
+from pyarrow import parquet as pq
 from test_sources import bodies, fields_of, structs
 
+import fastgd
 from fastgd.layers.base import LAYERS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES}
+
+
+README = BLOCKS[ROOT / "README.md"]
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT and BLOCKS[p]], ids=lambda page: page.stem)
@@ -22,6 +32,46 @@ def test_the_code_of_a_page_runs(page):
     for block in BLOCKS[page]:
         if not block.startswith("import torch"):
             exec(compile(block, page.name, "exec"), names)
+
+
+def table(rows):
+    rng = np.random.default_rng(0)
+    columns = {"id": np.arange(rows), "zip": rng.integers(10, 13, rows), "size": rng.normal(size=rows)}
+    return pa.table(columns | {"price": 3 * columns["size"] + rng.normal(size=rows)})
+
+
+def given_to(block):
+    """What a block of README takes for granted: modules, data, a network that fits them, files."""
+    rng, own = np.random.default_rng(0), "pinball" in block
+    width, outputs, loss = (8, 1, "mse") if own else (784 if "784" in block else 64, 10, "softmax_cross_entropy")
+    X = (16 * rng.random((120, width))).astype(np.float32)
+    y = rng.normal(size=(120, 1)) if own else rng.integers(0, 10, 120)
+    net = fastgd.Network(width, [fastgd.Dense(8, "tanh"), fastgd.Dense(outputs)], loss=loss)
+    histories = {f"history_{i}": net.like(seed=i).fit(X, y, epochs=2) for i in (1, 2, 3)}
+    pq.write_table(table(40), "houses.parquet")
+    csv.write_csv(table(5), "new.csv")
+    np.save("images.npy", (255 * rng.random((120, 784))).astype(np.uint8))
+    net.to_onnx("model.onnx")
+    modules = {"np": np, "pandas": pandas, "onnxruntime": onnxruntime, "fastgd": fastgd}
+    data = {"X": X, "y": y, "Xv": X[:20], "yv": y[:20], "w": rng.random(120)}
+    return {**modules, **data, **histories, "history": histories["history_1"], "net": net}
+
+
+def readme_cases():
+    for i, block in enumerate(README):
+        if "model.parameters()" not in block:  # torch's
+            yield pytest.param(block, id=str(i), marks=[pytest.mark.slow] if "fastgd.custom" in block else [])
+
+
+@pytest.mark.filterwarnings("ignore:not converged")
+@pytest.mark.parametrize("block", list(readme_cases()))
+def test_the_code_of_the_readme_runs(block, own_definitions, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = given_to(block)
+    exec(compile(block, "README.md", "exec"), names)
+    if "T, C, k = " in block:
+        assert names["net"].predict(names["X"]).shape == (200, 12, 5)
+        assert names["net"].views()["w2.3"].shape == (32, 8)
 
 
 def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys):
