@@ -21,6 +21,8 @@ class Metric(Choice):
     function: object
     greater_is_better: bool | None = None
 
+    __hash__ = Choice.__hash__
+
     @property
     def column(self):
         """What it is called in a history: its name, with its parameters if they are not the usual ones."""

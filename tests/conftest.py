@@ -1,3 +1,5 @@
+import signal
+
 import numpy as np
 import pytest
 from cases import definitions
@@ -24,6 +26,14 @@ def own_definitions():
     """What a test has defined is gone after it."""
     with definitions():
         yield
+
+
+@pytest.fixture
+def ctrl_c():
+    """SIGINT raises KeyboardInterrupt, in jobs in the background, too, which ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -234,11 +234,26 @@ def test_tensorboard(rows, tmp_path):
     assert [value for _, value in read["loss"]] == pytest.approx(losses, rel=1e-6)
 
 
+def test_a_tensorboard_that_nothing_is_written_to(tmp_path):
+    with tensorboard(tmp_path / "runs"):
+        pass
+    assert not (tmp_path / "runs").exists()
+
+
 def test_progress_tells_figures(rows, capfd):
     make().fit(*rows, epochs=2, validation_data=rows, metrics="accuracy", progress=True)
     shown = capfd.readouterr().err
     for word in ("2/2", "loss=", "validation=", "validation_accuracy=", "lr=0.001", "rows/s="):
         assert word in shown
+
+
+def test_progress_within_an_epoch(rows, capfd, monkeypatch):
+    monkeypatch.setattr(fastgd.callbacks, "TICK", -1.0)
+    bar = fastgd.callbacks.ProgressBar(2)
+    with bar:
+        make().fit(*rows, batch_size=25, epochs=2, callbacks=[bar, every(1, bar)])
+    done = [part.split("/2")[0].split()[-1] for part in capfd.readouterr().err.split("\r") if "loss=" in part]
+    assert list(dict.fromkeys(done)) == ["0.25", "0.5", "0.75", "1", "1.25", "1.5", "1.75", "2"]
 
 
 def test_history_as_arrays(rows):
@@ -252,6 +267,7 @@ def test_history_as_arrays(rows):
     assert columns["rows"].tolist() == [100, 200, 300]
     assert (np.diff(columns["seconds"]) > 0).all()
     assert list(History().to_dict()) == ["epoch"]
+    assert history.last() == {name: values[-1] for name, values in columns.items() if name != "epoch"}
 
 
 # ---- bad arguments

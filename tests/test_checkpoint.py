@@ -1,6 +1,7 @@
 """Saving and loading, and files that are no models."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -126,11 +127,13 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     before = (tmp_path / "m").read_bytes()
 
     def full(*_):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device", *named)
 
     monkeypatch.setattr(fastgd.training.checkpoint.os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        rich_network().save(tmp_path / "m")
+    for named in ((), ("other",)):
+        with pytest.raises(OSError, match="No space") as caught:
+            rich_network().save(tmp_path / "m")
+        assert caught.value.filename == (named[0] if named else str(tmp_path / "m"))
     assert (tmp_path / "m").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -171,14 +174,14 @@ def altered(path, change):
         (lambda t: {"other": "thing"}, "'metadata'.*saved by fastgd"),
         (lambda t: {"fastgd": "no json"}, "'metadata'.*JSON"),
         (lambda t: {"fastgd": "3"}, "'metadata'"),
-        (lambda t: {"fastgd": '{"format": 99, "version": "7.1"}'}, "'format'.*4.*99.*7.1"),
+        (lambda t: {"fastgd": '{"format": 99, "version": "7.1"}'}, "'format'.*5.*99.*7.1"),
         (lambda t: {"fastgd": "[" * 100_000}, "'metadata'.*Recursion"),
-        (lambda t: {"fastgd": '{"format": 4, "network": 3}'}, "'network'.*TypeError"),
-        (lambda t: {"fastgd": '{"format": 4, "network": {"layers": [], "loss": []}}'}, "'network'"),
+        (lambda t: {"fastgd": '{"format": 5, "network": 3}'}, "'network'.*TypeError"),
+        (lambda t: {"fastgd": '{"format": 5, "network": {"layers": [], "loss": []}}'}, "'network'"),
         (lambda t: t.pop("w2") is None or None, "'w2'.*none"),
         (lambda t: t.update(w1=np.zeros((2, 2))), r"'w1'.*F64 \(5, 8\).*F64 \(2, 2\)"),
         (lambda t: t.update(b1=np.zeros(8, np.float32)), "'b1'.*F64.*F32"),
-        (lambda t: t.update(b1=np.zeros(9), w2=np.zeros(3)), r"'[bw][12]'.*; so (is|are) [bw][12]"),
+        (lambda t: t.update(b1=np.zeros(9), w2=np.zeros(3)), r"'w2'.*; so are b1$"),
         (lambda t: t.update(b1=np.zeros(8, np.float16)), "'b1'.*F64.*F16"),
         (lambda t: t.update({"optimizer.m.0": np.zeros(3)}), "'optimizer.m.0'.*75.*3"),
     ],
@@ -252,6 +255,17 @@ def test_optimizers_that_do_not_hold(name, value, tmp_path, small):
         fastgd.load(tmp_path / "m")
 
 
+def test_histories_that_do_not_hold():
+    columns = {name: [1.0, 2.0] for name in ("loss", "learning_rate", "rows", "seconds")}
+    history = fastgd.History(**columns, metrics={"mae": [0.5]}, steps=0, best_epoch=2)
+    assert fastgd.History.of(*history.state()) == history
+    three = [1.0, 2.0, 3.0]
+    for field, value in (("best_epoch", 0), ("best_epoch", 3), ("steps", -1), ("rows", [0, 1]), ("seconds", [1.0]),
+                         ("loss", three), ("validation_loss", three), ("metrics", {"mae": three})):  # fmt: skip
+        with pytest.raises(ValueError, match=r"2 values|3 values|'(best_epoch|steps|rows)'"):
+            fastgd.History.of(*dataclasses.replace(history, **{field: value}).state())
+
+
 def test_files_of_other_kinds_are_named(tmp_path):
     torch_like, array, empty = tmp_path / "m.npz", tmp_path / "m.npy", tmp_path / "empty"
     np.savez(torch_like, x=np.zeros(3))
@@ -289,7 +303,7 @@ def test_every_bit_and_every_cut_is_noticed(tmp_path):
 
 
 KILLED = """
-import sys, fastgd, fastgd.checkpoint as files
+import sys, fastgd, fastgd.training.checkpoint as files
 net = fastgd.Network(5, [fastgd.Dense(3)], loss="mse", seed=9)
 calls = 0
 def counted(name):

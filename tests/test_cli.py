@@ -196,10 +196,18 @@ def test_delimiters(houses, monkeypatch, capsys):
 def test_numbers_are_predicted_in_their_units(houses, monkeypatch, capsys):
     options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
     code, out, _ = call("train", "houses.csv", "--target", "price", "--drop", "id,kind", "--optimizer", "rmsprop",
-                        "--quiet", **options)  # fmt: skip
+                        "--quiet", "--log", "log.jsonl", **options)  # fmt: skip
     assert code == 0
+    last = [line for line in map(json.loads, (houses / "log.jsonl").read_text().splitlines()) if "loss" in line][-1]
+    assert f"training loss {last['loss']:.4f}, validation loss {last['validation_loss']:.4f}\n" in out
     assert float(out.split("validation r2")[1].split()[0]) > 0.8
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdout", None)
+        assert cli.main(["predict", "houses.safetensors", "houses.csv"]) == 1
+        assert cli.main(["predict", "houses.safetensors", "houses.csv", "--output", "out.csv"]) == 0
+    assert "--output" in capsys.readouterr().err
     _, out, _ = call("predict", "houses.safetensors", "houses.csv", **options)
+    assert out == (houses / "out.csv").read_text()
     predicted = np.array(out.split()[1:], float)
     price = np.array([1000.5 + 10 * (i % 50) for i in range(400)])
     _, out, _ = call("evaluate", "houses.safetensors", "houses.csv", **options)
@@ -219,6 +227,25 @@ def test_arrays(tmp_path, monkeypatch, capsys, data):
     assert json.loads(out)["accuracy"] > 0.9
     code, out, _ = call("predict", "images.safetensors", "images.npz", "--target", "labels", **options)
     assert np.mean(np.array(out.split()[1:], int) == y) > 0.9
+    y[3] = 10
+    np.savez(tmp_path / "images.npz", X=X, labels=y)
+    code, _, error = call("evaluate", "images.safetensors", "images.npz", "--target", "labels", **options)
+    assert (code, "column 'labels', row 4: expected labels in [0, 9] as images.safetensors, got 10" in error) == (
+        1,
+        True,
+    )
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_files_of_arrays_run_no_code(tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "a.npz", X=np.ones((4, 2)), y=np.array([Harmful(), 1, 2, 3], object))
+    code, _, error = call("train", "a.npz", folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, "a.npz" in error) == (1, True)
+    assert not (tmp_path / "harm").exists()
 
 
 def test_find_lr_and_bench(tmp_path, monkeypatch, capsys):
@@ -337,10 +364,15 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in run("--debug", "train", "digit", cwd=tmp_path).stderr
 
 
-def test_help_has_examples(tmp_path):
+def test_help_has_examples(tmp_path, capsys):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "fastgd train digits" in done.stdout
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert "(default: 40)" in shown
+    assert not re.search(r"default:\s*(None|False|\))", shown)
 
 
 def test_self_check_fails_on_a_wrong_body(monkeypatch, capsys, rng):

@@ -1,6 +1,7 @@
 """What users write: rules, activations and losses as Python functions, against the package's own, and in training."""
 
 import inspect
+import json
 import math
 import pickle
 import subprocess
@@ -9,11 +10,13 @@ import warnings
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import fastgd
 from fastgd import Adam, Dense, Network, custom
 from fastgd.activations import ACTIVATIONS
 from fastgd.core.kernel import In, Kernel, kernels
+from fastgd.core.reads import Reads
 from fastgd.losses import LOSSES
 from fastgd.optimizers import OPTIMIZERS
 from fastgd.optimizers.low_memory import STATE_DTYPES, low_memory_kernel
@@ -190,6 +193,15 @@ def test_a_wrong_derivative_is_found():
     with pytest.raises(ValueError, match="'derivative'.*of leaky.*x = -3.986"):
         custom.activation(leaky, derivative=lambda x, slope=0.1: 1.0 if x > 0 else 2 * slope)
     assert "leaky" not in ACTIVATIONS
+    for scale in (1e-3, 1.0, 1e3):  # of a derivative up to 1 the tolerance is absolute, of a larger one relative
+        parts = (0.9e-6, 1.1e-6) if scale >= 1 else (0.9e-3, 1.1e-3)
+
+        def line(x, scale=scale):
+            return scale * x
+
+        custom.activation(derivative=lambda x, scale, part=parts[0]: scale * (1 + part))(line)
+        with pytest.raises(ValueError, match="'derivative'.*of line"):
+            custom.activation(derivative=lambda x, scale, part=parts[1]: scale * (1 + part))(line)
 
 
 def pinball(z, y, dz, q=0.9):
@@ -270,6 +282,7 @@ BAD = {
     "a slot's name": (lambda: custom.optimizer(state=["average"])(of_average), ValueError, "'of_average'.*'average'"),
     "a base's name": (lambda: custom.optimizer(state=["m", "m_base"])(of_base), ValueError, "'of_base'.*'m_base'"),
     "0 in float32": (lambda: custom.optimizer(my_lion, state=["m"])(1e-3, beta1=1e-50), ValueError, "'beta1'.*float32"),
+    "a keyword": (lambda: custom.activation(of_keyword), TypeError, "'of_keyword'.*given by their place.*a=0.5"),
     "activation's": (lambda: custom.activation(my_sgd), TypeError, "'my_sgd'.*x, then parameters"),
     "derivative": (lambda: custom.activation(leaky, derivative=3), TypeError, "'derivative'.*3"),
     "loss's": (lambda: custom.loss(leaky), TypeError, "'leaky'.*z, y, dz"),
@@ -288,6 +301,10 @@ def with_parameter(name):
     names = {}
     exec(f"def taken(p, g, lr, {name}=1.0):\n    return p", names)
     return names["taken"]
+
+
+def of_keyword(x, *, a=0.5):
+    return a * x
 
 
 def of_base(p, g, m, m_base, lr):
@@ -417,3 +434,97 @@ def test_a_kernel_that_is_too_large_for_a_chain_is_refused():
     wide.__signature__ = inspect.Signature(parameters)
     with pytest.raises(ValueError, match="kernel wide: expected at most 256 arrays.*got 257 and 258"):
         Kernel(wide)
+
+
+def test_what_functions_compute_is_written_as_in_older_files(tmp_path):
+    """A file holds what users' functions give at some points: other points would refuse every file there is."""
+
+    @custom.activation(derivative=lambda x, a: a / (1 + abs(x)) ** 2)
+    def squashed(x, a=0.5):
+        return a * x / (1 + abs(x))
+
+    @custom.loss(labels=True)
+    def margin(z, y, dz):
+        dz[:], dz[y] = 1.0, -1.0
+        return z[0] - z[y] + 1.0
+
+    @custom.optimizer(state=["m", "v"], nonnegative=["v"])
+    def slow(p, g, m, v, lr, t):
+        return p - lr * g * t - m + v, m + g, v
+
+    @custom.loss
+    def fourth(z, y, dz):
+        dz[:] = (z - y) ** 3
+        return np.sum((z - y) ** 4) / 4
+
+    written = {}
+    for loss, optimizer in ((margin, slow(0.1)), (fourth, None)):
+        network = Network(3, [Dense(2, squashed), Dense(2)], loss=loss)
+        network.save(tmp_path / "m", optimizer=optimizer)
+        with safe_open(tmp_path / "m", "numpy") as file:
+            written |= {
+                (loss.name, *key.split()): rows
+                for key, rows in json.loads(file.metadata()["fastgd"])["formulas"].items()
+            }
+    numbers = {key: [n for row in rows if row != [""] for n in row] for key, rows in written.items()}
+    expected = {
+        ("margin", "layer", "1"): (48, 0.22399014107892, 7.60889674759668),
+        ("margin", "loss"): (48, 0.683812076232023, 160.36361838),
+        ("margin", "optimizer"): (72, 0.8242656482579007, 732.241668394587),
+        ("fourth", "layer", "1"): (48, 0.22399014107892, 7.60889674759668),
+        ("fourth", "loss"): (48, 48.166756343407144, 2025445.2114971802),
+    }
+    assert numbers.keys() == expected.keys()
+    for key, (count, first, total) in expected.items():
+        assert (len(numbers[key]), numbers[key][0]) == (count, pytest.approx(first, rel=1e-9))
+        assert sum(numbers[key]) == pytest.approx(total, rel=1e-8)
+
+
+def test_what_compiled_code_raises_and_python_does_not():
+    made = custom.optimizer(my_sgd)
+    error = made.kernel.fault()
+    assert isinstance(error, RuntimeError)
+    assert "expected 'my_sgd' to return" in str(error)
+    assert isinstance(fastgd.kernels.sgd_step.fault(), MemoryError)
+
+
+FACTOR, PAIRS, TABLE = 1.5, (1.0, (2.0, 3)), np.array([1.0, 2.0])
+
+
+DEPTH = 2.0
+
+
+def deeper(x):
+    return DEPTH * x
+
+
+def reading(x):
+    return FACTOR * deeper(x) * PAIRS[0] * PAIRS[1][0] * TABLE[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "same", "others"),
+    [
+        ("FACTOR", float("1.5"), (2.0, np.float32(1.5), -1.5)),
+        (
+            "PAIRS",
+            (1.0, (2.0, 3)),
+            ((1.0, (2.0, 4)), (1.0, (2.0,)), (1.0, (2.0, 3), 4), [1.0, (2.0, 3)], (1.0, (2, 3))),
+        ),
+        ("TABLE", TABLE.copy(), (TABLE + 1, TABLE.astype(np.float32), TABLE[None], TABLE[:1])),
+        ("DEPTH", 2.0, (3.0, None)),
+        ("deeper", deeper, (leaky, math.sqrt)),
+        ("leaky", None, ()),
+    ],
+)
+def test_what_a_function_reads_is_current_until_it_is_another(name, same, others, monkeypatch):
+    for value, is_current in ((same, True), *((other, False) for other in others)):
+        known = Reads((reading,))
+        assert known.are_current()
+        with monkeypatch.context() as changed:
+            changed.setitem(reading.__globals__, name, value)
+            assert known.are_current() == is_current
+        assert Reads((reading,)).are_current()
+    for change, is_current in ((1.0, False), (-1.0, True)):  # in place, and back
+        TABLE[0] += change
+        assert known.are_current() == is_current

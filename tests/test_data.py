@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 
 import numpy as np
@@ -170,6 +171,10 @@ def test_the_file_of_a_mapping_is_known_by_its_identity(mode, tmp_path, monkeypa
     shutil.copy("raw", "copy")  # the same bytes are another file
     os.replace("copy", "raw")
     assert RowReader(mapped)._file is None
+    with tempfile.TemporaryFile() as nameless:
+        held = np.memmap(nameless, np.float32, "w+", shape=(30, 4))
+        held[3] = 2.0
+        assert RowReader(held).take(np.array([3])).tolist() == [[2.0] * 4]
     os.remove("raw")
     os.mkfifo("raw")
     reader = RowReader(mapped)

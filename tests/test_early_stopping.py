@@ -45,6 +45,15 @@ def test_monitor_follows_a_metric(rows):
         make().fit(X, y, metrics="accuracy", monitor="acc")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_counts_as_better(sign, rows):
+    """Less by more than the tolerance counts for the patience; less at all, and the first of equals, for the best."""
+    values = iter([1.0, 0.5, 0.25, 0.25, 0.375, 0.125])
+    metric = fastgd.metrics.own(lambda y, prediction: sign * next(values), greater_is_better=sign < 0, name="own")
+    history = make().fit(*rows, epochs=6, metrics=metric, monitor="own", patience=3, tolerance=0.25)
+    assert (history.stopped, len(history.loss), history.best_epoch) == ("patience", 5, 3)
+
+
 def test_monitor_is_a_column_of_the_history(rows):
     X, y = rows
     for monitor, column, stopped in (
@@ -122,12 +131,18 @@ def test_metrics_of_the_training_data_without_validation(backend, rows):
 def test_validation_fraction_is_validation_data(backend, rng):
     """The rows held out are not trained on; the rest is trained on as if it were all."""
     X, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
-    held_out = fastgd.data.epoch_order(50, 3, fastgd.data.samples.SPLIT_EPOCH, True)[:10]
+    held_out = fastgd.data.minibatches.epoch_order(50, 3, fastgd.data.samples.SPLIT_EPOCH, True)[:10]
     rest = np.setdiff1d(np.arange(50), held_out)
-    for batch_size, dtype in ((8, np.float32), (1, np.float32), (None, np.float32), (8, np.float64)):
+    weighted = {"class_weight": {0: 0.5, 2: 4.0}}
+    for batch_size, dtype, options in (
+        (8, np.float32, {}), (1, np.float32, {}), (None, np.float32, {}), (8, np.float64, {}),
+        (8, np.float32, weighted),
+    ):  # fmt: skip
         split, given = make(backend, seed=3), make(backend, seed=3)
-        history = split.fit(X.astype(dtype), y, batch_size=batch_size, epochs=3, validation_fraction=0.2)
+        history = split.fit(X.astype(dtype), y, batch_size=batch_size, epochs=3, validation_fraction=0.2, **options)
         held = np.sort(held_out)
-        expected = given.fit(X[rest], y[rest], batch_size=batch_size, epochs=3, validation_data=(X[held], y[held]))
+        expected = given.fit(
+            X[rest], y[rest], batch_size=batch_size, epochs=3, validation_data=(X[held], y[held]), **options
+        )
         np.testing.assert_array_equal(split.parameters, given.parameters)
         assert same(history, expected)

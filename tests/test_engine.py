@@ -14,6 +14,7 @@ from cases import OPTIMIZERS
 
 import fastgd
 from fastgd import SGD, Adam, Dense, Network
+from fastgd.core.buffers import aligned_zeros
 from fastgd.engine import plan
 
 
@@ -69,6 +70,20 @@ def test_the_short_ways_of_one_row_change_no_bit(name, backend, scale, monkeypat
     for short, long in zip(*ends, strict=True):
         np.testing.assert_array_equal(short, long)
         assert np.isfinite(short).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"clip_value": 1e-3}, {"clip_norm": 1e-3}, {"ema_decay": 0.9}, {"accumulate": 2},
+     {"learning_rate_factors": {"w1": 0.5}}],
+)  # fmt: skip
+def test_an_update_that_is_not_plain_has_a_gradient(options, monkeypatch, rows):
+    monkeypatch.setattr(plan, "FEW_VALUES", 4)
+    short, long = network(64), network(64, backend="numpy")
+    for net in (short, long):
+        net.fit(*rows, optimizer=SGD(0.1, **options), batch_size=1, epochs=1)
+    assert short._plan.best_pass == "guarded"
+    np.testing.assert_allclose(short.parameters, long.parameters, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["numba", "cython"])
@@ -163,9 +178,11 @@ def test_batch_descent_in_one_piece_is_a_loop_of_steps(rows):
 def test_pieces_of_a_run_do_not_show(monkeypatch, rows):
     ends = []
     for limit in (2**18, 50):
-        monkeypatch.setattr(fastgd.sampling, "PIECE_ROWS", limit)
-        net = network()
-        history = net.fit(*rows, optimizer=Adam(), batch_size=16, epochs=5)
+        monkeypatch.setattr(fastgd.training.sampling, "PIECE_ROWS", limit)
+        net, told = network(), []
+        callbacks = [fastgd.callbacks.every(4, lambda run, told=told: told.append(run.step))]
+        history = net.fit(*rows, optimizer=Adam(), batch_size=16, epochs=5, callbacks=callbacks)
+        assert told == list(range(4, 30, 4))
         ends.append((net.parameters.copy(), history.loss))
         assert history.steps == 30
     np.testing.assert_array_equal(ends[0][0], ends[1][0])
@@ -192,6 +209,41 @@ def test_ctrl_c_during_a_native_run(rows):
     assert optimizer.steps == steps + 1
 
 
+@pytest.mark.usefixtures("own_definitions", "ctrl_c")
+def test_an_interrupt_in_python_waits_for_the_end_of_the_step(rows):
+    @fastgd.custom.loss
+    def pressed(z, y, dz):
+        signal.raise_signal(signal.SIGINT)
+        dz[:] = z - y
+        return 0.0
+
+    X, y = rows
+    net = Network(19, [Dense(1)], loss=pressed, backend="numpy")
+    for train, options in ((net.fit, {"epochs": 3}), (net.train_step, {})):
+        optimizer = SGD()
+        with pytest.raises(KeyboardInterrupt):
+            train(X, y, optimizer=optimizer, **options)
+        assert optimizer.steps == 1
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("offset", [0, 3, 100])
+def test_where_arrays_begin(offset, dtype):
+    """At lines of the cache; large ones an eighth of a page after one another, counted from an array `like` them."""
+    size = 20_000
+    like = np.zeros(size + offset, dtype)[offset:]
+    _, arrays = aligned_zeros([size, 5, size], dtype, eighth=6, like=like)
+    away = [(array.ctypes.data - like.ctypes.data) % 4096 for array in arrays]
+    assert (away[0], away[2]) == (6 * 512, 7 * 512)
+    assert {array.ctypes.data % 64 for array in arrays} == {like.ctypes.data % 64}
+    assert [(array.size, array.dtype, array.any()) for array in arrays] == [(n, dtype, False) for n in (size, 5, size)]
+    small = np.zeros(32768 // like.itemsize + offset, dtype)[offset:]  # the first cache holds it
+    for options in ({}, {"eighth": 2, "like": small}):
+        _, arrays = aligned_zeros([5, 7, size], dtype, **options)
+        assert [array.ctypes.data % 64 for array in arrays] == [0, 0, 0]
+    assert (arrays[2].ctypes.data - small.ctypes.data // 64 * 64) % 4096 == 2 * 512
+
+
 def test_memory_estimate(rows):
     net = network(256)
     estimate = net.memory_estimate(64)
@@ -202,7 +254,16 @@ def test_memory_estimate(rows):
     made = net.executor.plan
     size = made.workspace.nbytes + made.buffers["index"].nbytes + sum(array.nbytes for array in made.own.values())
     assert size == pytest.approx(estimate["workspace"], rel=0.02)
+    n = net.n_parameters
+    for options, bytes_of_one in (
+        ({}, 8), ({"accumulate": 2}, 12), ({"ema_decay": 0.9}, 12), ({"accumulate": 2, "ema_decay": 0.9}, 16),
+        ({"state_dtype": "bfloat16"}, 4), ({"state_dtype": "8bit"}, 2 + 8 / 256),
+    ):  # fmt: skip
+        assert net.memory_estimate(64, Adam(**options))["optimizer"] == int(n * bytes_of_one)
     assert net.memory_estimate(64, SGD())["optimizer"] == 0
+    assert net.memory_estimate(64, Adam(learning_rate_factors={"w1": 0.0}))["optimizer"] == 8 * (
+        n - net.views()["w1"].size
+    )
     with pytest.raises(ValueError, match="'batch_size'"):
         net.memory_estimate(0)
 

@@ -40,7 +40,9 @@ def test_the_suggestion_is_a_good_one(name, data):
     X, y = data[0]
     network = Network(64, [Dense(64, "relu"), Dense(10)], loss="softmax_cross_entropy", seed=1)
     optimizer = OPTIMIZERS[name](0.1)
-    rate = fastgd.find_learning_rate(network, X, y, optimizer=optimizer).suggestion
+    tested = fastgd.find_learning_rate(network, X, y, optimizer=optimizer)
+    rate, part = tested.suggestion, 0.3 if name == "Lion" else 1.0
+    assert np.isclose(part * tested.learning_rate, rate, rtol=1e-12).any()
     rates = [rate, 10 * rate, rate / 100, *np.geomspace(1e-4, 1, 9).tolist()]
     found = fastgd.sweep(network, X, y, {"learning_rate": rates}, optimizer=optimizer, epochs=5)
     losses = [network.loss(X, y) for network in found.networks]
@@ -90,9 +92,18 @@ def test_a_trained_network_gives_a_warning(optimizer, data):
     X, y = data[0]
     network = net_of(X)
     network.fit(X, y, epochs=60)
-    with pytest.warns(UserWarning, match=r"find_learning_rate: the loss has not fallen.*noise.*1e-06.*network.like"):
+    with pytest.warns(
+        UserWarning, match=r"find_learning_rate: the loss has not fallen.*noise.*1e-06.*network.like"
+    ) as caught:
         found = fastgd.find_learning_rate(network, X, y, optimizer=optimizer)
     assert found.suggestion == 1e-6
+    capped, i = np.minimum(found.loss, 4 * np.median(found.loss)), np.arange(len(found.loss))
+    least = found.smoothed.argmin()
+    first, scatter = max(least // 2, 20), (capped - found.smoothed)[: max(least + 1, 20)].std()
+    weights = np.exp(-0.5 * ((i - least) / 5) ** 2)
+    noise = scatter * np.sqrt(1 / first + np.square(weights / weights.sum()).sum())
+    figures = f"from {capped[:first].mean():.4g} to {found.smoothed[least]:.4g}, noise {noise:.2g}"
+    assert figures in str(caught[0].message)
     assert fastgd.find_learning_rate(network.like(), X, y, optimizer=optimizer).suggestion > 1e-3
 
 

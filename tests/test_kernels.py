@@ -158,6 +158,49 @@ def test_label_out_of_range_gives_nan_and_touches_nothing_else(label):
         assert loss[1] == pytest.approx(np.log(3))
 
 
+STRANGE = {
+    "softmax_cross_entropy_loss": [(-1e-3, 1.0, 1e-3), (0.5, 0.5, 0.01), (0.0, 0.0, 0.0), (np.nan, 0.5, 0.5)],
+    "binary_cross_entropy_loss": [(-1e-3, 0.5, 1.0), (0.5, 0.5, 1.001), (np.nan, 0.5, 0.5)],
+    "poisson_loss": [(-1e-3, 0.5, 7.0), (np.nan, 0.5, 0.5)],
+}
+
+
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
+@pytest.mark.parametrize("name", STRANGE)
+def test_targets_out_of_their_range_give_nan(name, body, dtype):
+    rows = [(0.0, 1.0, 0.0), *STRANGE[name], (0.25, 0.25, 0.5)]
+    y, weight = np.array(rows, dtype), np.ones(len(rows), dtype)
+    loss, dz, z = np.zeros(len(rows), dtype), np.zeros_like(y), np.zeros_like(y)
+    KERNELS[name].body(body)(loss, dz, z, y, weight, *[0.0] * len(KERNELS[name].scalars))
+    assert np.isnan(loss).tolist() == [False] + [True] * len(STRANGE[name]) + [False]
+
+
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
+@pytest.mark.parametrize("name", ["softmax_cross_entropy_labels_loss", "softmax_cross_entropy_loss"])
+def test_logits_whose_differences_overflow(name, body, dtype):
+    z = np.array([[1.0, -1.0, -1.0]], dtype) * np.finfo(dtype).max / 2
+    loss, dz, weight = np.zeros(1, dtype), np.zeros_like(z), np.ones(1, dtype)
+    y = np.array([0]) if "labels" in name else np.array([[1.0, 0.0, 0.0]], dtype)
+    KERNELS[name].body(body)(loss, dz, z, y, weight, 0.0)
+    assert (loss[0], dz.tolist()) == (0.0, [[0.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize("body", ["numba", "cython"])
+@pytest.mark.parametrize("name", ["momentum_step_bfloat16", "momentum_step_8bit"])
+def test_every_body_rounds_a_state_alike(name, body, rng):
+    """Where nothing is rounded before, as without momentum, the draws of all bodies are the same."""
+    kernel, ends = KERNELS[name], []
+    g = rng.normal(size=600).astype(np.float32)
+    for one in ("numpy", body):
+        state = [np.zeros(3 if a.per else 600, a.dtype) for a in kernel.arrays.values() if a.dtype]
+        scalars = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "shrink": 0.0, "seed": 12345.0}
+        kernel.body(one)(np.zeros(600, np.float32), *state, g, *(scalars[name] for name in kernel.scalars))
+        ends.append(state)
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert ends[0][0].any()
+
+
 def test_extreme_logits_are_finite(dtype):
     for body in ("numpy", "numba", "cython"):
         z = np.array([[1e4, -1e4, 0.0]], dtype)

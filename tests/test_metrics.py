@@ -113,6 +113,9 @@ def test_a_half_is_on_the_lower_side():
     half, y = np.full((4, 1), 0.5, np.float32), np.array([[0.0], [0.0], [0.0], [1.0]])
     assert fastgd.metrics.accuracy.value(y, half) == 0.75
     assert fastgd.metrics.binary_accuracy.value(y, half) == 0.75
+    above = half + np.float32(0.002)
+    assert fastgd.metrics.accuracy.value(y, above) == fastgd.metrics.binary_accuracy.value(y, above) == 0.25
+    assert fastgd.metrics.accuracy.value(above, above) == fastgd.metrics.binary_accuracy.value(above, above) == 1
     both = np.hstack([1 - half, half])
     assert fastgd.metrics.accuracy.value(y[:, 0].astype(int), both) == 0.75
 

@@ -281,6 +281,54 @@ def test_optimizer_must_be_one(small):
             network.train_step(x, y, optimizer)
 
 
+# Values at the ends of their ranges: those that are taken, and those that are not.
+POSITIVE, NOT_NEGATIVE, COUNT = ((1e-30, 1e30), (0.0,)), ((0.0, 1e30), (-1e-30,)), ((1, 2), (0,))
+NUMBER = ((0, 1), (-1,))
+LIMITS = [
+    (Network, "n_features", COUNT), (Network, "l1", NOT_NEGATIVE), (Network, "l2", NOT_NEGATIVE),
+    (Network, "seed", NUMBER), (Dense, "units", COUNT), (fastgd.Dropout, "rate", ((0.0, 0.999), (-1e-9, 1.0))),
+    (fastgd.LayerNorm, "eps", POSITIVE), (fastgd.BatchNorm, "eps", POSITIVE),
+    (fastgd.BatchNorm, "momentum", ((1e-9, 1.0), (0.0, 1.001))),
+    (fastgd.activations.leaky_relu, "negative_slope", NOT_NEGATIVE), (fastgd.activations.elu, "alpha", POSITIVE),
+    (fastgd.losses.huber, "delta", POSITIVE), (fastgd.initializers.orthogonal, "gain", POSITIVE),
+    (fastgd.losses.softmax_cross_entropy, "label_smoothing", ((0.0, 1.0), (-1e-9, 1.001))),
+    (fastgd.metrics.top_k, "k", COUNT), ("fit", "epochs", NUMBER), ("fit", "batch_size", COUNT),
+    ("fit", "patience", COUNT), ("fit", "tolerance", NOT_NEGATIVE), ("fit", "checkpoint_every", COUNT),
+    ("fit", "validation_fraction", ((0.2, 0.8), (0.0, 1.0))), ("loss_and_gradient", "minibatch", NUMBER),
+    ("memory_estimate", "batch_size", COUNT), ("check_gradients", "step", ((1e-9, 1e-3), (0.0,))),
+    ("minibatches", "seed", NUMBER), ("minibatches", "epoch", NUMBER), ("minibatches", "batch_size", COUNT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("taker", "name", "values"), LIMITS)
+def test_limits_of_options(taker, name, values, tmp_path):
+    X, y = np.ones((5, 2)), np.ones((5, 1))
+    network = Network(2, [Dense(1)], loss="mse")
+    given = {"loss": "mse", "layers": [Dense(1)], "n_features": 2} if taker is Network else {}
+    calls = {
+        "fit": lambda **options: network.fit(X, y, **{"epochs": 1, "checkpoint": tmp_path / "c"} | options),
+        "loss_and_gradient": lambda **options: network.loss_and_gradient(X, y, training=True, **options),
+        "memory_estimate": network.memory_estimate,
+        "check_gradients": lambda **options: fastgd.check_gradients(network, X, y, **options),
+        "minibatches": lambda **options: list(fastgd.minibatches(X, y, **{"batch_size": 2} | options)),
+    }
+    call = calls.get(taker, taker)
+    for value in values[0]:
+        call(**given | {name: value})
+    for value in values[1]:
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            call(**given | {name: value})
+
+
+def test_what_has_a_name_and_parameters_is_equal_to_its_like():
+    for choice, other in (
+        (fastgd.activations.leaky_relu, {"negative_slope": 0.5}), (fastgd.losses.huber, {"delta": 0.5}),
+        (fastgd.initializers.orthogonal, {"gain": 0.5}), (fastgd.metrics.top_k, {"k": 2}),
+    ):  # fmt: skip
+        assert len({choice, choice(), choice(**choice.parameters)}) == 1
+        assert len({choice, choice(**other)}) == 2
+
+
 def test_user_arrays_and_orthogonal_initializers():
     w = np.arange(6.0).reshape(2, 3)
     network = Network(
@@ -290,16 +338,22 @@ def test_user_arrays_and_orthogonal_initializers():
     np.testing.assert_array_equal(network.views()["b1"], np.ones(3))
     q = network.views()["w2"]
     np.testing.assert_allclose(q @ q.T, np.eye(3), atol=1e-6)
+    tall = Network(5, [Dense(3, weight_init=fastgd.initializers.orthogonal(gain=2.0))], loss="mse").views()["w1"]
+    np.testing.assert_allclose(tall.T @ tall, 4 * np.eye(3), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "variance"), [("glorot", 2 / 500), ("he", 2 / 300), ("lecun", 1 / 300)])
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
-def test_initializers_have_their_variance(name, kind, variance):
-    w = Network(300, [Dense(200, weight_init=f"{name}_{kind}")], loss="mse").views()["w1"]
-    assert w.var() == pytest.approx(variance, rel=0.03)
-    assert abs(w.mean()) < 4 * (variance / w.size) ** 0.5
+def test_initializers_have_their_variance(kind):
+    """Those of a kind make the same draws, so the ratios of their variances are exact."""
+    drawn = []
+    for name, variance in (("glorot", 2 / 500), ("he", 2 / 300), ("lecun", 1 / 300)):
+        layers = [Dense(200, weight_init=f"{name}_{kind}")]
+        drawn.append(Network(300, layers, loss="mse", dtype="float64").views()["w1"] / variance**0.5)
+        np.testing.assert_allclose(drawn[-1], drawn[0], atol=1e-12)
+    assert drawn[0].var() == pytest.approx(1.0, rel=0.015)
+    assert abs(drawn[0].mean()) < 4 / drawn[0].size ** 0.5
     if kind == "uniform":
-        assert np.abs(w).max() <= (3 * variance) ** 0.5
+        assert 0.999 * 3**0.5 < np.abs(drawn[0]).max() <= 3**0.5
 
 
 @pytest.mark.parametrize("n_in", [1, 4, 300])

@@ -99,6 +99,25 @@ def test_arrays_that_change_in_place_are_seen():
         optimizer.step(p.view(np.float32), np.ones(2000, np.float32))
 
 
+def test_a_disturbed_optimizer_is_made_ready_once():
+    p, optimizer = np.zeros(3), SGD(1.0)
+    optimizer.step(p, np.ones(3))
+    optimizer.lock.disturbed = True  # as an exception leaves it
+    optimizer.step(p, np.ones(3))
+    assert not optimizer.lock.disturbed
+    np.testing.assert_array_equal(p, -2.0)
+
+
+def test_every_step_has_the_threads_and_the_backend_asked_for():
+    params, optimizer = [np.ones(3), np.ones(2)], SGD(0.5)
+    for threads, backend in ((1, "cython"), (1, "numpy"), (1, "cython"), (2, "cython"), (2, "numpy")):
+        optimizer.step(params, [np.ones(3), np.ones(2)], num_threads=threads, backend=backend)
+    optimizer.step([p.copy() for p in params], [np.ones(3), np.ones(2)])
+    np.testing.assert_array_equal(np.concatenate(params), -1.5)
+    with pytest.raises(ValueError, match="'num_threads'"):
+        optimizer.step(params, [np.ones(3), np.ones(2)], num_threads=0)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_one_optimizer_serves_one_caller_at_a_time(threads):
     """A second one is told so, and nothing of its step is done."""
@@ -232,6 +251,27 @@ def test_an_optimizer_drives_one_network(small):
     with pytest.raises(ValueError, match="'optimizer'.*drives another"):
         other.train_step(x, y, optimizer)
     np.testing.assert_array_equal(other.parameters, before)
+
+
+# Values at the ends of their ranges: those that are taken, and those that are not.
+FRACTION, POSITIVE, NOT_NEGATIVE = ((0.0, 0.99999), (-1e-9, 1.0)), ((1e-30, 1e30), (0.0,)), ((0.0, 1e30), (-1e-30,))
+LIMITS = [
+    (SGD, "learning_rate", POSITIVE), (SGD, "momentum", FRACTION), (RMSProp, "alpha", FRACTION),
+    (fastgd.AdaDelta, "rho", FRACTION), (Adam, "beta1", FRACTION), (Adam, "beta2", FRACTION),
+    (Adam, "eps", ((1e-30, 1e30), (0.0, 9.999e-31))), (SGD, "weight_decay", NOT_NEGATIVE),
+    (fastgd.NAdam, "momentum_decay", NOT_NEGATIVE), (AdaGrad, "initial_accumulator", NOT_NEGATIVE),
+    (SGD, "clip_value", POSITIVE), (SGD, "clip_norm", POSITIVE), (SGD, "ema_decay", FRACTION),
+    (SGD, "accumulate", ((1, 2), (0,))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "name", "values"), LIMITS)
+def test_limits_of_hyperparameters(make, name, values):
+    for value in values[0]:
+        assert getattr(make(**{name: value}), name, value) == value
+    for value in values[1]:
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            make(**{name: value})
 
 
 NAN = float("nan")

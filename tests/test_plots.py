@@ -75,6 +75,15 @@ def test_plot_range_test(small):
     at = rates.index(found.suggestion)
     assert drawn[f"suggestion: {found.suggestion:.2g}"] == ([found.suggestion], [found.smoothed[at]])
     assert axes.get_xscale() == "log"
+    loss = np.geomspace(2.0, 1.0, 101)
+    for odd, low in (
+        (0.5, 0.5),
+        (3.0, 0.9),
+    ):  # the range of the smoothed loss, and of all but the least 2 % of the others
+        loss[:3] = odd
+        found = fastgd.RangeTest(np.geomspace(1e-3, 1, 101), loss, np.geomspace(1.9, 0.9, 101), 0.1)
+        (axes,) = found.plot().axes
+        assert axes.get_ylim() == pytest.approx((low / 1.5, 1.9 * 1.5), rel=1e-9)
 
 
 def test_descents_side_by_side(rows):
@@ -141,8 +150,8 @@ def test_a_trajectory_is_the_way_of_the_parameters(walked, rows):
             twin.train_step(xb, yb, optimizer)
             points.append(twin.parameters.copy())
     np.testing.assert_array_equal(path.parameters, np.array(points)[path.steps])
-    network.fit(*rows, epochs=1, callbacks=[path])
-    assert path.steps[-2:] == [20, 24]
+    network.fit(*rows, epochs=1, callbacks=[path, every(2, path), every(4, path)])
+    assert path.steps[-3:] == [20, 22, 24]
     np.testing.assert_array_equal(path.parameters[-1], network.parameters)
     with pytest.raises(ValueError, match="'network'.*another"):
         make().fit(*rows, epochs=1, callbacks=[path])
@@ -217,6 +226,11 @@ def test_the_plane_of_two_parameters(rng):
     a, b, losses = losses_over(network, x, y, plane, 9)
     expected = ((a[None, :, None] * x[:, 0] + b[:, None, None] - y) ** 2).mean(axis=2)
     np.testing.assert_allclose(losses, expected, rtol=1e-10)
+    for scale in (1.0, 1e-3):  # a quarter more on each side, in one direction at least half as far as in the other
+        points = scale * np.array([[0.0, 0.0], [4.0, 0.4], [2.0, 0.8]])
+        expected = scale * np.array([[2.0 - 3.0, 2.0 + 3.0], [0.4 - 1.5, 0.4 + 1.5]])
+        np.testing.assert_allclose(plane_of(network, points).reach, expected, rtol=1e-9)
+    np.testing.assert_allclose(plane_of(network, points[1:2]).reach, [[-0.996, 1.004], [-0.9996, 1.0004]])
 
 
 def test_a_failure_leaves_the_network_as_it_is(walked, rows, monkeypatch):

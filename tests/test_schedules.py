@@ -34,12 +34,26 @@ POINTS = {
         {0: 0.4, 1: 0.6, 3: 1.0, 4: 1.0, 13: 1.0, 14: 0.5},
     ),
     "reduce_on_plateau": (fastgd.schedules.reduce_on_plateau(0.5), {0: 0.5, 1000: 0.5}),
+    "polynomial of its defaults": (fastgd.schedules.polynomial(1.0, total_steps=10), {0: 1.0, 2: 0.8, 9: 0.1, 10: 0.0}),
+    "cosine_restarts of its defaults": (
+        fastgd.schedules.cosine_restarts(1.0, period=10),
+        {0: 1.0, 2: (1 + np.cos(np.pi / 5)) / 2, 5: 0.5, 10: 1.0, 15: 0.5},
+    ),
+    "cosine of one step after another": (
+        fastgd.schedules.cosine(1.0, total_steps=3, warmup_steps=3),
+        {0: 1 / 3, 1: 2 / 3, 2: 1.0, 3: 1.0, 4: 0.0},
+    ),
+    "one_cycle without a rise": (
+        fastgd.schedules.one_cycle(1.0, 11, rising=0.0),
+        {0: 0.97974656782, 10: 4e-6, 11: 4e-6},
+    ),
+    "warmup of no steps": (fastgd.schedules.warmup(0.5, steps=0), {0: 0.5, 1: 0.5}),
     "cosine": (COSINE, {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 60: 0.55, 110: 0.1, 500: 0.1}),
 }
 
 
 def test_every_schedule_has_points():
-    assert set(POINTS) == set(SCHEDULES)
+    assert {name.partition(" ")[0] for name in POINTS} == set(SCHEDULES)
 
 
 @pytest.mark.parametrize("name", POINTS)
@@ -108,6 +122,8 @@ def test_reduce_on_plateau():
     losses = [5.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 3.0, 3.0]
     expected = [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5]
     np.testing.assert_allclose(plateau_rates(losses, factor=0.5, patience=2, cooldown=2), expected)
+    expected = [1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    np.testing.assert_allclose(plateau_rates([1.0] * 9, factor=0.5, patience=0, cooldown=2), expected)
     np.testing.assert_allclose(plateau_rates([1.0] * 6, factor=0.1, patience=1, final=0.05), [1, 1, 1, 0.1, 0.1, 0.05])
     # A loss that is not finite is no improvement; it takes another one to find the best.
     np.testing.assert_allclose(plateau_rates([np.inf, np.nan, 1.0, 2.0], patience=0), [1, 0.1, 0.01, 0.01])
@@ -128,6 +144,39 @@ def test_plateau_is_written_and_read(small, tmp_path):
     _, twin = fastgd.load(tmp_path / "net.safetensors")
     assert twin.schedule == optimizer.schedule
     assert twin.schedule.scale < 1
+
+
+# By schedule and field, values at the ends of their ranges: those that are taken, and those that are not.
+POSITIVE, NOT_NEGATIVE, PART = ((1e-30,), (0.0,)), ((0.0,), (-1e-30,)), ((0.0, 1.0), (-1e-9, 1.001))
+COUNT, COUNT_OR_NONE = ((1,), (0,)), ((0,), (-1,))
+LIMITS = {
+    "constant": {"learning_rate": POSITIVE},
+    "step": {"learning_rate": POSITIVE, "every": COUNT, "factor": ((1e-30, 1.0), (0.0, 1.001))},
+    "inverse_time": {"learning_rate": POSITIVE, "rate": NOT_NEGATIVE},
+    "polynomial": {"learning_rate": POSITIVE, "total_steps": COUNT, "power": POSITIVE, "final": NOT_NEGATIVE},
+    "cosine": {"learning_rate": POSITIVE, "total_steps": COUNT, "warmup_steps": ((0, 1), (-1, 2))},
+    "cosine_restarts": {"learning_rate": POSITIVE, "period": COUNT, "growth": ((1.0,), (0.999,))},
+    "one_cycle": {
+        "peak": POSITIVE, "total_steps": COUNT, "rising": PART, "divisor": ((1.0,), (0.999,)),
+        "final_divisor": ((1.0,), (0.999,)),
+    },
+    "warmup": {"schedule": POSITIVE, "steps": COUNT_OR_NONE, "start": NOT_NEGATIVE},
+    "reduce_on_plateau": {
+        "learning_rate": POSITIVE, "factor": ((1e-30, 1.0), (0.0, 1.001)), "patience": COUNT_OR_NONE,
+        "threshold": NOT_NEGATIVE, "cooldown": COUNT_OR_NONE, "final": NOT_NEGATIVE,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits(name):
+    first = {field: taken[0] for field, (taken, _) in LIMITS[name].items()}
+    for field, (taken, refused) in LIMITS[name].items():
+        for value in taken:
+            SCHEDULES[name](**first | {field: value})
+        for value in refused:
+            with pytest.raises(ValueError, match=f"'{field}'"):
+                SCHEDULES[name](**first | {field: value})
 
 
 BAD_SCHEDULES = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sklearn.neural_network
 from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 
 import fastgd
 from fastgd.engine.steps import Steps
@@ -29,6 +29,7 @@ TARGETS = {
     "flag": (X[:, 0] + X[:, 1] > 0).astype(int),
     "three": three,
     "multilabel": make_multilabel_classification(ROWS, 6, n_classes=4, random_state=0)[1],
+    "two labels": make_multilabel_classification(ROWS, 6, n_classes=2, random_state=0)[1],
     "number": numbers[:, 0],
     "numbers": numbers,
     "count": rng.poisson(np.exp(X[:, 0] / 3)).astype(float),
@@ -43,6 +44,7 @@ FOLLOWED = {
     "adam, weights": ("three", {**FEW, "alpha": 0.3}, weight),
     "adam, binary, logistic": ("binary", {**FEW, "activation": "logistic", "learning_rate_init": 0.01}),
     "adam, multilabel": ("multilabel", {**FEW, "activation": "tanh", "alpha": 0.1}),
+    "adam, two labels": ("two labels", FEW),
     "adam, number": ("number", {**FEW, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3}),
     "adam, numbers": ("numbers", {**FEW, "activation": "identity", "alpha": 1.0}),
     "adam, in order": ("numbers", {**FEW, "shuffle": False}, weight),
@@ -63,6 +65,9 @@ FOLLOWED = {
     }),
     "sgd, adaptive": ("number", {
         **SGD, "learning_rate": "adaptive", "tol": 0.05, "n_iter_no_change": 2, "max_iter": 99,
+    }),
+    "sgd, adaptive, its last rate": ("number", {
+        **SGD, "learning_rate": "adaptive", "learning_rate_init": 1e-6, "tol": 1.0, "n_iter_no_change": 2,
     }),
     "sgd, adaptive, early stopping": ("three", {
         **SGD, "learning_rate": "adaptive", "tol": 0.02, "n_iter_no_change": 1, "early_stopping": True, "max_iter": 99,
@@ -126,6 +131,21 @@ def test_follows_scikit_learn(case):
     np.testing.assert_allclose(getattr(ours, predictions)(X), getattr(theirs, predictions)(X), rtol=1e-7, atol=1e-9)
 
 
+def test_a_column_of_numbers_is_a_target_with_a_warning():
+    for kind in (sklearn.neural_network.MLPRegressor, MLPRegressor):
+        with pytest.warns(DataConversionWarning, match="column-vector"):
+            kind(**{**FEW, "max_iter": 1, "batch_size": ROWS}).partial_fit(X, numbers[:, :1])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_one_class_alone():
+    theirs, ours = (
+        kind(**FEW).fit(X, np.full(ROWS, 7)) for kind in (sklearn.neural_network.MLPClassifier, MLPClassifier)
+    )
+    assert ours.n_outputs_ == theirs.n_outputs_ == 1
+    np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
+
+
 def test_some_cases_stop_early_and_some_do_not():
     stopped = {case for case in FOLLOWED if (e := both_fitted(case)[1]).n_iter_ < e.max_iter}
     assert {"adam, converges", "early stopping, stratified", "sgd, adaptive, early stopping"} <= stopped
@@ -178,7 +198,7 @@ def test_penalty_of_each_step_on_every_backend(backend):
     labels = three.astype(np.int64)
     steps = Steps.of(plan, optimizer, X, labels, rows=[20] * 3, starts=[0, 20, 40])
     steps.penalties = values
-    net._train(plan, steps)
+    net.executor.train(steps)
     weights = slice(0, net.n_weights)
     for i in range(3):
         rows = slice(20 * i, 20 * i + 20)

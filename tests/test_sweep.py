@@ -10,6 +10,7 @@ from cases import make, same
 
 import fastgd
 from fastgd import SGD, Adam, Dense, Network
+from fastgd.engine.executor import Executor
 
 GRID = {"optimizer": ["Adam", SGD(0.5, momentum=0.9)], "learning_rate": [0.01, 0.1], "seed": [1, 2]}
 
@@ -73,6 +74,17 @@ def test_the_table(rows):
     assert f"{columns['validation_loss'][by_loss[0]]:.4g}" in lines[1]
     assert lines[-1].split()[-1] == "diverged"
     assert len({len(line) for line in lines}) == 1
+    worse = {"validation_data": (rows[0], (rows[1] + 1) % 3), "optimizer": SGD(0.5), "epochs": 3}
+    for restored in (True, False):
+        found = fastgd.sweep(make(), *rows, {"seed": [1]}, **worse, restore_best=restored)
+        (history,) = found.histories
+        assert history.best_epoch < 3
+        assert found.columns["epoch"] == [history.best_epoch if restored else 3]
+        assert found.columns["validation_loss"] == [history.validation_loss[found.columns["epoch"][0] - 1]]
+    for count, last in ((30, "29"), (31, "... and 1 more")):
+        columns = {"loss": [float(i) for i in range(count)]}
+        lines = repr(fastgd.Sweep([{}] * count, [], [], columns, {"loss": False})).splitlines()
+        assert (len(lines), lines[-1].strip(), lines[30].strip()) == (count + 1, last, "29")
 
 
 def test_networks_of_other_kinds(rows, capfd):
@@ -83,14 +95,14 @@ def test_networks_of_other_kinds(rows, capfd):
 
     grid = {"hidden": [2, 4], "l2": np.array([0.0, 0.5]), "batch_size": [None, 10]}
     found = fastgd.sweep(network, *rows, grid, epochs=2, learning_rate=0.01, progress=True)
-    assert [n.sizes[1] for n in found.networks] == [2] * 4 + [4] * 4
+    assert [n.layers[0].units for n in found.networks] == [2] * 4 + [4] * 4
     assert [n.l2 for n in found.networks] == [0, 0, 0.5, 0.5] * 2
     assert [h.steps for h in found.histories] == [2, 20] * 4
     assert {n.seed for n in found.networks} == {5}
     assert {h.learning_rate[-1] for h in found.histories} == {0.01}
     assert "8/8" in capfd.readouterr().err
     of_layers = fastgd.sweep(make(), *rows, {"layers": [[Dense(3)], [Dense(5), Dense(3)]]}, epochs=1)
-    assert [n.sizes for n in of_layers.networks] == [[6, 3], [6, 5, 3]]
+    assert [[layer.units for layer in n.layers] for n in of_layers.networks] == [[3], [5, 3]]
     assert len(str(fastgd.sweep(make(), *rows, {"seed": range(40)}, epochs=0)).splitlines()) == 32
 
 
@@ -119,7 +131,7 @@ def test_a_bad_combination_is_told_before_anything_is_trained(case, rows, monkey
     def begin(*told):
         raise AssertionError("a training has begun")
 
-    monkeypatch.setattr(Network, "_train", begin)
+    monkeypatch.setattr(Executor, "train", begin)
     with pytest.raises(error, match=match) as caught:
         fastgd.sweep(make(), *rows, grid, epochs=2)
     if case == "a later one":
@@ -141,6 +153,7 @@ def test_bad_arguments(rows):
             found.order(column)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_all(rows):
     """Trainings that would take hours, and some that have not begun."""
     pressed, begun = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)), time.monotonic()

@@ -62,7 +62,8 @@ def test_the_median_may_stand_in(tmp_path):
         ([7, 3, 7], "auto", (3, 7)),
         ([7, 3, 7], "regression", None),
         ([0.5, 1.5, 0.5], "auto", None),
-        (list(range(30)), "auto", None),
+        (list(range(20)), "auto", tuple(range(20))),
+        (list(range(21)), "auto", None),
         (list(range(30)), "classification", tuple(range(30))),
     ],
 )
@@ -155,6 +156,7 @@ BAD = {
     "names for classes": ("a,y\n" + "".join(f"{i},n{i}\n" for i in range(30)), {},
                           "column 'y': expected classes that come more than once.*30 different ones in 30 rows"),
     "delimiter": ("a;y\n1;2\n", {}, "column 'y': expected such a column.*another delimiter"),
+    "one column": ("a\n1\n", {"target": "b"}, r"column 'b': expected such a column.*got columns \['a'\]$"),
     "infinite": ("a,y\n1,1\n-inf,2\n", {}, "column 'a', row 2: expected a finite number, got -inf"),
     "one class": ("a,y\n1,b\n2,b\n", {}, "column 'y': expected at least 2 classes, got only 'b'"),
     "no target": ("a,y\n1,b\n2,\n3,c\n", {}, "column 'y', row 2: expected a value in every row of the target"),

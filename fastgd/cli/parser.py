@@ -7,12 +7,12 @@ import csv
 import os
 import sys
 
-from .. import tables
 from ..activations import ACTIVATIONS
 from ..cli import commands, datasets
 from ..core.config import __version__
 from ..core.kernel import BACKENDS, DTYPES
 from ..optimizers import OPTIMIZERS
+from ..tables.columns import TASKS
 from .self_check import run as selfcheck
 
 EXAMPLES = """examples:
@@ -84,7 +84,7 @@ def _add_data(one):
     one.add_argument(
         "--target", type=_name, metavar="COLUMN", help="what is to be predicted: a column, or an array of an npz file"
     )
-    one.add_argument("--task", default="auto", choices=tables.TASKS, help="what the target is")
+    one.add_argument("--task", default="auto", choices=TASKS, help="what the target is")
     one.add_argument("--categorical", type=_names, default="", metavar="A,B", help="columns of numbers for categories")
     one.add_argument("--drop", type=_names, default="", metavar="A,B", help="columns that are left out")
     one.add_argument("--missing", default="mean", choices=("mean", "median"), help="what missing numbers become")

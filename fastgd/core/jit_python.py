@@ -293,6 +293,7 @@ class PythonNumbers(_Pass, FunctionPass):
                 called = self.editor.variable(ir.Global("inverse_power", inverse_power, value.loc), statement)
                 return ir.Expr.call(called, (value.lhs, value.rhs), (), value.loc)
             if type(known[1]) is int:
+                self.editor.call(exponent, (value.lhs, value.rhs), statement)
                 right = False  # Numba makes a product of it
             elif known[1] is None:
                 value.rhs = self.editor.call(exponent, (value.lhs, value.rhs), statement)
