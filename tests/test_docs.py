@@ -16,6 +16,7 @@ from pyarrow import parquet as pq
 from test_sources import bodies, fields_of, structs
 
 import fastgd
+from fastgd.engine.plan import PHASES
 from fastgd.layers.base import LAYERS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -108,7 +109,22 @@ def test_files_that_a_page_names_are_there(page):
     names = re.findall(r"(?<![\w/.])(?:fastgd|tests|benchmarks|src_cython|docs|\.ci)/[\w/.-]*\w", text)
     assert len(names) > 5 or page.stem == "from_torch"
     missing = {name for name in names if not (ROOT / name).exists() and not re.search(r"/(x|test_x|scale)\.p", name)}
-    assert missing <= {"tests/mutants.py"}
+    assert not missing
+
+
+def test_the_architecture_names_what_is_there():
+    """`Class.attribute` and functions, in the file that the line or the sentence names, or in any."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = [path for folder in ("fastgd", "src_cython") for path in (ROOT / folder).rglob("*.*")]
+    sources = [path.read_text() for path in paths if path.suffix in (".py", ".pyx", ".pxi", ".h")]
+    named = set(re.findall(r"\b([A-Z]\w+)\.([a-z_]\w*)", text)) - {("README", "md")}
+    assert len(named) > 12
+    for name, attribute in named:
+        (source,) = (source for source in sources if re.search(rf"^(cdef |cpdef )?class {name}\b", source, re.M))
+        assert re.search(rf"\bdef {attribute}\b|\b{attribute}\(|\.{attribute}\b", source), f"{name}.{attribute}"
+    for line in re.findall(r"^ +\w+ +src_cython/.*", text, re.M):
+        name, path = re.match(r" +(\w+) +(\S+)", line).groups()
+        assert name in (ROOT / path).read_text() or name in PHASES, line
 
 
 def exists(name):
