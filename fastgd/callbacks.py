@@ -1,4 +1,4 @@
-"""What `fit` calls while it trains. A callback is any function of the run (`fastgd.run.Run`): it is called after
+"""What `fit` calls while it trains. A callback is any function of the run (`fastgd.Run`): it is called after
 each epoch, or wrapped in `every` after so many minibatches; if it returns True, the training stops. One that is a
 context manager, too, is entered before the first step and left after the last, however that comes about, once even if
 it is given twice, for epochs and for minibatches."""

@@ -179,7 +179,7 @@ def loss(function=None, *, labels=False, link=None):
 
 
 def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
-    """A class like those of optimizers.py. `timed`: its kernel has the number of the update after lr."""
+    """A class like those in optimizers/. `timed`: its kernel has the number of the update after lr."""
 
     def __init__(self, learning_rate=learning_rate, *, weight_decay=0.0, **options):
         if learning_rate is None:

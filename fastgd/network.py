@@ -1,6 +1,4 @@
-"""The network: flat buffers, views of them, and the plan that walks them.
-
-Over 400 lines: it is the public face, and each of its methods is short."""
+"""The network: its shapes and flat buffers, and the methods that users call; the executor runs it."""
 
 import contextlib
 import math

@@ -1,22 +1,98 @@
-"""The code of the pages in docs/ runs, block after block."""
+"""The code of the pages for users and contributors runs, block after block; what they name is there."""
 
+import importlib
 import pathlib
 import re
+import sys
+import types
 
+import numpy as np
+import onnxruntime
+import pandas
+import pyarrow as pa
 import pytest
+from pyarrow import csv
+from pyarrow import parquet as pq
+from test_sources import bodies, fields_of, structs
+
+import fastgd
+from fastgd.engine.plan import PHASES
+from fastgd.layers.base import LAYERS
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+README = BLOCKS[ROOT / "README.md"]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT and BLOCKS[p]], ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page):
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    ours = [block for block in blocks if not block.startswith("import torch")]
-    assert ours
     names = {}
-    for block in ours:
-        exec(compile(block, page.name, "exec"), names)
+    for block in BLOCKS[page]:
+        if not block.startswith("import torch"):
+            exec(compile(block, page.name, "exec"), names)
+
+
+def table(rows):
+    rng = np.random.default_rng(0)
+    columns = {"id": np.arange(rows), "zip": rng.integers(10, 13, rows), "size": rng.normal(size=rows)}
+    return pa.table(columns | {"price": 3 * columns["size"] + rng.normal(size=rows)})
+
+
+def given_to(block):
+    """What a block of README takes for granted: modules, data, a network that fits them, files."""
+    rng, own = np.random.default_rng(0), "pinball" in block
+    width, outputs, loss = (8, 1, "mse") if own else (784 if "784" in block else 64, 10, "softmax_cross_entropy")
+    X = (16 * rng.random((120, width))).astype(np.float32)
+    y = rng.normal(size=(120, 1)) if own else rng.integers(0, 10, 120)
+    net = fastgd.Network(width, [fastgd.Dense(8, "tanh"), fastgd.Dense(outputs)], loss=loss)
+    histories = {f"history_{i}": net.like(seed=i).fit(X, y, epochs=2) for i in (1, 2, 3)}
+    pq.write_table(table(40), "houses.parquet")
+    csv.write_csv(table(5), "new.csv")
+    np.save("images.npy", (255 * rng.random((120, 784))).astype(np.uint8))
+    net.to_onnx("model.onnx")
+    modules = {"np": np, "pandas": pandas, "onnxruntime": onnxruntime, "fastgd": fastgd}
+    data = {"X": X, "y": y, "Xv": X[:20], "yv": y[:20], "w": rng.random(120)}
+    return {**modules, **data, **histories, "history": histories["history_1"], "net": net}
+
+
+def readme_cases():
+    for i, block in enumerate(README):
+        if "model.parameters()" not in block:  # torch's
+            yield pytest.param(block, id=str(i), marks=[pytest.mark.slow] if "fastgd.custom" in block else [])
+
+
+@pytest.mark.filterwarnings("ignore:not converged")
+@pytest.mark.parametrize("block", list(readme_cases()))
+def test_the_code_of_the_readme_runs(block, own_definitions, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = given_to(block)
+    exec(compile(block, "README.md", "exec"), names)
+    if "T, C, k = " in block:
+        assert names["net"].predict(names["X"]).shape == (200, 12, 5)
+        assert names["net"].views()["w2.3"].shape == (32, 8)
+
+
+def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys):
+    """The code of CONTRIBUTING.md as the module it would be, then the code that uses it; the records of its Cython
+    bodies have the fields of the contracts."""
+    module, use = BLOCKS[ROOT / "CONTRIBUTING.md"]
+    made = types.ModuleType("fastgd.layers.scale")
+    made.__package__ = "fastgd.layers"
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    monkeypatch.setitem(LAYERS, "Scale", None)  # and gone after the test
+    monkeypatch.chdir(tmp_path)
+    exec(compile(module, "scale.py", "exec"), vars(made))
+    exec(compile(use, "use.py", "exec"), {})
+    assert "scale_gradient(ds2[3], " in capsys.readouterr().out
+
+    (sources,) = re.findall(r"```cython\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    records, _ = bodies(sources)
+    assert records == {"scale_columns": ("ScaleColumns",) * 2, "scale_gradient": ("ScaleGradient",) * 2}
+    for name, (struct, _) in records.items():
+        assert structs(sources)[struct] == fields_of(getattr(made, name))
 
 
 def test_hooks_run_the_lint_line_of_the_checks():
@@ -27,7 +103,53 @@ def test_hooks_run_the_lint_line_of_the_checks():
     assert hooks == checks
 
 
-def test_pages_for_contributors_name_what_is_there():
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for name in re.findall(r"(?:tests|benchmarks|src_cython|\.ci)/[\w/.]*\w", text):
-        assert (ROOT / name).exists() or name in ("tests/test_x.py", "tests/mutants.py"), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    names = re.findall(r"(?<![\w/.])(?:fastgd|tests|benchmarks|src_cython|docs|\.ci)/[\w/.-]*\w", text)
+    assert len(names) > 5 or page.stem == "from_torch"
+    missing = {name for name in names if not (ROOT / name).exists() and not re.search(r"/(x|test_x|scale)\.p", name)}
+    assert not missing
+
+
+def test_the_architecture_names_what_is_there():
+    """`Class.attribute` and functions, in the file that the line or the sentence names, or in any."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = [path for folder in ("fastgd", "src_cython") for path in (ROOT / folder).rglob("*.*")]
+    sources = [path.read_text() for path in paths if path.suffix in (".py", ".pyx", ".pxi", ".h")]
+    named = set(re.findall(r"\b([A-Z]\w+)\.([a-z_]\w*)", text)) - {("README", "md")}
+    assert len(named) > 12
+    for name, attribute in named:
+        (source,) = (source for source in sources if re.search(rf"^(cdef |cpdef )?class {name}\b", source, re.M))
+        assert re.search(rf"\bdef {attribute}\b|\b{attribute}\(|\.{attribute}\b", source), f"{name}.{attribute}"
+    for line in re.findall(r"^ +\w+ +src_cython/.*", text, re.M):
+        name, path = re.match(r" +(\w+) +(\S+)", line).groups()
+        assert name in (ROOT / path).read_text() or name in PHASES, line
+
+
+def exists(name):
+    """Whether a dotted name of the package means something: a module, or what is in one."""
+    module, _, rest = name.partition(".")
+    found = importlib.import_module(module)
+    for part in rest.split("."):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(f"{found.__name__}.{part}")
+            except (ImportError, AttributeError):
+                return False
+        found = getattr(found, part)
+    return True
+
+
+def test_names_of_the_package_mean_something():
+    """In pages, docstrings, comments and messages: `fastgd.x.y`."""
+    paths = [*PAGES, *(ROOT / "fastgd").rglob("*.py"), *(ROOT / "src_cython").rglob("*.p*")]
+    named = {
+        (path.name, name)
+        for path in paths
+        for name in re.findall(r"(?<![\w./'-])fastgd(?:\.[A-Za-z_]\w*)+", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 80
+    unknown = {name for _, name in named if not exists(name)}
+    examples = {"fastgd.kernels.leaky_forward.onnx", "fastgd.layers.scale", "fastgd.Scale"}
+    assert unknown <= examples

@@ -20,10 +20,10 @@ TEXT = "\n".join(path.read_text() for path in sorted(SOURCES.rglob("*.pxi")))
 TYPES = {None: "real", "float64": "double", "int64": "int64_t"}
 
 
-def structs():
+def structs(text=TEXT):
     """name -> (C type, field) of each field of a struct, in order."""
     found = {}
-    for name, body in re.findall(r"^cdef struct (\w+):.*\n((?:    .*\n)+)", TEXT, re.M):
+    for name, body in re.findall(r"^cdef struct (\w+):.*\n((?:    .*\n)+)", text, re.M):
         fields = []
         for line in body.splitlines():
             kind, names = re.fullmatch(r"\s+((?:const )?\w+) +([^#]+?)\s*(?:#.*)?", line).groups()
@@ -32,16 +32,16 @@ def structs():
     return found
 
 
-def bodies():
+def bodies(text=TEXT):
     """name of a kernel -> (struct that its body reads, struct that it is registered with); and for update rules ->
     what `for_elements` and its kin are given."""
     records, loops = {}, {}
-    for name, body in re.findall(r"^cdef void (\w+)\(const void \*args.*\n((?:    .*\n|\n)+)", TEXT, re.M):
+    for name, body in re.findall(r"^cdef void (\w+)\(const void \*args.*\n((?:    .*\n|\n)+)", text, re.M):
         records[name] = re.findall(r"= <const (\w+) \*>args", body)
         loops[name] = re.findall(
             r"^    (for_elements\w*)\(args, begin, end, \w+, (\d+), (\d+)(?:, 0b([01]+))?\)", body, re.M
         )
-    registered = dict(re.findall(r'^register\("(\w+)", \1, sizeof\((\w+)\)\)', TEXT, re.M))
+    registered = dict(re.findall(r'^register\("(\w+)", \1, sizeof\((\w+)\)\)', text, re.M))
     records = {name: (*read, registered[name]) for name, read in records.items() if name in registered}
     return records, {name: found[0] for name, found in loops.items() if found}
 

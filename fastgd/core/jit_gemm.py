@@ -1,4 +1,4 @@
-"""`add_product` and `product_over_rows` for loops that Numba compiles: register tiles, as in src_cython/gemm.pxi.
+"""`add_product` and `product_over_rows` for loops that Numba compiles: register tiles, as in src_cython/core/gemm.pxi.
 
 A panel of B is packed, and for TILE_ROWS rows at a time one vector of sums each goes through it. Numba makes no vectors
 of what a loop adds up in more than one variable, so the innermost loop is written as LLVM's instructions.

@@ -121,7 +121,7 @@ class Kernel:
         self.loops = {}  # those compiled by Numba, by precision
         self.onnx_function = None
         self.cost = None  # or a function of the sizes by name: floating-point operations, about
-        self.derived = {}  # kernels that follow from this one; see lowmemory.py
+        self.derived = {}  # kernels that follow from this one; see low_memory.py
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)

@@ -2,6 +2,8 @@
 
 Operations are written down by name of kernel and buffers. `bind` then chooses a body for each and binds it, for the
 native runner if the bodies are compiled; Python runs numpy bodies.
+
+Over 400 lines: how operations are bound, pointed at arrays and run follows from one layout of records.
 """
 
 import dataclasses

@@ -64,7 +64,7 @@ class Optimizer(Stepper):
     learning_rate_factors: by name of a network's parameter array ("w1", "b1", ...; `Network.views`), or by index for a
         list of arrays: a factor of the learning rate, 0 for arrays that stay as they are, without state.
     state_dtype: None holds the state in the precision of the parameters; "bfloat16" in 16 bits, "8bit" in 8 bits with
-        an exponent for each block of 256, both rounded stochastically (see fastgd.lowmemory).
+        an exponent for each block of 256, both rounded stochastically (see `fastgd.optimizers.low_memory`).
 
     `steps` counts the updates; `state` maps the name of each slot to a list of flat arrays, one for each part of the
     parameters. An optimizer drives one network, or one list of arrays, for its life.

@@ -237,7 +237,8 @@ def _derive(rule, state_dtype, name):
     reference.__signature__ = inspect.Signature(parameters)
     reference.__name__, reference.__module__ = name, rule.__module__
     reference.__doc__ = (
-        f"`{rule.name}` with its slots in {state_dtype}, rounded stochastically by the seed; see fastgd.lowmemory.\n\n"
+        f"`{rule.name}` with its slots in {state_dtype}, rounded stochastically by the seed; see "
+        "fastgd.optimizers.low_memory.\n\n"
         f"{inspect.getdoc(rule.reference)}"
     )
     made = Kernel(reference)

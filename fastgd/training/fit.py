@@ -1,4 +1,5 @@
-"""fit(): its arguments, checked, and made into a run. Over 60 lines for the telling of its arguments."""
+"""fit(): its arguments, checked, and made into a run. `fit` is over 60 lines: it has 20 arguments, and checks all of
+them before it changes anything."""
 
 import copy
 import math
@@ -68,7 +69,7 @@ def fit(
     patience: stop when for so many epochs in a row it has not become better by more than `tolerance` than where it last
         did; None never stops early. restore_best: at the end go back to the parameters of the epoch where it was best;
         NaN is never best.
-    callbacks: functions of the run (`fastgd.run.Run`), called after each epoch, or `fastgd.callbacks.every(k, f)`
+    callbacks: functions of the run (`fastgd.Run`), called after each epoch, or `fastgd.callbacks.every(k, f)`
         after every k minibatches; one that returns True stops the training. They may use the network, and train it.
         (Metrics and learning-rate functions may evaluate it; a rate that follows from what the network says then is
         asked for before each update. Other threads must not use the network, or the optimizer, during `fit`.)
