@@ -16,7 +16,7 @@ import numpy as np
 from ._plan import UseLock
 from .errors import check_integer, shown, type_error, value_error
 from .training.checkpoint import check_file
-from .training.history import why
+from .training.history import reason
 
 # Seconds between two looks of the progress bar.
 TICK = 0.1
@@ -67,7 +67,7 @@ class json_lines:
     def __exit__(self, kind, error, traceback):
         with self._entered:
             if error is not None:
-                self._write({"stopped": why(error)})
+                self._write({"stopped": reason(error)})
             elif self._history is not None:
                 self._write({"stopped": self._history.stopped})
         self._file, self._entered = None, None
