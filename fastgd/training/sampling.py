@@ -1,4 +1,4 @@
-"""Minibatches of a training run: which rows each takes, laid out for the native runner, a piece of the run at a time."""
+"""The minibatches of a training run: which rows each takes, laid out a piece of the run at a time."""
 
 import collections.abc
 import math
