@@ -171,10 +171,10 @@ def altered(path, change):
         (lambda t: {"other": "thing"}, "'metadata'.*saved by fastgd"),
         (lambda t: {"fastgd": "no json"}, "'metadata'.*JSON"),
         (lambda t: {"fastgd": "3"}, "'metadata'"),
-        (lambda t: {"fastgd": '{"format": 99, "version": "7.1"}'}, "'format'.*4.*99.*7.1"),
+        (lambda t: {"fastgd": '{"format": 99, "version": "7.1"}'}, "'format'.*5.*99.*7.1"),
         (lambda t: {"fastgd": "[" * 100_000}, "'metadata'.*Recursion"),
-        (lambda t: {"fastgd": '{"format": 4, "network": 3}'}, "'network'.*TypeError"),
-        (lambda t: {"fastgd": '{"format": 4, "network": {"layers": [], "loss": []}}'}, "'network'"),
+        (lambda t: {"fastgd": '{"format": 5, "network": 3}'}, "'network'.*TypeError"),
+        (lambda t: {"fastgd": '{"format": 5, "network": {"layers": [], "loss": []}}'}, "'network'"),
         (lambda t: t.pop("w2") is None or None, "'w2'.*none"),
         (lambda t: t.update(w1=np.zeros((2, 2))), r"'w1'.*F64 \(5, 8\).*F64 \(2, 2\)"),
         (lambda t: t.update(b1=np.zeros(8, np.float32)), "'b1'.*F64.*F32"),
@@ -289,7 +289,7 @@ def test_every_bit_and_every_cut_is_noticed(tmp_path):
 
 
 KILLED = """
-import sys, fastgd, fastgd.checkpoint as files
+import sys, fastgd, fastgd.training.checkpoint as files
 net = fastgd.Network(5, [fastgd.Dense(3)], loss="mse", seed=9)
 calls = 0
 def counted(name):

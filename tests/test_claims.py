@@ -72,7 +72,7 @@ def test_learning_rates_ask_the_network(task):
 
 
 def _parts(epoch):
-    order = fastgd.data.epoch_order(40, 0, epoch, True)
+    order = fastgd.data.minibatches.epoch_order(40, 0, epoch, True)
     return [order[start : start + 16] for start in range(0, 40, 16)]
 
 

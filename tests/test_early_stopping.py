@@ -122,7 +122,7 @@ def test_metrics_of_the_training_data_without_validation(backend, rows):
 def test_validation_fraction_is_validation_data(backend, rng):
     """The rows held out are not trained on; the rest is trained on as if it were all."""
     X, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
-    held_out = fastgd.data.epoch_order(50, 3, fastgd.data.samples.SPLIT_EPOCH, True)[:10]
+    held_out = fastgd.data.minibatches.epoch_order(50, 3, fastgd.data.samples.SPLIT_EPOCH, True)[:10]
     rest = np.setdiff1d(np.arange(50), held_out)
     for batch_size, dtype in ((8, np.float32), (1, np.float32), (None, np.float32), (8, np.float64)):
         split, given = make(backend, seed=3), make(backend, seed=3)

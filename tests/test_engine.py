@@ -163,7 +163,7 @@ def test_batch_descent_in_one_piece_is_a_loop_of_steps(rows):
 def test_pieces_of_a_run_do_not_show(monkeypatch, rows):
     ends = []
     for limit in (2**18, 50):
-        monkeypatch.setattr(fastgd.sampling, "PIECE_ROWS", limit)
+        monkeypatch.setattr(fastgd.training.sampling, "PIECE_ROWS", limit)
         net = network()
         history = net.fit(*rows, optimizer=Adam(), batch_size=16, epochs=5)
         ends.append((net.parameters.copy(), history.loss))

@@ -129,14 +129,14 @@ def penalty_on_biases(db, dy):
 
 
 MUTANTS = {
-    "factor 1 + 1e-6 in dw": ("layers", "dense_backward_weights", scaled(0, 1 + 1e-6)),
-    "factor 1 + 1e-6 in dx": ("layers", "dense_backward_input", scaled(0, 1 + 1e-6)),
+    "factor 1 + 1e-6 in dw": ("layers.dense", "dense_backward_weights", scaled(0, 1 + 1e-6)),
+    "factor 1 + 1e-6 in dx": ("layers.dense", "dense_backward_input", scaled(0, 1 + 1e-6)),
     "factor 1 + 1e-6 in the activation": (None, "tanh_backward", scaled(0, 1 + 1e-6)),
     "missing 1/batch": (None, "mse_loss", scaled(1, ROWS)),
-    "last row skipped": ("layers", "dense_backward_bias", last_row_skipped),
-    "sign of one unit": ("layers", "dense_backward_bias", sign_of_one_unit),
-    "penalty on biases": ("layers", "dense_backward_bias", penalty_on_biases),
-    "missing penalty": ("plan", "penalty_gradient", lambda g, w, l1, l2: g.__isub__(l2 * w)),
+    "last row skipped": ("layers.dense", "dense_backward_bias", last_row_skipped),
+    "sign of one unit": ("layers.dense", "dense_backward_bias", sign_of_one_unit),
+    "penalty on biases": ("layers.dense", "dense_backward_bias", penalty_on_biases),
+    "missing penalty": ("engine.plan", "penalty_gradient", lambda g, w, l1, l2: g.__isub__(l2 * w)),
 }
 
 
@@ -148,7 +148,7 @@ def test_gradient_check_catches_mutants(name, monkeypatch):
     network, x, y = case(activation, loss, "numpy", l2=0.1)
     assert worst_error(network, x, y) <= GRADIENT_TOLERANCE
     if module is not None:
-        monkeypatch.setattr(getattr(fastgd, module), kernel_name, mutant)
+        monkeypatch.setattr(f"fastgd.{module}.{kernel_name}", mutant)
     else:
         activation = dataclasses.replace(activation, backward=mutant) if kernel_name == "tanh_backward" else activation
         loss = dataclasses.replace(loss, kernels=(mutant,)) if kernel_name == "mse_loss" else loss
@@ -158,7 +158,7 @@ def test_gradient_check_catches_mutants(name, monkeypatch):
 
 def test_check_gradients_tells_which_array_is_wrong(monkeypatch):
     monkeypatch.setattr(
-        fastgd.layers, "dense_backward_bias", wrong(fastgd.kernels.dense_backward_bias, sign_of_one_unit)
+        fastgd.layers.dense, "dense_backward_bias", wrong(fastgd.kernels.dense_backward_bias, sign_of_one_unit)
     )
     network, x, y = case(ACTIVATIONS["tanh"], LOSSES["mse"], "numpy")
     errors = fastgd.check_gradients(network, x, y)

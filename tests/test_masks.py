@@ -94,7 +94,7 @@ def test_the_short_way_of_one_row_counts_too(samples):
     layers = [Dense(200, "tanh"), Dropout(0.5), Dense(200), Dense(3)]
     whole, cut = (Network(6, layers, loss="softmax_cross_entropy") for _ in range(2))
     whole.fit(*samples, optimizer=SGD(0.1), batch_size=1, epochs=2)
-    assert whole._plan.best_pass == "rank_one"
+    assert whole.executor.plan.best_pass == "rank_one"
     for _ in range(2):
         cut.fit(*samples, optimizer=SGD(0.1), batch_size=1, epochs=1)
     np.testing.assert_array_equal(cut.parameters, whole.parameters)

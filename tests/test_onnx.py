@@ -77,7 +77,7 @@ def test_onnxruntime_agrees(case, dtype, inputs, tmp_path, rng):
     x = inputs.astype(dtype)
     for rows in (slice(0, 1), slice(0, 300), *(slice(i, i + 100) for i in (0, 100, 200))):
         check_agrees(run(path, {"x": x[rows]})["prediction"], network, x[rows])
-    assert run(path, {"x": x[:0]})["prediction"].shape == (0, network.sizes[-1])
+    assert run(path, {"x": x[:0]})["prediction"].shape == (0, network.output_shape[-1])
     x = x[:100]
     with np.errstate(all="ignore"):  # another judge, in numpy, where nothing overflows
         reference = onnx.reference.ReferenceEvaluator(onnx.load(path)).run(None, {"x": x})[0]

@@ -182,7 +182,7 @@ def test_a_second_ctrl_c_does_not_lose_what_is_saved(tmp_path, small, monkeypatc
         real(*arguments)
         press(None)
 
-    monkeypatch.setattr(fastgd.checkpoint, "replace_file", write)
+    monkeypatch.setattr(fastgd.training.checkpoint, "replace_file", write)
     try:
         with pytest.raises(KeyboardInterrupt) as caught:
             trainee().fit(x, y, epochs=9, checkpoint=tmp_path / "m", callbacks=[press])
@@ -222,7 +222,7 @@ def test_checkpoint_every(tmp_path, small, monkeypatch):
     trainee().fit(x, y, **options)
     assert saved == [(9, 3)]
     saved.clear()
-    monkeypatch.setattr(fastgd.run, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(fastgd.training.run, "SAVE_SECONDS", 0)
     trainee().fit(x, y, callbacks=[lambda run: None], **options)
     assert {(3, 1), (6, 2), (9, 3)} <= set(saved)
 

@@ -10,6 +10,7 @@ from cases import make, same
 
 import fastgd
 from fastgd import SGD, Adam, Dense, Network
+from fastgd.engine.executor import Executor
 
 GRID = {"optimizer": ["Adam", SGD(0.5, momentum=0.9)], "learning_rate": [0.01, 0.1], "seed": [1, 2]}
 
@@ -83,14 +84,14 @@ def test_networks_of_other_kinds(rows, capfd):
 
     grid = {"hidden": [2, 4], "l2": np.array([0.0, 0.5]), "batch_size": [None, 10]}
     found = fastgd.sweep(network, *rows, grid, epochs=2, learning_rate=0.01, progress=True)
-    assert [n.sizes[1] for n in found.networks] == [2] * 4 + [4] * 4
+    assert [n.layers[0].units for n in found.networks] == [2] * 4 + [4] * 4
     assert [n.l2 for n in found.networks] == [0, 0, 0.5, 0.5] * 2
     assert [h.steps for h in found.histories] == [2, 20] * 4
     assert {n.seed for n in found.networks} == {5}
     assert {h.learning_rate[-1] for h in found.histories} == {0.01}
     assert "8/8" in capfd.readouterr().err
     of_layers = fastgd.sweep(make(), *rows, {"layers": [[Dense(3)], [Dense(5), Dense(3)]]}, epochs=1)
-    assert [n.sizes for n in of_layers.networks] == [[6, 3], [6, 5, 3]]
+    assert [[layer.units for layer in n.layers] for n in of_layers.networks] == [[3], [5, 3]]
     assert len(str(fastgd.sweep(make(), *rows, {"seed": range(40)}, epochs=0)).splitlines()) == 32
 
 
@@ -119,7 +120,7 @@ def test_a_bad_combination_is_told_before_anything_is_trained(case, rows, monkey
     def begin(*told):
         raise AssertionError("a training has begun")
 
-    monkeypatch.setattr(Network, "_train", begin)
+    monkeypatch.setattr(Executor, "train", begin)
     with pytest.raises(error, match=match) as caught:
         fastgd.sweep(make(), *rows, grid, epochs=2)
     if case == "a later one":

@@ -155,17 +155,17 @@ def test_divergence_keeps_the_last_good_parameters(optimizer, loss, backend, dty
         return Network(8, layers, loss=loss, dtype=dtype, backend=backend)
 
     network = make()
-    with pytest.raises(DivergenceError, match=r"diverged at step \d+ \(epoch \d+\).*learning_rate") as caught:
+    with pytest.raises(DivergenceError, match=r"update \d+ \(minibatch \d+, epoch \d+\).*learning_rate") as caught:
         network.fit(X, y, optimizer=optimizer(), batch_size=16, epochs=2000)
     assert np.isfinite(network.parameters).all()
     twin, twin_optimizer, steps = make(), optimizer(), 0
     for epoch in range(2000):
         for xb, yb in fastgd.minibatches(X, y, batch_size=16, epoch=epoch):
-            if steps == caught.value.step - 1:
+            if steps == caught.value.update - 1:
                 break
             twin.train_step(xb, yb, twin_optimizer)
             steps += 1
-        if steps == caught.value.step - 1:
+        if steps == caught.value.update - 1:
             break
     np.testing.assert_array_equal(twin.parameters, network.parameters)
 
@@ -195,9 +195,11 @@ def test_a_learning_rate_beyond_the_precision_is_refused(backend, rng):
 
 
 def test_divergence_error_travels_between_processes():
-    error = pickle.loads(pickle.dumps(DivergenceError(7, epoch=2, loss=np.inf, learning_rate=0.1, last_loss=3.0)))
-    assert (error.step, error.epoch, error.last_loss) == (7, 2, 3.0)
-    assert "step 7 (epoch 2)" in str(error)
+    error = pickle.loads(
+        pickle.dumps(DivergenceError(7, minibatch=9, epoch=2, loss=np.inf, learning_rate=0.1, last_loss=3.0))
+    )
+    assert (error.update, error.minibatch, error.epoch, error.last_loss) == (7, 9, 2, 3.0)
+    assert "update 7 (minibatch 9, epoch 2)" in str(error)
 
 
 def test_fit_goes_on_shuffling_where_it_stopped(data):
@@ -215,7 +217,7 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
 
 @pytest.mark.parametrize(
     "place",
-    ["lay_out", "_take", "of", "use_optimizer", "_bind", "train", "_train", "take", "_record", "_go_through_piece"],
+    ["lay_out", "_take", "of", "use_optimizer", "_bind", "train", "training_plan", "take", "_record", "_go_through_piece"],
 )
 def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
     """Ctrl-C at any line of the inner functions: parameters finite, and the next results those of a fresh network."""

@@ -90,7 +90,7 @@ def test_class_weights_are_of_what_is_trained_on(rng):
     X, y = rng.normal(size=(60, 6)), np.repeat([0, 1, 2], [40, 15, 5])
     network = make()
     history = network.fit(X, y, epochs=2, validation_fraction=0.3, class_weight={0: 1, 1: 20}, metrics="accuracy")
-    held_out = np.sort(fastgd.data.epoch_order(60, 0, fastgd.data.samples.SPLIT_EPOCH, True)[:18])
+    held_out = np.sort(fastgd.data.minibatches.epoch_order(60, 0, fastgd.data.samples.SPLIT_EPOCH, True)[:18])
     told = network.evaluate(X[held_out], y[held_out], metrics="accuracy")
     assert history.validation_loss[-1] == told["loss"]
     assert history.metrics["validation_accuracy"][-1] == told["accuracy"]

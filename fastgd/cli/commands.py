@@ -25,6 +25,7 @@ from ..network import Network
 from ..optimizers import OPTIMIZERS
 from ..schedules import cosine
 from ..tables.columns import missing
+from ..tables.preprocessing import column_of
 from ..training.checkpoint import check_file, check_path, description, load, load_described, replace_file
 from .datasets import data_of_model, data_to_train, ending, names_in
 from .self_check import installed_backends, time_steps
@@ -254,7 +255,7 @@ def predict(arguments):
         if data.table is None:
             raise value_error("--keep", "columns of a table", repr(arguments.data))
         kept = names_in(data.table, arguments.keep)
-        columns_kept = [tables.column_of(data.table, name, arguments.data, "--keep").to_pylist() for name in kept]
+        columns_kept = [column_of(data.table, name, arguments.data, "--keep").to_pylist() for name in kept]
         header = [*kept, *(f"predicted {name}" if name in kept else name for name in header)]
         columns = [[*row, *predicted] for *row, predicted in zip(*columns_kept, columns, strict=True)]
     lines = io.StringIO()

@@ -10,6 +10,7 @@ from ..data.samples import split_rows
 from ..errors import shown, value_error
 from ..layers.standardize import Standardize
 from ..tables import files as table_files
+from ..tables.preprocessing import learn
 
 ARRAYS = ".npz"
 # Larger integers are not accepted as labels, unless there are as many rows.
@@ -92,7 +93,7 @@ def data_to_train(arguments, fraction):
     target, *_ = names_in(table, [arguments.target])
     categorical, drop = (names_in(table, names) for names in (arguments.categorical, arguments.drop))
     rows, held_out = _split(table, fraction, arguments.seed)
-    preprocessing, notes = tables.learn(
+    preprocessing, notes = learn(
         table, target, categorical=categorical, drop=drop, task=arguments.task,
         missing=arguments.missing, rows=rows, source=path,
     )  # fmt: skip
@@ -145,9 +146,9 @@ def data_of_model(arguments, network, needs_target):
         return Data(*digits()[1])
     X, y = _read_arrays(path, arguments, needs_target)
     if X.shape[1:] != network.input_shape:
-        raise tables.TableError(
-            path, "X", None, f"rows of shape {network.input_shape} as {arguments.model}", X.shape[1:]
-        )
+        expected, got = (n[0] if len(n) == 1 else n for n in (network.input_shape, X.shape[1:]))
+        what = "features" if len(network.input_shape) == 1 else "numbers in each row"
+        raise tables.TableError(path, "X", None, f"{expected} {what} as {arguments.model}", got)
     if y is not None and network.loss_function.name == "softmax_cross_entropy" and y.ndim == 1 and y.dtype.kind in "iu":
         strange = (y < 0) | (y >= network.output_shape[-1])
         if strange.any():

@@ -7,12 +7,12 @@ import csv
 import os
 import sys
 
-from .. import tables
 from ..activations import ACTIVATIONS
 from ..cli import commands, datasets
 from ..core.config import __version__
 from ..core.kernel import BACKENDS, DTYPES
 from ..optimizers import OPTIMIZERS
+from ..tables.columns import TASKS
 from .self_check import run as self_check
 
 EXAMPLES = """examples:
@@ -82,7 +82,7 @@ def _name(text):
 def _add_data(one):
     one.add_argument("data", metavar="DATA", help=datasets.KINDS)
     one.add_argument("--target", type=_name, metavar="COLUMN", help="column to predict, or array of an npz file")
-    one.add_argument("--task", default="auto", choices=tables.TASKS, help="kind of target")
+    one.add_argument("--task", default="auto", choices=TASKS, help="kind of target")
     one.add_argument(
         "--categorical", type=_names, default="", metavar="A,B", help="columns of numbers that stand for categories"
     )

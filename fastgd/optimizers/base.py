@@ -39,6 +39,7 @@ class Part(typing.NamedTuple):
     stop: int
     kind: tuple
 
+
 # The range of what is added to a denominator.
 EPS = {"low": 1e-30}
 

@@ -186,7 +186,7 @@ class Perceptron(BaseEstimator):
         if sample_weight is not None:
             if isinstance(sample_weight, numbers.Real):
                 sample_weight = np.full(X.shape[0], sample_weight)
-            sample_weight = check_weights("sample_weight", sample_weight, X.shape[0], X.dtype, scaled=False)
+            sample_weight = check_weights("sample_weight", sample_weight, X.shape[:1], X.dtype, scaled=False)
             if not sample_weight.any():
                 raise value_error("sample_weight", "weights that are not all zero", f"0 for all {X.shape[0]} rows")
         random_state = check_random_state(self.random_state)
