@@ -217,7 +217,10 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
 
 @pytest.mark.parametrize(
     "place",
-    ["lay_out", "_take", "of", "use_optimizer", "_bind", "train", "training_plan", "take", "_record", "_go_through_piece"],
+    [
+        "lay_out", "_next_minibatches", "of", "use_optimizer", "_bind", "train", "training_plan", "take", "_record",
+        "_train_piece",
+    ],
 )
 def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
     """Ctrl-C at any line of the inner functions: parameters finite, and the next results those of a fresh network."""

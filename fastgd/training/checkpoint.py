@@ -221,7 +221,7 @@ class _File:
         with self.field("metadata"):
             metadata = json.loads(header).get("__metadata__", {})
             if "fastgd" not in metadata:
-                raise self.error("metadata", "metadata of fastgd", "a safetensors file of another program")
+                raise self.error("metadata", "a file saved by fastgd", "a safetensors file of another program")
             self.content = json.loads(metadata["fastgd"])
             version, by = self.content["format"], self.content.get("version")
         if version != FORMAT:
@@ -362,7 +362,7 @@ def _count(minibatches):
 
 def _check_defined(file, kind, name, table):
     if name not in table:
-        expected = f"one of {', '.join(table)}, or your own, defined before the file is loaded"
+        expected = f"one of {', '.join(table)}, or your own, defined again before the file is loaded"
         raise file.error(f"network.{kind}", expected, shown(name))
 
 

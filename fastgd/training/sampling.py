@@ -113,7 +113,7 @@ class Stream:
         if hasattr(batches, "__array__"):
             raise type_error("y", "targets for the rows of X", None)
         if isinstance(batches, collections.abc.Iterator) and epochs > 1:
-            expected = f"an iterable that gives a new iterator each epoch, or epochs=1 instead of {epochs}"
+            expected = f"an iterable that can be iterated again each epoch, or epochs=1 instead of {epochs}"
             raise value_error("X", expected, shown(batches))
         self.batches = batches
         self.epoch, self.position = network.epochs, 0
