@@ -437,7 +437,7 @@ def test_a_file_that_is_replaced_while_it_is_opened(tmp_path):
         if os.path.exists(path):
             with open(path, "rb") as opened:
                 os.replace(path + ".new", path)
-                with pytest.raises(TableError, match="expected a file at rest"), native_file(path, opened):
+                with pytest.raises(TableError, match="expected a file that does not change"), native_file(path, opened):
                     pass
         else:
             os.replace(path + ".new", path)
