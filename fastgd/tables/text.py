@@ -100,7 +100,7 @@ def is_marked(field):
 
 
 def _is_tracked(column):
-    """Whether the text of a column has to be read. For columns of text it only matters how missing values are written."""
+    """Whether the text of a column has to be read. For text it only matters how missing values are written."""
     arrow = pyarrow_modules()
     if arrow.types.is_binary(column.type):  # raises where it is used
         return False

@@ -143,7 +143,7 @@ def is_text(kind):
 
 
 def words_of(text):
-    """The different values of text, and for each row the index of its value, or the number of values if it is missing."""
+    """The different values of text, and for each row the index of its value, or their number if it is missing."""
     encoded = text.dictionary_encode()
     words = encoded.dictionary.to_pylist()
     return words, encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
