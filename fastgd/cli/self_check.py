@@ -51,13 +51,13 @@ def body_error(kernel, body, sizes, dtype, rng):
         a.astype(np.float64) if isinstance(a, np.ndarray) and spec.dtype is None else np.copy(a)
         for a, spec in zip(arguments, kernel.arrays.values(), strict=False)
     ]
-    before = [np.copy(a) for a in arguments[: len(kernel.arrays)]]
+    originals = [np.copy(a) for a in arguments[: len(kernel.arrays)]]
     kernel.reference(*exact, *arguments[len(kernel.arrays) :])
     kernel.body(body)(*arguments)
     worst = 0.0
-    for spec, got, expected, held in zip(kernel.arrays.values(), arguments, exact, before, strict=False):
+    for spec, got, expected, original in zip(kernel.arrays.values(), arguments, exact, originals, strict=False):
         if spec.direction == "in":
-            worst = worst if np.array_equal(got, held) else np.inf
+            worst = worst if np.array_equal(got, original) else np.inf
         elif domain_of(spec).is_code:  # rounding may change a code by 1
             worst = worst if np.abs(got.astype(int) - expected).max() <= 1 else np.inf
         elif expected.size:
