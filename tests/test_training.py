@@ -219,7 +219,7 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
     "place",
     [
         "lay_out",
-        "_take",
+        "_next_minibatches",
         "of",
         "use_optimizer",
         "_bind",
@@ -227,7 +227,7 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
         "training_plan",
         "take",
         "_record",
-        "_go_through_piece",
+        "_train_piece",
     ],
 )
 def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):

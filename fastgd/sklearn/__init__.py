@@ -1,4 +1,4 @@
-"""Estimators that follow scikit-learn."""
+"""Estimators with the interface and the results of scikit-learn's (extra `sklearn`)."""
 
 from .estimators import MLPClassifier, MLPRegressor
 
