@@ -33,43 +33,43 @@ cdef class UseLock:
     cdef int lending                # what calls made from the holder may do; 0 is nothing
     cdef uint64_t holder            # a thread
     cdef uint64_t forks             # the `fork_count` at which holder and readers were noted
-    cdef list lending_before                 # `lending` of those whose lock was taken from within, the oldest first
+    cdef list outer_lending                 # `lending` of those whose lock was taken from within, the oldest first
     cdef list readers               # threads
     cdef str owner
 
     def __init__(self, owner):
-        self.owner, self.lending_before, self.readers, self.forks = owner, [], [], fork_count
+        self.owner, self.outer_lending, self.readers, self.forks = owner, [], [], fork_count
 
     def __reduce__(self):
         return UseLock, (self.owner,)
 
-    cdef inline void look_for_fork(self):
+    cdef inline void check_fork(self):
         if self.forks != fork_count:
-            self.let_go_of_the_lost()
+            self.free_lost_threads()
 
-    cdef void let_go_of_the_lost(self):
+    cdef void free_lost_threads(self):
         """Frees what is held by threads that this process does not have."""
         if self.taken and self.holder != forking_thread:
             self.taken, self.lending, self.disturbed = False, 0, True
-            self.lending_before.clear()
+            self.outer_lending.clear()
         self.readers = [thread for thread in self.readers if thread == forking_thread]
         self.forks = fork_count
 
     cdef inline bint is_free(self):
         """Whether nobody uses or reads it, and nothing is half set."""
-        self.look_for_fork()
+        self.check_fork()
         return not (self.taken or self.disturbed or self.readers)
 
     cdef inline bint is_open(self):
         """As `is_free`, or lent to this thread, to train."""
-        self.look_for_fork()
+        self.check_fork()
         if self.disturbed or self.readers:
             return False
         return not self.taken or (self.lending == TRAIN and self.holder == this_thread())
 
     cdef int check(self, int use) except -1:
         """Raises unless this thread may use it now."""
-        self.look_for_fork()
+        self.check_fork()
         if not self.taken:
             return 0
         if self.holder != this_thread():
@@ -97,14 +97,14 @@ cdef class UseLock:
                 )
             sleep(READERS_SECONDS)
             self.check(use)
-        self.lending_before.append(self.lending)
+        self.outer_lending.append(self.lending)
         self.taken, self.holder, self.lending = True, thread, 0
         self.uses += 1
         return 0
 
     cdef void release(self, bint failed):
-        self.lending = self.lending_before.pop()
-        self.taken = len(self.lending_before) > 0
+        self.lending = self.outer_lending.pop()
+        self.taken = len(self.outer_lending) > 0
         if failed:
             self.disturbed = True
 
@@ -115,17 +115,17 @@ cdef class UseLock:
         self.release(kind is not None)
 
     def use(self, int use):
-        return Using(self, use)
+        return UseContext(self, use)
 
     def lend(self, int use):
-        return Lending(self, use)
+        return LendContext(self, use)
 
     def reading(self):
-        return Reading(self)
+        return ReadContext(self)
 
 
 @cython.final
-cdef class Using:
+cdef class UseContext:
     """A context in which the lock is taken for some use."""
     cdef UseLock lock
     cdef int what
@@ -141,7 +141,7 @@ cdef class Using:
 
 
 @cython.final
-cdef class Lending:
+cdef class LendContext:
     """A context in which calls made from the thread that has the lock may take it, too. It does nothing for a thread
     that has not."""
     cdef UseLock lock
@@ -152,7 +152,7 @@ cdef class Lending:
         self.lock, self.use = lock, use
 
     def __enter__(self):
-        self.lock.look_for_fork()
+        self.lock.check_fork()
         self.lends = self.lock.taken and self.lock.holder == this_thread()
         if self.lends:
             self.before, self.lock.lending = self.lock.lending, self.use
@@ -163,7 +163,7 @@ cdef class Lending:
 
 
 @cython.final
-cdef class Reading:
+cdef class ReadContext:
     """A context in which something is read that others may read, too."""
     cdef UseLock lock
 
@@ -176,7 +176,7 @@ cdef class Reading:
         self.lock.uses += 1
 
     def __exit__(self, kind, value, traceback):
-        self.lock.look_for_fork()
+        self.lock.check_fork()
         self.lock.readers.remove(this_thread())
 
 
