@@ -79,7 +79,7 @@ PENALIZED = ("total", "penalty")
 # Positions that a thread takes through all layers at a time, so that their activations stay in the L2 cache.
 BLOCK = 256
 # Floating-point operations between two readings of the clock.
-LOOK_WORK = 1_000_000
+CLOCK_CHECK_WORK = 1_000_000
 # If parameters, gradient and optimizer state together exceed this many bytes, each part of the parameters is updated as
 # soon as its gradient is finished; otherwise one sweep over all of them is faster.
 FUSED_BYTES = 512 * 1024
@@ -524,10 +524,10 @@ class Plan(Program):
         limits, inputs, table = np.ascontiguousarray(steps.gradient_limits), self._inputs_of(used), per_step.table()
         done, rows = np.searchsorted(steps.ends, first, side="right"), int(steps.rows[0])
         self.runner.prepare(
-            stages, inputs=inputs, per_step=table, rows=steps.rows, **sources, limits=limits, marks=steps.ends[done:],
+            stages, inputs=inputs, per_step=table, rows=steps.rows, **sources, limits=limits, epoch_ends=steps.ends[done:],
             times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
             minibatches=self.network.counter, pace=self.pace[pass_name],
-            steps_between_looks=int(max(1, LOOK_WORK // (rows * self.work))),
+            steps_per_clock_check=int(max(1, CLOCK_CHECK_WORK // (rows * self.work))),
         )  # fmt: skip
         kept = per_step, table, sources, limits, inputs, stages
         self._prepared = steps, pass_name, self.threads(rows), ending, kept
