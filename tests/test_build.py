@@ -149,8 +149,8 @@ def test_runner_refuses_tables_of_another_shape():
     table, other = np.zeros((2, 10), np.int64), np.zeros((2, 4), np.int64)
     none, pace = np.zeros(0, np.int64), np.zeros(2)
     with pytest.raises(ValueError, match="operations.*10 slots.*4"):
-        Runner(other, none, total=0, largest=0, bad_gradients=0, row_block=1)
-    runner = Runner(table, none, total=0, largest=0, bad_gradients=0, row_block=1)
+        Runner(other, none, total=0, peak=0, bad_gradients=0, row_block=1)
+    runner = Runner(table, none, total=0, peak=0, bad_gradients=0, row_block=1)
     with pytest.raises(ValueError, match="stages.*5 slots.*4"):
         runner.run(other, 1, 1, pace)
     with pytest.raises(ValueError, match="per_step.*2 slots.*4"):

@@ -150,8 +150,8 @@ static unsigned watched_wait(watched *w, unsigned old, int *has_slept)
         begin = begin ? begin : now;
     } while (now - begin < SPIN_TIME);
     *has_slept = 1;
-    /* A sleeper is counted before it reads the value again, and a setter sets the value before it reads the number of
-     * sleepers, so one of the two notices the other. */
+    /* A sleeper is counted before it reads the value again, and a setter sets the value before it reads the number
+     * of sleepers, so at least one of them notices the other. */
     pthread_mutex_lock(&w->mutex);
     atomic_fetch_add(&w->sleepers, 1);
     while ((value = atomic_load(&w->value)) == old)
@@ -258,7 +258,8 @@ static pthread_key_t scratch_key;
 /* Allocates the scratch memory of the calling thread, which is freed when the thread ends; returns 0 on failure. */
 static int make_scratch(void)
 {
-    if (!scratch && !posix_memalign((void **)&scratch, 64, SCRATCH_BYTES) && pthread_setspecific(scratch_key, scratch)) {
+    if (!scratch && !posix_memalign((void **)&scratch, 64, SCRATCH_BYTES) &&
+        pthread_setspecific(scratch_key, scratch)) {
         free(scratch);
         scratch = NULL;
     }
