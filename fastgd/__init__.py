@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 
-# In a checkout the compiled modules are those of the installed package. (pkgutil.extend_path would do it, but not where
+# In a checkout, the compiled modules come from the installed package. (pkgutil.extend_path would do this, but not if
 # the working folder has been removed.)
 __path__ = [
     *__path__,

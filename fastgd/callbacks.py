@@ -1,7 +1,7 @@
-"""What `fit` calls while it trains. A callback is any function of the run (`fastgd.Run`): it is called after
-each epoch, or wrapped in `every` after so many minibatches; if it returns True, the training stops. One that is a
-context manager, too, is entered before the first step and left after the last, however that comes about, once even if
-it is given twice, for epochs and for minibatches."""
+"""Callbacks: functions that `fit` calls while it trains. A callback takes the run (`fastgd.Run`). It is called after
+each epoch, or, wrapped in `every`, after every k minibatches; if it returns True, the training stops. A callback that
+is also a context manager is entered before the first step and left after the last, even after an exception; once, even
+if it is given both for epochs and for minibatches."""
 
 import contextlib
 import functools
@@ -16,9 +16,9 @@ import numpy as np
 from ._plan import UseLock
 from .errors import check_integer, shown, type_error, value_error
 from .training.checkpoint import check_file
-from .training.history import why
+from .training.history import reason
 
-# Seconds between two looks of the progress bar.
+# Seconds between two updates of the progress bar.
 TICK = 0.1
 
 
@@ -35,27 +35,28 @@ class every:
 
 
 def figures(run):
-    """What a log says of a run as it stands: {"loss": ..., "learning_rate": ..., ...}; "loss" is the mean of the last
-    epoch after an epoch, and that of the last minibatch within one."""
+    """Current values of a run for a log: {"loss": ..., "learning_rate": ..., ...}. At the end of an epoch, those of the
+    history; within an epoch "loss" is the loss of the last minibatch."""
     if run.at_epoch_end:
         return run.history.last()
     return {"loss": run.loss, "learning_rate": run.learning_rate}
 
 
 class json_lines:
-    """Appends a line of JSON to a file: {"step": ..., "epoch": ..., "loss": ..., ...} after each epoch, or within
-    `every` after so many minibatches, and at the end {"stopped": "epochs"}. What is no finite number is null.
+    """Appends lines of JSON to a file: {"step": ..., "epoch": ..., "loss": ..., ...} after each epoch, or, within
+    `every`, after every k minibatches, and at the end {"stopped": "epochs"}. Numbers that are not finite become null.
 
-    path: a regular file, made if there is none. One `fit` at a time uses it, others raise RuntimeError."""
+    path: a regular file; it is created if it does not exist. One `fit` at a time may use it, others raise
+    RuntimeError."""
 
     def __init__(self, path):
-        self.path = os.path.abspath(os.fspath(path))  # wherever the process works by then
+        self.path = os.path.abspath(os.fspath(path))  # the process may change its folder before `fit`
         self._file, self._history, self._lock = None, None, UseLock(f"json_lines({self.path!r})")
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._lock)
-            check_file(self.path)  # to open a pipe may take for ever
+            check_file(self.path)  # open() of a pipe may wait for ever
             self._file, self._history = stack.enter_context(open(self.path, "a", encoding="utf-8")), None
             self._entered = stack.pop_all()
         return self
@@ -67,7 +68,7 @@ class json_lines:
     def __exit__(self, kind, error, traceback):
         with self._entered:
             if error is not None:
-                self._write({"stopped": why(error)})
+                self._write({"stopped": reason(error)})
             elif self._history is not None:
                 self._write({"stopped": self._history.stopped})
         self._file, self._entered = None, None
@@ -79,16 +80,16 @@ class json_lines:
 
 
 class tensorboard:
-    """Writes scalars for TensorBoard to a folder, by the writer of the package `tensorboard` (extra `tensorboard`):
-    after each epoch, or within `every` after so many minibatches. The step is the number of minibatches that the
-    network has been trained on, which the next `fit` goes on counting. One `fit` at a time uses it, others raise
-    RuntimeError; the child of a fork that trains on writes a file of its own."""
+    """Writes scalars for TensorBoard to a folder, with the writer of the package `tensorboard` (extra `tensorboard`):
+    after each epoch, or, within `every`, after every k minibatches. The step is `network.minibatches`, which counts on
+    from one `fit` to the next. One `fit` at a time may use it, others raise RuntimeError. A forked process that
+    continues training writes to a new file."""
 
     def __init__(self, folder):
         try:
             from tensorboard.summary import Writer
         except ImportError as error:
-            raise ImportError("logs for TensorBoard need its package: pip install 'fastgd[tensorboard]'") from error
+            raise ImportError("logs for TensorBoard need tensorboard: pip install 'fastgd[tensorboard]'") from error
         self.folder = os.path.abspath(os.fspath(folder))
         self._new_writer, self._writers, self._lock = Writer, {}, UseLock(f"tensorboard({self.folder!r})")
 
@@ -97,7 +98,7 @@ class tensorboard:
         return self
 
     def __call__(self, run):
-        pid = os.getpid()  # the threads of a writer stay with the process that made it
+        pid = os.getpid()  # the threads of a writer do not survive a fork
         if pid not in self._writers:
             self._writers[pid] = self._new_writer(self.folder)
         for name, value in figures(run).items():
@@ -111,9 +112,9 @@ class tensorboard:
 
 
 class trajectory:
-    """Collects the parameters of a network as it trains: those it begins with, and those after each epoch, or within
-    `every` after so many minibatches. `parameters` is an array (points, n_parameters), `steps` the minibatches done at
-    each point, one `fit` after another. Each takes as much memory as the parameters. See
+    """Collects the parameters of a network as it trains: the initial ones, and those after each epoch, or, within
+    `every`, after every k minibatches. `parameters` is an array (points, n_parameters); `steps` lists the minibatches
+    done at each point, over all calls of `fit`. Each point takes as much memory as the parameters. See
     `fastgd.plots.loss_surface`."""
 
     def __init__(self, network):
@@ -130,7 +131,7 @@ class trajectory:
     def __call__(self, run):
         if run.network is not self.network:
             raise value_error("network", "the network that is trained", "another")
-        if self._before + run.step != self.steps[-1]:  # it may be called for minibatches and for epochs
+        if self._before + run.step != self.steps[-1]:  # not twice where it serves both minibatches and epochs
             self._add(self._before + run.step)
 
     def __exit__(self, *raised):
@@ -142,13 +143,13 @@ class trajectory:
 
     @property
     def parameters(self):
-        """(points, n_parameters), a row for each point."""
+        """Array (points, n_parameters): the parameters at each point."""
         return np.array(self._points).reshape(len(self._points), self.network.n_parameters)
 
 
 @functools.cache
 def _bar_class():
-    """tqdm's class of bars. Its lock is one of those that a fork must not come in the middle of."""
+    """tqdm's class of bars. Its lock is held during a fork, so that the child does not find it locked."""
     from tqdm.auto import tqdm
     from tqdm.std import TqdmDefaultWriteLock
 
@@ -159,26 +160,26 @@ def _bar_class():
 
 
 class Bar:
-    """A bar of tqdm on the standard error. Where nothing can be written any more, there is no bar: what it shows goes
-    on. options: as tqdm has them."""
+    """A bar of tqdm on the standard error. If that cannot be written to, the bar vanishes, and the work goes on.
+    options: arguments of tqdm."""
 
     def __init__(self, **options):
         self._bar = None
         if sys.stderr is not None:
             with self._shown():
-                self._bar = _bar_class()(dynamic_ncols=True, delay=1e-9, **options)  # not drawn while it is made
+                self._bar = _bar_class()(dynamic_ncols=True, delay=1e-9, **options)  # the delay: not drawn yet
 
     @contextlib.contextmanager
     def _shown(self):
         try:
             yield
-        except (OSError, ValueError):  # a pipe that nobody reads, a stream that is closed
+        except (OSError, ValueError):  # a pipe without a reader, a closed stream
             if self._bar is not None:
                 self._bar.disable = True
             self._bar = None
 
     def show(self, n, **figures):
-        """Shows that n are done, with figures by name."""
+        """Shows that n units are done, and figures by name."""
         with self._shown():
             if self._bar is not None:
                 self._bar.n = n
@@ -186,7 +187,7 @@ class Bar:
                 self._bar.refresh()
 
     def count_from(self, n):
-        """n were done before."""
+        """Sets how many units were done before; the speed does not count them."""
         if self._bar is not None:
             self._bar.initial = n
 
@@ -197,7 +198,7 @@ class Bar:
 
 
 class ProgressBar:
-    """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows a second."""
+    """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows per second."""
 
     def __init__(self, epochs):
         self._epochs, self._bar, self._run = epochs, None, None
@@ -205,16 +206,16 @@ class ProgressBar:
     def __enter__(self):
         self._bar = Bar(total=self._epochs, unit="epoch")
         self._bar.show(0)
-        self._started, self._looked, self._rows = time.monotonic(), 0.0, None
+        self._started, self._updated, self._rows = time.monotonic(), 0.0, None
         return self
 
     def __call__(self, run, last=False):
         now = time.monotonic()
-        if not last and now - self._looked < TICK:
+        if not last and now - self._updated < TICK:
             return
-        self._looked = now
+        self._updated = now
         self._run = run
-        if self._rows is None:  # a resumed run begins with some
+        if self._rows is None:  # the first call; a resumed run starts with rows done before
             self._rows = run.first_row
             self._bar.count_from(run.first_epoch)
         history = run.history
@@ -234,7 +235,7 @@ class ProgressBar:
 
 
 def check_callbacks(callbacks):
-    """A list of callbacks."""
+    """Returns the callbacks as a list. Raises TypeError if one is not callable."""
     if callable(callbacks):
         callbacks = [callbacks]
     if not isinstance(callbacks, (list, tuple)):

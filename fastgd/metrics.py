@@ -1,5 +1,5 @@
-"""Metrics: what is told of predictions beside the loss. Each is a function of targets and predictions (what `predict`
-gives), with a weight for each row or None."""
+"""Metrics: figures computed from targets and predictions (the results of `predict`), with a weight for each row or
+None."""
 
 import dataclasses
 import inspect
@@ -13,10 +13,14 @@ from .errors import choose, shown, type_error, value_error
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Metric(Choice):
-    """A metric. function(y, prediction, weight, **parameters) -> float: y as it was given to the network, labels
-    (rows,) or values (rows, n_out); prediction (rows, n_out); weight (rows,) or None. Where outputs have positions,
-    such as (T, n_out), there are T of each in a row: (rows, T), (rows, T, n_out). greater_is_better tells which way
-    `fit(monitor=...)` watches it; None is not known."""
+    """A metric: function(y, prediction, weight, **parameters) -> float.
+
+    y                   targets as given to the network: labels (rows,) or values (rows, n_out)
+    prediction          (rows, n_out)
+    weight              (rows,) or None
+    greater_is_better   whether greater values are better, for `fit(monitor=...)`; None if unknown
+
+    Where rows of the output have positions, (T, n_out), the shapes are (rows, T), (rows, T, n_out) and (rows, T)."""
 
     function: object
     greater_is_better: bool | None = None
@@ -25,13 +29,14 @@ class Metric(Choice):
 
     @property
     def column(self):
-        """What it is called in a history: its name, with its parameters if they are not the usual ones."""
-        usual = METRICS.get(self.name)
-        if usual is None or usual.parameters == self.parameters:
+        """Its name in a history: the metric's name, with its parameters if they are not the default ones."""
+        default = METRICS.get(self.name)
+        if default is None or default.parameters == self.parameters:
             return self.name
         return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in self.parameters.items())})"
 
     def value(self, y, prediction, weight=None):
+        """Computes the metric. Raises TypeError if the function does not return a real number."""
         weight = None if weight is None else np.asarray(weight, np.float64)
         value = self.function(y, prediction, weight, **self.parameters)
         if not isinstance(value, (int, float, np.number)) or isinstance(value, complex):
@@ -40,10 +45,11 @@ class Metric(Choice):
 
 
 def _metric(greater_is_better, ranges=None, **parameters):
-    """Makes a `Metric` of a function, with the default values and the ranges of its parameters."""
+    """Decorator: a `Metric` of a function of rows, which merges positions into rows. parameters: their default values;
+    ranges: their ranges."""
 
     def make(function):
-        @np.errstate(all="ignore")  # whatever the user's state is
+        @np.errstate(all="ignore")  # the user's error state may be "raise"
         def by_positions(y, prediction, weight, **values):
             flat = prediction.reshape(-1, prediction.shape[-1])
             y = y.reshape(-1, y.shape[-1]) if y.ndim == prediction.ndim else y.reshape(-1)
@@ -56,9 +62,9 @@ def _metric(greater_is_better, ranges=None, **parameters):
 
 @_metric(True)
 def accuracy(y, prediction, weight):
-    """Share of rows whose most probable class is that of y: labels, or rows of probabilities. Of classes that are
-    equally probable the first counts, and NaN counts as the largest number, as for numpy's argmax. With one output,
-    share of rows where y and prediction are on the same side of 0.5, which itself is on the lower one."""
+    """Share of rows whose most probable class is the class of y (labels, or rows of probabilities). As in numpy's
+    argmax, the first of equally probable classes counts, and NaN is the largest number. With one output: share of rows
+    where y and prediction are on the same side of 0.5; 0.5 itself belongs to the lower side."""
     if prediction.shape[1] == 1:
         strange = (y < 0) | (y > 1)
         if strange.any():
@@ -72,17 +78,17 @@ def accuracy(y, prediction, weight):
 
 @_metric(True)
 def binary_accuracy(y, prediction, weight):
-    """Share of outputs that are on the same side of 0.5 as y, for one output or for several yes-or-no outputs. 0.5
-    itself is on the lower side."""
+    """Share of outputs that are on the same side of 0.5 as y, for one or several yes-or-no outputs. 0.5 itself belongs
+    to the lower side."""
     _check_values_of("binary_accuracy", y, prediction)
     return np.average(((prediction > 0.5) == (y > 0.5)).mean(axis=1), weights=weight)
 
 
 @_metric(True, ranges={"k": AT_LEAST_ONE}, k=5)
 def top_k(y, prediction, weight, k):
-    """Share of rows where fewer than k classes come before that of y: the more probable ones, and of equally probable
-    ones those with a smaller index, as for `accuracy`, which is that of k = 1. (Probabilities of a network that is sure
-    may be equal: those that are too small for the precision are 0.)"""
+    """Share of rows where the class of y is among the k most probable classes. Of equally probable classes the one with
+    the smaller index counts as more probable, so `accuracy` is the case k = 1. (Probabilities of a confident network
+    may be equal: very small ones are rounded to 0.)"""
     labels = _labels("top_k", y)[:, None]
     own, missing = np.take_along_axis(prediction, labels, axis=1), np.isnan(prediction)
     own_is_missing = np.isnan(own)
@@ -113,8 +119,8 @@ def rmse(y, prediction, weight):
 
 @_metric(True)
 def r2(y, prediction, weight):
-    """Coefficient of determination, mean over the outputs of 1 - sum (y - prediction)^2 / sum (y - mean of y)^2. An
-    output whose y is constant counts 1 if it is met exactly, else 0, as in scikit-learn."""
+    """Coefficient of determination: the mean over the outputs of 1 - sum (y - prediction)^2 / sum (y - mean of y)^2. An
+    output whose y is constant counts as 1 if all its predictions are exact, else as 0, as in scikit-learn."""
     _check_values_of("r2", y, prediction)
     if weight is not None:
         counts = weight > 0
@@ -122,12 +128,12 @@ def r2(y, prediction, weight):
     y = y.astype(np.float64)
     left = np.average((y - prediction) ** 2, axis=0, weights=weight)
     spread = np.average((y - np.average(y, axis=0, weights=weight)) ** 2, axis=0, weights=weight)
-    varies = (y != y[0]).any(axis=0) & (spread > 0)  # the mean of equal numbers may be another by rounding
+    varies = (y != y[0]).any(axis=0) & (spread > 0)  # by rounding, the mean of equal numbers may differ from them
     return np.where(varies, 1 - left / np.where(varies, spread, 1), left == 0).mean()
 
 
 def _labels(name, y):
-    """The class of each row, of labels or of rows of probabilities."""
+    """The class of each row of y: labels, or rows of probabilities. Raises ValueError for other targets."""
     if y.ndim == 1:
         return y
     if y.shape[1] == 1 or not sum_to_one(y).all():
@@ -145,9 +151,11 @@ METRICS = {metric.name: metric for metric in (accuracy, binary_accuracy, top_k, 
 
 
 def own(function, *, greater_is_better=None, name=None):
-    """A metric of one's own: function(y, prediction) -> float, or function(y, prediction, weight), weight (rows,) or
-    None; without it does not know of weights. greater_is_better: which way it is watched by `fit(monitor=...)`. name:
-    what it is called; None is the function's name."""
+    """Returns a `Metric` of your own function(y, prediction) -> float, or function(y, prediction, weight), with weight
+    (rows,) or None. A two-argument function ignores weights.
+
+    greater_is_better: whether greater values are better; `fit(monitor=...)` needs to know. name: None is the function's
+        name."""
     if not callable(function):
         raise type_error("function", "a function of (y, prediction)", shown(function))
     name = getattr(function, "__name__", type(function).__name__) if name is None else name
@@ -159,22 +167,23 @@ def own(function, *, greater_is_better=None, name=None):
 
 
 def _takes_weights(function):
-    """Whether it needs a third argument."""
+    """Whether a function requires three positional arguments."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # a builtin that does not tell
+    except ValueError:  # some builtins have no signature
         return False
-    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in by_place and p.default is p.empty for p in parameters) == 3
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters) == 3
 
 
-# What logs and a history call their own columns.
+# Columns of a history, and other names that logs use: no metric may have one of them.
 COLUMNS = ("loss", "validation_loss", "learning_rate", "rows", "seconds")
 RESERVED = ("step", "epoch", "stopped", *COLUMNS)
 
 
 def check_metrics(argument, metrics):
-    """A list of metrics: each a name, a `Metric`, or a function of (y, prediction), which is called by its name."""
+    """Returns a list of `Metric`. metrics: a list of names, `Metric`s and functions of (y, prediction), or one function
+    or name. Raises TypeError or ValueError that names the element."""
     if isinstance(metrics, str) or callable(metrics):
         metrics = [metrics]
     if not isinstance(metrics, (list, tuple)):
@@ -191,6 +200,6 @@ def check_metrics(argument, metrics):
             metric = own(metric)
         taken = metric.column in RESERVED or metric.column.startswith("validation_")
         if taken or metric.column in [known.column for known in checked]:
-            raise value_error(f"{argument}[{i}]", "a name of its own", repr(metric.column))
+            raise value_error(f"{argument}[{i}]", "a unique name that logs do not use", repr(metric.column))
         checked.append(metric)
     return checked

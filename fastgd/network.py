@@ -1,4 +1,4 @@
-"""The network: its shapes and flat buffers, and the methods that users call; the executor runs it."""
+"""The network: its layers, and flat buffers that hold its parameters, statistics and gradient. The executor runs it."""
 
 import contextlib
 import math
@@ -27,29 +27,37 @@ from .training.fit import fit
 class Network:
     """A feed-forward network and everything needed to train it.
 
-    input_shape: int, columns of the input, or a tuple, the shape of a row: (T, C) for sequences, (height, width,
+    input_shape: int, number of features, or a tuple, the shape of a row: (T, C) for sequences, (height, width,
         channels) for images.
     layers: list of layers, e.g. [Dense(64, "relu"), Dense(10)], or of containers of layers, nested to any depth
-        (`Sequential`, `Residual`, `Concatenate`). The last gives raw outputs: the link (softmax, ...) is in the loss.
-        Where outputs have more than one axis, (T, k), the loss is the mean over their positions, too.
+        (`Sequential`, `Residual`, `Concatenate`). The last layer gives raw outputs: the loss applies the link (softmax,
+        ...). If rows of the output have positions, (T, k), the loss is the mean over rows and positions.
     loss: a name ("mse", "softmax_cross_entropy", ...: `fastgd.losses.LOSSES`) or a `Loss`.
     l1, l2: penalty l1 sum |w| + (l2 / 2) sum w^2 on the weights, not the biases; part of the loss.
     dtype: "float32" or "float64".
-    seed: int, of the initial values and of the shuffling in `fit`.
-    backend: "cython", "numba" or "numpy"; "auto" is "cython".
-    num_threads: int >= 1, or None for FASTGD_NUM_THREADS, OMP_NUM_THREADS or as many as there are cores to run on.
-        Small steps use fewer, and so do all while other processes want the cores. The results do not depend on it, bit
-        for bit.
+    seed: int, for the initial values and the shuffling in `fit`.
+    backend: the kernels that run: "cython", "numba" or "numpy"; "auto" is "cython".
+    num_threads: int >= 1, or None for FASTGD_NUM_THREADS, OMP_NUM_THREADS or the number of available cores. Small steps
+        use fewer threads, and so do all steps while other processes need the cores. The results do not depend on the
+        number, bit for bit.
 
-    `parameters` and `gradient` are flat arrays: all weights, layer by layer, then all biases. Their names are those of
-    the arrays with the path of the layer: "w1" of the first layer, "w3.2" of the second layer in the third.
-    `statistics` has by name what training keeps besides (the running means of BatchNorm). `train_step` and `fit` work
-    as layers do in training (Dropout drops, BatchNorm takes the minibatch's mean), all else as they do in evaluation.
-    `epochs` counts the passes over data that `fit` has made, `minibatches` the steps of training, whoever made them;
-    `history` is the `History` of the last `fit`, however it ended, or of the run in the file it was loaded from, or
-    None. `preprocessing` may be set to what makes rows of numbers of a table (`fastgd.tables`): it is saved with the
-    network. Arrays of the network's dtype that are C-contiguous and aligned are used where they lie, others are cast.
-    """
+    Attributes:
+
+    parameters          flat array: all weights, layer by layer, then all biases
+    gradient            flat array, as `parameters`
+    statistics          arrays by name that training updates besides the parameters (running means of BatchNorm)
+    state               flat array: parameters and statistics
+    epochs              passes over data made by `fit`
+    minibatches         training steps made, by any method
+    history             `History` of the last `fit`, however it ended, or of the run in the file that the network was
+                        loaded from; or None
+    preprocessing       None, or a `fastgd.tables.Preprocessing`, which encodes a table as rows of numbers; may be set,
+                        and is saved with the network
+
+    The name of an array ends with the path of its layer: "w1" belongs to the first layer, "w3.2" to the second layer in
+    the third. `train_step` and `fit` run layers in training mode (Dropout drops, BatchNorm normalizes by the
+    minibatch), all other methods in evaluation mode. Arrays of the network's dtype that are C-contiguous and aligned
+    are used in place, others are cast."""
 
     def __init__(
         self, input_shape, layers, *, loss, l1=0.0, l2=0.0, dtype="float32", seed=0, backend="auto", num_threads=None
@@ -70,7 +78,7 @@ class Network:
         self._check_layers()
         self._make_buffers()
         self.epochs, self.history, self._preprocessing = 0, None, None
-        self.counter = np.zeros(1, np.int64)  # of minibatches, on which the native runner counts
+        self.counter = np.zeros(1, np.int64)  # minibatches, counted by the native runner
         self.executor = Executor(self)
 
     @property
@@ -79,7 +87,7 @@ class Network:
         return self.body.layers
 
     def _check_layers(self):
-        """Raises unless the layers suit each other, the dtype and the loss."""
+        """Raises ValueError unless the layers fit each other, the dtype and the loss."""
         leaves = list(self.body.leaves("", self.input_shape))
         if not any(leaf.parameters(shape) for _, leaf, shape in leaves):
             raise value_error("layers", "a layer that has parameters", shown(list(self.layers)))
@@ -90,7 +98,7 @@ class Network:
                 if shapes.get(name) != wanted:
                     got = f"{name!r} of shape {shapes[name]}" if name in shapes else repr(name)
                     raise value_error("tie", f"the name of parameters of shape {wanted}, for {leaf!r}", got)
-        # Raw outputs and the loss's link must be what was meant.
+        # The loss applies its link to raw outputs: it must not be applied twice.
         loss, last = self.loss_function, leaves[-1][1]
         activation = getattr(last, "activation", None)
         if loss.kernels[0].arrays["y"].domain == "labels" and self.output_shape[-1] == 1:
@@ -100,18 +108,18 @@ class Network:
             raise value_error("layers", expected, repr(last))
 
     def _make_buffers(self):
-        """The flat buffers and the initial values."""
+        """Allocates the flat buffers and sets the initial values."""
         rng = np.random.Generator(np.random.PCG64(self.seed))
         specs = parameter_specs(self.body, self.input_shape)
         self._shapes = {spec.name: spec.shape for spec in specs}
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
         self.n_weights = sum(math.prod(spec.shape) for spec in specs if spec.is_weight)
-        kept = statistic_specs(self.body, self.input_shape)
-        self._statistics = {name: shape for name, shape, _ in kept}
-        n_kept = self.n_parameters + sum(math.prod(shape) for shape in self._statistics.values())
-        _, (self._state, self._gradient) = aligned_zeros([n_kept, self.n_parameters], self.dtype, eighth=0)
+        statistics = statistic_specs(self.body, self.input_shape)
+        self._statistics = {name: shape for name, shape, _ in statistics}
+        n_state = self.n_parameters + sum(math.prod(shape) for shape in self._statistics.values())
+        _, (self._state, self._gradient) = aligned_zeros([n_state, self.n_parameters], self.dtype, eighth=0)
         self._parameters = self._state[: self.n_parameters]
-        for name, _, initial in kept:
+        for name, _, initial in statistics:
             self.statistics[name][...] = initial
         views = self.views()
         for name, shape, initializer, _, fans in specs:
@@ -130,27 +138,27 @@ class Network:
 
     @property
     def state(self):
-        """Flat, writable view of all that training changes: the parameters, then the statistics."""
+        """Flat, writable view of everything that training changes: the parameters, then the statistics."""
         return self._state
 
     @property
     def statistics(self):
-        """What training keeps besides the parameters, by name, as views: of BatchNorm "mean2", "variance2", ..."""
+        """Arrays that training updates besides the parameters, as views by name: "mean2", "variance2" of BatchNorm."""
         return _cut(self._state[self.n_parameters :], self._statistics)
 
     @property
     def minibatches(self):
-        """Minibatches that the network has been trained on, by whichever optimizer. `Dropout` draws its masks by it."""
+        """Number of minibatches that the network was trained on, by any optimizer. Dropout draws its masks from it."""
         return int(self.counter[0])
 
     @property
     def gradient(self):
-        """Flat array with the gradient of the last training step that did not diverge, or of `loss_and_gradient`."""
+        """Flat array: the gradient of the last training step that did not diverge, or of `loss_and_gradient`."""
         return self._gradient
 
     @property
     def preprocessing(self):
-        """What makes rows of numbers of a table, or None."""
+        """The `fastgd.tables.Preprocessing` that encodes a table as rows of numbers, or None."""
         return self._preprocessing
 
     @preprocessing.setter
@@ -166,8 +174,8 @@ class Network:
         self._preprocessing = preprocessing
 
     def like(self, **changes):
-        """A new network of the same layers and options but for `changes`, arguments of the constructor: with initial
-        values, and nothing of this one's state. (Layers that come from a file have the usual initializers.)"""
+        """A new network with the same layers and options and with initial values; `changes` are arguments of the
+        constructor that differ. (Layers loaded from a file have the default initializers.)"""
         options = {
             "input_shape": self.input_shape, "layers": self.layers, "loss": self.loss_function, "l1": self.l1,
             "l2": self.l2, "dtype": str(self.dtype), "seed": self.seed, "backend": self.backend,
@@ -176,7 +184,7 @@ class Network:
         return Network(**{**options, **changes})
 
     def views(self, flat=None):
-        """The parts of the parameters by name, "w1", "b1", ..., as views; or those of another flat array."""
+        """Views of the parameters, or of a flat array of the same layout, by name: "w1", "b1", ..."""
         flat = self._parameters if flat is None else flat
         if not isinstance(flat, np.ndarray) or flat.shape != (self.n_parameters,):
             raise value_error("flat", f"a flat array of {self.n_parameters} elements", shown(flat))
@@ -187,34 +195,32 @@ class Network:
     def forward(self, x):
         """Raw outputs (rows, *output_shape) for x (rows, *input_shape).
 
-        Raises TypeError or ValueError if x is not real numbers, finite, of rows of that shape.
-        """
+        Raises TypeError or ValueError unless x is an array of finite real numbers of that shape."""
         x = check_rows("x", x, self.input_shape)
         with self.executor.lock.use(Use.EVALUATE):
             return self.executor.forward(x)
 
     def predict(self, x):
-        """Outputs after the loss's link: probabilities for cross-entropy, values otherwise; (rows, *output_shape)."""
+        """Outputs after the loss's link, (rows, *output_shape): probabilities for cross-entropy, values otherwise."""
         return self.loss_function.predictions(self.forward(x), self.backend)
 
     def loss(self, x, y, *, sample_weight=None):
-        """Mean loss over the rows and the positions in them, with the penalty. x: (rows, *input_shape); y: integer
-        labels (rows, *output_shape[:-1]) for softmax_cross_entropy, else (rows, *output_shape), for one output also
-        without the last axis. sample_weight: numbers >= 0 for a weighted mean, (rows,) or one for each label.
+        """Mean loss over the rows and their positions, plus the penalty.
 
-        Raises TypeError or ValueError naming the argument.
-        """
+        x: (rows, *input_shape). y: integer labels (rows, *output_shape[:-1]) for softmax_cross_entropy, else
+            (rows, *output_shape); with one output the last axis may be left out.
+        sample_weight: numbers >= 0 for a weighted mean, (rows,), or one for each position, (rows, *output_shape[:-1]).
+        Raises TypeError or ValueError that names the argument."""
         samples = self._checked(x, y, sample_weight)
         with self.executor.lock.use(Use.EVALUATE):
             return self.executor.evaluate(samples)[0]
 
     def evaluate(self, x, y, *, metrics=(), sample_weight=None):
-        """Mean loss as `loss`, and metrics of the predictions, as a dict: {"loss": ..., "accuracy": ...}.
+        """`loss`, and metrics of the predictions, as a dict: {"loss": ..., "accuracy": ...}.
 
         metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction), which may
-            evaluate the network, too, but not train it.
-        Raises TypeError or ValueError naming the argument.
-        """
+            evaluate the network, but not train it.
+        Raises TypeError or ValueError that names the argument."""
         metrics = check_metrics("metrics", metrics)
         samples = self._checked(x, y, sample_weight)
         with self.executor.lock.use(Use.EVALUATE):
@@ -222,12 +228,12 @@ class Network:
         return {"loss": loss, **values}
 
     def loss_and_gradient(self, x, y, *, sample_weight=None, training=False, minibatch=None):
-        """Mean loss as `loss`, and its gradient with respect to `parameters` as a flat array (a copy).
+        """`loss`, and its gradient with respect to `parameters` as a flat array (a copy).
 
-        training: True takes all rows as one minibatch of training: Dropout drops, BatchNorm takes their mean and
-        variance, and keeps its running ones. minibatch: the number by which Dropout draws; None is the next
-        training step's. This call does not count as a step: a loop that updates the parameters itself counts by itself.
-        """
+        training: True runs the layers in training mode, on all rows as one minibatch: Dropout drops, BatchNorm
+            normalizes by these rows and updates its running statistics.
+        minibatch: number from which Dropout draws its mask; None is `minibatches`, as in the next training step. This
+            method does not count a step: a loop that updates the parameters itself passes its own numbers."""
         if minibatch is not None:
             check_integer("minibatch", minibatch, 0)
         samples = self._checked(x, y, sample_weight)
@@ -237,12 +243,11 @@ class Network:
             return loss, self._gradient.copy()
 
     def train_step(self, x, y, optimizer, *, sample_weight=None):
-        """One update from one minibatch, in place; returns its loss before the update.
+        """Updates the parameters by one minibatch; returns its loss before the update. x, y, sample_weight: as in
+        `loss`.
 
-        sample_weight: numbers >= 0 for a weighted mean of the losses, (rows,) or one for each of them.
-        Raises TypeError or ValueError naming the argument, and DivergenceError if the loss or the gradient is not
-        finite; then the parameters are those before the step.
-        """
+        Raises TypeError or ValueError that names the argument, and DivergenceError if the loss or the gradient is not
+        finite; the parameters are then those before the step."""
         loss = self.executor.fast_step(x, y, optimizer) if sample_weight is None else None
         return self.executor.step(x, y, optimizer, sample_weight) if loss is None else loss
 
@@ -252,11 +257,11 @@ class Network:
         return check_samples(self, x, y, sample_weight, names=("x", "y", "sample_weight"), finite=False)
 
     def __getstate__(self):
-        with self.executor.lock.reading():  # a copy of between two steps
-            kept = {name: value for name, value in vars(self).items() if name not in ("executor", "_parameters")}
+        with self.executor.lock.reading():  # never in the middle of a step
+            state = {name: value for name, value in vars(self).items() if name not in ("executor", "_parameters")}
             arrays = {"_state": self._state.copy(), "_gradient": self._gradient.copy()}
             arrays["counter"] = self.counter.copy()
-            return {**kept, **arrays, "last_loss": self.executor.last_loss}
+            return {**state, **arrays, "last_loss": self.executor.last_loss}
 
     def __setstate__(self, state):
         last_loss = state.pop("last_loss")
@@ -267,26 +272,26 @@ class Network:
     # ---- descriptions and files
 
     def describe(self):
-        """Layers and plan as text: for each layer its path, the shape of its rows and how many parameters it has; one
-        line an operation, with the body in use."""
+        """Layers and plan as text. One line per layer: path, shape of a row of its output, number of parameters. One
+        line per operation, with the kernel that runs."""
         with self.executor.lock.use(Use.EVALUATE):
             return "\n".join([repr(self), *self.layer_lines(), *self.executor.training_plan(1).describe()])
 
     def layer_lines(self):
-        """One line a layer: path, layer, shape of a row of its output, parameters."""
+        """One line per layer: path, layer, shape of a row of its output, number of parameters."""
         counts = {}
         for path, leaf, shape in self.body.leaves("", self.input_shape):
             counts[path] = sum(math.prod(of_array) for _, of_array, *_ in leaf.parameters(shape))
         lines = []
         for path, text, shape in self.body.describe("", self.input_shape):
             indent = "  " * (1 + path.count("."))
-            n = sum(count for at, count in counts.items() if f"{at}.".startswith(f"{path}."))
+            n = sum(count for leaf, count in counts.items() if f"{leaf}.".startswith(f"{path}."))
             lines.append(f"{indent}{path:<4} {text}  ->  {_shape_text(shape)}, {n:,} parameters")
         return lines
 
     def memory_estimate(self, batch_size, optimizer=None):
-        """Bytes that training takes, besides the data, as a dict: "parameters", "gradient", "optimizer" (its state;
-        Adam's if None), "workspace" (activations and their gradients, for minibatches of `batch_size` rows) and
+        """Bytes of memory that training takes besides the data, as a dict: "parameters", "gradient", "optimizer" (the
+        state of `optimizer`; None is Adam), "workspace" (activations and their gradients for `batch_size` rows) and
         "total"."""
         rows = check_integer("batch_size", batch_size, 1)
         optimizer = Adam() if optimizer is None else optimizer
@@ -309,7 +314,7 @@ class Network:
             save(path, self, optimizer)
 
     def to_onnx(self, path, *, unknown="error"):
-        """Writes what `predict` computes, and `preprocessing` before and after it, as an ONNX model; see
+        """Writes an ONNX model that computes what `predict` does, with `preprocessing` before and after it; see
         `fastgd.onnx`. unknown: as in `Preprocessing.encode`."""
         from .onnx import export
 
@@ -317,7 +322,7 @@ class Network:
             export(path, self, unknown=unknown)
 
     def config(self):
-        """What a file needs to make this network again, besides the parameters."""
+        """What a file stores to construct this network again, besides the parameters; a dict for JSON."""
         return {
             "input_shape": list(self.input_shape),
             "layers": [layer.config() for layer in self.layers],
@@ -344,7 +349,7 @@ def _shape_text(shape):
 
 
 def _cut(flat, shapes):
-    """Views of a flat array by name, one after the other."""
+    """Consecutive views of a flat array, by name. shapes: by name."""
     views, start = {}, 0
     for name, shape in shapes.items():
         size = math.prod(shape)

@@ -1,4 +1,4 @@
-"""Networks as ONNX models (extra `onnx`), for onnxruntime and others, which compute what `predict` does, in the
+"""Networks as ONNX models (extra `onnx`), for onnxruntime and others. The models compute what `predict` does, in the
 network's precision.
 
 net.to_onnx("model.onnx")
@@ -6,11 +6,10 @@ session = onnxruntime.InferenceSession("model.onnx")
 session.run(["prediction"], {"x": X})[0]  # as net.predict(X)
 
 The input "x" is (rows, *input_shape), the output "prediction" (rows, *output_shape). A network with `preprocessing`
-takes the columns of the table instead, each an input (rows, 1) of its name: numbers as float64, missing ones NaN;
-categories as text, missing ones "". Its "prediction" (rows,) is what `Preprocessing.decode` gives: numbers or classes.
-With classes comes "probabilities" (rows, n_out), or "scores" where the loss has no link; the metadata "classes" is
-their order, as JSON. Where fastgd raises an error for numbers that are not finite, the model does not: they pass
-through it.
+has an input (rows, 1) for each column of the table instead, under the column's name: numbers as float64, NaN if
+missing; categories as text, "" if missing. Its "prediction" (rows,) is the result of `Preprocessing.decode`: numbers or
+classes. For classes there is also the output "probabilities" (rows, n_out), or "scores" if the loss has no link; the
+metadata "classes" lists their order, as JSON. Unlike fastgd, the model does not raise for numbers that are not finite.
 """
 
 import numpy as np
@@ -20,9 +19,9 @@ from .errors import choose, value_error
 from .tables import OUTPUTS
 from .training.checkpoint import check_file, replace_file
 
-# Those of ONNX 1.8 of November 2020, which onnxruntime reads since 1.6; nothing that is newer is needed.
+# Versions of ONNX 1.8 (November 2020), which onnxruntime reads since 1.6; nothing newer is needed.
 OPSETS, IR_VERSION = {"": 13, "ai.onnx.ml": 2}, 7
-# Protocol buffers end below 2 GiB; some is left for all but the parameters.
+# Protocol buffers are limited to 2 GiB; some bytes are left for everything but the parameters.
 MOST_BYTES = 2**31 - 2**24
 
 
@@ -38,11 +37,12 @@ def onnx_modules():
 
 
 def export(path, network, *, unknown="error"):
-    """Writes a network to `path` as an ONNX model, as durably as `Network.save` does. unknown: what a category gives
-    that was not there when the preprocessing was learnt: "error", raised where the model runs, or "zeros".
+    """Writes a network to `path` as an ONNX model, atomically, as `Network.save` does. unknown: for a category that was
+    not in the table that the preprocessing was learnt from, "error" makes the model raise, "zeros" makes it treat the
+    category as missing.
 
-    Raises OSError if the file cannot be written, ValueError that names what ONNX does not know: then what was at `path`
-    is still there."""
+    Raises OSError if the file cannot be written, ValueError that names a part that ONNX does not have; a file that was
+    at `path` is then unchanged."""
     path = check_file(path)
     data = model(network, unknown=unknown).SerializeToString()
     onnx_modules().checker.check_model(data, full_check=True)
@@ -50,7 +50,7 @@ def export(path, network, *, unknown="error"):
 
 
 def model(network, *, unknown="error"):
-    """A network as an onnx.ModelProto; see `export`."""
+    """Returns a network as an onnx.ModelProto; see `export`."""
     onnx_modules()
     size = network.parameters.nbytes
     if size > MOST_BYTES:
@@ -74,11 +74,12 @@ def model(network, *, unknown="error"):
 
 
 class Graph:
-    """A graph of ONNX that is being written down: layers, kernels and columns add their nodes. Values are told apart by
-    name.
+    """An ONNX graph under construction: layers, kernels and columns add their nodes. Values are identified by name.
 
-    dtype, statistics: the network's. shapes: of a row of each layer's input, by the layer's path. unknown: as in
-    `export`. metadata: text by name."""
+    dtype, statistics   of the network
+    shapes              shape of a row of each layer's input, by the path of the layer
+    unknown             as in `export`
+    metadata            text by name"""
 
     def __init__(self, network, unknown="error"):
         choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
@@ -86,10 +87,10 @@ class Graph:
         self._parameters, self.statistics = network.views(), network.statistics
         self.shapes = {path: shape for path, _, shape in network.body.leaves("", network.input_shape)}
         self._inputs, self._outputs, self._constants, self._nodes = [], [], [], []
-        self._names, self._numbers = set(OUTPUTS), {}  # taken; how often one was asked for
+        self._names, self._numbers = set(OUTPUTS), {}  # names in use; the last number appended to a name
 
     def input(self, name, dtype, *shape, doc=""):
-        """An input (rows, *shape), under exactly this name: they come before all else."""
+        """Adds an input (rows, *shape) with exactly this name. Inputs have to be added first."""
         if name in self._names or not name:
             expected = f"columns of different names, none of them {', '.join(map(repr, OUTPUTS))} or empty"
             raise value_error("preprocessing", expected, repr(name))
@@ -98,24 +99,25 @@ class Graph:
         return name
 
     def output(self, name, value, dtype, *shape):
-        """Makes a value the output of a name, (rows, *shape)."""
+        """Makes a value the output `name`, (rows, *shape)."""
         self._nodes.append(onnx_modules().helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(_value_info(name, dtype, ("rows", *shape)))
 
     def parameter(self, name):
-        """An array of the network's parameters: "w1", ..."""
+        """Adds an array of the network's parameters ("w1", ...); returns the name of the value."""
         return self.constant(self._parameters[name], name)
 
     def constant(self, values, name="constant"):
-        """An array, of texts as one of objects, as a value; a number is one of the network's dtype."""
+        """Adds a constant; returns the name of the value. values: an array (text as dtype object), or a float, which
+        gets the network's dtype."""
         array = np.array(values, self.dtype) if isinstance(values, float) else values
         name = self._free(name)
         self._constants.append(onnx_modules().numpy_helper.from_array(array, name))
         return name
 
     def add(self, operator, *inputs, domain="", of=None, **attributes):
-        """A node; returns the name of its output. Inputs are names of values, or what `constant` takes; of: what
-        errors of the node shall name."""
+        """Adds a node; returns the name of its output. inputs: names of values, or arguments of `constant`. of: name
+        that error messages of the node should mention."""
         inputs = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         name = self._free(f"{operator}_{len(self._nodes)}" if of is None else f"{operator} of {of}")
         helper = onnx_modules().helper
@@ -123,11 +125,12 @@ class Graph:
         return name
 
     def apply(self, argument, choice, kernel, x):
-        """Nodes of the kernel of an activation or a loss, None for the identity. Raises ValueError if it has none."""
+        """Adds the nodes of the kernel of an activation or a loss (None: the identity); returns the name of the output.
+        Raises ValueError if the kernel has no nodes."""
         if kernel is None:
             return x
         if kernel.onnx_function is None:
-            expected = f"one that ONNX knows (@fastgd.kernels.{kernel.name}.onnx makes a function its nodes)"
+            expected = f"one with ONNX nodes (@fastgd.kernels.{kernel.name}.onnx defines them)"
             raise value_error(argument, expected, repr(choice))
         return kernel.onnx_function(self, x, *(choice.parameters[name] for name in kernel.scalars))
 
@@ -143,7 +146,7 @@ class Graph:
         return free
 
     def model(self):
-        """What has been written down, as an onnx.ModelProto."""
+        """Returns the graph as an onnx.ModelProto."""
         helper = onnx_modules().helper
         graph = helper.make_graph(self._nodes, "fastgd", self._inputs, self._outputs, self._constants)
         domains = sorted({"", *(node.domain for node in self._nodes)})
@@ -160,5 +163,5 @@ def _value_info(name, dtype, shape, doc=""):
 
 
 def _element_type(dtype):
-    """The code that ONNX has for a dtype; texts are objects."""
+    """ONNX's code for a dtype; text has dtype object."""
     return onnx_modules().helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -1,5 +1,5 @@
 """Pictures, with matplotlib (extra `plots`). Each function returns a matplotlib Figure: `.savefig("loss.png", dpi=150)`
-saves it, and a notebook shows it. Nothing global is touched."""
+saves it, and a notebook shows it. The global state of matplotlib is not used."""
 
 import collections.abc
 import copy
@@ -13,16 +13,16 @@ from .explore.surface import losses_over, plane_of
 from .network import Network
 from .training.history import History
 
-# Told apart by colour-blind readers (Okabe & Ito 2008), in an order in which neighbours differ in grey, too.
+# Distinct to colour-blind readers (Okabe & Ito 2008), in an order in which neighbours also differ in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#D55E00")
 TRAINING, VALIDATION, QUIET = COLOURS[0], COLOURS[6], "#999999"
-# With each colour goes a line, so that a picture can be read without colours.
+# Each colour comes with a line style, so that a picture is legible without colours.
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX"
-FEW_TICKS = 6  # values of a setting that have a tick each
-LEVELS, BINS = 24, 40  # of a contour, of a histogram
-NARROWEST = 1e-6  # a range of values, as a part of the largest
-LEGEND_MARK, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.085, 0.2  # inches that an entry, a letter of it and a line take
+FEW_TICKS = 6  # up to so many values of a setting get a tick each
+LEVELS, BINS = 24, 40  # levels of a contour plot, bins of a histogram
+NARROWEST = 1e-6  # least range of a histogram, as a fraction of the largest magnitude
+LEGEND_MARK, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.085, 0.2  # inches that an entry, each of its letters, and a line take
 
 
 def _figure(width=6.4, height=4.0):
@@ -34,7 +34,7 @@ def _figure(width=6.4, height=4.0):
 
 
 def check_picture(argument, path):
-    """Raises if a figure cannot be saved under such a name."""
+    """Raises ValueError if matplotlib cannot save a figure under a name with this ending."""
     known = _figure().canvas.get_supported_filetypes()
     ending = os.path.splitext(path)[1][1:].lower()
     if ending not in known:
@@ -42,7 +42,7 @@ def check_picture(argument, path):
 
 
 def _finish(axes, losses=(), x="linear", **labels):
-    """Labels, a grid, and a logarithmic axis of losses where there is none at or below 0."""
+    """Sets labels and a grid, and a logarithmic axis for losses if all of them are positive."""
     known = [value for value in losses if math.isfinite(value)]
     log = bool(known) and min(known) > 0
     if log:
@@ -59,8 +59,8 @@ def _finish(axes, losses=(), x="linear", **labels):
 
 
 def _log(axis, limits):
-    """Plain numbers on a logarithmic axis, also at 2 and 5 where there are few powers of ten, and evenly spread ones
-    where there are not even those."""
+    """Labels a logarithmic axis with plain numbers: at powers of ten; also at 2 and 5 times these if they are few; and
+    at even distances if the range is too narrow for that."""
     from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
     axis.set_major_formatter("{x:g}")
@@ -81,13 +81,13 @@ def _ticks(subs=(2, 5)):
 
 
 def _style(i):
-    """Of the i-th line: when the colours begin again, the markers do not."""
+    """Style of the i-th line. When the colours repeat, the markers are shifted by one."""
     marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "marker": marker}
 
 
 def _legend_below(figure, axes):
-    """A legend in as many columns as there is room for, and a figure that is higher by its lines."""
+    """Adds a legend below the axes, in as many columns as fit, and makes the figure higher by its lines."""
     handles, labels = axes.get_legend_handles_labels()
     width, height = figure.get_size_inches()
     room = int(width / (LEGEND_MARK + LEGEND_LETTER * max(map(len, labels), default=1)))
@@ -98,8 +98,8 @@ def _legend_below(figure, axes):
 
 @np.errstate(all="ignore")
 def plot_loss(history, title="Loss"):
-    """Training loss, and validation loss if there is one, against epochs, and which epoch was the best of what was
-    monitored. The training loss is the mean of an epoch's minibatches, each before its update."""
+    """Training loss, and validation loss if there is one, against epochs, with the epoch of the best monitored value
+    marked. The training loss is the mean over the epoch, each minibatch before its update."""
     if not isinstance(history, History):
         raise type_error("history", "a History, as fit returns it", shown(history))
     figure = _figure()
@@ -121,18 +121,19 @@ def plot_loss(history, title="Loss"):
 
 @np.errstate(all="ignore")
 def plot_range_test(found, title="Learning-rate range test"):
-    """The loss of each step of a `RangeTest` against its learning rate, smoothed, too, and the suggestion."""
+    """The losses of a `RangeTest` against the learning rate, the smoothed losses, and the suggestion."""
     figure = _figure()
     axes = figure.subplots()
     axes.plot(found.learning_rate, found.loss, color=COLOURS[5], linewidth=0.8, label="loss of a minibatch")
     axes.plot(found.learning_rate, found.smoothed, color=COLOURS[0], linewidth=2, label="smoothed")
-    at = int(np.argmin(np.abs(found.learning_rate - found.suggestion)))
+    nearest = int(np.argmin(np.abs(found.learning_rate - found.suggestion)))
     label = f"suggestion: {found.suggestion:.2g}"
     axes.axvline(found.suggestion, color=VALIDATION, linestyle="--")
-    axes.plot(found.suggestion, found.smoothed[at], "o", color=VALIDATION, linestyle="--", markersize=8, label=label)
+    y = found.smoothed[nearest]
+    axes.plot(found.suggestion, y, "o", color=VALIDATION, linestyle="--", markersize=8, label=label)
     known = found.loss[np.isfinite(found.loss)]
     low, high = min(found.smoothed.min(), np.quantile(known, 0.02)) if known.size else 0.0, found.smoothed.max()
-    if low > 0 and high < math.inf:  # what a single minibatch does, or all when they diverge, is not what is to be seen
+    if low > 0 and high < math.inf:  # outliers, and diverged losses at the end, must not set the scale
         axes.set_ylim(low / 1.5, high * 1.5)
     _finish(axes, found.loss, "log", title=title, xlabel="learning rate", ylabel="loss")
     axes.legend()
@@ -141,11 +142,10 @@ def plot_range_test(found, title="Learning-rate range test"):
 
 @np.errstate(all="ignore")
 def compare(histories, column=None, title="Trainings compared"):
-    """Losses of several trainings, {name: History}, against epochs, rows trained on and seconds, side by side.
+    """A column of several histories, {name: History}, against epochs, rows trained on and seconds, side by side.
 
-    column: what of the histories is drawn; None is "validation_loss" if all have one, else "loss". Every value stands
-    at the end of its epoch; a validation loss is taken there, a training loss is the mean of the epoch that ends there.
-    """
+    column: a column that all histories have; None is "validation_loss" if all have it, else "loss". Each value is drawn
+        at the end of its epoch; a validation loss is computed there, a training loss is the mean over that epoch."""
     if not isinstance(histories, collections.abc.Mapping) or not histories:
         raise type_error("histories", "a dict of histories, {'batch': history, ...}", shown(histories))
     for name, history in histories.items():
@@ -174,10 +174,11 @@ def compare(histories, column=None, title="Trainings compared"):
 
 @np.errstate(all="ignore")
 def plot_sweep(found, x=None, column=None, title="Sweep"):
-    """A column of the table of a `Sweep` against a setting, a line for each combination of the others; of trainings
-    that differ in nothing but the seed the median, and each as a point. Those that diverged are left out.
+    """A column of a `Sweep` against a setting. Each combination of the other settings has a line, through the medians
+    of trainings that differ only by the seed; each training is a point. Diverged trainings are left out.
 
-    x: a setting; None is "learning_rate" if the grid has it, else the first of numbers but the seed, else the first.
+    x: a setting; None is "learning_rate" if the grid has it, else the first numeric setting other than the seed, else
+        the first setting.
     column: as in `Sweep.order`."""
     column = found._known(column)
     settings = list(found.settings[0])
@@ -194,19 +195,19 @@ def plot_sweep(found, x=None, column=None, title="Sweep"):
         others = [name for name in found.settings[i] if name not in (x, "seed")]
         label = ", ".join(f"{found.columns[name][i]}" if name == "optimizer" else f"{name} {found.columns[name][i]}"
                           for name in others)  # fmt: skip
-        place = named.index(str(found.columns[x][i])) if named else found.columns[x][i]
-        values = groups.setdefault(label, {}).setdefault(place, [])
+        position = named.index(str(found.columns[x][i])) if named else found.columns[x][i]
+        values = groups.setdefault(label, {}).setdefault(position, [])
         values.append(found.columns[column][i])
     known = []
     for i, (label, values) in enumerate(groups.items()):
         style = _style(i)
-        points = [(place, value) for place, group in sorted(values.items()) for value in group if math.isfinite(value)]
-        places = sorted({place for place, _ in points})
-        medians = [np.median([value for at, value in points if at == place]) for place in places]
+        points = [(at, value) for at, group in sorted(values.items()) for value in group if math.isfinite(value)]
+        positions = sorted({position for position, _ in points})
+        medians = [np.median([value for at, value in points if at == position]) for position in positions]
         axes.plot(*np.array(points).reshape(-1, 2).T, linestyle="", alpha=0.45, markersize=4,
                   color=style["color"], marker=style["marker"])  # fmt: skip
         style |= {"linestyle": ""} if named else {}  # nothing lies between names
-        axes.plot(places, medians, markersize=5, label=label or "median", **style)
+        axes.plot(positions, medians, markersize=5, label=label or "median", **style)
         known += [value for _, value in points]
     losses = known if "loss" in column else ()
     scale = "log" if not named and x != "seed" and min(found.columns[x]) > 0 else "linear"
@@ -224,17 +225,17 @@ def plot_sweep(found, x=None, column=None, title="Sweep"):
 
 @np.errstate(all="ignore")
 def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, seed=0, title="Loss surface"):
-    """Contours of the loss of X, y over a plane through the parameters, and the path an optimizer took, projected on
-    it. The network stays as it is.
+    """Contours of the loss of X, y over a plane in the space of parameters, and the path of an optimizer, projected on
+    it. The network does not change.
 
-    path: a `fastgd.callbacks.trajectory`, or an array (points, n_parameters); the plane goes through its end, or
-        without one through the parameters as they are.
-    directions: that span the plane. "parameters": for a network of two, the plane of these; "pca": the two principal
-        directions of the path; "random": two random ones by `seed`, scaled to each unit's weights, biases fixed (Li et
-        al. 2018, arXiv:1712.09913); or two arrays of n_parameters. None is the first of these that can be.
-    resolution: points along each direction; the loss of all rows is taken at each, so a sample of rows may do. With
-        BatchNorm it is that of these rows as one minibatch.
-    """
+    path: a `fastgd.callbacks.trajectory`, or an array (points, n_parameters). The plane goes through its end, or
+        without a path through the present parameters.
+    directions: two directions that span the plane. "parameters": the two parameters of a network that has no more;
+        "pca": the two principal directions of the path; "random": two random directions by `seed`, scaled to the
+        weights of each unit, with biases fixed (Li et al. 2018, arXiv:1712.09913); or two arrays (n_parameters,). None
+        is the first of these that applies.
+    resolution: points along each direction. The loss of all rows is computed at each point, so a sample of the rows may
+        suffice. BatchNorm treats the rows as one minibatch."""
     figure = _figure(6.4, 5.0)
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import MaxNLocator
@@ -268,8 +269,8 @@ def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, se
 
 @np.errstate(all="ignore")
 def histograms(network, X=None, y=None, *, title=None):
-    """How the finite values of each parameter array are distributed, and with X and y those of its gradient of the
-    loss, a row for each layer. The network stays as it is."""
+    """Histograms of the finite values of each array of parameters, and, if X and y are given, of the gradient of the
+    loss; one row of histograms for each layer. The network does not change."""
     if not isinstance(network, Network):
         raise type_error("network", "a Network", shown(network))
     if (X is None) != (y is None):
@@ -288,9 +289,9 @@ def histograms(network, X=None, y=None, *, title=None):
     for row, (_, names) in zip(panels, sorted(layers.items()), strict=True):
         for panel in row:
             panel.set_visible(False)
-        for i, (what, views) in enumerate(drawn.items()):
+        for i, (quantity, views) in enumerate(drawn.items()):
             for j, name in enumerate(names):
-                _histogram(row[i * most + j], views[name], name, xlabel=what, color=COLOURS[i])
+                _histogram(row[i * most + j], views[name], name, xlabel=quantity, color=COLOURS[i])
         row[0].set_ylabel("count (log)")
     figure.suptitle(title or ("Parameters" if X is None else "Parameters and their gradients"))
     return figure
@@ -312,12 +313,12 @@ def _histogram(panel, values, name, *, xlabel, color):
     low, high = panel.get_xlim()
     if low < 0 < high:
         panel.axvline(0, color="black", linewidth=0.8)
-    panel.set(yscale="log", ylim=(0.5, 2 * counts.max()))  # a single value shows, too
+    panel.set(yscale="log", ylim=(0.5, 2 * counts.max()))  # a count of 1 is visible
     _log(panel.yaxis, panel.get_ylim())
     panel.ticklabel_format(axis="x", scilimits=(-2, 3))
     panel.locator_params(axis="x", nbins=4)
 
 
 def _kind(name):
-    """Of "w12" or "w3.1" the "w"."""
+    """The name of a parameter array without its path: "w" for "w12" or "w3.1"."""
     return name.rstrip("0123456789.")

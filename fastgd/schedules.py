@@ -1,8 +1,8 @@
 """Learning rate as a pure function of the step.
 
 A schedule is called with the number of updates made so far (0 at the first update), a number or an array of numbers,
-and returns the learning rate. Every optimizer takes one in place of a number; so does any function of the step. `fit`
-works schedules out beforehand, as arrays that the native loop reads. Only `reduce_on_plateau` looks at the loss.
+and returns the learning rate. Every optimizer takes a number, a schedule, or any function of the step. `fit` computes
+the rates of schedules beforehand, as arrays that the native loop reads. Only `reduce_on_plateau` observes the loss.
 """
 
 import copy
@@ -19,14 +19,14 @@ FACTOR = {"low": 0.0, "low_open": True, "high": 1.0}
 
 
 class Schedule:
-    """Base of the schedules: dataclasses whose fields are checked by type and against the class's `ranges`. `looks`
-    tells whether `observe` is to be shown the loss."""
+    """Base of the schedules: dataclasses whose fields are checked by type and against the class's `ranges`. looks:
+    whether the schedule depends on losses, which are then passed to its `observe`."""
 
     looks = False
     ranges: typing.ClassVar = {"learning_rate": POSITIVE, "final": AT_LEAST_ZERO}
 
     def __init_subclass__(cls):
-        """Rates may be so small that they are 0, whatever the user's error state is."""
+        """Lets tiny rates underflow to 0 under any numpy error state of the user."""
         if "__call__" in vars(cls):
             cls.__call__ = np.errstate(all="ignore")(cls.__call__)
 
@@ -44,14 +44,14 @@ class Schedule:
             object.__setattr__(self, field.name, value)
 
     def copy(self):
-        """One that remembers by itself what it is shown."""
+        """A copy that observes losses independently of this schedule."""
         twin = copy.copy(self)
         vars(twin).update({name: value.copy() for name, value in vars(self).items() if isinstance(value, Schedule)})
         return twin
 
     def config(self):
-        """Name and fields, to be written to a file, a schedule within as one, too; None if a function of the user's is
-        within."""
+        """Name and fields as a dict for JSON, with that of a schedule among the fields nested in it; None if a function
+        of the user is among them."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name, value in fields.items():
             if callable(value):
@@ -62,19 +62,19 @@ class Schedule:
 
 
 def as_schedule(argument, value):
-    """A schedule or a function of the step, or a number as a schedule."""
+    """Returns a schedule, or a function of the step, itself, and a number as a constant schedule."""
     return value if callable(value) else constant(check_number(argument, value, **POSITIVE))
 
 
 def rate_at(schedule, step):
-    """The rate that a schedule, or a function of one step, gives for a step or for many."""
+    """The rates of a schedule, or of a function that takes a single step, at one step or at an array of steps."""
     if isinstance(schedule, Schedule) or np.ndim(step) == 0:
         return schedule(step)
     return np.array([schedule(int(one)) for one in step], np.float64)
 
 
 def from_config(config):
-    """The schedule that `config` wrote down."""
+    """The schedule of a `config`. Raises TypeError or ValueError that names a field that is not valid."""
     config = {name: from_config(value) if isinstance(value, dict) else value for name, value in config.items()}
     kind = choose("schedule", config.pop("name"), SCHEDULES)
     state = {field.name: config.pop(field.name) for field in dataclasses.fields(kind) if not field.init}
@@ -98,7 +98,7 @@ class constant(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class piecewise(Schedule):
-    """lr(t) = rates[i] for steps[i - 1] <= t < steps[i]: one rate more than steps, which ascend."""
+    """lr(t) = rates[i] for steps[i - 1] <= t < steps[i]. steps ascend; there is one more rate than steps."""
 
     steps: "tuple"
     rates: "tuple"
@@ -205,10 +205,9 @@ class cosine(Schedule):
 @dataclasses.dataclass(frozen=True)
 class cosine_restarts(Schedule):
     """Half a cosine from learning_rate to final in `period` steps, then again from the start, each period `growth`
-    times
-    as long as the last: final + (learning_rate - final) (1 + cos(pi s / T)) / 2, s of T steps of the period being done.
-    Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5. As torch's CosineAnnealingWarmRestarts, where growth is an
-    integer."""
+    times as long as the last: lr = final + (learning_rate - final) (1 + cos(pi s / T)) / 2 at step s of a period of T
+    steps. Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5. As torch's CosineAnnealingWarmRestarts, in which growth is
+    an integer."""
 
     ranges = Schedule.ranges | {"period": AT_LEAST_ONE, "growth": AT_LEAST_ONE}
     learning_rate: "float"
@@ -231,7 +230,7 @@ class cosine_restarts(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class one_cycle(Schedule):
-    """Half a cosine up from peak / divisor to peak, at a part `rising` of total_steps, and half a cosine down to
+    """Half a cosine up from peak / divisor to peak, in a fraction `rising` of total_steps, and half a cosine down to
     peak / (divisor final_divisor) at the last step, where it stays. Smith & Topin 2018, arXiv:1708.07120. As torch's
     OneCycleLR, without its change of the momentum."""
 
@@ -260,12 +259,10 @@ class one_cycle(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class warmup(Schedule):
-    """Linear warm-up in front of any schedule: lr(t) = start + (lr_0 - start) (t + 1) / steps for t < steps, where lr_0
-    is that of the schedule at 0, then the schedule from its beginning: schedule(t - steps). Goyal et al. 2017,
-    arXiv:1706.02677.
+    """Linear warm-up before any schedule: lr(t) = start + (schedule(0) - start) (t + 1) / steps for t < steps, then
+    schedule(t - steps). Goyal et al. 2017, arXiv:1706.02677.
 
-    schedule: a schedule, a number, or a function of the step.
-    """
+    schedule: a schedule, a number, or a function of the step."""
 
     ranges = Schedule.ranges | {"start": AT_LEAST_ZERO}
     schedule: "Schedule"
@@ -282,20 +279,20 @@ class warmup(Schedule):
         return getattr(self.schedule, "looks", False)
 
     def observe(self, loss):
-        """Passed on to the schedule."""
+        """Passes the loss to the schedule."""
         self.schedule.observe(loss)
 
 
 @dataclasses.dataclass
 class reduce_on_plateau(Schedule):
-    """lr(t) = scale schedule(t), at least `final`; scale is 1 at first and multiplied by `factor` whenever the loss has
-    not fallen below its best by more than threshold |best| for more than `patience` looks in a row; `cooldown` looks
-    after that do not count. `fit` looks after each epoch, at the loss of the validation data if there are any; in a
-    loop of one's own `optimizer.observe(loss)` is a look. Each optimizer has a copy of its own. As torch's
-    ReduceLROnPlateau(threshold_mode="rel"), which asks for less where the best loss is below 0.
+    """lr(t) = max(scale learning_rate(t), final). scale starts at 1, and is multiplied by `factor` when for more than
+    `patience` observations in a row the loss has not fallen below the best one by more than threshold |best|; after
+    that, `cooldown` observations do not count. `fit` observes the validation loss, or without validation data the
+    training loss, after each epoch; your own loop calls `optimizer.observe(loss)`. Each optimizer has its own copy of
+    the schedule. As torch's ReduceLROnPlateau(threshold_mode="rel"), except where the best loss is negative, where
+    torch takes smaller improvements.
 
-    learning_rate: a number, another schedule, or a function of the step.
-    """
+    learning_rate: a number, another schedule, or a function of the step."""
 
     ranges = Schedule.ranges | {"factor": FACTOR, "threshold": AT_LEAST_ZERO}
     learning_rate: "Schedule"
@@ -304,11 +301,11 @@ class reduce_on_plateau(Schedule):
     threshold: "float" = 1e-4
     cooldown: "int" = 0
     final: "float" = 0.0
-    # What it has seen.
+    # What it has observed.
     scale: "float" = dataclasses.field(default=1.0, init=False)
     best: "float" = dataclasses.field(default=None, init=False)
     waited: "int" = dataclasses.field(default=0, init=False)
-    is_skipped: "int" = dataclasses.field(default=0, init=False)
+    cooldown_left: "int" = dataclasses.field(default=0, init=False)
 
     looks = True
 
@@ -316,21 +313,21 @@ class reduce_on_plateau(Schedule):
         return np.maximum(self.scale * rate_at(self.learning_rate, step), self.final)
 
     def observe(self, loss):
-        """Takes a look at the loss; one that is not finite is no improvement."""
+        """Observes a loss. One that is not finite is no improvement."""
         loss = float(loss)
         if math.isfinite(loss) and (self.best is None or loss < self.best - self.threshold * abs(self.best)):
             self.best, self.waited = loss, 0
         else:
             self.waited += 1
-        if self.is_skipped:
-            self.is_skipped, self.waited = self.is_skipped - 1, 0
+        if self.cooldown_left:
+            self.cooldown_left, self.waited = self.cooldown_left - 1, 0
         if self.waited > self.patience:
             self.scale *= self.factor
-            self.is_skipped, self.waited = self.cooldown, 0
+            self.cooldown_left, self.waited = self.cooldown, 0
 
 
 def _half_cosine(start, end, done):
-    """From start to end as `done` goes from 0 to 1."""
+    """Half a cosine from start to end, as `done` goes from 0 to 1."""
     return end + (start - end) * (1 + np.cos(np.pi * done)) / 2
 
 

@@ -1,4 +1,4 @@
-# Bodies of fastgd/activations.py: a point function and one loop each.
+# Bodies of fastgd/activations.py: for each a function of one element, and a loop.
 
 cdef extern from *:
     """
@@ -22,7 +22,7 @@ cdef struct ElementwiseSlope:           # (y, x) forward, which leaves the deriv
     real *x
     int64_t rows, n
 
-cdef struct ElementwiseParameter:       # the same with one parameter of the activation
+cdef struct ElementwiseParameter:       # `Elementwise` with one parameter of the activation
     real *y
     const real *x
     int64_t rows, n

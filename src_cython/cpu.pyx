@@ -1,10 +1,10 @@
 # cython: language_level=3
-"""Which variants of the kernels are built, and which of them this processor, under this operating system, can run."""
+"""Variants of the kernels: which are built, and which this processor and operating system can run."""
 
 cdef extern from *:
     """
     #if defined(__x86_64__) || defined(_M_X64)
-    /* The compiler's builtin looks at cpuid and at what the operating system saves on a context switch. */
+    /* The compiler's builtin checks cpuid, and the registers that the operating system saves on a context switch. */
     static const char *fastgd_variants(void) {
         __builtin_cpu_init();
         if (__builtin_cpu_supports("x86-64-v4")) return "v4 v3 v2";

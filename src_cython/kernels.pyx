@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 
 cdef extern from "core/simd.h" nogil:
     ctypedef double real
-    ctypedef double vec     # Cython knows it as a number; the C compiler works lane by lane
+    ctypedef double vec     # a number to Cython; the C compiler works on its lanes
     ctypedef double block
     ctypedef int64_t bits
     ctypedef uint64_t unsigned_bits
@@ -68,9 +68,9 @@ scratch_of_thread = <scratch_function><uintptr_t>scratch_address
 
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
 
-# name -> (address, bytes of its record); kernel.py finds the bodies here.
+# name -> (address, bytes of its record); kernel.py looks the bodies up here.
 bodies = {}
-# name -> value of what the Python bodies define under the same name; tests/test_sources.py compares them.
+# name -> value of constants that Python defines under the same name; tests/test_sources.py compares them.
 constants = {}
 
 

@@ -1,7 +1,7 @@
 # Bodies of fastgd/losses.py: value and gradient of a row in one pass.
 
 cdef enum:
-    SOFTMAX_ROWS = 64       # rows of softmax worked on together
+    SOFTMAX_ROWS = 64       # rows of softmax that are computed together
 
 cdef extern from *:
     """
@@ -54,7 +54,7 @@ cdef void mse_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
                 d = z[j] - y[j]
                 total = multiply_add(d, d, total)
                 dz[j] = 2 * scale * d
-        else:                   # loops that the compiler makes vectors of
+        else:                   # loops that the compiler vectorizes
             for j in range(a.k):
                 dz[j] = z[j] - y[j]
             total = dot_of(dz, dz, a.k)
@@ -116,7 +116,7 @@ register("huber_loss", huber_loss, sizeof(RowLossParameter))
 
 cdef inline void softmax_columns(real *p, real *total, real *top, const real *z, int64_t rows,
                                  int64_t k) noexcept nogil:
-    """`softmax` of rows shorter than ROW_PARTS: a vector holds a column of several rows. The same bits."""
+    """`softmax` for rows shorter than ROW_PARTS, with the same bits: a vector holds a column of several rows."""
     cdef real t[ROW_PARTS * SOFTMAX_ROWS]
     cdef real largest[SOFTMAX_ROWS]
     cdef real sums[SOFTMAX_ROWS]
@@ -150,8 +150,8 @@ cdef inline void softmax_columns(real *p, real *total, real *top, const real *z,
 
 
 cdef inline void softmax(real *p, real *log_total, real *top, const real *z, int64_t rows, int64_t k) noexcept nogil:
-    """For each row: p <- softmax(z), top <- max z, log_total <- log of the sum of exp(z - top). A NaN in z stays one.
-    The exponentials of all rows are one loop, and so are the logarithms: a row may be short for a vector."""
+    """For each row: p <- softmax(z), top <- max z, log_total <- log of the sum of exp(z - top). NaN in z gives NaN.
+    One loop computes the exponentials of all rows, and one the logarithms, since a row may be shorter than a vector."""
     cdef real inverse
     cdef int64_t i, j
     if k < ROW_PARTS and rows >= LANES:

@@ -1,12 +1,12 @@
 # cython: language_level=3, cdivision=True
-"""The native runner: runs a list of compiled kernels, whoever wrote them, step after step.
+"""The native runner: runs a list of compiled kernels, from Cython or Numba, step after step.
 
 A compiled kernel is `void kernel(const void *args, int64_t begin, int64_t end)`: `args` is its record (pointers,
 sizes, scalars; eight bytes each), `[begin, end)` its share of the work. A pass is a list of stages. In each stage the
-threads of a team share the work of its operations, then meet; the last to arrive runs the closing operations alone
-(sums, checks) and decides whether all go on.
+threads of a team share the work of the operations and then wait at a barrier. The last thread to arrive runs the
+closing operations alone (sums, checks) and decides whether the run continues.
 
-Over 400 lines with what Python asks of it by the way: the order of rows, rows of files, whose turn it is.
+Over 400 lines, since the module also has the native code that is not a kernel: shuffling, reading rows of files, locks.
 """
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
@@ -61,31 +61,31 @@ cdef extern from "engine/pool.h" nogil:
 
 pool_initialize()
 cdef bint threads_are_fixed = False
-# Of the function that kernels ask for their memory.
+# Address of the function that gives a kernel the scratch memory of its thread.
 scratch_address = <uintptr_t>&scratch_of_thread
 
 
 cdef int check_scratch() except -1:
-    """Makes sure that the calling thread has memory for kernels."""
+    """Makes sure that the calling thread has scratch memory for kernels."""
     if not make_scratch():
         raise MemoryError(f"kernels need {SCRATCH_BYTES} bytes of memory for each thread that calls them")
     return 0
 
 ctypedef void (*kernel_t)(const void *args, int64_t begin, int64_t end) noexcept nogil
 
-# What a stage does beside running its operations: flags.
+# Flags of a stage: how its work is shared, and what is checked at its end.
 cpdef enum:
     BY_ROWS = 1             # every thread takes blocks of rows through all operations
-    FUSED = 2               # the follower of an operation runs on each block as it is finished
+    FUSED = 2               # the follower of an operation runs on each block as soon as that is finished
     CHECK_LOSS = 4          # stop if the loss is not finite
-    CHECK_MAX_ABS = 8          # stop if the largest magnitude in the rows exceeds its limit
+    CHECK_MAX_ABS = 8       # stop if the largest magnitude in the minibatch exceeds its limit
     CHECK_GRADIENT = 16     # stop if elements of the gradient exceed their limit
 
-# Shares of threads begin at multiples of so many rows, or elements of flat arrays.
+# The shares of the threads begin at multiples of this many rows, or elements of flat arrays.
 cpdef enum:
     GRAIN = 8
 
-# Why a run stopped.
+# Status: why a run stopped.
 cpdef enum:
     DONE = 0
     BAD_LOSS = 1
@@ -93,44 +93,44 @@ cpdef enum:
     BAD_GRADIENT = 3
     OUT_OF_TIME = 4
     ASKED_TO_STOP = 5
-    FAULT = 6               # a function written by a user raised
+    FAULT = 6               # a user's function raised
 
 cdef enum:
-    FREE_WORK = 1_000_000   # floating-point operations for which giving up the GIL is worth its price
-    THREAD_WORK = 1_500_000  # ... and those that are worth a thread
-    FREE_ELEMENTS = 50_000  # ... and elements of parameters
+    FREE_WORK = 1_000_000   # floating-point operations from which on releasing the GIL pays
+    THREAD_WORK = 1_500_000  # floating-point operations per thread from which on another thread pays
+    FREE_ELEMENTS = 50_000  # elements of parameters from which on releasing the GIL for an update pays
 
 cdef packed struct Operation:
     int64_t kernel, record          # addresses
-    int64_t end                     # its work is [0, end); 0 in steps in which it rests
-    int64_t grain                   # shares of it begin at multiples of this
-    int64_t rows                    # address of the slot of its record that holds the rows of the minibatch times
-    int64_t positions               # ... those it takes of each, or 0
-    int64_t by_rows                 # its work is those rows
-    int64_t follower                # the operation on what it has written, or -1:
-    int64_t block, scale, offset    # after a block [b, e), the follower's [offset + scale b, offset + scale e)
+    int64_t end                     # its work is [0, end); 0 in steps that skip it
+    int64_t grain                   # shares of the work begin at multiples of this
+    int64_t rows                    # address of the slot of its record for (rows of the minibatch) * positions, or 0
+    int64_t positions               # positions in a row
+    int64_t by_rows                 # whether that product is also the size of its work
+    int64_t follower                # index of the operation that reads its output block by block, or -1
+    int64_t block, scale, offset    # block [b, e) is followed by the follower's [offset + scale b, offset + scale e)
 
 cdef packed struct Stage:
-    int64_t first, last             # operations shared out
-    int64_t closing, end            # operations of the last to arrive
+    int64_t first, last             # operations [first, last), which the threads share
+    int64_t closing, end            # operations [closing, end), which the last thread to arrive runs
     int64_t flags
 
-# The fields of both in their order, eight bytes each, for the arrays that Python fills.
+# The fields of both structs in order, eight bytes each, for the arrays that Python fills.
 OPERATION = np.dtype([(name, np.int64) for name in (
     "kernel", "record", "end", "grain", "rows", "positions", "by_rows", "follower", "block", "scale", "offset")])
 STAGE = np.dtype([(name, np.int64) for name in ("first", "last", "closing", "end", "flags")])
 
-cdef packed struct PerStep:            # before step s, *slot = values[s]; addresses
+cdef packed struct PerStep:         # before step s, *slot = values[s]; both are addresses
     int64_t slot, values
 
-cdef struct Slots:                  # addresses of slots, n of them
+cdef struct Slots:                  # n addresses of slots
     const int64_t *first
     int64_t n
 
-cdef struct InputSlots:             # where what a step takes goes:
-    Slots x, y, index, weight       # addresses of its rows, or of the index of them, and of the weights of its losses
+cdef struct InputSlots:             # the slots that receive the inputs of a step:
+    Slots x, y, index, weight       # addresses of its rows, of their indices, and of the weights of its losses
     Slots share                     # 1 / (number of losses)
-    double losses, terms            # in a row; see `Plan`
+    double losses, terms            # losses per row; see `Plan`
 
 cdef struct Engine:
     Operation *operations
@@ -140,43 +140,43 @@ cdef struct Engine:
     const PerStep *per_step
     int64_t n_per_step
     const InputSlots *inputs
-    const int64_t *rows_of_step     # or NULL: the inputs stay
-    const int64_t *x_of_step        # addresses, or NULL: these stay
+    const int64_t *rows_of_step     # NULL: all inputs stay as they are
+    const int64_t *x_of_step        # addresses; NULL: this input stays as it is
     const int64_t *y_of_step
     const int64_t *index_of_step
     const int64_t *weight_of_step
-    const double *limits            # of the elements of the gradient
-    int64_t rows
-    int64_t row_block               # rows a thread takes through a stage at a time
-    int64_t row_grain               # its share of rows begins at a multiple of this
+    const double *limits            # by step: largest magnitude allowed in the gradient
+    int64_t rows                    # of the minibatch
+    int64_t row_block               # rows that a thread takes through a stage at a time
+    int64_t row_grain               # a thread's share of the rows begins at a multiple of this
     double **total                  # the slot that holds the address of the loss
-    const double *largest
-    double max_abs_limit
-    const int64_t *bad_gradients
-    const int64_t *faults           # addresses of numbers that a kernel sets when it raises
+    const double *largest           # largest magnitude in the minibatch
+    double max_abs_limit            # ... and its limit
+    const int64_t *bad_gradients    # elements of the gradient that exceed the limit
+    const int64_t *faults           # addresses of numbers that a kernel sets to 1 when it raises
     int64_t n_faults
     int64_t step, end
-    int64_t *counter                # counts the steps of the optimizer, or NULL,
-    int64_t *minibatches            # and of the network
-    const int64_t *marks            # steps that end an epoch:
-    double *times                   # when they do,
-    double *losses                  # and the mean loss of its rows
-    int64_t n_marks
-    double *sums                    # of the rows' losses in the epoch going on, and of rows; or NULL
+    int64_t *counter                # counts the optimizer's minibatches, or NULL
+    int64_t *minibatches            # counts the network's minibatches, or NULL
+    const int64_t *epoch_ends       # numbers of steps after which an epoch ends
+    double *times                   # result: time at the end of each epoch
+    double *losses                  # result: mean loss of the epoch's rows
+    int64_t n_epoch_ends
+    double *sums                    # sum of the rows' losses and number of rows in the current epoch, or NULL
     double deadline
-    int64_t steps_between_looks     # at the clock
-    int64_t next_look               # step before which it is
+    int64_t steps_per_clock_check
+    int64_t next_clock_check        # the number of steps after which the clock is read next
     int64_t status
     double *pace                    # see `should_regroup`
-    int is_watched
-    bint regroup                    # whether the team is to be made anew
+    int is_watched                  # whether the size of the team may change
+    bint regroup                    # whether the pool must form the team again
 
 
 include "engine/chain.pxi"
 
 
 cdef void set_rows(Engine *e, int64_t rows) noexcept nogil:
-    """Makes every operation work on `rows` rows."""
+    """Sets the number of rows in every operation."""
     cdef int64_t i
     if rows == e.rows:
         return
@@ -196,7 +196,8 @@ cdef inline void put(const Slots *slots, int64_t value) noexcept nogil:
 
 cdef void set_inputs(Engine *e, int64_t rows, int64_t x, int64_t y, int64_t index, int64_t weight,
                      double limit) noexcept nogil:
-    """Makes the operations take so many rows at these addresses, 0 for what stays; limit: of the gradient."""
+    """Sets the number of rows and the addresses of the inputs, where 0 leaves an input as it is. limit: of the
+    magnitudes in the gradient."""
     cdef const InputSlots *to = e.inputs
     cdef double share = 1 / (rows * to.losses)
     set_rows(e, rows)
@@ -221,7 +222,7 @@ cdef inline void call(const Operation *o, int64_t begin, int64_t end) noexcept n
 
 
 cdef void run_operations(Engine *e, int64_t first, int64_t last) noexcept nogil:
-    """Operations one after the other, each whole."""
+    """Runs operations one after the other on all of their work."""
     cdef int64_t i
     for i in range(first, last):
         if e.operations[i].end:
@@ -242,7 +243,8 @@ cdef inline void share(int64_t whole, int64_t grain, int thread, int threads,
 
 
 cdef void run_rows(Engine *e, const Stage *stage, int thread, int threads) noexcept nogil:
-    """A thread's rows, block by block through all operations of the stage: what one writes the next finds in cache."""
+    """Takes a thread's rows block by block through all operations of the stage, so that each operation finds the
+    output of the one before in cache."""
     cdef int64_t begin, end, stop, i
     cdef const Operation *o
     share(e.rows, e.row_grain, thread, threads, &begin, &end)
@@ -255,7 +257,8 @@ cdef void run_rows(Engine *e, const Stage *stage, int thread, int threads) noexc
 
 
 cdef void run_positions(Engine *e, const Stage *stage, int thread, int threads) noexcept nogil:
-    """A thread's share of the positions in all rows, one operation after the other: for fewer rows than threads."""
+    """Runs a thread's share of the positions in all rows, with a barrier between operations. For minibatches that have
+    fewer rows than threads."""
     cdef int64_t begin, end, i
     for i in range(stage.first, stage.last):
         if i > stage.first and last_to_arrive(thread, threads):
@@ -266,7 +269,7 @@ cdef void run_positions(Engine *e, const Stage *stage, int thread, int threads) 
 
 
 cdef void run_block(Engine *e, int64_t i, int64_t begin, int64_t end) noexcept nogil:
-    """An operation on a block, then those that follow it."""
+    """Runs an operation on a block, then its follower on the corresponding block, and so on."""
     cdef const Operation *o
     while True:
         o = &e.operations[i]
@@ -279,7 +282,7 @@ cdef void run_block(Engine *e, int64_t i, int64_t begin, int64_t end) noexcept n
 
 
 cdef void run_shares(Engine *e, const Stage *stage, int thread, int threads) noexcept nogil:
-    """A thread's share of each operation of the stage."""
+    """Runs a thread's share of each operation of the stage."""
     cdef int64_t begin, end, stop, i
     for i in range(stage.first, stage.last):
         share(e.operations[i].end, e.operations[i].grain, thread, threads, &begin, &end)
@@ -294,7 +297,7 @@ cdef void run_shares(Engine *e, const Stage *stage, int thread, int threads) noe
 
 
 cdef void begin_step(Engine *e) noexcept nogil:
-    """Puts the values of this step in their places."""
+    """Writes the per-step values and the inputs of this step to their slots."""
     cdef int64_t i
     for i in range(e.n_per_step):
         (<int64_t *>e.per_step[i].slot)[0] = (<const int64_t *>e.per_step[i].values)[e.step]
@@ -312,19 +315,19 @@ cdef void end_step(Engine *e) noexcept nogil:
     if e.sums != NULL:
         e.sums[0] += e.rows * e.total[0][0]
         e.sums[1] += e.rows
-    if e.n_marks and e.marks[0] == e.step:
+    if e.n_epoch_ends and e.epoch_ends[0] == e.step:
         e.times[0] = seconds_now()
         e.losses[0] = e.sums[0] / e.sums[1]
         e.sums[0] = e.sums[1] = 0
-        e.marks += 1
+        e.epoch_ends += 1
         e.times += 1
         e.losses += 1
-        e.n_marks -= 1
+        e.n_epoch_ends -= 1
     if e.step == e.end:
         return
     step_done()
-    if e.step == e.next_look:
-        e.next_look += e.steps_between_looks
+    if e.step == e.next_clock_check:
+        e.next_clock_check += e.steps_per_clock_check
         if seconds_now() > e.deadline:
             e.status = OUT_OF_TIME
             return
@@ -339,7 +342,7 @@ cdef void clear_faults(Engine *e) noexcept nogil:
 
 cdef void close_stage(Engine *e, const Stage *stage) noexcept nogil:
     cdef int64_t i
-    for i in range(e.n_faults):         # before anything uses what the kernel has left
+    for i in range(e.n_faults):         # before another operation uses the unfinished output
         if (<int64_t *>e.faults[i])[0]:
             e.status = FAULT
             return
@@ -353,7 +356,8 @@ cdef void close_stage(Engine *e, const Stage *stage) noexcept nogil:
 
 
 cdef void run_passes(void *context, int thread, int threads) noexcept nogil:
-    """One thread's part of a run. When the team is to be made anew, the first thread finishes the step alone."""
+    """One thread's part of a run. If the team must be formed again in the middle of a step, thread 0 finishes the step
+    alone."""
     cdef Engine *e = <Engine *>context
     cdef const Stage *stage
     cdef int64_t s, rows
@@ -378,7 +382,7 @@ cdef void run_passes(void *context, int thread, int threads) noexcept nogil:
                 if e.is_watched and not e.regroup:
                     e.regroup = should_regroup(e.pace, max(rows, 1), threads, is_last)
                 release(threads)
-            if e.regroup:       # looked at first: the first thread, which goes on alone, may change the status
+            if e.regroup:       # checked before the status, which thread 0 may change once it continues alone
                 if thread > 0:
                     return
                 threads = 1
@@ -387,7 +391,7 @@ cdef void run_passes(void *context, int thread, int threads) noexcept nogil:
 
 
 cdef void run_steps(Engine *e, int threads) noexcept nogil:
-    """Steps until the end, or until there is a reason to stop, by at most so many threads."""
+    """Runs steps with at most this many threads until the end, or until the status says to stop."""
     while e.step < e.end and e.status == DONE:
         e.regroup = False
         team_run(run_passes, e, threads, &e.is_watched)
@@ -395,10 +399,13 @@ cdef void run_steps(Engine *e, int threads) noexcept nogil:
 
 @cython.final
 cdef class Inputs:
-    """Where the inputs of a step go, in the operations of some stages.
+    """The slots for the inputs of a step in the operations of some stages.
 
-    x, y, index, weight: addresses of slots for the addresses of rows, of the index of rows, and of the weights of
-    losses. share: those of slots for 1 / (number of losses). losses: in a row. terms: see `Plan`.
+    x, y, index, weight: addresses of the slots for the address of the rows, of their indices, and of the weights of the
+        losses.
+    share: addresses of the slots for 1 / (number of losses).
+    losses: losses per row.
+    terms: see `Plan`.
     """
     cdef InputSlots to
     cdef tuple kept
@@ -426,10 +433,12 @@ cdef const int64_t *or_null(const int64_t[::1] addresses):
 cdef class Runner:
     """Runs passes over the operations of one plan.
 
-    operations: array of `OPERATION`; it, the records and what they point to are the plan's to keep.
-    total, largest, bad_gradients: addresses of the slot with the address of the loss (float64), of the largest
-    magnitude (float64) and of the count of bad elements of the gradient (int64). row_block, row_grain: see `Engine`.
-    faults: addresses of numbers (int64) that kernels written by users set when they raise, which ends a run.
+    operations: array of `OPERATION`. The caller keeps it, the records, and everything they point to alive.
+    faults: addresses of numbers (int64) that kernels set to 1 when they raise, which ends a run.
+    total: address of the slot that holds the address of the loss (float64).
+    largest, bad_gradients: addresses of the largest magnitude in the minibatch (float64), and of the number of elements
+        of the gradient that exceed the limit (int64).
+    row_block, row_grain: see `Engine`.
     """
     cdef Engine engine
     cdef object operations
@@ -454,54 +463,57 @@ cdef class Runner:
         self.engine.row_block, self.engine.row_grain = row_block, row_grain
 
     def set_work(self, double work_of_row, int max_threads, int64_t positions):
-        """The floating-point operations in a row of a minibatch, about; how many threads there may be; and the
-        positions in a row that they may share."""
+        """Sets what `threads` depends on: floating-point operations per row (approximately), the most threads, and the
+        positions in a row."""
         self.work_of_row, self.max_threads, self.positions = work_of_row, max_threads, positions
 
     cpdef int threads(self, int64_t rows) noexcept nogil:
-        """How many threads the work on so many rows is worth."""
+        """How many threads this many rows are worth."""
         cdef int64_t most = min(<int64_t>self.max_threads, (rows * self.positions + GRAIN - 1) // GRAIN)
         if not threads_are_fixed:
             most = min(most, <int64_t>(rows * self.work_of_row / THREAD_WORK))
         return <int>max(1, most)
 
     def set_inputs(self, Inputs inputs, int64_t rows, uintptr_t x, uintptr_t y, uintptr_t weight):
-        """Makes `run` take rows at these addresses; y 0 leaves the targets."""
+        """Makes `run` use the inputs at these addresses; y = 0 leaves the targets as they are."""
         self.engine.inputs = &inputs.to
         set_inputs(&self.engine, rows, x, y, 0, weight, 0)
 
     def prepare(self, const Stage[::1] stages, *, Inputs inputs, const int64_t[:, ::1] per_step,
                 const int64_t[::1] rows, const int64_t[::1] x, const int64_t[::1] y, const int64_t[::1] index,
-                const int64_t[::1] weights, const double[::1] limits, const int64_t[::1] marks, double[::1] times,
+                const int64_t[::1] weights, const double[::1] limits, const int64_t[::1] epoch_ends, double[::1] times,
                 double[::1] losses, double[::1] sums, int64_t[::1] counter, int64_t[::1] minibatches,
-                double[::1] pace, int64_t steps_between_looks):
-        """Makes ready for `train`; the arrays are the caller's to keep.
+                double[::1] pace, int64_t steps_per_clock_check):
+        """Prepares `train`. The caller keeps the arrays alive.
 
-        inputs: for these stages. per_step: a row for each `PerStep`. rows, x, y, index, weights: of each step the
-        number of rows, and addresses, or None; limits: of the elements of its gradient. marks: steps that end an epoch,
-        the time of which is written to `times` and the mean loss of the rows to `losses`; `sums` holds that of the
-        epoch going on. counter, minibatches: count the steps. pace: see `run`. The clock is looked at every so many
-        steps.
+        inputs: the slots of the inputs in these stages.
+        per_step: one row per `PerStep`.
+        rows, limits: number of rows, and largest magnitude allowed in the gradient, by step.
+        x, y, index, weights: addresses by step, or None.
+        epoch_ends: numbers of steps after which an epoch ends; `times` and `losses` receive the time and the mean loss.
+        sums: sum of the rows' losses, and number of rows, in the current epoch.
+        counter, minibatches: count the steps.
+        pace: see `run`.
         """
         cdef Engine *e = &self.engine
         self.set_stages(stages)
         if per_step.shape[1] * 8 != sizeof(PerStep):
             raise ValueError(f"per_step: expected rows of {sizeof(PerStep) // 8} slots, got {per_step.shape[1]}")
-        e.n_per_step, e.n_marks = per_step.shape[0], marks.shape[0]
+        e.n_per_step, e.n_epoch_ends = per_step.shape[0], epoch_ends.shape[0]
         if e.n_per_step:
             e.per_step = <const PerStep *>&per_step[0, 0]
-        if e.n_marks:
-            e.marks, e.times, e.losses = &marks[0], &times[0], &losses[0]
+        if e.n_epoch_ends:
+            e.epoch_ends, e.times, e.losses = &epoch_ends[0], &times[0], &losses[0]
         e.inputs, e.rows_of_step, e.limits, e.sums = &inputs.to, &rows[0], &limits[0], &sums[0]
         e.x_of_step, e.y_of_step = or_null(x), or_null(y)
         e.index_of_step, e.weight_of_step = or_null(index), or_null(weights)
         e.counter, e.minibatches = &counter[0], &minibatches[0]
-        e.steps_between_looks, e.pace = steps_between_looks, &pace[0]
+        e.steps_per_clock_check, e.pace = steps_per_clock_check, &pace[0]
 
     def train(self, int64_t first, const int64_t[::1] pauses, notify, int threads, double seconds):
-        """Runs steps from `first` on, which follow the last that ran, to before the last of `pauses`, without the GIL;
-        returns the step at which it stopped, and why. At each pause, a number of steps, notify(it) is called, and if
-        that is true it is the end. seconds: stop between two steps so long after the last pause."""
+        """Runs steps first ... pauses[-1]-1 without the GIL; returns (step, status). The call must continue where the
+        last call stopped. After s steps, for each s in `pauses`, it calls notify(s) and stops if that returns true.
+        seconds: it stops between two steps this long after the last pause."""
         cdef Engine *e = &self.engine
         cdef int64_t i = 0, last = pauses.shape[0] - 1
         while pauses[i] <= first and i < last:
@@ -516,18 +528,18 @@ cdef class Runner:
             i += 1
 
     def run(self, const Stage[::1] stages, int64_t rows, int threads, double[::1] pace):
-        """One pass for a minibatch of so many rows; what is prepared stays so. Returns why it stopped. pace: two
-        numbers, at first 0, in which the pool keeps what it finds out about such passes; see pool.h."""
-        cdef Engine held = self.engine
+        """Runs one pass on a minibatch of this many rows; returns the status. What `prepare` set stays as it was. pace:
+        two numbers, initially 0, in which the pool keeps measurements of this pass; see team_size.h."""
+        cdef Engine saved = self.engine
         cdef int64_t status
         self.set_stages(stages)
-        self.engine.n_per_step, self.engine.n_marks = 0, 0
+        self.engine.n_per_step, self.engine.n_epoch_ends = 0, 0
         self.engine.rows_of_step, self.engine.sums = NULL, NULL
         self.engine.counter, self.engine.minibatches = NULL, NULL
         self.engine.pace = &pace[0]
         self.start(rows, 0, 1, threads, 0)
-        held.rows, status = self.engine.rows, self.engine.status
-        self.engine = held
+        saved.rows, status = self.engine.rows, self.engine.status
+        self.engine = saved
         return status
 
     cdef int set_stages(self, const Stage[::1] stages) except -1:
@@ -540,7 +552,7 @@ cdef class Runner:
         e.step, e.end, e.status = first, end, DONE
         if first >= end:
             return 0
-        e.next_look = first + e.steps_between_looks if seconds > 0 else -1
+        e.next_clock_check = first + e.steps_per_clock_check if seconds > 0 else -1
         with nogil:
             steps_begin()
             e.deadline = seconds_now() + seconds
@@ -565,36 +577,36 @@ def call_kernel(uintptr_t kernel, uintptr_t record, int64_t begin, int64_t end):
 
 
 def fix_threads(bint is_fixed):
-    """Whether teams have as many threads as are asked for even where fewer would be faster, and steps as many as are
-    there, however little the work: for tests."""
+    """For tests: with True, teams have as many threads as are requested, and steps request as many as are allowed, even
+    where fewer would be faster."""
     global threads_are_fixed
     threads_are_fixed = is_fixed
     set_fixed(is_fixed)
 
 
 def thread_limit():
-    """How many threads a team may have at the moment, or a large number."""
+    """How many threads a team may have at the moment; a large number if there is no limit."""
     return limit_of_pool()
 
 
 def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):
-    """order <- a permutation of 0, 1, ... that depends on the seed and the epoch alone: Durstenfeld's shuffle (1964)
-    with the numbers of SplitMix64."""
+    """order <- a random permutation of 0, 1, ..., which depends only on seed and epoch: Durstenfeld's shuffle (1964)
+    with the random numbers of SplitMix64."""
     cdef uint64_t state = mixed(mixed(seed) + epoch)
-    cdef int64_t i, j, held
+    cdef int64_t i, j, swapped
     with nogil:
         for i in range(order.shape[0]):
             order[i] = i
         for i in range(order.shape[0] - 1, 0, -1):
             state += GOLDEN_64
             j = <int64_t>(<double>(mixed(state) >> 11) * 1.1102230246251565e-16 * (i + 1))      # 2^-53
-            held = order[i]
+            swapped = order[i]
             order[i] = order[j]
-            order[j] = held
+            order[j] = swapped
 
 
 def read_rows(int file, int64_t offset, int64_t stride, const int64_t[::1] index, cnp.uint8_t[:, ::1] out):
-    """out[i] <- the bytes of the open file from offset + index[i] stride on. Raises OSError."""
+    """out[i] <- the bytes of the open file from offset + index[i] * stride on. Raises OSError."""
     cdef int64_t i, failed = -1
     with nogil:
         for i in range(index.shape[0]):
@@ -606,7 +618,7 @@ def read_rows(int file, int64_t offset, int64_t stride, const int64_t[::1] index
 
 
 def sync_folder(folder):
-    """Makes the names in a folder last. In C, so that a signal cannot fall between opening and closing it."""
+    """Flushes the entries of a folder to disk. Compiled, so that no signal handler runs between opening and closing."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -615,8 +627,8 @@ def sync_folder(folder):
 
 
 def open_to_read(path):
-    """A file, of whatever kind, as an io.FileIO; a pipe is not waited for. In C, so that a signal cannot fall between
-    opening it and the object that closes it. Raises OSError."""
+    """Opens a file of any type as an io.FileIO, without waiting for the writer of a pipe. Compiled, so that no signal
+    handler runs before there is an object that closes the file. Raises OSError."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     try:

@@ -105,6 +105,9 @@ class Recorder:
         self.coverage.start()
 
     def pytest_runtest_logstart(self, nodeid):
+        if sys.gettrace() is None:  # after a test that traces
+            self.coverage.stop()
+            self.coverage.start()
         self.coverage.switch_context(nodeid)
 
     def pytest_runtest_logreport(self, report):
@@ -176,7 +179,7 @@ def tests_of(mutant, executed, times, uses, seconds):
             return [*OF_KERNEL, f"numba and float64 and {mutant.compiled}"]
         return COMPILED.get(stem, COMPILED[""])
     # What compiles pays in each process for what a recording pays for once.
-    compiling = {test for test, _ in executed["jit.py"]}
+    compiling = {test for file in executed if file.endswith("jit.py") for test, _ in executed[file]}
     tests = tests if stem in COMPILE_MOST else tests - compiling or tests
     own = f"tests/test_{stem}.py"  # half of the time is for the test file of the module
     ranked, cases, left = [], collections.Counter(), {True: seconds / 2, False: seconds / 2}
@@ -250,7 +253,7 @@ def main():
     with results.with_suffix(".new").open("w") as log:
         for mutant in draw(ROOT / "fastgd", options.seed, options.count, options.only):
             file = mutant.file.as_posix()
-            if (f"{file} {mutant.function}".strip(), mutant.before, mutant.after) in equivalent:
+            if (f"{mutant.file.name} {mutant.function}".strip(), mutant.before, mutant.after) in equivalent:
                 counts[file]["equivalent"] += 1
                 continue
             result = killed.get((file, mutant.line, mutant.before, mutant.after))

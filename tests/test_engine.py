@@ -82,7 +82,7 @@ def test_an_update_that_is_not_plain_has_a_gradient(options, monkeypatch, rows):
     short, long = network(64), network(64, backend="numpy")
     for net in (short, long):
         net.fit(*rows, optimizer=SGD(0.1, **options), batch_size=1, epochs=1)
-    assert short._plan.best_pass == "guarded"
+    assert short.executor.plan.best_pass == "guarded"
     np.testing.assert_allclose(short.parameters, long.parameters, rtol=1e-4, atol=1e-5)
 
 

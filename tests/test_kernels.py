@@ -110,7 +110,7 @@ def test_rows_of_zeros_are_left_out_exactly(zeros, dtype, rng):
     fastgd.kernels.dense_forward(y, x, w, b)
     np.testing.assert_allclose(y, x.astype("f8") @ w.astype("f8") + b, rtol=0, atol=tolerance)
     expected = w - 0.1 * (x.astype("f8").T @ dy.astype("f8"))
-    fastgd.kernels.sgd_outer_step(b, w, x, dy, 0.1)
+    fastgd.kernels.sgd_rank_one_update(b, w, x, dy, 0.1)
     np.testing.assert_allclose(w, expected, rtol=0, atol=tolerance)
 
 

@@ -285,7 +285,7 @@ def test_optimizer_must_be_one(small):
 POSITIVE, NOT_NEGATIVE, COUNT = ((1e-30, 1e30), (0.0,)), ((0.0, 1e30), (-1e-30,)), ((1, 2), (0,))
 NUMBER = ((0, 1), (-1,))
 LIMITS = [
-    (Network, "n_features", COUNT), (Network, "l1", NOT_NEGATIVE), (Network, "l2", NOT_NEGATIVE),
+    (Network, "input_shape", COUNT), (Network, "l1", NOT_NEGATIVE), (Network, "l2", NOT_NEGATIVE),
     (Network, "seed", NUMBER), (Dense, "units", COUNT), (fastgd.Dropout, "rate", ((0.0, 0.999), (-1e-9, 1.0))),
     (fastgd.LayerNorm, "eps", POSITIVE), (fastgd.BatchNorm, "eps", POSITIVE),
     (fastgd.BatchNorm, "momentum", ((1e-9, 1.0), (0.0, 1.001))),
@@ -304,7 +304,7 @@ LIMITS = [
 def test_limits_of_options(taker, name, values, tmp_path):
     X, y = np.ones((5, 2)), np.ones((5, 1))
     network = Network(2, [Dense(1)], loss="mse")
-    given = {"loss": "mse", "layers": [Dense(1)], "n_features": 2} if taker is Network else {}
+    given = {"loss": "mse", "layers": [Dense(1)], "input_shape": 2} if taker is Network else {}
     calls = {
         "fit": lambda **options: network.fit(X, y, **{"epochs": 1, "checkpoint": tmp_path / "c"} | options),
         "loss_and_gradient": lambda **options: network.loss_and_gradient(X, y, training=True, **options),

@@ -73,7 +73,7 @@ def test_copied_rows_are_refused_where_their_text_would_count(file):
         with pytest.raises(TableError, match="column 'c': expected text as it stands in the file"):
             made.encode(copy)
     for values in ([7], [7.0]):
-        with pytest.raises(TableError, match="'007' and '7' are different ones"):
+        with pytest.raises(TableError, match="'007' and '7' are different categories"):
             made.encode({"c": values})
     copy = file("zip,y\n007,0\n7,1\n").take([0, 1])
     with pytest.raises(TableError, match="column 'zip': expected text as it stands"):
@@ -90,7 +90,7 @@ def test_copied_rows_are_refused_where_a_code_is_among_numbers(file):
         with pytest.raises(TableError, match="column 'zip': expected text as it stands in the file"):
             made.encode(copy)
     for values in ([7], pandas.Series([12, 7])):
-        with pytest.raises(TableError, match="'007' and '7' are different ones"):
+        with pytest.raises(TableError, match="'007' and '7' are different categories"):
             made.encode({"zip": values})
     assert made.encode({"zip": [12, None]}).tolist() == [[0, 1, 0], [0, 0, 0]]
     with pytest.raises(TableError, match=r"column 'y', row 2: expected one of the classes \[0, 1\], got '01'"):
@@ -437,7 +437,7 @@ def test_a_file_that_is_replaced_while_it_is_opened(tmp_path):
         if os.path.exists(path):
             with open(path, "rb") as opened:
                 os.replace(path + ".new", path)
-                with pytest.raises(TableError, match="expected a file at rest"), native_file(path, opened):
+                with pytest.raises(TableError, match="expected a file that does not change"), native_file(path, opened):
                     pass
         else:
             os.replace(path + ".new", path)

@@ -219,7 +219,7 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
     "place",
     [
         "lay_out",
-        "_take",
+        "_next_minibatches",
         "of",
         "use_optimizer",
         "_bind",
@@ -227,7 +227,7 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
         "training_plan",
         "take",
         "_record",
-        "_go_through_piece",
+        "_train_piece",
     ],
 )
 def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
@@ -341,6 +341,6 @@ def test_progress_is_shown_when_asked_for(small, capfd):
 def test_weight_decay_that_overflows_leaves_the_parameters_before(rate, decay):
     network = Network(1, [Dense(1)], loss="mse")
     network.parameters[:] = 0.1, 0.0
-    with pytest.raises(fastgd.DivergenceError, match="step 2"):
+    with pytest.raises(fastgd.DivergenceError, match="update 2"):
         network.fit(np.zeros((4, 1)), np.zeros(4), optimizer=fastgd.SGD(rate, weight_decay=decay), epochs=3)
     np.testing.assert_allclose(network.parameters, [-1e19, 0.0], rtol=1e-6)

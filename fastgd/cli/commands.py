@@ -1,4 +1,4 @@
-"""What the commands of the command line do; `cli` reads their arguments."""
+"""The commands of the command line; parser.py parses their arguments."""
 
 import contextlib
 import csv
@@ -38,7 +38,7 @@ def make_network(arguments, data):
         hidden += [Dropout(arguments.dropout)] if arguments.dropout else []
     smoothing = arguments.label_smoothing
     if data.n_classes is None and smoothing:
-        raise value_error("--label-smoothing", "0 for targets that are no classes", smoothing)
+        raise value_error("--label-smoothing", "0 for targets other than classes", smoothing)
     loss = "mse" if data.n_classes is None else softmax_cross_entropy(label_smoothing=smoothing)
     network = Network(
         data.X.shape[1],
@@ -70,7 +70,7 @@ def train(arguments):
     fraction = check_number("--validation", arguments.validation, 0.0, 1.0, high_open=True)
     data = data_to_train(arguments, fraction)
     if data.preprocessing is not None:
-        print(f"{arguments.data}: {_columns_told(data)}")
+        print(f"{arguments.data}: {_columns_text(data)}")
     network = make_network(arguments, data)
     batch_size = check_batch_size(arguments.batch_size, len(data.X))
     total_steps = max(1, epochs * math.ceil(len(data.X) / batch_size))
@@ -80,7 +80,7 @@ def train(arguments):
     if arguments.resume:
         print(_resumed(save), flush=True)
     start = time.perf_counter()
-    with _terminable(), _advice(arguments.resume):
+    with _sigterm_raises(), _advice(arguments.resume):
         history = network.fit(
             data.X,
             data.y,
@@ -109,12 +109,13 @@ def train(arguments):
 
 
 def _outputs(arguments):
-    """Where the model goes, and where the loss curve, or None; what is wrong with them shows before the training."""
+    """The paths of the model and of the loss curve, or None for the latter. Raises before the training if they cannot
+    be written."""
     stem = os.path.basename(arguments.data)
     stem = stem[: len(stem) - len(ending(stem) or "")]
     save = check_file(f"{stem}.safetensors" if arguments.save is None else arguments.save, "--save")
     if os.path.isfile(save) and not (arguments.resume or arguments.overwrite):
-        expected = "a new file (or --overwrite to replace it, or --resume to go on with the run in it)"
+        expected = "a new file (or --overwrite to replace it, or --resume to continue the run in it)"
         raise value_error("--save", expected, repr(save))
     plot = arguments.plot
     if plot is None and arguments.data == "digits":
@@ -127,7 +128,7 @@ def _outputs(arguments):
 
 
 def _check_plot(plot):
-    """Raises before the training if a picture cannot be saved there, or not be drawn for a missing extra."""
+    """Raises before the training if a picture cannot be saved there, or matplotlib is missing."""
     if plot:
         from ..plots import check_picture
 
@@ -136,24 +137,24 @@ def _check_plot(plot):
 
 
 def _check_different(paths):
-    """Raises unless all files by the arguments that name them are different ones."""
+    """Raises ValueError unless all files are different. paths: by the arguments that name them."""
     known = {}
     for argument, path in paths.items():
-        place = path and os.path.realpath(path)
-        if place in known:
-            raise value_error(argument, f"another file than {known[place]}", repr(path))
-        if place:
-            known[place] = argument
+        path_on_disk = path and os.path.realpath(path)
+        if path_on_disk in known:
+            raise value_error(argument, f"another file than {known[path_on_disk]}", repr(path))
+        if path_on_disk:
+            known[path_on_disk] = argument
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as Ctrl-C does."""
+    """Raised by SIGTERM, which ends a run as Ctrl-C does."""
 
 
 @contextlib.contextmanager
-def _terminable():
-    """Context in which SIGTERM is an exception, unless this is not the main thread, or the handler is one that Python
-    could not put back."""
+def _sigterm_raises():
+    """Context in which SIGTERM raises `Terminated`. It has no effect in other threads than the main one, and where
+    Python could not restore the present handler."""
 
     def terminate(*_):
         raise Terminated
@@ -170,12 +171,12 @@ def _terminable():
 
 
 def _plain(name):
-    """The name of a column as it may be printed: control characters mean something to a terminal."""
+    """The name of a column for printing; control characters are escaped, since a terminal would obey them."""
     return name if name.isprintable() else repr(name)
 
 
-def _columns_told(data):
-    """How the columns of a table are taken, in a line."""
+def _columns_text(data):
+    """How the columns of a table are used, as one line."""
     preprocessing, table = data.preprocessing, data.table
     kinds = {"numbers": [], "categories": []}
     for column in preprocessing.columns:
@@ -185,45 +186,45 @@ def _columns_told(data):
         kinds["numbers" if is_number else "categories"].append(
             _plain(column.name) + (f" ({', '.join(more)})" if more else "")
         )
-    told = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    parts = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
     target = preprocessing.target
     values = "a number" if target.classes is None else f"one of {shown(list(target.classes))}"
-    return "; ".join([*told, f"to be predicted: {_plain(target.name)}, {values}", *data.notes])
+    return "; ".join([*parts, f"to be predicted: {_plain(target.name)}, {values}", *data.notes])
 
 
 def _resumed(path):
-    """What a run goes on from."""
+    """A message that says from where a run continues."""
     if not os.path.exists(path):
         return f"no {path} yet: a new run"
     run = description(path).get("run")
-    return f"going on with {path}" + ("" if run is None else f", after minibatch {run['step']}")
+    return f"continuing {path}" + ("" if run is None else f", after minibatch {run['step']}")
 
 
 @contextlib.contextmanager
 def _advice(resume):
-    """Says with an exception what can be done."""
+    """Context that adds advice to exceptions, as notes."""
     try:
         yield
     except CheckpointError as error:
         if resume:
-            error.add_note("--resume takes the data and the options that the run was begun with, --epochs, too")
+            error.add_note("--resume needs the data and the options of the original run, including --epochs")
         raise
     except KeyboardInterrupt as error:
         if any("saved to" in note for note in getattr(error, "__notes__", [])):
-            error.add_note("the same command with --resume goes on")
+            error.add_note("the same command with --resume continues")
         raise
 
 
 def _print_end(history, is_best_kept):
-    """Prints loss and metrics of what is saved."""
+    """Prints loss and metrics of the parameters that are saved."""
     if not history.loss:
         return
     kept = history.best_epoch if is_best_kept and history.best_epoch else len(history.loss)
-    told = {name: values[:kept][-1] for name, values in history.columns().items()}
-    validation = f", validation loss {told['validation_loss']:.4f}" if "validation_loss" in told else ""
-    print(f"training loss {told['loss']:.4f}{validation}{f' (epoch {kept}, kept)' if is_best_kept else ''}")
+    values_kept = {name: values[:kept][-1] for name, values in history.columns().items()}
+    validation = f", validation loss {values_kept['validation_loss']:.4f}" if "validation_loss" in values_kept else ""
+    print(f"training loss {values_kept['loss']:.4f}{validation}{f' (epoch {kept}, kept)' if is_best_kept else ''}")
     for name in history.metrics:
-        print(f"{name.replace('validation_', 'validation ')} {told[name]:.4f}")
+        print(f"{name.replace('validation_', 'validation ')} {values_kept[name]:.4f}")
 
 
 def predict(arguments):
@@ -264,7 +265,7 @@ def predict(arguments):
 
 
 def _write_text(text, path):
-    """Writes text in UTF-8 to a file, or for None to the standard output, whatever encoding this has."""
+    """Writes text in UTF-8 to a file, or, if path is None, to the standard output, whatever its encoding."""
     data = text.encode("utf-8")
     if path is not None:
         _write(data, path)
@@ -276,24 +277,23 @@ def _write_text(text, path):
 
 
 def _write(data, path):
-    """Writes bytes to a file, which is the old one or the new one, whatever happens; or to a pipe that is read, or a
-    device."""
+    """Writes bytes to a file, which is replaced atomically; or to a device, or a pipe that has a reader."""
     if os.path.isfile(path) or not os.path.exists(path):
         replace_file(path, (data,))
         return
-    opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # else a pipe that nobody reads would be waited for
+    opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # fails, rather than waits, if a pipe has no reader
     with open(opened, "wb") as file:
         os.set_blocking(opened, True)
         file.write(data)
 
 
 def _in_title(path):
-    """The name of a file as it may stand in the title of a picture, whatever bytes and formulas are in it."""
+    """The name of a file for the title of a picture: invalid bytes are replaced, and "$" does not begin a formula."""
     return os.fsencode(path).decode("utf-8", "replace").replace("$", r"\$")
 
 
 def _save_picture(figure, path):
-    """Writes a figure by the ending of the file's name."""
+    """Writes a figure in the format that the ending of the file name says."""
     picture = io.BytesIO()
     figure.savefig(picture, dpi=150, format=os.path.splitext(path)[1][1:].lower())
     _write(picture.getvalue(), path)
@@ -304,20 +304,20 @@ def evaluate(arguments):
     network, _ = load(arguments.model, backend=arguments.backend)
     data = data_of_model(arguments, network, needs_target=True)
     metrics = ["accuracy"] if network.loss_function.takes_labels else ["mae", "rmse", "r2"]
-    told = {"rows": len(data.X), **network.evaluate(data.X, data.y, metrics=metrics)}
+    values = {"rows": len(data.X), **network.evaluate(data.X, data.y, metrics=metrics)}
     scaled = data.preprocessing is not None and data.preprocessing.target.classes is None
     if scaled:  # in the units of the column
         for name in ("mae", "rmse"):
-            told[name] /= data.preprocessing.target.scale
+            values[name] /= data.preprocessing.target.scale
     if arguments.json:
-        print(json.dumps(told))
+        print(json.dumps(values))
     else:
-        for name, value in told.items():
+        for name, value in values.items():
             print(f"{name:<10}{value:.6g}{'  (of standardised targets)' if scaled and name == 'loss' else ''}")
 
 
 def info(arguments):
-    """`fastgd info`: what is in a model file."""
+    """`fastgd info`: describes a model file."""
     network, optimizer, content = load_described(arguments.model)
     print(f"{arguments.model}: {content['size']:,} bytes, written by fastgd {content['version']}")
     print(network)
@@ -369,7 +369,7 @@ def find_lr(arguments):
 
 
 def bench(arguments):
-    """`fastgd bench`: microseconds a training step on this machine."""
+    """`fastgd bench`: measures microseconds per training step on this machine."""
     show_config()
     backends = installed_backends() if arguments.backend == "auto" else [arguments.backend]
     time_steps(backends, np.random.default_rng(0))

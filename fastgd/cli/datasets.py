@@ -1,4 +1,4 @@
-"""The data sets that the command line is told: digits, tables, files of arrays."""
+"""Data sets of the command line: digits, tables, and npz files of arrays."""
 
 import dataclasses
 import difflib
@@ -13,7 +13,7 @@ from ..tables import files as table_files
 from ..tables.preprocessing import learn
 
 ARRAYS = ".npz"
-# Labels above this, and above the number of rows, are no labels.
+# Larger integers are not accepted as labels, unless there are as many rows.
 MOST_CLASSES = 1000
 KINDS = f"digits, or a file ending in {', '.join([*table_files.READERS, ARRAYS])}"
 
@@ -33,9 +33,14 @@ def digits():
 
 @dataclasses.dataclass
 class Data:
-    """Rows of numbers with what is known of them. held_out: rows that are not trained on, (X, y). n_classes: None for
-    regression. preprocessing: what has made them of the table. front: layers that bring features to scale. notes:
-    texts on columns for the user."""
+    """Rows of numbers.
+
+    held_out        rows that are not trained on, (X, y), or None
+    n_classes       number of classes, None for regression
+    preprocessing   the `Preprocessing` that encoded the table, or None
+    table           the table, or None
+    front           layers that scale the features, to be put first in the network
+    notes           messages on columns for the user"""
 
     X: np.ndarray
     y: np.ndarray | None
@@ -54,12 +59,12 @@ class Data:
 
 
 def ending(path):
-    """The ending of a file's name that tells its kind, or None."""
+    """The ending of a file name that says its format, or None if it is unknown."""
     return ARRAYS if path.lower().endswith(ARRAYS) else table_files.ending(path)
 
 
 def is_table(path):
-    """Whether a file, by its name, is a table, and not one of arrays; raises if it is neither."""
+    """Whether a file, by its name, holds a table rather than arrays. Raises ValueError if it is neither."""
     if ending(path) is None:
         hint = "; did you mean 'digits'?" if difflib.get_close_matches(path, ["digits"]) else ""
         raise value_error("DATA", KINDS, f"{path!r}{hint}")
@@ -67,8 +72,8 @@ def is_table(path):
 
 
 def data_to_train(arguments, fraction):
-    """The data that `arguments.data` names, a fraction of its rows held out; a preprocessing is learnt from the
-    rest."""
+    """The data that `arguments.data` names, with a fraction of the rows held out. The preprocessing of a table is
+    learnt from the other rows."""
     path = arguments.data
     if path == "digits":
         _check_unset(arguments, "digits", ("target", "categorical", "drop", "delimiter"))
@@ -98,20 +103,20 @@ def data_to_train(arguments, fraction):
 
 
 def names_in(table, names):
-    """The names of columns that a list on the command line has, without the blanks around them unless these belong."""
+    """Names of columns from the command line, without blanks around a name unless they belong to the column's name."""
     known = set(table.column_names)
     return [name if name in known else name.strip() for name in names]
 
 
 def _check_unset(arguments, kind, names):
-    """Raises where an option is given that means nothing for this kind of data."""
+    """Raises ValueError if an option is given that this kind of data does not have."""
     for name in names:
         if getattr(arguments, name):
             raise value_error(f"--{name}", f"no such option for {kind}", repr(getattr(arguments, name)))
 
 
 def _split(data, fraction, seed):
-    """Which rows are trained on, and which are held out, or None."""
+    """The rows to train on, and the rows to hold out, or None."""
     if fraction == 0:
         return slice(None), None
     return split_rows("--validation", len(data), fraction, seed)
@@ -122,14 +127,14 @@ def _part(X, y, rows):
 
 
 def data_of_model(arguments, network, needs_target):
-    """The data that `arguments.data` names as the network takes it; of digits what was not trained on."""
+    """The data that `arguments.data` names, encoded for the network; for digits, the test rows."""
     path, preprocessing = arguments.data, network.preprocessing
     if path != "digits" and is_table(path):
         if preprocessing is None:
             expected = f"digits or a file ending in {ARRAYS}: {arguments.model} was not trained on a table"
             raise value_error("DATA", expected, repr(path))
         kept = getattr(arguments, "keep", ())
-        text = [*preprocessing.text, *kept, *map(str.strip, kept)]  # what is kept stays as it is
+        text = [*preprocessing.text, *kept, *map(str.strip, kept)]  # kept columns are written as they were read
         table = tables.read(path, text=text, delimiter=arguments.delimiter)
         X = preprocessing.encode(table, unknown=arguments.unknown, dtype=network.dtype, source=path)
         y = preprocessing.targets(table, source=path) if needs_target else None
@@ -147,20 +152,18 @@ def data_of_model(arguments, network, needs_target):
     if y is not None and network.loss_function.name == "softmax_cross_entropy" and y.ndim == 1 and y.dtype.kind in "iu":
         strange = (y < 0) | (y >= network.output_shape[-1])
         if strange.any():
-            row, expected = (
-                int(np.argmax(strange)),
-                f"labels in [0, {network.output_shape[-1] - 1}] as {arguments.model}",
-            )
+            row = int(np.argmax(strange))
+            expected = f"labels in [0, {network.output_shape[-1] - 1}] as {arguments.model}"
             raise tables.TableError(path, arguments.target or "y", row + 1, expected, f"{y[row]}")
     return Data(X, y)
 
 
 def _read_arrays(path, arguments, needs_target):
-    """Arrays of an npz file: that called --target (or "y") and the only other one, or "X"."""
+    """X and y of an npz file: y is the array named by --target (or "y"), X is "X" or the only other array."""
     with table_files.open_file(path) as opened, table_files.decoding(path, "an npz file of arrays"):
         file = np.load(opened, allow_pickle=False)
         if isinstance(file, np.ndarray):
-            raise ValueError("an array by itself")
+            raise ValueError("a single array")
         with file:
             arrays = {name: file[name] for name in file.files}
     target = arguments.target or "y"
@@ -176,8 +179,8 @@ def _read_arrays(path, arguments, needs_target):
             expected = f"an array of {len(X) if X.ndim else 'some'} rows of numbers"
             raise tables.TableError(path, column, None, expected, shown(array))
         if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
-            place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise tables.TableError(path, column, place[0] + 1, "a finite number", f"{array[place]} at index {place}")
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise tables.TableError(path, column, index[0] + 1, "a finite number", f"{array[index]} at index {index}")
     if len(X) == 0:
         raise tables.TableError(path, name, None, "at least 1 row", "none")
     if X.ndim > 2:  # images
@@ -186,7 +189,7 @@ def _read_arrays(path, arguments, needs_target):
 
 
 def _checked_labels(path, y, arguments):
-    """Targets of an npz file: integers are labels, unless they are told to be numbers."""
+    """Targets of an npz file. Integers are labels, unless the task is regression."""
     if y.ndim != 1 or y.dtype.kind not in "iu":
         return y
     target = arguments.target or "y"

@@ -1,5 +1,5 @@
-"""The command line: `fastgd train digits`. What the commands do is in commands.py. `parser` is over 60 lines: it is the
-list of the commands and their options."""
+"""The command line, `fastgd train digits`: its arguments; commands.py carries out the commands. `parser` has over 60
+lines, since it lists all commands and options."""
 
 import argparse
 import contextlib
@@ -13,7 +13,7 @@ from ..core.config import __version__
 from ..core.kernel import BACKENDS, DTYPES
 from ..optimizers import OPTIMIZERS
 from ..tables.columns import TASKS
-from .self_check import run as selfcheck
+from .self_check import run as self_check
 
 EXAMPLES = """examples:
   fastgd train digits
@@ -22,13 +22,13 @@ EXAMPLES = """examples:
   fastgd evaluate houses.safetensors test.parquet
   fastgd COMMAND --help
 
-exit codes: 0 done, 1 an error (on one line; --debug shows where), 2 wrong usage, 130 Ctrl-C, 143 SIGTERM
+exit codes: 0 success, 1 error (one line; --debug shows the traceback), 2 wrong usage, 130 Ctrl-C, 143 SIGTERM
 """
 TRAIN = """examples:
   fastgd train digits --backend numba --hidden 128,64 --epochs 40
   fastgd train people.csv --target income --categorical zip --drop name,id
   fastgd train images.npz --target labels --hidden 512,256 --batch-size 128 --optimizer adamw
-  fastgd train people.csv --target income --resume       (goes on after Ctrl-C)
+  fastgd train people.csv --target income --resume       (continues after Ctrl-C)
 """
 PREDICT = """examples:
   fastgd predict people.safetensors new.csv
@@ -52,7 +52,7 @@ BENCH = """example:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, where there are any, and examples as they stand."""
+    """Shows the defaults of options that have one, and leaves the line breaks of the examples."""
 
     def _get_help_string(self, action):
         none = action.default is None or action.default is False or action.default == ""
@@ -67,12 +67,12 @@ def _units(text):
 
 
 def _names(text):
-    """Names of columns, as a row of CSV: in quotes where there are commas in them."""
+    """Names of columns, given as a row of CSV; a name that contains commas is in quotes."""
     return [name for name in next(csv.reader([_name(text)]), []) if name.strip()]
 
 
 def _name(text):
-    """A name as it was typed, in UTF-8, if the locale makes something else of its bytes."""
+    """A name as typed: in UTF-8, even if the locale has decoded its bytes otherwise."""
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
@@ -81,54 +81,58 @@ def _name(text):
 
 def _add_data(one):
     one.add_argument("data", metavar="DATA", help=datasets.KINDS)
+    one.add_argument("--target", type=_name, metavar="COLUMN", help="column to predict, or array of an npz file")
+    one.add_argument("--task", default="auto", choices=TASKS, help="kind of target")
     one.add_argument(
-        "--target", type=_name, metavar="COLUMN", help="what is to be predicted: a column, or an array of an npz file"
+        "--categorical", type=_names, default="", metavar="A,B", help="columns of numbers that stand for categories"
     )
-    one.add_argument("--task", default="auto", choices=TASKS, help="what the target is")
-    one.add_argument("--categorical", type=_names, default="", metavar="A,B", help="columns of numbers for categories")
-    one.add_argument("--drop", type=_names, default="", metavar="A,B", help="columns that are left out")
-    one.add_argument("--missing", default="mean", choices=("mean", "median"), help="what missing numbers become")
+    one.add_argument("--drop", type=_names, default="", metavar="A,B", help="columns to ignore")
+    one.add_argument("--missing", default="mean", choices=("mean", "median"), help="value of missing numbers")
     _add_delimiter(one)
 
 
 def _add_delimiter(one):
     tab = {"\\t": "\t"}
     one.add_argument("--delimiter", type=lambda text: tab.get(text, text), metavar="C",
-                     help="between two fields of a CSV file; a comma unless told")  # fmt: skip
+                     help="delimiter of a CSV file (default: a comma)")  # fmt: skip
 
 
 def _add_network(one):
     one.add_argument("--hidden", type=_units, default="128,64", metavar="N,N", help="units of the hidden layers")
-    one.add_argument("--activation", default="relu", help=f"of the hidden layers, one of: {', '.join(ACTIVATIONS)}")
+    one.add_argument("--activation", default="relu", help=f"activation of the hidden layers: {', '.join(ACTIVATIONS)}")
     one.add_argument("--dropout", type=float, default=0.0, metavar="RATE",
-                     help="part of the outputs of hidden layers that training leaves out")  # fmt: skip
-    one.add_argument("--optimizer", default="Adam", help=f"one of: {', '.join(OPTIMIZERS)}")
-    one.add_argument("--weight-decay", type=float, metavar="X", help="of the optimizer; its own unless told")
-    one.add_argument("--label-smoothing", type=float, default=0.0, help="share of each label given to all classes")
-    one.add_argument("--batch-size", type=int, default=32, help="rows of a minibatch; 1 is stochastic descent")
+                     help="fraction of the outputs of hidden layers that training drops")  # fmt: skip
+    one.add_argument("--optimizer", default="Adam", help=f"optimizer: {', '.join(OPTIMIZERS)}")
+    one.add_argument("--weight-decay", type=float, metavar="X", help="weight decay (default: the optimizer's)")
+    one.add_argument(
+        "--label-smoothing", type=float, default=0.0, help="fraction of each label that is spread over all classes"
+    )
+    one.add_argument("--batch-size", type=int, default=32, help="rows per minibatch; 1 is stochastic gradient descent")
     one.add_argument("--dtype", default="float32", choices=DTYPES, help="precision of the network")
-    one.add_argument("--seed", type=int, default=0, help="seed of the initial values and of the shuffling")
-    one.add_argument("--threads", type=int, help="threads; as many as there are cores to run on unless told")
+    one.add_argument("--seed", type=int, default=0, help="seed of initial values, split and shuffling")
+    one.add_argument("--threads", type=int, help="number of threads (default: the number of available cores)")
     _add_backend(one)
 
 
 def _add_backend(one):
-    one.add_argument("--backend", default="auto", choices=BACKENDS, help="who computes")
+    one.add_argument("--backend", default="auto", choices=BACKENDS, help="backend that runs the kernels")
 
 
 def _add_model_file(one):
-    one.add_argument("model", metavar="MODEL", help="a file that `fastgd train` or `Network.save` wrote")
+    one.add_argument("model", metavar="MODEL", help="file written by `fastgd train` or `Network.save`")
 
 
 def _add_unknown(one):
-    one.add_argument("--unknown", default="error", choices=("error", "zeros"), help="categories not trained on")
+    one.add_argument(
+        "--unknown", default="error", choices=("error", "zeros"), help="what to do with categories not trained on"
+    )
 
 
 def _add_model(one):
     _add_model_file(one)
     one.add_argument("data", metavar="DATA", help=datasets.KINDS)
     one.add_argument(
-        "--target", type=_name, metavar="ARRAY", help="of an npz file: the array with the targets (default: 'y')"
+        "--target", type=_name, metavar="ARRAY", help="array of an npz file with the targets (default: 'y')"
     )
     _add_unknown(one)
     _add_delimiter(one)
@@ -157,56 +161,58 @@ def parser():
     one = command("train", commands.train, "train a network on a data set", TRAIN)
     _add_data(one)
     _add_network(one)
-    one.add_argument("--learning-rate", type=float, default=2e-3, help="learning rate, falling to 0 along a cosine")
-    one.add_argument("--epochs", type=int, default=40, help="passes over the data")
-    one.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without progress, keep the best")
     one.add_argument(
-        "--validation", type=float, default=0.2, help="share of the rows that is held out; 0 is none (digits: a fifth)"
+        "--learning-rate", type=float, default=2e-3, help="initial learning rate; falls to 0 along a cosine"
     )
-    one.add_argument("--class-weight", choices=("balanced",), help="rare classes count as much as others in all")
-    one.add_argument("--save", metavar="FILE", help="where the model goes; DATA.safetensors unless told")
-    there = one.add_mutually_exclusive_group()
-    there.add_argument("--overwrite", action="store_true", help="replace that file, if there is one")
-    there.add_argument("--resume", action="store_true", help="go on with the run in that file, if there is one")
-    one.add_argument("--plot", metavar="FILE", help="where the loss curve goes; '' for none")
-    one.add_argument("--log", metavar="FILE", help="a line of JSON for each epoch is appended to it")
-    one.add_argument("--tensorboard", metavar="FOLDER", help="where logs for TensorBoard go")
-    one.add_argument("--quiet", action="store_true", help="no progress bar")
+    one.add_argument("--epochs", type=int, default=40, help="passes over the data")
+    one.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without improvement; keep the best")
+    one.add_argument(
+        "--validation", type=float, default=0.2, help="fraction of rows to hold out; 0 is none (digits: always a fifth)"
+    )
+    one.add_argument("--class-weight", choices=("balanced",), help="give all classes the same total weight")
+    one.add_argument("--save", metavar="FILE", help="file for the model (default: DATA.safetensors)")
+    if_it_exists = one.add_mutually_exclusive_group()
+    if_it_exists.add_argument("--overwrite", action="store_true", help="replace that file if it exists")
+    if_it_exists.add_argument("--resume", action="store_true", help="continue the run in that file if it exists")
+    one.add_argument("--plot", metavar="FILE", help="file for a picture of the loss curve; '' for none")
+    one.add_argument("--log", metavar="FILE", help="file to which a line of JSON is appended for each epoch")
+    one.add_argument("--tensorboard", metavar="FOLDER", help="folder for logs for TensorBoard")
+    one.add_argument("--quiet", action="store_true", help="show no progress bar")
 
     one = command("predict", commands.predict, "predict the target of each row, as CSV", PREDICT)
     _add_model(one)
-    one.add_argument("--output", metavar="FILE", help="where the predictions go; printed unless told")
-    one.add_argument("--probabilities", action="store_true", help="the probability of each class, too")
-    one.add_argument("--keep", type=_names, default="", metavar="A,B", help="columns of DATA that are written, too")
+    one.add_argument("--output", metavar="FILE", help="file for the predictions (default: printed)")
+    one.add_argument("--probabilities", action="store_true", help="also write the probability of each class")
+    one.add_argument("--keep", type=_names, default="", metavar="A,B", help="columns of DATA to write as well")
 
     one = command("evaluate", commands.evaluate, "loss and metrics of a model on data", EVALUATE)
     _add_model(one)
-    one.add_argument("--json", action="store_true", help="as a line of JSON")
+    one.add_argument("--json", action="store_true", help="print a line of JSON")
 
-    one = command("info", commands.info, "what is in a model file", INFO)
+    one = command("info", commands.info, "describe a model file", INFO)
     _add_model_file(one)
 
     one = command("export", commands.export, "write a model as ONNX, its preprocessing included", EXPORT)
     _add_model_file(one)
-    one.add_argument("output", metavar="FILE", help="where the ONNX model goes")
+    one.add_argument("output", metavar="FILE", help="file for the ONNX model")
     _add_unknown(one)
 
-    one = command("find-lr", commands.find_lr, "find a learning rate to begin with (range test)", FIND)
+    one = command("find-lr", commands.find_lr, "suggest an initial learning rate (range test)", FIND)
     _add_data(one)
     _add_network(one)
     one.add_argument("--low", type=float, default=1e-6, help="learning rate of the first step")
-    one.add_argument("--high", type=float, default=10.0, help="... and of the last")
-    one.add_argument("--steps", type=int, default=200, help="how many")
-    one.add_argument("--plot", metavar="FILE", help="where a picture of the test goes; none unless told")
+    one.add_argument("--high", type=float, default=10.0, help="learning rate of the last step")
+    one.add_argument("--steps", type=int, default=200, help="number of steps")
+    one.add_argument("--plot", metavar="FILE", help="file for a picture of the test (default: none)")
 
-    _add_backend(command("bench", commands.bench, "microseconds a training step on this machine", BENCH))
-    command("selfcheck", lambda _: min(selfcheck(), 1), "check this installation; the same as python -m fastgd")
+    _add_backend(command("bench", commands.bench, "measure microseconds per training step on this machine", BENCH))
+    command("selfcheck", lambda _: min(self_check(), 1), "check this installation, as `python -m fastgd` does")
     return top
 
 
 @contextlib.contextmanager
 def _streams_that_take_anything():
-    """Context in which letters that the standard streams have no bytes for are written as escapes."""
+    """Context in which the standard streams write characters that their encoding lacks as escapes."""
     before = [(s, s.errors) for s in (sys.stdout, sys.stderr) if hasattr(s, "reconfigure")]
     for stream, _ in before:
         stream.reconfigure(errors="backslashreplace")
@@ -229,7 +235,7 @@ def _flush():
 
 
 def _give_up_output():
-    """Lets the standard output lead to nowhere, so that what is left in its buffer is no error at the exit."""
+    """Redirects the standard output to os.devnull, so that flushing the rest of its buffer at exit cannot fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -249,19 +255,19 @@ def _main(argv):
         return code
     except KeyboardInterrupt as error:
         terminated = isinstance(error, commands.Terminated)
-        told = "; ".join(["terminated" if terminated else "interrupted", *getattr(error, "__notes__", [])])
-        _say(f"fastgd {arguments.command}: {told}")
+        message = "; ".join(["terminated" if terminated else "interrupted", *getattr(error, "__notes__", [])])
+        _say(f"fastgd {arguments.command}: {message}")
         return 143 if terminated else 130
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader, `head` say, has ended
         _give_up_output()
         return 0
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         if arguments.debug:
             raise
-        told = "; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
-        _say(f"fastgd {arguments.command}: {' '.join(told.split())}")
+        message = "; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
+        _say(f"fastgd {arguments.command}: {' '.join(message.split())}")
         try:
             _flush()
-        except OSError:  # it may have been this that failed
+        except OSError:  # the standard output itself may have caused the error
             _give_up_output()
         return 1

@@ -1,7 +1,7 @@
-"""`python -m fastgd`: is this installation right, and how fast is it here?
+"""`python -m fastgd`: is this installation correct, and how fast is it here?
 
-Every compiled body of every kernel against its numpy body, the gradient of a network against finite differences, and
-microseconds a training step. The test suite uses the same examples and the same gradient check.
+Compares every compiled body of every kernel with its numpy body, and the gradient of a network with finite differences;
+measures microseconds per training step. The test suite uses the same examples and the same gradient check.
 """
 
 import collections
@@ -18,11 +18,11 @@ from ..layers.dense import Dense
 from ..network import Network
 from ..optimizers import Adam
 
-# Largest difference of a body from the numpy body in float64, relative to the largest element of the result.
+# Largest allowed difference of a body from the numpy body in float64, relative to the largest element of the result.
 TOLERANCES = {"float32": 3e-6, "float64": 1e-13}
-# Largest error of a gradient in float64 against 4th-order differences, normalised as `check_gradients` does.
+# Largest allowed error of a gradient in float64 against 4th-order differences, as `check_gradients` normalises it.
 GRADIENT_TOLERANCE = 1e-8
-# Sizes of dimensions by name, and of any other.
+# Sizes of dimensions by name; others are 5.
 CHECKED_SIZES = collections.defaultdict(lambda: 5, rows=9, m=19, n=17, n_in=33, n_out=17, k=10, one=1)
 TIMED = (
     ("4-16-1, batch 1", 4, (16,), 1, 1),
@@ -32,7 +32,7 @@ TIMED = (
 
 
 def example(kernel, sizes, dtype, rng):
-    """Arguments for a kernel: random arrays of the given sizes in the domains of its contract, scalars in (0, 1)."""
+    """Arguments for a kernel: random arrays of the given sizes in the domains of its contract; scalars in (0, 1)."""
     arguments = []
     for spec in kernel.arrays.values():
         blocks = -(-sizes[kernel.range_dim] // spec.per) if spec.per else None
@@ -44,21 +44,21 @@ def example(kernel, sizes, dtype, rng):
 
 def body_error(kernel, body, sizes, dtype, rng):
     """Largest difference between a body and the numpy body in float64 on the same numbers, relative to the largest
-    element of each output, or to 0.1 where all are smaller: the inputs are near 1. What a kernel only reads must
-    not change: that is an infinite error."""
+    element of each output, or to 0.1 if all are smaller (inputs are near 1). It is infinite if the body changes an
+    array that the kernel only reads."""
     arguments = example(kernel, sizes, dtype, rng)
     exact = [
         a.astype(np.float64) if isinstance(a, np.ndarray) and spec.dtype is None else np.copy(a)
         for a, spec in zip(arguments, kernel.arrays.values(), strict=False)
     ]
-    before = [np.copy(a) for a in arguments[: len(kernel.arrays)]]
+    originals = [np.copy(a) for a in arguments[: len(kernel.arrays)]]
     kernel.reference(*exact, *arguments[len(kernel.arrays) :])
     kernel.body(body)(*arguments)
     worst = 0.0
-    for spec, got, expected, held in zip(kernel.arrays.values(), arguments, exact, before, strict=False):
+    for spec, got, expected, original in zip(kernel.arrays.values(), arguments, exact, originals, strict=False):
         if spec.direction == "in":
-            worst = worst if np.array_equal(got, held) else np.inf
-        elif domain_of(spec).is_code:  # the last place is a matter of chance
+            worst = worst if np.array_equal(got, original) else np.inf
+        elif domain_of(spec).is_code:  # rounding may change a code by 1
             worst = worst if np.abs(got.astype(int) - expected).max() <= 1 else np.inf
         elif expected.size:
             scale = max(np.abs(expected).max(), 0.1)
@@ -80,7 +80,7 @@ def step_microseconds(network, x, y, seconds=0.1):
 
 
 def _check_bodies(bodies, rng):
-    """Prints a line for each kernel; returns the number of failures."""
+    """Compares all bodies with the numpy bodies; prints a line for each kernel; returns the number of failures."""
     failures, compiling = 0, 0.0
     print(f"\n{'kernel against the numpy body':<36}" + "".join(f"{body:<22}" for body in bodies))
     for name, kernel in vars(kernels).items():
@@ -119,8 +119,8 @@ def _check_gradients(backends, rng):
 
 
 def time_steps(backends, rng):
-    """Prints the time of a step of a few networks on some backends."""
-    print(f"\n{'microseconds a step (relu, Adam, float32)':<44}" + "".join(f"{b:>10}" for b in backends))
+    """Prints the time of a training step for a few networks and each of the backends."""
+    print(f"\n{'microseconds per step (relu, Adam, float32)':<44}" + "".join(f"{b:>10}" for b in backends))
     for title, n_in, hidden, n_out, batch in TIMED:
         x = rng.normal(size=(batch, n_in)).astype(np.float32)
         y = rng.normal(size=(batch, n_out)).astype(np.float32)

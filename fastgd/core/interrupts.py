@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment that suits."""
+"""Deferring signals until it is safe to handle them."""
 
 import contextlib
 import signal
@@ -7,19 +7,21 @@ import threading
 
 @contextlib.contextmanager
 def held(*, pass_on=True):
-    """Context in which Ctrl-C, and SIGTERM where it is handled to, wait for its end, or are dropped if they are not to
-    be passed on. Gives a list that is empty until then."""
-    if threading.current_thread() is not threading.main_thread():  # no other is interrupted
+    """Defers SIGINT and SIGTERM until the block ends; yields a list of the signals received.
+
+    Only signals with a Python handler are deferred. pass_on: False drops them. In a thread other than the main thread
+    it does nothing, since Python handles signals in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
         yield []
         return
-    numbers, pressed = (signal.SIGINT, signal.SIGTERM), []
+    numbers, received = (signal.SIGINT, signal.SIGTERM), []
     before = {number: signal.getsignal(number) for number in numbers if callable(signal.getsignal(number))}
     try:
         for number in before:
-            signal.signal(number, lambda *told: pressed.append(told))
-        yield pressed
+            signal.signal(number, lambda *signal_and_frame: received.append(signal_and_frame))
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if pressed and pass_on:
-        before[pressed[0][0]](*pressed[0])
+    if received and pass_on:
+        before[received[0][0]](*received[0])

@@ -1,1 +1,1 @@
-"""Arrays of rows: checked, shuffled, cut into minibatches."""
+"""Arrays of rows: checks, shuffling, minibatches."""

@@ -1,4 +1,4 @@
-"""Arrays that lie in mapped files: checked before they are touched, read by rows, and their memory given back."""
+"""Arrays in memory-mapped files: checks before access, reading by rows, and release of their memory."""
 
 import mmap
 import os
@@ -10,36 +10,36 @@ from .._plan import open_to_read, read_rows
 
 
 def mapped(x):
-    """The mapping of a file that an array lies in, or None."""
+    """The numpy.memmap that an array is a view of, or None."""
     while x is not None and getattr(x, "_mmap", None) is None:
         x = getattr(x, "base", None)
     return x
 
 
 def leave_pages(x):
-    """Gives back the memory that the pages of a mapped file take; what was written to it stays."""
+    """Releases the memory that the pages of a mapped file take. Data written to the mapping are kept."""
     x = mapped(x)
     if x is not None and x.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
         x._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def check_mapping(x):
-    """Raises OSError if the file that an array lies in has become shorter than its mapping: to touch a page beyond the
-    end ends the process."""
+    """Raises OSError if the file of a mapped array has become shorter than the mapping: access to a page beyond the end
+    of the file would kill the process."""
     x = mapped(x)
     if x is None:
         return
-    end, size = x.offset - x.offset % mmap.ALLOCATIONGRANULARITY + len(x._mmap), x._mmap.size()  # of its own descriptor
+    end, size = x.offset - x.offset % mmap.ALLOCATIONGRANULARITY + len(x._mmap), x._mmap.size()  # of the open file
     if size < end:
-        raise OSError(f"the file of a mapped array, {x.filename}: expected {end:,} bytes, got {size:,} by now")
+        raise OSError(f"the file of a mapped array, {x.filename}: expected {end:,} bytes, got {size:,}")
 
 
 class RowReader:
-    """Gathers rows of an array (m, ...). Those of a mapped file are read from the file where that is possible: a page
-    that is touched may bring megabytes around it into memory.
+    """Gathers rows of an array (m, ...). Rows of a mapped file are read from the file where possible, since access to
+    one page of a mapping may load megabytes around it into memory.
 
-    By now the name of a mapped file may stand for another one. What it opens is read only if the system says that it is
-    the file of the mapping; else rows come out of the mapping itself."""
+    The path of a mapped file may have come to name another file. The opened file is read only if the system confirms
+    that it is the file of the mapping; otherwise rows are read through the mapping."""
 
     def __init__(self, x):
         self.x, self._file = x, None
@@ -48,7 +48,7 @@ class RowReader:
         if mapping is None or mapping.mode == "c" or mapping.filename is None or not row_is_whole:
             return
         try:
-            file = open_to_read(mapping.filename)  # it may be a pipe
+            file = open_to_read(mapping.filename)  # does not wait if it is a pipe
         except OSError:
             return
         close = weakref.finalize(self, file.close)
@@ -65,7 +65,7 @@ class RowReader:
         return rows
 
     def take(self, index, out=None):
-        """The rows `index`, written to `out` and cast to its dtype, or as an array of their own."""
+        """Returns the rows `index`: in `out`, cast to its dtype, or as a new array."""
         same = out is None or out.dtype == self.x.dtype
         if self._file is None:
             check_mapping(self.x)
@@ -84,10 +84,10 @@ class RowReader:
 
 
 def _offset_in_file(x, file):
-    """Where the first element of a mapped array lies in its file, if that is the open one, or None if it is not, or if
-    the system does not tell. It knows mappings by address, so one of the open file is made to compare."""
+    """The byte offset of a mapped array in the open file, or None if that is not the file of the mapping, or if the
+    system cannot tell. /proc/self/maps lists mappings by address, so the open file is mapped, too, for comparison."""
     try:
-        other = np.frombuffer(mmap.mmap(file, 1, access=mmap.ACCESS_READ), np.uint8)  # is closed with the array
+        other = np.frombuffer(mmap.mmap(file, 1, access=mmap.ACCESS_READ), np.uint8)  # closed when the array is deleted
         with open("/proc/self/maps", "rb") as maps:
             ranges = [line.split(maxsplit=5)[:5] for line in maps]
     except (OSError, ValueError):
@@ -96,8 +96,8 @@ def _offset_in_file(x, file):
     found = {}
     for range_, mode, offset, device, inode in ranges:
         start, stop = (int(bound, 16) for bound in range_.split(b"-"))
-        for name, at in (("x", low), ("file", other.ctypes.data)):
-            if start <= at < stop:
+        for name, address in (("x", low), ("file", other.ctypes.data)):
+            if start <= address < stop:
                 found[name] = device, inode
                 if name == "x" and (high > stop or not mode.endswith(b"s") or inode == b"0"):
                     return None

@@ -1,4 +1,4 @@
-"""Rows of data: checks at the door, shuffling, and minibatches."""
+"""Shuffled minibatches of arrays."""
 
 import math
 
@@ -10,7 +10,7 @@ from .mapped import RowReader, check_mapping, leave_pages
 
 
 def epoch_order(rows, seed, epoch, shuffle):
-    """The order of the rows in an epoch: a function of the seed and the epoch alone."""
+    """The order of the rows in an epoch, (rows,); it depends on the seed and the epoch alone."""
     if not shuffle:
         return np.arange(rows)
     order = np.empty(rows, np.int64)
@@ -19,16 +19,17 @@ def epoch_order(rows, seed, epoch, shuffle):
 
 
 def check_batch_size(batch_size, rows):
-    """None is all rows; more than all rows is all rows."""
+    """Returns the batch size: all rows for None, and at most all rows."""
     return rows if batch_size is None else min(check_integer("batch_size", batch_size, 1), rows)
 
 
 def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=False):
     """Yields (X rows, y rows) of one epoch, in a random order that depends on seed and epoch alone.
 
-    X: (rows, ...), y: (rows, ...), arrays. batch_size: int >= 1, or None for all rows. The last batch may be shorter;
-    drop_last=True leaves it out. The batches are arrays of their own; of mapped files their rows are read, and no more.
-    """
+    X, y: arrays (rows, ...). batch_size: int >= 1, or None for all rows. The last batch may be shorter; drop_last=True
+    leaves it out. The batches are new arrays; of mapped files only the rows of a batch are read.
+
+    Raises TypeError or ValueError that names the argument."""
     for name, array in (("X", X), ("y", y)):
         if isinstance(array, np.ma.MaskedArray):
             raise type_error(name, "an array without a mask", "a masked array")

@@ -1,4 +1,4 @@
-"""Samples: rows of data that have passed the checks at the door, with their targets and weights."""
+"""Samples: checked rows of data with their targets and weights; and the checks."""
 
 import collections.abc
 import dataclasses
@@ -12,19 +12,24 @@ from ..errors import check_number, shown, type_error, value_error
 from .mapped import RowReader, check_mapping, leave_pages, mapped
 from .minibatches import epoch_order
 
-# Numbers, and rows of them, looked at in one go when a whole data set is checked: bounds the memory a check takes.
+# At most so many numbers, and rows, are checked at a time, which bounds the memory that a check takes.
 CHECK_SIZE, CHECK_ROWS = 2**20, 4096
-# In place of the number of an epoch where rows are chosen to be held out.
+# Stands for the number of the epoch in the random order that chooses held-out rows.
 SPLIT_EPOCH = 2**64 - 1
-# So many rows of a file, spread over all, tell whether it is the same.
+# Rows of a mapped file, evenly spread, that enter its digest.
 DIGEST_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Rows of data that have passed the checks: x (rows, ...) and y of any dtype and layout, for a loss kernel, with a
-    factor of each loss, 1 on average, or None for 1; `rows` gathers those of x, and `target_rows` those of
-    y if they are better read from a file than held. `index` names the rows meant, None is all."""
+    """Checked rows of data.
+
+    x, y                (m, ...) each, of any dtype and layout
+    kernel              the loss kernel that takes such targets
+    rows                gathers rows of x
+    target_rows         gathers rows of y if they are read from a mapped file, else None
+    weight              (m, ...) factors of the losses, 1 on average, or None for 1
+    index               indices of the rows that belong to the samples, or None for all"""
 
     x: np.ndarray
     y: np.ndarray
@@ -38,48 +43,48 @@ class Samples:
         return len(self.x if self.index is None else self.index)
 
     def part(self, start, stop):
-        """x, y and weight, as it stands, of some of the rows."""
+        """x, y and weight of rows start ... stop - 1."""
         rows = slice(start, stop) if self.index is None else self.index[start:stop]
         check_mapping(self.x)
         x = self.x[rows] if self.index is None else self.rows.take(rows)
         return x, self._targets(rows), None if self.weight is None else self.weight[rows]
 
     def _targets(self, rows):
-        """Those of a slice or of an index."""
+        """Targets of the rows of x that a slice or an array of indices names."""
         if self.target_rows is None or isinstance(rows, slice):
             check_mapping(self.y)
             return self.y[rows]
         return self.target_rows.take(rows)
 
     def y_dtype(self, dtype):
-        """The dtype of targets for the kernel in a network of `dtype`."""
+        """The dtype in which the kernel takes targets, in a network of `dtype`."""
         return self.kernel.arrays["y"].dtype or np.dtype(dtype)
 
     def targets(self, start=0, stop=None):
-        """y and weight of all rows, or of some."""
+        """y and weight of rows start ... stop - 1."""
         check_mapping(self.y)
         rows = slice(start, stop) if self.index is None else self.index[start:stop]
         return self.y[rows], None if self.weight is None else self.weight[rows]
 
     def digest(self, dtype):
-        """A text that is another one for other samples: of all that is in memory, and of some rows of files."""
-        everything, told = np.arange(len(self)), hashlib.sha256()
+        """A text that differs for different samples. It covers arrays in memory wholly, mapped files by some rows."""
+        everything, digest = np.arange(len(self)), hashlib.sha256()
         some = np.linspace(0, len(self) - 1, min(len(self), DIGEST_ROWS)).astype(np.int64)
         for values, kind in ((self.x, dtype), (self.y, self.y_dtype(dtype)), (self.weight, np.float64)):
             if values is None:
                 continue
-            places, step = everything if mapped(values) is None else some, block_rows(values)
-            for start in range(0, len(places), step):
-                rows = places[start : start + step]
+            covered, step = everything if mapped(values) is None else some, block_rows(values)
+            for start in range(0, len(covered), step):
+                rows = covered[start : start + step]
                 check_mapping(values)
                 with np.errstate(all="ignore"):
-                    told.update(np.require(values[rows if self.index is None else self.index[rows]], kind, "C"))
+                    digest.update(np.require(values[rows if self.index is None else self.index[rows]], kind, "C"))
                 leave_pages(values)
-        return told.hexdigest()[:16]
+        return digest.hexdigest()[:16]
 
     @np.errstate(all="ignore")
     def split(self, fraction, seed):
-        """These samples without a part that is chosen by the seed, and that part."""
+        """Returns (rest, part): a `fraction` of the rows, chosen by the seed, is the part."""
         parts = []
         for index in split_rows("validation_fraction", len(self.x), fraction, seed):
             weight = self.weight
@@ -90,7 +95,8 @@ class Samples:
 
 
 def split_rows(argument, rows, fraction, seed):
-    """Which rows are trained on, and which are held out: so great a part of them, chosen by the seed."""
+    """Returns the indices of the rows to train on, and of those to hold out, a `fraction` of all, chosen by the seed.
+    Raises ValueError if no row is left to train on."""
     order = epoch_order(rows, seed, SPLIT_EPOCH, True)
     held_out = max(1, round(fraction * rows))
     if held_out == rows:
@@ -99,7 +105,9 @@ def split_rows(argument, rows, fraction, seed):
 
 
 def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True):
-    """The arrays as `Samples` for a network, with nothing copied; `finite` looks for values that are not, too."""
+    """The arrays as `Samples` for a network; nothing is copied. finite: whether to check that x is finite.
+
+    Raises TypeError or ValueError that names the argument."""
     shape = network.output_shape
     x = check_rows(names[0], x, network.input_shape)
     y, kernel = check_targets(names[1], y, len(x), network.loss_function, shape)
@@ -115,8 +123,8 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
 
 @np.errstate(all="ignore")
 def check_weights(argument, weight, shape, dtype, *, scaled=True):
-    """A factor for each loss, of this shape: (rows,), or (rows, ...) with one for each position in a row, for which a
-    number a row serves, too. Scaled to be 1 on average if asked for."""
+    """Returns a factor for each loss, an array of `shape`: (rows,), or (rows, ...) with a factor for each position. A
+    weight (rows,) counts for all positions of a row. scaled: whether to divide the weights by their mean."""
     weight, rows = as_array(argument, weight), shape[:1]
     if weight.shape not in (rows, shape):
         other = "" if rows == shape else f", or one for each position {shape}"
@@ -129,7 +137,7 @@ def check_weights(argument, weight, shape, dtype, *, scaled=True):
     weight = np.broadcast_to(weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)), shape)
     if not scaled:
         return weight
-    weight = weight / max(weight.max(), np.finfo(np.float64).tiny)  # their sum may not be a number
+    weight = weight / max(weight.max(), np.finfo(np.float64).tiny)  # else their sum might overflow
     return weight / _mean_weight(argument, weight)
 
 
@@ -142,19 +150,20 @@ def _mean_weight(argument, weight):
 
 @np.errstate(all="ignore")
 def check_class_weight(class_weight, samples, n_outputs, dtype):
-    """The samples with weights multiplied by those of their classes: {label: weight}, or "balanced"."""
+    """Returns the samples with each weight multiplied by the weight of its class. class_weight: {label: weight}, or
+    "balanced" for rows / (classes x rows of the class)."""
     name = "class_weight"
     domain = samples.kernel.arrays["y"].domain
     labels = samples.y if domain == "labels" else samples.y[..., 0]
     if domain not in ("labels", "unit") or (domain == "unit" and samples.y.shape[-1] != 1):
-        raise value_error(name, "None for targets that are no labels", shown(class_weight))
+        raise value_error(name, "None for targets other than labels", shown(class_weight))
     known, counts = np.unique(labels if samples.index is None else labels[samples.index], return_counts=True)
     if domain == "unit" and not set(known.tolist()) <= {0, 1}:
-        raise value_error(name, "None for targets that are not 0 and 1", shown(class_weight))
+        raise value_error(name, "None for targets other than 0 and 1", shown(class_weight))
     if isinstance(class_weight, str) and class_weight == "balanced":
         factors = dict(zip(known.tolist(), counts.sum() / (len(known) * counts), strict=True))
     elif isinstance(class_weight, collections.abc.Mapping):
-        classes = max(2, n_outputs)  # one output is for 0 and 1
+        classes = max(2, n_outputs)  # one output stands for two classes, 0 and 1
         strange = [label for label in class_weight if label not in range(classes)]
         if strange:
             raise value_error(name, f"integer labels in [0, {classes - 1}]", shown(strange[0]))
@@ -171,7 +180,8 @@ def check_class_weight(class_weight, samples, n_outputs, dtype):
 
 
 def check_rows(argument, x, shape):
-    """x as an array (rows, *shape) of real numbers, any dtype and layout; nothing is copied."""
+    """Returns x as an array (rows, *shape) of real numbers, of any dtype and layout; nothing is copied. Raises
+    TypeError or ValueError that names the argument."""
     x = as_array(argument, x)
     if x.ndim != 1 + len(shape):
         hint = f"; use {argument}.reshape(1, {', '.join(map(str, x.shape))}) for one row" if x.shape == shape else ""
@@ -188,9 +198,8 @@ def check_rows(argument, x, shape):
 
 
 def check_targets(argument, y, rows, loss, output_shape):
-    """y as an array that fits one of the loss's kernels, and that kernel: integer labels (rows, ...) at each position
-    where the loss takes them and y is of integers, else values (rows, *output_shape), for one output also without the
-    last axis."""
+    """Returns y as an array, and the kernel of the loss that takes it: integer labels (rows, *positions) if the loss
+    takes labels, else values (rows, *output_shape); with one output the last axis may be left out."""
     y = as_array(argument, y)
     *positions, n_outputs = output_shape
     specs = [kernel.arrays["y"] for kernel in loss.kernels]
@@ -211,8 +220,8 @@ def check_targets(argument, y, rows, loss, output_shape):
 
 
 def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
-    """Raises unless every element is finite in `dtype` and lies in the domain of a kernel's array. first: the row of
-    the whole at which these begin."""
+    """Raises ValueError unless every element is finite in `dtype` and lies in the domain of a kernel's array, `spec`.
+    first: the number of the first row, for the message."""
     domain, below = domain_of(spec), math.inf if classes is None else classes
     if domain.contains is None and values.dtype.kind in "biu":
         return  # every integer is finite
@@ -234,12 +243,12 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
 
 
 def block_rows(x):
-    """How many rows of x are looked at in one go."""
+    """The number of rows of x that are checked at a time."""
     return max(1, min(CHECK_ROWS, CHECK_SIZE // max(1, x[0].size)))
 
 
 def as_array(argument, values):
-    """Values as an array of real numbers, any dtype and layout; an array is itself."""
+    """Returns values as an array of real numbers, of any dtype and layout. An array is returned itself."""
     if isinstance(values, np.ma.MaskedArray):
         raise type_error(argument, "an array without a mask", "a masked array")
     try:
@@ -254,15 +263,15 @@ def as_array(argument, values):
 
 @np.errstate(all="ignore")
 def scale_of(mean, variance, rows, otherwise=1.0):
-    """1 / standard deviation; `otherwise` where all is alike but for rounding: that of so many equal ones."""
+    """1 / standard deviation; `otherwise` where the variance is no larger than rounding makes it for equal numbers."""
     rounding = (rows * np.abs(mean) * np.finfo(np.float64).eps) ** 2
     varies = variance > rounding
     return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), otherwise)
 
 
 def moments(argument, x):
-    """Mean and variance of each column of x, its last axis, in float64, a block of rows at a time (Chan, Golub &
-    LeVeque 1979)."""
+    """Mean and variance of each feature, (n_features,) each, in float64. x: (rows, ..., n_features). Works a block of
+    rows at a time (Chan, Golub & LeVeque 1979)."""
     x = as_array(argument, x)
     if x.ndim < 2 or 0 in x.shape:
         raise value_error(argument, "an array (rows, ..., n_features) of at least 1 row", shown(x))
@@ -272,10 +281,10 @@ def moments(argument, x):
         check_values(argument, x[start : start + rows], np.float64, first=start)
         block = np.asarray(x[start : start + rows], np.float64).reshape(-1, x.shape[-1])
         with np.errstate(all="ignore"):
-            n, of_block = len(block), block.mean(axis=0)
-            apart = of_block - mean
-            squares += ((block - of_block) ** 2).sum(axis=0) + apart**2 * (count * n / (count + n))
-            mean += apart * (n / (count + n))
+            n, block_mean = len(block), block.mean(axis=0)
+            difference = block_mean - mean
+            squares += ((block - block_mean) ** 2).sum(axis=0) + difference**2 * (count * n / (count + n))
+            mean += difference * (n / (count + n))
         count += n
         leave_pages(x)
     if not np.isfinite(squares).all():

@@ -1,5 +1,5 @@
-"""The executor: runs one network. It owns the network's plans, the lock that says who may use it, and the fast path of
-a training step. `Network`, runs of `fit`, sweeps and estimators go through it."""
+"""The executor runs one network: it owns the network's plans, its lock, and the fast path of a training step.
+`Network`, `fit`, sweeps and estimators use it."""
 
 import contextlib
 import math
@@ -15,29 +15,29 @@ from ..schedules import Schedule
 from .plan import Plan
 from .steps import Steps
 
-# Rows that evaluation sends through the network at a time, which bounds the memory it takes; where rows have positions,
-# as many as have so many outputs of layers.
+# Rows that evaluation processes at a time, which bounds its memory. If rows have positions, a block also has at most
+# BLOCK_OUTPUTS outputs of layers.
 BLOCK_ROWS, BLOCK_OUTPUTS = 256, 2**22
 # How long training runs natively before Python looks for signals.
 SLICE_SECONDS = 0.05
-# For how many steps to come the values of hyper-parameters are worked out: at first, and at most, for steps called one
-# at a time.
+# For how many fast steps per-step values are prefetched: at first, and at most.
 FIRST_FAST_STEPS, MAX_FAST_STEPS = 16, 4096
 
 
 class Executor:
     """Runs one network.
 
-    lock: who may use the network, and for what. plan: that for training, None before it is needed. fast_step(x, y,
-    optimizer): makes a training step that needs no preparation, or returns None. last_rate: the learning rate of the
-    last step, None if that was a fast one.
+    lock: the network's `UseLock`.
+    plan: the plan for training; None until it is needed.
+    fast_step(x, y, optimizer): makes a training step that needs no preparation and returns its loss, or returns None.
+    last_rate: the learning rate of the last step; None if that was a fast step.
     """
 
     def __init__(self, network, last_loss=None):
         self.network, self.lock = network, UseLock("network")
         self.fast_step, self.last_rate = _not_ready, None
         self._last_loss = last_loss
-        self._totals = None  # losses of the steps that are being run
+        self._totals = None  # losses of the steps in progress
         shapes = [leaf.output_shape(shape) for _, leaf, shape in network.body.leaves("", network.input_shape)]
         has_positions = any(math.prod(shape[:-1]) > 1 for shape in shapes)
         fitting = BLOCK_OUTPUTS // sum(map(math.prod, shapes)) if has_positions else BLOCK_ROWS
@@ -47,7 +47,7 @@ class Executor:
     # ---- plans
 
     def drop_plans(self):
-        """Gives back the memory of the plans."""
+        """Frees the memory of the plans."""
         self.plan, self._evaluation_plan, self._fast_steps = None, None, FIRST_FAST_STEPS
         self._drop_fast_step()
 
@@ -61,70 +61,70 @@ class Executor:
 
     @property
     def loss_of_step(self):
-        """The loss of the last training step, also if an exception came before it was noted."""
+        """The loss of the last training step, even if an exception prevented its recording."""
         return self.last_loss if self._totals is None else self._totals.item(0)
 
     @property
     def is_mid_step(self):
-        """Whether a step was left half done."""
+        """Whether a step was interrupted."""
         return self.plan is not None and self.plan.is_mid_step
 
-    def _is_fit(self, plan, rows, kernel):
-        """Whether a plan serves so many rows with targets for a loss kernel (None: any), and functions written by users
-        are what was compiled."""
+    def _serves(self, plan, rows, kernel):
+        """Whether a plan has capacity for these rows, is for this loss kernel (None: any), and its compiled users'
+        functions are up to date."""
         fits = plan is not None and plan.capacity >= rows and kernel in (None, plan.loss_kernel)
         return fits and plan.is_current()
 
-    def _made(self, plan, rows, kernel, **options):
-        """A plan in place of another one."""
+    def _new_plan(self, plan, rows, kernel, **options):
+        """A new plan to replace `plan`, with at least its capacity."""
         kernel = kernel or (plan.loss_kernel if plan else self.network.loss_function.kernels[0])
         return Plan(self.network, max(rows, plan.capacity if plan else 0), kernel, **options)
 
-    def _drop_what_was_left_half_set(self):
+    def _drop_half_set_plans(self):
         if self.lock.disturbed:
             self.drop_plans()
             self.lock.disturbed = False
 
     def training_plan(self, rows, kernel=None, optimizer=None):
-        """The plan for training on minibatches of up to so many rows, with the optimizer in use if one is given."""
-        self._drop_what_was_left_half_set()
-        if not self._is_fit(self.plan, rows, kernel):
+        """The plan for training on minibatches of up to this many rows; uses the optimizer if one is given."""
+        self._drop_half_set_plans()
+        if not self._serves(self.plan, rows, kernel):
             self._drop_fast_step()
-            self.plan = self._made(self.plan, rows, kernel, training=True)
+            self.plan = self._new_plan(self.plan, rows, kernel, training=True)
         if optimizer is not None:
             self.plan.use_optimizer(optimizer)
         return self.plan
 
     def _plan_to_evaluate(self, rows, kernel=None, *, backward=False):
-        """The plan for evaluation, with a backward pass if that is needed."""
-        self._drop_what_was_left_half_set()
+        """The plan for evaluation; backward: whether it must have a backward pass."""
+        self._drop_half_set_plans()
         plan = self._evaluation_plan
-        if not self._is_fit(plan, rows, kernel) or backward > plan.has_backward:
+        if not self._serves(plan, rows, kernel) or backward > plan.has_backward:
             backward = backward or (plan is not None and plan.has_backward)
-            self._evaluation_plan = self._made(plan, rows, kernel, training=False, backward=backward)
+            self._evaluation_plan = self._new_plan(plan, rows, kernel, training=False, backward=backward)
         return self._evaluation_plan
 
     def is_ready_for(self, steps):
-        """Whether the runner is in the middle of these steps, and may go on with them."""
+        """Whether the runner is prepared for these steps and may continue them."""
         if self.plan is None or self.lock.disturbed:
             return False
         return self.plan.is_ready_for(steps) and self.plan.is_current()
 
     def release(self):
-        """Lets go of the arrays of the last steps."""
+        """Drops references to the arrays of the last steps."""
         if self.plan is not None:
             self.plan.release()
 
     # ---- evaluation
 
     def _blocks(self, rows):
-        """Slices of rows that are evaluated at a time."""
+        """Slices of the rows that are evaluated at a time."""
         size = self._block_rows
         return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
     @np.errstate(all="ignore")
     def _set(self, plan, x, y=None, weight=None):
-        """Sets a plan to checked arrays: in place where they can be used where they lie, else by a cast."""
+        """Sets the minibatch of a plan to checked arrays, casting only those that kernels cannot read in place."""
         weight = None if weight is None else usable(weight / plan.losses_in(len(x)), plan.dtype)
         y = None if y is None else usable(y, plan.own["y"].dtype)
         plan.set_minibatch(usable(x, plan.dtype), y, weight)
@@ -155,7 +155,7 @@ class Executor:
             self._check_inputs(plan, samples.x)
             leave_pages(samples.x)
             leave_pages(samples.y)
-            # Every block adds the penalty: weighted by its rows, it is added once.
+            # The loss of every block includes the penalty; weighted by rows, it counts once.
             total += float(plan.buffers["total"][0]) * plan.rows
             if metrics:
                 outputs[rows] = plan.buffers[plan.output][: plan.rows]
@@ -163,13 +163,13 @@ class Executor:
         if metrics:
             predictions = network.loss_function.predictions(outputs, network.backend)
             y, weight = samples.targets()
-            with self.lock.lend(Use.BORROW):  # a metric may ask the network for more
+            with self.lock.lend(Use.BORROW):  # a metric may use the network
                 values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values
 
     def gradient(self, samples, *, training, minibatch):
-        """Mean loss of samples as one minibatch; its gradient is left in the network. training: the layers do what they
-        do in the minibatch of this number."""
+        """Mean loss of samples as one minibatch; writes its gradient to the network's. training: whether layers behave
+        as in training, in the minibatch of this number."""
         if training:
             self._drop_fast_step()
             plan = self.training_plan(len(samples), samples.kernel)
@@ -189,14 +189,14 @@ class Executor:
 
     @np.errstate(all="ignore")
     def step(self, x, y, optimizer, sample_weight=None, *, scaled=True):
-        """`Network.train_step` of anything: checks, casts, and raises. Makes ready for the fast way where it applies.
-        Weights count as they are if they are not to be `scaled`."""
+        """`Network.train_step` for any arguments: checks, casts and raises. Prepares `fast_step` for the next steps if
+        they qualify. scaled: False uses the weights without scaling."""
         network = self.network
         check_optimizer(optimizer)
-        if optimizer.state:  # a bad value shows in the loss or the gradient
+        if optimizer.state:  # a value that is not finite shows in the loss or the gradient
             x = check_rows("x", x, network.input_shape)
             y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
-        else:  # the first step binds the optimizer, so all is checked before
+        else:  # the first step binds the optimizer, so everything is checked first
             samples = check_samples(network, x, y, names=("x", "y", ""))
             x, y, kernel = samples.x, samples.y, samples.kernel
         weights = None
@@ -221,18 +221,18 @@ class Executor:
             return float(steps.totals[0])
 
     def _prepare_fast_step(self, optimizer, grows):
-        """Makes `fast_step` serve steps like the last one; grows: more of them than last time."""
+        """Makes `fast_step` for steps like the last one; grows: whether to prefetch more steps than last time."""
         if self.network.backend == "numpy" or not isinstance(optimizer.schedule, Schedule):
             return
         self._fast_steps = min(4 * self._fast_steps, MAX_FAST_STEPS) if grows else 1
-        with contextlib.suppress(TypeError, ValueError):  # a schedule that fails later on does so when that step comes
+        with contextlib.suppress(TypeError, ValueError):  # a schedule that fails at a later step raises at that step
             self.fast_step = self.plan.make_fast_step(self.lock, optimizer, self._fast_steps, self._last_loss)
 
     def train(self, steps, first=0, pauses=(), notify=None):
-        """Runs training steps from `first` on, by the optimizer that the plan uses; returns None, or the step that
-        failed. notify(s) is called when s steps are done, now and then, and at `pauses`; if it is true, that is the
-        end."""
-        self._drop_fast_step()  # it is not the next step any more, perhaps not even of the optimizer in use
+        """Runs training steps from `first` on with the optimizer in use; returns None, or the index of the step that
+        failed. notify(s) is called after s steps, for every s in `pauses` and about every SLICE_SECONDS; training stops
+        if it returns true."""
+        self._drop_fast_step()  # its prefetched values are for other steps, perhaps of another optimizer
         plan = self.plan
         s, pass_name, risky, self._totals = first, plan.best_pass, steps.parameter_limits, steps.totals
         pauses = np.array([*pauses, len(steps)], np.int64) if risky is None else np.arange(1, len(steps) + 1)
@@ -241,7 +241,7 @@ class Executor:
                 return s
             until = pauses if risky is None else pauses[s : s + 1]
             s, status = plan.train(steps, s, until, pass_name, SLICE_SECONDS, notify)
-            if status == HIGH_MAX_ABS:  # the gradient may be too large: look at it before it is used
+            if status == HIGH_MAX_ABS:  # the gradient may be too large: check it before the update
                 pass_name = "step"
             elif status in (BAD_LOSS, BAD_GRADIENT, FAULT):
                 return s
@@ -251,8 +251,8 @@ class Executor:
         return None
 
     def failure(self, steps, s, optimizer, *, minibatch=None, epoch=None):
-        """The error of a step that failed: that it diverged, or what a function written by a user raised. minibatch,
-        epoch: of the run, from 1 on."""
+        """Returns the DivergenceError of a step that failed, or raises the exception of a user's function. minibatch,
+        epoch: numbers within the run, from 1 on."""
         self.plan.raise_fault(*steps.minibatch(s))
         minibatch = self.network.minibatches + 1 if minibatch is None else minibatch
         last = float(steps.totals[s - 1]) if s else self._last_loss
@@ -263,10 +263,10 @@ class Executor:
 
 
 def usable(array, dtype):
-    """The array itself if a kernel can read it where it lies, else a contiguous copy in dtype."""
+    """The array itself if a kernel can read it in place, else a contiguous copy in dtype."""
     with np.errstate(all="ignore"):
         return np.require(array, dtype, ["C", "ALIGNED"])
 
 
 def _not_ready(x, y, optimizer):
-    """In place of a `FastStep`."""
+    """Stands for a `FastStep` until there is one."""

@@ -1,21 +1,22 @@
-"""What becomes of a gradient between backpropagation and the optimizer's rule: summed up over minibatches, clipped."""
+"""Kernels between backpropagation and the optimizer's rule: accumulation and clipping of the gradient; and the moving
+average of the parameters after it."""
 
 import numpy as np
 
 from ..core.kernel import In, InOut, Out, kernel
 
-# Elements in a row whose squares are summed by themselves: the sum does not depend on the threads.
+# Squares are summed in blocks of this many elements, so that the sum does not depend on the number of threads.
 NORM_BLOCK = 4096
-# torch.nn.utils.clip_grad_norm_ adds it to the norm.
+# Added to the norm, as torch.nn.utils.clip_grad_norm_ does.
 NORM_EPS = 1e-6
-# A sum of squares below it has lost digits: squares of float64 smaller than 2e-308 vanish.
+# Smaller sums of squares may have lost digits, since float64 squares below 2e-308 underflow.
 LEAST_SQUARES = 1e-280
 
 
 @kernel
 def accumulate_gradient(d: InOut("n"), g: In("n"), keep: float, weight: float):
-    """d <- keep d + weight g: the mean gradient of k minibatches, with weight = 1 / k, and keep = 0 at the first of
-    them, 1 at the others."""
+    """d <- keep d + weight g. With weight = 1 / k, and keep = 0 for the first of k minibatches and 1 for the others, d
+    becomes their mean gradient."""
     d *= keep
     d += weight * g
 
@@ -29,8 +30,8 @@ def accumulate_gradient(d, g, keep, weight):
 
 @kernel
 def sum_squares(squares: Out("rows", dtype="float64"), scales: Out("rows", dtype="float64"), g: In("rows", "n")):
-    """squares <- sum of the squares of each row of g / scale, in float64; scales <- the scale of each row: 1, or the
-    largest magnitude in the row where the squares of the numbers themselves would overflow or vanish."""
+    """squares <- sum of (g / scale)^2 over each row of g, in float64; scales <- the scale of each row: 1, or the row's
+    largest magnitude where the squares of g would overflow or underflow."""
     np.sum(np.square(g, dtype=np.float64), axis=1, out=squares)
     scales.fill(1.0)
     for i in np.flatnonzero(~((squares >= LEAST_SQUARES) & (squares < np.inf))):
@@ -68,10 +69,10 @@ def clip_factor(
     scales: In("rows", dtype="float64", domain="nonnegative"),
     limit: float,
 ):
-    """norm <- sqrt(sum of squares scales^2), the Euclidean norm of all gradients;  factor / scale is
-    min(1, limit / (norm + 1e-6)), NaN if the norm is, as torch.nn.utils.clip_grad_norm_. Pascanu et al. 2013,
-    arXiv:1211.5063. (optax's clip_by_global_norm leaves the 1e-6 out.) scale is the largest of the scales, so that
-    neither overflows, nor do numbers vanish, or 1 where the gradient is short enough."""
+    """norm <- sqrt(sum of squares scales^2), the Euclidean norm of all gradients; factor and scale so that
+    factor / scale = min(1, limit / (norm + 1e-6)), NaN if the norm is NaN, as in torch.nn.utils.clip_grad_norm_.
+    (optax's clip_by_global_norm has no 1e-6.) scale is 1 if nothing is clipped, else the largest of the scales, which
+    avoids overflow and underflow. Pascanu et al. 2013, arXiv:1211.5063."""
     used = squares != 0
     scale[0] = scales[used].max() if used.any() else 1.0
     root = np.sqrt(np.add.accumulate(squares * np.square(scales / scale[0]))[-1])
@@ -102,8 +103,8 @@ def clip_factor(norm, factor, scale, squares, scales, limit):
 def clip_gradient(
     d: Out("n"), g: In("n"), factor: In("one", dtype="float64"), scale: In("one", dtype="float64"), limit: float
 ):
-    """d <- factor g / scale, where its magnitude is above limit that with its sign. In float64 where the factor is too
-    small for the precision of g, which a gradient of 3e38 in float32 makes it."""
+    """d <- factor g / scale, clipped to [-limit, limit]. Computed in float64 if factor is below the smallest normal
+    number of g's precision, as it is for a float32 gradient near 3e38."""
     np.clip(factor * (g.astype(np.float64) / scale), -limit, limit, out=d)
 
 

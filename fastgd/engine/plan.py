@@ -1,29 +1,29 @@
-"""The plan: the way of a minibatch, written down once as a list of kernels bound to their buffers.
+"""The plan: everything a network computes on a minibatch, as a list of kernels bound to their buffers.
 
-Layers and the loss write operations down by name of kernel and buffers; then the plan lays out one workspace for all
-buffers, chooses a body for every kernel and binds it. Running goes through parts of the list: in C for compiled
-bodies, whoever wrote them, in Python for numpy bodies. Phases, in order:
+Layers and the loss add operations (a kernel and the names of its buffers). The plan then allocates one workspace for
+all buffers, chooses a body for every kernel and binds the operations. To run, it executes parts of the list: compiled
+bodies (Cython or Numba) in C, numpy bodies in Python. The phases, in order:
 
-    gather       the rows of the minibatch out of the data
-    weight       what each row counts
-    forward      the rows through the layers
-    loss         value, and gradient of the outputs
-    backward     the gradient of the rows, layer by layer
-    inputs       the largest magnitude of the inputs
-    max_abs      ... and of all that the gradient of the parameters is made of
+    gather       copies the rows of the minibatch from the data
+    weight       sets the weight of each loss
+    forward      forward pass through the layers
+    loss         losses, and their gradient with respect to the outputs
+    backward     gradients with respect to the layers' inputs, from the last layer to the first
+    inputs       largest magnitude in each row of the inputs
+    max_abs      raises it to the largest magnitude in the other factors of the parameters' gradient
     total        sums over the rows
-    largest      the largest of the rows' magnitudes
-    parameters   the gradient of the parameters
-    penalty      ... with that of the penalty
-    check        how many elements of it are too large
-    accumulate   the sum of the gradients of a few minibatches
-    norms        the squares of the gradient,
-    factor       and what it is clipped by
-    update       the optimizer
-    rank_one     the optimizer on a minibatch of one row, whose gradient is not made
-    track        statistics of the minibatch into running ones
+    largest      largest magnitude in the minibatch
+    parameters   gradient of the parameters
+    penalty      adds the gradient of the penalty
+    check        counts elements of the gradient that exceed the limit
+    accumulate   sums the gradients of several minibatches
+    norms        sums of squares of the gradient
+    factor       norm of the gradient, and the factor that clips it
+    update       the optimizer's rule
+    rank_one     the rule for a minibatch of one row, applied without storing the gradient
+    track        updates running statistics from those of the minibatch
 
-Over 400 lines: writing down, laying out, binding and running go through the same buffers and records."""
+Over 400 lines: adding, allocating, binding and running share the same buffers and records."""
 
 import collections
 import math
@@ -69,28 +69,28 @@ PHASES = (
     "gather", "weight", "forward", "loss", "backward", "inputs", "max_abs", "total", "largest", "parameters", "penalty",
     "check", *UPDATE_PHASES, "rank_one", "track",
 )  # fmt: skip
-# Phases in which a value may be another each step.
+# Phases with scalars that change from step to step.
 PER_STEP_PHASES = ("forward", "backward", *UPDATE_PHASES, "rank_one")
-# The phases whose operations go through the rows of the minibatch, and those that take its time.
+# Phases whose operations work row by row, and phases that take most of the time.
 BY_ROWS_PHASES = ("forward", "loss", "backward")
 WORK_PHASES = (*BY_ROWS_PHASES, "parameters")
-# The phases with a penalty: in the loss, and in the gradient.
+# Phases with a penalty term: of the loss, and of the gradient.
 PENALIZED = ("total", "penalty")
-# Positions that a thread takes through all layers at a time: their activations stay in the second cache.
+# Positions that a thread takes through all layers at a time, so that their activations stay in the L2 cache.
 BLOCK = 256
-# Floating-point operations that may pass without a look at the clock.
-LOOK_WORK = 1_000_000
-# A network whose parameters, gradient and optimizer state fill more bytes than this updates each part of the
-# parameters as its gradient is finished; else one sweep over all of them costs less.
+# Floating-point operations between two readings of the clock.
+CLOCK_CHECK_WORK = 1_000_000
+# If parameters, gradient and optimizer state together exceed this many bytes, each part of the parameters is updated as
+# soon as its gradient is finished; otherwise one sweep over all of them is faster.
 FUSED_BYTES = 512 * 1024
-# How many elements of the gradient are finished before they are used, and at least how many rows of weights: each
-# block packs the gradient of the outputs anew.
+# Block of a fused update: this many elements of the gradient, but at least this many rows of weights, since each block
+# packs the gradient of the outputs again.
 FUSED_BLOCK, FUSED_ROWS = 64 * 1024, 512
-# How many times as many parameters as values in the workspace there are for these to be checked in their stead.
+# With this many times more parameters than workspace values, checking the workspace instead of the gradient is faster.
 FEW_VALUES = 4
 
-# A pass is a list of stages: phases shared by the threads (first, last), phases that the last thread to finish them
-# runs alone (first, last), flags. See plan.pyx.
+# A pass is a list of stages: (first, last phase that the threads share; first, last closing phase, which the last
+# thread to arrive runs alone; flags). See plan.pyx.
 _INPUTS = ("inputs", "inputs", "largest", "largest", BY_ROWS)
 _GUARDED = ("weight", "max_abs", "total", "largest", BY_ROWS | CHECK_LOSS | CHECK_MAX_ABS)
 _GRADIENT = ("parameters", "parameters", None, None, 0)
@@ -123,39 +123,42 @@ def _renamed(names, old, new):
 
 
 def _set_follower(entry, follower, **numbers):
-    """Makes an operation of the runner's table the one before another: see `Operation` in plan.pyx."""
+    """Sets the follower of an operation, and other fields, in the runner's table: see `Operation` in plan.pyx."""
     entry["follower"] = follower
     for name, number in numbers.items():
         entry[name] = number
 
 
 class Plan(Program):
-    """The operations of one network for minibatches of up to `capacity` rows with targets for one loss kernel, the
-    layers as they are in `training` or as in evaluation, with a `backward` pass or without.
+    """The operations of one network.
 
-    positions: the most in a row that an operation takes apart from each other, tokens of a sequence or pixels of an
-    image; 1 if a row is a vector. terms: the most products for each row of a minibatch that an element of the gradient
-    is the sum of."""
+    capacity: the most rows in a minibatch.
+    loss_kernel: the kernel of the loss, which decides the shape and dtype of the targets.
+    training: whether layers behave as in training or as in evaluation.
+    backward: whether there is a backward pass.
+    positions: the most positions in a row that an operation treats independently, such as tokens of a sequence or
+        pixels of an image; 1 if a row is a vector.
+    terms: the most products per row of a minibatch that are summed in one element of the gradient."""
 
     def __init__(self, network, capacity, loss_kernel, *, training, backward=True, backend=None):
         super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
         self.has_backward = backward
         self.rows = 0
-        self.inputs = {}  # names of what the layers of a container take, by its path
+        self.inputs = {}  # names of the inputs of a container's layers, by its path
         self.rank_one_updates = []
-        # How many operations write the gradient of an array, and products for each row that it is the sum of.
+        # By array of parameters: operations that write its gradient; products per row summed in an element of it.
         self._written, self._terms = collections.Counter(), collections.Counter()
-        self.kinds = []
+        self.groups = []  # the `UpdateGroup`s of the parameters
         self.optimizer = None
-        self._prepared = None  # steps that the runner is in the middle of
-        self.pace = collections.defaultdict(lambda: np.zeros(2))  # of each pass: see `Runner.run`
-        self.is_mid_step = False  # whether a step is half done
-        self._write_down()
+        self._prepared = None  # the steps that the runner is prepared for, and what belongs to them
+        self.pace = collections.defaultdict(lambda: np.zeros(2))  # by pass: see `Runner.run`
+        self.is_mid_step = False  # whether a step was interrupted
+        self._add_operations()
         self._lay_out()
         self._bind()
 
-    # ---- written down by name
+    # ---- adding operations
 
     def row_buffer(self, name, shape=()):
         """Declares a workspace buffer (rows, *shape); returns its name."""
@@ -163,7 +166,7 @@ class Plan(Program):
         return name
 
     def reshaped(self, name, of, shape):
-        """Declares a view of a buffer whose rows have another shape; returns its name."""
+        """Declares a view `name` of the buffer `of`, with rows of another shape; returns its name."""
         self._base[name] = self._base.get(of, of)
         return self.row_buffer(name, shape)
 
@@ -172,13 +175,13 @@ class Plan(Program):
         return self.row_shapes[name]
 
     def vector(self, name, values):
-        """Declares a buffer with these numbers in it, whatever the rows of a minibatch; returns its name."""
+        """Declares a buffer that holds these values and does not depend on the minibatch; returns its name."""
         self.buffers[name] = np.array(values, self.dtype)
         return name
 
     def add_gradient(self, kernel, name, *arguments):
-        """Appends what makes the gradient of an array of parameters. Where that has one already, since layers share
-        the array, the new one is added: in the order in which they were written down."""
+        """Appends an operation that computes the gradient of an array of parameters. If layers share the array, their
+        gradients are summed in the order in which they were added."""
         shapes = [self.row_shapes[used] for used in arguments if used in self.row_shapes]
         self._terms[name] += max(math.prod(shape[:-1]) for shape in shapes)
         self._written[name] += 1
@@ -192,16 +195,17 @@ class Plan(Program):
         self.add("parameters", accumulate_gradient, f"d{name}.flat", f"{part}.flat", 1.0, 1.0)
 
     def add_rank_one_update(self, b, w, x, dy):
-        """Notes that for a minibatch of one row of one position the gradient of b is dy and that of w is x^T dy."""
+        """Records that for one row of one position the gradient of b is dy and the gradient of w is x^T dy."""
         self.rank_one_updates.append((b, w, x, dy))
 
     def mark(self):
-        """The end of what is written down by now, for `keep`."""
+        """The current ends of the lists of operations, for `keep`."""
         return len(self._phases["backward"]), len(self._phases["parameters"]), len(self.rank_one_updates)
 
     def keep(self, name, mark, result):
-        """Leaves a buffer as it was at a mark: if an operation of the backward pass since then writes to it, all since
-        then work on a copy. Returns the name of their result, which may be that copy."""
+        """Preserves the contents that a buffer had at a mark: if an operation added to the backward pass since then
+        writes to it, all operations added since then use a copy. Returns the name of their result, which may be that
+        copy."""
         base = self._base.get(name, name)
         backward, parameters, products = mark
         if not any(base in operation.outputs for operation in self._phases["backward"][backward:]):
@@ -214,9 +218,9 @@ class Plan(Program):
         is_copy = self._base.get(result, result) == base
         return self.reshaped(f"{copy}.view", copy, self.row_shapes[result]) if is_copy else result
 
-    def _write_down(self):
+    def _add_operations(self):
         network, loss = self.network, self.loss_kernel
-        self.loss_shape = network.output_shape[:-1]  # of the losses of a row: one for each position
+        self.loss_shape = network.output_shape[:-1]  # shape of the losses of a row: one per position
         labels = len(loss.arrays["y"].dims) == 1
         y_shape = self.loss_shape if labels else network.output_shape
         for name, shape in (("x", network.input_shape), ("y", y_shape)):
@@ -244,12 +248,12 @@ class Plan(Program):
         self.add("check", count_exceeding, "bad_gradients", "gradient", 0.0)
 
     def _guarded(self):
-        """The buffers, but for x, whose products the gradient of the parameters is made of: where their elements are
-        within a limit, so is the gradient."""
+        """The buffers except x whose products make up the gradient of the parameters: a limit on their elements
+        implies one on the gradient."""
         used = {name: None for operation in self._phases["parameters"] for name in operation.buffers}
         return [name for name in used if name in self.row_shapes and name != "x"]
 
-    # ---- laid out and bound
+    # ---- allocating and binding
 
     def _lay_out(self):
         network, capacity = self.network, self.capacity
@@ -258,7 +262,7 @@ class Plan(Program):
         self.workspace, pieces = aligned_zeros([capacity * math.prod(s) for s in shapes.values()], self.dtype)
         for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
             self.buffers[name] = piece.reshape(capacity, *shape)
-        # Rows that are gathered or cast; `set_minibatch` may point x and y elsewhere.
+        # Buffers for rows that are gathered or cast; `set_minibatch` may point x and y to other arrays.
         y_dtype = self.loss_kernel.arrays["y"].dtype or self.dtype
         self.own = {
             name: np.zeros((capacity, *self.row_shapes[name]), dtype)
@@ -280,13 +284,13 @@ class Plan(Program):
         self.buffers["bad_gradients"] = np.zeros(1, np.int64)
 
     def bytes_of_a_row(self):
-        """Bytes of workspace that a row of the minibatch takes."""
+        """Bytes of workspace per row of the minibatch."""
         return sum(self.buffers[name].nbytes for name in self.row_names) // self.capacity
 
-    def _bind(self, place=0):
-        self.bind(place)
+    def _bind(self, first=0):
+        self.bind(first)
         self.positions = max(operation.positions for phase in BY_ROWS_PHASES for operation in self._phases[phase])
-        # Floating-point operations that a row takes, about.
+        # Floating-point operations per row, approximately.
         self.work = sum(o.work for phase in WORK_PHASES for o in self._phases[phase]) / self.capacity
         if self.backend != "numpy":
             total = self._phases["total"][0]
@@ -302,39 +306,40 @@ class Plan(Program):
             self._inputs = self._inputs_of(self.stages(every))
 
     def use_optimizer(self, optimizer):
-        """Makes the update phases those of the optimizer."""
+        """Replaces the operations of the update phases by the optimizer's."""
         if optimizer is self.optimizer:
             return
         self._prepared = None
         network = self.network
         optimizer.check_network(network)
-        with network.executor.lock.lend(Use.BORROW):  # a learning-rate function may ask it
-            optimizer.prepare(self.backend, self.dtype, {part.kind for part in optimizer.parts_of(network)})
+        with network.executor.lock.lend(Use.BORROW):  # a learning-rate function may evaluate the network
+            optimizer.prepare(self.backend, self.dtype, {part.group for part in optimizer.parts_of(network)})
         parts = optimizer.bind(network)
         for phase in (*UPDATE_PHASES, "rank_one"):
             self._phases[phase].clear()
         named = []
-        for start, stop, kind in parts:
+        for start, stop, group in parts:
             cut = "" if stop - start == network.n_parameters else f"[{start}:{stop}]"
             for name, flat in (("parameters", network.parameters), ("dparameters", network.gradient)):
                 self.buffers[name + cut] = flat[start:stop]
-            named.append((f"parameters{cut}", f"dparameters{cut}", kind))
+            named.append((f"parameters{cut}", f"dparameters{cut}", group))
         write_update(self, optimizer, named)
         rank_one = optimizer.rank_one_kernel
         products = [name for b, w, _, _ in self.rank_one_updates for name in (b, w)]
         is_whole = sorted(products) == sorted(network.views()) and self.is_of_one_position
         if rank_one and optimizer.is_plain and is_whole:
             for product in self.rank_one_updates:
-                self.add("rank_one", rank_one, *product, *(PerStep((parts[0].kind, name)) for name in rank_one.scalars))
+                scalars = [PerStep((parts[0].group, name)) for name in rank_one.scalars]
+                self.add("rank_one", rank_one, *product, *scalars)
         self._bind(self.ends["check"])
-        self.kinds = sorted({part.kind for part in parts})
-        self._follow(parts)
+        self.groups = sorted({part.group for part in parts})
+        self._set_followers(parts)
         self.optimizer = optimizer
         self.best_pass = self._choose_pass()
 
     @property
     def is_of_one_position(self):
-        """Whether a gradient is of one product, of vectors and not of rows of them."""
+        """Whether each gradient is one outer product of two vectors."""
         return self.capacity * self.terms == 1
 
     def threads(self, rows):
@@ -342,7 +347,7 @@ class Plan(Program):
         return 1 if self.runner is None else self.runner.threads(rows)
 
     def _choose_pass(self):
-        """The fastest way of a step through this plan; a penalty must be added to the gradient before it is checked."""
+        """The fastest pass for a training step. With a penalty it is "step": only that adds the penalty."""
         network, optimizer = self.network, self.optimizer
         if self.runner is None or network.l1 or network.l2:
             return "step"
@@ -353,17 +358,17 @@ class Plan(Program):
             return "fused" if optimizer.works_by_parts else "guarded"
         return "guarded" if few_values else "step"
 
-    def _follow(self, parts):
-        """Makes the update of a part follow each operation that finishes some of its gradient."""
+    def _set_followers(self, parts):
+        """Makes the update of a part the follower of each operation that finishes some of the part's gradient."""
         flat, followed = self.network.gradient, {}
         updates = range(*self.range_of("update", "update"))
         first = dict(zip(range(*self.range_of("accumulate", "accumulate")), updates, strict=False))
-        for place, update in first.items():
-            _set_follower(self._table[place], update, block=0, scale=1, offset=0)
-        for part, place in zip(parts, first or updates, strict=True):
-            followed[part] = place
+        for accumulate, update in first.items():
+            _set_follower(self._table[accumulate], update, block=0, scale=1, offset=0)
+        for part, follower in zip(parts, first or updates, strict=True):
+            followed[part] = follower
         begin = self.range_of("parameters", "parameters")[0]
-        finished = {}  # the last operation that writes to a place of the gradient
+        finished = {}  # by address of an array of the gradient: the last operation that writes it, and the array
         for i, operation in enumerate(self._phases["parameters"], begin):
             _set_follower(self._table[i], -1, block=0, scale=0, offset=0)
             finished[operation.arguments[0].ctypes.data] = i, operation.arguments[0]
@@ -371,14 +376,14 @@ class Plan(Program):
             offset = (address - flat.ctypes.data) // flat.itemsize
             scale = array.size // array.shape[0]
             block = max(FUSED_ROWS, FUSED_BLOCK // scale // GRAIN * GRAIN)
-            for part, place in followed.items():
+            for part, follower in followed.items():
                 if part.start <= offset < part.stop:
-                    _set_follower(self._table[i], place, block=block, scale=scale, offset=offset - part.start)
+                    _set_follower(self._table[i], follower, block=block, scale=scale, offset=offset - part.start)
 
     # ---- for each minibatch
 
     def _slots(self, name, stages):
-        """Addresses of the slots that hold the address of a buffer, in the operations of some stages."""
+        """Addresses of the slots that hold the address of a buffer, in the operations of the given stages."""
         used = set()
         for stage in stages:
             used |= {*range(stage["first"], stage["last"]), *range(stage["closing"], stage["end"])}
@@ -388,14 +393,16 @@ class Plan(Program):
         ]
 
     def losses_in(self, rows):
-        """How many losses there are in rows of the minibatch: one at each position."""
+        """How many losses this many rows have: one per position."""
         return rows * math.prod(self.loss_shape)
 
     def set_minibatch(self, x, y=None, weight=None):
-        """Makes `run` take the rows of x, and of y if given, where they lie: C-contiguous, aligned, of the dtype of
-        `own`. weight: a factor of the loss at each position, of the plan's dtype; None is 1 / `losses_in`."""
+        """Makes `run` read the rows of x, and of y if given, in place.
+
+        x, y: C-contiguous, aligned, with the dtypes of `own`. weight: a factor of the loss at each position, in the
+        plan's dtype; None is 1 / `losses_in`."""
         self.rows, self._prepared = len(x), None
-        self._taken = x, y, weight  # and kept alive
+        self._minibatch = x, y, weight  # keeps the arrays alive
         for operation in self._penalties():
             operation.set_scalars(l2=self.network.l2)
         weight = self.buffers["weight"][: self.rows] if weight is None else weight
@@ -406,7 +413,7 @@ class Plan(Program):
             self.runner.set_inputs(self._inputs, self.rows, x.ctypes.data, of_y, weight.ctypes.data)
 
     def _set_arguments(self, x, y, weight):
-        """`Runner.set_inputs` for numpy bodies."""
+        """What `Runner.set_inputs` does, for numpy bodies."""
         for operation in self.operations:
             for link in operation.links:
                 for j, name in enumerate(link.buffers):
@@ -421,7 +428,7 @@ class Plan(Program):
         loss.arguments[j] = loss.view(j, weight)
 
     def _inputs_of(self, stages):
-        """Where the inputs of a step go in some stages, for the runner."""
+        """The slots for the inputs of a step in the given stages, for the runner."""
         slots = {name: np.array(self._slots(name, stages), np.int64) for name in ("x", "y", "index")}
         return Inputs(
             **slots, weight=np.array([self._phases["loss"][0].slot("weight")]),
@@ -429,28 +436,28 @@ class Plan(Program):
         )  # fmt: skip
 
     def set_minibatch_number(self, number):
-        """Makes the layers do what they do in the minibatch of this number."""
+        """Sets the number of the minibatch, from which random layers derive their random numbers."""
         for _, name, links in self.per_step(("forward", "backward")):
             for link in links:
                 link.set_scalars(**{name: float(number)})
 
     def _stages(self, pass_name, gather=False):
-        """The stages of a pass, with `gather` with the rows gathered first."""
+        """The stages of a pass; with `gather`, the pass gathers its rows first."""
         first = {"weight": "gather"} if gather else {}
         return self.stages([(first.get(stage[0], stage[0]), *stage[1:]) for stage in PASSES[pass_name]])
 
     def run(self, pass_name):
-        """Walks once, with the minibatch that is set."""
+        """Runs a pass once on the minibatch set by `set_minibatch`."""
         self.point("total", self.buffers["total"])
         stages = self._stages(pass_name)
         if self.runner is None:
             self.run_in_python(stages)
         elif self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[pass_name]) == FAULT:
-            self.raise_fault(self._taken[0], None if pass_name == "forward" else self._taken[1])
+            self.raise_fault(self._minibatch[0], None if pass_name == "forward" else self._minibatch[1])
 
     def raise_fault(self, x, y):
-        """Raises what a function written by a user has raised in compiled code on these rows, if one has: by the same
-        pass in Python. y None: a forward pass."""
+        """If a user's function raised in compiled code on these rows, repeats the pass in Python to raise its
+        exception. y: None for a forward pass."""
         self.check_memory()
         failed = next((link for link in self.users_links if link.fault[0]), None)
         if failed is None:
@@ -467,8 +474,8 @@ class Plan(Program):
             }
         twin.set_minibatch(**used)
         for phase in ("forward", "loss", "backward"):
-            for mine, its in zip(self._phases[phase], twin._phases[phase], strict=True):
-                its.copy_scalars(mine)
+            for compiled, operation in zip(self._phases[phase], twin._phases[phase], strict=True):
+                operation.copy_scalars(compiled)
         pass_name = ("forward", "forward") if y is None else ("weight", "backward")
         twin.run_in_python(twin.stages([(*pass_name, None, None, 0)]))
         raise failed.kernel.fault()
@@ -476,10 +483,11 @@ class Plan(Program):
     # ---- training
 
     def train(self, steps, first, pauses, pass_name, seconds, notify=None):
-        """Runs training steps from `first` on, which follow those it was called for before, to before the last of
-        `pauses`; returns the step at which it stopped, and why: that all are done; that so many seconds are over; that
-        a step diverged; or that notify(s), called at pauses, says to stop. The optimizer is in use already. `release`
-        is to follow."""
+        """Runs steps first ... pauses[-1]-1 and returns (step, status): the step at which it stopped, and why.
+
+        The call must continue where the last call for these steps stopped, and the optimizer must be in use. Status:
+        DONE; OUT_OF_TIME after this many seconds; BAD_LOSS, HIGH_MAX_ABS or BAD_GRADIENT; FAULT; ASKED_TO_STOP if
+        notify(s), called after s steps for each s in `pauses`, returned true. Call `release` after the last call."""
         if self.runner is None:
             end = int(pauses[np.searchsorted(pauses, first, side="right")])
             return self._train_in_python(steps, first, end, seconds)
@@ -492,15 +500,15 @@ class Plan(Program):
         return result
 
     def _prepare(self, steps, first, pass_name):
-        """Makes the runner ready for steps from `first` on."""
+        """Prepares the runner for steps from `first` on."""
         per_step, stages = PerStepValues(), self._stages(pass_name, gather=not steps.in_place)
-        # The short way for one row makes no gradient: that of the last step is made when all is done.
+        # The pass for one row stores no gradient, so the gradient of the last step is computed at the end.
         ending = self._stages("parameters") if pass_name == "rank_one" else None
         used = stages if ending is None else np.concatenate([stages, ending])
-        self._feed_update(per_step, steps)
-        taken = dict.fromkeys(("x", "y", "index", "weights"))
+        self._add_update_values(per_step, steps)
+        sources = dict.fromkeys(("x", "y", "index", "weights"))
         if steps.in_place:
-            taken |= {"x": addresses(steps.x, steps.starts), "y": addresses(steps.y, steps.starts)}
+            sources |= {"x": addresses(steps.x, steps.starts), "y": addresses(steps.y, steps.starts)}
         else:
             for name, array in self.own.items():
                 self.point(name, array)
@@ -508,35 +516,35 @@ class Plan(Program):
                 self.point(name, array)
                 for link, _ in self.links_with(name):
                     link.record[link.kernel.slots.index("m")] = len(array)
-            taken["index"] = addresses(steps.order, steps.starts)
+            sources["index"] = addresses(steps.order, steps.starts)
         if steps.weights is None:
             self.point("weight", self.buffers["weight"])
         else:
-            taken["weights"] = addresses(steps.weights, steps.weight_starts)
+            sources["weights"] = addresses(steps.weights, steps.weight_starts)
         limits, inputs, table = np.ascontiguousarray(steps.gradient_limits), self._inputs_of(used), per_step.table()
         done, rows = np.searchsorted(steps.ends, first, side="right"), int(steps.rows[0])
         self.runner.prepare(
-            stages, inputs=inputs, per_step=table, rows=steps.rows, **taken, limits=limits, marks=steps.ends[done:],
+            stages, inputs=inputs, per_step=table, rows=steps.rows, **sources, limits=limits, epoch_ends=steps.ends[done:],
             times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
             minibatches=self.network.counter, pace=self.pace[pass_name],
-            steps_between_looks=int(max(1, LOOK_WORK // (rows * self.work))),
+            steps_per_clock_check=int(max(1, CLOCK_CHECK_WORK // (rows * self.work))),
         )  # fmt: skip
-        kept = per_step, table, taken, limits, inputs, stages
+        kept = per_step, table, sources, limits, inputs, stages
         self._prepared = steps, pass_name, self.threads(rows), ending, kept
 
     def is_ready_for(self, steps):
-        """Whether the runner is in the middle of these steps, and nothing else was done with this plan since."""
+        """Whether the runner is prepared for these steps, and the plan was not used for anything else since."""
         return self.runner is None or (self._prepared is not None and self._prepared[0] is steps)
 
     def release(self):
-        """Forgets the steps it has run, and with them the caller's arrays."""
+        """Drops the steps it has run, and with them the caller's arrays."""
         self._prepared = None
         if self.runner is not None:
             self.point("data.x", self.own["x"])
             self.point("data.y", self.own["y"])
 
-    def _feed_update(self, per_step, steps):
-        """What every step needs but the minibatch: where its loss goes, hyper-parameters, limit of the gradient."""
+    def _add_update_values(self, per_step, steps):
+        """Adds all per-step values except the minibatch: the address for its loss, scalars, limit of the gradient."""
         total = self._phases["total"]
         per_step.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
         for key, name, links in self.per_step(PER_STEP_PHASES):
@@ -549,16 +557,16 @@ class Plan(Program):
         per_step.add([self._phases["check"][0].slot("limit")], steps.gradient_limits)
 
     def _penalties(self, *phases):
-        """The operations of the penalty, or those in some phases."""
+        """The operations of the penalty, in all phases or in the given ones."""
         return [o for phase in phases or PENALIZED for o in self._phases[phase] if "l2" in o.kernel.scalars]
 
     def make_fast_step(self, lock, optimizer, count, last_loss):
-        """A `FastStep` for the next `count` steps of the optimizer, which is in use already."""
+        """A `FastStep` for the next `count` steps of the optimizer, which must be in use."""
         steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
         per_step = PerStepValues()
         self.point("weight", self.buffers["weight"])
-        self._feed_update(per_step, steps)
-        # A step by itself leaves its gradient to be looked at.
+        self._add_update_values(per_step, steps)
+        # After a single step the caller may read the gradient, so "rank_one" does not serve.
         pass_name = "guarded" if self.best_pass == "rank_one" else self.best_pass
         stages = self._stages(pass_name)
         x, y = self.own["x"], self.own["y"]
@@ -572,14 +580,14 @@ class Plan(Program):
         )  # fmt: skip
 
     def _train_in_python(self, steps, first, end, seconds):
-        with held() as pressed:  # a step is done or not begun
-            return self._steps_in_python(steps, first, end, seconds, pressed)
+        with held() as received:  # no signal interrupts a step
+            return self._steps_in_python(steps, first, end, seconds, received)
 
-    def _steps_in_python(self, steps, first, end, seconds, pressed):
+    def _steps_in_python(self, steps, first, end, seconds, received):
         deadline = time.monotonic() + seconds
         stages = self._stages("step")
         for s in range(first, end):
-            if s > first and (pressed or time.monotonic() > deadline):
+            if s > first and (received or time.monotonic() > deadline):
                 return s, OUT_OF_TIME
             x, y = steps.minibatch(s)
             weight = None

@@ -1,7 +1,7 @@
-"""A program: operations, which are kernels bound to their buffers, in phases, and the passes through them.
+"""A program: operations (kernels bound to buffers) grouped in phases, and passes over the phases.
 
-Operations are written down by name of kernel and buffers. `bind` then chooses a body for each and binds it, for the
-native runner if the bodies are compiled; Python runs numpy bodies.
+An operation is added as a kernel and the names of its buffers. `bind` then chooses a body for each and binds it to the
+arrays. The native runner runs compiled bodies, Python runs numpy bodies.
 
 Over 400 lines: how operations are bound, pointed at arrays and run follows from one layout of records.
 """
@@ -30,25 +30,23 @@ from .._plan import (
 )
 from ..core.kernel import Kernel
 
-# The phases of an update, in order, and the pass through them.
+# The phases of an update, in order, and the pass over them.
 UPDATE_PHASES = ("accumulate", "norms", "factor", "update")
 UPDATE_PASS = (
     ("accumulate", "accumulate", None, None, 0),
     ("norms", "norms", "factor", "factor", 0),
     ("update", "update", None, None, 0),
 )
-# Names of what one operation of a chain leaves for the next, in the first cache, begin with this.
+# Prefix of the names of buffers that pass a block, which stays in the L1 cache, from one link of a chain to the next.
 SCRATCH = "scratch"
 NEVER = object()
-# What an exception out of a rule says of the parameters, besides.
-HALF_DONE = (
-    "The update had begun: some of the parameters and of the optimizer's state are those after it, others before it"
-)
+# The note on an exception raised by an update rule.
+HALF_DONE = "The update had begun: some parameters and some of the optimizer's state have been updated, others have not"
 
 
 @dataclasses.dataclass(frozen=True)
 class PerStep:
-    """In place of a scalar: it has another value each step, found under this key."""
+    """Stands for a scalar that changes from step to step; its values are found under this key."""
 
     key: object
 
@@ -56,11 +54,13 @@ class PerStep:
 def fold(kernel, row_shapes):
     """How a kernel sees the rows of its buffers: (positions in a row, shape of each array at a position).
 
-    row_shapes: of each array of the kernel the shape of a row of the minibatch, () for one number a row, or None for an
-    array without such rows. A row may have more axes than the kernel's contract: those at the front that all arrays
-    share are positions, and the kernel sees rows x positions rows; what an array has beyond them is flattened into its
-    last dimension. So a contract (rows, n) has tokens (rows, T, C) as rows T of n = C, unless it takes one number for
-    each row of the minibatch, too, such as its index: then as rows of n = T C."""
+    row_shapes: for each array of the kernel, the shape of a row of the minibatch: () for one number per row, None for
+    an array without such rows.
+
+    A row may have more axes than the kernel's contract. The leading axes that all arrays share are positions: the
+    kernel sees rows x positions rows. Further axes are flattened into the last dimension. So a kernel with the contract
+    (rows, n) sees tokens (rows, T, C) as rows T rows of n = C. If it also takes one number per row of the minibatch,
+    such as the row's index, it sees rows of n = T C."""
     pairs = list(zip(kernel.arrays.values(), row_shapes, strict=True))
     spare = [row[: max(0, len(row) + 1 - len(spec.dims))] for spec, row in pairs if row is not None]
     shared = tuple(sizes[0] for sizes in itertools.takewhile(_all_equal, zip(*spare, strict=False)))
@@ -81,26 +81,24 @@ def _all_equal(sizes):
 
 @dataclasses.dataclass(eq=False)
 class Operation:
-    """A kernel and what it works on: names of buffers, then scalars. `body` is the one in use; `row_dim` is the
-    dimension that is the rows of the minibatch, if any: it takes `positions` of each, where its arrays have `shapes`
-    (see `fold`). `sometimes`: it is done in some steps only."""
+    """A kernel with the names of its buffers, and its scalars."""
 
     kernel: Kernel
     buffers: tuple
-    scalars: tuple
-    conditional: bool = False
-    positions: int = 1
-    shapes: tuple = ()
-    body: str = ""
-    address: int = 0
-    loop: object = None  # Numba's, which has the code at the address
-    fault: np.ndarray | None = None  # what a compiled kernel of a user's sets to 1 when it raises
-    row_dim: str | None = None
+    scalars: tuple  # numbers or `PerStep`
+    conditional: bool = False  # whether some steps skip it
+    positions: int = 1  # see `fold`
+    shapes: tuple = ()  # of each array at a position; see `fold`
+    body: str = ""  # the body in use
+    address: int = 0  # of the compiled body
+    loop: object = None  # the Numba function that owns the code at the address
+    fault: np.ndarray | None = None  # a compiled kernel sets it to 1 when a user's function raises
+    row_dim: str | None = None  # the dimension that counts the rows of the minibatch, if any
     arguments: list | None = None
     record: np.ndarray | None = None
-    size: int = 0
-    work: float = 0  # floating-point operations, about
-    is_skipped: bool = False
+    size: int = 0  # of the dimension that the threads share
+    work: float = 0  # floating-point operations, approximately
+    is_skipped: bool = False  # in the current step
 
     @property
     def links(self):
@@ -108,23 +106,23 @@ class Operation:
 
     @property
     def outputs(self):
-        """Names of the buffers that it writes to."""
+        """Names of the buffers that it writes."""
         named = zip(self.buffers, self.kernel.arrays.values(), strict=True)
         return [name for name, spec in named if spec.direction != "in"]
 
     @property
     def is_by_rows(self):
-        """Whether its work is the rows of the minibatch."""
+        """Whether the threads share it by rows of the minibatch."""
         return self.row_dim == self.kernel.range_dim
 
     @property
     def per_step(self):
-        """Names of the scalars that are fed, and the keys of their values."""
+        """{name of a per-step scalar: key of its values}."""
         named = zip(self.kernel.scalars, self.scalars, strict=True)
         return {name: value.key for name, value in named if isinstance(value, PerStep)}
 
     def view(self, j, array):
-        """An array as the kernel sees it in place of its j-th buffer."""
+        """An array with the shape that the kernel sees for its j-th buffer."""
         shape = self.shapes[j]
         return array if shape is None else array.reshape(len(array) * self.positions, *shape)
 
@@ -139,11 +137,11 @@ class Operation:
                 self.record.view(np.float64)[self.kernel.slots.index(name)] = value
 
     def run(self):
-        """By the numpy body."""
+        """Runs the numpy body."""
         self.kernel.run_reference(self.arguments)
 
     def copy_scalars(self, other):
-        """Takes the scalars of another operation's record."""
+        """Copies the scalars from another operation's record."""
         view = other.record.view(np.float64)
         self.set_scalars(**{name: view[self.kernel.slots.index(name)] for name in self.kernel.scalars})
 
@@ -155,8 +153,8 @@ class Operation:
 
 @dataclasses.dataclass(eq=False)
 class Chain:
-    """Operations done one after the other on each block of a flat array, so that what one leaves in SCRATCH
-    the next finds in the first cache."""
+    """Operations that run one after the other on each block of flat arrays, so that a block that one leaves in SCRATCH
+    is still in the L1 cache when the next reads it."""
 
     links: tuple
     conditional: bool = False
@@ -175,26 +173,26 @@ class Chain:
 
 
 class Program:
-    """Operations in phases. `row_names` are the buffers with a row for each row of a minibatch."""
+    """Operations in phases. `row_names`: buffers with one row per row of the minibatch."""
 
     def __init__(self, phases, backend, dtype):
         self.phases, self.backend, self.dtype = phases, backend, dtype
         self.buffers, self.row_names = {}, set()
-        self.row_shapes = {}  # of buffers with a row for each row of a minibatch, and of views of them
-        self._base = {}  # views of buffers by another shape of a row, and the buffers
+        self.row_shapes = {}  # shape of a row, by name of a buffer in `row_names` or of a view of one
+        self._base = {}  # {name of a view with another row shape: name of its buffer}
         self._phases = {phase: [] for phase in phases}
         self.operations, self.ends = [], {}
         self._table = np.zeros(0, OPERATION)
-        self.runner = None  # None: Python runs them
-        self._own_fault = np.zeros(1, np.int64)  # set to 1 when a Numba body of the package raises
-        self.users_links = []  # compiled operations that call functions written by users
+        self.runner = None  # None: Python runs the operations
+        self._own_fault = np.zeros(1, np.int64)  # set to 1 when one of the package's Numba bodies raises
+        self.users_links = []  # compiled operations that call users' functions
 
     def add(self, phase, kernel, *arguments, conditional=False):
-        """Appends an operation to a phase: names of buffers, then scalars."""
+        """Appends an operation to a phase. arguments: names of buffers, then scalars."""
         self._phases[phase].append(self.operation(kernel, *arguments, conditional=conditional))
 
     def add_chain(self, phase, links, conditional=False):
-        """Appends operations to a phase that are done one after the other on each block of flat arrays."""
+        """Appends operations that run one after the other on each block of flat arrays: see `Chain`."""
         if len(links) == 1:
             links[0].conditional = conditional
         self._phases[phase].append(links[0] if len(links) == 1 else Chain(tuple(links), conditional))
@@ -205,16 +203,16 @@ class Program:
         buffers = tuple(self._base.get(name, name) for name in names)
         return Operation(kernel, buffers, scalars, conditional, positions, shapes)
 
-    def bind(self, place=0):
-        """Binds the operations from the place on; those before it stay."""
+    def bind(self, first=0):
+        """Binds the operations from index `first` on; earlier ones are bound already."""
         self.operations, self.ends = [], {}
         for phase in self.phases:
             self.operations += self._phases[phase]
             self.ends[phase] = len(self.operations)
         table = np.zeros(len(self.operations), OPERATION)
-        table[:place] = self._table[:place]
+        table[:first] = self._table[:first]
         self._table = table
-        for i, operation in enumerate(self.operations[place:], place):
+        for i, operation in enumerate(self.operations[first:], first):
             for link in operation.links:
                 self._bind_link(link)
             if self.backend != "numpy":
@@ -222,12 +220,12 @@ class Program:
         links = (link for operation in self.operations for link in operation.links)
         self.users_links = [link for link in links if link.fault is not None and link.kernel.functions]
 
-    def make_runner(self, **places):
-        """The native runner over the bound operations; for `places` see there."""
+    def make_runner(self, **options):
+        """Makes the native runner for the bound operations; for the options see `Runner`."""
         if self.backend != "numpy":
             faults = [*(link.fault for link in self.users_links), self._own_fault]
             self.faults = np.array([fault.ctypes.data for fault in faults], np.int64)
-            self.runner = Runner(self._table, self.faults, **places)
+            self.runner = Runner(self._table, self.faults, **options)
 
     def _bind_link(self, link):
         kernel = link.kernel
@@ -248,7 +246,7 @@ class Program:
                 link.record[-1] = link.fault.ctypes.data
 
     def _enter(self, i, operation):
-        """Enters an operation in the runner's table."""
+        """Fills the entry of an operation in the runner's table."""
         grain = max([GRAIN, *(link.kernel.grain for link in operation.links)])
         entry = self._table[i]
         if isinstance(operation, Chain):
@@ -261,33 +259,33 @@ class Program:
         entry["record"], entry["end"], entry["grain"] = operation.record.ctypes.data, operation.size, grain
         entry["follower"] = -1
 
-    # ---- what compiled code raises
+    # ---- faults in compiled code
 
     def check_memory(self):
-        """Raises if a Numba body of the package found no memory."""
+        """Raises MemoryError if one of the package's Numba bodies could not allocate memory."""
         if self._own_fault[0]:
-            error = MemoryError("no memory for what a loop of the Numba backend allocates")
+            error = MemoryError("no memory for the arrays that a loop of the Numba backend allocates")
             error.add_note(HALF_DONE)
             raise error
 
     def is_current(self):
-        """Whether compiled functions of users still are what they say now: code, globals, closures."""
+        """Whether the compiled users' functions are up to date: code, globals and closures are unchanged."""
         return all(link.loop.reads.are_current() for link in self.users_links)
 
     def watched(self):
-        """What `unchanged` looks at before a step by itself. Elements of an array may change under the same name: where
-        one is read, no step goes without `is_current`."""
+        """What `unchanged` compares before a fast step. If a function reads an array, whose elements may change in
+        place, the comparison always fails, so that every step checks `is_current`."""
         reads = [link.loop.reads for link in self.users_links]
         never = [({}, None, NEVER)] if any(r.may_change_in_place for r in reads) else []
         return [*never, *(triple for r in reads for triple in r.watched)]
 
     def failed_update(self):
-        """The operation of the update in which a user's rule has raised in compiled code, or None."""
+        """The operation of the update in which a user's rule raised in compiled code, or None."""
         failed = [link for link in self.users_links if link.fault[0]]
         return next((o for o in self._phases["update"] if any(link in failed for link in o.links)), None)
 
     def raise_in_update(self, operation):
-        """Raises what a rule raised, by running it in Python on copies of what it has left."""
+        """Raises the exception of a user's rule, by running it in Python on copies of its arrays as they are now."""
         copies = {}
         try:
             for link in operation.links:
@@ -304,12 +302,12 @@ class Program:
             raise
 
     def links_with(self, name):
-        """Every operation that uses a buffer, with the place of the buffer among its own."""
+        """(operation, index of the buffer among the operation's buffers) for each use of a buffer."""
         links = (link for operation in self.operations for link in operation.links)
         return [(link, j) for link in links for j, used in enumerate(link.buffers) if used == name]
 
     def point(self, name, array):
-        """Makes the operations use another array for a buffer: C-contiguous, aligned, of the same dtype."""
+        """Makes the operations use another array for a buffer. It must be C-contiguous, aligned, of the same dtype."""
         self.buffers[name] = array
         for link, j in self.links_with(name):
             link.arguments[j] = link.view(j, array)
@@ -317,14 +315,16 @@ class Program:
                 link.record[j] = array.ctypes.data
 
     def range_of(self, first, last):
-        """Where the operations of the phases from first to last stand."""
+        """(begin, end) of the operations of the phases `first` to `last`."""
         i = self.phases.index(first)
         return self.ends[self.phases[i - 1]] if i else 0, self.ends[last]
 
     def stages(self, parts):
-        """The stages of a pass, a list of (first phase, last phase shared by the threads; first, last that the last
-        thread to finish them runs alone; flags), as rows of an array. Stages without operations are left out. What in
-        a stage by rows takes all rows together, as statistics of a minibatch do, becomes a stage of its own."""
+        """The stages of a pass as an array of `STAGE`.
+
+        parts: tuples (first, last phase that the threads share; first, last closing phase, which the last thread to
+        arrive runs alone; flags). Stages without operations are left out. In a stage by rows, an operation that needs
+        all rows together, such as the statistics of a minibatch, becomes a separate stage."""
         stages = []
         for first, last, closing, end, flags in parts:
             shared, alone = self.range_of(first, last), self.range_of(closing, end) if closing else (0, 0)
@@ -342,7 +342,7 @@ class Program:
         return np.array(stages, STAGE)
 
     def per_step(self, phases):
-        """(key of the values, name of the scalar, operations) of every scalar that is fed in some phases."""
+        """(key of the values, name of the scalar, operations) for every per-step scalar in the given phases."""
         found = {}
         for operation in (o for phase in phases for o in self._phases[phase]):
             for link in operation.links:
@@ -351,15 +351,15 @@ class Program:
         return [(key, name, links) for (key, name), links in found.items()]
 
     def conditional(self):
-        """(address of its size in the runner's table, size) of operations that are done in some steps only."""
+        """(address of its size in the runner's table, size) of each conditional operation."""
         first = self._table["end"].ctypes.data
         stride = self._table.strides[0]
         return [(first + i * stride, o.size) for i, o in enumerate(self.operations) if o.conditional]
 
     def run_in_python(self, stages):
-        """One pass over numpy bodies; returns why it stopped."""
-        # Compiled bodies ignore errors, too: what comes of them is checked. A fork within would leave the child a lock
-        # of the library behind numpy's products.
+        """Runs one pass with numpy bodies; returns the status."""
+        # Like compiled bodies, numpy bodies ignore floating-point errors: the results are checked. A fork during the
+        # pass could leave the child with a held lock of numpy's BLAS, so `StepInPython` delays it.
         with np.errstate(all="ignore"), StepInPython():
             for first, last, closing, end, flags in stages:
                 for operation in (*self.operations[first:last], *self.operations[closing:end]):
@@ -380,7 +380,7 @@ class Program:
             raise
 
     def prepare_in_python(self, phases, values, s, active):
-        """Sets what is fed in some phases to the values of step s."""
+        """Sets the per-step scalars in the given phases to the values of step s."""
         for key, name, links in self.per_step(phases):
             for link in links:
                 link.set_scalars(**{name: float(values[key][s])})
@@ -388,13 +388,13 @@ class Program:
             operation.is_skipped = operation.conditional and not active
 
     def describe(self):
-        """One line an operation: phase, kernel with buffers and their shapes, body in use."""
+        """One line per operation: phase, kernel with buffers and their shapes, body in use."""
         return [operation.describe(phase) for phase in self.phases for operation in self._phases[phase]]
 
 
 def _links(links):
-    """What `chain_record` needs of each link: addresses of body and record, sizes of the record, and for each array the
-    bytes by which CHAIN_BLOCK elements take it further, or -1 for the scratch buffer."""
+    """The argument of `chain_record`: for each link the addresses of body and record, the slots of the record, and for
+    each array the bytes that CHAIN_BLOCK elements occupy, or -1 for the scratch buffer."""
     described = []
     for link in links:
         shifts = []

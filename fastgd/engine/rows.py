@@ -1,4 +1,4 @@
-"""Kernels on the rows of a minibatch that no layer owns: gathered, copied, weighed, searched for large values."""
+"""Kernels on the rows of a minibatch that belong to no layer: gather, fill, copy, largest magnitudes."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from ..core.kernel import In, InOut, Out, kernel
 
 @kernel
 def count_exceeding(count: Out("one", dtype="int64"), x: In("rows", "n"), limit: float):
-    """count <- how many elements of x are not |x| <= limit: too large, infinite or NaN."""
+    """count <- number of elements of x for which |x| <= limit is false: too large, infinite or NaN."""
     count[0] = np.count_nonzero(~(np.abs(x) <= limit))
 
 
@@ -25,7 +25,7 @@ def count_exceeding(count, x, limit):
 def gather_rows(
     out: Out("rows", "n"), source: In("m", "n"), index: In("rows", dtype="int64", domain="labels", below="m")
 ):
-    """out <- the rows of source that index names; an index beyond them means the nearest."""
+    """out[i] <- source[index[i]]; an index out of range is clipped to the nearest valid one."""
     np.take(source, index, axis=0, out=out, mode="clip")
 
 
@@ -43,7 +43,7 @@ def gather_labels(
     source: In("m", "n", dtype="int64"),
     index: In("rows", dtype="int64", domain="labels", below="m"),
 ):
-    """out <- the rows of source, labels, that index names; an index beyond them means the nearest."""
+    """out[i] <- source[index[i]], integer labels; an index out of range is clipped to the nearest valid one."""
     np.take(source, index, axis=0, out=out, mode="clip")
 
 
@@ -69,7 +69,7 @@ def fill_rows(out, value):
 
 @kernel
 def max_abs_of_rows(max_abs: Out("rows"), x: In("rows", "n")):
-    """max_abs <- the largest magnitude in each row of x, NaN if one is NaN."""
+    """max_abs <- the largest magnitude in each row of x; NaN if the row has a NaN."""
     np.max(np.abs(x), axis=1, out=max_abs)
 
 
@@ -86,7 +86,7 @@ def max_abs_of_rows(max_abs, x):
 
 @kernel
 def raise_max_abs_of_rows(max_abs: InOut("rows", domain="nonnegative"), x: In("rows", "n")):
-    """max_abs <- the larger of max_abs >= 0 and the largest magnitude in each row of x, NaN if one is NaN."""
+    """max_abs <- the larger of max_abs >= 0 and the largest magnitude in each row of x; NaN if either is NaN."""
     np.maximum(max_abs, np.max(np.abs(x), axis=1), out=max_abs)
 
 
@@ -103,7 +103,7 @@ def raise_max_abs_of_rows(max_abs, x):
 
 @kernel
 def largest_max_abs(largest: Out("one", dtype="float64"), max_abs: In("rows", domain="nonnegative")):
-    """largest <- the largest of the numbers max_abs >= 0, NaN if one is NaN."""
+    """largest <- the largest of the numbers max_abs >= 0; NaN if one is NaN."""
     largest[0] = np.max(max_abs)
 
 

@@ -1,4 +1,4 @@
-"""Training steps laid out beforehand, as tables, so that the native runner goes from one to the next by itself."""
+"""Training steps as tables, from which the native runner takes the values of each step without calling Python."""
 
 import ctypes
 import dataclasses
@@ -9,25 +9,27 @@ import numpy as np
 
 @dataclasses.dataclass
 class Steps:
-    """n training steps to run, and what comes of them.
+    """Inputs and results of n training steps.
 
-    x, y                the data: (m, ...) each
-    rows, starts        (n,) step s takes rows[s] rows: at order[starts[s]:], or without `order` from starts[s] on
-    order               indices of rows of x and y in the order of the steps, or None: the rows lie side by side
-    weights             (rows of all steps, ...) factors of the losses, 1 / (losses in the step) included; None is that
-                        alone
-    weight_starts       (n,) where those of each step begin
+    x, y                the data, (m, ...) each
+    rows, starts        (n,) step s takes rows[s] rows: those named by order[starts[s]:] or, without `order`, those from
+                        starts[s] on
+    order               (k,) indices of rows of x and y in the order of the steps; None if each step's rows are adjacent
+    weights             (rows of all steps, ...) factors of the losses, which include 1 / (losses in the step); None for
+                        that factor alone
+    weight_starts       (n,) index in `weights` of each step's first weight
     rates               (n,) learning rates
-    active              (n,) whether the parameters are updated
-    values              (n,) each: values of scalars by key
-    gradient_limits     (n,) what no element of the gradient may exceed,
-    parameter_limits    (n,) what no parameter may exceed, or None: they cannot
-    totals              (n,) receives the losses
-    ends                numbers of steps after which an epoch ends:
-    times, losses       receive when it does, and the mean loss of its rows
-    sums                (2,) the sum of the rows' losses in the current epoch, and the number of rows
-    penalties           (n,) each: l2 where it is not the network's, in the phases "total" (the loss) and "penalty" (the
-                        gradient)"""
+    active              (n,) whether the step updates the parameters
+    values              (n,) per-step values of scalars, by key
+    gradient_limits     (n,) largest magnitude allowed in the gradient
+    parameter_limits    (n,) largest magnitude allowed in the parameters; None if no check is needed
+    totals              (n,) result: losses
+    ends                (e,) numbers of steps after which an epoch ends
+    times               (e,) result: time at which the epoch ended
+    losses              (e,) result: mean loss of the epoch's rows
+    sums                (2,) sum of the rows' losses in the current epoch, and number of its rows
+    penalties           (n,) l2 per step where it differs from the network's, by phase: "total" for the loss, "penalty"
+                        for the gradient"""
 
     x: np.ndarray
     y: np.ndarray
@@ -51,14 +53,14 @@ class Steps:
     @classmethod
     @np.errstate(all="ignore")
     def of(cls, plan, optimizer, x, y, *, rows, starts, order=None, weights=None, ends=(), sums=None):
-        """The next steps of an optimizer, or as many of them as it can tell the learning rates of. A gradient within
-        the square root of the largest number has squares that do not overflow, nor do updates at a learning rate above
-        1; it is that where its factors are within the peak. One that is clipped to such a length before it is used need
-        only be finite.
-        Weight decay shrinks the parameters as long as neither it nor the learning rate is above 1; above, they may grow
-        by a factor."""
+        """The next steps of an optimizer: as many as `rows` has, or fewer if learning rates are not known that far.
+
+        Limit of the gradient: the square root of the largest finite number M, divided by the learning rate if that is
+        above 1, so that neither squares nor updates overflow. If clipping bounds the gradient below that limit, it must
+        only be finite. Limit of the parameters: weight decay shrinks them unless it or the learning rate is above 1;
+        then they must stay below sqrt(M) divided by the factor by which they may grow."""
         rows, starts, ends = (np.asarray(numbers, np.int64) for numbers in (rows, starts, ends))
-        rates, active, values = optimizer.table(len(rows), plan.dtype, plan.kinds)
+        rates, active, values = optimizer.table(len(rows), plan.dtype, plan.groups)
         rows, starts, ends = rows[: len(rates)], starts[: len(rates)], ends[ends <= len(rates)]
         if weights is not None:
             weights = weights[: rows.sum()]
@@ -93,7 +95,7 @@ class Steps:
         return self.x[chosen], self.y[chosen]
 
     def count(self, s):
-        """Notes that step s is done: what the native runner does by itself."""
+        """Records that step s is done, as the native runner does for its steps."""
         self.sums += self.rows[s] * self.totals[s], self.rows[s]
         end = np.searchsorted(self.ends, s + 1)
         if end < len(self.ends) and self.ends[end] == s + 1:
@@ -102,14 +104,14 @@ class Steps:
 
 
 class PerStepValues:
-    """What the runner puts into slots of records before each step."""
+    """Values that the runner writes to slots of records before each step."""
 
     def __init__(self):
         self._rows, self._values = [], []
 
     def add(self, slots, values):
-        """Sets, before each step, the slots at these addresses from an array of 8-byte numbers, one for each step; a
-        number that stays is put there now."""
+        """Adds slots, by address, and their values, an array with one 8-byte number per step. A value that is the same
+        in all steps is written now."""
         bits = values[:1].view(np.int64)[0]
         if values.strides == (0,) or (values.view(np.int64) == bits).all():
             for slot in slots:

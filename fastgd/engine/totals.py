@@ -1,4 +1,4 @@
-"""Kernels of the sum of a minibatch's losses, and of the penalty on the weights."""
+"""Kernels for the total loss of a minibatch and for the penalty on the weights."""
 
 import numpy as np
 

@@ -1,5 +1,4 @@
-"""How an optimizer's update is written down for a program: accumulation, norm, and the rule with what goes before and
-after it, block by block."""
+"""Adds an optimizer's update to a program: accumulation, norm, and a chain of clipping, rule and moving average."""
 
 import numpy as np
 
@@ -8,8 +7,8 @@ from .program import SCRATCH, PerStep
 
 
 def write_update(program, optimizer, parts):
-    """Writes the update of parts of the parameters down in the phases of UPDATE_PHASES. parts: (name of the parameters,
-    name of their gradient, kind) of each, flat buffers of the program."""
+    """Adds the update to the phases UPDATE_PHASES. parts: (name of the parameters, name of their gradient, UpdateGroup)
+    of each part of the parameters; the names are those of flat buffers of the program."""
     conditional = optimizer.accumulate > 1
     gradients = []
     for i, (_, g, _) in enumerate(parts):
@@ -29,12 +28,12 @@ def write_update(program, optimizer, parts):
             _write_norm(program, g, {name: array[end - count : end] for name, array in sums.items()}, conditional)
         outputs = "norm", "factor", "scale"
         program.add("factor", clip_factor, *outputs, *sums, optimizer.clip_norm, conditional=conditional)
-    for i, ((p, _, kind), g) in enumerate(zip(parts, gradients, strict=True)):
-        program.add_chain("update", _links(program, optimizer, i, p, g, kind), conditional)
+    for i, ((p, _, group), g) in enumerate(zip(parts, gradients, strict=True)):
+        program.add_chain("update", _links(program, optimizer, i, p, g, group), conditional)
 
 
 def _write_norm(program, g, sums, conditional):
-    """Writes the sums of squares of a flat gradient down: whole rows of NORM_BLOCK, then the rest."""
+    """Adds the sums of squares of a flat gradient: complete rows of NORM_BLOCK elements, then the rest."""
     flat = program.buffers[g]
     whole = flat.size // NORM_BLOCK
     for part, cut, width, rows in (
@@ -48,18 +47,18 @@ def _write_norm(program, g, sums, conditional):
             program.add("norms", sum_squares, *outputs, f"{g}.{part}", conditional=conditional)
 
 
-def _links(program, optimizer, i, p, g, kind):
-    """The operations of the update of the i-th part."""
+def _links(program, optimizer, i, p, g, group):
+    """The operations that update the i-th part."""
     links, names = [], {"p": p, "g": g}
     if optimizer.clip_value is not None or optimizer.clip_norm is not None:
         names["g"] = f"{SCRATCH}.{i}"
-        # For numpy; a chain of compiled bodies has its own, and never touches this memory.
+        # Only numpy bodies use this memory; a chain of compiled bodies has a scratch buffer per thread.
         program.buffers[names["g"]] = np.empty_like(program.buffers[p])
         limit = np.inf if optimizer.clip_value is None else optimizer.clip_value
         links.append(program.operation(clip_gradient, names["g"], g, "factor", "scale", limit))
     rule = optimizer.update_kernel
     arrays = [names.get(name, f"{name}.{i}") for name in rule.arrays]
-    scalars = [PerStep("seed" if name == "seed" else (kind, name)) for name in rule.scalars]
+    scalars = [PerStep("seed" if name == "seed" else (group, name)) for name in rule.scalars]
     links.append(program.operation(rule, *arrays, *scalars))
     if optimizer.ema_decay is not None:
         links.append(program.operation(average_parameters, f"average.{i}", p, optimizer.ema_decay))

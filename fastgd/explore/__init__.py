@@ -1,1 +1,1 @@
-"""What one does around training: sweeps, range tests, loss surfaces, gradient checks."""
+"""Experiments around training: sweeps, range tests, loss surfaces, gradient checks."""

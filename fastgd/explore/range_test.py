@@ -1,4 +1,4 @@
-"""The learning-rate range test: which learning rate to begin with."""
+"""The learning-rate range test, which suggests an initial learning rate."""
 
 import copy
 import dataclasses
@@ -12,27 +12,32 @@ from ..errors import DivergenceError, check_integer, check_number, shown, type_e
 from ..network import Network
 from ..training.fit import fresh_optimizer
 
-# A loss so many times its least ends the test; larger ones count as that many times the median.
+# The test ends when the running average of the loss exceeds so many times its minimum. For smoothing, losses are capped
+# at so many times their median.
 TOO_LARGE = 4.0
-# The weight of the past in the running average that is held against its least, and the part of all steps after which
-# it says something.
+# Weight of the past in the running average, and the fraction of all steps after which its minimum counts.
 PAST, SETTLED = 0.9, 1 / 10
-# Standard deviation of the smoothing, as a part of all steps.
+# Standard deviation of the Gaussian smoothing, as a fraction of all steps.
 SMOOTHING = 1 / 40
-# What is left of the fall of the smoothed loss at the suggestion.
+# Fraction of the fall of the smoothed loss that is still to come at the suggestion.
 LEFT = 0.1
-# A fall counts if it is more than so many standard deviations of the noise, and than this part of the loss. Noise has
-# its least anywhere; a network that learns has it at rates near those where the loss rises: in the second half.
+# A fall counts if it exceeds so many standard deviations of the noise, and this fraction of the loss. The minimum of
+# noise may be anywhere; that of a network that learns is near the rates where the loss rises, in the second half. So a
+# minimum in the first half has to pass the second limit.
 NOISE, NOISE_EARLY, LEAST_FALL = 2.0, 3.0, 1e-3
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class RangeTest:
-    """learning_rate: of each step; loss: of each, before its update, and smoothed: its mean over the steps around, with
-    Gaussian weights. suggestion: the largest learning rate below that of the least smoothed loss at which this still
-    had a tenth of its fall to go: where it falls fast, and a way off from where it rises; of Lion, whose steps do not
-    shrink with the gradient, 0.3 of that. It is the first rate if the loss has not fallen by more than the scatter of
-    the losses of minibatches explains."""
+    """The result of a learning-rate range test.
+
+    learning_rate   (steps,) learning rate of each step
+    loss            (steps,) loss of each minibatch, before its update
+    smoothed        (steps,) mean of the losses of neighbouring steps, with Gaussian weights
+    suggestion      the largest learning rate, before the minimum of the smoothed loss, at which at least a tenth of the
+                    fall to the minimum is still to come: there the loss falls fast, and is not near its rise. For Lion,
+                    whose steps do not shrink with the gradient, 0.3 times that. The lowest rate if the loss has not
+                    fallen by more than the noise of minibatches."""
 
     learning_rate: np.ndarray
     loss: np.ndarray
@@ -40,7 +45,7 @@ class RangeTest:
     suggestion: float
 
     def plot(self, title="Learning-rate range test"):
-        """A matplotlib Figure: `fastgd.plots.plot_range_test`."""
+        """Returns a matplotlib Figure; see `fastgd.plots.plot_range_test`."""
         from ..plots import plot_range_test
 
         return plot_range_test(self, title)
@@ -54,14 +59,15 @@ class RangeTest:
 
 def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6, high=10.0, steps=200):
     """Trains a copy of the network while the learning rate grows from low to high, by the same factor each step, until
-    the loss is four times its least, or `steps` are done; returns a `RangeTest`. Smith 2017, arXiv:1506.01186.
+    the average loss is four times its minimum, or `steps` are done; returns a `RangeTest`. Smith 2017,
+    arXiv:1506.01186.
 
-    A UserWarning says if the suggestion is not to be relied on: the loss has not fallen by more than noise (the network
-    is trained already, or the targets have nothing to do with X), or the range is too high or too low.
+    Warns (UserWarning) if the suggestion is not reliable: the loss has not fallen by more than the noise (the network
+    is trained already, or the targets do not depend on X), or the range is too high or too low.
 
-    X, y, batch_size: as in `fit`. optimizer: one whose options are used, not its state, or a name; None is "Adam".
-    Raises TypeError or ValueError that names the argument.
-    """
+    X, y, batch_size: as in `fit`. optimizer: an optimizer, whose options are used but not its state, or a name; None is
+        "Adam".
+    Raises TypeError or ValueError that names the argument."""
     if not isinstance(network, Network):
         raise type_error("network", "a Network", shown(network))
     low, high = check_number("low", low, 0.0, low_open=True), check_number("high", high, 0.0, low_open=True)
@@ -76,7 +82,7 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     tried = fresh_optimizer(optimizer, rate_of)
     rates, losses, averages = [], [], []
 
-    def look(run):
+    def record(run):
         if run.optimizer.minibatches % run.optimizer.accumulate:
             return False  # no update yet
         rates.append(run.learning_rate)
@@ -88,8 +94,8 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
 
     twin = copy.deepcopy(network)
     try:
-        epochs = steps * tried.accumulate  # at most: a minibatch each
-        twin.fit(X, y, optimizer=tried, batch_size=batch_size, epochs=epochs, callbacks=[every(1, look)])
+        epochs = steps * tried.accumulate  # enough, as each epoch has at least one minibatch
+        twin.fit(X, y, optimizer=tried, batch_size=batch_size, epochs=epochs, callbacks=[every(1, record)])
     except DivergenceError:
         if not losses:
             raise
@@ -99,8 +105,8 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     deviations = NOISE_EARLY if least < len(losses) / 2 else NOISE
     has_fallen = before - smoothed[least] > max(deviations * noise, LEAST_FALL * abs(before))
     to_go = smoothed[: least + 1] >= smoothed[least] + LEFT * (smoothed[0] - smoothed[least])
-    place = int(np.flatnonzero(to_go)[-1]) if has_fallen else 0
-    suggestion = tried.rate_found * rates[place]
+    index = int(np.flatnonzero(to_go)[-1]) if has_fallen else 0
+    suggestion = tried.rate_found * rates[index]
     doubt = None
     if len(losses) < steps * SETTLED:
         doubt = f"the loss diverged at the lowest rates: try a low below {low:g}"
@@ -111,7 +117,7 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
             f"depend on X, or the lowest rates are too high. The suggestion is the lowest rate, {suggestion:.3g}. Try "
             "a network with initial values (network.like()), larger minibatches or more steps"
         )
-    elif place >= steps - width:
+    elif index >= steps - width:
         doubt = f"the loss was still falling at the highest rates: try a high above {high:g}"
     if doubt is not None:
         warnings.warn(f"find_learning_rate: {doubt}", stacklevel=2)
@@ -120,9 +126,12 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
 
 @np.errstate(all="ignore")
 def _smoothed(losses, width, settled):
-    """The mean around each step, with Gaussian weights of so many steps, without the lag of a running average; the mean
-    before the loss falls: of the first half of the steps up to the least, or of the first `settled`; and the standard
-    deviation of the difference of that and the least, had the losses nothing but scatter."""
+    """Returns (smoothed, before, noise).
+
+    smoothed    the losses, averaged with Gaussian weights of standard deviation `width` steps; this does not lag behind
+                as a running average does
+    before      the mean loss before the fall: over the first half of the steps up to the minimum, at least `settled`
+    noise       the standard deviation that before - min(smoothed) would have if the losses were only noise"""
     capped, i = np.minimum(losses, TOO_LARGE * np.median(losses)), np.arange(len(losses))
     weights = np.exp(-0.5 * ((i[:, None] - i) / width) ** 2)
     weights /= weights.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Planes in the space of the parameters, and the loss over them: what `plots.loss_surface` draws."""
+"""Planes in the space of the parameters, and the loss over them, for `plots.loss_surface`."""
 
 import copy
 import dataclasses
@@ -10,17 +10,20 @@ from ..data.samples import as_array
 from ..errors import check_integer, choose, shown, type_error, value_error
 from ..network import Network
 
-# How far a plane reaches beyond the path, as a part of its extent, and where there is no path.
+# How far a plane reaches beyond a path, as a fraction of its extent, and how far if there is no path.
 MARGIN, REACH = 0.25, 1.0
-# A path that is so thin, of its length, is a straight line but for the rounding of float32.
+# A path whose width is less than this fraction of its length is straight, up to rounding in float32.
 STRAIGHT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-    """The points centre + a first + b second, with a and b in `reach`, ((a from, to), (b from, to)). names: of the
-    axes. path: (points, 2), coordinates of the points of the plane that are nearest to those of a path, or to the
-    parameters as they are."""
+    """The points centre + a first + b second of the space of parameters.
+
+    centre, first, second   (n_parameters,) each
+    names                   names of the axes
+    path                    (points, 2) coordinates (a, b) of a path, or of the parameters, projected on the plane
+    reach                   ranges of the coordinates, ((a from, a to), (b from, b to))"""
 
     centre: np.ndarray
     first: np.ndarray
@@ -35,7 +38,7 @@ class Plane:
 
 @np.errstate(all="ignore")
 def plane_of(network, path=None, directions=None, seed=0):
-    """The plane for a network and the path it has taken; see `plots.loss_surface`."""
+    """The plane for a network and its path; for the arguments, see `plots.loss_surface`."""
     if not isinstance(network, Network):
         raise type_error("network", "a Network", shown(network))
     seed, points = check_integer("seed", seed, 0), _points(network, path)
@@ -57,13 +60,13 @@ def plane_of(network, path=None, directions=None, seed=0):
 
 @np.errstate(all="ignore")
 def losses_over(network, X, y, plane, resolution):
-    """Coordinates along both directions, and the loss (resolution, resolution) at each, the second by rows. It is taken
-    of a copy of the network: the network stays as it is, whatever happens. Running statistics are those of its last
-    parameters, so that BatchNorm takes the mean and the variance of X instead; nothing is dropped."""
+    """Returns (a, b, losses): coordinates (resolution,) along both directions, and losses[i, j] at a[j], b[i]. A copy
+    computes them, so the network does not change. BatchNorm normalizes by the mean and variance of X, since the running
+    statistics suit only the present parameters; Dropout is off."""
     resolution, twin = check_integer("resolution", resolution, 2), copy.deepcopy(network)
     if network.statistics:
         twin = network.like(layers=[layer.without_noise() for layer in network.layers])
-    X, y = as_array("X", X), as_array("y", y)  # once, and not for each point
+    X, y = as_array("X", X), as_array("y", y)  # converted once, not for each point
     a, b = (np.linspace(*reach, resolution) for reach in plane.reach)
     losses = np.empty((resolution, resolution))
     for i, j in np.ndindex(losses.shape):
@@ -86,14 +89,14 @@ def _points(network, path):
 
 
 def _extents(points):
-    """How far a path extends in its two principal directions."""
+    """The extents of a path in its two principal directions."""
     lengths = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
     return (*lengths, 0.0, 0.0)[:2]
 
 
 def _reach(coordinates, least):
-    """What of the plane is looked at: all of the path and something around, in one direction at least half as far as in
-    the other, and REACH from a single point."""
+    """The ranges of the coordinates: the path with a margin, one range at least half as long as the other, and REACH
+    around a single point."""
     low, high = coordinates.min(axis=0), coordinates.max(axis=0)
     half = (0.5 + MARGIN) * (high - low)
     half = np.maximum(half, max(least, half.max() / 2) or REACH)
@@ -101,7 +104,7 @@ def _reach(coordinates, least):
 
 
 def _axes(network, points, end, rng):
-    """The plane of the two parameters there are."""
+    """The plane of the parameters of a network that has two."""
     if network.n_parameters != 2:
         expected = "'pca', 'random' or two arrays for a network of more than two parameters"
         raise value_error("directions", expected, "'parameters'")
@@ -112,7 +115,7 @@ def _axes(network, points, end, rng):
 
 
 def _principal(network, points, end, rng):
-    """The two directions in which the path extends most, of length 1, through its end."""
+    """The plane through the end of the path and its two principal directions, of length 1."""
     if points is None or len(points) < 3:
         got = None if points is None else f"{len(points)} points"
         raise value_error("path", "a path of at least 3 points for directions='pca'", got)
@@ -125,8 +128,8 @@ def _principal(network, points, end, rng):
 
 
 def _random(network, points, end, rng):
-    """Two random directions, in which each unit's incoming weights have the length of those at the end, and biases stay
-    as they are (Li et al. 2018, arXiv:1712.09913)."""
+    """The plane of two random directions through the end. In each direction, the incoming weights of a unit are scaled
+    to the norm of its weights at the end, and biases are 0 (Li et al. 2018, arXiv:1712.09913)."""
     directions = []
     for _ in range(2):
         direction = np.zeros(network.n_parameters)
@@ -148,5 +151,5 @@ def _given(network, directions):
         if direction.shape != (network.n_parameters,) or direction.dtype.kind not in "iuf":
             raise value_error("directions", expected, shown(direction))
     if not np.isfinite(given).all() or np.linalg.matrix_rank(np.stack(given)) < 2:
-        raise value_error("directions", expected, "such ones")
+        raise value_error("directions", expected, "directions that are not finite, or along one line")
     return [direction.astype(np.float64) for direction in given]

@@ -1,4 +1,4 @@
-"""Many small trainings side by side: what comes of learning rates, seeds, optimizers, as a table."""
+"""Sweeps: many small trainings in parallel, over learning rates, seeds, optimizers and so on, compared in a table."""
 
 import collections.abc
 import concurrent.futures
@@ -19,29 +19,33 @@ from ..network import Network
 from ..optimizers.base import Optimizer
 from ..training.fit import fit, fresh_optimizer
 
-# Arguments of one training, its logs and its file, that a sweep has no use for.
+# Arguments of `fit` that make sense for a single training only.
 UNUSED = {"callbacks", "progress", "checkpoint", "checkpoint_every", "resume"}
-# Settings by who takes them.
+# Settings, by the function that takes them.
 OF_FIT = {p.name for p in inspect.signature(fit).parameters.values() if p.kind is p.KEYWORD_ONLY} - UNUSED
 OF_NETWORK = {"layers", "l1", "l2", "dtype", "seed", "backend"}
 OF_OPTIMIZER = {"optimizer", "learning_rate"}
-# Columns of the table behind the figures, and those of a history that are none.
+# The last columns of the table, and columns of a history that the table leaves out.
 ENDS = ("epoch", "seconds", "stopped")
 NO_FIGURES = ("learning_rate", "rows", "seconds")
 TAKEN = {"loss", "validation_loss", *ENDS}  # names that no setting may have
-# Rows of the table that are printed, and seconds between two looks whether trainings that are to stop have.
-PRINTED_ROWS, LOOK_SECONDS = 30, 0.02
+# The most rows of the table that are printed, and seconds between two attempts to stop trainings.
+PRINTED_ROWS, STOP_SECONDS = 30, 0.02
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Sweep:
-    """What came of many trainings. Each list has an element for each, in the order of the grid.
+    """The results of many trainings. Lists have one element for each training, in the order of the grid.
 
-    settings: a dict of what the grid said. histories: `History`. networks: as they were trained. columns: lists by
-    name: the settings, optimizers as text; "loss", "validation_loss" and metrics of the last epoch, or with
-    restore_best of the best one, NaN where the training diverged; "epoch", which that is; "seconds"; "stopped", as in
-    `History`. greater_is_better: of each column of figures; None is not known. Printed it is the table, best first.
-    """
+    settings            dicts of the values from the grid
+    histories           a `History` each
+    networks            the trained networks
+    columns             lists by name: the settings, with optimizers as text; "epoch", the last epoch, or the best one
+                        with restore_best; "loss", "validation_loss" and metrics of that epoch, NaN where the training
+                        diverged; "seconds"; "stopped", as in `History`
+    greater_is_better   for each column of figures whether greater is better; None if unknown
+
+    Printed, it is the table, the best training first."""
 
     settings: list
     histories: list
@@ -50,14 +54,14 @@ class Sweep:
     greater_is_better: dict
 
     def to_dict(self):
-        """The columns, all of one length; `pandas.DataFrame` takes them as they are."""
+        """The columns as lists of one length, by name. `pandas.DataFrame` takes the dict."""
         return {name: list(values) for name, values in self.columns.items()}
 
     def order(self, column=None):
-        """Indices of the trainings, the best first and NaN last: by validation loss, without one by loss, or by another
-        column, of which less is better, but of metrics that say otherwise.
+        """Indices of the trainings, the best first and NaN last, by a column: None is the validation loss, or without
+        one the loss. Lower is better, except for metrics for which greater is better.
 
-        Raises ValueError for a column of no figures, or if it is not known whether greater is better."""
+        Raises ValueError if the column has no figures, or if it is unknown whether greater is better."""
         column = self._known(column)
         greater = self.greater_is_better[column]
         if greater is None:
@@ -67,21 +71,21 @@ class Sweep:
         return np.argsort(-values if greater else values, kind="stable").tolist()
 
     def _known(self, column):
-        """The name of a column of figures, checked; for None, the one it is ordered by."""
+        """The name of a column of figures; the default of `order` for None. Raises ValueError for other names."""
         if column is None:
             column = "validation_loss" if "validation_loss" in self.columns else "loss"
         choose("column", column, self.greater_is_better)
         return column
 
     def plot(self, x=None, column=None, title="Sweep"):
-        """A matplotlib Figure: `fastgd.plots.plot_sweep`."""
+        """Returns a matplotlib Figure; see `fastgd.plots.plot_sweep`."""
         from ..plots import plot_sweep
 
         return plot_sweep(self, x, column, title)
 
     def best(self, column=None):
-        """The index of the best training, by a column as in `order`: `networks[best()]`, `settings[best()]`; of equally
-        good ones that of the first. Raises ValueError, too, if there is none: all are NaN."""
+        """The index of the best training by a column, as in `order`, the first of equally good ones: use it as
+        `networks[best()]`, `settings[best()]`. Raises ValueError, also if all values are NaN."""
         first = self.order(column)[0]
         name = self._known(column)
         if math.isnan(self.columns[name][first]):
@@ -110,38 +114,37 @@ def _cell(value):
 def sweep(network, X, y, grid, *, num_threads=None, progress=False, **options):
     """Trains a network for each combination of a grid, several at a time, each on one thread; returns a `Sweep`.
 
-    network: a Network, of which each training has a new one with initial values (`Network.like`); or a function that
-        makes one, of the settings that are none of those below: `lambda hidden: Network(...)`.
-    X, y: as in `Network.fit`, the same for all.
+    network: a Network, from which each training makes a new one with initial values (`Network.like`); or a function
+        that makes one, whose arguments are settings not listed below: `lambda hidden: Network(...)`.
+    X, y: as in `Network.fit`, the same for all trainings.
     grid: {setting: list of values}. Settings are "learning_rate"; arguments of `fit`, such as "optimizer" (names, or
-        optimizers whose options are used, not their state) and "batch_size"; and of `Network`: "seed", "l1", "l2",
-        "layers", "dtype", "backend". Every combination is trained, in the order in which the last one changes fastest.
-    num_threads: trainings at a time; None is as for `Network`. The results do not depend on it, bit for bit.
+        optimizers, whose options are used but not their state) and "batch_size"; and of `Network`: "seed", "l1", "l2",
+        "layers", "dtype", "backend". Every combination is trained; the last setting varies fastest.
+    num_threads: number of trainings at a time; None is as for `Network`. The results do not depend on it, bit for bit.
     progress: True shows a progress bar over the trainings.
-    options: settings that have one value for all: `epochs=20, validation_data=(Xv, yv)`. (validation_fraction would
-        hold out other rows for every seed.)
+    options: settings that are the same for all: `epochs=20, validation_data=(Xv, yv)`. (validation_fraction would
+        hold out different rows for each seed.)
 
-    A training that diverges ends, the others go on. Raises TypeError or ValueError that names the argument, in any of
-    the combinations, before the first is trained. Ctrl-C, or an exception in one training, ends all.
-    """
+    If a training diverges, the others continue. Raises TypeError or ValueError that names the argument, for any of the
+    combinations, before the first training. Ctrl-C, or an exception in one training, ends all trainings."""
     if y is None:
         raise type_error("y", "targets for the rows of X", None)
     threads, bar = check_threads(num_threads), check_flag("progress", progress)
-    X, y = as_array("X", X), as_array("y", y)  # once, and not for each training
+    X, y = as_array("X", X), as_array("y", y)  # converted once, not for each training
     combinations = _combinations(grid, options, isinstance(network, Network))
     trainings = [_prepared(network, X, y, {**options, **settings}, settings) for settings in combinations]
     _train_all(X, y, trainings, combinations, threads, bar)
     networks = [trained for trained, _ in trainings]
     histories = [trained.history for trained in networks]
     outcomes, directions = zip(*map(_outcome, histories, (of_fit for _, of_fit in trainings)), strict=True)
-    greater = {name: way for ways in [{"loss": False}, *directions] for name, way in ways.items()}
+    greater = {name: is_better for known in [{"loss": False}, *directions] for name, is_better in known.items()}
     columns = {name: [_named(name, settings) for settings in combinations] for name in combinations[0]}
     columns |= {name: [outcome.get(name, math.nan) for outcome in outcomes] for name in [*greater, *ENDS]}
     return Sweep(combinations, histories, networks, columns, {**greater, "epoch": False, "seconds": False})
 
 
 def _combinations(grid, options, is_network):
-    """The settings of each training that the grid tells."""
+    """The settings of each training, from the grid. Raises TypeError or ValueError that names a setting."""
     if not isinstance(grid, collections.abc.Mapping) or not grid:
         raise type_error("grid", "a dict of lists, {'learning_rate': [1e-3, 1e-2]}", shown(grid))
     known = dict.fromkeys(sorted(OF_OPTIMIZER | OF_FIT | OF_NETWORK))
@@ -161,8 +164,9 @@ def _combinations(grid, options, is_network):
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*lists)]
 
 
-def _prepared(network, X, y, settings, told):
-    """A network for a training, and the arguments of its `fit`, checked."""
+def _prepared(network, X, y, settings, from_grid):
+    """A network for a training, and the arguments of its `fit`, checked. from_grid: the settings from the grid, for
+    messages."""
     try:
         changes = {name: value for name, value in settings.items() if name in OF_NETWORK}
         if not isinstance(network, Network):
@@ -178,18 +182,18 @@ def _prepared(network, X, y, settings, told):
         optimizer.check_network(network)
         network.fit(X, y, **{**of_fit, "epochs": 0})
     except Exception as error:
-        error.add_note(f"in the training of {told}")
+        error.add_note(f"in the training of {from_grid}")
         raise
     return network, of_fit
 
 
 def _train_all(X, y, trainings, combinations, threads, shows_bar):
-    """Trains every network, so many at a time."""
+    """Trains every network, `threads` at a time."""
 
     def train(network, of_fit, settings):
         try:
             network.fit(X, y, **of_fit)
-        except DivergenceError:  # its history says so
+        except DivergenceError:  # recorded in the history
             pass
         except Exception as error:
             error.add_note(f"in the training of {settings}")
@@ -199,7 +203,7 @@ def _train_all(X, y, trainings, combinations, threads, shows_bar):
             of_fit["optimizer"] = None  # with its state
 
     with concurrent.futures.ThreadPoolExecutor(min(threads, len(trainings))) as pool:
-        futures = [pool.submit(train, *training, told) for training, told in zip(trainings, combinations, strict=True)]
+        futures = [pool.submit(train, *training, grid) for training, grid in zip(trainings, combinations, strict=True)]
         try:
             done = concurrent.futures.as_completed(futures)
             for future in _with_bar(done, len(futures)) if shows_bar else done:
@@ -221,31 +225,32 @@ def _with_bar(done, total):
 
 
 def _stop(futures, networks):
-    """Ends the trainings that are going on, at their next look, and begins no more."""
-    going = {future for future in futures if not future.cancel()}
-    while going:
+    """Stops the running trainings, at their next check for signals, and starts no more."""
+    running = {future for future in futures if not future.cancel()}
+    while running:
         for network in networks:
             if network.history is not None:
                 network.history.stopped = network.history.stopped or "interrupted"
-        going = concurrent.futures.wait(going, LOOK_SECONDS).not_done
+        running = concurrent.futures.wait(running, STOP_SECONDS).not_done
 
 
 def _named(name, settings):
-    """A setting as the table has it: an optimizer by its name and what is not usual of it."""
+    """A setting as the table shows it: an optimizer by its name and the options that are not the default ones."""
     value = settings[name]
     if name != "optimizer" or not isinstance(value, Optimizer):
         return value
-    usual = type(value)(1.0).options()
-    told = [] if "learning_rate" in settings else [repr(value.learning_rate)]
-    told += [f"{option}={v!r}" for option, v in value.options().items() if option not in usual or v != usual[option]]
-    return f"{type(value).__name__}({', '.join(told)})" if told else type(value).__name__
+    default = type(value)(1.0).options()
+    parts = [] if "learning_rate" in settings else [repr(value.learning_rate)]
+    parts += [f"{name}={v!r}" for name, v in value.options().items() if name not in default or v != default[name]]
+    return f"{type(value).__name__}({', '.join(parts)})" if parts else type(value).__name__
 
 
 def _outcome(history, of_fit):
-    """What the table shows of a training, and of its figures whether greater is better."""
-    ways = {metric.column: metric.greater_is_better for metric in check_metrics("metrics", of_fit.get("metrics", ()))}
+    """The figures of a training for the table, by name, and for each whether greater is better."""
+    metrics = check_metrics("metrics", of_fit.get("metrics", ()))
+    directions = {metric.column: metric.greater_is_better for metric in metrics}
     figures = {name: values for name, values in history.columns().items() if name not in NO_FIGURES}
-    greater = {name: ways.get(name.removeprefix("validation_"), False) for name in figures}
+    greater = {name: directions.get(name.removeprefix("validation_"), False) for name in figures}
     epoch, diverged = len(history.loss), history.stopped == "diverged"
     if of_fit.get("restore_best", False) and history.best_epoch and not diverged:
         epoch = history.best_epoch

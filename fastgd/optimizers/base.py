@@ -31,13 +31,19 @@ COMMON = {
 }
 
 
+class UpdateGroup(typing.NamedTuple):
+    """Parameters with the same update: factor of the learning rate, and whether weight decay applies."""
+
+    factor: float
+    decays: bool
+
+
 class Part(typing.NamedTuple):
-    """A slice of a network's flat parameters that is updated alike: kind is (factor of the learning rate, whether it
-    decays)."""
+    """A slice of a network's flat parameters, and the group it belongs to."""
 
     start: int
     stop: int
-    kind: tuple
+    group: UpdateGroup
 
 
 # The range of what is added to a denominator.
@@ -80,9 +86,9 @@ class Optimizer(Stepper):
         "clip_norm": POSITIVE,
         "ema_decay": FRACTION,
     }
-    rank_one_kernel = None  # like `sgd_outer_step`, with scalars of `kernel`, where the rule needs no gradient array
+    rank_one_kernel = None  # a kernel like `sgd_rank_one_update` with the scalars of `kernel`, if the rule has one
     decoupled = False
-    rate_found = 1.0  # what part of the rate that a range test finds is good for a whole training
+    rate_found = 1.0  # the fraction of the rate found by a range test that suits a whole training
 
     def __init__(
         self,
@@ -116,7 +122,7 @@ class Optimizer(Stepper):
         self._parts = None
         self._network = None
         self._standalone = None
-        self._asked = None  # (schedule, step, learning rate) of the next step, where it is known already
+        self._known_rate = None  # (schedule, step, learning rate) of the next step, where it is known already
         self._converter, self.lock = Converter(), UseLock("optimizer")
 
     def check_hyper(self, name, value):
@@ -201,23 +207,24 @@ class Optimizer(Stepper):
         raise NotImplementedError
 
     @np.errstate(all="ignore")
-    def table(self, count, dtype, kinds):
-        """Of the next `count` minibatches: learning rates, whether there is an update, and the values of what is fed,
-        by key: arrays with an element a minibatch, of stride 0 where they stay the same. `kinds` are the (factor,
-        decays) of the parts. There are fewer minibatches if the learning rate follows from the network: then only the
-        rate of the next update is known.
+    def table(self, count, dtype, groups):
+        """(rates, active, values) for the next `count` minibatches: learning rates; whether the minibatch ends with an
+        update; and per-step scalars by key, with stride 0 if they are constant.
 
-        Raises TypeError or ValueError if a schedule gives what is no finite number >= 0, or one too large for dtype.
+        groups: the `UpdateGroup`s of the parameters. The arrays are shorter than `count` if the schedule uses the
+        network: then only the rate of the next update is known.
+
+        Raises TypeError or ValueError if a schedule returns anything but a finite number >= 0 that dtype can hold.
         """
-        seen = np.arange(self.minibatches, self.minibatches + count)
-        rates = self._rates(seen // self.accumulate)
-        count, seen = len(rates), seen[: len(rates)]
-        place, steps = seen % self.accumulate, seen // self.accumulate
+        minibatches = np.arange(self.minibatches, self.minibatches + count)
+        rates = self._rates(minibatches // self.accumulate)
+        count, minibatches = len(rates), minibatches[: len(rates)]
+        accumulated, steps = minibatches % self.accumulate, minibatches // self.accumulate
         once = rates[0] if rates.strides == (0,) else rates
-        values = {"keep": (place > 0).astype(np.float64), "seed": steps * 1.0}
-        for kind in kinds:
-            for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *kind), strict=True):
-                values[kind, name] = column = np.broadcast_to(np.float64(column), count)
+        values = {"keep": (accumulated > 0).astype(np.float64), "seed": steps * 1.0}
+        for group in groups:
+            for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *group), strict=True):
+                values[group, name] = column = np.broadcast_to(np.float64(column), count)
                 with np.errstate(all="ignore"):
                     good = np.isfinite((column[:1] if column.strides == (0,) else column).astype(dtype))
                 if not good.all():
@@ -225,7 +232,7 @@ class Optimizer(Stepper):
                     if name in self.hyper:
                         raise value_error(name, expected, float(column[step]))
                     raise value_error(f"learning_rate (of step {steps[step] + 1})", expected, float(rates[step]))
-        return rates, place == self.accumulate - 1, values
+        return rates, accumulated == self.accumulate - 1, values
 
     def _rates(self, steps):
         """Learning rates of minibatches of these updates; those from the first on of which the network is asked (for
@@ -250,7 +257,7 @@ class Optimizer(Stepper):
         return np.array(rates)[steps - steps[0]]
 
     def _checked_rate(self, schedule, step):
-        asked, self._asked = self._asked, None
+        asked, self._known_rate = self._known_rate, None
         if asked is not None and asked[0] is schedule and asked[1] == step:
             return asked[2]
         value = schedule(step)
@@ -264,21 +271,21 @@ class Optimizer(Stepper):
         added, shrink = (0.0, lr * decay) if self.decoupled else (decay, 0.0)
         return *self.scalars(lr, t), added, shrink
 
-    def prepare(self, backend, dtype, kinds):
-        """Raises what the first step would: before there is a state, or an owner."""
+    def prepare(self, backend, dtype, groups):
+        """Raises the errors of the first step before the optimizer allocates its state or is bound to parameters."""
         schedule, step = self.schedule, self.steps
-        rates, *_ = self.table(1, dtype, kinds)
-        self._asked = schedule, step, float(rates[0])  # a function of the user's is asked once for each step
+        rates, *_ = self.table(1, dtype, groups)
+        self._known_rate = schedule, step, float(rates[0])  # a function of the user's is asked once for each step
         body = self.update_kernel.choose_body(backend)
         if body != "numpy":
             self.update_kernel.address(body, np.dtype(dtype))  # which compiles it
 
     # ---- parts of the parameters, and their state
 
-    def kind_of(self, name, is_bias):
-        """(factor of the learning rate, whether it decays) of a parameter array."""
+    def group_of(self, name, is_bias):
+        """The `UpdateGroup` of a parameter array."""
         decays = bool(self.hyper.get("weight_decay")) and (self.decay_biases or not is_bias)
-        return self.learning_rate_factors.get(name, 1.0), decays
+        return UpdateGroup(self.learning_rate_factors.get(name, 1.0), decays)
 
     @property
     def is_plain(self):
@@ -341,14 +348,14 @@ class Optimizer(Stepper):
         self.check_fit([network.parameters[part.start : part.stop] for part in self.parts_of(network)])
 
     def parts_of(self, network):
-        """Slices of the flat parameters that are updated alike, with their kind; what stays as it is is left out."""
+        """Slices of the flat parameters and their groups, without parameters whose factor is 0."""
         parts, start = [], 0
         for name, view in network.views().items():
-            kind, stop = self.kind_of(name, start >= network.n_weights), start + view.size
-            if parts and parts[-1].stop == start and parts[-1].kind == kind:
-                parts[-1] = Part(parts[-1].start, stop, kind)
-            elif kind[0]:
-                parts.append(Part(start, stop, kind))
+            group, stop = self.group_of(name, start >= network.n_weights), start + view.size
+            if parts and parts[-1].stop == start and parts[-1].group == group:
+                parts[-1] = Part(parts[-1].start, stop, group)
+            elif group.factor:
+                parts.append(Part(start, stop, group))
             start = stop
         return parts
 

@@ -25,7 +25,7 @@ def sgd_step(p, g, lr, weight_decay, shrink):
 
 
 @kernel
-def sgd_outer_step(
+def sgd_rank_one_update(
     b: InOut("n_out"), w: InOut("n_in", "n_out"), x: In("one", "n_in"), dy: In("one", "n_out"), lr: float
 ):
     """b <- b - lr dy,  w <- w - lr x^T dy: `sgd_step` for the layer y = x w + b and a minibatch of one row, whose
@@ -34,8 +34,8 @@ def sgd_outer_step(
     w -= lr * (x.T * dy)
 
 
-@sgd_outer_step.loop
-def sgd_outer_step(b, w, x, dy, lr):
+@sgd_rank_one_update.loop
+def sgd_rank_one_update(b, w, x, dy, lr):
     lr = w.dtype.type(lr)
     for j in range(b.size):
         b[j] -= lr * dy[0, j]
@@ -102,7 +102,9 @@ class SGD(Optimizer):
         if nesterov and self.hyper["momentum"] == 0:
             raise value_error("momentum", "a number > 0 with nesterov=True", momentum)
         self.kernel = sgd_step if self.hyper["momentum"] == 0 else nesterov_step if nesterov else momentum_step
-        self.rank_one_kernel = sgd_outer_step if self.kernel is sgd_step and not self.hyper["weight_decay"] else None
+        self.rank_one_kernel = (
+            sgd_rank_one_update if self.kernel is sgd_step and not self.hyper["weight_decay"] else None
+        )
 
     def scalars(self, lr, t):
         return (lr,) if self.kernel is sgd_step else (lr, self.hyper["momentum"])

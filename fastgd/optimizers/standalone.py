@@ -30,29 +30,29 @@ class Standalone:
         self.wanted = num_threads, choose("backend", backend, {name: name for name in BACKENDS})
         threads = check_threads(num_threads)
         self.parameters, self.layouts = parameters, [_layout(p) for p in parameters]
-        kinds = [optimizer.kind_of(i, p.ndim < 2) for i, p in enumerate(parameters)]
+        groups = [optimizer.group_of(i, p.ndim < 2) for i, p in enumerate(parameters)]
         unknown = [key for key in optimizer.learning_rate_factors if key not in range(len(parameters))]
         if unknown:
             raise value_error("learning_rate_factors", f"indices below {len(parameters)}", repr(unknown[0]))
-        # Arrays that are updated: neither empty nor held as they are.
-        self.used = [i for i, p in enumerate(parameters) if p.size and kinds[i][0]]
-        self.kinds = sorted({kinds[i] for i in self.used})
+        # Arrays that are updated: not empty, and with a factor that is not 0.
+        self.used = [i for i, p in enumerate(parameters) if p.size and groups[i].factor]
+        self.groups = sorted({groups[i] for i in self.used})
         # Scalars must be finite in the precision of every array.
         self.dtype = min([parameters[i].dtype for i in self.used], key=lambda dtype: dtype.itemsize, default=np.float64)
         backend = "cython" if backend == "auto" else backend
-        optimizer.prepare(backend, self.dtype, self.kinds)
+        optimizer.prepare(backend, self.dtype, self.groups)
         optimizer.allocate([parameters[i].reshape(-1) for i in self.used])
         self.program = program = Program(UPDATE_PHASES, backend, self.dtype)
         parts = []
         for i in self.used:
             names = f"params[{i}]", f"grads[{i}]"
             program.buffers |= zip(names, (parameters[i].reshape(-1), gradients[i].reshape(-1)), strict=True)
-            parts.append((*names, kinds[i]))
+            parts.append((*names, groups[i]))
         write_update(program, optimizer, parts)
         program.bind()
         program.make_runner()
         self.gradients = list(_gradients(program, gradients))
-        self._let_go()
+        self._release_gradients()
         self.stages = program.stages(UPDATE_PASS)
         elements = sum(parameters[i].size for i in self.used)
         threads = int(max(1, min(threads, elements // THREAD_ELEMENTS)))
@@ -63,7 +63,7 @@ class Standalone:
                 (key, np.array([o.slot(name) for o in links])) for key, name, links in program.per_step(UPDATE_PHASES)
             ]
             self._skipped = np.array(program.conditional(), np.int64).reshape(-1, 2)
-            slots = [(g.link.record.ctypes.data + 8 * g.place, g.number, g.offset) for g in self.gradients]
+            slots = [(g.link.record.ctypes.data + 8 * g.index, g.number, g.offset) for g in self.gradients]
             self.fast = FastUpdate(
                 program.runner, optimizer.lock, parameters, stages=self.stages, counter=optimizer.counter,
                 slots=np.array(slots, np.int64).reshape(-1, 3), threads=threads, elements=elements,
@@ -86,10 +86,10 @@ class Standalone:
         grows = isinstance(optimizer.schedule, Schedule) and self.fast.is_used_up
         self.count = min(4 * self.count, MAX_STEPS) if grows else 1
         try:
-            _, active, values = optimizer.table(self.count, self.dtype, self.kinds)
+            _, active, values = optimizer.table(self.count, self.dtype, self.groups)
         except (TypeError, ValueError):  # perhaps of a step that is still far off
             self.count = 1
-            _, active, values = optimizer.table(1, self.dtype, self.kinds)
+            _, active, values = optimizer.table(1, self.dtype, self.groups)
         columns = {key: np.ascontiguousarray(values[key]) for key, _ in self._per_step}
         rows = [(slots, columns[key].ctypes.data) for key, slots in self._per_step]
         sizes = np.multiply.outer(self._skipped[:, 1], active)
@@ -102,14 +102,14 @@ class Standalone:
         same = len(parameters) == len(self.parameters) and self.wanted == (num_threads, backend)
         return same and self.program.is_current() and [_layout(p) for p in parameters] == self.layouts
 
-    def _let_go(self):
+    def _release_gradients(self):
         """Gradients are the caller's: none is kept."""
         for g in self.gradients:
-            g.link.arguments[g.place] = self.program.buffers[g.link.buffers[g.place]] = None
+            g.link.arguments[g.index] = self.program.buffers[g.link.buffers[g.index]] = None
 
     def step_in_python(self, optimizer, gradients):
         """One update by the numpy bodies."""
-        _, active, values = optimizer.table(1, self.dtype, self.kinds)
+        _, active, values = optimizer.table(1, self.dtype, self.groups)
         self._take(gradients)
         self.program.prepare_in_python(UPDATE_PHASES, values, 0, active[0])
         try:
@@ -117,14 +117,14 @@ class Standalone:
                 self.program.run_in_python(self.stages)
                 optimizer.counter[0] += 1
         finally:
-            self._let_go()
+            self._release_gradients()
 
     def _take(self, gradients):
         """Makes the arguments of numpy bodies parts of these gradients."""
         for g in self.gradients:
             flat = gradients[g.number].reshape(-1)
             start = g.offset // flat.itemsize
-            g.link.arguments[g.place] = flat[start : start + math.prod(g.shape)].reshape(g.shape)
+            g.link.arguments[g.index] = flat[start : start + math.prod(g.shape)].reshape(g.shape)
 
     def _raise_fault(self, gradients):
         """Raises what a user's rule has raised in compiled code."""
@@ -133,7 +133,7 @@ class Standalone:
         try:
             self.program.raise_in_update(self.program.failed_update())
         finally:
-            self._let_go()
+            self._release_gradients()
 
 
 def _layout(array):
@@ -145,7 +145,7 @@ class Gradient(typing.NamedTuple):
     list, and from which byte on, in what shape."""
 
     link: Operation
-    place: int
+    index: int
     number: int
     offset: int
     shape: tuple
@@ -154,11 +154,11 @@ class Gradient(typing.NamedTuple):
 def _gradients(program, gradients):
     for operation in program.operations:
         for link in operation.links:
-            for place, name in enumerate(link.buffers):
+            for index, name in enumerate(link.buffers):
                 if name.startswith("grads["):
-                    number, array = int(name[6 : name.index("]")]), link.arguments[place]
+                    number, array = int(name[6 : name.index("]")]), link.arguments[index]
                     offset = array.ctypes.data - gradients[number].ctypes.data
-                    yield Gradient(link, place, number, offset, array.shape)
+                    yield Gradient(link, index, number, offset, array.shape)
 
 
 class Converter:

@@ -2,9 +2,9 @@
 
     from fastgd.sklearn import MLPClassifier  # in place of sklearn.neural_network
 
-Arguments, defaults, fitted attributes and results are those of scikit-learn: with the same random_state, the same
-initial weights, minibatches, losses and epochs, to rounding. Besides, there are dropout, an activation for each layer,
-the activations and optimizers of fastgd, and class_weight. What differs is told in the classes.
+Arguments, defaults, fitted attributes and results are scikit-learn's: the same random_state gives the same initial
+weights, minibatches, losses and epochs, up to rounding. New are dropout, an activation for each layer, the activations
+and optimizers of fastgd, and class_weight. The docstrings of the classes list the differences.
 """
 
 import math
@@ -28,32 +28,32 @@ from .training import dense_if_small, predict
 
 
 class MLPClassifier(ClassifierMixin, Perceptron):
-    """scikit-learn's multi-layer perceptron classifier, trained by fastgd: two classes, more, or multi-label.
+    """scikit-learn's multi-layer perceptron classifier, trained by fastgd: for two or more classes, or multi-label.
 
-    The arguments of sklearn.neural_network.MLPClassifier mean what they mean there (momentum below 1). New are:
+    Arguments are those of sklearn.neural_network.MLPClassifier, with these extensions:
 
     activation: also the name of an activation of fastgd ("gelu", ...), an `Activation`, or a list with one for each
         hidden layer.
-    solver: also the name of an optimizer of fastgd ("AdamW", "Lion", ...), which takes learning_rate_init, or an
-        optimizer with options of its own, of which each fit takes a copy.
-    dropout: part of the outputs of a hidden layer that training leaves out, in [0, 1): a number, or a list with one for
+    solver: also the name of an optimizer of fastgd ("AdamW", "Lion", ...), which uses learning_rate_init, or an
+        optimizer with its own options, of which each fit makes a copy.
+    dropout: fraction of the outputs of a hidden layer that training drops, in [0, 1): a number, or a list with one for
         each hidden layer. Not with "lbfgs".
-    class_weight: {label: weight}, or "balanced" for rows / (classes x rows of the class), as in the rest of
-        scikit-learn: multiplied with sample_weight in training, not in validation.
+    class_weight: {label: weight}, or "balanced" for rows / (classes x rows of the class), as elsewhere in scikit-learn.
+        It multiplies sample_weight in training, not in validation.
 
     Fitted attributes are scikit-learn's: classes_, loss_, best_loss_, loss_curve_, validation_scores_,
     best_validation_score_, t_, coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_,
-    out_activation_. Predictions follow coefs_ and intercepts_ where these are set.
+    out_activation_. If you set coefs_ or intercepts_, predictions use them.
 
-    What differs: momentum must be below 1, sample weights at least 0; a run that diverges ends at once, and a fit that
-    raises leaves the estimator as it was; multi-label predictions are dense. Trains in
-    float32 if X is of float32, else in float64 ("lbfgs" always in float64).
-    A sparse X is made dense, if it takes more than 64 MB then only some rows at a time ("lbfgs": all at once).
-    Threads may share an estimator: who predicts waits while another one fits. Functions that fit calls cannot ask the
-    estimator, which they would see half fitted: a RuntimeError.
+    Differences: momentum must be below 1, and sample weights at least 0. Divergence ends a run at once. A fit that
+    raises leaves the estimator unchanged. Multi-label predictions are dense. Training is in float32 if X is float32,
+    else in float64 ("lbfgs": always float64). A sparse X is converted to a dense array, a part of the rows at a time if
+    that would take more than 64 MB ("lbfgs": all rows at once).
+    Threads may share an estimator: predictions wait while another thread fits. Functions that fit calls must not use
+    the estimator, which is then only partly fitted; its methods raise RuntimeError.
     """
 
-    loss = "log_loss"  # no argument, but an attribute of scikit-learn's
+    loss = "log_loss"  # not an argument, but an attribute that scikit-learn has
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     @available_if(Perceptron._is_stochastic)
     def partial_fit(self, X, y, sample_weight=None, classes=None):
-        """Trains for one epoch more, from where the last call left off. classes: all labels, at the first call."""
+        """Trains for one more epoch, from where the last call left off. classes: all labels, at the first call."""
         if isinstance(self.class_weight, str):
             expected = "a dict or None for partial_fit, which does not see all rows"
             raise value_error("class_weight", expected, repr(self.class_weight))
@@ -109,7 +109,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             return self._fit(X, y, sample_weight, incremental=True)
 
     def _encoded(self, X, y, *, incremental, reset):
-        """X, labels as columns of bool, what the rows count by their classes, and the output activation."""
+        """Returns X, labels as columns of bool, class weights of the rows or None, and the output activation."""
         X, y = self._validated(X, y, multi_output=True, dtype=(np.float64, np.float32), order="C", reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
@@ -131,12 +131,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return dense_if_small(X), columns, factor, out_activation
 
     def _factor(self, y):
-        """What the rows count by class_weight, or None."""
+        """The weight of each row according to class_weight, (rows,), or None."""
         weights = self.class_weight
         if isinstance(weights, dict):
             for label, weight in weights.items():
                 check_number(f"class_weight[{label!r}]", weight, 0.0)
-            if y.ndim == 1:  # labels that are not among these rows may be among those of another partial_fit
+            if y.ndim == 1:  # labels that are missing here may come in another call of partial_fit
                 return np.array([float(weights.get(label, 1.0)) for label in y.tolist()])
         return None if weights is None else compute_sample_weight(weights, y)
 
@@ -167,7 +167,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return self._predictions(X, self._labels)
 
     def _labels(self, found):
-        """The labels that predictions stand for."""
+        """The labels that predictions mean."""
         if self.out_activation_ == "softmax":
             return self.classes_[found.argmax(axis=1)]
         if self.n_outputs_ > 1:
@@ -191,8 +191,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 class MLPRegressor(RegressorMixin, Perceptron):
     """scikit-learn's multi-layer perceptron regressor, trained by fastgd, for one output or more.
 
-    The arguments of sklearn.neural_network.MLPRegressor mean what they mean there; new are activation, solver and
-    dropout as in `MLPClassifier`, which see, for the fitted attributes, too.
+    Arguments are those of sklearn.neural_network.MLPRegressor, with activation, solver and dropout as in
+    `MLPClassifier`; see there for the fitted attributes and the differences, too.
     """
 
     def __init__(
@@ -234,12 +234,12 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     @available_if(Perceptron._is_stochastic)
     def partial_fit(self, X, y, sample_weight=None):
-        """Trains for one epoch more, from where the last call left off."""
+        """Trains for one more epoch, from where the last call left off."""
         with self._unchanged_by_errors(incremental=True):
             return self._fit(X, y, sample_weight, incremental=True)
 
     def _encoded(self, X, y, *, incremental, reset):
-        """X, y as columns, no factor of the rows, and the output activation."""
+        """Returns X, y as columns, None for the class weights, and the output activation."""
         out_activation = choose("loss", self.loss, {"squared_error": "identity", "poisson": "exp"})
         X, y = self._validated(
             X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), order="C", reset=reset
@@ -254,7 +254,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
     def _score(self, network, X, columns, sample_weight):
         """R^2 on held-out rows."""
         found = predict(network, X)
-        with np.errstate(all="ignore"):  # of a run that is about to diverge
+        with np.errstate(all="ignore"):  # the run may be about to diverge
             return (
                 float(r2_score(columns, found, sample_weight=sample_weight)) if np.isfinite(found).all() else math.nan
             )

@@ -1,5 +1,4 @@
-"""A multi-layer perceptron as scikit-learn has it, on a network of fastgd: what the estimators of `fastgd.sklearn` have
-in common."""
+"""Base of the estimators of `fastgd.sklearn`: scikit-learn's multi-layer perceptron on a network of fastgd."""
 
 import contextlib
 import copy
@@ -43,8 +42,8 @@ NOT_FINITE = (
 
 
 class Perceptron(BaseEstimator):
-    """What classifier and regressor share: all but what labels and numbers are to the network. They say how targets are
-    encoded (`_encoded`, `_targets`), and how good predictions are (`_score`)."""
+    """Common base of classifier and regressor. Subclasses encode the targets (`_encoded`, `_targets`) and compute the
+    score of predictions (`_score`)."""
 
     # ---- arguments
 
@@ -66,31 +65,31 @@ class Perceptron(BaseEstimator):
             choose("solver", self.solver, {**dict.fromkeys(SOLVERS), **OPTIMIZERS})
 
     def _follows(self, learning_rate):
-        """Whether the learning rate goes this way."""
+        """Whether the learning rate follows this rule of scikit-learn's."""
         return self.solver == "sgd" and self.learning_rate == learning_rate
 
     def _is_stochastic(self):
         return self.solver != "lbfgs"
 
     def _hidden(self, sizes):
-        """Units, activation and dropout rate of each hidden layer of these sizes; and the activation whose initial
-        values the output layer takes."""
+        """Returns units, activation and dropout rate of each hidden layer of these sizes, and the activation that
+        determines the initial weights of the output layer."""
         known = {**ACTIVATIONS, "logistic": sigmoid}
         given = _one_each("activation", self.activation, sizes)
-        no_layer = "relu" if isinstance(self.activation, (list, tuple, np.ndarray)) else self.activation
-        given.append(given[-1] if given else no_layer)
+        without_layers = "relu" if isinstance(self.activation, (list, tuple, np.ndarray)) else self.activation
+        given.append(given[-1] if given else without_layers)
         *activations, last = [pick("activation", activation, known, Activation) for activation in given]
         rates = _one_each("dropout", self.dropout, sizes)
         rates = [check_number("dropout", rate, **FRACTION) for rate in rates]
         if any(rates) and not self._is_stochastic():
-            raise value_error("dropout", "0 with solver='lbfgs', whose loss must not change by chance", self.dropout)
+            raise value_error("dropout", "0 with solver='lbfgs', whose loss must not be random", self.dropout)
         return list(zip(sizes, activations, rates, strict=True)), last
 
     # ---- the network
 
     def _initialize(self, n_features, n_outputs, out_activation, dtype, random_state):
-        """scikit-learn's initial weights and biases: uniform, within sqrt(6 / (fan_in + fan_out)), or sqrt(2 / ...) for
-        the logistic activation (Glorot & Bengio 2010)."""
+        """Sets scikit-learn's initial weights and biases: uniform in [-b, b], b = sqrt(6 / (fan_in + fan_out)), or
+        sqrt(2 / (fan_in + fan_out)) for the logistic activation (Glorot & Bengio 2010)."""
         sizes = np.ravel(self.hidden_layer_sizes).tolist()
         sizes = [check_integer(f"hidden_layer_sizes[{i}]", size, 1) for i, size in enumerate(sizes)]
         hidden, last = self._hidden(sizes)
@@ -105,8 +104,7 @@ class Perceptron(BaseEstimator):
         self.n_iter_, self.t_, self._minibatches = 0, 0, 0
 
     def _make_network(self, dtype, alpha=0.0, seed=0):
-        """A network with the arguments as they are, but for the sizes, and the parameters that are in `coefs_` and
-        `intercepts_`."""
+        """Returns a network with the present arguments and parameters; its sizes are those of `coefs_`."""
         layers, units = [], [coef.shape[1] for coef in self.coefs_]
         for size, activation, rate in self._hidden(units[:-1])[0]:
             layers.append(Dense(size, activation, weight_init="zeros"))
@@ -133,8 +131,8 @@ class Perceptron(BaseEstimator):
         self.coefs_, self.intercepts_ = views[: len(self.coefs_)], views[len(self.coefs_) :]
 
     def _network_in_use(self):
-        """The network kept since the last fit. Beside it is what it was made of: hidden layers, and if it is to be
-        trained the rest."""
+        """The network of the last fit, or a new one if the hidden layers have changed. `_kept` holds it with what it
+        was made from: the hidden layers, and for training all that `_network_to_train` compares."""
         hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
         kept = getattr(self, "_kept", None)
         if kept is None or kept[1][0] != hidden:
@@ -143,11 +141,11 @@ class Perceptron(BaseEstimator):
 
     @property
     def _lock(self):
-        """Of the threads that use this estimator: who predicts waits until a fit is done, and the other way round."""
+        """Lock for the threads that use this estimator: predictions wait for a fit, and a fit for predictions."""
         return vars(self).setdefault("_own_lock", WaitingLock("estimator"))
 
     def __getstate__(self):
-        # The network is made anew when it is used: all that it has learnt is in coefs_ and intercepts_.
+        # The network is made again when it is needed: its parameters are in coefs_ and intercepts_.
         with vars(self).get("_own_lock", contextlib.nullcontext()):
             state = super().__getstate__()
         return {name: value for name, value in state.items() if name not in ("_kept", "_own_lock")}
@@ -156,8 +154,7 @@ class Perceptron(BaseEstimator):
 
     @contextlib.contextmanager
     def _unchanged_by_errors(self, incremental=False):
-        """Context of a fit, which no other thread sees half done, and in which an exception leaves the estimator as it
-        was."""
+        """Context of a fit: other threads wait, and an exception leaves the estimator unchanged."""
         with self._lock, self._restored_after_errors(incremental):
             yield
 
@@ -166,10 +163,10 @@ class Perceptron(BaseEstimator):
         before = {name: list(v) if isinstance(v, list) else v for name, v in vars(self).items()}
         if incremental and before.get("_optimizer") is not None:
             before["_optimizer"] = copy.deepcopy(self._optimizer)
-            before["_kept"] = None  # it is the network of the other optimizer
+            before["_kept"] = None  # that network belongs to the optimizer in use
         try:
             yield
-        except Warning:  # made an error; what it is of is done
+        except Warning:  # a filter made the warning an error; the fit is complete
             raise
         except Exception:
             vars(self).update(before)
@@ -207,7 +204,7 @@ class Perceptron(BaseEstimator):
                 network, X, self._targets(y, np.float64), weight, objective, self.alpha, max_iter=self.max_iter,
                 max_fun=self.max_fun, tol=self.tol, verbose=bool(self.verbose),
             )  # fmt: skip
-        except KeyboardInterrupt:  # what is done, is kept
+        except KeyboardInterrupt:  # keeps the parameters reached so far
             self._take_parameters(network, dtype)
             raise
         self.n_iter_, self.loss_ = min(int(result.nit), self.max_iter), float(result.fun)
@@ -215,8 +212,9 @@ class Perceptron(BaseEstimator):
         self._kept = None
         self._network_in_use()
         if result.status:
-            told = f"lbfgs did not converge in {self.n_iter_} of max_iter={self.max_iter} iterations: {result.message}"
-            warnings.warn(told, ConvergenceWarning, stacklevel=4)
+            iterations = f"{self.n_iter_} of max_iter={self.max_iter} iterations"
+            message = f"lbfgs did not converge in {iterations}: {result.message}"
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
     def _fit_in_minibatches(self, X, y, sample_weight, factor, random_state, is_first, incremental):
         if is_first or not hasattr(self, "loss_curve_") or (self.best_loss_ is None) != self.early_stopping:
@@ -231,7 +229,7 @@ class Perceptron(BaseEstimator):
         network, optimizer = self._network_to_train(random_state, incremental)
         objective = Objective.of(self.out_activation_, self.n_outputs_)
         score = None if held_out is None else functools.partial(self._score, network, *held_out)
-        # A warm start has no best parameters of its own until a score is better than those of before.
+        # A warm start keeps the earlier best score: it has best parameters once a score is better than that.
         first = network.parameters.copy() if self.early_stopping and is_first else None
         end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score, first)
         if self._follows("invscaling") and not incremental:
@@ -244,7 +242,7 @@ class Perceptron(BaseEstimator):
         early_stopping = EarlyStopping(network, (), samples, None, None, 0.0, None, False)
         epochs = 1 if incremental else self.max_iter
         self.n_iter_ = 0
-        told = self._train(Run(network, optimizer, source, epochs, early_stopping, [end], None, None, None))
+        warning = self._train(Run(network, optimizer, source, epochs, early_stopping, [end], None, None, None))
         self._minibatches = network.minibatches
         source.leave_random_state(self.n_iter_)
         if self._follows("invscaling"):
@@ -253,9 +251,9 @@ class Perceptron(BaseEstimator):
             network.parameters[:] = end.best
         self._take_parameters(network, network.dtype)
         if self.n_iter_ == self.max_iter and network.history.stopped == "epochs" and not incremental:
-            told = ConvergenceWarning(f"not converged after max_iter={self.max_iter} epochs")
-        if told is not None:
-            warnings.warn(told, stacklevel=4)
+            warning = ConvergenceWarning(f"not converged after max_iter={self.max_iter} epochs")
+        if warning is not None:
+            warnings.warn(warning, stacklevel=4)
 
     def _begin_record(self):
         self.loss_curve_, self._no_improvement_count = [], 0
@@ -264,23 +262,23 @@ class Perceptron(BaseEstimator):
         self.best_validation_score_ = -np.inf if self.early_stopping else None
 
     def _network_to_train(self, random_state, incremental):
-        """A network with the present parameters, and an optimizer of its own: partial_fit goes on with those of before,
-        as long as the arguments are the same."""
+        """Returns a network with the present parameters, and its optimizer: for partial_fit the previous ones, as long
+        as the arguments have not changed, else new ones."""
         hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
-        made_of = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
-        goes_on = incremental and getattr(self, "_optimizer", None) is not None
+        made_from = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
+        continues = incremental and getattr(self, "_optimizer", None) is not None
         kept = getattr(self, "_kept", None)
-        if goes_on and kept is not None and kept[1] == made_of:
+        if continues and kept is not None and kept[1] == made_from:
             self._give_parameters(kept[0])
         else:
-            if not goes_on:
-                chance = any(rate for _, _, rate in hidden)
-                self._seed = int(random_state.randint(2**31)) if chance else 0
+            if not continues:
+                is_random = any(rate for _, _, rate in hidden)
+                self._seed = int(random_state.randint(2**31)) if is_random else 0
             network = self._make_network(self.coefs_[0].dtype, self.alpha, self._seed)
-            network.counter[0] = getattr(self, "_minibatches", 0)  # what is dropped is not what was dropped before
-            self._kept = network, made_of
-            # A copy is free to drive another network.
-            self._optimizer = copy.deepcopy(self._optimizer) if goes_on else self._new_optimizer()
+            network.counter[0] = getattr(self, "_minibatches", 0)  # masks of Dropout differ from the earlier ones
+            self._kept = network, made_from
+            # An optimizer is bound to its network; a copy is not.
+            self._optimizer = copy.deepcopy(self._optimizer) if continues else self._new_optimizer()
         return self._kept[0], self._optimizer
 
     def _new_optimizer(self):
@@ -292,7 +290,8 @@ class Perceptron(BaseEstimator):
         return fresh_optimizer(solver) if isinstance(solver, Optimizer) else OPTIMIZERS[solver](rate)
 
     def _split(self, X, y, sample_weight, factor, random_state):
-        """The rows to train on, and those held out, (X, y, sample_weight): chosen as scikit-learn does."""
+        """Splits the rows as scikit-learn does; returns X, y, sample_weight and factor of the training rows, and
+        (X, y, sample_weight) of the held-out rows."""
         given = [X, y, *(a for a in (sample_weight, factor) if a is not None)]
         stratify = y if self.out_activation_ == "logistic" and y.shape[1] == 1 else None
         parts = train_test_split(
@@ -300,15 +299,16 @@ class Perceptron(BaseEstimator):
         )
         trained, held_out = parts[::2], parts[1::2]
         if held_out[0].shape[0] < 2:
-            told = value_error("validation_fraction", "one that holds out at least 2 rows", self.validation_fraction)
-            raise ValueError(f"The validation set is too small: {told}")
+            expected = "a fraction that holds out at least 2 rows"
+            error = value_error("validation_fraction", expected, self.validation_fraction)
+            raise ValueError(f"The validation set is too small: {error}")
         weights = [None if sample_weight is None else part[2] for part in (trained, held_out)]
         factor = None if factor is None else trained[-1]
         return *trained[:2], weights[0], factor, (*held_out[:2], weights[1])
 
     def _train(self, run):
-        """Runs; a run that diverges is at its end, with the best parameters if there were held-out rows to tell.
-        Returns a warning, or None."""
+        """Executes the run; returns a warning, or None. A run that diverges ends, with the best parameters if there are
+        held-out rows; without these it raises ValueError."""
         try:
             run.go()
         except KeyboardInterrupt:
@@ -320,28 +320,28 @@ class Perceptron(BaseEstimator):
             self.loss_ = math.nan
             self.loss_curve_.append(math.nan)
             self.validation_scores_.append(math.nan)
-            return ConvergenceWarning(f"the best parameters before this are kept: {error}")
+            return ConvergenceWarning(f"the best parameters so far are kept: {error}")
         return None
 
     # ---- predict
 
     @property
     def network_(self):
-        """A `fastgd.Network` of its own with the weights as they are: for `to_onnx`, `save`, `describe`."""
+        """A new `fastgd.Network` with the present weights, for `to_onnx`, `save`, `describe`."""
         check_is_fitted(self)
         with self._lock:
             return self._make_network(self.coefs_[0].dtype)
 
     def _validated(self, *arrays, **options):
-        """scikit-learn's checks of X, or of X and y, which look at every number."""
+        """X, or X and y, checked by scikit-learn, which reads every number."""
         for array in arrays:
             if isinstance(array, np.ndarray):
                 check_mapping(array)
         return validate_data(self, *arrays, accept_sparse="csr", **options)
 
     def _predictions(self, X, finish):
-        """finish(predictions): those of the network for rows of X, (rows, n_outputs), with the parameters that are in
-        `coefs_`."""
+        """Returns finish(predictions) for the network's predictions (rows, n_outputs) for X, with the parameters in
+        `coefs_` and `intercepts_`."""
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         with self._lock:
@@ -356,7 +356,7 @@ class Perceptron(BaseEstimator):
 
 
 def _one_each(name, value, sizes):
-    """A list with a value for each hidden layer."""
+    """A list with one value for each hidden layer, from such a list or a single value."""
     if not isinstance(value, (list, tuple, np.ndarray)):
         return [value] * len(sizes)
     if len(value) != len(sizes):
@@ -365,13 +365,13 @@ def _one_each(name, value, sizes):
 
 
 def _product(one, other):
-    """The product of two arrays, None standing for 1."""
+    """The product of two arrays, either of which may be None, which stands for 1."""
     return other if one is None else one if other is None else one * other
 
 
 def _samples(network, X, y, weight):
-    """`Samples` of what scikit-learn has checked. A sparse X is read through its rows: in its place is an array of its
-    shape that takes no memory."""
+    """`Samples` of arrays that scikit-learn has checked. A sparse X is read through `rows` alone; `x` is an array of
+    its shape that takes no memory."""
     x, rows = X, None
     if hasattr(X, "toarray"):
         x = np.broadcast_to(np.zeros((), network.dtype), X.shape)

@@ -1,8 +1,9 @@
-"""How the estimators of `fastgd.sklearn` train: scikit-learn's objective, order of rows, weights, rates and stopping on
-fastgd's native loop.
+"""Training of the estimators of `fastgd.sklearn`: scikit-learn's objective, order of rows, weights, learning rates and
+stopping, on fastgd's native loop.
 
-scikit-learn's loss of a minibatch is sum(w l) / S + alpha / (2 S) sum of squares of the weights, S the sum of the
-weights w of its rows (their number without). For the same random state it meets the same minibatches as here.
+scikit-learn's loss of a minibatch is sum(w l) / S + alpha / (2 S) (sum of squares of the network's weights), where S is
+the sum of the sample weights w of its rows, or without them the number of rows. The same random state gives the same
+minibatches.
 """
 
 import dataclasses
@@ -18,19 +19,19 @@ from ..network import Network
 from ..optimizers import Adam
 from ..training.sampling import Minibatches
 
-# A sparse X whose dense form takes no more bytes is made dense once; of a larger one, a piece at a time.
+# A sparse X is converted at once if its dense form takes at most so many bytes, else a piece at a time.
 DENSE_BYTES = 2**26
-# How many epochs are laid out at first; later, as many as are done: what is laid out may not be needed.
+# Epochs that are laid out at first; later, as many as have been done, since training may stop early.
 FIRST_EPOCHS = 8
-# scikit-learn's "adaptive" divides the rate by this, and stops at a rate that is no more than the last.
+# scikit-learn's "adaptive" divides the learning rate by the first, and stops when it is at most the second.
 ADAPTIVE_FACTOR, ADAPTIVE_END = 5.0, 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """scikit-learn's loss in terms of fastgd's: the gradient is `factor` times that of fastgd's `loss`, the loss that
-    it reports is `reported` times the sum of that. (Its squared error is half of the mean over the outputs, with the
-    gradient of half of the sum; its log loss and Poisson deviance are sums.)"""
+    """scikit-learn's loss in terms of fastgd's `loss`: its gradient is `factor` times fastgd's, and the loss that it
+    reports is factor * reported times fastgd's. (It reports half of the mean squared error over the outputs, but uses
+    the gradient of half of the sum; its log loss and Poisson deviance are sums over the outputs.)"""
 
     loss: object
     factor: float
@@ -47,7 +48,7 @@ class Objective:
 
 
 class ClassicAdam(Adam):
-    """Adam as scikit-learn has it, and the end of section 2 of the paper: eps is added to sqrt(v), not to
+    """Adam as in scikit-learn, and at the end of section 2 of its paper: eps is added to sqrt(v), not to
     sqrt(v / (1 - beta2^t))."""
 
     def scalars(self, lr, t):
@@ -55,7 +56,7 @@ class ClassicAdam(Adam):
 
 
 class SparseRows:
-    """Gathers rows of a CSR matrix as dense ones, in place of a `RowReader`."""
+    """Gathers rows of a CSR matrix as dense rows; used in place of a `RowReader`."""
 
     def __init__(self, x):
         self.x = x
@@ -65,13 +66,13 @@ class SparseRows:
 
 
 def dense_if_small(x):
-    """A sparse matrix as an array, if that is small."""
+    """X itself, or as a dense array if it is sparse and the array is small."""
     return x.toarray() if issparse(x) and x.shape[0] * x.shape[1] * x.dtype.itemsize <= DENSE_BYTES else x
 
 
 def predict(network, x):
-    """What the network predicts for x, dense or CSR. The product of a CSR matrix and the first layer's weights is
-    scipy's; the layers after it are a network of their own."""
+    """Predictions of the network for x, dense or CSR. scipy multiplies a CSR matrix by the weights of the first layer;
+    the other layers run as a separate network."""
     if not issparse(x):
         return network.predict(x)
     (first, *rest), views = network.layers, network.views()
@@ -88,16 +89,16 @@ def predict(network, x):
 
 
 class SameMinibatches(Minibatches):
-    """The minibatches that scikit-learn takes: rows in an order that a RandomState shuffles anew before each epoch,
-    weights and penalty divided by the sum of the weights of the minibatch."""
+    """scikit-learn's minibatches: a RandomState shuffles the order of the rows again before each epoch, and weights and
+    penalty are divided by the sum of the sample weights of the minibatch."""
 
     def __init__(self, network, samples, batch_size, *, shuffle, random_state, objective, alpha):
         super().__init__(network, samples, batch_size, shuffle=shuffle)
-        self._shuffled = shuffle  # a single minibatch, too: the generator moves on, and sums are of another order
+        self._shuffled = shuffle  # a single minibatch, too: it advances the generator, and the order affects sums
         self._random_state, self._objective, self._alpha = random_state, objective, alpha
         self._first = self.epoch
-        # The orders of epochs from `_oldest` on; and before those of the last piece were drawn: the epoch that was to
-        # be drawn, the order of the one before, and the state of the generator.
+        # _orders: the orders of epochs from `_oldest` on. _before: from before the last piece was laid out, the next
+        # epoch to draw, the order of the epoch before it, and the state of the generator.
         self._oldest, self._orders, self._before = self.epoch, [], None
 
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
@@ -111,7 +112,7 @@ class SameMinibatches(Minibatches):
             if objective.factor != 1:
                 steps.weights = np.repeat(objective.factor / rows, rows).astype(plan.dtype)
                 steps.weight_starts = np.cumsum(rows) - rows
-        else:  # so far weight / rows
+        else:  # the weights have been divided by the number of rows
             means = np.add.reduceat(steps.weights.astype(np.float64), steps.weight_starts)
             if not means.all():
                 raise value_error("sample_weight", "weights that are not all zero in any minibatch", "such a minibatch")
@@ -136,7 +137,7 @@ class SameMinibatches(Minibatches):
         return order
 
     def leave_random_state(self, epochs):
-        """Takes the generator back to where so many epochs leave it: orders were drawn that were not needed."""
+        """Sets the generator to its state after so many epochs; orders of later epochs may have been drawn."""
         if self._shuffled and self._before is not None and self._first + epochs < self._oldest + len(self._orders):
             drawn, order, state = self._before
             self._random_state.set_state(state)
@@ -144,28 +145,34 @@ class SameMinibatches(Minibatches):
                 order = self._next_order(order)
 
 
-def falling_rate(learning_rate, power, rows, steps_of_epoch, seen):
-    """scikit-learn's "invscaling" as a function of the step: learning_rate / (t + 1)^power, t the rows seen at the
-    beginning of the epoch, and learning_rate in the first epoch, before which there were `seen`."""
+def falling_rate(learning_rate, power, rows, steps_per_epoch, rows_before):
+    """scikit-learn's "invscaling" as a function of the step: learning_rate in the first epoch, then
+    learning_rate / (t + 1)^power, where t is the number of rows trained on before the epoch, `rows_before` of them
+    before this fit."""
 
     def rate(step):
-        epochs = step // steps_of_epoch
-        return learning_rate / (seen + epochs * rows + 1) ** power if epochs else learning_rate
+        epochs = step // steps_per_epoch
+        return learning_rate / (rows_before + epochs * rows + 1) ** power if epochs else learning_rate
 
     return rate
 
 
 def set_rate(optimizer, old, new):
-    """Goes over to another rate, of SGD. scikit-learn keeps the momentum of the steps, fastgd that of the gradients,
-    which is the former over the rate."""
+    """Adapts the momentum of SGD to a change of its learning rate. scikit-learn stores the momentum of the steps,
+    fastgd the momentum of the gradients, which is the former divided by the rate."""
     for velocity in optimizer.state.get("b", ()):
         velocity *= old / new
 
 
 class EpochEnd:
-    """What scikit-learn does at the end of an epoch, as a callback of the run: enters losses and scores in the
-    estimator, follows the learning rate, tells when to stop. score(): of the held-out rows, or None without any. After
-    the run `best` are the parameters with the best score so far; before there is one, what is given."""
+    """Callback that does what scikit-learn does at the end of an epoch: records losses and scores in the estimator,
+    changes the learning rate, and returns True to stop.
+
+    rate        the current learning rate
+    rows        rows of an epoch
+    reported    factor of the loss, from `Objective`
+    score       function that returns the score of the held-out rows, or None if there are none
+    best        the parameters with the best score; initially those given"""
 
     def __init__(self, estimator, rate, rows, reported, score, best=None):
         self.estimator, self.rate, self.rows, self.reported, self.score = estimator, rate, rows, reported, score
@@ -180,50 +187,50 @@ class EpochEnd:
         if estimator.verbose:
             print(f"Iteration {run.epoch}, loss = {loss:.8f}")
         if self.score is None:
-            self._look(-loss, -estimator.best_loss_)
+            self._count(-loss, -estimator.best_loss_)
             estimator.best_loss_ = min(loss, estimator.best_loss_)
         else:
-            self._look_at_score(run.network)
+            self._record_score(run.network)
         if estimator._follows("invscaling"):
             rate = estimator.learning_rate_init / (estimator.t_ + 1) ** estimator.power_t
             set_rate(run.optimizer, self.rate, rate)
             self.rate = rate
         return estimator._no_improvement_count > estimator.n_iter_no_change and self._stops(run.optimizer)
 
-    def _look(self, value, best):
-        """Counts epochs in a row that are not better by the tolerance; NaN is none of them."""
+    def _count(self, value, best):
+        """Counts successive epochs without an improvement by the tolerance; NaN resets the count."""
         estimator, worse = self.estimator, value < best + self.estimator.tol
         estimator._no_improvement_count = estimator._no_improvement_count + 1 if worse else 0
 
-    def _look_at_score(self, network):
+    def _record_score(self, network):
         estimator, score = self.estimator, self.score()
         estimator.validation_scores_.append(score)
         if estimator.verbose:
             print(f"Validation score: {score:f}")
-        self._look(score, estimator.best_validation_score_)
+        self._count(score, estimator.best_validation_score_)
         if score > estimator.best_validation_score_:
             estimator.best_validation_score_, self.best = score, network.parameters.copy()
 
     def _stops(self, optimizer):
         estimator = self.estimator
-        what = "Training loss" if self.score is None else "Validation score"
-        what += f" not better by tol={estimator.tol:g} in {estimator.n_iter_no_change} epochs:"
+        message = "Training loss" if self.score is None else "Validation score"
+        message += f" not better by tol={estimator.tol:g} in {estimator.n_iter_no_change} epochs:"
         if not estimator._follows("adaptive") or optimizer.learning_rate <= ADAPTIVE_END:
             if estimator.verbose:
-                print(what, "stopping.")
+                print(message, "stopping.")
             return True
         rate = optimizer.learning_rate / ADAPTIVE_FACTOR
         set_rate(optimizer, optimizer.learning_rate, rate)
         optimizer.learning_rate = rate
         estimator._no_improvement_count = 0
         if estimator.verbose:
-            print(what, f"learning rate {rate:g}.")
+            print(message, f"learning rate {rate:g}.")
         return False
 
 
 def minimize(network, x, y, weight, objective, alpha, *, max_iter, max_fun, tol, verbose):
-    """L-BFGS (scipy's L-BFGS-B) from the parameters of a network of float64, on all rows at once; leaves the
-    parameters in the network. Returns scipy's result."""
+    """Minimizes the objective over all rows by L-BFGS (scipy's L-BFGS-B), starting at the parameters of a float64
+    network, and leaves the result in the network. Returns scipy's result."""
     total = len(x) if weight is None else weight.sum()
     n, last = network.n_weights, [np.nan]
 

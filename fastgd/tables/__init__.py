@@ -1,4 +1,12 @@
-"""Tables: files and columns of numbers and categories, as rows of numbers that networks take, and back."""
+"""Tables: CSV, Parquet and Arrow files, by pyarrow (extra `data`), and their encoding as rows of numbers.
+
+table = fastgd.tables.read("houses.csv")
+preprocessing = fastgd.tables.Preprocessing.of(table, target="price")
+X, y = preprocessing.encode(table), preprocessing.targets(table)
+net = fastgd.Network(preprocessing.n_features, [..., fastgd.Dense(preprocessing.n_outputs)], loss=preprocessing.loss)
+net.preprocessing = preprocessing  # saved and loaded with the network
+preprocessing.decode(net.predict(preprocessing.encode(other)))
+"""
 
 from .columns import Categories, Numbers, Target
 from .errors import TableError

@@ -1,4 +1,4 @@
-"""Columns of tables: as numbers or categories, what is learnt of them, and how they are encoded."""
+"""Columns of tables: numbers, categories and the target; what is learnt from them, and how they are encoded."""
 
 import dataclasses
 import difflib
@@ -24,18 +24,18 @@ from .values import (
     words_of,
 )
 
-# A column of text more of which are numbers than this is one of numbers, with mistakes in it.
+# A column of text of which more than this fraction are numbers is taken for a column of numbers with errors.
 MOSTLY = 0.5
-# Integer targets of at most so many values are classes, unless told.
+# Integer targets with at most so many different values are classes, if the task is "auto".
 MAX_CLASSES = 20
 TASKS = ("auto", "classification", "regression")
-# Squares of larger numbers are not finite.
+# Squares of larger numbers may overflow.
 LARGEST = 1e150
 
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """A column of numbers: missing ones are `fill`; then (x - shift) scale."""
+    """A column of numbers, encoded as (x - shift) scale, where x is `fill` for missing numbers."""
 
     name: str
     fill: float
@@ -45,6 +45,7 @@ class Numbers:
     width, onnx_input = 1, (np.float64, "a number; missing ones are NaN")
 
     def encode(self, column, out, where, unknown):
+        """Encodes a column into `out` (rows, 1). Raises TableError that names the row."""
         values = _numbers(column, where)
         with np.errstate(all="ignore"):
             out[:, 0] = (np.where(np.isnan(values), self.fill, values) - self.shift) * self.scale
@@ -52,7 +53,7 @@ class Numbers:
 
     @staticmethod
     def onnx(graph, columns):
-        """Adds the nodes that encode columns of numbers to a graph of ONNX; returns the name of their output."""
+        """Adds nodes that encode columns of numbers to an ONNX graph; returns the name of their output."""
         fill, shift, scale = (np.array([getattr(c, name) for c in columns]) for name in ("fill", "shift", "scale"))
         x = graph.add("Concat", *(column.name for column in columns), axis=1)
         x = graph.add("Where", graph.add("IsNaN", x), fill, x)
@@ -61,8 +62,8 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class Categories:
-    """A column of categories, as text: one output for each value, 1 where it is that; all 0 where it is missing.
-    by_value: they are of a column of numbers, truth values or dates, so "1" and "1.0" are the same."""
+    """A column of categories, encoded one-hot: one feature for each of `values`, which are text; all are 0 where the
+    category is missing. by_value: the column holds numbers, truth values or dates, so "1" and "1.0" are equal."""
 
     name: str
     values: tuple
@@ -72,16 +73,19 @@ class Categories:
 
     @property
     def width(self):
+        """Number of features."""
         return len(self.values)
 
     def encode(self, column, out, where, unknown):
+        """Encodes a column into `out` (rows, width). unknown: as in `Preprocessing.encode`. Raises TableError that
+        names the row."""
         index = index_of(column, self.values, self.by_value, where)
         if unknown == "error" and (index == UNKNOWN).any():
             row = int(np.argmax(index == UNKNOWN))
             got = as_text(column.slice(row, 1), where)[0].as_py()
             near = difflib.get_close_matches(got, self.values, n=1) if len(got) < LONG_TEXT else []
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            others = "unknown='zeros', or --unknown zeros, passes others"
+            others = "unknown='zeros', or --unknown zeros, accepts others"
             expected = f"one of {shown(list(self.values))}, the categories it was trained on ({others})"
             raise where.error(expected, f"{shown(got)}{hint}", row)
         out[...] = 0
@@ -90,10 +94,10 @@ class Categories:
 
     @staticmethod
     def onnx(graph, columns):
-        """As that of `Numbers`, for columns of categories."""
+        """As `Numbers.onnx`, for columns of categories."""
         parts = []
         for column in columns:
-            # Empty text is a category of its own that is cut off again: it is none of the unknown.
+            # Empty text, a missing category, must not count as unknown: it gets a feature, which is cut off again.
             text = graph.add("Squeeze", column.name, np.array([1]))
             part = graph.add(
                 "OneHotEncoder", text, domain="ai.onnx.ml", of=column.name,
@@ -104,14 +108,14 @@ class Categories:
 
 
 def missing(column):
-    """How many values of a column are missing."""
+    """The number of missing values in a column."""
     if not is_text(decoded(column).type):
         return column.null_count
     return as_text(column, Where(None, None)).null_count
 
 
 def _valid(text):
-    """Where a column of text is not missing."""
+    """Which values of a column of text are not missing, as an array of bool."""
     return text.is_valid().to_numpy(zero_copy_only=False)
 
 
@@ -124,7 +128,8 @@ def _is_number(kind):
 
 
 def _numbers(column, where, otherwise=""):
-    """A column as float64, NaN where it is missing. otherwise: what else a message may advise."""
+    """A column as float64, NaN where it is missing. Raises TableError for values that are not numbers; otherwise: an
+    alternative that its message offers."""
     arrow = pyarrow_modules()
     column = decoded(column)
     if is_text(column.type):
@@ -149,21 +154,21 @@ def _numbers(column, where, otherwise=""):
 
 
 def _check_finite(values, scaled, where):
-    """Raises where a number is not finite any more in its precision, once it is standardised."""
+    """Raises TableError if a standardised number overflows in the precision of the features."""
     if not np.isfinite(scaled).all():
         row = int(np.argmin(np.isfinite(scaled)))
         raise where.error(f"numbers that {scaled.dtype} holds once they are standardised", f"{values[row]:g}", row)
 
 
 def _parsed(text):
-    """Text as float64, NaN where it is missing or no number."""
+    """Text as float64, NaN where it is missing or not a number."""
     words, codes = words_of(text)
     return np.array([*map(number_of, words), np.nan], np.float64)[codes]
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The column to be predicted: `classes` for classification; for regression (y - shift) scale."""
+    """The column to predict: labels by `classes` for classification, (y - shift) scale for regression."""
 
     name: str
     classes: tuple | None
@@ -171,27 +176,29 @@ class Target:
     scale: float = 1.0
 
     def class_array(self):
-        """The classes as an array; of text as one of objects, for numpy's own ends at a zero."""
+        """The classes as an array. Text is of dtype object, since numpy's text cannot end with a NUL character."""
         return np.array(self.classes, object if isinstance(self.classes[0], str) else None)
 
 
-def fitted_categories(name, column, where, max_categories, told):
+def fitted_categories(name, column, where, max_categories, is_categorical):
+    """The `Categories` of a column. is_categorical: the user says so, so numbers and rare values are accepted."""
     text = as_text(column, where)
     values = sorted(value for value in text.unique().to_pylist() if value is not None)
-    if not told:
+    if not is_categorical:
         _check_no_numbers(text, where, " (or the column among the categorical ones)")
         if len(values) > max(MAX_CLASSES, len(column) / 2):
             expected = "categories that come more than once (or the column left out, or among the categorical ones)"
             raise where.error(expected, f"{len(values)} different ones in {len(column)} rows")
     if len(values) > max_categories:
         raise where.error(f"at most {max_categories} categories (or the column left out)", f"{len(values)}")
-    meant = set(map(value_of, values))  # a code as "007" means itself, and is lost where rows are copied
-    by_value = not is_text(decoded(column).type) and len(meant) == len(values) and str not in set(map(type, meant))
+    meanings = set(map(value_of, values))  # a code such as "007" means itself, as text
+    is_one_to_one = len(meanings) == len(values) and str not in set(map(type, meanings))
+    by_value = not is_text(decoded(column).type) and is_one_to_one
     return Categories(name, tuple(values), by_value)
 
 
 def _check_no_numbers(text, where, otherwise=""):
-    """Raises, naming the first that is not, where most of the values of a column of text are numbers."""
+    """Raises TableError if most values of a column of text are numbers; it names the first that is not."""
     values = [value for value in text.unique().to_pylist() if value is not None]
     numbers = [value for value in values if not np.isnan(number_of(value))]
     if len(numbers) > MOSTLY * len(values):
@@ -200,6 +207,7 @@ def _check_no_numbers(text, where, otherwise=""):
 
 @np.errstate(all="ignore")
 def fitted_numbers(name, column, where, missing, rows):
+    """The `Numbers` of a column; rows: the index of the training rows, None is all."""
     values = _numbers(column, where)
     values = values if rows is None else values[rows]
     if np.isnan(values).all():
@@ -210,7 +218,7 @@ def fitted_numbers(name, column, where, missing, rows):
 
 @np.errstate(all="ignore")
 def _fitted_scale(values, where):
-    """Mean and 1 / standard deviation of numbers, those that are not missing."""
+    """Mean and 1 / standard deviation of the numbers that are not missing."""
     largest = float(np.nanmax(np.abs(values)))
     if largest > LARGEST:
         raise where.error(f"numbers up to {LARGEST:g} in size", f"{largest:g}")
@@ -220,6 +228,7 @@ def _fitted_scale(values, where):
 
 
 def fitted_target(column, where, task, rows):
+    """The `Target` of a column; rows: the index of the training rows, None is all."""
     types = pyarrow_modules().types
     classes = is_text(column.type) or types.is_boolean(column.type) or types.is_dictionary(column.type)
     column = _classes(column, where)
@@ -248,7 +257,7 @@ def fitted_target(column, where, task, rows):
 
 
 def _labels_of(column):
-    """A column of floating-point numbers as integers, if it is of such."""
+    """A column of floating-point numbers as integers if all are integers, else unchanged."""
     try:
         return column.cast(pyarrow_modules().int64())
     except pyarrow_modules().ArrowInvalid:
@@ -256,13 +265,13 @@ def _labels_of(column):
 
 
 def _classes(column, where):
-    """A target as its values; empty text is missing."""
+    """A target, without dictionary encoding; empty text is missing."""
     column = decoded(column)
     return as_text(column, where) if is_text(column.type) else column
 
 
 def _codes(column, where):
-    """A column of integers as text, if that is how it is written: "01"."""
+    """A column of integers as text if the file wrote a code such as "01", else unchanged."""
     if any(written(piece) is None or written(piece) is False for piece in pieces_of(column)):
         return column
     text = as_text(column, where)
@@ -275,6 +284,7 @@ def _check_present(absent, where):
 
 
 def encoded_target(target, column, where):
+    """A column as targets: integer labels, or standardised numbers. Raises TableError that names the row."""
     if target.classes is None:
         values = _numbers(column, where)
         _check_present(np.isnan(values), where)
@@ -284,7 +294,7 @@ def encoded_target(target, column, where):
         return scaled
     kind = type(target.classes[0])
     if kind is int and is_text(column.type):
-        _numbers(column, where)  # tells where there is none
+        _numbers(column, where)  # raises at the first text that is not a number
     found = index_of(column, tuple(map(str, target.classes)), kind is not str, where)
     _check_present(found == MISSING, where)
     if found.min() < 0:

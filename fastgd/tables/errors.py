@@ -1,4 +1,4 @@
-"""What the modules of tables share: the error that names source, column and row, pyarrow, and its files."""
+"""Shared by the modules of tables: the error that names source, column and row, and access to pyarrow."""
 
 import contextlib
 import dataclasses
@@ -6,23 +6,23 @@ import os
 
 
 class TableError(ValueError):
-    """Something is wrong with the data of a table: `source`, `column` and `row` (counted from 1, without a header) tell
-    where, or are None."""
+    """An error in the data of a table. `source`, `column` and `row` (counted from 1, without the header) say where it
+    is; each may be None."""
 
     def __init__(self, source, column, row, expected, got):
         super().__init__(source, column, row, expected, got)
         self.source, self.column, self.row, self.expected, self.got = source, column, row, expected, got
 
     def __str__(self):
-        places = [f"column {self.column!r}" if self.column is not None else "", f"row {self.row}" if self.row else ""]
         source = None if self.source is None else str(self.source)
-        where = ", ".join(place for place in (source, *places) if place) or "the table"
+        column, row = None if self.column is None else f"column {self.column!r}", f"row {self.row}" if self.row else ""
+        where = ", ".join(part for part in (source, column, row) if part) or "the table"
         return f"{where}: expected {self.expected}, got {self.got}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """A place in a table, for messages."""
+    """A column of a table, for messages."""
 
     source: str | None
     column: str | None
@@ -45,10 +45,9 @@ def pyarrow_modules():
 
 @contextlib.contextmanager
 def native_file(path, file):
-    """Context of the same file as an open one, from its beginning, as one of pyarrow's. After an error a thread of
-    pyarrow may read on for a moment: from a file of Python's when the interpreter has ended, which aborts the process.
-    """
+    """Context that opens the file of an open Python file again, as a file of pyarrow. After an error a thread of
+    pyarrow may go on reading; if the file were Python's and the interpreter had ended, that would abort the process."""
     with pyarrow_modules().OSFile(os.fsencode(path)) as again:
         if not os.path.samestat(os.fstat(again.fileno()), os.fstat(file.fileno())):
-            raise TableError(path, None, None, "a file at rest", "another one in its place")
+            raise TableError(path, None, None, "a file that does not change", "another file of the same name by now")
         yield again

@@ -1,4 +1,5 @@
-"""Files of tables: CSV, TSV, Parquet, Feather and Arrow, read by pyarrow (extra `data`), and tables of other kinds."""
+"""Reads tables from CSV, TSV, Parquet, Feather and Arrow files, by pyarrow (extra `data`), and converts DataFrames and
+dicts of columns."""
 
 import contextlib
 import errno
@@ -32,19 +33,19 @@ READERS = {
     ".feather": _read_arrow,
     ".arrow": _read_arrow,
 }
-# How pandas calls the columns of an index that has no name: in Parquet and Feather; in CSV, and when that is read.
+# Names that pandas gives to the columns of an index without a name: in Parquet and Feather; in CSV.
 INDEX_LEVEL, FIRST_UNNAMED = re.compile(r"__index_level_\d+__"), re.compile(r"\s*|Unnamed: \d+(_level_\d+)?(\.\d+)*")
 
 
 def ending(path):
-    """The ending of a file's name that tells its kind, or None."""
+    """The ending of a file name that says its format, or None if it is unknown."""
     return next((end for end in READERS if path.lower().endswith(end)), None)
 
 
 @contextlib.contextmanager
 def open_file(path):
-    """Context of a file that is open for reading its bytes. Raises TableError unless it is a regular file: a pipe that
-    nobody writes to would keep its reader waiting for ever."""
+    """Context of a file open for reading bytes. Raises TableError unless it is a regular file: to read from a pipe that
+    nobody writes to would wait for ever."""
     try:
         opened = open_to_read(path)
     except IsADirectoryError:
@@ -60,13 +61,17 @@ def open_file(path):
 
 
 def read(path, *, text=(), delimiter=None):
-    """Reads a CSV, TSV, Parquet, Feather or Arrow file, by its ending, as a pyarrow.Table. In text files empty fields,
-    "NA", "NaN", "null" and the like are missing values, and a column of numbers only is one of numbers, unless `text`
-    names it. What stood in the file is remembered: where a `Preprocessing` needs a category or a class, "007" is "007",
-    in the table and in slices and selections of its columns; rows that are copied (filtered, sorted) are numbers.
-    delimiter: what stands between two fields; None is a tab in TSV files and else a comma.
+    """Reads a CSV, TSV, Parquet, Feather or Arrow file, according to its ending, as a pyarrow.Table.
 
-    Raises OSError if the file cannot be read, TableError naming it if it is no such table."""
+    In text files, empty fields, "NA", "NaN", "null" and the like are missing values, and a column that holds only
+    numbers is read as numbers, unless `text` names it. The table remembers the text of its fields: where a
+    `Preprocessing` needs a category or a class, "007" is "007". That holds for slices and selections of columns, too;
+    where rows are copied (filtered, sorted), the text is lost.
+
+    text: names of columns to read as text. delimiter: between fields of a text file; None is a tab in TSV files, else a
+    comma.
+
+    Raises OSError if the file cannot be read, TableError that names the file if it does not hold such a table."""
     try:
         path = os.fsdecode(path)
     except TypeError:
@@ -78,26 +83,26 @@ def read(path, *, text=(), delimiter=None):
     if end is None:
         raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
     text = [text] if isinstance(text, str) else list(text)
-    text = [name for name in text if name == str(name).encode("utf-8", "replace").decode()]  # others no column can have
+    text = [name for name in text if name == str(name).encode("utf-8", "replace").decode()]  # no column has another
     pyarrow_modules()
     with open_file(path) as file, decoding(path, f"a whole {end} file"):
         table = _checked_table(READERS[end](path, file, text, delimiter), path)
-        # Of bytes that were damaged pyarrow makes arrays that end the process when they are used.
+        # From damaged bytes pyarrow may make arrays whose use would crash the process.
         table.validate(full=True)
     return table
 
 
 @contextlib.contextmanager
 def decoding(path, expected):
-    """Context in which a library makes sense of the bytes of a file: whatever it raises where they were damaged is a
-    TableError of this path."""
+    """Context in which a library decodes the bytes of a file: whatever it raises for damaged bytes becomes a TableError
+    of this path."""
     try:
         yield
     except TableError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # the system's, and not that of a place in the file that cannot be
+            raise  # from the system; EINVAL comes from an impossible offset in a damaged file
         got = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise TableError(path, None, None, expected, got) from error
 
@@ -115,10 +120,12 @@ def _checked_table(table, source):
 
 
 def as_table(data, source=None):
-    """A pyarrow.Table of one, of a DataFrame, or of a dict of columns. Names that are no text become text."""
+    """Returns a pyarrow.Table itself, or a DataFrame or a dict of columns as one. Names that are not text become text.
+    Raises TypeError for other data, TableError for columns that Arrow cannot hold."""
     arrow = pyarrow_modules()
-    what_frames_have = "columns" if hasattr(data, "iloc") else "__arrow_c_stream__"  # a pandas.Series has that, too
-    if not isinstance(data, (arrow.Table, dict)) and not hasattr(data, what_frames_have):
+    # A pandas.Series has the latter, too, but no columns.
+    attribute_of_frames = "columns" if hasattr(data, "iloc") else "__arrow_c_stream__"
+    if not isinstance(data, (arrow.Table, dict)) and not hasattr(data, attribute_of_frames):
         raise type_error("table", "a pyarrow.Table, a DataFrame or a dict of columns", shown(data))
     try:
         if isinstance(data, dict):
@@ -134,14 +141,14 @@ def as_table(data, source=None):
 
 
 def _of_frame(data, source):
-    """A pyarrow.Table of a DataFrame; the index of one of pandas is left out."""
+    """A DataFrame as a pyarrow.Table, without the index that pandas has."""
     if not hasattr(data, "iloc"):
         return pyarrow_modules().table(data)
     return _of_columns(((str(name), data.iloc[:, i]) for i, name in enumerate(data.columns)), source)
 
 
 def _of_columns(named, source):
-    """A pyarrow.Table of pairs of names and values."""
+    """Pairs of names and values as a pyarrow.Table."""
     arrow = pyarrow_modules()
     names, columns = [], []
     for name, values in named:
@@ -157,9 +164,10 @@ def _of_columns(named, source):
 
 
 def index_columns(table):
-    """The columns of a table that are the index of a DataFrame, which says nothing: a row's number, or its name."""
+    """The columns of a table that hold the index of a DataFrame: numbers or names of rows, from which nothing can be
+    learnt."""
     names, found = table.column_names, []
-    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):  # no words of pandas
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):  # no metadata of pandas
         described = json.loads((table.schema.metadata or {})[b"pandas"])["index_columns"]
         found = [name for name in described if isinstance(name, str)]
     for name in names:

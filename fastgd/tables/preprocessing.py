@@ -1,12 +1,4 @@
-"""Tables: CSV, Parquet and Arrow files, by pyarrow (extra `data`), and what makes rows of numbers of them.
-
-table = fastgd.tables.read("houses.csv")
-preprocessing = fastgd.tables.Preprocessing.of(table, target="price")
-X, y = preprocessing.encode(table), preprocessing.targets(table)
-net = fastgd.Network(preprocessing.n_features, [..., fastgd.Dense(preprocessing.n_outputs)], loss=preprocessing.loss)
-net.preprocessing = preprocessing  # saved and loaded with the network
-preprocessing.decode(net.predict(preprocessing.encode(other)))
-"""
+"""Preprocessing: encodes tables as rows of numbers, and decodes predictions."""
 
 import dataclasses
 import difflib
@@ -32,17 +24,16 @@ from .files import as_table, index_columns, read
 from .values import check_text_is_there, is_text
 
 __all__ = ["Categories", "Numbers", "Preprocessing", "TableError", "Target", "read"]
-# What the outputs of ONNX models are called: their inputs, which have the names of columns, have others.
+# Names of the outputs of ONNX models. The inputs are named after columns, which must have other names.
 OUTPUTS = ("prediction", "probabilities", "scores")
 
 
 class Preprocessing:
-    """Makes rows of numbers of the columns of a table, and targets of one of them: numbers are standardised, missing
-    ones filled in; categories become one output each. It is learnt from a table by `of`, and saved with a network whose
-    attribute `preprocessing` it is.
+    """Encodes the columns of a table as rows of numbers, and one of them as targets. Numbers are standardised, and
+    missing ones filled in; a column of categories becomes one feature for each category (one-hot). `of` learns it from
+    a table. A network stores it in its attribute `preprocessing`, and is saved with it.
 
-    columns: list of `Numbers` and `Categories`; target: a `Target`.
-    """
+    columns: tuple of `Numbers` and `Categories`. target: a `Target`."""
 
     def __init__(self, columns, target):
         self.columns, self.target = tuple(columns), target
@@ -54,19 +45,19 @@ class Preprocessing:
     ):  # fmt: skip
         """Learns from a table (a pyarrow.Table, a DataFrame or a dict of columns).
 
-        target: the column to be predicted. Its values are classes if they are text, truth values, or integers of at
-            most 20 values, unless `task` says "classification" or "regression".
-        categorical: columns of numbers that are categories, as they stand in a text file. drop: columns that are left
-            out. So is the index of a DataFrame that came into a file, with a UserWarning, unless an argument names it.
-        missing: what missing numbers become: "mean" or "median" of the column.
-        max_categories: more of them in a column are an error: it is hardly one of categories.
-        rows: index of the rows that means, medians and scales are taken of: those that are trained on; None is all.
-            Categories and classes are those of the whole table.
+        target: the column to predict. Its values are classes if they are text, truth values, or integers with at most
+            20 different values, unless `task` is "classification" or "regression".
+        categorical: columns of numbers that stand for categories; from a text file, by their text. drop: columns to
+            ignore. The index of a DataFrame that was written to a file is ignored, too, with a UserWarning, unless an
+            argument names it.
+        missing: the value of missing numbers: "mean" or "median" of the column.
+        max_categories: a column with more categories raises, since it is hardly categorical.
+        rows: index of the training rows, from which means, medians and scales are computed; None is all. Categories and
+            classes come from the whole table.
         source: the name of the table in messages.
 
-        Names that are no text, as columns of a DataFrame may have, become text.
-        Raises TableError naming source, column and row.
-        """
+        Names of columns that are not text become text. Raises TableError that names source, column and row; TypeError
+        or ValueError that names the argument."""
         made, notes = learn(
             table, target, categorical=categorical, drop=drop, task=task, missing=missing,
             max_categories=max_categories, rows=rows, source=source,
@@ -79,11 +70,12 @@ class Preprocessing:
 
     @property
     def n_features(self):
+        """Number of features of an encoded row."""
         return sum(column.width for column in self.columns)
 
     @property
     def feature_names(self):
-        """One name for each feature: that of the column, for a category with "=value"."""
+        """Names of the features: the name of the column, followed by "=value" for a category."""
         names = []
         for column in self.columns:
             more = [f"={value}" for value in column.values] if isinstance(column, Categories) else [""]
@@ -92,42 +84,44 @@ class Preprocessing:
 
     @property
     def text(self):
-        """Columns of text, to be read as such."""
+        """Names of the columns that `fastgd.tables.read` has to read as text."""
         names = [column.name for column in self.columns if isinstance(column, Categories)]
         of_text = self.target.classes is not None and isinstance(self.target.classes[0], str)
         return [*names, self.target.name] if of_text else names
 
     @property
     def n_outputs(self):
+        """Number of outputs of a network that predicts the target."""
         return 1 if self.target.classes is None else len(self.target.classes)
 
     @property
     def loss(self):
+        """Name of the loss that suits the target: "mse", or "softmax_cross_entropy" for classes."""
         return "mse" if self.target.classes is None else "softmax_cross_entropy"
 
-    # ---- at work
+    # ---- encoding and decoding
 
     def encode(self, table, *, unknown="error", dtype="float32", source=None):
-        """The columns of a table as an array (rows, n_features). unknown: what a category that was not there when
-        this was learnt gives: "error", or "zeros" for what a missing value gives.
+        """Encodes the columns of a table as an array (rows, n_features). unknown: for a category that was not in the
+        table that this was learnt from, "error" raises, "zeros" encodes it as a missing value.
 
-        Raises TableError naming source, column and row."""
+        Raises TableError that names source, column and row."""
         choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
         table = as_table(table, source)
         known = {name: i for i, name in enumerate(table.column_names)}
-        X, place = np.empty((table.num_rows, self.n_features), dtype), 0
+        X, start = np.empty((table.num_rows, self.n_features), dtype), 0
         for column in self.columns:
             if column.name not in known:
                 raise no_such_column(table, column.name, source)
-            i, where, out = known[column.name], Where(source, column.name), X[:, place : place + column.width]
+            i, where, out = known[column.name], Where(source, column.name), X[:, start : start + column.width]
             if isinstance(column, Categories) and not column.by_value:
                 check_text_is_there(table.column(i), table.schema.field(i), where)
             column.encode(table.column(i), out, where, unknown)
-            place += column.width
+            start += column.width
         return X
 
     def targets(self, table, *, source=None):
-        """The targets of a table: integer labels, or standardised numbers. Raises TableError as `encode`."""
+        """The targets of a table, (rows,): integer labels, or standardised numbers. Raises TableError as `encode`."""
         table = as_table(table, source)
         name, where = self.target.name, Where(source, self.target.name)
         column = column_of(table, name, source)
@@ -136,8 +130,8 @@ class Preprocessing:
         return encoded_target(self.target, column, where)
 
     def decode(self, prediction):
-        """What the predictions of the network (rows, n_outputs) mean: an array of the most probable classes as they
-        stand in the table, or of numbers in its units."""
+        """Decodes predictions of the network, (rows, n_outputs), as an array (rows,): the most probable classes, as in
+        the table, or numbers in the units of the table."""
         if prediction.ndim != 2 or prediction.shape[1] != self.n_outputs:
             raise value_error("prediction", f"an array (rows, {self.n_outputs})", shown(prediction))
         if self.target.classes is None:
@@ -145,18 +139,19 @@ class Preprocessing:
                 return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
         return self.target.class_array()[prediction.argmax(axis=1)]
 
-    # ---- as nodes of ONNX
+    # ---- ONNX
 
     def onnx_encode(self, graph):
-        """Makes the columns inputs of a graph of ONNX and adds what `encode` does; returns the name of the rows."""
+        """Adds inputs for the columns, and nodes that do what `encode` does, to an ONNX graph; returns the name of the
+        encoded rows."""
         for column in self.columns:
-            dtype, told = column.onnx_input
-            graph.input(column.name, dtype, 1, doc=told)
+            dtype, doc = column.onnx_input
+            graph.input(column.name, dtype, 1, doc=doc)
         parts = [kind.onnx(graph, list(group)) for kind, group in itertools.groupby(self.columns, type)]
         return graph.add("Concat", *parts, axis=1)
 
     def onnx_decode(self, graph, prediction):
-        """Adds what `decode` does; returns the name of the numbers or classes, and their dtype."""
+        """Adds nodes that do what `decode` does; returns the name of the numbers or classes, and their dtype."""
         if self.target.classes is not None:
             classes = self.target.class_array()
             graph.metadata["classes"] = json.dumps(classes.tolist())
@@ -165,15 +160,16 @@ class Preprocessing:
         number = graph.add("Div", number, np.array(self.target.scale))
         return graph.add("Add", number, np.array(self.target.shift)), np.float64
 
-    # ---- kept
+    # ---- saving
 
     def config(self):
-        """For a file, as JSON."""
+        """What a file stores, as a dict for JSON."""
         kinds = [{"kind": type(column).__name__, **dataclasses.asdict(column)} for column in self.columns]
         return {"columns": kinds, "target": dataclasses.asdict(self.target)}
 
     @classmethod
     def from_config(cls, config):
+        """The preprocessing of a `config`. Raises TypeError, ValueError or KeyError if that is not valid."""
         columns = []
         for column in config["columns"]:
             choose("kind", column["kind"], dict.fromkeys(("Numbers", "Categories")))
@@ -205,7 +201,7 @@ class Preprocessing:
 def learn(
     table, target, *, categorical=(), drop=(), task="auto", missing="mean", max_categories=100, rows=None, source=None
 ):
-    """What `Preprocessing.of` learns, and a list of what the user should know of it."""
+    """Returns the `Preprocessing` that `of` learns, and a list of warnings for the user."""
     table = as_table(table, source)
     rows = _check_row_index(rows, table.num_rows)
     target, categorical, drop = str(target), _names(categorical), _names(drop)
@@ -234,11 +230,11 @@ def learn(
             raise where.error("a name for each column (or the column left out)", "none")
         if column.null_count == len(column):
             raise where.error("values (or the column left out)", "none: all are missing")
-        told = name in categorical or pyarrow_modules().types.is_dictionary(column.type)
-        if told:
+        is_categorical = name in categorical or pyarrow_modules().types.is_dictionary(column.type)
+        if is_categorical:
             check_text_is_there(column, table.schema.field(name), where)
-        if told or is_text(column.type):
-            columns.append(fitted_categories(name, column, where, max_categories, told))
+        if is_categorical or is_text(column.type):
+            columns.append(fitted_categories(name, column, where, max_categories, is_categorical))
         else:
             columns.append(fitted_numbers(name, column, where, missing, rows))
     if not columns:
@@ -248,40 +244,40 @@ def learn(
 
 
 def column_of(table, name, source, argument=None):
-    """A column of a table; raises a TableError if there is none of that name."""
+    """A column of a table. Raises TableError if no column has that name."""
     if name not in table.column_names:
         raise no_such_column(table, name, source, argument)
     return table.column(name)
 
 
 def no_such_column(table, name, source, argument=None):
-    """The error for a name that no column has."""
+    """The TableError for a name that no column has."""
     plain = str(name).strip("\ufeff\t ").lower()
     alike = [known for known in table.column_names if known.strip("\ufeff\t ").lower() == plain]
     near = alike or difflib.get_close_matches(str(name), table.column_names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if len(table.column_names) == 1 and any(mark in table.column_names[0] for mark in ";\t|"):
-        hint = "; is there another delimiter between them?"
-    asked = f" ({argument})" if argument else ""
-    return TableError(source, name, None, f"such a column{asked}", f"columns {shown(table.column_names)}{hint}")
+        hint = "; does the file have another delimiter?"
+    of_argument = f" ({argument})" if argument else ""
+    return TableError(source, name, None, f"such a column{of_argument}", f"columns {shown(table.column_names)}{hint}")
 
 
 def _names(given):
-    """One name, or several, as a list of texts."""
+    """A name, or several names, as a list of text."""
     return [given] if isinstance(given, str) else [str(name) for name in given]
 
 
 def _index_note(index):
-    """What is said of columns that are left out since they are the index of a DataFrame."""
+    """Warnings about columns that are ignored because they are the index of a DataFrame."""
     names = ", ".join(map(repr, index))
-    more = "categorical= takes it as one of categories, reset_index() before it is written as any other"
+    more = "to use it, name it in categorical=, or call reset_index() before the table is written"
     return [f"left out as the index of a DataFrame: {names} ({more})"] if index else []
 
 
 def _name_notes(columns):
-    """What is said of columns whose names are those of outputs of ONNX models."""
+    """Warnings about columns that have the name of an output of ONNX models."""
     names = ", ".join(repr(column.name) for column in columns if column.name in OUTPUTS)
-    return [f"not to be exported as ONNX, whose outputs have these names: {names}"] if names else []
+    return [f"the model cannot be exported as ONNX, whose outputs have these names: {names}"] if names else []
 
 
 def _check_row_index(rows, n):

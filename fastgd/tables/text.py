@@ -1,8 +1,9 @@
-"""CSV and TSV files of tables, and the text that stands in them.
+"""Reads CSV and TSV files, and remembers the text of their fields.
 
 A column that looks like numbers, truth values or dates is read as such, but whether "007" is a number or a category
-depends on the table that a network was trained on. So what `read_csv` returns remembers the text: each piece of a
-column is a buffer of memory, and while this lives, in any table or slice, `written` finds the text of its values."""
+depends on the table that a network was trained on. So the tables of `read_csv` remember their text: each chunk of a
+column lies in a buffer, and as long as the buffer lives, in any table or slice, `written` finds the text of its values.
+"""
 
 import contextlib
 import weakref
@@ -10,30 +11,30 @@ import weakref
 from ..errors import shown
 from .errors import TableError, native_file, pyarrow_modules
 
-# So many bytes are read at a time, or more where a row is longer.
+# Bytes that are read at a time, and the most, for longer rows.
 BLOCK_BYTES, MOST_BYTES = 2**20, 2**30
-# Columns of numbers with more different values than this are not kept as text.
+# The text of columns with more different values than this is not kept.
 KEPT_VALUES = 2**16
-# What pyarrow says of a row, or of a header, that does not fit into a block.
+# Messages of pyarrow for a row, or a header, that does not fit into a block.
 TOO_LONG = ("straddling object", "Empty CSV file or block")
 
-# The metadata of columns whose values do not tell their text.
+# Metadata of columns whose text cannot be reconstructed from their values.
 MARK = {b"fastgd": b"read from text"}
 
 _by_address = weakref.WeakValueDictionary()
 
 
 class _Piece:
-    """The memory of a piece of a column, and the text of its values: `text` is None where that is what Arrow makes of
-    the values, and `kept` is False where the text has been given up."""
+    """A chunk of a column, and the text of its values. text: None if Arrow's text of the values is the same. kept:
+    False if the text was not kept."""
 
     def __init__(self, values, text, kept):
         self.values, self.text, self.kept = values, text, kept
 
 
 def written(piece):
-    """What stood in the file for each value of a pyarrow.Array, as text that may be empty; None if it is not from a
-    text file, False if the text has not been kept."""
+    """The text in the file for each value of a pyarrow.Array, which may be empty; None if the array is not from a text
+    file, False if the text was not kept."""
     memory = next(iter(piece.buffers()[1:]), None)
     found = None if memory is None else _by_address.get(memory.address)
     if found is None:
@@ -47,7 +48,7 @@ def written(piece):
 
 
 def _remembering(column, text, kept):
-    """A column whose memory remembers its text."""
+    """A copy of a column, without copied data, whose buffers are registered with their text."""
     arrow, pieces, start = pyarrow_modules(), [], 0
     for values in column.chunks:
         buffers = values.buffers()
@@ -62,30 +63,30 @@ def _remembering(column, text, kept):
 
 
 def read_csv(path, file, text, delimiter):
-    """The table in an open file. text: names of columns that are text, whatever stands in them."""
+    """The table in an open file. text: names of columns to read as text."""
     arrow = pyarrow_modules()
     convert = arrow.csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(text, arrow.string()))
     table = _parsed(path, file, delimiter, convert)
     if len(set(table.column_names)) < table.num_columns or table.num_rows == 0:
-        return table  # which is an error
+        return table  # the caller raises
     tracked = [name for name, column in zip(table.column_names, table.columns, strict=True) if _is_tracked(column)]
-    # Dictionaries: few different values take little memory, and are compared at once.
+    # Dictionary encoding saves memory, and lets different values be compared instead of rows.
     types = dict.fromkeys(tracked, arrow.dictionary(arrow.int32(), arrow.string()))
     texts = {}
     if tracked:
         convert = arrow.csv.ConvertOptions(strings_can_be_null=False, column_types=types, include_columns=tracked)
         again = _parsed(path, file, delimiter, convert)
         if again.num_rows != table.num_rows:
-            raise TableError(path, None, None, "a file at rest", "one that changed while it was read")
+            raise TableError(path, None, None, "a file that does not change", "one that changed while it was read")
         texts = {name: _kept_text(table.column(name), again.column(name)) for name in tracked}
-    # A column of "NA" alone has no memory yet.
+    # A column of nothing but "NA" has no buffer to register.
     columns = [column.cast(arrow.string()) if texts.get(name) and arrow.types.is_null(column.type) else column
                for name, column in zip(table.column_names, table.columns, strict=True)]  # fmt: skip
     columns = [
         _remembering(column, texts.get(name), name in texts or arrow.types.is_string(column.type))
         for name, column in zip(table.column_names, columns, strict=True)
     ]
-    # Rows that are copied are other memory. What has been lost then is known by this mark.
+    # Copied rows lie in other buffers. The mark says that their text is lost.
     marked = {name for name, column in zip(table.column_names, columns, strict=True)
               if not arrow.types.is_string(column.type) and texts.get(name, column) is not None}  # fmt: skip
     fields = [arrow.field(name, column.type, metadata=MARK if name in marked else None)
@@ -94,14 +95,14 @@ def read_csv(path, file, text, delimiter):
 
 
 def is_marked(field):
-    """Whether the text of a column, of this field of a schema, said more than its values."""
+    """Whether the text of a column, of this field of a schema, cannot be reconstructed from its values."""
     return bool(field.metadata) and MARK.items() <= field.metadata.items()
 
 
 def _is_tracked(column):
-    """Whether the text of a column is looked at: text itself only tells which word stands for a missing value."""
+    """Whether the text of a column has to be read. For text it only matters how missing values are written."""
     arrow = pyarrow_modules()
-    if arrow.types.is_binary(column.type):  # which is an error where it is used
+    if arrow.types.is_binary(column.type):  # raises where it is used
         return False
     if arrow.types.is_string(column.type):
         return column.null_count > 0
@@ -109,7 +110,7 @@ def _is_tracked(column):
 
 
 def _kept_text(column, text):
-    """The text of a column, or None if its values tell as much."""
+    """The text of a column, or None if Arrow's text of its values is the same."""
     arrow = pyarrow_modules()
     text = text.unify_dictionaries()
     try:
@@ -142,29 +143,29 @@ def _is_gzip(path):
 
 
 def _bytes_of(path, file):
-    """How many bytes of text a file may have."""
+    """An upper bound of the number of bytes of text in a file."""
     return MOST_BYTES if _is_gzip(path) else file.seek(0, 2)
 
 
 @contextlib.contextmanager
 def _stream(path, file):
-    """Context of the text in the file from its beginning, for pyarrow."""
+    """Context of a pyarrow stream of the file's text, from its beginning."""
     with native_file(path, file) as again:
         yield pyarrow_modules().CompressedInputStream(again, "gzip") if _is_gzip(path) else again
 
 
 def _bad_row(path, file, delimiter, size):
-    """What is wrong with the first row of another number of fields than the header, if there is one."""
+    """The TableError for the first row whose number of fields is not that of the header, or None."""
     csv, found = pyarrow_modules().csv, []
     file.seek(0)
     if b"\0" in file.read(2**16) and not _is_gzip(path):
-        return TableError(path, None, None, "a text file", "one with bytes that are no text")
+        return TableError(path, None, None, "a text file", "a file with bytes that are not text")
     parse = csv.ParseOptions(
         delimiter=delimiter,
         newlines_in_values=True,
         invalid_row_handler=lambda row: found.append(row) or "skip",
     )
-    # With threads rows have no numbers, and with another encoding those that are not UTF-8 could not be shown.
+    # With threads the handler gets no row numbers; latin-1 decodes any bytes, also of files that are not UTF-8.
     read = csv.ReadOptions(use_threads=False, block_size=size, encoding="latin-1")
     try:
         with _stream(path, file) as stream:

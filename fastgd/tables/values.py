@@ -1,5 +1,5 @@
-"""The values of columns of tables as text: as it stands in the file that they were read from, or as Arrow writes them;
-and which of a list of values they are."""
+"""Values of columns as text (as written in the file that they were read from, or as Arrow writes them), and their index
+in a list of values."""
 
 import datetime
 import re
@@ -10,23 +10,23 @@ from ..errors import shown
 from .errors import pyarrow_modules
 from .text import is_marked, written
 
-# Numbers as text: "1", "-1.50", "1e-3". "007" and "+7" are rather codes, and have no value but themselves.
+# Numbers as text: "1", "-1.50", "1e-3". "007" and "+7" are taken for codes, which mean only themselves.
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
-# Texts of more letters are not looked for among those that are alike, nor taken for exact integers.
+# Longer text is not compared with similar text, nor parsed as an exact integer.
 LONG_TEXT = 200
 READ_TEXT = "tables.read(path, text=preprocessing.text) has text, or name the column there"
-# In place of the index of a category: of what is missing, of what is unknown.
+# Stand for the index of a category where it is missing, or unknown.
 MISSING, UNKNOWN = -1, -2
 
 
 def decoded(column):
-    """A column that is stored as a dictionary as one of its values."""
+    """The column, without dictionary encoding."""
     kind = column.type
     return column.cast(kind.value_type) if pyarrow_modules().types.is_dictionary(kind) else column
 
 
 def as_text(column, where):
-    """A column as text, in one piece; an empty one is missing. What was read from a file stands as it stood there."""
+    """A column as text, in one chunk: as written in the file if it is from a text file. Empty text is missing."""
     arrow = pyarrow_modules()
     check_encoding(column, where)
     return whole(arrow.chunked_array([_text_of(piece, where) for piece in pieces_of(column)], arrow.large_string()))
@@ -52,7 +52,7 @@ def _text_of(piece, where):
 
 
 def check_encoding(column, where):
-    """Raises if a column of bytes, as pyarrow makes of text in another encoding, is not in UTF-8."""
+    """Raises TableError if a column of bytes is not UTF-8: pyarrow reads text in other encodings as bytes."""
     types = pyarrow_modules().types
     if types.is_binary(column.type) or types.is_large_binary(column.type):
         for row, value in enumerate(column.to_pylist()):
@@ -63,27 +63,27 @@ def check_encoding(column, where):
 
 
 def check_text_is_there(column, field, where):
-    """Raises if the text that the file of this column had, of this field of a schema, is not to be found any more."""
+    """Raises TableError if the text of a column, of this field of a schema, was lost when rows were copied."""
     if is_marked(field) and any(written(piece) is None for piece in pieces_of(column)):
-        expected = f"text as it stands in the file, before rows are copied as filters do ({READ_TEXT})"
+        expected = f"text as it stands in the file; filters and other copies of rows lose it ({READ_TEXT})"
         raise where.error(expected, f"a copy of type {field.type}")
 
 
 def pieces_of(column):
-    """The arrays that a column consists of; those that are stored as dictionaries as their values."""
+    """The chunks of a column, without dictionary encoding."""
     column = decoded(column)
     return column.chunks if isinstance(column, pyarrow_modules().ChunkedArray) else [column]
 
 
 def index_of(column, values, by_value, where):
-    """For each row of a column the index of its value among `values`, or MISSING, or UNKNOWN. by_value: whether these
-    are of a column of numbers, truth values or dates. The type that this column happens to have does not count."""
+    """For each row of a column the index of its value in `values`, or MISSING, or UNKNOWN; the type of the column does
+    not matter. by_value: whether `values` come from a column of numbers, truth values or dates."""
     check_encoding(column, where)
     exact = {value: i for i, value in enumerate(values)}
     alike, codes = {}, {}
     for i, value in enumerate(values):
         alike.setdefault(value_of(value), []).append(i)
-        if not by_value and isinstance(value_of(value), str):  # a number may have been a code
+        if not by_value and isinstance(value_of(value), str):  # a number may be a code read as a number
             codes.setdefault(number_of(value), []).append(i)
     parts = [_index_of_piece(piece, exact, alike, codes, by_value, where) for piece in pieces_of(column)]
     return np.concatenate([np.zeros(0, np.int64), *parts])
@@ -92,24 +92,25 @@ def index_of(column, values, by_value, where):
 def _index_of_piece(piece, exact, alike, codes, by_value, where):
     arrow = pyarrow_modules()
     text = written(piece)
-    stands = text is not None or is_text(piece.type)  # as text, and not only as a value
-    if not stands or text is False:
+    has_text = text is not None or is_text(piece.type)  # else only the values are known
+    if not has_text or text is False:
         text = _text_of(piece, where)
     elif text is None:
         text = piece.cast(arrow.large_string())
 
     def index(text, is_missing):
-        text = text if is_text(piece.type) else text.strip()  # blanks around numbers mean nothing
-        found = exact.get(text) if stands else None
+        text = text if is_text(piece.type) else text.strip()  # blanks around numbers do not count
+        found = exact.get(text) if has_text else None
         if found is None and (is_missing or not text):
             return MISSING
-        if found is None and (by_value or not stands):
+        if found is None and (by_value or not has_text):
             value = value_of(text)
             same = alike.get(value, [])
-            meant = same if stands else same + codes.get(value, [])
+            meant = same if has_text else same + codes.get(value, [])
             if len(meant) > 1:
                 names = " and ".join(repr(name) for name in exact if exact[name] in meant)
-                raise where.error(f"text, as {names} are different ones ({READ_TEXT})", f"{text} of type {piece.type}")
+                expected = f"text, since {names} are different categories ({READ_TEXT})"
+                raise where.error(expected, f"{text} of type {piece.type}")
             found = same[0] if same else None
         return UNKNOWN if found is None else found
 
@@ -120,7 +121,7 @@ def _index_of_piece(piece, exact, alike, codes, by_value, where):
 
 
 def value_of(text):
-    """What a text stands for: a number, a truth value, a date; itself if it is none of these."""
+    """The number, truth value or date that a text means, or the text itself if it is none of these."""
     if NUMBER.fullmatch(text):
         return int(text) if text.lstrip("-").isdecimal() and len(text) < LONG_TEXT else float(text)
     if text.lower() in ("true", "false"):
@@ -132,7 +133,7 @@ def value_of(text):
 
 
 def whole(column):
-    """A column in one piece."""
+    """A column in one chunk."""
     return column.combine_chunks() if isinstance(column, pyarrow_modules().ChunkedArray) else column
 
 
@@ -142,13 +143,14 @@ def is_text(kind):
 
 
 def words_of(text):
-    """The different values of text, and for each row which of them it is, or their number where it is missing."""
+    """The different values of text, and for each row the index of its value, or their number if it is missing."""
     encoded = text.dictionary_encode()
     words = encoded.dictionary.to_pylist()
     return words, encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
 
 
 def number_of(text):
+    """The number that a text means, or NaN."""
     try:
         return np.nan if "_" in text else float(text)
     except ValueError:

@@ -1,10 +1,10 @@
-"""Saving and loading: a safetensors file that holds the parameters by name, the optimizer's state, how far a training
-run has come, and in its metadata, as JSON, what it takes to make all of it again. No pickle.
+"""Saving and loading: a safetensors file that holds the parameters by name, the optimizer's state and the state of a
+training run; its metadata describe, as JSON, how to construct them. No pickle.
 
-The last tensor, "sha256", is the digest of every byte before it. A file is written beside its place, and made durable
-before it takes it: whatever happens, the path holds the old file or the new one, whole.
+The last tensor, "sha256", is the digest of every byte before it. A file is written under another name and made durable
+before it is renamed: whatever happens, the path holds the old file or the new one, whole.
 
-Over 400 lines: what is written and what is read is one format, and stands beside each other."""
+Over 400 lines: the code that writes the format stands beside the code that reads it."""
 
 import contextlib
 import dataclasses
@@ -38,13 +38,15 @@ from ..tables import Preprocessing
 from .history import History
 
 FORMAT = 5
-_SEEN = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}  # by a schedule
-# What of an optimizer is another by the end of a run; its learning rate at the start is among the run's settings.
+# Fields in which schedules keep what they have observed.
+_OBSERVED = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}
+# Settings that change during a run. (The learning rate at the start is among the settings of the run.)
 CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
-DIGEST = "sha256"  # its name is behind those of all other tensors of bytes, which the library puts last
-# Names of files that are being written end so; those of runs that were killed are removed after so many seconds.
+# The library writes tensors of bytes last, ordered by name: no other name of theirs may follow this one.
+DIGEST = "sha256"
+# Ending of files that are being written, and the seconds after which such a file is taken for that of a killed process.
 UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
-# What files of other kinds begin with.
+# First bytes of files of other formats.
 FOREIGN = {
     b"PK\x03\x04": "a zip archive, as torch and numpy's npz are",
     b"\x80": "a pickle, which is never opened",
@@ -62,8 +64,8 @@ def save(path, network, optimizer=None, run=None):
     """Writes a network, an optimizer and the state of a training run to `path`. Other safetensors readers see the
     parameters as "w1", "b1", ...
 
-    Raises OSError if the file cannot be written, TypeError or ValueError if `load` could not read it again; then what
-    was at `path` is still there."""
+    Raises OSError if the file cannot be written, TypeError or ValueError if `load` could not read it again; a file that
+    was at `path` is then unchanged."""
     path, content = check_file(path), describe(network, optimizer)
     arrays = {**network.views(), **network.statistics}
     tensors = {name: np.ascontiguousarray(view) for name, view in arrays.items()}
@@ -82,7 +84,8 @@ def save(path, network, optimizer=None, run=None):
 
 
 def describe(network, optimizer):
-    """What a file says of a network and an optimizer, besides arrays; raises if it could not be read again."""
+    """What a file says of a network and an optimizer, besides arrays. Raises TypeError or ValueError if `load` could
+    not construct them from it."""
     for _, layer, _ in network.body.leaves("", network.input_shape):
         if hasattr(layer, "activation"):
             _check_known("activation", layer.activation, ACTIVATIONS)
@@ -105,7 +108,7 @@ def describe(network, optimizer):
 
 
 def _check_known(argument, choice, table):
-    """Raises unless a name in a file will mean the same thing again."""
+    """Raises unless the name of an activation or a loss, found in a file, would give it again."""
     known = table.get(choice.name)
     if known is None:
         raise value_error(argument, f"one of fastgd's own to save: {', '.join(table)}", repr(choice))
@@ -131,7 +134,7 @@ def _path(path, argument="path"):
 
 
 def check_path(path, argument="path"):
-    """The path as text; raises unless it is one, in a folder that exists."""
+    """Returns the path as a str. Raises unless it is the path of a file in a folder that exists."""
     path = _path(path, argument)
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
@@ -140,7 +143,7 @@ def check_path(path, argument="path"):
 
 
 def check_file(path, argument="path"):
-    """As `check_path`, for what is written whole: raises where there is something else than a regular file."""
+    """As `check_path`, for files that are replaced as a whole: raises if the path is that of a pipe, say."""
     path = check_path(path, argument)
     if os.path.exists(path) and not os.path.isfile(path):
         expected = "a regular file, or a path where there is none yet"
@@ -149,7 +152,7 @@ def check_file(path, argument="path"):
 
 
 def replace_file(path, parts):
-    """Replaces the file at `path`, or the one a link there points to, in one go."""
+    """Replaces the file at `path`, or the file that a link there points to, atomically. parts: its bytes."""
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
     _remove_forgotten(folder, name)
@@ -168,7 +171,7 @@ def replace_file(path, parts):
         with contextlib.suppress(FileNotFoundError):
             os.remove(sibling)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name lasts only with its folder
+    if hasattr(os, "O_DIRECTORY"):  # the new name is durable once the folder is
         try:
             sync_folder(folder)
         except OSError as error:
@@ -177,12 +180,12 @@ def replace_file(path, parts):
 
 
 def _stem(name):
-    """What the names of files on their way to this one begin with; names are of 255 bytes at most."""
+    """The beginning of the names under which this file is written; names have 255 bytes at most."""
     return os.fsdecode(b"." + os.fsencode(name)[:100] + b".")
 
 
 def _remove_forgotten(folder, name):
-    """Removes what runs that were killed while they wrote this file left behind."""
+    """Removes unfinished files of processes that were killed while they wrote this file."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(_stem(name)) and entry.name.endswith(UNFINISHED):
@@ -195,18 +198,22 @@ def _remove_forgotten(folder, name):
 
 
 def _code(dtype):
-    """The name that safetensors files give a dtype: F32, U8, ..."""
+    """The code of a dtype in safetensors files: F32, U8, ..."""
     dtype = np.dtype(dtype)
     return f"{dtype.kind.upper()}{8 * dtype.itemsize}"
 
 
 def _dtype(code):
-    """The dtype of a name."""
+    """The dtype of a code."""
     return np.dtype(f"{code[0].lower()}{int(code[1:]) // 8}")
 
 
 class _File:
-    """What a file says, and its tensors, which are checked before they are used. `size`: its bytes."""
+    """The contents of a file.
+
+    path, size  its path, and its number of bytes
+    content     its description, from JSON
+    names       the names of its tensors, which are checked before they are used"""
 
     def __init__(self, path, header, tensors, size):
         self.path, self._tensors, self.size = path, tensors, size
@@ -214,7 +221,7 @@ class _File:
         with self.field("metadata"):
             metadata = json.loads(header).get("__metadata__", {})
             if "fastgd" not in metadata:
-                raise self.error("metadata", "that of a file saved by fastgd", "a safetensors file of something else")
+                raise self.error("metadata", "a file saved by fastgd", "a safetensors file of another program")
             self.content = json.loads(metadata["fastgd"])
             version, by = self.content["format"], self.content.get("version")
         if version != FORMAT:
@@ -225,7 +232,7 @@ class _File:
 
     @contextlib.contextmanager
     def field(self, name):
-        """Context in which what goes wrong is a `CheckpointError` of this field."""
+        """Context in which an exception becomes a `CheckpointError` that names this field."""
         try:
             yield
         except CheckpointError:
@@ -233,10 +240,10 @@ class _File:
         except (
             AttributeError, ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError
         ) as error:  # fmt: skip
-            raise self.error(name, "what fastgd writes there", f"{type(error).__name__}: {error}") from error
+            raise self.error(name, "a value that fastgd writes", f"{type(error).__name__}: {error}") from error
 
     def check(self, expected):
-        """Raises unless the file has tensors of these (shape, dtype) by name."""
+        """Raises unless the file has these tensors. expected: (shape, dtype) by name."""
         wrong = {}
         for name, (shape, dtype) in expected.items():
             if name not in self.names:
@@ -254,29 +261,29 @@ class _File:
             raise self.error(name, f"{_code(dtype)} {tuple(shape)}", f"{wrong[name]}{more}")
 
     def read(self, name):
-        """A tensor as an array of its own."""
+        """A copy of a tensor."""
         tensor = self._tensors[name]
         with self.field(name):
             return np.frombuffer(tensor["data"], _dtype(tensor["dtype"])).reshape(tensor["shape"]).copy()
 
     def fill(self, arrays):
-        """Reads tensors into arrays by name that `check` has found to fit."""
+        """Copies tensors into arrays by name, of shapes and dtypes that `check` has passed."""
         for name, array in arrays.items():
             array[...] = np.frombuffer(self._tensors[name]["data"], array.dtype).reshape(array.shape)
 
 
 def _read(path):
-    """The file at a path, as a `_File`, once every byte of it is checked. The bytes are read once: what is parsed is
-    what was checked, whatever becomes of the file meanwhile."""
+    """Reads and checks every byte of a file; returns a `_File`. The bytes are read once: even if the file changes
+    meanwhile, the bytes that were checked are parsed."""
     path = _path(path)
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to open others may take for ever
+    if not stat.S_ISREG(os.stat(path).st_mode):  # open() of a pipe may wait for ever
         raise CheckpointError(path, "file", "a regular file", "something else")
     with open(path, "rb") as file:
         data = file.read()
     try:
         tensors = {name: tensor for name, tensor in safetensors.deserialize(data)}
     except SafetensorError as error:
-        got = next((what for magic, what in FOREIGN.items() if data.startswith(magic)), f"{error}")
+        got = next((format for magic, format in FOREIGN.items() if data.startswith(magic)), f"{error}")
         raise CheckpointError(path, "file", "a whole safetensors file saved by fastgd", got) from None
     found = _File(path, data[8 : 8 + int.from_bytes(data[:8], "little")], tensors, len(data))
     found.check({DIGEST: ((32,), np.uint8)})
@@ -287,11 +294,10 @@ def _read(path):
 
 def load(path, *, backend="auto"):
     """Returns (network, optimizer) as saved; the optimizer is None if none was saved. If a training run was saved,
-    network.history is that of the run.
+    `network.history` is its history.
 
-    Raises OSError if the file cannot be read, CheckpointError if it is not a whole fastgd model: it names the file, the
-    field, what was expected and what came.
-    """
+    Raises OSError if the file cannot be read, and CheckpointError if it is not a complete file of fastgd: it names the
+    file, the field, the value expected and the value found."""
     return _loaded(_read(path), backend)
 
 
@@ -304,16 +310,16 @@ def _loaded(file, backend):
     return network, optimizer
 
 
-def _arrays_of_run(file, begin=""):
-    """The arrays that a run has saved, by what follows in their names."""
-    begin = f"run.{begin}"
-    return {name[len(begin) :]: file.read(name) for name in sorted(file.names) if name.startswith(begin)}
+def _arrays_of_run(file, prefix=""):
+    """The arrays saved by a run, by their names without "run." and the prefix."""
+    prefix = f"run.{prefix}"
+    return {name[len(prefix) :]: file.read(name) for name in sorted(file.names) if name.startswith(prefix)}
 
 
 def _network(file, backend):
     from ..network import Network
 
-    check_threads(None)  # what is wrong with the environment is not the file's
+    check_threads(None)  # an error in the environment must not be reported as one of the file
     with file.field("network"):
         config = dict(file.content["network"])
         _check_defined(file, "loss", config["loss"]["name"], LOSSES)
@@ -324,9 +330,9 @@ def _network(file, backend):
         loss = pick("loss", chosen.pop("name"), LOSSES, Loss)(**chosen)
         shape = check_shape("input_shape", config.pop("input_shape"))
         choose("dtype", config["dtype"], DTYPES)
-        # Before there is memory taken for them.
         body = Sequential(layers)
         arrays = [*parameter_specs(body, shape), *statistic_specs(body, shape)]
+        # Checked before the network allocates them.
         file.check({name: (shape, config["dtype"]) for name, shape, *_ in arrays})
         network = Network(shape, layers, loss=loss, backend=backend, **config)
     _check_formulas(file, network)
@@ -356,17 +362,17 @@ def _count(minibatches):
 
 def _check_defined(file, kind, name, table):
     if name not in table:
-        expected = f"one of {', '.join(table)}, or one of your own, defined again before it is loaded"
+        expected = f"one of {', '.join(table)}, or your own, defined again before the file is loaded"
         raise file.error(f"network.{kind}", expected, shown(name))
 
 
 def _check_formulas(file, network, optimizer=None):
-    """Raises where a name means another function than the one that the file was saved with."""
+    """Raises if a function has changed, under the same name, since the file was saved."""
     with file.field("formulas"):
         found = fingerprint.difference(file.content.get("formulas", {}), network, optimizer)
     if found is not None:
-        place, name = found
-        raise file.error(place, f"the function {name!r} that the file was saved with", "another function of that name")
+        path, name = found
+        raise file.error(path, f"the function {name!r} that the file was saved with", "another function of that name")
 
 
 def _optimizer(file, network):
@@ -379,7 +385,7 @@ def _optimizer(file, network):
         optimizer.minibatches = _count(minibatches)
     _check_formulas(file, network, optimizer)
     if optimizer.minibatches == 0 and not any(name.startswith("optimizer.") for name in file.names):
-        return optimizer  # saved before its first update, which makes the state
+        return optimizer  # saved before its first update, which creates the state
     with file.field("optimizer"):
         optimizer.bind(network)
     arrays = _state(optimizer)
@@ -389,7 +395,7 @@ def _optimizer(file, network):
 
 
 def description(path):
-    """What a file says of itself, as a dict."""
+    """The description in a file, as a dict."""
     return _description(_read(path))
 
 
@@ -406,14 +412,14 @@ def _description(file):
 
 
 def load_described(path):
-    """Returns (network, optimizer, description) of a file that is read once; the description has its "size", too."""
+    """Returns (network, optimizer, description) and reads the file once."""
     file = _read(path)
     return *_loaded(file, "auto"), _description(file)
 
 
 def resume(path, run):
-    """Takes a training run to where it was when it was saved: network, optimizer and the run itself; unless all of it
-    fits, nothing is changed."""
+    """Restores a training run as it was saved: network, optimizer and the run itself. Raises CheckpointError, and
+    changes nothing, unless the file fits this run."""
     network, optimizer = run.network, run.optimizer
     file = _read(path)
     content, given = file.content, json.loads(json.dumps(describe(network, optimizer)))
@@ -423,7 +429,7 @@ def resume(path, run):
         saved = {**content, "fit": content["run"]["fit"]}
         given["fit"] = json.loads(json.dumps(run.settings()))
     if content.get("preprocessing") != given.get("preprocessing"):
-        raise file.error("preprocessing", "that of this run", "another")
+        raise file.error("preprocessing", "the preprocessing of this run", "another")
     for part in ("network", "optimizer", "fit"):
         with file.field(part):
             for name in {**given[part], **saved[part]}:
@@ -442,13 +448,13 @@ def resume(path, run):
         for array, saved in zip(optimizer.state[slot], arrays, strict=True):
             array[...] = saved
     optimizer.minibatches = loaded_optimizer.minibatches
-    if content["optimizer"]["learning_rate"] != given["optimizer"]["learning_rate"]:  # set, or by what was seen
+    if content["optimizer"]["learning_rate"] != given["optimizer"]["learning_rate"]:  # set by a callback, or observed
         optimizer.learning_rate = loaded_optimizer.learning_rate
     restore()
 
 
 def _settings(config):
-    """A setting as it was made: what a schedule has seen since left out."""
+    """A setting without what a schedule has observed since."""
     if not isinstance(config, dict):
         return config
-    return {name: _settings(value) for name, value in config.items() if name not in _SEEN}
+    return {name: _settings(value) for name, value in config.items() if name not in _OBSERVED}

@@ -1,4 +1,4 @@
-"""Early stopping: what a training run looks at after each epoch, and whether it goes on."""
+"""Early stopping: what a training run evaluates after each epoch, and whether it goes on."""
 
 import math
 
@@ -11,47 +11,57 @@ from ..metrics import METRICS
 
 
 class EarlyStopping:
-    """Looks at the network after each epoch: validation loss and metrics, and whether what is monitored has become
-    better lately.
+    """After each epoch evaluates the network, and decides whether training goes on: it stops when the monitored value
+    has not improved for `patience` epochs.
 
-    training: the samples that metrics are taken of without a `validation`, or None. monitor: None, or a column of the
-    history, for metrics also without "validation_"; afterwards it is such a column."""
+    training            samples for the metrics where there is no `validation`, or None
+    validation          samples for validation loss and metrics, or None
+    monitor             a column of the history, for metrics with or without "validation_", or None for the loss;
+                        afterwards it is always the full name of a column
+
+    The state compares values with their sign flipped where greater is better, so lower is better:
+
+    best                the value that improvements are measured from
+    waited              epochs since the last improvement by more than `tolerance`
+    lowest              the lowest value
+    best_state          the network's state (parameters and statistics) at the lowest value, None before there is one"""
 
     def __init__(self, network, metrics, training, validation, monitor, tolerance, patience, restore_best):
         self.network, self.metrics, self.validation = network, metrics, validation
         self.samples = training if validation is None else validation
-        self._begin = "" if validation is None else "validation_"
-        self._try_out()
+        self._prefix = "" if validation is None else "validation_"
+        self._check_metrics()
         self.tolerance = check_number("tolerance", tolerance, 0.0)
         self.patience = math.inf if patience is None else check_integer("patience", patience, 1)
         self.restore_best = check_flag("restore_best", restore_best)
-        ways = {"loss": ("loss", False), f"{self._begin}loss": (f"{self._begin}loss", False)}
+        columns = {"loss": ("loss", False), f"{self._prefix}loss": (f"{self._prefix}loss", False)}
         for metric in metrics:
-            column = f"{self._begin}{metric.column}"
-            ways[metric.column] = ways[column] = column, metric.greater_is_better
-        self.monitor, greater_is_better = choose("monitor", f"{self._begin}loss" if monitor is None else monitor, ways)
+            column = f"{self._prefix}{metric.column}"
+            columns[metric.column] = columns[column] = column, metric.greater_is_better
+        chosen = choose("monitor", f"{self._prefix}loss" if monitor is None else monitor, columns)
+        self.monitor, greater_is_better = chosen
         if greater_is_better is None:
             expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
             raise value_error("monitor", expected, repr(monitor))
-        self.sign, self._is_told = -1 if greater_is_better else 1, monitor is not None
-        # Of values whose sign is such that less is better: that which counts as best, for how many epochs none was
-        # better, and the least of all, with the state of the network then.
-        self.best, self.waited, self.least, self.best_state = math.inf, 0, math.inf, None
+        self.sign, self._has_monitor = -1 if greater_is_better else 1, monitor is not None
+        self.best, self.waited, self.lowest, self.best_state = math.inf, 0, math.inf, None
 
     @property
     def is_needed(self):
-        return bool(self.validation or self.metrics or self.patience < math.inf or self.restore_best or self._is_told)
+        """Whether anything has to be done after an epoch."""
+        may_stop = self.patience < math.inf or self.restore_best or self._has_monitor
+        return bool(self.validation or self.metrics or may_stop)
 
-    def seen(self):
-        """What it has seen, as numbers."""
-        return self.best, self.waited, self.least
+    def state(self):
+        """The state without `best_state`, as numbers."""
+        return self.best, self.waited, self.lowest
 
-    def take(self, seen):
-        """Goes on from what was `seen`."""
-        self.best, self.waited, self.least = seen
+    def restore(self, state):
+        """Sets what `state` returned."""
+        self.best, self.waited, self.lowest = state
 
-    def _try_out(self):
-        """Raises where one of fastgd's own metrics does not suit the targets: not only after an epoch."""
+    def _check_metrics(self):
+        """Raises now, rather than after an epoch, if one of fastgd's own metrics does not suit the targets."""
         functions = [metric.function for metric in METRICS.values()]
         known = [metric for metric in self.metrics if metric.function in functions]
         if known and self.samples is not None:
@@ -63,18 +73,18 @@ class EarlyStopping:
                 leave_pages(self.samples.y)
 
     def values(self):
-        """Validation loss, or None, and metrics by the name they have in the history."""
+        """Validation loss, or None, and the values of the metrics by the names of their columns in the history."""
         if self.validation is None and not self.metrics:
             return None, {}
         loss, values = self.network.executor.evaluate(self.samples, self.metrics)
-        named = {f"{self._begin}{name}": value for name, value in values.items()}
+        named = {f"{self._prefix}{name}": value for name, value in values.items()}
         return None if self.validation is None else loss, named
 
-    def look(self, history):
-        """Looks at the last epoch in the history; tells why to stop, or None."""
+    def update(self, history):
+        """Takes account of the last epoch in the history; returns why to stop ("converged", "patience"), or None."""
         network, value = self.network, history.columns()[self.monitor][-1] * self.sign
-        if value < self.least:
-            self.least, history.best_epoch = value, len(history.loss)
+        if value < self.lowest:
+            self.lowest, history.best_epoch = value, len(history.loss)
             if self.restore_best:
                 if self.best_state is None:
                     self.best_state = network.state.copy()

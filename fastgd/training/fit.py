@@ -1,5 +1,4 @@
-"""fit(): its arguments, checked, and made into a run. `fit` is over 60 lines: it has 20 arguments, and checks all of
-them before it changes anything."""
+"""fit(): checks its arguments and makes a run of them. It has over 60 lines, since its docstring explains them all."""
 
 import copy
 import math
@@ -45,45 +44,45 @@ def fit(
     """Trains the network; returns a `History`.
 
     X: (rows, *input_shape) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time. Or,
-        without y, an iterable of minibatches (x, y) or (x, y, sample_weight), gone through once an epoch in its own
-        order and sizes, with weights that count as they are: the loss of a minibatch is sum(weight loss) / rows. It is
-        asked for one iterator an epoch, which gives the next minibatch before callbacks are called after the last. One
-        that can be gone through once only serves for one epoch.
+        without y, an iterable of minibatches (x, y) or (x, y, sample_weight), with its own order and sizes; weights are
+        not scaled: the loss of a minibatch is sum(weight loss) / rows. Each epoch takes a new iterator, and asks it for
+        the next minibatch before it calls the callbacks of the last one. An iterator, which cannot start again, serves
+        for one epoch.
     y: integer labels (rows,) for softmax_cross_entropy, else (rows, n_out), or (rows,) for one output. For outputs with
         positions, such as sequences (T, n_out), labels are (rows, T), and values (rows, T, n_out).
-    optimizer: an optimizer, or the name of one that takes its default values; None is "Adam".
+    optimizer: an optimizer, or the name of one, which then has its default options; None is "Adam".
     batch_size: None is batch gradient descent, 1 stochastic, n mini-batch; the last batch of an epoch may be shorter.
-    epochs: int >= 0, passes over the data. shuffle: a new order each epoch, by the network's seed and how many epochs
-        it has been through in all (`epochs` of the network). An iterable has its own order and sizes instead.
-    sample_weight: (rows,) numbers >= 0, or (rows, T), one for each position, of which 0 leaves out what is only filled
-        in: a row counts by its weight over the mean weight of all rows, so the loss is the
-        weighted mean, and with batch_size=1, too, a row of weight 2 pulls twice as hard as one of weight 1.
-    class_weight: {label: number >= 0}, 1 for labels not in it, or "balanced" for rows / (classes x rows of the class);
-        multiplied with sample_weight, in the training loss alone. For integer labels, or 0 and 1 in one output.
-    validation_data: (X, y) or (X, y, sample_weight), whose loss is taken after each epoch. validation_fraction: takes
-        so great a part of the rows for it instead, chosen by the network's seed and not trained on.
-    metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction), taken after
-        each epoch of the validation data or, without, of the training data.
-    monitor: what `patience` and `restore_best` look at: None is the loss, that of the validation data if given; else
-        "loss" (of the training), "validation_loss", or the name of one of the metrics.
-    patience: stop when for so many epochs in a row it has not become better by more than `tolerance` than where it last
-        did; None never stops early. restore_best: at the end go back to the parameters of the epoch where it was best;
-        NaN is never best.
-    callbacks: functions of the run (`fastgd.Run`), called after each epoch, or `fastgd.callbacks.every(k, f)`
-        after every k minibatches; one that returns True stops the training. They may use the network, and train it.
-        (Metrics and learning-rate functions may evaluate it; a rate that follows from what the network says then is
-        asked for before each update. Other threads must not use the network, or the optimizer, during `fit`.)
+    epochs: int >= 0, passes over the data. shuffle: True takes the rows in a new random order each epoch, which depends
+        on the network's `seed` and `epochs`. An iterable has its own order.
+    sample_weight: (rows,) numbers >= 0, or (rows, T), one for each position (0 for padding). The loss of a row is
+        multiplied by its weight over the mean weight of all rows, so the loss is the weighted mean, and a row of weight
+        2 pulls twice as hard as a row of weight 1, also with batch_size=1.
+    class_weight: {label: number >= 0}, 1 for labels not in it, or "balanced" for rows / (classes x rows of the class).
+        It multiplies sample_weight in the training loss, not in metrics or validation. For integer labels, or 0 and 1
+        in one output.
+    validation_data: (X, y) or (X, y, sample_weight); its loss is computed after each epoch. validation_fraction: holds
+        out this fraction of the rows instead, chosen by the network's seed.
+    metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction); computed after
+        each epoch on the validation data, or on the training data if there are none.
+    monitor: the value that `patience` and `restore_best` use: None is the validation loss, or the training loss if
+        there are no validation data; else "loss" (of training), "validation_loss", or the name of one of the metrics.
+    patience: training stops when the monitored value has not improved by more than `tolerance` for this many epochs in
+        a row; None never stops early. restore_best: at the end restores the parameters of the epoch with the best
+        value; NaN is never best.
+    callbacks: functions of the run (`fastgd.Run`), called after each epoch, or `fastgd.callbacks.every(k, f)`, called
+        after every k minibatches. One that returns True stops the training. They may use the network, and train it.
+        Metrics and learning-rate functions may evaluate it; a learning-rate function is called once before each update.
+        Other threads must not use the network or the optimizer during `fit`.
     progress: True shows a progress bar.
     checkpoint: a file to which network, optimizer and the state of this run are saved at the end, on Ctrl-C, and every
-        `checkpoint_every` minibatches; None is once a minute. A file that is there is replaced.
-    resume: True goes on where the file `checkpoint` left off, if there is one, until `epochs` are done in all: with the
-        same arguments and data the results are, bit for bit, those of a run that was never stopped. Others are refused;
-        of mapped files some rows are compared, of iterables nothing is.
+        `checkpoint_every` minibatches (None: once a minute). An existing file is replaced.
+    resume: True continues from the file `checkpoint`, if it exists, until `epochs` are done in all. With the same
+        arguments and data the results are, bit for bit, those of a run that was never stopped; other arguments or data
+        raise. Of mapped files only some rows are compared, of iterables nothing.
 
-    Raises TypeError or ValueError that names the argument, with the network unchanged; DivergenceError when a loss or
-    gradient is not finite, with the parameters of the last good step; CheckpointError when the file is not that of
-    such a run. What was done until an exception is in `network.history`.
-    """
+    Raises TypeError or ValueError that names the argument, with the network unchanged; DivergenceError if a loss or
+    gradient is not finite, with the parameters of the last good step; CheckpointError if the file does not hold such a
+    run. After an exception `network.history` has what was done before it."""
     optimizer = pick_optimizer(optimizer)
     epochs = check_integer("epochs", epochs, 0)
     check_flag("shuffle", shuffle)
@@ -96,7 +95,7 @@ def fit(
             if value is not None:
                 raise value_error(name, "None for an iterable of minibatches", shown(value))
         check_batch_size(batch_size, math.inf)
-        source, told = Stream(self, X, epochs), None
+        source, unweighted = Stream(self, X, epochs), None
     else:
         samples = check_samples(self, X, y, sample_weight)
         if validation_fraction is not None:
@@ -104,8 +103,8 @@ def fit(
                 raise value_error("validation_fraction", "None beside validation_data", shown(validation_fraction))
             fraction = check_number("validation_fraction", validation_fraction, 0.0, 1.0, low_open=True, high_open=True)
             samples, validation = samples.split(fraction, self.seed)
-        told = samples  # metrics do not weigh classes
-        if class_weight is not None:  # of what is trained on
+        unweighted = samples  # for metrics, which ignore class weights
+        if class_weight is not None:  # "balanced" counts the rows that are trained on
             samples = check_class_weight(class_weight, samples, self.output_shape[-1], self.dtype)
         size = check_batch_size(batch_size, len(samples))
         for _, layer, shape in self.body.leaves("", self.input_shape):
@@ -116,7 +115,7 @@ def fit(
     checked = check_metrics("metrics", metrics)
     if checked and y is None and validation is None:
         raise value_error("metrics", "none without validation data for an iterable of minibatches", shown(metrics))
-    early_stopping = EarlyStopping(self, checked, told, validation, monitor, tolerance, patience, restore_best)
+    early_stopping = EarlyStopping(self, checked, unweighted, validation, monitor, tolerance, patience, restore_best)
     callbacks = check_callbacks(callbacks)
     bar = ProgressBar(epochs) if check_flag("progress", progress) else None
     if checkpoint is not None:
@@ -132,7 +131,7 @@ def fit(
 
 
 def pick_optimizer(optimizer):
-    """An optimizer, one of a name, or Adam for None."""
+    """Returns the optimizer itself, a new one for a name, or a new Adam for None."""
     optimizer = "Adam" if optimizer is None else optimizer
     if isinstance(optimizer, str):
         return choose("optimizer", optimizer, OPTIMIZERS)()
@@ -141,8 +140,8 @@ def pick_optimizer(optimizer):
 
 
 def fresh_optimizer(optimizer, learning_rate=None):
-    """A new optimizer of the kind and options of one, or of a name, without state; with its learning rate unless told
-    another. A schedule is copied: it may remember losses."""
+    """Returns a new optimizer without state, of the class and with the options of the given one (or name). Its learning
+    rate is the given one's if `learning_rate` is None; a schedule is copied, since it may hold observed losses."""
     given = pick_optimizer(optimizer)
     rate = given.learning_rate if learning_rate is None else learning_rate
     return type(given)(copy.deepcopy(rate), **given.options())

@@ -7,11 +7,9 @@ import numpy as np
 from ..errors import DivergenceError, check_integer, shown, type_error, value_error
 from ..metrics import COLUMNS
 
-# Lists with a value for each epoch, besides the metrics.
 
-
-def why(error):
-    """What a history says of a run that an exception ended."""
+def reason(error):
+    """`History.stopped` of a run that an exception ended."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return "interrupted"
     return "diverged" if isinstance(error, DivergenceError) else "error"
@@ -19,19 +17,24 @@ def why(error):
 
 @dataclasses.dataclass(repr=False)
 class History:
-    """What a training run did: one value an epoch in each list.
+    """What a training run did. Lists have one value for each epoch.
 
-    loss: mean over the rows of the loss of each minibatch before its update. validation_loss: after the epoch; empty
-    without validation data. metrics: by name a list of the values after the epoch, of the validation data
-    ("validation_accuracy") or, without, of the training data ("accuracy"). learning_rate: of the last update. rows:
-    trained on since the start. seconds: since the start. steps: updates made. best_epoch: that with the best value of
-    what is monitored, counted from 1, if anything is.
-
-    stopped: why it ended. "epochs": all are done; "converged": the training loss, and "patience": the validation loss
-    or the metric monitored has not become better for so many epochs; "callback": one returned True; "diverged",
-    "interrupted" (Ctrl-C, sys.exit) and "error": by an exception, and then this is the network's `history`; None: not
-    yet.
-    """
+    loss                mean loss of the rows, each before the update of its minibatch
+    validation_loss     loss of the validation data after the epoch; empty without such data
+    metrics             lists by name, of values after the epoch: of the validation data ("validation_accuracy"), or
+                        without such data of the training data ("accuracy")
+    learning_rate       learning rate of the epoch's last update
+    rows                rows trained on since the start of the run
+    seconds             seconds since the start of the run
+    steps               number of updates in all
+    best_epoch          the epoch with the best monitored value, counted from 1; None if nothing is monitored
+    stopped             why the run ended, None before that:
+                        "epochs": all epochs are done
+                        "converged", "patience": for `patience` epochs the training loss, or the validation loss or the
+                        monitored metric, has not improved
+                        "callback": a callback returned True
+                        "diverged", "interrupted" (Ctrl-C, sys.exit), "error": an exception; the history is then
+                        `network.history`"""
 
     loss: list = dataclasses.field(default_factory=list)
     validation_loss: list = dataclasses.field(default_factory=list)
@@ -44,14 +47,14 @@ class History:
     stopped: str | None = None
 
     def columns(self):
-        """The lists by name, those that have values."""
+        """The lists that are not empty, by name."""
         columns = {"loss": self.loss, "validation_loss": self.validation_loss, **self.metrics}
         columns |= {"learning_rate": self.learning_rate, "rows": self.rows, "seconds": self.seconds}
         return {name: values for name, values in columns.items() if values}
 
     def to_dict(self):
-        """Arrays by name, all of one length: "epoch" (from 1), "loss", ... `pandas.DataFrame` takes it as it is. NaN is
-        what an exception kept from being known."""
+        """Arrays by name, all of one length: "epoch" (from 1), "loss", ... `pandas.DataFrame` takes the dict. Values
+        that an exception prevented are NaN."""
         n = len(self.loss)  # another thread may be training
         columns = {name: np.array(values[:n] + [np.nan] * (n - len(values))) for name, values in self.columns().items()}
         return {"epoch": np.arange(1, n + 1), **columns}
@@ -61,7 +64,7 @@ class History:
         return {name: values[-1] for name, values in self.columns().items()}
 
     def plot(self, title="Loss"):
-        """A matplotlib Figure: `fastgd.plots.plot_loss`."""
+        """Returns a matplotlib Figure; see `fastgd.plots.plot_loss`."""
         from ..plots import plot_loss
 
         return plot_loss(self, title)
@@ -70,36 +73,36 @@ class History:
         last = "".join(f", {name} {value:.4g}" for name, value in self.last().items())
         return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}>"
 
-    # ---- kept
+    # ---- saving
 
     def state(self):
-        """What a file keeps: a dict for JSON, and arrays by name."""
-        told = {"steps": self.steps, "best_epoch": self.best_epoch, "stopped": self.stopped}
+        """What a file stores: a dict for JSON, and arrays by name."""
+        content = {"steps": self.steps, "best_epoch": self.best_epoch, "stopped": self.stopped}
         lists = {name: getattr(self, name) for name in COLUMNS}
         lists |= {f"metrics.{name}": values for name, values in self.metrics.items()}
         arrays = {name: np.array(values, np.float64) for name, values in lists.items()}
-        return {**told, "metrics": list(self.metrics)}, arrays
+        return {**content, "metrics": list(self.metrics)}, arrays
 
     @classmethod
-    def of(cls, told, arrays):
-        """A history as it was saved; raises if it is none."""
-        best, stopped = told["best_epoch"], told["stopped"]
+    def of(cls, content, arrays):
+        """The history of a saved `state`; raises TypeError, ValueError or KeyError if that is not valid."""
+        best, stopped = content["best_epoch"], content["stopped"]
         if best is not None:
             check_integer("best_epoch", best, 1)
         if not isinstance(stopped, str | None):
             raise type_error("stopped", "a text or None", shown(stopped))
-        metrics = [str(name) for name in told["metrics"]]
+        metrics = [str(name) for name in content["metrics"]]
         names = [*COLUMNS, *(f"metrics.{name}" for name in metrics)]
         lists = [arrays[name].tolist() for name in names]
         epochs = len(lists[0])
         for name, values in zip(names, lists, strict=True):
-            is_short = name == "validation_loss" or name.startswith("metrics.")  # or an exception came before
-            if len(values) > epochs or (len(values) < epochs and not is_short):
+            may_be_short = name == "validation_loss" or name.startswith("metrics.")  # an exception may have come first
+            if len(values) > epochs or (len(values) < epochs and not may_be_short):
                 raise value_error(name, f"{epochs} values", len(values))
         if best is not None and best > epochs:
             raise value_error("best_epoch", f"at most {epochs}", best)
         columns, more = dict(zip(COLUMNS, lists, strict=False)), lists[len(COLUMNS) :]
         columns["rows"] = [check_integer("rows", int(count), 1) for count in columns["rows"]]
-        steps = check_integer("steps", told["steps"], 0)
+        steps = check_integer("steps", content["steps"], 0)
         metrics = dict(zip(metrics, more, strict=True))
         return cls(**columns, metrics=metrics, steps=steps, best_epoch=best, stopped=stopped)

@@ -1,13 +1,14 @@
 """A training run: one call of `fit`, from its first minibatch to its last.
 
-It lets the native runner go from pause to pause: a pause is the end of an epoch if something is to be done there
-(validation, early stopping, callbacks), and every k minibatches if a callback or the checkpoint asks for it. Between
-two pauses Python sees nothing but a look at signals every 50 ms.
+The native runner trains from pause to pause. A run pauses at the end of an epoch if something is due there (validation,
+early stopping, callbacks), and every k minibatches if a callback or the checkpoint asks for it. Between two pauses
+Python only checks for signals, every 50 ms.
 
-Over 400 lines: it is one loop, and what it carries from step to step, saves and takes up again."""
+Over 400 lines: it is one loop and the state that the loop updates, saves and restores."""
 
 import contextlib
 import copy
+import dataclasses
 import math
 import operator
 import os
@@ -18,31 +19,63 @@ import numpy as np
 from .._plan import Use
 from ..callbacks import every
 from ..core.interrupts import held
+from ..engine.steps import Steps
 from ..errors import check_integer, check_number, shown, value_error
 from ..schedules import Schedule
 from ..training import checkpoint as files
-from .history import History, why
+from .history import History, reason
 from .sampling import Stream
 
-# After how long a run that is asked for it saves itself.
+# Seconds between two saves of a run whose checkpoint interval is not given.
 SAVE_SECONDS = 60
 
 
 def _each_once(entries, function_of):
-    """The entries but for those whose function has come before."""
+    """The entries without those whose function an earlier entry has."""
     functions = [function_of(entry) for entry in entries]
     return [entry for i, entry in enumerate(entries) if functions[i] not in functions[:i]]
+
+
+@dataclasses.dataclass
+class Piece:
+    """Steps that are laid out for the native runner, and how many of them the run has recorded.
+
+    steps               the steps
+    epoch_ends          numbers of steps after which an epoch ends, then infinity
+    epoch_rates         the learning rate of the last step of each of these epochs
+    first_minibatch     minibatches of the optimizer before the first step
+    network_minibatches minibatches of the network before the first step
+    changes             how often the optimizer had been changed by hand when the steps were laid out
+    recorded            steps recorded in the history
+    epochs_recorded     ends of epochs recorded in the history"""
+
+    steps: Steps
+    epoch_ends: list
+    epoch_rates: list
+    first_minibatch: int
+    network_minibatches: int
+    changes: int
+    recorded: int = 0
+    epochs_recorded: int = 0
 
 
 class Run:
     """A call of `fit`, as callbacks see it.
 
-    network, optimizer; history: what is known so far. epochs: how many are asked for; epoch: how many are done.
-    step: minibatches done. loss: of the last minibatch, before its update. learning_rate: of the last update.
-    rows: done in all; rows_in_epoch: of the epoch going on; rows_of_epoch: in a whole one, None if that is not known.
-    at_epoch_end: whether an epoch has just ended. save(path): see there. It may set `optimizer.learning_rate`, for all
-    steps to come: a number, or another schedule of the optimizer's steps from its first one on.
-    """
+    network, optimizer  what is trained, and by which optimizer
+    history             the `History` so far
+    epochs, epoch       epochs asked for; epochs done
+    step                minibatches done
+    loss                loss of the last minibatch, before its update
+    learning_rate       learning rate of the last update
+    rows                rows trained on so far
+    rows_in_epoch       rows trained on in the current epoch
+    rows_of_epoch       rows of a whole epoch, None if unknown
+    at_epoch_end        whether an epoch has just ended
+    save(path)          saves the run
+
+    A callback may set `optimizer.learning_rate` for all steps to come: to a number, or to a schedule, which counts the
+    optimizer's steps from its first one."""
 
     def __init__(
         self, network, optimizer, source, epochs, early_stopping, callbacks, bar, checkpoint, checkpoint_every
@@ -50,28 +83,31 @@ class Run:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
         self.rows_of_epoch = source.rows
-        self._checkpoint, self._checkpoint_every, self._state = checkpoint, checkpoint_every, None
-        self._checkpoint_file = checkpoint and os.path.abspath(checkpoint)  # wherever a callback goes
+        self._checkpoint, self._checkpoint_every = checkpoint, checkpoint_every
+        self._final_state = None  # the network's last state, if the best one has replaced it
+        self._checkpoint_file = checkpoint and os.path.abspath(checkpoint)  # a callback may change the folder
         self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
-        self._each_epoch = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
-        self._each_steps = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
-        self._learning_rate = None  # at the beginning; a callback may set another
-        self._looks, self._looks_at_epochs, self._has_observers = None, None, None  # see _note_observers
-        self._sums = np.zeros(2)  # of the rows' losses in the epoch going on, and of rows
-        self._first_epoch = 0
-        self.first_row, self.first_epoch = 0, 0  # of those done when this call began, if it goes on with a run
+        self._epoch_callbacks = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
+        self._step_callbacks = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
+        self._learning_rate = None  # at the start; a callback may set another
+        # Set by _update_observers: whether the schedule observes the loss; whether anything but callbacks is due at the
+        # end of an epoch; whether anything is.
+        self._schedule_observes, self._observes_epochs, self._pauses_at_epochs = False, False, True
+        self._sums = np.zeros(2)  # in the current epoch: the sum of the rows' losses, and the number of rows
+        self._epochs_before = 0  # epochs of the network before the run
+        self.first_row, self.first_epoch = 0, 0  # rows and epochs that a resumed run had done before this call
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         self._last_rate = None  # see _keep_rate
-        # Steps that are laid out, how many of them and of their epochs are booked, and the minibatches before; epochs
-        # whose end has been handled to.
-        self._piece, self._recorded, self._ended, self._base, self._handled = None, 0, 0, 0, 0
-        self._trained = 0  # minibatches of the network before the steps that are laid out
-        self._changes = 0  # of the optimizer, by hand, when they were laid out
-        self._calling = False  # callbacks, who may have trained the network
-        self._digests = None  # of the samples, once they are asked for
-        self._seconds_before, self._rows_now, self._undo = 0.0, None, None
+        self._piece = None  # the current `Piece`
+        self._handled = 0  # epochs whose end was handled: validation, early stopping, callbacks
+        # A minibatch of an iterable that is not recorded yet: its rows, and the optimizer's minibatches before it.
+        self._streamed = None
+        self._calling = False  # whether callbacks are being called, which may have trained the network
+        self._digests = None  # digests of the samples, computed by `settings`
+        self._seconds_before = 0.0  # of a resumed run, before this call
+        self._undo = None  # what _undo_epoch_end restores
 
-    # ---- what a callback may ask
+    # ---- for callbacks
 
     network = property(operator.attrgetter("_network"))
     optimizer = property(operator.attrgetter("_optimizer"))
@@ -79,64 +115,66 @@ class Run:
 
     @property
     def epoch(self):
-        """Epochs done."""
+        """Number of epochs done."""
         return len(self._history.loss)
 
     @property
     def loss(self):
-        """Of the last minibatch, before its update."""
-        return float(self._piece.totals[self._recorded - 1]) if self._recorded else self._last_loss
+        """Loss of the last minibatch, before its update."""
+        piece = self._piece
+        return float(piece.steps.totals[piece.recorded - 1]) if piece and piece.recorded else self._last_loss
 
     @property
     def learning_rate(self):
-        """Of the last update."""
-        if self._recorded:
-            return float(self._piece.rates[self._recorded - 1])
+        """Learning rate of the last update."""
+        piece = self._piece
+        if piece and piece.recorded:
+            return float(piece.steps.rates[piece.recorded - 1])
         if self._last_rate is not None:
             return self._last_rate
         return float(self._optimizer.schedule(max(self._optimizer.steps - 1, 0)))
 
     @property
     def rows_in_epoch(self):
-        """Rows done of the epoch going on."""
+        """Number of rows trained on in the current epoch."""
         return int(self._sums[1])
 
     @property
     def rows(self):
-        """Rows done in all."""
+        """Number of rows trained on so far."""
         return self._rows_before + self.rows_in_epoch
 
     @property
     def _rows_before(self):
-        """Rows done before the epoch going on."""
+        """Number of rows trained on before the current epoch."""
         return self._history.rows[-1] if self._history.rows else 0
 
     # ---- the loop
 
     def go(self, resume=None):
-        """Trains; returns the history. resume: a file to go on from.
+        """Trains; returns the history. resume: a file from which the run continues.
 
-        All the while no other thread may use the network or the optimizer; functions that are called here may."""
+        Meanwhile no other thread may use the network or the optimizer; functions of the user that the run calls may."""
         network, optimizer = self._network, self._optimizer
         with network.executor.lock, optimizer.lock, self._lent(Use.TRAIN):
             optimizer.settle()
             self._learning_rate = optimizer.config()["learning_rate"]
-            self._first_epoch = self._source.epoch = network.epochs
+            self._epochs_before = self._source.epoch = network.epochs
             if resume is not None:
                 files.resume(resume, self)
             return self._go()
 
     @contextlib.contextmanager
     def _lent(self, use):
-        """Context of calls to functions of the user: they may use the network and the optimizer."""
+        """Context in which functions of the user may use the network and the optimizer."""
         with self._network.executor.lock.lend(use), self._optimizer.lock.lend(use):
             yield
 
     def _go(self):
         history = self._history
-        self._note_observers()
+        self._update_observers()
         if self._checkpoint:
-            self.settings()  # looks at the data
+            self.settings()  # reads the data now, not at the first save
         self._saved = time.monotonic()
         self._started = self._saved - self._seconds_before
         with contextlib.ExitStack() as stack:
@@ -153,33 +191,32 @@ class Run:
                 history.stopped = history.stopped or "epochs"
                 self._finish()
             except (KeyboardInterrupt, SystemExit) as error:
-                with held(pass_on=False):  # another Ctrl-C would lose what is saved
-                    self._take_back_epoch_end()
-                    history.stopped = history.stopped or why(error)
+                with held(pass_on=False):  # a second Ctrl-C must not interrupt the save
+                    self._undo_epoch_end()
+                    history.stopped = history.stopped or reason(error)
                     if self._checkpoint:
                         self._save_interrupted(error)
                 raise
             except BaseException as error:
-                self._take_back_epoch_end()
-                history.stopped = why(error)
+                self._undo_epoch_end()
+                history.stopped = reason(error)
                 raise
             finally:
                 self._network.history = history  # a callback may have trained, too
         return history
 
-    def _note_observers(self):
-        """Whether the schedule looks at losses (a callback may have set another one), whether there is more than
-        callbacks to attend to at the end of an epoch, and whether there is anything."""
-        if self._has_observers is False:  # up to now nothing was to be handled to
+    def _update_observers(self):
+        """Updates what depends on the schedule, which a callback may have replaced."""
+        if not self._pauses_at_epochs:  # nothing was due at the ends of the epochs so far
             self._handled = self.epoch
-        self._looks = getattr(self._optimizer.schedule, "looks", False)
-        self._looks_at_epochs = self._early_stopping.is_needed or self._looks
-        self._has_observers = self._looks_at_epochs or bool(self._each_epoch)
+        self._schedule_observes = getattr(self._optimizer.schedule, "looks", False)
+        self._observes_epochs = self._early_stopping.is_needed or self._schedule_observes
+        self._pauses_at_epochs = self._observes_epochs or bool(self._epoch_callbacks)
 
     def _finish(self):
         if self._early_stopping.best_state is not None:
             if self._checkpoint:
-                self._state = self._network.state.copy()
+                self._final_state = self._network.state.copy()
             self._network.state[:] = self._early_stopping.best_state
         if self._checkpoint:
             self._save()
@@ -187,43 +224,49 @@ class Run:
             self._bar(self, last=True)
 
     def _train_on_arrays(self):
-        optimizer, source = self._optimizer, self._source
+        source = self._source
         self._handle_missed()
         while self.epoch < self.epochs and not self._history.stopped:
-            self._note_observers()
-            last_epoch, base = self._first_epoch + self.epochs, optimizer.minibatches
-            self._trained = self._network.minibatches
-            piece = source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=not self._looks)
-            ends, rates = [*piece.ends.tolist(), math.inf], piece.rates[piece.ends - 1].tolist()
-            # All of this or nothing, as in `_record`; below, too.
-            self._piece, self._base, self._ends, self._end_rates = piece, base, ends, rates
-            self._go_through_piece()
-            place, loss, rate = source.place_after(piece.ends, self._recorded), self.loss, self.learning_rate
-            source.epoch, source.position = place
-            self._piece, self._recorded, self._ended, self._last_loss = None, 0, 0, loss
+            self._update_observers()
+            self._piece = self._next_piece()
+            self._train_piece()
+            piece, loss, rate = self._piece, self.loss, self.learning_rate
+            position = source.position_after(piece.steps.ends, piece.recorded)
+            # All of this or nothing, as in `_record`.
+            source.epoch, source.position = position
+            self._piece, self._last_loss = None, loss
             self._keep_rate(rate)
         self._network.executor.release()
 
+    def _next_piece(self):
+        """Lays out the next steps."""
+        optimizer, last_epoch = self._optimizer, self._epochs_before + self.epochs
+        before = optimizer.minibatches, self._network.minibatches
+        whole_epochs = not self._schedule_observes
+        steps = self._source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=whole_epochs)
+        ends, rates = [*steps.ends.tolist(), math.inf], steps.rates[steps.ends - 1].tolist()
+        return Piece(steps, ends, rates, *before, optimizer.changes)
+
     def _keep_rate(self, rate):
-        """Keeps the rate of the last step if it came of a function of the user's, which is asked for no step twice."""
+        """Keeps the rate of the last step if a function of the user gave it: that is called once for each step."""
         self._last_rate = None if isinstance(self._optimizer.schedule, Schedule) else rate
 
     def _plan(self):
-        """The network's plan with the optimizer in use; a callback may have used the network for something else."""
+        """The network's plan, set to this optimizer. A callback may have used the network for something else."""
         samples, size = self._source.samples, self._source.size
         return self._network.executor.training_plan(size, samples.kernel, self._optimizer)
 
-    def _go_through_piece(self):
-        """Trains until the piece is done, or is not what is to be done any more."""
-        executor, steps, self._changes = self._network.executor, self._piece, self._optimizer.changes
-        pauses = self._pauses()
-        while self._recorded < len(steps) and self._is_as_laid_out():
+    def _train_piece(self):
+        """Trains until all steps of the piece are done, or the rest of them is out of date."""
+        executor, piece = self._network.executor, self._piece
+        steps, pauses = piece.steps, self._pauses()
+        while piece.recorded < len(steps) and self._is_as_laid_out():
             try:
                 self._plan()
-                failed = executor.train(steps, self._recorded, pauses, self._notify)
+                failed = executor.train(steps, piece.recorded, pauses, self._notify)
             except Exception:
-                if executor.is_mid_step:  # a user's function raised in a step in Python
-                    self._record(self._optimizer.minibatches - self._base)
+                if executor.is_mid_step:  # a function of the user, called from Python, raised in a step
+                    self._record(self._optimizer.minibatches - piece.first_minibatch)
                 raise
             if failed is not None:
                 self._record(failed)
@@ -231,72 +274,76 @@ class Run:
                 raise executor.failure(steps, failed, self._optimizer, minibatch=minibatch, epoch=epoch)
 
     def _pauses(self):
-        """The steps of the piece after which there is something to do."""
-        size, begun, places = len(self._piece), self.step, [np.zeros(0, np.int64)]
-        if self._has_observers:
-            places.append(self._piece.ends)
-        intervals = [steps for _, _, steps in self._each_steps]
+        """The numbers of steps of the piece after which something is due, ascending."""
+        size, done, pauses = len(self._piece.steps), self.step, [np.zeros(0, np.int64)]
+        if self._pauses_at_epochs:
+            pauses.append(self._piece.steps.ends)
+        intervals = [steps for _, _, steps in self._step_callbacks]
         if self._checkpoint_every:
             intervals.append(self._checkpoint_every)
-        places += [np.arange(n - begun % n, size, n) for n in intervals]
-        pauses = np.unique(np.concatenate(places))
+        pauses += [np.arange(n - done % n, size, n) for n in intervals]
+        pauses = np.unique(np.concatenate(pauses))
         return pauses[pauses < size]
 
     def _is_as_laid_out(self):
-        """Whether the rest of the piece is still to be done."""
-        counter, booked = self._optimizer.counter, self._base + self._recorded
-        is_mine = counter.item(0) == booked and counter.item(1) == self._changes
-        return not self._history.stopped and is_mine and self._network.minibatches == self._trained + self._recorded
+        """Whether the rest of the piece is still what has to be done: the run was not stopped, and no callback trained
+        the network, used the optimizer or changed it."""
+        counter, piece = self._optimizer.counter, self._piece
+        unused = counter.item(0) == piece.first_minibatch + piece.recorded and counter.item(1) == piece.changes
+        untrained = self._network.minibatches == piece.network_minibatches + piece.recorded
+        return not self._history.stopped and unused and untrained
 
     def _notify(self, s):
-        """Attends to what is to be done after step s of the piece, at a pause or when Python looks in; tells whether
-        the native run is at its end."""
+        """Handles what is due after s steps of the piece, at a pause or when Python checks for signals. Returns whether
+        the native run has to end."""
+        piece = self._piece
         self._record(s)
         if self._bar:
             with self._lent(Use.BORROW):
                 self._bar(self)
-        self._pause(at_epoch_end=self._ends[self._ended - 1] == s)
+        self._pause(at_epoch_end=piece.epoch_ends[piece.epochs_recorded - 1] == s)
         # A callback may have used the network for something else.
-        return not (self._network.executor.is_ready_for(self._piece) and self._is_as_laid_out())
+        return not (self._network.executor.is_ready_for(piece.steps) and self._is_as_laid_out())
 
     def _record(self, s):
-        """Enters in the history what was done up to step s of the piece."""
-        steps, history, begun = self._piece, self._history, self._recorded
-        if s == begun:
+        """Records the first s steps of the piece in the history."""
+        piece, history = self._piece, self._history
+        steps, done = piece.steps, piece.recorded
+        if s == done:
             return
-        every = self._optimizer.accumulate
-        updates = (self._base + s) // every - (self._base + begun) // every
-        first = ended = self._ended
+        accumulate, minibatches = self._optimizer.accumulate, piece.first_minibatch
+        updates = (minibatches + s) // accumulate - (minibatches + done) // accumulate
+        first = end = piece.epochs_recorded
         losses, seconds = [], []
-        while self._ends[ended] <= s:
-            losses.append(steps.losses.item(ended))
-            seconds.append(steps.times.item(ended) - self._started)
-            ended += 1
-        rates, new, before = self._end_rates[first:ended], ended - first, self._rows_before
+        while piece.epoch_ends[end] <= s:
+            losses.append(steps.losses.item(end))
+            seconds.append(steps.times.item(end) - self._started)
+            end += 1
+        rates, new, before = piece.epoch_rates[first:end], end - first, self._rows_before
         rows = [before + (i + 1) * self._source.rows for i in range(new)]
-        # All of this or nothing: without a call in between Python does not look at signals.
+        # All of this or nothing: Python handles signals at calls and jumps, and here there are none.
         history.loss += losses
         history.learning_rate += rates
         history.rows += rows
         history.seconds += seconds
         history.steps += updates
-        self.step += s - begun
+        self.step += s - done
         self._network.epochs += new
-        self._recorded, self._ended = s, ended
+        piece.recorded, piece.epochs_recorded = s, end
 
     def _train_on_stream(self):
         """Trains on an iterable's minibatches, one at a time."""
         network, optimizer, source, history = self._network, self._optimizer, self._source, self._history
         self._handle_missed()
         while self.epoch < self.epochs and not history.stopped:
-            self._note_observers()
+            self._update_observers()
             batches = source.minibatches()
             batch = next(batches, None)
             if batch is None and not source.position:
                 raise value_error("X", "an iterable with a minibatch in it", shown(source.batches))
             while batch is not None:
                 x, y, *weight = batch
-                self._base, self._rows_now = optimizer.minibatches, len(x)
+                self._streamed = len(x), optimizer.minibatches
                 try:
                     if weight:
                         loss = network.executor.step(x, y, optimizer, *weight, scaled=False)
@@ -309,7 +356,7 @@ class Run:
                 if self._bar:
                     self._bar(self)
                 batch = next(batches, None)
-                if batch is not None and (self._each_steps or self._checkpoint):
+                if batch is not None and (self._step_callbacks or self._checkpoint):
                     self._pause(at_epoch_end=False)
                 if history.stopped:
                     return
@@ -318,7 +365,7 @@ class Run:
 
     @np.errstate(all="ignore")
     def _record_epoch(self):
-        """Enters an epoch of an iterable."""
+        """Records an epoch of an iterable in the history."""
         source, history = self._source, self._history
         loss, rate, seconds = self._sums[0] / self._sums[1], self.learning_rate, time.monotonic() - self._started
         rows, loss = self.rows, float(loss)
@@ -331,27 +378,29 @@ class Run:
 
     @np.errstate(all="ignore")
     def _record_minibatch(self, loss):
-        """Enters a minibatch of an iterable."""
-        every = self._optimizer.accumulate
-        update = (self._base + 1) // every - self._base // every
-        self._sums += self._rows_now * loss, self._rows_now
-        self._last_loss, self._rows_now = loss, None
+        """Records a minibatch of an iterable."""
+        rows, minibatches = self._streamed
+        accumulate = self._optimizer.accumulate
+        update = (minibatches + 1) // accumulate - minibatches // accumulate
         self._keep_rate(self._network.executor.last_rate)
+        # All of this or nothing, as in `_record`.
+        self._sums += rows * loss, rows
+        self._last_loss, self._streamed = loss, None
         self.step += 1
         self._source.position += 1
         self._history.steps += update
 
-    # ---- what is done at a pause
+    # ---- what is due at a pause
 
     def _pause(self, at_epoch_end):
         if at_epoch_end:
-            if self._looks_at_epochs and isinstance(self._source, Stream):
+            if self._observes_epochs and isinstance(self._source, Stream):
                 with self._network.executor.lock, self._optimizer.lock:
                     self._end_epoch()
-            elif self._looks_at_epochs:
+            elif self._observes_epochs:
                 self._end_epoch()
             self._handled, self._undo = len(self._history.loss), None
-        if self._each_steps or (at_epoch_end and self._each_epoch):
+        if self._step_callbacks or (at_epoch_end and self._epoch_callbacks):
             self._call(at_epoch_end)
         if self._checkpoint:
             if self._checkpoint_every and self.step % self._checkpoint_every == 0:
@@ -360,33 +409,33 @@ class Run:
                 self._save_in_time()
 
     def _handle_missed(self):
-        """A run that was resumed may have stopped between an epoch and what is done at its end."""
-        if self._has_observers and self._handled < self.epoch:
+        """Handles the end of an epoch if the run that is resumed was stopped before it did."""
+        if self._pauses_at_epochs and self._handled < self.epoch:
             self._pause(at_epoch_end=True)
 
     def _end_epoch(self):
-        """Validation, metrics, and whether to go on."""
+        """Validation loss and metrics, the schedule's observation of the loss, early stopping."""
         early_stopping, history = self._early_stopping, self._history
         with self._optimizer.lock.lend(Use.BORROW):
             loss, values = early_stopping.values()
         with self._lent(Use.BORROW):
-            schedule = copy.deepcopy(self._optimizer.schedule) if self._looks else None
-        self._undo = early_stopping.seen(), history.best_epoch, schedule
+            schedule = copy.deepcopy(self._optimizer.schedule) if self._schedule_observes else None
+        self._undo = early_stopping.state(), history.best_epoch, schedule
         if loss is not None:
             history.validation_loss.append(loss)
         for name, value in values.items():
             history.metrics.setdefault(name, []).append(value)
-        if self._looks:
+        if self._schedule_observes:
             with self._lent(Use.BORROW):
                 self._optimizer.observe(history.loss[-1] if loss is None else loss)
-        history.stopped = early_stopping.look(history)
+        history.stopped = early_stopping.update(history)
 
-    def _take_back_epoch_end(self):
-        """Undoes what was begun at the end of an epoch when an exception came."""
+    def _undo_epoch_end(self):
+        """Undoes the part of `_end_epoch` that was done before an exception."""
         if self._undo is None:
             return
-        seen, self._history.best_epoch, schedule = self._undo
-        self._early_stopping.take(seen)
+        state, self._history.best_epoch, schedule = self._undo
+        self._early_stopping.restore(state)
         self._history.stopped = None
         if schedule is not None:
             self._optimizer.learning_rate = schedule
@@ -394,10 +443,10 @@ class Run:
             del values[self._handled :]
 
     def _call(self, at_epoch_end):
-        """Calls the callbacks whose time it is."""
-        due = self._each_epoch if at_epoch_end else []
-        if self._each_steps:  # what is due for both is called once
-            by_steps = [(i, function) for i, function, steps in self._each_steps if self.step % steps == 0]
+        """Calls the callbacks that are due."""
+        due = self._epoch_callbacks if at_epoch_end else []
+        if self._step_callbacks:  # a function that is due for both reasons is called once
+            by_steps = [(i, function) for i, function, steps in self._step_callbacks if self.step % steps == 0]
             due = _each_once([*by_steps, *due], lambda numbered: numbered[1])
         self.at_epoch_end, self._calling = at_epoch_end, True
         for i, function in due:
@@ -411,10 +460,10 @@ class Run:
                 self._history.stopped = self._history.stopped or "callback"
         self._calling = False
 
-    # ---- kept
+    # ---- saving and resuming
 
     def save(self, path):
-        """Writes network, optimizer and the state of this run to a file from which `fit(resume=True)` goes on."""
+        """Saves network, optimizer and the state of this run to a file from which `fit(resume=True)` continues."""
         with self._lent(Use.BORROW), self._network.executor.lock.reading(), self._optimizer.lock.reading():
             files.save(path, self._network, self._optimizer, self)
 
@@ -427,20 +476,20 @@ class Run:
             self._save()
 
     def _save_interrupted(self, error):
-        """Saves what is done after Ctrl-C, wherever it came."""
-        done = self._optimizer.minibatches - self._base
+        """Saves the run after Ctrl-C, wherever that came; steps that were done, but not yet recorded, are recorded."""
         if self._network.executor.is_mid_step:
             error.add_note(f"{self._checkpoint!r} is as it was: the interrupt came within a step")
             return
-        if self._piece is not None and done > self._recorded and not self._calling:
-            self._record(done)
-        elif self._rows_now is not None and done == 1:
+        piece, minibatches = self._piece, self._optimizer.minibatches
+        if piece is not None and not self._calling and minibatches > piece.first_minibatch + piece.recorded:
+            self._record(minibatches - piece.first_minibatch)
+        elif self._streamed is not None and minibatches == self._streamed[1] + 1:
             self._record_minibatch(self._network.executor.loss_of_step)
         self._save()
         error.add_note(f"saved to {self._checkpoint!r} after minibatch {self.step}")
 
     def settings(self):
-        """What has to be the same for a run to be resumed."""
+        """The settings that have to be the same for a run to be resumed."""
         source, early_stopping = self._source, self._early_stopping
         if self._digests is None:
             samples = None if isinstance(source, Stream) else source.samples, early_stopping.validation
@@ -459,54 +508,54 @@ class Run:
         }
 
     def state(self):
-        """What a file keeps of the run: a dict for JSON, and arrays by name."""
-        source, early_stopping, history = self._source, self._early_stopping, self._history
-        place = source.epoch, source.position
-        if self._piece is not None:
-            place = source.place_after(self._piece.ends, self._recorded)
+        """What a file stores of the run: a dict for JSON, and arrays by name."""
+        source, early_stopping, history, piece = self._source, self._early_stopping, self._history, self._piece
+        position = source.epoch, source.position
+        if piece is not None:
+            position = source.position_after(piece.steps.ends, piece.recorded)
         content = {
             "fit": self.settings(),
-            "epoch": place[0],
-            "position": place[1],
+            "epoch": position[0],
+            "position": position[1],
             "step": self.step,
-            "handled": self._handled if self._has_observers else self.epoch,
+            "handled": self._handled if self._pauses_at_epochs else self.epoch,
             "seconds": time.monotonic() - self._started,
         }
         content["history"], lists = history.state()
         arrays = {f"history.{name}": array for name, array in lists.items()}
-        arrays |= {"sums": self._sums, "early_stopping": np.array(early_stopping.seen())}
-        for name, array in (("best", early_stopping.best_state), ("state", self._state)):
+        arrays |= {"sums": self._sums, "early_stopping": np.array(early_stopping.state())}
+        for name, array in (("best", early_stopping.best_state), ("state", self._final_state)):
             if array is not None:
                 arrays[name] = array
         return content, arrays
 
     def prepare(self, content, arrays, network):
-        """Checks a state as it was saved, with the network as it was then; returns a function that takes it over."""
+        """Checks a saved state, with the network as it was saved; returns a function that restores the run from it."""
         counts = ("epoch", "position", "step", "handled")
         numbers = {name: check_integer(name, content[name], 0) for name in counts}
         seconds = check_number("seconds", content["seconds"], 0.0)
         for name, array in arrays.items():
-            kept = name in ("best", "state")
-            if array.dtype != (network.dtype if kept else np.float64) or array.ndim != 1:
+            is_state = name in ("best", "state")
+            if array.dtype != (network.dtype if is_state else np.float64) or array.ndim != 1:
                 raise value_error(name, "a flat array of the run's precision", shown(array))
-        begin = "history."
-        lists = {name[len(begin) :]: array for name, array in arrays.items() if name.startswith(begin)}
+        prefix = "history."
+        lists = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
         saved = History.of(content["history"], lists)
         epochs, handled = len(saved.loss), numbers["handled"]
-        begin = "" if self._early_stopping.validation is None else "validation_"
-        names = [f"{begin}{metric.column}" for metric in self._early_stopping.metrics] if handled else []
+        prefix = "" if self._early_stopping.validation is None else "validation_"
+        names = [f"{prefix}{metric.column}" for metric in self._early_stopping.metrics] if handled else []
         if list(saved.metrics) != names:
             raise value_error("metrics", names, shown(list(saved.metrics)))
-        of_validation = 0 if self._early_stopping.validation is None else handled
-        if len(saved.validation_loss) != of_validation:
-            raise value_error("validation_loss", f"{of_validation} values", len(saved.validation_loss))
+        losses = 0 if self._early_stopping.validation is None else handled
+        if len(saved.validation_loss) != losses:
+            raise value_error("validation_loss", f"{losses} values", len(saved.validation_loss))
         for name, values in saved.metrics.items():
             if len(values) != handled:
                 raise value_error(name, f"{handled} values", len(values))
         if handled > epochs or epochs > numbers["epoch"] or numbers["position"] >= self._source.per_epoch:
             raise value_error("position", "one that a run can have", shown(numbers))
-        sums, seen = arrays["sums"].reshape(2), arrays["early_stopping"].reshape(3).tolist()
-        if not (np.isfinite(sums).all() and 0 <= sums[1] < 2**53) or any(map(math.isnan, seen)):
+        sums, state = arrays["sums"].reshape(2), arrays["early_stopping"].reshape(3).tolist()
+        if not (np.isfinite(sums).all() and 0 <= sums[1] < 2**53) or any(map(math.isnan, state)):
             raise value_error("sums", "finite numbers", shown(sums.tolist()))
         for name in {"best", "state"} & set(arrays):
             if arrays[name].shape != network.state.shape:
@@ -514,7 +563,7 @@ class Run:
 
         def restore():
             history, early_stopping = self._history, self._early_stopping
-            early_stopping.take(seen)
+            early_stopping.restore(state)
             if early_stopping.waited < early_stopping.patience or saved.stopped not in ("converged", "patience"):
                 saved.stopped = None
             vars(history).update(vars(saved))
@@ -522,7 +571,7 @@ class Run:
             self._sums[:], self.step = sums, numbers["step"]
             self.first_row, self.first_epoch = self.rows, epochs
             self._handled, self._seconds_before = handled, seconds
-            self._first_epoch = numbers["epoch"] - epochs
+            self._epochs_before = numbers["epoch"] - epochs
             self._source.epoch, self._source.position = numbers["epoch"], numbers["position"]
             early_stopping.best_state = arrays.get("best")
             if "state" in arrays:

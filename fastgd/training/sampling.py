@@ -1,4 +1,4 @@
-"""Which rows come in which minibatch: laid out beforehand for the native runner, a piece of the run at a time."""
+"""The minibatches of a training run: which rows each takes, laid out a piece of the run at a time."""
 
 import collections.abc
 import math
@@ -10,18 +10,20 @@ from ..data.minibatches import epoch_order
 from ..engine.steps import Steps
 from ..errors import shown, type_error, value_error
 
-# Steps, and rows of them, that are laid out to be run in one go, and bytes of rows that are gathered beforehand.
+# A piece has at most so many steps and rows; where its rows are copied, the copies take at most so many bytes.
 PIECE_STEPS, PIECE_ROWS = 2**15, 2**20
 STAGED_BYTES = 2**21
 
 
 class Minibatches:
-    """The minibatches of the samples of a training run, epoch after epoch, laid out as `Steps` from any place on.
+    """The minibatches of samples, epoch after epoch, laid out as `Steps` from any position on.
 
-    rows: of an epoch. epoch, position: the epoch of the next minibatch, and how many of its minibatches are done. The
-    order of the rows in an epoch is a function of the seed and of the number of the epoch; without `shuffle` it is that
-    of the data.
-    """
+    rows                rows of an epoch
+    size, per_epoch     rows of a minibatch; minibatches of an epoch
+    epoch, position     the epoch of the next minibatch, and how many minibatches of that epoch are done
+
+    The order of the rows in an epoch depends on the seed and the number of the epoch alone; without `shuffle` it is the
+    order of the data."""
 
     @np.errstate(all="ignore")
     def __init__(self, network, samples, batch_size, *, shuffle):
@@ -31,13 +33,13 @@ class Minibatches:
         self.per_epoch = -(-self.rows // batch_size)
         y, self._y_dtype = samples.y, samples.y_dtype(network.dtype)
         if samples.target_rows is None:
-            y = y if mapped(y) is None else np.array(y)  # what is read by the native loop must not vanish with a file
+            y = y if mapped(y) is None else np.array(y)  # the native loop must not read pages that a file may lose
             self._y = np.require(y, self._y_dtype, ["C", "ALIGNED"])
         else:
             self._y = None
         usable = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
         self._in_place = usable and mapped(x) is None and self._y is not None
-        self._shuffled = shuffle and batch_size < self.rows  # batch descent needs no order
+        self._shuffled = shuffle and batch_size < self.rows  # for a single minibatch the order does not matter
         width = x[0].size + y[0].size
         rows = PIECE_ROWS if self._in_place else STAGED_BYTES // (width * network.dtype.itemsize)
         self._limit = max(1, min(PIECE_STEPS, rows // batch_size))
@@ -45,10 +47,10 @@ class Minibatches:
 
     @np.errstate(all="ignore")
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
-        """The next steps, up to the end of `last_epoch` - 1, or of this epoch if not `whole_epochs`, as far as one
-        piece goes. Rows that the kernels can read where they lie are read there, or gathered by the plan; others are
-        gathered and cast here."""
-        rows, index, ends = self._take(last_epoch if whole_epochs else self.epoch + 1)
+        """Returns the next steps: up to the end of epoch `last_epoch` - 1, or of the current epoch if not
+        `whole_epochs`, but no more than fit in a piece. Kernels read rows in place where they can, or the plan gathers
+        them; other rows are gathered and cast here."""
+        rows, index, ends = self._next_minibatches(last_epoch if whole_epochs else self.epoch + 1)
         x, y, starts, samples = self.samples.x, self._y, np.cumsum(rows) - rows, self.samples
         order, weights = None, None
         if samples.weight is not None:
@@ -69,9 +71,9 @@ class Minibatches:
             plan, optimizer, x, y, rows=rows, starts=starts, order=order, weights=weights, ends=ends, sums=sums
         )
 
-    def _take(self, last_epoch):
-        """Rows of each of the next minibatches, the index of the rows in turn, and the minibatches that end an
-        epoch, counted from the first."""
+    def _next_minibatches(self, last_epoch):
+        """The number of rows of each minibatch; the indices of all rows in turn; and after how many minibatches an
+        epoch ends."""
         parts, sizes, ends, count = [], [], [], 0
         epoch, position = self.epoch, self.position
         while epoch < last_epoch and count < self._limit:
@@ -86,31 +88,32 @@ class Minibatches:
         return np.concatenate(sizes), np.concatenate(parts), ends
 
     def _order_in(self, epoch):
-        """The rows of the samples in the order of an epoch."""
+        """The indices of the rows of the samples, in the order of an epoch."""
         if self._order is None or (self._shuffled and self._order_of != epoch):
             index = self.samples.index
             order = epoch_order(self.rows, self.network.seed, epoch, self._shuffled)
             self._order, self._order_of = order if index is None else index[order], epoch
         return self._order
 
-    def place_after(self, ends, s):
-        """(epoch, position) after s steps of a piece that was laid out from where this stands, with such ends."""
+    def position_after(self, ends, s):
+        """(epoch, position) after s steps of the piece laid out from the current position; an epoch ends after each
+        number of steps in `ends`."""
         ended = int(np.searchsorted(ends, s, side="right"))
         return self.epoch + ended, s - int(ends[ended - 1]) if ended else self.position + s
 
 
 class Stream:
-    """Minibatches out of an iterable, in place of `Minibatches`."""
+    """The minibatches of an iterable; used in place of `Minibatches`."""
 
     def __init__(self, network, batches, epochs):
-        # To ask for an iterator may open a file or start processes: that is done once an epoch, not to look.
+        # iter(batches) may open a file or start processes: it is called once an epoch, not for this check.
         if not isinstance(batches, collections.abc.Iterable) and not hasattr(batches, "__getitem__"):
             expected = "an array and y, or an iterable of minibatches (x, y)"
             raise type_error("X", expected, f"{shown(batches)} and no y")
         if hasattr(batches, "__array__"):
             raise type_error("y", "targets for the rows of X", None)
         if isinstance(batches, collections.abc.Iterator) and epochs > 1:
-            expected = f"an iterable that can be gone through again for each epoch, or epochs=1 instead of {epochs}"
+            expected = f"an iterable that can be iterated again each epoch, or epochs=1 instead of {epochs}"
             raise value_error("X", expected, shown(batches))
         self.batches = batches
         self.epoch, self.position = network.epochs, 0
@@ -118,7 +121,7 @@ class Stream:
         self.per_epoch = math.inf
 
     def minibatches(self):
-        """Those of the epoch that are not done yet."""
+        """Yields the minibatches of the current epoch that are not done yet."""
         for i, batch in enumerate(self.batches):
             if i < self.position:
                 continue

@@ -1,8 +1,8 @@
-# What the machine can do, and how exact the elementary functions are: for benchmarks and tests.
+# For benchmarks and tests: speed of the machine, and accuracy of the elementary functions.
 
 def fused_multiply_adds(int64_t count):
-    """Runs `count` rounds of MR x VECTORS independent vector fused multiply-adds; returns how many floating-point
-    operations that were. Its rate is the peak of one core."""
+    """Runs `count` rounds of MR x VECTORS independent vector fused multiply-adds; returns the number of floating-point
+    operations. Its rate is the maximum of one core."""
     cdef vec sums[MR][VECTORS]
     cdef vec factor[1]
     cdef real result = 0
@@ -24,8 +24,8 @@ def fused_multiply_adds(int64_t count):
 
 
 def stream(uintptr_t p, uintptr_t m, uintptr_t v, uintptr_t g, int64_t n):
-    """p, m, v <- p + g, m + g, v + g for n numbers at these addresses: the memory that Adam moves, and no arithmetic to
-    speak of."""
+    """p, m, v <- p + g, m + g, v + g for n numbers at these addresses: the memory traffic of Adam with almost no
+    arithmetic."""
     cdef int64_t i
     with nogil:
         for i in range(n):

@@ -1,8 +1,9 @@
-/* Elementary functions of a real, written without branches so that the compiler runs them on whole vectors.
+/* Elementary functions of a real, without branches so that the compiler vectorizes them.
  *
- * Only IEEE additions, multiplications, fused multiply-adds and divisions, in a fixed order: the bits are the same in
- * every lane, and on every instruction set that fuses. So no sum here has two products as its terms: the compiler may
- * fuse either. Errors are in units of the last place, measured by tests/test_elementary.py. NaN gives NaN.
+ * They use only IEEE additions, multiplications, fused multiply-adds and divisions in a fixed order, so the bits are
+ * the same in every lane and on every instruction set with FMA. No sum here has two products as its terms, since the
+ * compiler could fuse either. Errors are in units in the last place (ulp), measured by tests/test_elementary.py. NaN
+ * gives NaN.
  */
 #ifndef FASTGD_ELEMENTARY_H
 #define FASTGD_ELEMENTARY_H
@@ -57,7 +58,7 @@ static const real scaled_erfc[CDF_TERMS] = {
 #endif
 };
 
-/* The bits are unsigned: those of a NaN, or of a number out of range, may be shifted and added without overflow. */
+/* The bits are unsigned, so that the bits of a NaN or of a number out of range can be shifted and added. */
 static inline real from_bits(unsigned_bits b)
 {
     union { unsigned_bits b; real x; } u = { b };
@@ -86,7 +87,7 @@ static inline real power_of_two(unsigned_bits n)
     return from_bits((n + BIAS) << MANTISSA);
 }
 
-/* The integer nearest to x, |x| < 2^(MANTISSA - 2), as its two's complement: a sum whose last bits hold it. */
+/* The integer nearest to x, |x| < 2^(MANTISSA - 2), in two's complement: the low bits of a sum. */
 static inline unsigned_bits nearest(real x)
 {
     return to_bits(x + ROUNDING) - to_bits(ROUNDING);
@@ -114,8 +115,8 @@ static inline real exp_real(real x)
     real n, tail;
     real r = reduced_exp(clamped(x, EXP_LOW, EXP_HIGH), &n, &tail);
     real head = 1 + r;
-    real e = head + ((1 - head + r) + tail);    /* what the first sum rounds away is added again */
-    unsigned_bits half = nearest(n / 2);        /* in two factors: 2^n itself may be no normal number */
+    real e = head + ((1 - head + r) + tail);    /* adds the rounding error of the first sum */
+    unsigned_bits half = nearest(n / 2);        /* two factors, since 2^n may not be a normal number */
     return e * power_of_two(half) * power_of_two(nearest(n) - half);
 }
 
@@ -161,11 +162,11 @@ static inline real tanh_real(real x)
 
 static inline real sigmoid_real(real x)
 {
-    real e = exp_real(x < 0 ? x : -x);          /* of a negative number only: it cannot overflow */
+    real e = exp_real(x < 0 ? x : -x);          /* the argument is not positive, so it cannot overflow */
     return (x < 0 ? e : 1) / (1 + e);
 }
 
-/* The normal density, and the distribution function. */
+/* The density and the distribution function of the normal distribution. */
 static inline real normal_cdf(real x, real *density)
 {
     real z = (x < 0 ? -x : x) * (real)0.70710678118654752440;

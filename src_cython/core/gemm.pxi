@@ -1,38 +1,39 @@
 # C = init + A B, the product under every dense layer. A and B have any strides, so either may be a transpose.
 #
-# The way through it: `gemm` cuts B into panels of NR columns, `gemm_packed` into panels of KC rows and NR columns that
-# it packs, for a B whose rows are not contiguous or lie far apart; of a large A it packs blocks. `sweep` sends the rows
-# of A through a panel, MR at a time, and packs the panel that follows; `tile` keeps MR x NR sums in registers, and in
-# between fetches what is too large to be in a cache. Each element of C has one sum, over k in ascending order (a later
-# panel starts from what the one before stored), so its bits depend neither on tiles and panels nor on threads nor on
-# the width of a vector.
+# `gemm` splits B into panels of NR columns. `gemm_packed` splits it into panels of KC rows and NR columns and packs
+# them, for a B whose rows are not contiguous or are far apart; it also packs blocks of a large A. `sweep` multiplies
+# the rows of A, MR at a time, by a panel and meanwhile packs the following panel. `tile` keeps MR x NR sums in
+# registers and prefetches data that is too large for a cache. Each element of C has one sum, over k in ascending order
+# (a later panel starts from the result of the one before), so its bits do not depend on tiles, panels, threads or the
+# width of a vector.
 #
-# Where k is the rows of a minibatch, of which there may be millions, one sum would lose what like terms add to it:
-# there `gemm_over_rows` has sums of SUM_TERMS terms, sums of those in a panel, of panels up to SUM_ROWS rows, and of
-# these in float64.
+# If k counts the rows of a minibatch, of which there may be millions, a single sum of similar terms would lose digits.
+# `gemm_over_rows` therefore has sums of SUM_TERMS terms, sums of those within a panel, sums over panels of up to
+# SUM_ROWS rows, and sums of these in float64.
 
-cdef real zeros[NR]                 # the init of a product that is not added to anything
+cdef real zeros[NR]                 # the init of a product without init
 
 cdef struct Product:                # c <- init + a b, for a panel of columns
     real *c
     const real *init                # c itself, or with ld_init = 0 one row for all rows of c
     const real *a
     const real *b                   # rows of contiguous elements, readable to a whole vector
-    const real *b_end               # the last rows of b, copied, where a whole vector would reach beyond its memory
-    bint fetch_b, fetch_c           # whether a whole tile fetches the following panel of b, and its part of c
-    const real *ahead               # in the following panel; with every `every` terms [ahead, ahead + ahead_width] is
-    int64_t every, ahead_width, ahead_step                    # fetched, and ahead moves by ahead_step
+    const real *b_end               # copy of the last rows of b, if a whole vector would read beyond its memory
+    bint fetch_b, fetch_c           # whether a whole tile prefetches the following panel of b, and its part of c
+    const real *ahead               # in the following panel: after every `every` terms, [ahead, ahead + ahead_width] is
+    int64_t every, ahead_width, ahead_step                    # prefetched, and ahead moves by ahead_step
     int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from MR rows of a to the next
-    int64_t terms                                             # of a sum; 0 is all
+    int64_t terms                                             # terms of one sum; 0 is all
 
 
 cdef inline inlined tile(const Product *t, const int rows, const int vectors, const bint fetching) noexcept nogil:
-    """c (rows, vectors LANES) <- init + a (rows, k) b (k, vectors LANES), k > 0. Inlined with constants, so that the
-    sums are registers. With `terms` there is a sum of every so many terms, these are added up, and init last."""
+    """c (rows, vectors LANES) <- init + a (rows, k) b (k, vectors LANES), k > 0. Inlined with constant rows and
+    vectors, so that the sums are registers. With `terms`, each sum has that many terms; these sums are added up, then
+    init."""
     cdef vec sums[TILE_VECTORS]
     cdef vec part[TILE_VECTORS]
     cdef vec b[VECTORS]
-    cdef const real *at[TILE_GROUPS]        # of every third row: what lies between is reached from there
+    cdef const real *at[TILE_GROUPS]        # address of every third row, from which the rows between are reached
     cdef const real *bt = t.b
     cdef const real *ahead = t.ahead
     cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, left, terms, p
@@ -93,7 +94,7 @@ cdef inline inlined tile(const Product *t, const int rows, const int vectors, co
 
 
 cdef inline inlined tile_rows(const Product *t, int64_t rows, const int vectors) noexcept nogil:
-    """`tile` for 1 to MR rows; what a smaller MR leaves out is never compiled."""
+    """`tile` for 1 to MR rows; cases above MR are not compiled."""
     if rows >= MR:
         tile(t, MR, vectors, False)
     elif rows == 1:
@@ -133,7 +134,7 @@ cdef void any_tile(const Product *t, int64_t rows, int64_t vectors) noexcept nog
 
 
 cdef inline void copy_part(real *to, const real *source, int64_t n) noexcept nogil:
-    """to <- n reals, fewer than NR, in pieces of constant sizes."""
+    """Copies n < NR reals in pieces of constant sizes."""
     if NR > 16 and n & 16:
         memcpy(to, source, 16 * sizeof(real))
         to += 16
@@ -155,8 +156,8 @@ cdef inline void copy_part(real *to, const real *source, int64_t n) noexcept nog
 
 
 cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vectors) noexcept nogil:
-    """c (rows, columns) <- init + a b where columns fill the last vector in part: the sums start and end in scratch,
-    whose lanes beyond `columns` hold whatever lies there."""
+    """c (rows, columns) <- init + a b, where columns fill only a part of the last vector. The sums start and end in
+    scratch memory, where lanes beyond `columns` have arbitrary values."""
     cdef real scratch[TILE]
     cdef Product s = t[0]
     cdef int64_t i
@@ -181,7 +182,8 @@ cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vec
 
 cdef inline inlined pack(real *panel, const int width, const real *b, int64_t b_row, int64_t b_column, int64_t k,
                          int64_t columns) noexcept nogil:
-    """panel (k, width) <- b (k, columns), padded with zeros; b_row or b_column is 1. Inlined with constant width."""
+    """panel (k, width) <- b (k, columns), padded with zeros. b_row or b_column must be 1. Inlined with constant
+    width."""
     cdef int64_t p = 0, j = 0, i, whole = 0
     if b_column == 1 and columns == width:
         for p in range(k):
@@ -211,7 +213,7 @@ cdef struct Panel:                  # of B, being packed
 
 
 cdef void pack_more(Panel *panel, int64_t rows, Product *t) noexcept nogil:
-    """Packs the rows that were fetched, and has so many more fetched while t is at work."""
+    """Packs the rows that were prefetched, and makes t prefetch this many more rows while it runs."""
     cdef int64_t i = panel.done
     if i < panel.fetched:
         pack(panel.to + i * NR, NR, panel.b + i * panel.b_row, panel.b_row, panel.b_column, panel.fetched - i,
@@ -233,8 +235,8 @@ cdef void pack_more(Panel *panel, int64_t rows, Product *t) noexcept nogil:
 
 
 cdef void sweep(Product t, int64_t m, int64_t columns, Panel *following) noexcept nogil:
-    """c (m, columns) <- init + a b, columns at most NR. Meanwhile the following panel, unless it is NULL, is packed, a
-    few rows at a time."""
+    """c (m, columns) <- init + a b, with at most NR columns. Meanwhile it packs the following panel, unless that is
+    NULL, a few rows at a time."""
     cdef int64_t rows, ahead = 0, vectors = (columns + LANES - 1) // LANES
     if following != NULL:
         ahead = (following.k * MR // m // LINE + 1) * LINE
@@ -265,8 +267,8 @@ cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int
 
 cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_column, int64_t p, int64_t k,
                            int64_t j, int64_t n, int64_t unit) noexcept nogil:
-    """The panel of b (k, n) from row p and column j on, or an empty one. Panels are of about equal height, a multiple
-    of the unit."""
+    """The panel of b (k, n) from row p and column j on; empty beyond the end of b. Panels have about equal heights,
+    multiples of `unit`."""
     cdef int64_t units = (k + KC - 1) // KC * unit
     return Panel(to=to, b=b + p * b_row + j * b_column, b_row=b_row, b_column=b_column,
                  k=min((k + units - 1) // units * unit, k - p), columns=min(NR, n - j), done=0, fetched=0)
@@ -275,8 +277,8 @@ cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_col
 cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row,
                       int64_t a_k, const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n,
                       int64_t k, int64_t terms) noexcept nogil:
-    """`gemm` with panels of b packed, and a if it is large: rows that lie a multiple of a page apart get into each
-    other's way in the caches. terms: see `tile`."""
+    """`gemm` with packed panels of b, and packed blocks of a if that is large: rows that are a multiple of a page apart
+    evict each other from the caches. terms: see `tile`."""
     cdef int64_t p = 0, i = 0, j = 0, half = 0, next_p, next_i, next_j, rows, mc = m, unit = terms if terms else LINE
     cdef real *block_of_a = packed_a
     cdef real *panels = packed_b
@@ -326,8 +328,8 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
 cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row, int64_t a_k,
                const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n, int64_t k,
                int64_t terms) noexcept nogil:
-    """c (m, n) <- init + a (m, k) b (k, n); init NULL is zero. terms: see `tile`; for them the last rows of b must not
-    be summed apart, and panels end where those of any m do."""
+    """c (m, n) <- init + a (m, k) b (k, n); NULL for init is zero. terms: see `tile`. With terms, the last rows of b
+    must not be summed separately, and the ends of panels must not depend on m."""
     cdef real end[LANES * NR]
     cdef int64_t j = 0, columns, over
     cdef bint fits = m < PACK_ROWS or k * b_row < FIRST_CACHE
@@ -343,7 +345,7 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
         if init != NULL:
             t.init = init + j
         if columns % LANES:
-            # How many of the last rows a whole number of vectors would read beyond the end of b.
+            # The number of last rows in which whole vectors would read beyond the end of b.
             over = (columns + LANES - 1) // LANES * LANES - columns
             t.k_end = min(k, (over + b_row - 1) // b_row)
             t.k -= t.k_end
@@ -354,7 +356,7 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
 
 cdef void gemm_over_rows(real *c, int64_t ldc, const real *a, int64_t lda, const real *b, int64_t ldb, int64_t m,
                          int64_t n, int64_t k) noexcept nogil:
-    """c (m, n) <- a^T b, for a (k, m), b (k, n) of many rows."""
+    """c (m, n) <- a^T b for a (k, m), b (k, n) with many rows."""
     cdef double *total = sums_under_way
     cdef real *part
     cdef int64_t i = 0, j, p, r, q, rows, columns, width = min(n, 512)

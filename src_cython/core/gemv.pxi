@@ -1,11 +1,11 @@
-# Products of batches of one row, y <- x W, and those of its gradients: dx <- dy W^T and dW <- x^T dy; and those of
-# layers with one unit, of which the same products are transposes. The sums are in
-# parts, as many whatever the width of a vector, to hide the latency of adding. What is left over at the end of a row is
-# done in blocks, or by a last vector that overlaps the one before: nothing is read beyond an array.
+# Products for batches of one row: y <- x W, and for the gradients dx <- dy W^T and dW <- x^T dy. Layers with one unit
+# use the same products transposed. Each sum has a fixed number of partial sums, whatever the width of a vector, to hide
+# the latency of additions. The end of a row is done in smaller blocks, or by a last vector that overlaps the one
+# before, so nothing is read beyond the end of an array.
 
 cdef inline bint skips_zeros(const real *a, int64_t k, int64_t n) noexcept nogil:
-    """Whether so much of a (k) is 0 that it pays to leave those rows of a matrix (k, n) out; in the first cache it does
-    not."""
+    """Whether a (k) has so many zeros that skipping those rows of a matrix (k, n) pays. It never does for a matrix that
+    fits in the L1 cache."""
     cdef bits zero = 0
     cdef int64_t p
     if k * n < FIRST_CACHE:
@@ -16,7 +16,7 @@ cdef inline bint skips_zeros(const real *a, int64_t k, int64_t n) noexcept nogil
 
 
 cdef inline int64_t list_nonzero(int64_t *rows, const real *a, int64_t k) noexcept nogil:
-    """rows <- where a (k) is not 0; returns how many that are."""
+    """rows <- indices of the elements of a (k) that are not 0; returns their number."""
     cdef int64_t count = 0, p
     for p in range(k):
         rows[count] = p
@@ -26,8 +26,8 @@ cdef inline int64_t list_nonzero(int64_t *rows, const real *a, int64_t k) noexce
 
 cdef inline inlined add_products(vec *sums, const real *a, const int64_t *rows, const real *b, int64_t ldb, int64_t k,
                                  const int vectors) noexcept nogil:
-    """sums (SUM_PARTS, vectors) += a (k) b (k, vectors LANES), term p in part p % SUM_PARTS; or those k terms that
-    rows lists. Inlined with constant vectors and constant NULL."""
+    """sums (SUM_PARTS, vectors) += a (k) b (k, vectors LANES), with term p in part p % SUM_PARTS. If rows is not NULL,
+    it lists the k terms. Inlined with constant vectors and constant NULL."""
     cdef int64_t p = 0, q
     cdef int i, j
     while p + SUM_PARTS <= k:
@@ -59,8 +59,8 @@ cdef inline inlined gemv_columns(real *c, const real *init, const real *a, const
 
 cdef inline inlined gemv_blocks(real *c, const real *init, const real *a, const int64_t *rows, const real *b,
                                 int64_t ldb, int64_t k, int64_t n, const int blocks) noexcept nogil:
-    """`gemv_columns` for n columns in blocks; the last block may begin before the end of the one before it, or before
-    c: what has been done there is not stored again. Inlined with constant blocks."""
+    """`gemv_columns` for n columns in blocks. The last block may overlap the one before it, or begin before c; columns
+    that are done already are not stored again. Inlined with constant blocks."""
     cdef block sums[SUM_PARTS * BLOCKS]
     cdef real last[BLOCK]
     cdef int64_t p = 0, q, at
@@ -108,7 +108,7 @@ cdef inline inlined gemv_column(real *c, real init, const real *a, const int64_t
 
 cdef inline inlined gemv_rows(real *c, const real *init, const real *a, const int64_t *rows, const real *b,
                               int64_t ldb, int64_t n, int64_t k) noexcept nogil:
-    """`gemv`, or that of the k terms that rows lists. Inlined with constant NULL."""
+    """`gemv`; if rows is not NULL, it lists the k terms. Inlined with constant NULL."""
     cdef int64_t j = 0
     while j + GEMV_VECTORS * LANES <= n:
         gemv_columns(c + j, init + j, a, rows, b + j, ldb, k, GEMV_VECTORS)
@@ -148,8 +148,8 @@ cdef void gemv(real *c, const real *init, const real *a, const real *b, int64_t 
 
 
 cdef void gemv_over_rows(real *c, const real *a, const real *b, int64_t ldb, int64_t n, int64_t k) noexcept nogil:
-    """c (n) <- a (k) b (k, n), for many rows of b: sums of SUM_TERMS terms in each part are added up in float64. What
-    is 0 is not left out: which terms come into which part must not depend on the n of a thread."""
+    """c (n) <- a (k) b (k, n) for many rows of b: sums of SUM_TERMS terms in each part are added up in float64. Zeros
+    are not skipped, since the part of a term must not depend on the thread's n."""
     cdef double *total = sums_under_way
     cdef real *part
     cdef int64_t i, j = 0, p, columns, width = SUMS // <int64_t>(sizeof(double) + sizeof(real))
@@ -173,8 +173,8 @@ cdef void gemv_over_rows(real *c, const real *a, const real *b, int64_t ldb, int
 
 cdef inline inlined outer_columns(real *c, int64_t ldc, real s, const real *a, const int64_t *rows, const real *b,
                                   int64_t m, const int vectors, const bint subtract) noexcept nogil:
-    """c (m, vectors LANES) <- a^T b or, to subtract, c - s (a^T b), in those m rows that are listed if rows is not
-    NULL. Inlined with constants."""
+    """c (m, vectors LANES) <- a^T b or, to subtract, c - s (a^T b). If rows is not NULL, it lists the m rows. Inlined
+    with constants."""
     cdef vec v[OUTER_VECTORS]
     cdef vec *at
     cdef int64_t i, q
@@ -193,9 +193,9 @@ cdef inline inlined outer_columns(real *c, int64_t ldc, real s, const real *a, c
 
 cdef inline inlined outer_blocks(real *c, int64_t ldc, real s, const real *a, const int64_t *rows, const real *b,
                                  int64_t m, int64_t n, const int blocks, const bint subtract) noexcept nogil:
-    """`outer_columns` for n columns in blocks; the last block may begin before the end of the one before it, or before
-    c: from there nothing is subtracted again. It is stored first, so that what is stored there twice is right, and no
-    load waits for a store of other bytes."""
+    """`outer_columns` for n columns in blocks. The last block may overlap the one before it, or begin before c; nothing
+    is subtracted twice. It is stored first, so that columns stored twice end up right, and no load waits for a store
+    that covers only some of its bytes."""
     cdef block v[BLOCKS]
     cdef block u[BLOCKS]
     cdef real last[BLOCK]
@@ -254,7 +254,7 @@ cdef void outer(real *c, int64_t ldc, const real *a, const real *b, int64_t m, i
 
 cdef void subtract_outer(real *c, int64_t ldc, real s, const real *a, const real *b, int64_t m,
                          int64_t n) noexcept nogil:
-    """c (m, n) <- c - s (a^T b), the latter rounded as the gradient would be."""
+    """c (m, n) <- c - s (a^T b), where a^T b is rounded as the gradient would be."""
     cdef int64_t rows[LISTED]
     cdef int64_t i = 0
     if not skips_zeros(a, m, ldc):
@@ -267,8 +267,8 @@ cdef void subtract_outer(real *c, int64_t ldc, real s, const real *a, const real
 
 cdef inline inlined dots(real *c, const real *a, const real *last, const real *b, int64_t k, int64_t whole,
                          const int rows) noexcept nogil:
-    """c (rows) <- a b^T, b (rows, k): `whole` terms, a multiple of DOT_PARTS, and in `last` the DOT_PARTS to the end.
-    Inlined with constant rows, at most DOT_ROWS."""
+    """c (rows) <- a b^T, b (rows, k): `whole` terms, a multiple of DOT_PARTS, then the last DOT_PARTS terms from
+    `last`. Inlined with constant rows, at most DOT_ROWS."""
     cdef vec sums[DOT_ROWS * DOT_VECTORS]
     cdef real totals[DOT_ROWS]
     cdef int64_t p = 0
@@ -297,7 +297,7 @@ cdef inline void short_dots(real *c, const real *a, const real *b, int64_t n, in
     cdef int64_t i = 0, j
     cdef int q
     if k >= BLOCK:
-        for q in range(BLOCK):      # the last block of columns may overlap the one before: what was added is not again
+        for q in range(BLOCK):      # the last block of columns may overlap the one before; no term is added twice
             last[q] = 0 if k % BLOCK and q < BLOCK - k % BLOCK else a[k - BLOCK + q]
         while i + BLOCK <= n:
             for q in range(BLOCK):
@@ -331,7 +331,7 @@ cdef void gemv_transposed(real *c, const real *a, const real *b, int64_t n, int6
         short_dots(c, a, b, n, k)
         return
     last = a + k - DOT_PARTS
-    if k % DOT_PARTS:               # they overlap the terms before: what was added is not again
+    if k % DOT_PARTS:               # they overlap the terms before; no term is added twice
         for i in range(DOT_PARTS):
             part[i] = 0 if k - DOT_PARTS + i < whole else last[i]
         last = part

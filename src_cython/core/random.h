@@ -1,4 +1,4 @@
-/* Hashes: what is random here is a function of a counter. */
+/* Counter-based random numbers: hashes of counters. */
 #ifndef FASTGD_RANDOM_H
 #define FASTGD_RANDOM_H
 
@@ -13,13 +13,13 @@
 #define MIX UINT32_C(0x85EBCA6B)
 #define LAST_MIX UINT32_C(0xC2B2AE35)
 
-/* A whole number as bits, in two's complement; what has no place in 64 of them is 0. */
+/* An integer as 64 bits in two's complement; 0 for numbers out of range. */
 static inline uint64_t whole(double x)
 {
     return x > -9223372036854775808.0 && x < 9223372036854775808.0 ? (uint64_t)(int64_t)x : 0;
 }
 
-/* A share of 2^32, in [0, 1). */
+/* rate * 2^32 for a rate in [0, 1). */
 static inline uint32_t share_of_32_bits(double x)
 {
     return x > 0 && x < 1 ? (uint32_t)(x * 4294967296.0) : 0;

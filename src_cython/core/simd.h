@@ -1,4 +1,4 @@
-/* What the kernels stand on: the element type, and one vector of it.
+/* The element type of the kernels, and vectors of it.
  *
  * real   float or double, by -DREAL; tgmath.h makes sqrt(x) and its kin follow it.
  * vec    VECTOR_BYTES of real, in GCC's and Clang's vector extension: + - * / work lane by lane, a scalar operand
@@ -15,8 +15,8 @@
 
 #include "core/scratch.h"
 
-/* The register tile of the matrix product, MR rows of VECTORS vectors: as many sums as the registers hold beside a
- * row of B and a broadcast element of A; for a batch of one, SUM_PARTS rows of GEMV_VECTORS. */
+/* The register tile of the matrix product, MR rows of VECTORS vectors: as many sums as fit in the registers next to a
+ * row of B and a broadcast element of A. For a batch of one, the tile is SUM_PARTS rows of GEMV_VECTORS. */
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 enum { MR = 12, VECTORS = 2, GEMV_VECTORS = 4 };
@@ -40,29 +40,29 @@ enum {
     LANES = VECTOR_BYTES / sizeof(real),
     LINE = 64 / sizeof(real),     /* of a cache */
     NR = VECTORS * LANES,         /* columns of a register tile */
-    SUM_PARTS = 4,                /* parts of a sum of a batch of one: hides the latency of adding to it */
-    SUM_TERMS = 48,               /* of a sum over rows, one after the other: terms that are alike stay within 8e-7 of
-                                   * their sum in float32, whatever their number; divides KC */
-    SUM_ROWS = 12 * 1536 / sizeof(real),    /* ... whose sums are added up in float32, before float64: 12 KC */
-    KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR stay in the second cache */
-    MC = 43,                      /* tiles of a packed block of A: MC MR x KC stay in the second cache */
+    SUM_PARTS = 4,                /* partial sums for a batch of one, which hide the latency of additions */
+    SUM_TERMS = 48,               /* consecutive terms of a float32 sum over rows, whose relative error is then at most
+                                   * 8e-7 for similar terms, whatever the number of rows; divides KC */
+    SUM_ROWS = 12 * 1536 / sizeof(real),    /* rows whose sums are added in float32, then in float64: 12 KC */
+    KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR fits in the L2 cache */
+    MC = 43,                      /* tiles of a packed block of A: MC MR x KC fits in the L2 cache */
     TILE = MR * NR,
     TILE_VECTORS = MR * VECTORS,
     TILE_GROUPS = (MR + 2) / 3,
     PANEL = KC * NR,
-    LISTED = 256,                 /* rows of a batch of one that are not 0, listed at a time */
-    OUTER_VECTORS = 2,            /* of a row of an outer product */
-    DOT_ROWS = 4,                 /* dot products worked on together, each in DOT_PARTS sums: 64 bytes of them */
+    LISTED = 256,                 /* nonzero elements of a batch of one that are listed at a time */
+    OUTER_VECTORS = 2,            /* vectors of a row of an outer product */
+    DOT_ROWS = 4,                 /* dot products computed together, each in DOT_PARTS sums, 64 bytes */
     DOT_PARTS = 64 / sizeof(real),
     DOT_VECTORS = 64 / VECTOR_BYTES,
-    FAR = 524288 / sizeof(real),  /* reals that do not stay in the second cache from one step to the next */
-    PACK_ROWS = 4 * MR,           /* a panel is packed for at least so many rows of A */
-    FIRST_CACHE = 32768 / sizeof(real), /* ... when its rows in place are spread over more than the first cache holds */
-    PACK_COLUMNS = 16 * NR,       /* A is packed for at least so many columns of B */
-    PACK_STRIDE = 4096 / sizeof(real) /* ... when what is read of it together lies so many reals apart */
+    FAR = 524288 / sizeof(real),  /* reals that do not stay in the L2 cache from one step to the next */
+    PACK_ROWS = 4 * MR,           /* a panel is packed if A has at least this many rows */
+    FIRST_CACHE = 32768 / sizeof(real), /* ... and the panel in place is spread over more than the L1 cache holds */
+    PACK_COLUMNS = 16 * NR,       /* A is packed if B has at least this many columns */
+    PACK_STRIDE = 4096 / sizeof(real) /* ... and elements of A that are read together are this many reals apart */
 };
 
-/* A thread's memory, in bytes: a packed block of A, two panels of B, and sums over rows under way. */
+/* A thread's scratch memory, in bytes: a packed block of A, two panels of B, and partial sums over rows. */
 enum { PACKED_A = MC * MR * KC * sizeof(real), PACKED_B = 2 * PANEL * sizeof(real), SUMS = 1 << 18 };
 _Static_assert(PACKED_A % 64 == 0 && PACKED_A + PACKED_B + SUMS <= KERNEL_BYTES, "scratch.h");
 static scratch_function scratch_of_thread;
@@ -98,14 +98,14 @@ static inline float float_of_bits(uint32_t b)
     return x;
 }
 
-/* A function whose arguments are constants where it is called: the loops over them unroll, its arrays are registers. */
+/* A function that is called with constant arguments: its loops unroll, and its arrays become registers. */
 #define inlined __attribute__((always_inline)) void
 
 #define prefetch(address) __builtin_prefetch(address)
 #define prefetch_to_write(address) __builtin_prefetch(address, 1)
 
-/* a b + c for sums that the compiler might make vectors of: where it adds up lane after lane it multiplies beforehand,
- * and rounds twice. */
+/* a b + c, always fused. A compiler that vectorizes a sum but adds lane after lane would multiply first, and round
+ * twice. */
 #if defined(__FMA__) || defined(__aarch64__)
 #define multiply_add(a, b, c) fma(a, b, c)
 #else
@@ -117,7 +117,7 @@ static inline float float_of_bits(uint32_t b)
 
 /* A block of BLOCK x BLOCK transposed in registers: 16-byte vectors, which every instruction set shuffles well. */
 typedef real block __attribute__((vector_size(16), aligned(sizeof(real)), may_alias));
-/* BLOCKS hold any part of a vector that is not whole. */
+/* A whole number of blocks, BLOCKS, covers any incomplete vector. */
 enum { BLOCK = 16 / sizeof(real), BLOCKS = VECTOR_BYTES / 16 };
 
 static inline void transpose_block(real *to, int64_t ld_to, const real *from, int64_t ld_from)
@@ -141,7 +141,7 @@ static inline void transpose_block(real *to, int64_t ld_to, const real *from, in
 #undef TO
 }
 
-/* 64 bytes of vectors to 16: the sum of the second half and the first, and the same again. */
+/* Reduces 64 bytes of vectors to 16: adds the second half to the first, twice. */
 static inline __attribute__((always_inline)) block folded(const vec *v)
 {
 #if VECTOR_BYTES == 16

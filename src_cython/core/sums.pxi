@@ -1,18 +1,18 @@
-# What rows of numbers, or one, are reduced to. The partial results of one row are always 16, whatever the width of a
-# vector: the bits are the same on every instruction set. A shorter row is summed in its order.
+# Reductions of rows of numbers. A row always has 16 partial results, whatever the width of a vector, so the bits are
+# the same on every instruction set. A shorter row is summed in order.
 #
-# In float32 a sum of like terms loses a digit each time it has grown tenfold, so none is longer than 32 terms: such
-# sums of blocks are added in float64. The blocks do not depend on threads or vectors.
+# In float32 a sum of similar terms loses a digit each time it has grown tenfold. So sums have at most 32 terms, and
+# these sums of blocks are added in float64. The blocks do not depend on threads or vectors.
 
 cdef enum:
     ROW_PARTS = 16
-    BLOCK_TERMS = 32                      # added up in `real`
+    BLOCK_TERMS = 32                      # summed in `real`
     SUM_ELEMENTS = ROW_PARTS * BLOCK_TERMS
-    SUM_COLUMNS = 512                   # of which sums in float64 are held at a time
-    SUM_VECTORS = 4                     # of a row, whose sums are registers
+    SUM_COLUMNS = 512                   # columns whose float64 sums are kept at a time
+    SUM_VECTORS = 4                     # vectors of a row whose sums are registers
 
 cdef inline real sum_of_parts(real *part) noexcept nogil:
-    """The sum of ROW_PARTS partial results, which are lost."""
+    """The sum of ROW_PARTS partial results, which it overwrites."""
     cdef int i
     for i in range(8):
         part[i] += part[i + 8]
@@ -111,7 +111,7 @@ cdef inline real largest_of(const real *x, int64_t n) noexcept nogil:
 
 cdef inline inlined sum_of_vectors(real *s, const real *x, const real *y, int64_t ld, int64_t m,
                                    const int vectors) noexcept nogil:
-    """s (vectors LANES) <- the sum of the rows of x (m, vectors LANES), times those of y unless that is NULL. Inlined
+    """s (vectors LANES) <- the sum over the rows of x (m, vectors LANES), multiplied by y unless y is NULL. Inlined
     with constant vectors, so that the sums are registers."""
     cdef vec sums[SUM_VECTORS]
     cdef int64_t i
@@ -161,8 +161,8 @@ cdef inline inlined sum_of_row_block(real *s, const real *x, const real *y, int6
 
 cdef inline inlined sum_of_rows_times(real *s, const real *x, const real *y, int64_t ld, int64_t m,
                                       int64_t n) noexcept nogil:
-    """s (n) <- the sum of the rows of x (m, n), times those of y unless that is NULL: blocks of BLOCK_TERMS rows, whose
-    sums are added in float64."""
+    """s (n) <- the sum over the rows of x (m, n), multiplied by y unless y is NULL: sums of blocks of BLOCK_TERMS rows
+    are added in float64."""
     cdef double totals[SUM_COLUMNS]
     cdef real sums[SUM_COLUMNS]
     cdef int64_t i, j, width
@@ -189,10 +189,10 @@ cdef inline inlined sum_of_rows_times(real *s, const real *x, const real *y, int
 
 
 cdef void sum_of_rows(real *s, const real *x, int64_t ld, int64_t m, int64_t n) noexcept nogil:
-    """s (n) <- the sum of the rows of x (m, n)."""
+    """s (n) <- the sum over the rows of x (m, n)."""
     sum_of_rows_times(s, x, NULL, ld, m, n)
 
 
 cdef void sum_of_products(real *s, const real *x, const real *y, int64_t ld, int64_t m, int64_t n) noexcept nogil:
-    """s (n) <- the sum over the rows of the products of the elements of x and y (m, n)."""
+    """s (n) <- the sum over the rows of x y, elementwise, for x and y (m, n)."""
     sum_of_rows_times(s, x, y, ld, m, n)

@@ -1,17 +1,17 @@
-# A chain: kernels that take a block of flat arrays one after the other, before the next block. It is itself a kernel.
+# A chain is a kernel that runs other kernels, its links, one after the other on each block of flat arrays.
 
 cdef enum:
-    MAX_SLOTS = 512         # of a record of a link; kernel.py refuses kernels with more
+    MAX_SLOTS = 512         # of the record of a link; kernel.py refuses kernels with more
     MAX_ARRAYS = 256
 
 cdef extern from "core/scratch.h" nogil:
     enum: CHAIN_ELEMENTS
 
-# Eight bytes each.
+# Every field has eight bytes.
 cdef packed struct Link:
     int64_t kernel, record          # addresses
     int64_t slots, arrays           # of the record: arrays come first
-    int64_t shift[MAX_ARRAYS]       # bytes that a block takes an array further; -1 is the scratch buffer
+    int64_t shift[MAX_ARRAYS]       # bytes of a block of each array; -1 is the scratch buffer
 
 cdef packed struct Chain:
     int64_t n_links
@@ -19,7 +19,7 @@ cdef packed struct Chain:
 
 
 cdef void run_link(const Link *link, int64_t begin, int64_t end) noexcept nogil:
-    """A link on the elements begin, ..., end - 1, by a record of its own for them."""
+    """Runs a link on the elements [begin, end), through a copy of its record that points to them."""
     cdef int64_t record[MAX_SLOTS]
     cdef int64_t i, shift
     memcpy(record, <const void *>link.record, 8 * link.slots)
@@ -50,7 +50,7 @@ CHAIN_ARRAYS = MAX_ARRAYS
 
 def chain_record(links):
     """The record of a chain as an int64 array. links: (address of kernel, address of record, slots of the record,
-    shifts) of each."""
+    shifts) for each link."""
     per_link = sizeof(Link) // 8
     record = np.zeros(1 + len(links) * per_link, np.int64)
     record[0] = len(links)

@@ -1,4 +1,4 @@
-# Ways into a pass from Python that cost next to nothing over the arithmetic.
+# Fast paths from Python into a pass, which cost little more than the arithmetic.
 
 cdef bint has_rows(object array, const int64_t[::1] shape):
     """Whether each row of an array has this shape."""
@@ -12,10 +12,11 @@ cdef bint has_rows(object array, const int64_t[::1] shape):
 
 
 cdef class FastStep:
-    """One training step at a time, called from Python, at next to no cost over the arithmetic. It takes what needs no
-    preparation: arrays that the kernels can read where they lie, of up to `capacity` rows, the optimizer it was made
-    for, and the next of the steps whose values lie ready in `per_step`. Anything else it leaves to the caller, by
-    returning None with nothing changed; so also a step that would not end well.
+    """Makes one training step per call, at little more than the cost of the arithmetic.
+
+    It handles only calls that need no preparation: arrays that kernels can read in place, with up to `capacity` rows;
+    the optimizer it was made for; and a step whose per-step values were prefetched. Otherwise, and if a step fails a
+    check, it returns None with nothing changed, and the caller makes the step.
     """
     cdef Runner runner
     cdef UseLock lock, optimizer_lock
@@ -35,10 +36,16 @@ cdef class FastStep:
 
     def __init__(self, runner, lock, optimizer, *, stages, per_step, inputs, limits, counter, minibatches, pace,
                  capacity, x, y, last_loss, watched, raise_fault, kept):
-        """x, y: arrays like those to come. inputs: for the stages. limits: of the gradient, one for each step. counter:
-        the optimizer's steps and version. minibatches: the network's count. pace: see `Runner.run`. last_loss: that of
-        the step before. watched: see `unchanged`. raise_fault(x, y): raises what a user's function raised. kept: what
-        must live as long as this."""
+        """x, y: examples of the arrays, for shape and dtype.
+        inputs: the slots of the inputs in these stages.
+        limits: largest magnitude allowed in the gradient, by step.
+        counter: the optimizer's minibatches and changes.
+        minibatches: the network's minibatches.
+        pace: see `Runner.run`.
+        last_loss: the loss of the step before.
+        watched: see `unchanged`.
+        raise_fault(x, y): raises the exception of a user's function.
+        kept: objects to keep alive."""
         self.watched, self.raise_fault = watched, raise_fault
         self.runner, self.lock, self.optimizer, self.kept = runner, lock, optimizer, kept
         self.optimizer_lock = optimizer.lock
@@ -52,7 +59,7 @@ cdef class FastStep:
 
     @property
     def is_used_up(self):
-        """Whether all steps that it was made for are made."""
+        """Whether all prefetched steps are done."""
         return self.next == self.count
 
     cdef bint fits(self, object x, object y, object optimizer):
@@ -75,7 +82,7 @@ cdef class FastStep:
             return False
         if cnp.PyArray_DIM(y, 0) != cnp.PyArray_DIM(x, 0) or not has_rows(x, self.x_shape):
             return False
-        # One number at a position may go without an axis of its own.
+        # If there is one number per position, the last axis may be missing.
         cdef int64_t rank = self.y_shape.shape[0]
         return has_rows(y, self.y_shape) or (
             rank > 0 and self.y_shape[rank - 1] == 1 and has_rows(y, self.y_shape[:rank - 1])
@@ -93,7 +100,7 @@ cdef class FastStep:
         e.per_step, e.n_per_step = NULL, self.per_step.shape[0]
         if e.n_per_step:
             e.per_step = <const PerStep *>&self.per_step[0, 0]
-        e.rows_of_step, e.n_marks, e.sums, e.next_look = NULL, 0, NULL, -1
+        e.rows_of_step, e.n_epoch_ends, e.sums, e.next_clock_check = NULL, 0, NULL, -1
         e.counter, e.minibatches, e.pace = &self.counter[0], &self.minibatches[0], &self.pace[0]
         e.step, e.end, e.status = self.next, self.next + 1, DONE
         clear_faults(e)
@@ -108,11 +115,11 @@ cdef class FastStep:
                 steps_end()
             self.optimizer_lock.release(False)
             self.lock.release(False)
-        else:       # with the GIL, so nobody comes between
+        else:       # the GIL keeps other threads out
             set_inputs(e, rows, at_x, at_y, 0, 0, self.limits[self.next])
             begin_step(e)
             run_steps(e, 1)
-        if e.status == FAULT:           # once more is once too often: an update may have begun
+        if e.status == FAULT:           # an update may have begun, so the step must not be repeated
             self.raise_fault(x, y)
         if e.status != DONE:
             return None
@@ -122,10 +129,11 @@ cdef class FastStep:
 
 
 cdef class FastUpdate:
-    """An optimizer's update of a list of arrays, again and again, at next to no cost over the arithmetic. It takes what
-    needs no preparation: numpy arrays, the parameters where they lay when this was made, gradients of their shapes, and
-    the next of the steps whose values were foreseen. Anything else it leaves to the caller, by returning False
-    with nothing changed.
+    """Makes an optimizer's update of a list of arrays, at little more than the cost of the arithmetic.
+
+    It handles only calls that need no preparation: numpy arrays; parameters at the same addresses as when this was
+    made; gradients of the same shapes; and a step whose per-step values were prefetched. Otherwise it returns False
+    with nothing changed, and the caller makes the update.
     """
     cdef Runner runner
     cdef object num_threads, backend, kept, held
@@ -142,9 +150,10 @@ cdef class FastUpdate:
 
     def __init__(self, runner, lock, parameters, *, stages, counter, slots, threads, elements, num_threads, backend,
                  watched, raise_fault, kept):
-        """slots: rows of the address of a slot that holds that of a gradient, its number, and a byte to begin at.
-        watched: see `unchanged`. raise_fault(gradients): raises what a user's rule raised. kept: what must live as
-        long as this."""
+        """slots: rows (address of a slot for the address of a gradient, index of the gradient, byte offset).
+        watched: see `unchanged`.
+        raise_fault(gradients): raises the exception of a user's rule.
+        kept: objects to keep alive."""
         self.watched, self.raise_fault = watched, raise_fault
         self.runner, self.lock, self.stages, self.slots, self.kept = runner, lock, stages, slots, kept
         self.counter, self.num_threads, self.backend = counter, num_threads, backend
@@ -163,17 +172,17 @@ cdef class FastUpdate:
         self.starts, self.ends = spans.reshape(-1, 2).T.copy()
 
     def prefetch_values(self, const int64_t[:, ::1] per_step, int64_t count, held):
-        """Takes the values of the next `count` steps: a row for each `PerStep`; `held` owns the values."""
+        """Sets the values of the next `count` steps: one row per `PerStep`. held: the object that owns the values."""
         self.per_step, self.held = per_step, held
         self.next, self.count, self.begin, self.version = 0, count, self.counter[0], self.counter[1]
 
     @property
     def is_used_up(self):
-        """Whether all steps that were foreseen are made."""
+        """Whether all prefetched steps are done."""
         return self.next == self.count
 
     cdef bint is_apart(self, int64_t begin, int64_t end):
-        """Whether memory is none of the parameters'."""
+        """Whether the memory [begin, end) does not overlap the parameters."""
         cdef int64_t low = 0, high = self.starts.shape[0], middle
         while low < high:       # the first span that begins at `end` or later
             middle = (low + high) // 2
@@ -221,7 +230,7 @@ cdef class FastUpdate:
         return True
 
     cdef bint step(self, object params, object grads, object num_threads, object backend) except -1:
-        """Whether the update is made."""
+        """Makes the update and returns True, or returns False with nothing changed."""
         if not self.lock.is_open() or num_threads is not self.num_threads or backend is not self.backend:
             return False
         if self.watched and not unchanged(self.watched):
@@ -229,10 +238,10 @@ cdef class FastUpdate:
         if self.elements > FREE_ELEMENTS:
             with self.lock:
                 return self.run(params, grads)
-        return self.run(params, grads)      # with the GIL, so nobody comes between
+        return self.run(params, grads)      # the GIL keeps other threads out
 
     def run(self, params, grads):
-        """`step` by a caller who may take the lock, or has it."""
+        """`step` for a caller that has the lock, or has checked that it is free."""
         if self.next == self.count:
             return False
         if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
@@ -244,7 +253,7 @@ cdef class FastUpdate:
         cdef int64_t i
         for i in range(self.slots.shape[0]):
             (<int64_t *>self.slots[i, 0])[0] = self.g_data[self.slots[i, 1]] + self.slots[i, 2]
-        if self.stages.shape[0] == 0:       # no parameters, or all stay as they are
+        if self.stages.shape[0] == 0:       # nothing to update
             self.counter[0] += 1
             self.next += 1
             return True
@@ -252,7 +261,7 @@ cdef class FastUpdate:
         e.per_step, e.n_per_step = NULL, self.per_step.shape[0]
         if e.n_per_step:
             e.per_step = <const PerStep *>&self.per_step[0, 0]
-        e.rows_of_step, e.n_marks, e.counter, e.next_look = NULL, 0, &self.counter[0], -1
+        e.rows_of_step, e.n_epoch_ends, e.counter, e.next_clock_check = NULL, 0, &self.counter[0], -1
         e.step, e.end, e.status, e.pace = self.next, self.next + 1, DONE, &self.pace[0]
         clear_faults(e)
         if self.elements > FREE_ELEMENTS:
@@ -272,23 +281,26 @@ cdef class FastUpdate:
 
 @cython.auto_pickle(False)
 cdef class Stepper:
-    """What an optimizer's `step` does before all else; the rest is the class's that follows, in `_prepared_step`."""
+    """Base class with the `step` of every optimizer: the fast path, with `_prepared_step` of the subclass for all other
+    calls."""
     cdef public FastUpdate _fast
 
     @cython.embedsignature(True)
     @cython.embedsignature.format("clinic")
     def step(self, params, grads, *, num_threads=None, backend="auto"):
-        """Updates params in place from grads: an array and its gradient, or lists of them, of equal shapes,
-        C-contiguous, float32 or float64; anything that shares its memory by DLPack or as a buffer is an array, too: a
-        torch CPU tensor, whether it requires a gradient or not, or an array.array; but what is immutable, as JAX's
-        arrays are, only among grads. One native call serves the whole list. torch's autograd is told of the change:
-        going backward through a graph that has saved a parameter raises a RuntimeError, as after torch.optim.
+        """Updates params in place from grads, in one native call.
 
-        num_threads: as in `Network`; small updates use one, and the result does not depend on it. Nor does it depend on
-        how numbers are cut into arrays, but for 8-bit state, whose blocks begin with each array, and the last place of
-        the norm of clip_norm. backend: "auto", "cython", "numba" or "numpy".
+        params, grads: an array and its gradient, or lists of arrays and gradients with equal shapes: C-contiguous,
+            float32 or float64. Objects that share their memory through DLPack or the buffer protocol work too, such as
+            torch CPU tensors (whether they require a gradient or not) and array.array. Immutable ones, such as JAX
+            arrays, may only be gradients. torch's autograd is notified of the change: as after a step of torch.optim,
+            going backward through a graph that has saved a parameter raises a RuntimeError.
+        num_threads: as in `Network`. Small updates use one thread. The result does not depend on the number of threads,
+            nor on how the parameters are split into arrays, except for 8-bit state, whose blocks begin with each array,
+            and the last digit of the norm that clip_norm uses.
+        backend: "auto", "cython", "numba" or "numpy".
 
-        Raises TypeError or ValueError naming the argument; then nothing has changed.
+        Raises TypeError or ValueError that names the argument; then nothing has changed.
         """
         if self._fast is None or not self._fast.step(params, grads, num_threads, backend):
             self._prepared_step(params, grads, num_threads, backend)

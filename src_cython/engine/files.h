@@ -1,4 +1,4 @@
-// Reading at a place of a file.
+// Reading at an offset of a file.
 
 #include <errno.h>
 #include <stdint.h>
@@ -8,16 +8,16 @@ static int read_at(int file, void *out, int64_t size, int64_t offset) { return 1
 #else
 #include <unistd.h>
 
-// Reads `size` bytes from `offset` on; returns 0, or 1 if there are not so many.
+// Reads `size` bytes from `offset` on; returns 0, or 1 if that fails or the file has fewer bytes.
 static int read_at(int file, void *out, int64_t size, int64_t offset) {
-    char *place = (char *)out;
+    char *next = (char *)out;
     while (size > 0) {
-        ssize_t got = pread(file, place, (size_t)size, (off_t)offset);
+        ssize_t got = pread(file, next, (size_t)size, (off_t)offset);
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
             return 1;
-        place += got;
+        next += got;
         offset += got;
         size -= got;
     }

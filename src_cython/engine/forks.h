@@ -1,13 +1,13 @@
-/* What a fork leaves behind: the child has but one of the threads, the one that forked.
+/* Forks. The child of a fork has only one thread, the one that forked.
  *
- * `this_thread()` is a number of the calling thread that no other thread of this process or of its parents has or had.
- * `fork_count` grows in every child; `forking_thread` is then the number of the thread that is left. Who notes the
- * count beside a thread can tell later whether that thread may be gone. All are read and written with the GIL.
+ * `this_thread()` is the number of the calling thread; no other thread of this process or its parents has or had it.
+ * `fork_count` increases in every child; `forking_thread` is the number of the remaining thread. Code that records the
+ * count together with a thread can detect later that the thread may be gone. All three are used with the GIL held.
  *
- * A fork by Python waits until no thread is in the middle of a step, so that the child has parameters and optimizer
- * state of between two steps: steps run between `steps_begin` and `steps_end`, with `step_done` after each. These are
- * called without the GIL, which a step may need (to report an error) and which who forks gives up while it waits. It
- * does not wait for ever: a step may wait for something that who forks holds.
+ * A fork by Python waits until no thread is in the middle of a step, so that the child's parameters and optimizer state
+ * are those between two steps. Steps run between `steps_begin` and `steps_end`, with `step_done` after each. These are
+ * called without the GIL: a step may need it to report an error, and the forking thread releases it while it waits. The
+ * wait is bounded, since a step may itself wait for a lock that the forking thread holds.
  */
 #ifndef FASTGD_FORKS_H
 #define FASTGD_FORKS_H
@@ -34,7 +34,7 @@ static inline uint64_t this_thread(void)
 #include <time.h>
 
 static atomic_int forks_waiting, threads_in_steps;
-static __thread always_there int own_steps;  /* how many runs of steps this thread is in, one within the other */
+static __thread always_there int own_steps;  /* how many nested runs of steps this thread is in */
 
 /* A fork waits up to two seconds. */
 enum { WAIT_NANOSECONDS = 50000, MOST_WAITS = 40000 };

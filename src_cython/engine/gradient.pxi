@@ -20,7 +20,7 @@ register("accumulate_gradient", accumulate_gradient, sizeof(AccumulateGradient))
 cdef extern from *:
     """
     #define NORM_EPS 1e-6           /* added to a norm, as torch.nn.utils.clip_grad_norm_ does */
-    #define LEAST_SQUARES 1e-280    /* a sum of squares below it has lost digits */
+    #define LEAST_SQUARES 1e-280    /* smaller sums of squares may have lost digits */
     """
     const double NORM_EPS
     const double LEAST_SQUARES
@@ -38,7 +38,7 @@ cdef struct SumSquares:
 
 
 cdef double sum_squares_of(const real *g, int64_t n, double scale) noexcept nogil:
-    """Of g / scale, in parts whose number does not depend on the width of a vector."""
+    """The sum of (g / scale)^2, as a fixed number of partial sums, whatever the width of a vector register."""
     cdef double part[NORM_PARTS]
     cdef double total = 0, v
     cdef int64_t j = 0

@@ -1,9 +1,9 @@
-# Whether what a user's function reads besides its arguments is still the same.
+# Detects changes of what a user's function reads besides its arguments.
 
 cpdef bint unchanged(list watched) except -1:
-    """Whether every (container, key, value) of a list holds: a dict has the value under the key, None if it has none;
-    or the container is the cell of a closure, or a function, and has the value as its contents or as its code. Values
-    are compared by identity."""
+    """Whether every (container, key, value) of a list still holds. A dict must have the value under the key, where None
+    stands for a missing key; another container, a closure cell or a function, must have it as the attribute `key`.
+    Values are compared by identity."""
     cdef tuple item
     for item in watched:
         container, key, value = item

@@ -1,18 +1,18 @@
 /* A pool of threads that run a plan together.
  *
- * team_run(work, context, threads) runs work(context, i, n) for i = 0 .. n - 1 at once, the caller being number 0, and
- * returns when all are done; n is `threads` or fewer (see team_size.h). While one team is at work another
- * caller (a second Python thread with a network of its own) works alone: work(context, 0, 1). Inside, `last_to_arrive`
- * and `release` are a barrier whose last comer may do something alone before all go on:
+ * team_run(work, context, threads) runs work(context, i, n) for i = 0 .. n - 1 concurrently, with the caller as number
+ * 0, and returns when all are done; n is `threads` or fewer (see team_size.h). While a team is at work, another caller
+ * (a second Python thread with another network) works alone: work(context, 0, 1). Inside the work, `last_to_arrive` and
+ * `release` form a barrier at which the last thread to arrive may do something alone before all continue:
  *
  *     if (last_to_arrive(thread, threads)) { ...; release(threads); }
  *
- * Threads wait spinning for a while, then asleep. One that wakes on the core of another of its team leaves it: the
- * system may let both stay there, each waiting for the other to give the core up. The child of a fork starts with an
- * empty pool.
+ * Threads wait by spinning for a while, then by sleeping. A thread that wakes on the core of another thread of its team
+ * moves to another core, since the system may leave both there, each waiting for the other to yield the core. The child
+ * of a fork starts with an empty pool.
  *
- * Work runs with numbers too small to be normal taken as 0, on its own thread and for its own time: a processor needs
- * many times as long for them, and they come by themselves where gradients vanish and averages of them decay.
+ * The work runs with subnormal numbers flushed to 0, which is set per thread and restored afterwards. Processors are
+ * many times slower on subnormal numbers, and these arise where gradients vanish and their averages decay.
  */
 #ifndef FASTGD_POOL_H
 #define FASTGD_POOL_H
@@ -25,12 +25,12 @@
 
 static __thread always_there char *scratch;
 
-/* The memory of the calling thread for kernels; see scratch.h. */
+/* The scratch memory of the calling thread; see scratch.h. */
 static char *scratch_of_thread(void) { return scratch; }
 
 typedef void (*team_work)(void *context, int thread, int threads);
 
-/* Time since some moment. */
+/* Time since a fixed moment. */
 static int64_t nanoseconds_now(void)
 {
     struct timespec t;
@@ -44,7 +44,7 @@ static int64_t nanoseconds_now(void)
 
 static double seconds_now(void) { return 1e-9 * (double)nanoseconds_now(); }
 
-/* Takes subnormal numbers as 0; returns what `restore_subnormals` needs to take them as numbers again. */
+/* Flushes subnormal numbers to 0; returns the mode before, for `restore_subnormals`. */
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 static uint64_t flush_subnormals(void)
@@ -96,10 +96,10 @@ static void work_flushed(team_work work, void *context, int thread, int threads)
 enum {
     MAX_THREADS = 256,
     SPIN_TIME = 100000,         /* nanoseconds: longer than a barrier should take, shorter than a burst of steps */
-    SPINS = 32                  /* between two looks at the clock */
+    SPINS = 32                  /* between two readings of the clock */
 };
 
-/* A number that threads wait for to change, on a cache line of its own. */
+/* A number whose change threads wait for, on a separate cache line. */
 typedef struct {
     _Alignas(64) atomic_uint value;
     atomic_uint sleepers;
@@ -108,18 +108,18 @@ typedef struct {
 } watched;
 
 static struct {
-    watched jobs[MAX_THREADS];      /* number of the last job of each worker: who is not in a team is not woken */
+    watched jobs[MAX_THREADS];      /* number of each worker's last job, so that only workers of the team wake */
     watched gate;                   /* how often the barrier has opened */
     _Alignas(64) atomic_uint arrived;
     pthread_mutex_t busy;           /* held by the caller whose team is at work */
     team_work work;
     void *context;
     int threads;                    /* of the team */
-    unsigned job;                   /* number of the last */
-    atomic_int cores[MAX_THREADS];  /* on which each thread of the team last was known to be */
+    unsigned job;                   /* number of the last job */
+    atomic_int cores[MAX_THREADS];  /* the last known core of each thread of the team */
     char *scratch[MAX_THREADS];     /* of the workers */
-    int started;                    /* workers; number i is thread i + 1 of a team */
-    unsigned last_job[MAX_THREADS]; /* what a new worker has not to do */
+    int started;                    /* number of workers; worker i is thread i + 1 of a team */
+    unsigned last_job[MAX_THREADS]; /* number of the last job before a worker started, which it must not run */
 } pool;
 
 static void watched_set(watched *w, unsigned value)
@@ -132,13 +132,13 @@ static void watched_set(watched *w, unsigned value)
     }
 }
 
-/* Waits for another value than the old, and tells whether it had to sleep. */
+/* Waits until the value differs from `old`; has_slept: result, whether the thread slept. */
 static unsigned watched_wait(watched *w, unsigned old, int *has_slept)
 {
     unsigned value;
     *has_slept = 0;
     int64_t begin = 0, now = 0;
-    /* Never by sched_yield: beside a busy process each call of it costs a whole time slice. */
+    /* Without sched_yield: on a core shared with a busy process, each call costs a whole time slice. */
     do {
         for (int i = 0; i < SPINS; i++) {
             value = atomic_load_explicit(&w->value, memory_order_acquire);
@@ -150,7 +150,8 @@ static unsigned watched_wait(watched *w, unsigned old, int *has_slept)
         begin = begin ? begin : now;
     } while (now - begin < SPIN_TIME);
     *has_slept = 1;
-    /* A sleeper is counted before it looks again, and a setter sets before it looks for sleepers: one sees the other. */
+    /* A sleeper is counted before it reads the value again, and a setter sets the value before it reads the number
+     * of sleepers, so at least one of them notices the other. */
     pthread_mutex_lock(&w->mutex);
     atomic_fetch_add(&w->sleepers, 1);
     while ((value = atomic_load(&w->value)) == old)
@@ -160,8 +161,8 @@ static unsigned watched_wait(watched *w, unsigned old, int *has_slept)
     return value;
 }
 
-/* Makes known on which core a thread of the team is; if one of a smaller number is there, moves it to another core that
- * it may use. */
+/* Records the core of a thread of the team. If a thread with a smaller number is there too, moves this one to another
+ * core that it may use. */
 static void settle(int thread)
 {
 #if defined(__linux__)
@@ -237,7 +238,7 @@ static void *worker(void *last_job)
 
 static void pool_reset(void)
 {
-    char *kept[MAX_THREADS];        /* that of threads which are no more serves again */
+    char *kept[MAX_THREADS];        /* the memory of threads that are gone is used again */
     memcpy(kept, pool.scratch, sizeof kept);
     memset(&pool, 0, sizeof pool);
     memcpy(pool.scratch, kept, sizeof kept);
@@ -246,7 +247,7 @@ static void pool_reset(void)
     for (int i = 0; i < MAX_THREADS; i++) {
         pthread_mutex_init(&pool.jobs[i].mutex, NULL);
         pthread_cond_init(&pool.jobs[i].changed, NULL);
-        atomic_store(&pool.cores[i], -1);   /* not known */
+        atomic_store(&pool.cores[i], -1);   /* unknown */
     }
     pthread_mutex_init(&pool.gate.mutex, NULL);
     pthread_cond_init(&pool.gate.changed, NULL);
@@ -254,10 +255,11 @@ static void pool_reset(void)
 
 static pthread_key_t scratch_key;
 
-/* Makes the memory of the calling thread, which is freed when the thread ends; returns 0 if there is none. */
+/* Allocates the scratch memory of the calling thread, which is freed when the thread ends; returns 0 on failure. */
 static int make_scratch(void)
 {
-    if (!scratch && !posix_memalign((void **)&scratch, 64, SCRATCH_BYTES) && pthread_setspecific(scratch_key, scratch)) {
+    if (!scratch && !posix_memalign((void **)&scratch, 64, SCRATCH_BYTES) &&
+        pthread_setspecific(scratch_key, scratch)) {
         free(scratch);
         scratch = NULL;
     }
@@ -272,7 +274,8 @@ static void pool_initialize(void)
     pthread_atfork(NULL, NULL, pool_reset);
 }
 
-/* Starts workers until there are `wanted`, or as many as the system gives; signals stay with the caller's thread. */
+/* Starts workers until there are `wanted`, or as many as the system allows; returns their number. Workers block all
+ * signals. */
 static int start_workers(int wanted)
 {
     sigset_t all, before;
@@ -297,7 +300,8 @@ static int start_workers(int wanted)
     return pool.started;
 }
 
-/* is_watched: where the work may ask `should_regroup`, it returns when that says so, to be run again. */
+/* is_watched: result, whether the work may call `should_regroup`. If that returns true, the work returns, and the
+ * caller calls `team_run` again. */
 static void team_run(team_work work, void *context, int threads, int *is_watched)
 {
     *is_watched = 0;
@@ -313,7 +317,7 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
         threads = team.limit;
     int given = start_workers(threads - 1) + 1;
     if (given < threads)
-        team.wanted = threads = given;      /* to ask again and again would cost time */
+        team.wanted = threads = given;      /* trying again in every step would cost time */
     begin_measuring();
     if (threads == 1) {
         work_flushed(work, context, 0, 1);
@@ -330,7 +334,7 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
     pthread_mutex_unlock(&pool.busy);
 }
 
-#else /* no POSIX threads: every team is its caller alone */
+#else /* no POSIX threads: every team consists of its caller */
 
 static void pool_initialize(void) {}
 static int make_scratch(void)

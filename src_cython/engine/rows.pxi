@@ -1,8 +1,8 @@
 # Bodies of fastgd/engine/rows.py.
 
 cdef inline bits magnitude(const real *x, int64_t n, bits top) noexcept nogil:
-    """The larger of top and the magnitudes of x, as bits: their order as integers is that of the numbers, and a NaN
-    is above all. So the search vectorizes."""
+    """The largest of top and the magnitudes of x, as bits. As integers they have the same order as the numbers, with
+    NaN above all, so the search vectorizes."""
     cdef const bits *b = <const bits *>x
     cdef bits v
     cdef int64_t i
@@ -48,7 +48,7 @@ cdef void gather_rows(const void *args, int64_t begin, int64_t end) noexcept nog
         row = a.source + min(max(a.index[i], 0), a.m - 1) * a.n
         out = a.out + i * a.n
         j = 0
-        while j < whole:                # rows may be short: a call of memcpy would cost as much
+        while j < whole:                # for short rows a call of memcpy would cost as much again
             (<vec *>(out + j))[0] = (<vec *>(row + j))[0]
             j += LANES
         copy_part(out + j, row + j, a.n - j)

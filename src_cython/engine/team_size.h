@@ -1,15 +1,17 @@
-/* How many threads of a team pay.
+/* How many threads a team should have.
  *
- * A barrier waits for the slowest thread. Where other processes want the cores, that thread may be off its core for
- * milliseconds, and a team of two takes many times as long as one thread; where steps are short, the way of data from
- * core to core may cost more than the second thread saves. So every team is compared with one of half as many threads
- * (alone, for two): the time of a step against the work in it, which is measured alone now and then where steps are
- * short enough. What the team gains is kept as credit, up to CREDIT; when a step has used that up, half of the threads
- * leave, or in the middle of a step all but the first. They come back after PATIENCE times the time that was lost,
- * later if that proves too early again and again. So sharing costs at most a part 1 / PATIENCE of the time, whatever
- * other processes do, and on free cores next to nothing is lost. (A process that was stopped for minutes has lost no
- * more than LONGEST_REST / PATIENCE.) Results do not depend on the number of threads, so it may change between any two
- * stages.
+ * A barrier waits for the slowest thread. If other processes want the cores, that thread may be off its core for
+ * milliseconds, and a team of two takes many times as long as one thread. If steps are short, moving data between cores
+ * may cost more than the second thread saves. So every team is compared with a team of half as many threads: the time
+ * of a step is compared with the work in it. If steps are short enough, the work is also measured on one thread from
+ * time to time.
+ *
+ * The time that the team gains is kept as credit, up to CREDIT. When a step has used up the credit, half of the threads
+ * leave; in the middle of a step, all but the first leave. They return after PATIENCE times the time that was lost, or
+ * later if returning proves too early again and again. So sharing costs at most a fraction 1 / PATIENCE of the time,
+ * whatever other processes do, and on free cores almost nothing is lost. (A process that was stopped for minutes counts
+ * as having lost no more than LONGEST_REST / PATIENCE.) Results do not depend on the number of threads, so it may
+ * change between any two stages.
  */
 #ifndef FASTGD_TEAM_SIZE_H
 #define FASTGD_TEAM_SIZE_H
@@ -18,25 +20,25 @@
 #include <stdint.h>
 
 enum {
-    WAKING = 150000,            /* nanoseconds that it may cost to wake a team */
-    CREDIT = 4000000,           /* ... and about what is lost when another process has the core of a thread */
+    WAKING = 150000,            /* nanoseconds that waking a team may cost */
+    CREDIT = 4000000,           /* nanoseconds, about the loss when another process takes the core of a thread */
     PATIENCE = 32, MOST_PATIENCE = 256,
-    LONG_REST = 500000000,      /* nanoseconds that more patience than the least may cost */
-    LONGEST_REST = 2000000000,  /* ... and that any may */
-    COMPARED = 8, OFTEN = 2048, /* a team's steps after which the work is measured alone, and again after 4 times as
-                                 * many, but at least so often */
-    COMPARED_STEPS = 3,         /* ... for so many steps */
+    LONG_REST = 500000000,      /* nanoseconds: the longest rest that patience above PATIENCE may lead to */
+    LONGEST_REST = 2000000000,  /* nanoseconds: the longest rest */
+    COMPARED = 8, OFTEN = 2048, /* the work is measured on one thread after COMPARED steps of a team, then each time
+                                 * after 4 times as many, but at least every OFTEN steps, roughly */
+    COMPARED_STEPS = 3,         /* ... for this many steps */
     NO_LIMIT = 1 << 20
 };
 
 static struct {
-    int wanted;                     /* threads asked for */
-    int limit;                      /* threads that pay */
-    int is_fixed;                   /* whether as many as are asked for are taken all the same */
-    int64_t credit, rest;           /* nanoseconds: gained by the team, and to pass before a larger one is tried */
+    int wanted;                     /* threads requested */
+    int limit;                      /* the most threads that pay */
+    int is_fixed;                   /* whether to ignore the limit */
+    int64_t credit, rest;           /* nanoseconds: gained by the team; to wait before a larger team is tried */
     int64_t patience;
-    int64_t opened, elapsed;        /* when the barrier last opened; time of the step before the last to arrive */
-    atomic_llong spent;             /* ... and the sum of it over the threads */
+    int64_t opened, elapsed;        /* when the barrier last opened; time of the step, by the last thread to arrive */
+    atomic_llong spent;             /* time of the step, summed over the threads */
 } team;
 
 static void team_size_reset(void)
@@ -46,7 +48,7 @@ static void team_size_reset(void)
     team.credit = WAKING;
 }
 
-/* Called by each thread of the team when its share of a stage is done; returns the time since the stage began. */
+/* Each thread of the team calls it when its share of a stage is done; returns the time since the stage began. */
 static int64_t note_arrival(void)
 {
     int64_t taken = nanoseconds_now() - team.opened;
@@ -63,7 +65,7 @@ static void begin_measuring(void)
 
 static int half(int threads) { return threads > 1 ? threads / 2 : 1; }
 
-/* Half of the threads leave for a while. */
+/* Lets half of the threads leave for `rest` nanoseconds. */
 static int shrink(int threads, int64_t rest)
 {
     team.limit = half(threads);
@@ -71,7 +73,7 @@ static int shrink(int threads, int64_t rest)
     return 1;
 }
 
-/* ... because the team has used its credit up, and so much more. */
+/* Lets half of the threads leave because the team has lost this much more than its credit. */
 static int shrink_for(int threads, int64_t lost)
 {
     int64_t rest, least;
@@ -88,9 +90,9 @@ static int shrink_for(int threads, int64_t lost)
     return shrink(threads, rest > least ? rest : least);
 }
 
-/* Called alone, at the end of a stage of a step of so many rows: whether the team is to be made anew, with another
- * number of threads. pace: nanoseconds of work in a row of such steps, or 0, and how many steps teams have made; the
- * caller keeps it. */
+/* Whether the pool must form the team again with another number of threads. One thread calls it at the end of each
+ * stage of a step of this many rows. pace: two numbers kept by the caller, initially 0: nanoseconds of work per row in
+ * steps of this pass, and the number of its steps that teams have made. */
 static int should_regroup(double *pace, double rows, int threads, int step_is_done)
 {
     if (!step_is_done) {

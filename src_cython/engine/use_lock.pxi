@@ -1,79 +1,82 @@
-# Who may use a network, an optimizer or an estimator: one thread at a time, also after a fork.
+# Locks for networks, optimizers and estimators: one thread at a time uses them, also after a fork.
 
-# Seconds between two looks whether those who read are done.
+# Seconds between two checks whether readers are done.
 READERS_SECONDS = 0.0002
 
-# What a caller does with what it uses.
+# What a caller does with the owner of a lock.
 cpdef enum Use:
-    EVALUATE = 1            # changes nothing that others read
-    BORROW = 2              # changes the gradient, or the parameters for a while
-    TRAIN = 3               # changes all
+    EVALUATE = 1            # changes nothing that readers see
+    BORROW = 2              # changes the gradient, or the parameters temporarily
+    TRAIN = 3               # changes everything
 
 watch_forks()
 
 
 @cython.final
 cdef class UseLock:
-    """`with lock:` gives one thread at a time the use of the `owner`, a word for messages; a call from another thread
-    gets a RuntimeError, as does a call that is made, by the same thread, from within. In C, so that a signal cannot
-    fall between taking the lock and the promise to give it back.
+    """`with lock:` lets one thread at a time use an object. A call from another thread, or a nested call from the same
+    thread, raises RuntimeError. Compiled, so that no signal handler runs between acquiring the lock and entering the
+    block that releases it.
 
-    `with lock.use(EVALUATE):` is for calls that do less than `TRAIN`. `with lock.lend(use):` surrounds the call of a
-    user's function by the thread that has the lock: calls made from it may take the lock again, for no more than `use`.
-    `with lock.reading():` is for those who only read, any number at a time; who changes something waits for them.
+    owner: a word for the object in error messages.
 
-    `disturbed` tells that a user left by an exception, or that a fork left it behind: what is prepared may be half set.
-    `uses` counts how often the lock was taken, or read.
+    `with lock.use(EVALUATE):` is for calls that do less than `TRAIN`.
+    `with lock.lend(use):` surrounds the call of a user's function by the thread that holds the lock: calls made from
+        that function may take the lock again, for at most `use`.
+    `with lock.reading():` is for readers, any number at a time. Callers that change something wait for them.
 
-    In the child of a fork, what threads held that are not there is free; what the thread that forked holds, it keeps.
+    disturbed: whether a holder left with an exception, or is missing after a fork: prepared data may be inconsistent.
+    uses: how often the lock was taken or read.
+
+    In the child of a fork, locks of missing threads are free; the thread that forked keeps its locks.
     """
     cdef bint taken
     cdef public bint disturbed
     cdef readonly int64_t uses
-    cdef int lending                # what calls made from the holder may do; 0 is nothing
+    cdef int lending                # the `Use` that calls made from the holder's may make of it; 0 is none
     cdef uint64_t holder            # a thread
-    cdef uint64_t forks             # the `fork_count` at which holder and readers were noted
-    cdef list lending_before                 # `lending` of those whose lock was taken from within, the oldest first
+    cdef uint64_t forks             # the `fork_count` when holder and readers were recorded
+    cdef list outer_lending         # `lending` of the enclosing holders, the outermost first
     cdef list readers               # threads
     cdef str owner
 
     def __init__(self, owner):
-        self.owner, self.lending_before, self.readers, self.forks = owner, [], [], fork_count
+        self.owner, self.outer_lending, self.readers, self.forks = owner, [], [], fork_count
 
     def __reduce__(self):
         return UseLock, (self.owner,)
 
-    cdef inline void look_for_fork(self):
+    cdef inline void check_fork(self):
         if self.forks != fork_count:
-            self.let_go_of_the_lost()
+            self.free_lost_threads()
 
-    cdef void let_go_of_the_lost(self):
-        """Frees what is held by threads that this process does not have."""
+    cdef void free_lost_threads(self):
+        """Frees locks held by threads that do not exist in this process."""
         if self.taken and self.holder != forking_thread:
             self.taken, self.lending, self.disturbed = False, 0, True
-            self.lending_before.clear()
+            self.outer_lending.clear()
         self.readers = [thread for thread in self.readers if thread == forking_thread]
         self.forks = fork_count
 
     cdef inline bint is_free(self):
-        """Whether nobody uses or reads it, and nothing is half set."""
-        self.look_for_fork()
+        """Whether there is neither a holder nor a reader, and the lock is not disturbed."""
+        self.check_fork()
         return not (self.taken or self.disturbed or self.readers)
 
     cdef inline bint is_open(self):
-        """As `is_free`, or lent to this thread, to train."""
-        self.look_for_fork()
+        """Whether it is free, or lent to this thread for training."""
+        self.check_fork()
         if self.disturbed or self.readers:
             return False
         return not self.taken or (self.lending == TRAIN and self.holder == this_thread())
 
     cdef int check(self, int use) except -1:
-        """Raises unless this thread may use it now."""
-        self.look_for_fork()
+        """Raises RuntimeError unless this thread may take the lock for this use."""
+        self.check_fork()
         if not self.taken:
             return 0
         if self.holder != this_thread():
-            raise RuntimeError(f"this {self.owner} is in use by another call; give each thread one of its own")
+            raise RuntimeError(f"this {self.owner} is in use by another call; give each thread its own {self.owner}")
         if not self.lending:
             raise RuntimeError(
                 f"this {self.owner} is in use by another call, in the middle of which this one was made; "
@@ -97,14 +100,14 @@ cdef class UseLock:
                 )
             sleep(READERS_SECONDS)
             self.check(use)
-        self.lending_before.append(self.lending)
+        self.outer_lending.append(self.lending)
         self.taken, self.holder, self.lending = True, thread, 0
         self.uses += 1
         return 0
 
     cdef void release(self, bint failed):
-        self.lending = self.lending_before.pop()
-        self.taken = len(self.lending_before) > 0
+        self.lending = self.outer_lending.pop()
+        self.taken = len(self.outer_lending) > 0
         if failed:
             self.disturbed = True
 
@@ -115,35 +118,34 @@ cdef class UseLock:
         self.release(kind is not None)
 
     def use(self, int use):
-        return Using(self, use)
+        return UseContext(self, use)
 
     def lend(self, int use):
-        return Lending(self, use)
+        return LendContext(self, use)
 
     def reading(self):
-        return Reading(self)
+        return ReadContext(self)
 
 
 @cython.final
-cdef class Using:
-    """A context in which the lock is taken for some use."""
+cdef class UseContext:
+    """A context that holds the lock for some use."""
     cdef UseLock lock
-    cdef int what
+    cdef int use
 
     def __init__(self, lock, int use):
-        self.lock, self.what = lock, use
+        self.lock, self.use = lock, use
 
     def __enter__(self):
-        self.lock.take(self.what)
+        self.lock.take(self.use)
 
     def __exit__(self, kind, value, traceback):
         self.lock.release(kind is not None)
 
 
 @cython.final
-cdef class Lending:
-    """A context in which calls made from the thread that has the lock may take it, too. It does nothing for a thread
-    that has not."""
+cdef class LendContext:
+    """A context in which the thread that holds the lock may take it again. It does nothing for other threads."""
     cdef UseLock lock
     cdef int use, before
     cdef bint lends
@@ -152,7 +154,7 @@ cdef class Lending:
         self.lock, self.use = lock, use
 
     def __enter__(self):
-        self.lock.look_for_fork()
+        self.lock.check_fork()
         self.lends = self.lock.taken and self.lock.holder == this_thread()
         if self.lends:
             self.before, self.lock.lending = self.lock.lending, self.use
@@ -163,8 +165,8 @@ cdef class Lending:
 
 
 @cython.final
-cdef class Reading:
-    """A context in which something is read that others may read, too."""
+cdef class ReadContext:
+    """A context that reads, concurrently with other readers."""
     cdef UseLock lock
 
     def __init__(self, lock):
@@ -176,14 +178,14 @@ cdef class Reading:
         self.lock.uses += 1
 
     def __exit__(self, kind, value, traceback):
-        self.lock.look_for_fork()
+        self.lock.check_fork()
         self.lock.readers.remove(this_thread())
 
 
 @cython.final
 cdef class WaitingLock:
-    """`with lock:` serves one thread at a time, for which the others wait; a call made from within gets a RuntimeError.
-    Free in the child of a fork, unless the thread that forked has it."""
+    """`with lock:` serves one thread at a time while the others wait. A nested call from the same thread raises
+    RuntimeError. It is free in the child of a fork, unless the thread that forked holds it."""
     cdef object lock
     cdef uint64_t holder, forks
     cdef str owner
@@ -214,7 +216,7 @@ cdef class WaitingLock:
 
 @cython.final
 cdef class StepInPython:
-    """A context in which Python code makes a step, in the midst of which no fork shall come."""
+    """A context in which Python code makes a step; forks wait for its end."""
 
     def __enter__(self):
         with nogil:
@@ -225,7 +227,7 @@ cdef class StepInPython:
 
 
 def wait_for_steps():
-    """Waits until no other thread is in the middle of a step; until `steps_may_go_on` none begins the next one."""
+    """Waits until no other thread is in the middle of a step. No thread begins a step until `steps_may_go_on`."""
     with nogil:
         fork_begins()
 

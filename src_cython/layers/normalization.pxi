@@ -81,7 +81,7 @@ register("normalization_backward_gamma", normalization_backward_gamma, sizeof(No
 
 
 cdef enum:
-    COLUMNS = 64        # of which sums in float64 are held at a time
+    COLUMNS = 64        # columns whose float64 sums are kept at a time
 
 cdef struct BatchStatistics:
     real *mean
@@ -164,7 +164,7 @@ cdef void batch_norm_forward(const void *args, int64_t begin, int64_t end) noexc
         x, y, normal = a.x + i * a.n, a.y + i * a.n, a.normal + i * a.n
         for j in range(a.n):
             normal[j] = (x[j] - a.mean[j]) * a.inverse[j]
-        for j in range(a.n):            # by itself: of more arrays the compiler makes no vectors
+        for j in range(a.n):            # a separate loop, since the compiler does not vectorize loops over more arrays
             y[j] = normal[j] * a.gamma[j] + a.beta[j]
 
 register("batch_norm_forward", batch_norm_forward, sizeof(BatchNormForward))

@@ -103,5 +103,5 @@ cdef inline inlined rmsprop_centred(real *p, real *s, real g, const double *h) n
 cdef void rmsprop_centred_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
     for_elements(args, begin, end, rmsprop_centred, 3, 7)
 
-# Not in fewer bits: what a variance near 0 is the difference of would be lost.
+# No version with low-memory state: a variance near 0 is a difference whose digits would be lost.
 register_rule("rmsprop_centred_step", rmsprop_centred_step, NULL, NULL, 3, 7)

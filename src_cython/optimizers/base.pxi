@@ -1,9 +1,9 @@
-# What the rules of optimizers share: each says what becomes of one parameter, and is inlined into loops over flat
-# arrays.
+# Loops that the optimizers' rules share. A rule updates one parameter and is inlined into loops over flat arrays.
 #
-# A rule has a pointer to the parameter, the values of its slots, the gradient, and the scalars of its kernel in their
-# order. No sum has two products as its terms, of which the compiler might fuse one in a vector and the other in what is
-# left over: the bits would depend on the share. Where the formula has such a sum, `multiply_add` says which is fused.
+# The arguments of a rule are a pointer to the parameter, the values of its slots, the gradient, and the scalars of its
+# kernel in order. No sum has two products as its terms: the compiler might fuse one of them in vectors and the other in
+# the remainder, and the bits would depend on the share of the thread. Where the formula has such a sum, `multiply_add`
+# says which product is fused.
 
 ctypedef void (*rule_t)(real *p, real *s, real g, const double *h) noexcept nogil
 
@@ -13,16 +13,16 @@ cdef enum:
 
 
 cdef inline int64_t head_of(const real *p, int64_t begin, int64_t end) noexcept nogil:
-    """The end of a first part after which p begins on a cache line, as does state that lies alike
-    (fastgd/core/buffers.py): vectors over two lines are slow, but for what the first cache holds less so than one more
-    part."""
+    """The index from which p is aligned to cache lines, as is the state, which has the same alignment
+    (fastgd/core/buffers.py): vectors across two lines are slow. For parts that fit in the L1 cache it is `end`, since a
+    separate loop for the first elements would cost more."""
     cdef int64_t head = <int64_t>((-<uintptr_t>(p + begin) & 63) // sizeof(real))
     return begin + head if end - begin > FIRST_CACHE else end
 
 
 cdef inline inlined for_elements(const void *args, int64_t begin, int64_t end, rule_t rule,
                                  const int slots, const int scalars) noexcept nogil:
-    """A rule on the elements begin, ..., end - 1 of the arrays of a record: p, slots, g, then n and the scalars."""
+    """Runs a rule on the elements [begin, end) of the arrays of a record: p, slots, g, then n and the scalars."""
     cdef real **arrays = <real **>args
     cdef real *p = arrays[0]
     cdef const real *g = arrays[1 + slots]
@@ -44,7 +44,7 @@ cdef inline inlined for_elements(const void *args, int64_t begin, int64_t end, r
 
 cdef inline inlined for_elements_bfloat16(const void *args, int64_t begin, int64_t end, rule_t rule,
                                           const int slots, const int scalars) noexcept nogil:
-    """`for_elements` with slots of 16 bits; the seed follows the scalars."""
+    """`for_elements` with 16-bit slots; the seed follows the scalars."""
     cdef real *p = (<real **>args)[0]
     cdef const real *g = (<real **>args)[1 + slots]
     cdef uint16_t **arrays = <uint16_t **>args
@@ -68,7 +68,7 @@ cdef inline inlined for_elements_bfloat16(const void *args, int64_t begin, int64
 
 cdef inline inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t *bases, const int64_t n, rule_t rule,
                                const double *h, uint32_t salt, const int slots, const int signs) noexcept nogil:
-    """A rule on a block of n elements; the arrays of codes and the bases of the block are those of the slots."""
+    """Runs a rule on a block of n elements, with the codes and the base of the block for each slot."""
     cdef real held[MAX_RULE_SLOTS][STATE_BLOCK]
     cdef int32_t largest[MAX_RULE_SLOTS]
     cdef real s[MAX_RULE_SLOTS]
@@ -98,9 +98,9 @@ cdef inline inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t 
 
 cdef inline inlined for_elements_8bit(const void *args, int64_t begin, int64_t end, rule_t rule,
                                       const int slots, const int scalars, const int signs) noexcept nogil:
-    """`for_elements` with slots of 8 bits, of which those of the bits of `signs` are signed: an array of codes and one
-    of the bases of blocks for each, then g, n, the number of blocks, the scalars, the seed. begin is that of a
-    block."""
+    """`for_elements` with 8-bit slots; bit i of `signs` says whether slot i is signed. The record has p, for each slot
+    an array of codes and one of bases, then g, n, the number of blocks, the scalars, the seed. `begin` must be the
+    beginning of a block."""
     cdef real *p = (<real **>args)[0]
     cdef const real *g = (<real **>args)[1 + 2 * slots]
     cdef double h[MAX_SCALARS]
@@ -133,7 +133,7 @@ def check_rule(str name, int slots, int scalars):
 
 
 cdef void register_rule(str name, kernel_t plain, kernel_t bfloat16, kernel_t eight_bit, int slots, int scalars):
-    """The bodies of a rule, and with its slots in fewer bits, or NULL."""
+    """Registers the bodies of a rule: with full-precision slots, with 16-bit and 8-bit slots; NULL for none."""
     check_rule(name, slots, scalars)
     register(name, plain, 8 * (3 + slots + scalars))
     if bfloat16 != NULL:
@@ -152,8 +152,8 @@ cdef inline real averaged(real a, double decay, real x) noexcept nogil:
 
 
 cdef inline real averaged_square(real v, double decay, real d) noexcept nogil:
-    """decay v + (1 - decay) d^2. The decay is cut in two positive parts, which together are not rounded as one would
-    be, and leave what has overflowed infinite (unless the decay is 0)."""
+    """decay v + (1 - decay) d^2. The decay is split into two positive parts, whose sum is more precise than one rounded
+    number and keeps an overflowed v infinite (unless the decay is 0)."""
     cdef real most = <real>(0.999999 * decay), fresh = <real>(1 - decay)
     cdef real rest = <real>(decay - most)
     return multiply_add(most, v, multiply_add(fresh * d, d, rest * v))

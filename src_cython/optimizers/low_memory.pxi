@@ -1,18 +1,17 @@
-# State of optimizers in fewer bits, as fastgd/optimizers/low_memory.py says. Numbers are taken as the bits of a
-# float32.
+# Low-memory optimizer state; see fastgd/optimizers/low_memory.py. Numbers are handled as the bits of a float32.
 
 cdef extern from "core/simd.h" nogil:
     uint32_t bits_of_float(float x)
     float float_of_bits(uint32_t bits)
 
 cdef enum:
-    MANTISSA = 20           # bits below those that a code of 8 bits keeps
-    STATE_BLOCK = 256       # codes of 8 bits that share a base
+    MANTISSA = 20           # bits of a float32 below those that an 8-bit code keeps
+    STATE_BLOCK = 256       # 8-bit codes that share a base
     LARGEST_SIGNED = 127      # the largest codes
     LARGEST_UNSIGNED = 255
     NO_SIGN = 0x7FFFFFFF
-    SIGN_AND_CODE = 0x87F00000  # of a code that is shifted by MANTISSA
-    UPPER_MAGNITUDE = 0x7FF     # the bits that MANTISSA leaves of a float32, without its sign
+    SIGN_AND_CODE = 0x87F00000  # bits of a code that is shifted by MANTISSA
+    UPPER_MAGNITUDE = 0x7FF     # bits of a float32 above MANTISSA, without the sign
 
 constants.update(MANTISSA=MANTISSA, STATE_BLOCK=STATE_BLOCK, LARGEST_SIGNED=LARGEST_SIGNED,
                  LARGEST_UNSIGNED=LARGEST_UNSIGNED, GOLDEN=GOLDEN, MIX=MIX)
@@ -42,7 +41,7 @@ cdef inline uint16_t to_bfloat16(real x, uint32_t noise) noexcept nogil:
 
 
 cdef inline real from_code(uint8_t q, int32_t base, const bint signed) noexcept nogil:
-    """The number of which q is the code in a block with this base."""
+    """The number with code q in a block with this base."""
     cdef uint32_t low = <uint32_t>base << MANTISSA
     cdef uint32_t b = <uint32_t><int8_t>q << MANTISSA
     if not signed:
@@ -51,7 +50,7 @@ cdef inline real from_code(uint8_t q, int32_t base, const bint signed) noexcept 
 
 
 cdef inline int32_t magnitude_of(real x) noexcept nogil:
-    """The bits without the sign: their order as integers is that of the magnitudes."""
+    """The bits without the sign, which as integers have the order of the magnitudes."""
     return <int32_t>(bits_of_float(<float>x) & <uint32_t>NO_SIGN)
 
 
@@ -62,8 +61,8 @@ cdef inline int32_t base_of(int32_t largest, const bint signed) noexcept nogil:
 
 
 cdef inline uint8_t to_code(real x, int32_t base, uint32_t noise, const bint signed) noexcept nogil:
-    # 16 bits from here on: twice as many to a vector.
+    # 16-bit numbers from here on, twice as many per vector.
     cdef uint16_t upper = <uint16_t>((bits_of_float(<float>x) + (noise >> (32 - MANTISSA))) >> MANTISSA)
-    cdef uint16_t place = upper & UPPER_MAGNITUDE, low = <uint16_t>base
-    place = (place if place > low else low) - low
-    return <uint8_t>(place | upper >> 4 & 128) if signed else <uint8_t>place
+    cdef uint16_t code = upper & UPPER_MAGNITUDE, low = <uint16_t>base
+    code = (code if code > low else low) - low
+    return <uint8_t>(code | upper >> 4 & 128) if signed else <uint8_t>code

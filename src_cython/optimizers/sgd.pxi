@@ -21,7 +21,7 @@ cdef struct SGDOuterStep:
     double lr
 
 
-cdef void sgd_outer_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
+cdef void sgd_rank_one_update(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const SGDOuterStep *a = <const SGDOuterStep *>args
     cdef real lr = <real>a.lr
     cdef int64_t j
@@ -29,7 +29,7 @@ cdef void sgd_outer_step(const void *args, int64_t begin, int64_t end) noexcept 
         a.b[j] -= lr * a.dy[j]
     subtract_outer(a.w + begin, a.n_out, lr, a.x, a.dy + begin, a.n_in, end - begin)
 
-register("sgd_outer_step", sgd_outer_step, sizeof(SGDOuterStep))
+register("sgd_rank_one_update", sgd_rank_one_update, sizeof(SGDOuterStep))
 
 
 cdef inline inlined momentum(real *p, real *s, real g, const double *h) noexcept nogil:
