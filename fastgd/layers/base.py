@@ -1,4 +1,4 @@
-"""What a layer is: shapes, arrays it owns, and how it writes its operations down in a plan. The table by name."""
+"""Base class of layers: shapes, arrays, and the operations that a layer adds to a plan. The table of layers by name."""
 
 import typing
 
@@ -9,14 +9,14 @@ from ..errors import check_integer, choose, shown, value_error
 LAYERS = {}
 
 
-def layer(kind):
-    """Decorator: enters a class of layers in LAYERS."""
-    LAYERS[kind.__name__] = kind
-    return kind
+def layer(cls):
+    """Decorator: adds a class of layers to LAYERS."""
+    LAYERS[cls.__name__] = cls
+    return cls
 
 
 def check_shape(argument, shape):
-    """The shape of a row, given as an int or a tuple of them, as a tuple."""
+    """The shape of a row, given as an int or a tuple of ints, as a tuple."""
     if isinstance(shape, (list, tuple)):
         if not shape:
             raise value_error(argument, "at least one axis", shown(shape))
@@ -25,70 +25,69 @@ def check_shape(argument, shape):
 
 
 class ParameterSpec(typing.NamedTuple):
-    """An array of parameters: its name, shape, initializer, whether the penalty applies to it, and the initializer's
-    (fan_in, fan_out)."""
+    """An array of parameters."""
 
     name: str
     shape: tuple
     initializer: object
-    is_weight: bool
-    fans: tuple
+    is_weight: bool  # whether the penalty applies to it
+    fans: tuple  # (fan_in, fan_out), for the initializer
 
 
 class Layer:
-    """A layer: `x` (rows, *shape) -> `y` (rows, *output_shape(shape)). It keeps nothing of a network: the arrays that
-    it needs are the network's and the plan's, with its path at the end of their names: "3" is the third layer of the
-    network, "3.2" the second in that. One object may serve as many layers."""
+    """A layer: `x` (rows, *shape) -> `y` (rows, *output_shape(shape)). It holds no arrays: these belong to the network
+    and the plan, and their names end with the layer's path. "3" is the third layer of the network, "3.2" the second
+    layer within that. So one object may be used for several layers."""
 
     def output_shape(self, shape):
-        """The shape of a row of y; raises ValueError if that of x does not suit."""
+        """The shape of a row of y, given that of x; raises ValueError if the layer cannot take rows of that shape."""
         return shape
 
     def parameters(self, shape):
-        """Name, shape, initializer, whether the penalty applies, and (fan_in, fan_out), of every parameter array."""
+        """(name, shape, initializer, whether the penalty applies, (fan_in, fan_out)) of every parameter array."""
         return ()
 
     def shared(self, shape):
-        """Name and shape of every parameter array that it uses, but another layer has."""
+        """(name, shape) of every parameter array that it shares with the layer that has it."""
         return ()
 
     def statistics(self, shape):
-        """Name, shape and initial value of every array that training steps keep up to date, but no optimizer."""
+        """(name, shape, initial value) of every array that training steps update without the optimizer."""
         return ()
 
     def least_rows(self, shape):
-        """How many rows a minibatch of training needs for the layer to learn from it."""
+        """The least number of rows in a minibatch from which the layer can learn."""
         return 1
 
     def check_dtype(self, dtype):
-        """Raises where a network of this dtype would compute something else."""
+        """Raises if this dtype is not precise enough for the layer."""
 
     def leaves(self, path, shape):
-        """Yields (path, layer, shape of a row of its x) of every layer that is no container, in order."""
+        """Yields (path, layer, shape of a row of its x) for every layer that is not a container, in order."""
         yield path, self, shape
 
     def without_noise(self):
-        """The same layer, but for what is random in training."""
+        """The same layer without randomness in training."""
         return self
 
     def forward(self, plan, path, x):
-        """Writes the forward pass down in the plan, for training if `plan.training`; returns the name of y."""
+        """Adds the forward pass to the plan, for training if `plan.training`; returns the name of y."""
         raise NotImplementedError
 
     def backward(self, plan, path, x, dy, is_wanted):
-        """Writes the backward pass down; dy may be overwritten. Returns the name of dx, or None if it is not wanted."""
+        """Adds the backward pass to the plan; dy may be overwritten. Returns the name of dx, or None if not wanted."""
         raise NotImplementedError
 
     def onnx(self, graph, path, x):
         """Adds the nodes of evaluation to a graph (`fastgd.onnx.Graph`); returns the name of y."""
-        raise value_error("layers", "layers that ONNX knows", repr(self))
+        raise value_error("layers", "layers that can be exported to ONNX", repr(self))
 
     def describe(self, path, shape):
-        """Yields (path, text, shape of a row of y), of the layer and of those in it."""
+        """Yields (path, text, shape of a row of y) for the layer and the layers in it."""
         yield path, repr(self), self.output_shape(shape)
 
     def config(self):
-        """What a file needs to make this layer again; the initializers have done their work."""
+        """The arguments that a file needs to make this layer again, without the initializers."""
         raise NotImplementedError
 
     @classmethod
@@ -98,25 +97,25 @@ class Layer:
 
 
 class ActivatedLayer(Layer):
-    """A layer with an activation: what it computes, z (rows, *shape), becomes y = activation(z)."""
+    """A layer with an activation: y = activation(z), where z (rows, *shape) is the layer's result."""
 
     def __init__(self, activation):
         self.activation = pick("activation", activation, ACTIVATIONS, Activation)
 
     def row_buffer_of_z(self, plan, path, shape):
-        """Declares the buffer of z, and returns its name; that of y, if the activation works in place."""
-        keeps_slope = self.activation.keeps == "slope"  # where z was, after the forward pass
+        """Declares the buffer of z and returns its name, which is that of y if the activation works in place."""
+        keeps_slope = self.activation.keeps == "slope"  # the forward pass replaces z by the slope
         return plan.row_buffer(f"z{path}" if keeps_slope else f"a{path}", shape)
 
     def activate(self, plan, path, z):
-        """Writes the activation down; returns the name of y."""
+        """Adds the activation to the plan; returns the name of y."""
         act, y = self.activation, plan.row_buffer(f"a{path}", plan.shape(z))
         if act.forward is not None:
             plan.add("forward", act.forward, y, z, *act.parameters.values())
         return y
 
     def activate_backward(self, plan, path, dy):
-        """Writes down what makes of dy the gradient of z, in its place."""
+        """Adds the activation's backward pass, which replaces dy by the gradient of z."""
         act = self.activation
         if act.backward is not None and act.keeps == "output":
             plan.add("backward", act.backward, dy, f"a{path}", *act.parameters.values())
@@ -136,12 +135,12 @@ class ActivatedLayer(Layer):
 
 
 def layer_from_config(config):
-    """The layer, or container of layers, of a `config`."""
+    """The layer or container described by a `config`."""
     return choose("layer", config["layer"], LAYERS).from_config(config)
 
 
 def parameter_specs(body, shape):
-    """The parameter arrays of a network in their order: weights first, so that a penalty is on a prefix."""
+    """The parameter arrays of a network in order: weights first, so that the penalty applies to a prefix."""
     specs = [
         ParameterSpec(f"{name}{path}", *spec)
         for path, leaf, of_x in body.leaves("", shape)
@@ -151,7 +150,7 @@ def parameter_specs(body, shape):
 
 
 def statistic_specs(body, shape):
-    """Name, shape and initial value of the arrays of statistics of a network."""
+    """(name, shape, initial value) of every array of statistics of a network."""
     return [
         (f"{name}{path}", *spec) for path, leaf, of_x in body.leaves("", shape) for name, *spec in leaf.statistics(of_x)
     ]

@@ -1,4 +1,4 @@
-"""Containers: layers made of layers, and layers that only change the shape of their input."""
+"""Containers, which are layers made of layers, and layers that only change the shape of their input."""
 
 import math
 
@@ -24,7 +24,7 @@ def add_rows(y, a, b):
 
 @kernel
 def put_columns(y: InOut("rows", "n"), x: In("rows", "k"), first: float):
-    """The columns of y from the `first`, a whole number >= 0, on <- those of x, as far as y has them."""
+    """y[:, first + j] <- x[:, j] for every column j for which y has column first + j. first: an integer >= 0."""
     first = int(first)
     part = y[:, first : first + x.shape[1]]
     part[...] = x[:, : part.shape[1]]
@@ -40,7 +40,7 @@ def put_columns(y, x, first):
 
 @kernel
 def take_columns(y: Out("rows", "k"), x: In("rows", "n"), first: float):
-    """y <- the columns of x from the `first`, a whole number >= 0, on; 0 where x has none."""
+    """y[:, j] <- x[:, first + j], or 0 if x has no such column. first: an integer >= 0."""
     part = x[:, int(first) : int(first) + y.shape[1]]
     y[:, : part.shape[1]] = part
     y[:, part.shape[1] :] = 0
@@ -71,7 +71,7 @@ def _indented(layers):
 
 @layer
 class Sequential(Layer):
-    """Layers one after the other, as one layer; without layers, y = x.
+    """Layers one after the other, as one layer. An empty list is the identity, y = x.
 
     Raises TypeError that names the argument.
     """
@@ -80,7 +80,7 @@ class Sequential(Layer):
         self.layers = check_layers("layers", layers)
 
     def _children(self, path, shape):
-        """Yields (path, layer, shape of a row of its x) of each layer."""
+        """Yields (path, layer, shape of a row of its x) for each layer."""
         for number, child in enumerate(self.layers, 1):
             yield _joined(path, number), child, shape
             shape = child.output_shape(shape)
@@ -104,7 +104,7 @@ class Sequential(Layer):
         return names[-1]
 
     def backward(self, plan, path, x, dy, is_wanted):
-        """No gradient goes beyond the first layer that has parameters, unless it is wanted."""
+        """If dx is not wanted, the pass ends at the first layer that has parameters."""
         children = list(self._children(path, plan.shape(x)))
         learning = [i for i, child in enumerate(children) if has_parameters(*child)]
         first = 0 if is_wanted else learning[0]
@@ -136,15 +136,15 @@ class Sequential(Layer):
 
 
 def has_parameters(path, one, shape):
-    """Whether a layer, or one in it, has parameters of its own, or uses another's."""
+    """Whether a layer, or a layer in it, has parameters or shares another layer's."""
     return any(leaf.parameters(of_x) or leaf.shared(of_x) for _, leaf, of_x in one.leaves(path, shape))
 
 
 @layer
 class Residual(Sequential):
-    """Layers f with a way around them: y = x + f(x). f keeps the shape. He et al. 2016, arXiv:1512.03385.
+    """Layers f with a skip connection: y = x + f(x). f must keep the shape. He et al. 2016, arXiv:1512.03385.
 
-    Raises TypeError that names the argument, and, where a network is made, ValueError if f changes the shape.
+    Raises TypeError that names the argument. `Network` raises ValueError if f changes the shape.
     """
 
     def output_shape(self, shape):
@@ -182,11 +182,11 @@ def _branch(argument, branch):
 
 @layer
 class Concatenate(Layer):
-    """Branches on the same input, each a layer or a list of layers, whose outputs are laid side by side along the last
-    axis; an empty list is the input itself. Szegedy et al. 2015, arXiv:1409.4842; Huang et al. 2017, arXiv:1608.06993.
+    """Branches with the same input, each a layer or a list of layers; their outputs are concatenated along the last
+    axis. An empty list is the identity. Szegedy et al. 2015, arXiv:1409.4842; Huang et al. 2017, arXiv:1608.06993.
 
-    Raises TypeError or ValueError that names the argument; where a network is made, ValueError if the other axes of the
-    outputs differ.
+    Raises TypeError or ValueError that names the argument. `Network` raises ValueError if the outputs of the branches
+    differ in other axes than the last.
     """
 
     def __init__(self, *branches):
@@ -200,9 +200,7 @@ class Concatenate(Layer):
     def output_shape(self, shape):
         shapes = [branch.output_shape(shape) for branch in self.branches]
         if len({one[:-1] for one in shapes}) > 1:
-            raise value_error(
-                "branches", "outputs that differ in their last axis alone", " and ".join(map(str, shapes))
-            )
+            raise value_error("branches", "outputs that differ only in their last axis", " and ".join(map(str, shapes)))
         return (*shapes[0][:-1], sum(one[-1] for one in shapes))
 
     def leaves(self, path, shape):
@@ -221,7 +219,7 @@ class Concatenate(Layer):
         return y
 
     def backward(self, plan, path, x, dy, is_wanted):
-        """The gradient of x is the sum of the branches', from the last to the first."""
+        """The gradient of x is the sum over the branches, from the last to the first."""
         shape, stop, dx = plan.shape(x), plan.shape(dy)[-1], None
         for child_path, branch in reversed(self._children(path)):
             of_part = branch.output_shape(shape)
@@ -260,11 +258,12 @@ class Concatenate(Layer):
 
 @layer
 class Reshape(Layer):
-    """A layer that gives the rows another shape: y has the elements of x in the same order, the last axis fastest. No
-    data moves.
+    """A layer that changes the shape of the rows without moving data: y has the elements of x in C order.
 
-    shape: a tuple of ints >= 1, one of which may be -1, for what is left. Raises TypeError or ValueError that names the
-    argument; where a network is made, ValueError if the number of elements differs.
+    shape: a tuple of ints >= 1, one of which may be -1: it is inferred.
+
+    Raises TypeError or ValueError that names the argument. `Network` raises ValueError if the number of elements
+    differs.
     """
 
     def __init__(self, shape):

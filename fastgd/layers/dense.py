@@ -1,4 +1,4 @@
-"""Layers: shapes, initial values, and the kernels of the forward and backward pass."""
+"""Dense: the fully connected layer and its kernels."""
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def dense_backward_input(dx, dy, w):
 
 @kernel
 def dense_backward_weights(dw: Out("n_in", "n_out"), x: In("rows", "n_in"), dy: In("rows", "n_out")):
-    """dw <- x^T dy, right to 1e-6 for any number of rows."""
+    """dw <- x^T dy, with a relative error below 1e-6 for any number of rows."""
     product_over_rows(dw, x.T, dy)
 
 
@@ -51,9 +51,9 @@ def dense_backward_weights(dw, x, dy):
 
 @kernel
 def dense_backward_bias(db: Out("n_out"), dy: In("rows", "n_out")):
-    """db <- sum of dy over the rows, in float64, or in blocks of rows whose sums are added in float64: a float32 sum of
-    many like terms loses digits."""
-    db[...] = np.sum(dy, axis=0, dtype=np.float64)  # not out=db, in which numpy would keep its partial sums
+    """db <- sum of dy over the rows, in float64, or in blocks of rows whose sums are added in float64, since a float32
+    sum of many similar terms loses digits."""
+    db[...] = np.sum(dy, axis=0, dtype=np.float64)  # not out=db, which numpy would use for partial sums
 
 
 @dense_backward_bias.loop
@@ -88,15 +88,15 @@ dense_forward.cost = dense_backward_input.cost = dense_backward_weights.cost = _
 
 @layer
 class Dense(ActivatedLayer):
-    """A fully connected layer: y = activation(x w + b), x (..., n_in), w (n_in, units), b (units,). On rows of several
-    axes, such as sequences (T, n_in), it works at each position by itself.
+    """A fully connected layer: y = activation(x w + b), x (..., n_in), w (n_in, units), b (units,). On rows with
+    several axes, such as sequences (T, n_in), it acts on each position independently.
 
     units: int >= 1, the number of outputs.
     activation: a name ("relu", "tanh", ...: `fastgd.activations.ACTIVATIONS`) or an `Activation`.
     weight_init, bias_init: a name ("glorot_uniform", ...: `fastgd.initializers`), an `Initializer`, or an array of the
-        shape of w or b. "torch" for both is what torch.nn.Linear begins with.
-    tie: the name of another layer's weights, "w1", which serve this layer, too, instead of weights of its own; "w1.T"
-        is their transpose. Their gradient is the sum of both layers'. Press & Wolf 2017, arXiv:1608.05859.
+        shape of w or b. "torch" for both gives the initial values of torch.nn.Linear.
+    tie: the name of another layer's weights, such as "w1", that this layer shares; "w1.T" is their transpose. Their
+        gradient is the sum over both layers. Press & Wolf 2017, arXiv:1608.05859.
 
     Raises TypeError or ValueError that names the argument.
     """
@@ -151,7 +151,7 @@ class Dense(ActivatedLayer):
 
     def onnx(self, graph, path, x):
         w = graph.parameter(self.tied_to or f"w{path}")
-        # Gemm is both in one, but before 1.19 onnxruntime cannot run it in float64 in front of an activation.
+        # Not Gemm: onnxruntime before 1.19 cannot run it in float64 in front of an activation.
         product = graph.add("MatMul", x, graph.add("Transpose", w) if self.is_transposed else w)
         return self.activate_onnx(graph, graph.add("Add", product, graph.parameter(f"b{path}")))
 

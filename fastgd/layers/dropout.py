@@ -1,8 +1,8 @@
 """Dropout: the layer, its kernels, and the generator of its masks.
 
-Whether an element is kept is a function of its place alone, the same for any number of threads and in the backward
-pass, so no mask is stored: two 32-bit halves of a hash of (key, step, row), and one of them with the column. Salmon et
-al. 2011, doi:10.1145/2063384.2063405, name such generators counter-based."""
+Whether an element is kept depends only on its position: it is the same for any number of threads and in the backward
+pass, so no mask is stored. The generator is counter-based (Salmon et al. 2011, doi:10.1145/2063384.2063405): it hashes
+(key, step, row) to 64 bits, then each column with the two 32-bit halves."""
 
 import numpy as np
 
@@ -33,14 +33,14 @@ def dropout(
     key: float,
     step: float,
 ):
-    """y <- x / (1 - rate) where an element is kept, which it is with probability 1 - rate, else 0 x. Srivastava et al.
-    2014, "Dropout", with the scale in training as torch has it. row: numbers of the rows; key, step: whole numbers.
-    The same row, column, key and step are always treated alike: dy -> dx is the same operation. y may be x."""
+    """y <- x / (1 - rate) with probability 1 - rate, else 0 x. Srivastava et al. 2014, "Dropout", scaled in training as
+    in torch. row: numbers of the rows; key, step: integers. The result for an element depends only on row, column, key
+    and step, so the same operation computes dx from dy. y may be x."""
     np.multiply(x, kept(row, x.shape[1], rate, key, step) * x.dtype.type(1 / (1 - rate)), out=y)
 
 
 def _loop(jit, dtype):
-    """The loop for Numba; `mixed` serves scalars there."""
+    """The loop for Numba, where `mixed` is compiled for scalars."""
     mix = jit(mixed)
 
     def loop(y, x, row, rate, key, step):
@@ -64,13 +64,15 @@ dropout.build_loop = _loop
 
 @layer
 class Dropout(Layer):
-    """A layer that in training sets each element to 0 with probability `rate` and divides the others by 1 - rate, so
-    that means stay; in evaluation (`predict`, `loss`, validation) y = x. Srivastava et al. 2014, "Dropout: a simple
+    """A layer that in training sets each element to 0 with probability `rate` and divides the others by 1 - rate, which
+    preserves the mean. In evaluation (`predict`, `loss`, validation) y = x. Srivastava et al. 2014, "Dropout: a simple
     way to prevent neural networks from overfitting".
 
-    rate: in [0, 1). Which elements, depends on the network's seed, the layer's place, the minibatch's number (as the
-    network counts those it is trained on), row and column alone: a run is the same for any number of threads, and when
-    it is resumed; another call of `fit` draws others.
+    rate: in [0, 1).
+
+    The choice of elements depends only on the network's seed, the layer's path, the number of the minibatch (among all
+    that the network was trained on), row and column. So a run is the same for any number of threads and after it is
+    resumed; another call of `fit` draws other elements.
 
     Raises TypeError or ValueError that names the argument.
     """

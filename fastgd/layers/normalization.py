@@ -1,9 +1,8 @@
-"""Normalisation: layers that bring their inputs to mean 0 and variance 1, of each row or of each column of a minibatch,
-and their kernels.
+"""Normalization: layers that give each row, or each column of a minibatch, mean 0 and variance 1; and their kernels.
 
-Both compute x' = (x - mean) / sqrt(variance + eps) and y = gamma x' + beta, the variance being that divided by the
-number of elements. `normal` is x', `inverse` is 1 / sqrt(variance + eps). Sums are taken in float64, or in blocks
-whose sums are added in float64."""
+Both compute x' = (x - mean) / sqrt(variance + eps) and y = gamma x' + beta, where the variance is divided by the number
+of elements. `normal` is x', `inverse` is 1 / sqrt(variance + eps). Sums are in float64, or in blocks whose sums are
+added in float64."""
 
 import math
 
@@ -27,7 +26,7 @@ def layer_norm_forward(
     beta: In("n"),
     eps: float,
 ):
-    """normal <- (x - mean) inverse, inverse <- 1 / sqrt(variance + eps), mean and variance of each row, NaN where the
+    """normal <- (x - mean) inverse, inverse <- 1 / sqrt(variance + eps), with mean and variance of each row, NaN if the
     variance overflows; y <- gamma normal + beta. Ba et al. 2016, arXiv:1607.06450."""
     np.subtract(x, x.mean(axis=1, dtype=np.float64, keepdims=True).astype(x.dtype), out=normal)
     variance = (normal * normal).mean(axis=1, dtype=np.float64).astype(x.dtype)
@@ -58,7 +57,7 @@ def layer_norm_forward(y, normal, inverse, x, gamma, beta, eps):
 def layer_norm_backward(
     dx: Out("rows", "n"), dy: In("rows", "n"), normal: In("rows", "n"), inverse: In("rows"), gamma: In("n")
 ):
-    """dx <- inverse (d - mean(d) - normal mean(d normal)), d = gamma dy, the means those of each row."""
+    """dx <- inverse (d - mean(d) - normal mean(d normal)), d = gamma dy, with means over each row."""
     d = dy * gamma
     mean, part = (t.mean(axis=1, dtype=np.float64, keepdims=True).astype(dy.dtype) for t in (d, d * normal))
     np.subtract(d, mean, out=dx)
@@ -100,9 +99,9 @@ def normalization_backward_gamma(dgamma, dy, normal):
 def batch_statistics(
     mean: Out("n"), inverse: Out("n"), unbiased: Out("n"), x: In("rows", "n"), running: In("n"), eps: float
 ):
-    """mean <- that of each column of x, inverse <- 1 / sqrt(variance + eps); unbiased <- rows / (rows - 1) variance, of
-    one row `running`, since one row tells nothing of a variance. Summed in float64, for columns far from 0 and many
-    rows. inverse is NaN where the variance overflows, so that the step is not made."""
+    """mean <- mean of each column of x; inverse <- 1 / sqrt(variance + eps), NaN if the variance overflows, so that the
+    step is not made; unbiased <- rows / (rows - 1) variance, or `running` for a single row, which has no variance. Sums
+    are in float64, for columns far from 0 and many rows."""
     rows = x.shape[0]
     exact = x.mean(axis=0, dtype=np.float64)
     variance = np.square(x - exact).mean(axis=0)
@@ -150,7 +149,7 @@ def batch_norm_forward(
     gamma: In("n"),
     beta: In("n"),
 ):
-    """normal <- (x - mean) inverse, y <- gamma normal + beta, mean and inverse those of each column. Ioffe & Szegedy
+    """normal <- (x - mean) inverse, y <- gamma normal + beta, with mean and inverse of each column. Ioffe & Szegedy
     2015, arXiv:1502.03167."""
     np.subtract(x, mean, out=normal)
     normal *= inverse
@@ -168,7 +167,7 @@ def batch_norm_forward(y, normal, x, mean, inverse, gamma, beta):
 
 @kernel
 def batch_norm_means(mean: Out("n"), part: Out("n"), dy: In("rows", "n"), normal: In("rows", "n")):
-    """mean <- that of each column of dy, part <- that of dy normal."""
+    """mean <- mean of each column of dy; part <- mean of each column of dy normal."""
     mean[...] = np.mean(dy, axis=0, dtype=np.float64)
     part[...] = np.mean(dy * normal, axis=0, dtype=np.float64)
 
@@ -195,8 +194,8 @@ def batch_norm_backward(
     mean: In("n"),
     part: In("n"),
 ):
-    """dx <- gamma inverse (dy - mean - normal part). With the means of the minibatch (`batch_norm_means`) that is the
-    gradient where mean and variance are the minibatch's; with zeros, where they are constants."""
+    """dx <- gamma inverse (dy - mean - normal part). With the means of `batch_norm_means` this is the gradient for
+    statistics of the minibatch; with zeros, for constant statistics."""
     np.multiply(normal, part, out=dx)
     np.subtract(dy - mean, dx, out=dx)
     dx *= gamma * inverse
@@ -210,8 +209,8 @@ def batch_norm_backward(dx, dy, normal, inverse, gamma, mean, part):
 
 
 class Normalization(ActivatedLayer):
-    """What `LayerNorm` and `BatchNorm` share: the parameters gamma (n,), 1 at first, and beta (n,), 0 at first, without
-    penalty."""
+    """Base class of `LayerNorm` and `BatchNorm`: parameters gamma (n,), initially 1, and beta (n,), initially 0,
+    without penalty."""
 
     def __init__(self, activation, eps):
         super().__init__(activation)
@@ -232,13 +231,13 @@ class Normalization(ActivatedLayer):
         return dx
 
     def backward_input(self, plan, path, dx, dy):
-        """Writes down what makes dx of dy."""
+        """Adds the operations that compute dx from dy."""
         raise NotImplementedError
 
 
 @layer
 class LayerNorm(Normalization):
-    """A layer that brings each row, or each position of a row, to mean 0 and variance 1, then scales and shifts its
+    """A layer that gives each row, or each position of a row, mean 0 and variance 1, then scales and shifts its
     columns: y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's LayerNorm. Ba et al. 2016,
     arXiv:1607.06450.
 
@@ -274,17 +273,18 @@ class LayerNorm(Normalization):
 
 @layer
 class BatchNorm(Normalization):
-    """A layer that brings each column of a minibatch, over all rows and positions, to mean 0 and variance 1, then
-    scales and shifts it:
-    y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's BatchNorm1d. Ioffe & Szegedy 2015,
-    arXiv:1502.03167.
+    """A layer that gives each column of a minibatch, over all rows and positions, mean 0 and variance 1, then scales
+    and shifts it: y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's BatchNorm1d. Ioffe &
+    Szegedy 2015, arXiv:1502.03167.
 
-    In evaluation (`predict`, `loss`, validation) mean and variance are running ones, which each step of training moves
-    by a share `momentum` of the way to the minibatch's (the variance to the one divided by rows - 1). They are
-    `network.statistics`, kept and restored with the parameters.
+    Evaluation (`predict`, `loss`, validation) uses running statistics. Each training step moves them towards those of
+    the minibatch: running <- (1 - momentum) running + momentum new, with the variance divided by rows - 1. They are
+    `network.statistics`, saved and restored with the parameters.
 
-    activation: as in `Dense`. eps: > 0. momentum: in (0, 1]. A minibatch of one row becomes beta, and leaves the
-    running variance as it is; `fit` refuses batch_size=1 for rows that are vectors.
+    activation: as in `Dense`. eps: > 0. momentum: in (0, 1].
+
+    A minibatch of one row gives y = activation(beta) and does not change the running variance; `fit` refuses
+    batch_size=1 for rows that are vectors.
 
     Raises TypeError or ValueError that names the argument.
     """
@@ -322,7 +322,7 @@ class BatchNorm(Normalization):
         plan.add("backward", batch_norm_backward, dx, dy, f"normal{path}", f"inverse{path}", f"gamma{path}", mean, part)
 
     def onnx(self, graph, path, x):
-        # Not BatchNormalization, which holds eps in float32.
+        # Not BatchNormalization, whose eps is a float32.
         mean, variance = (graph.statistics[f"{name}{path}"] for name in ("mean", "variance"))
         inverse = 1 / np.sqrt(variance + variance.dtype.type(self.eps))
         normal = graph.add("Mul", graph.add("Sub", x, mean), inverse)

@@ -36,20 +36,20 @@ def standardize_backward(dx, dy, scale):
             dx[i, j] = dy[i, j] * scale[j]
 
 
-# How far from its value a standardised feature may be by the rounding of the data.
+# The largest error of a standardised feature that rounding of the data may cause.
 COARSEST = 0.01
 
 
 @layer
 class Standardize(Layer):
-    """A layer that shifts and scales each feature, the last axis of its input: y = (x - shift) scale. It has no
-    parameters; what it holds is saved with the network. `Standardize(scale=1 / 255)` brings bytes to [0, 1];
-    `Standardize.of(X)` brings each feature to mean 0 and variance 1.
+    """A layer that shifts and scales each feature (the last axis of its input) by constants: y = (x - shift) scale. The
+    constants are saved with the network; there are no parameters. `Standardize(scale=1 / 255)` maps bytes to [0, 1];
+    `Standardize.of(X)` gives each feature mean 0 and variance 1.
 
-    shift, scale: a number each, or one for each feature. Data is cast to the network's dtype before: a network refuses
-    a layer whose features would lose more than 1 % of a standard deviation by that, as time stamps do in float32.
+    shift, scale: a number, or one number per feature.
 
-    Raises TypeError or ValueError that names the argument.
+    Raises TypeError or ValueError that names the argument. Data is cast to the network's dtype first; `Network` raises
+    ValueError if that would cost a feature more than 1 % of a standard deviation, as for time stamps in float32.
     """
 
     def __init__(self, shift=0.0, scale=1.0):
@@ -57,8 +57,10 @@ class Standardize(Layer):
 
     @classmethod
     def of(cls, X):
-        """From the mean and the variance (divided by the rows) of each column of X (..., n_features), of any real
-        dtype and layout, in one pass over blocks of rows. A constant column becomes 0, whatever comes later."""
+        """The layer for the mean and variance (divided by the number of rows) of each column of X.
+
+        X: (..., n_features), any real dtype and layout, read in one pass over blocks of rows. A column that is constant
+        in X becomes 0 for all data."""
         X = as_array("X", X)
         mean, variance = moments("X", X)
         return cls(mean, scale_of(mean, variance, X.size // X.shape[-1], otherwise=0.0))
@@ -74,12 +76,12 @@ class Standardize(Layer):
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if np.abs(values).max() > limits.max:
                 raise value_error(name, f"numbers that are finite in {dtype}", shown(values[()]))
-        # What a feature keeps of its last digits, where it is about the shift, after the scale.
+        # The rounding error of a feature with a value near the shift, after scaling.
         left = np.abs(self.shift) * np.abs(self.scale) * limits.eps
         if left.max() > COARSEST:
             feature = f"feature {int(np.argmax(left))}: " if left.ndim else ""
             ratio = f"{left.max() / limits.eps:.3g}"
-            expected = f"features that {dtype} can tell apart (|shift| scale <= {COARSEST / limits.eps:.3g})"
+            expected = f"features that {dtype} can resolve (|shift| scale <= {COARSEST / limits.eps:.3g})"
             hint = "; use dtype='float64'" if dtype == np.float32 else ""
             raise value_error("shift", expected, f"{feature}{ratio}{hint}, or subtract a constant from X before")
 

@@ -1,6 +1,6 @@
-"""AdaGrad, AdaDelta and RMSProp, which divide by a root of squared gradients.
+"""AdaGrad, AdaDelta and RMSProp, which divide by the root of accumulated squared gradients.
 
-Formulas are those of the papers as torch.optim computes them, or optax where torch has no such optimizer."""
+The formulas are those of the papers, computed as in torch.optim, or as in optax where torch has no such optimizer."""
 
 import numpy as np
 
@@ -185,14 +185,14 @@ def rmsprop_centred_step(p, v, a, b, g, lr, alpha, inner, eps, momentum, weight_
 
 
 def placed(eps, in_root):
-    """eps under the root, and beside it."""
+    """(eps inside the root, eps outside it)."""
     return (eps, 0.0) if in_root else (0.0, eps)
 
 
 class AdaGrad(Optimizer):
-    """AdaGrad: s <- s + g^2;  p <- p - lr g / (sqrt(s) + eps), s starting at initial_accumulator.
-    Duchi et al. 2011. As torch.optim.Adagrad with lr_decay 0 (`schedules.inverse_time` is that decay). optax.adagrad
-    has sqrt(s + eps): eps_in_root=True. Further options: see `Optimizer`."""
+    """AdaGrad: s <- s + g^2;  p <- p - lr g / (sqrt(s) + eps), where s starts at initial_accumulator.
+    Duchi et al. 2011. Like torch.optim.Adagrad with lr_decay 0 (`schedules.inverse_time` is that decay).
+    eps_in_root=True: sqrt(s + eps), as in optax.adagrad. Further options: see `Optimizer`."""
 
     kernel = adagrad_step
     ranges = Optimizer.ranges | {"eps": EPS, "initial_accumulator": AT_LEAST_ZERO}

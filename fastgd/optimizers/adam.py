@@ -1,6 +1,6 @@
-"""Adam and its kin: AdamW, AMSGrad, Adamax, NAdam, RAdam.
+"""Adam and its variants: AdamW, AMSGrad, Adamax, NAdam, RAdam.
 
-Formulas are those of the papers as torch.optim computes them, or optax where torch has no such optimizer."""
+The formulas are those of the papers, computed as in torch.optim, or as in optax where torch has no such optimizer."""
 
 import math
 
@@ -29,9 +29,9 @@ def adam_step(
     """m <- beta1 m + (1 - beta1) d,  v <- beta2 v + (1 - beta2) d^2,  d = g + weight_decay p;
     p <- p - shrink p - rate m / (adapt sqrt(v) + eps).
 
-    The bias corrections of step t are folded in by the caller, c1 = 1 - beta1^t, c2 = 1 - beta2^t: for Adam
-    rate = lr sqrt(c2) / c1, adapt = 1, eps = sqrt(c2) eps. Kingma & Ba 2015, arXiv:1412.6980. RAdam sets adapt = 0,
-    eps = 1 in its first steps."""
+    The caller includes the bias corrections of step t, c1 = 1 - beta1^t and c2 = 1 - beta2^t, in the scalars. Adam
+    passes rate = lr sqrt(c2) / c1, adapt = 1, eps = sqrt(c2) eps; RAdam passes adapt = 0, eps = 1 in its first steps.
+    Kingma & Ba 2015, arXiv:1412.6980."""
     d = g + weight_decay * p
     m *= beta1
     m += (1 - beta1) * d
@@ -68,8 +68,8 @@ def amsgrad_step(
     shrink: float,
 ):
     """m <- beta1 m + (1 - beta1) d,  v <- beta2 v + (1 - beta2) d^2,  d = g + weight_decay p;  s <- max(s, correct v);
-    p <- p - shrink p - rate m / (sqrt(s) + eps). Reddi et al. 2018, arXiv:1904.09237. Bias corrections are folded in
-    by the caller as for `adam_step`."""
+    p <- p - shrink p - rate m / (sqrt(s) + eps). Reddi et al. 2018, arXiv:1904.09237. The caller includes the bias
+    corrections in the scalars, as for `adam_step`."""
     d = g + weight_decay * p
     m *= beta1
     m += (1 - beta1) * d
@@ -142,8 +142,8 @@ def nadam_step(
     shrink: float,
 ):
     """m <- beta1 m + (1 - beta1) d,  v <- beta2 v + (1 - beta2) d^2,  d = g + weight_decay p;
-    p <- p - shrink p - (rate m + fresh_rate d) / (sqrt(v) + eps). Dozat 2016. Bias corrections and the momentum of
-    this step and the next are folded in by the caller."""
+    p <- p - shrink p - (rate m + fresh_rate d) / (sqrt(v) + eps). Dozat 2016. The caller includes the bias
+    corrections, and the momentum of this step and the next, in the scalars."""
     d = g + weight_decay * p
     m *= beta1
     m += (1 - beta1) * d
@@ -165,13 +165,13 @@ def nadam_step(p, m, v, g, rate, fresh_rate, beta1, beta2, eps, weight_decay, sh
 
 
 def enough_steps(beta):
-    """Steps after which beta^t is far below the last place of 1."""
+    """A number of steps after which beta^t is negligible compared with the precision of 1."""
     return 64 * math.log(2) / -math.log(beta) if beta > 0 else 1.0
 
 
 def bias_correction(beta, t):
-    """1 - beta^t for a number t, or ascending ones. After `enough_steps` the exponent stays: numpy is slow at powers
-    that underflow, and the difference is 1."""
+    """1 - beta^t for a number t, or an ascending array. The exponent is limited to `enough_steps`, since numpy is slow
+    for powers that underflow, and the result is 1 anyway."""
     enough = enough_steps(beta)
     return 1 - beta ** (enough if np.ravel(t)[0] >= enough else np.minimum(t, enough))
 
@@ -206,10 +206,10 @@ class AdamW(Adam):
 
 
 class AMSGrad(Adam):
-    """Adam whose second moment never falls: s <- max(s, v);  p <- p - lr m' / (sqrt(s / (1 - beta2^t)) + eps).
-    Reddi et al. 2018, arXiv:1904.09237. As torch.optim.Adam(amsgrad=True). optax.amsgrad takes the maximum of the
-    corrected moment, s <- max(s, v / (1 - beta2^t)), p <- p - lr m' / (sqrt(s) + eps): corrected=True. Further options:
-    see `Optimizer`."""
+    """Adam whose second moment never decreases: s <- max(s, v);  p <- p - lr m' / (sqrt(s / (1 - beta2^t)) + eps).
+    Reddi et al. 2018, arXiv:1904.09237. As torch.optim.Adam(amsgrad=True). corrected=True: the maximum of the
+    corrected moment, s <- max(s, v / (1 - beta2^t)), p <- p - lr m' / (sqrt(s) + eps), as in optax.amsgrad. Further
+    options: see `Optimizer`."""
 
     kernel = amsgrad_step
 
@@ -258,7 +258,7 @@ class NAdam(Adam):
         if momentum_decay is not None:
             momentum_decay = self.check_hyper("momentum_decay", momentum_decay)
         self.momentum_decay = momentum_decay
-        self._product = 0, 1.0  # of the momentum of so many steps
+        self._product = 0, 1.0  # (number of steps, product of their momentum)
 
     def scalars(self, lr, t):
         _, beta1, beta2, _, eps = super().scalars(lr, t)
@@ -278,8 +278,7 @@ class NAdam(Adam):
         )
 
     def _products(self, t):
-        """The product of the momentum of steps 1, ..., t, for ascending t that have no gaps; 0 where it is too small to
-        tell."""
+        """The product of the momentum of steps 1, ..., t, for ascending t without gaps; 0 where it is negligible."""
         first, last = int(t[0]), int(t[-1])
         if first > enough_steps(self.hyper["beta1"]):
             return np.zeros(len(t))
@@ -293,7 +292,7 @@ class NAdam(Adam):
 
 
 class RAdam(Adam):
-    """Rectified Adam: plain momentum p <- p - lr m' until the variance of v can be told (rho > 5), then
+    """Rectified Adam: plain momentum p <- p - lr m' until the variance of v can be estimated (rho > 5), then
     p <- p - lr r m' sqrt(1 - beta2^t) / (sqrt(v) + eps), where r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4)
     (rho_inf - 2) rho)), rho_inf = 2 / (1 - beta2) - 1, rho = rho_inf - 2 t beta2^t / (1 - beta2^t). Liu et al. 2020,
     arXiv:1908.03265. As torch.optim.RAdam. optax.radam has p <- p - lr r m' / (sqrt(v') + eps): eps_corrected=True.

@@ -1,6 +1,5 @@
-"""What every optimizer does: checks its hyper-parameters, holds the state, tells the scalars of steps to come, and
-steps alone or in a network. Over 400 lines: the options of every optimizer and what each of them means for all of that
-belong together."""
+"""Base class of the optimizers: checks hyper-parameters, holds the state, computes the scalars of future steps, and
+makes steps on arrays or in a network. Over 400 lines: the options common to all optimizers affect each of these."""
 
 import collections.abc
 import contextlib
@@ -19,7 +18,7 @@ from .low_memory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_state,
 from .standalone import Converter, Standalone, check_arrays, check_pairs
 
 TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32; compiled kernels take smaller ones as 0
-# Options of every optimizer, and what they are unless told.
+# Options of every optimizer, with their defaults.
 COMMON = {
     "decay_biases": True,
     "clip_value": None,
@@ -46,34 +45,36 @@ class Part(typing.NamedTuple):
     group: UpdateGroup
 
 
-# The range of what is added to a denominator.
+# The range of a term added to a denominator.
 EPS = {"low": 1e-30}
 
 
 class Optimizer(Stepper):
-    """Base of the optimizers.
+    """Base class of the optimizers.
 
     learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made.
-    hyper: the rule's hyper-parameters by name, each in its range of the class's `ranges`. Every optimizer takes these
-        options, too, by keyword:
+    hyper: the rule's hyper-parameters by name, each within its range in the class's `ranges`.
 
-    decoupled: True takes lr weight_decay p off the parameters (Loshchilov & Hutter 2019), False adds weight_decay p to
-        the gradient (L2); None is the way of the optimizer's paper: decoupled in AdamW and Lion.
-    decay_biases: False leaves biases out of weight decay: a network's, or arrays of less than two dimensions.
-    clip_value: the largest magnitude of an element of the gradient; larger ones are set to it.
-    clip_norm: the largest Euclidean norm of the gradient of all that is updated; a longer one is scaled down to it.
-        Done before clip_value. `gradient_norm` tells the norm of the last update, before clipping.
-    accumulate: k makes an update every k minibatches, from the mean of their gradients. The steps of a schedule are
-        updates. What is left at the end of an epoch, or of a `fit`, goes on in the next.
+    Every optimizer also takes these options, by keyword:
+
+    decoupled: True subtracts lr weight_decay p from the parameters (Loshchilov & Hutter 2019); False adds
+        weight_decay p to the gradient (L2); None is the choice of the optimizer's paper, decoupled for AdamW and Lion.
+    decay_biases: False exempts biases from weight decay: the biases of a network, or arrays with fewer than two
+        dimensions.
+    clip_value: clips each element of the gradient to [-clip_value, clip_value].
+    clip_norm: scales the gradient down if its Euclidean norm, over all updated parameters, is larger. Applied before
+        clip_value. `gradient_norm` is the norm of the last update, before clipping.
+    accumulate: k makes one update every k minibatches, from the mean of their gradients. Schedules count updates. A
+        partial sum at the end of an epoch, or of a `fit`, continues in the next.
     ema_decay: keeps an exponential moving average of the parameters, a <- decay a + (1 - decay) p after each update,
-        from the parameters before the first; see `averages` and `averaged`.
-    learning_rate_factors: by name of a network's parameter array ("w1", "b1", ...; `Network.views`), or by index for a
-        list of arrays: a factor of the learning rate, 0 for arrays that stay as they are, without state.
-    state_dtype: None holds the state in the precision of the parameters; "bfloat16" in 16 bits, "8bit" in 8 bits with
-        an exponent for each block of 256, both rounded stochastically (see `fastgd.optimizers.low_memory`).
+        starting with the parameters before the first update; see `averages` and `averaged`.
+    learning_rate_factors: factors of the learning rate, by name of a network's parameter array ("w1", "b1", ...;
+        `Network.views`) or by index in a list of arrays. Arrays with factor 0 are not updated and have no state.
+    state_dtype: None keeps the state in the precision of the parameters; "bfloat16" in 16 bits; "8bit" in 8 bits with
+        an exponent per block of 256. Both round stochastically (see fastgd.optimizers.low_memory).
 
     `steps` counts the updates; `state` maps the name of each slot to a list of flat arrays, one for each part of the
-    parameters. An optimizer drives one network, or one list of arrays, for its life.
+    parameters. An optimizer belongs to the first network, or list of arrays, that it is used with.
 
     Raises TypeError or ValueError that names the argument.
     """
@@ -114,7 +115,7 @@ class Optimizer(Stepper):
         if state_dtype is not None:
             choose("state_dtype", state_dtype, dict.fromkeys(STATE_DTYPES))
         self.state_dtype = state_dtype
-        # Minibatches seen, on which the native runner counts, and changes made by hand.
+        # Minibatches processed, which the native runner counts; changes made by the user.
         self.counter = np.zeros(2, np.int64)
         self.learning_rate = learning_rate
         self.state = {}
@@ -122,42 +123,42 @@ class Optimizer(Stepper):
         self._parts = None
         self._network = None
         self._standalone = None
-        self._known_rate = None  # (schedule, step, learning rate) of the next step, where it is known already
+        self._known_rate = None  # (schedule, step, learning rate) of the next step, once the schedule was called for it
         self._converter, self.lock = Converter(), UseLock("optimizer")
 
     def check_hyper(self, name, value):
-        """`value` as a float in its range, also once it is rounded to float32."""
+        """`value` as a float that is in its range, also when rounded to float32."""
         limits = self.ranges.get(name, {})
         return check_rounded(name, check_number(name, value, **limits), **limits)
 
-    # ---- what a user looks at, and sets
+    # ---- public attributes
 
     @property
     def learning_rate(self):
-        """A number, a schedule or a function of the number of updates made; may be set between two steps."""
+        """A number, a schedule, or a function of the number of updates made. May be set between two steps."""
         return self._learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value):
         if isinstance(value, Schedule):
-            value = value.copy()  # what it remembers belongs to one optimizer
+            value = value.copy()  # its state belongs to this optimizer
         schedule = value if callable(value) else constant(self.check_hyper("learning_rate", value))
-        vars(self).update(schedule=schedule, _learning_rate=value)  # both or none, for other threads
+        vars(self).update(schedule=schedule, _learning_rate=value)  # atomic for other threads
         self.counter[1] += 1
 
     @property
     def steps(self):
-        """Updates made."""
+        """The number of updates made."""
         return int(self.counter[0]) // self.accumulate
 
     @property
     def changes(self):
-        """How often something was set by hand that steps worked out beforehand depend on."""
+        """How often the user changed something that prefetched steps depend on."""
         return int(self.counter[1])
 
     @property
     def minibatches(self):
-        """Minibatches seen: `accumulate` make a step."""
+        """The number of minibatches processed; `accumulate` of them make a step."""
         return int(self.counter[0])
 
     @minibatches.setter
@@ -170,23 +171,24 @@ class Optimizer(Stepper):
     def gradient_norm(self):
         """Euclidean norm of the gradient of the last update before clipping; needs clip_norm."""
         if self.clip_norm is None:
-            raise value_error("clip_norm", "a number, for there to be a norm", None)
+            raise value_error("clip_norm", "a number, since the norm is computed only then", None)
         return float(self.norm[0])
 
     @property
     def averages(self):
         """The moving averages of the parameters, a flat array for each part; needs ema_decay and a first step."""
         if "average" not in self.state:
-            raise value_error("ema_decay", "a number, and a step made, for there to be averages", self.ema_decay)
+            raise value_error("ema_decay", "a number, and at least one step made", self.ema_decay)
         return self.state["average"]
 
     def observe(self, loss):
-        """Shows the loss to a schedule that looks at it (`schedules.reduce_on_plateau`); `fit` does so each epoch."""
+        """Passes the loss to a schedule that depends on it (`schedules.reduce_on_plateau`); `fit` does so every
+        epoch."""
         if getattr(self.schedule, "looks", False):
             self.schedule.observe(loss)
             self.counter[1] += 1
 
-    # ---- scalars of steps to come
+    # ---- scalars of future steps
 
     @property
     def slots(self):
@@ -195,7 +197,7 @@ class Optimizer(Stepper):
 
     @property
     def update_kernel(self):
-        """The kernel in use: `kernel`, or the one that follows from it for state in fewer bits."""
+        """The kernel in use: `kernel`, or the kernel derived from it for low-memory state."""
         return low_memory_kernel(self.kernel, self.state_dtype) if self.state_dtype and self.slots else self.kernel
 
     def initial(self, slot):
@@ -203,7 +205,7 @@ class Optimizer(Stepper):
         return 0.0
 
     def scalars(self, lr, t):
-        """The scalars of the kernel at update t = 1, 2, ..., in its order, without the last two."""
+        """The scalars of the kernel at update t = 1, 2, ..., in order, except the last two."""
         raise NotImplementedError
 
     @np.errstate(all="ignore")
@@ -235,8 +237,8 @@ class Optimizer(Stepper):
         return rates, accumulated == self.accumulate - 1, values
 
     def _rates(self, steps):
-        """Learning rates of minibatches of these updates; those from the first on of which the network is asked (for
-        its loss, say) are left out, unless it is the next one: they are to be asked for when it is their lock."""
+        """Learning rates for minibatches of these updates. If the schedule uses the network, for its loss for example,
+        only the rate of the next update is returned: later rates depend on the network as it will be then."""
         network = None if self._network is None else self._network()
         locks = [self.lock] if network is None else [self.lock, network.executor.lock]
         with contextlib.ExitStack() as stack:
@@ -257,15 +259,15 @@ class Optimizer(Stepper):
         return np.array(rates)[steps - steps[0]]
 
     def _checked_rate(self, schedule, step):
-        asked, self._known_rate = self._known_rate, None
-        if asked is not None and asked[0] is schedule and asked[1] == step:
-            return asked[2]
+        known, self._known_rate = self._known_rate, None
+        if known is not None and known[0] is schedule and known[1] == step:
+            return known[2]
         value = schedule(step)
         value = value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
         return check_number(f"learning_rate (of step {step + 1})", value, 0.0)
 
     def _columns(self, lr, t, factor, decays):
-        """The scalars of the kernel for a part of the parameters."""
+        """The scalars of the kernel for an `UpdateGroup`."""
         lr = lr * factor
         decay = self.hyper.get("weight_decay", 0.0) if decays else 0.0
         added, shrink = (0.0, lr * decay) if self.decoupled else (decay, 0.0)
@@ -275,7 +277,7 @@ class Optimizer(Stepper):
         """Raises the errors of the first step before the optimizer allocates its state or is bound to parameters."""
         schedule, step = self.schedule, self.steps
         rates, *_ = self.table(1, dtype, groups)
-        self._known_rate = schedule, step, float(rates[0])  # a function of the user's is asked once for each step
+        self._known_rate = schedule, step, float(rates[0])  # so that a user's function is called once per step
         body = self.update_kernel.choose_body(backend)
         if body != "numpy":
             self.update_kernel.address(body, np.dtype(dtype))  # which compiles it
@@ -289,7 +291,7 @@ class Optimizer(Stepper):
 
     @property
     def is_plain(self):
-        """Whether an update is the kernel alone on all parameters alike."""
+        """Whether an update is only the kernel, with the same scalars for all parameters."""
         special = self.clip_value, self.clip_norm, self.ema_decay, self.state_dtype
         return all(value is None for value in special) and self.accumulate == 1 and not self.learning_rate_factors
 
@@ -303,26 +305,26 @@ class Optimizer(Stepper):
         return max(1.0, *self.learning_rate_factors.values(), 0.0)
 
     def check_fit(self, parameters):
-        """Raises unless the state, if there is one, is for such flat parameter arrays."""
+        """Raises unless the state, if there is one, fits these flat parameter arrays."""
         shapes = [(p.size, str(p.dtype)) for p in parameters]
         if self._parts is not None and self._parts != shapes:
             raise value_error("params", f"arrays like those of the first step, {self._parts}", shapes)
 
     def allocate(self, parameters):
-        """Makes the state for flat parameter arrays on first use; later it must fit them."""
+        """Allocates the state for flat parameter arrays on first use; later checks that it fits them."""
         self.check_fit(parameters)
         if self._parts is None:
             parts, state = [(p.size, str(p.dtype)) for p in parameters], {}
             for p in parameters:
                 for name, array in self._new_state(p).items():
                     state.setdefault(name, []).append(array)
-            self._parts, self.state = parts, state  # whole, whenever an interrupt comes
+            self._parts, self.state = parts, state  # complete, even if a signal interrupts
 
     def _new_state(self, p):
         """The state of a flat parameter array, by name."""
         state, slots = {}, self.slots
         if self.state_dtype is None:
-            # Beside the parameters and the gradient of a network.
+            # Offset against the parameters and the gradient of a network; see `aligned_zeros`.
             _, arrays = aligned_zeros([p.size] * len(slots), p.dtype, eighth=2, like=p)
             for slot, array in zip(slots, arrays, strict=True):
                 array += self.initial(slot)
@@ -335,12 +337,12 @@ class Optimizer(Stepper):
             state["average"] = p.copy()
         return state
 
-    # ---- a network's
+    # ---- in a network
 
     def check_network(self, network):
-        """Raises unless this optimizer is free or drives this network: the state belongs to parameters."""
+        """Raises unless this optimizer is unused or belongs to this network: its state belongs to the parameters."""
         if self._network is not None and self._network() is not network:
-            raise value_error("optimizer", "an optimizer of this network's own", f"{self!r}, which drives another")
+            raise value_error("optimizer", "one that drives no other network", f"{self!r}, which drives another")
         unknown = [name for name in self.learning_rate_factors if name not in network.views()]
         if unknown:
             expected = f"names of this network's parameters: {', '.join(network.views())}"
@@ -360,7 +362,7 @@ class Optimizer(Stepper):
         return parts
 
     def bind(self, network):
-        """Takes charge of a network; another one needs another optimizer. Returns its parts."""
+        """Binds the optimizer to a network for good; returns the parts of its parameters."""
         self.check_network(network)
         parts = self.parts_of(network)
         self.allocate([network.parameters[part.start : part.stop] for part in parts])
@@ -378,13 +380,14 @@ class Optimizer(Stepper):
 
     @property
     def works_by_parts(self):
-        """Whether some of the parameters can be updated before the gradient of others is known, from any element on."""
+        """Whether part of the parameters, from any element on, can be updated before the gradient of others is
+        known."""
         return self.clip_norm is None and self.state_dtype != "8bit"
 
     @contextlib.contextmanager
     def averaged(self, network):
-        """Context in which the network has the averages as its parameters: `with optimizer.averaged(network): ...`. It
-        may be evaluated and saved there by the same thread; training it, and any use by other threads, is a
+        """Context in which the network's parameters are their averages: `with optimizer.averaged(network): ...`. In the
+        block, the same thread may evaluate and save the network. Training it, or using it from another thread, raises
         RuntimeError."""
         self.check_network(network)
         with network.executor.lock.use(Use.BORROW), self.lock.use(Use.BORROW):
@@ -398,17 +401,17 @@ class Optimizer(Stepper):
             finally:
                 network.parameters[...] = held
 
-    # ---- alone
+    # ---- on arrays
 
     def _prepared_step(self, params, grads, num_threads, backend):
-        """`step` of anything: checks, and raises. Makes ready for the quick way."""
+        """`step` for any arguments: checks and raises. Prepares the fast path for the next steps."""
         with self.lock:
             self.settle()
             self._step_with_lock(params, grads, num_threads, backend)
             self._converter.note_change()
 
     def settle(self):
-        """Drops what an exception, or a fork, may have left half set."""
+        """Drops prepared data that an exception or a fork may have left inconsistent."""
         if self.lock.disturbed:
             self._standalone, self._fast, self._converter = None, None, Converter()
             self.lock.disturbed = False
@@ -430,10 +433,10 @@ class Optimizer(Stepper):
         elif not bound.step(self, parameters, gradients, num_threads, backend):
             raise AssertionError("arrays that passed every check do not fit")
 
-    # ---- kept
+    # ---- saving
 
     def __getstate__(self):
-        with self.lock.reading():  # a copy of between two steps
+        with self.lock.reading():  # a copy of the state between two steps
             own = {"_network": None, "_standalone": None, "_converter": Converter(), "lock": UseLock("optimizer")}
             arrays = {"counter": self.counter.copy(), "norm": self.norm.copy()}
             arrays["state"] = {slot: [a.copy() for a in parts] for slot, parts in self.state.items()}
@@ -444,17 +447,16 @@ class Optimizer(Stepper):
             return {**vars(self), **own, **arrays}
 
     def config(self):
-        """Name, hyper-parameters and schedule, to be written to a file; None for the schedule if it is the user's
-        own function."""
+        """Name, hyper-parameters and schedule, for a file; None for the schedule if it is a user's function."""
         schedule = self.schedule.config() if isinstance(self.schedule, Schedule) else None
         return {"name": type(self).__name__, "learning_rate": schedule, **self.options()}
 
     def own_options(self):
-        """Arguments of the constructor besides the learning rate and what every optimizer takes."""
+        """Arguments of the constructor except the learning rate and the options of every optimizer."""
         return dict(self.hyper)
 
     def options(self):
-        """Arguments of the constructor besides the learning rate, without those that are not used."""
+        """Arguments of the constructor except the learning rate, without options that have their default."""
         common = {name: getattr(self, name) for name in COMMON if getattr(self, name) != COMMON[name]}
         if self.decoupled != type(self).decoupled:
             common["decoupled"] = self.decoupled
@@ -466,13 +468,13 @@ class Optimizer(Stepper):
 
 
 def check_optimizer(optimizer, also=""):
-    """Raises unless it is an optimizer; `also` says what else is taken."""
+    """Raises unless it is an optimizer; `also`: text of other accepted values for the message."""
     if not isinstance(optimizer, Optimizer):
         raise type_error("optimizer", f"an optimizer such as fastgd.Adam(1e-3){also}", shown(optimizer))
 
 
 def check_rounded(name, value, high=np.inf, high_open=False, **limits):
-    """The number itself; raises if float32 makes 0 of it, or infinity, or takes it out of its range."""
+    """The number itself; raises if rounding to float32 makes it 0 or infinite, or takes it out of its range."""
     with np.errstate(all="ignore"):
         rounded = np.float32(value)
     if value and abs(rounded) < TINY:

@@ -1,6 +1,4 @@
-"""Lion, which moves by the sign of an average.
-
-Formulas are those of the papers as torch.optim computes them, or optax where torch has no such optimizer."""
+"""Lion, whose steps are the sign of an average of gradients."""
 
 import numpy as np
 

@@ -1,22 +1,22 @@
-"""Optimizer state in fewer bits: bfloat16, and 8-bit floating-point codes in blocks of 256 that share an exponent.
+"""Low-memory optimizer state: bfloat16, and 8-bit floating-point codes in blocks of 256 that share an exponent.
 
-From every rule a kernel follows for either: it unpacks the state, applies the rule, and packs the state again, in one
-pass. What the rule has computed is rounded stochastically: up with a probability equal to the part of the last place
-that is left over, so that the mean over many steps is right. Rounded to nearest, an average that moves by less than
-half a last place a step would stand still for ever (with beta2 = 0.999 every second moment does). The random number,
-one for all slots of a parameter, is a hash of the step and of the bits that are rounded: the result depends on neither
-threads nor place.
+For each rule and format there is a derived kernel, which unpacks the state, applies the rule and packs the state in one
+pass. Packing rounds stochastically: the probability of rounding up is the fraction that rounding down would drop, so
+the mean over many steps is right. With rounding to nearest, an average that moves by less than half a unit in the last
+place per step would never move (with beta2 = 0.999 every second moment is one). The random number, one for all slots of
+a parameter, is a hash of the step and of the bits that are rounded, so the result depends neither on threads nor on the
+position of the parameter.
 
-bfloat16: the upper 16 bits of a float32, 8 of them exponent, 7 mantissa.
-8bit: exponent and 3 bits of mantissa, counted from a `base` >= 0 that the block has: code q stands for the float32 with
-the bits (base + q) 2^20. A slot that may be negative has a sign and 7 bits, and code 0 stands for 0: magnitudes below
-2^-16 of the largest in a block become 0. One that may not has 8 bits, and numbers below 2^-32 of the largest become
-what code 0 stands for, so that no step is divided by 0 as long as the block has a number above 2^-95.
-Either has the range of float32, for parameters in float64, too. A slot that becomes infinite or NaN takes the others of
-its 8-bit block along: training a network stops before such a gradient, `Optimizer.step` on arrays does not look. A
-maximum of rounded numbers, AMSGrad's, collects what is rounded up: 5 % in bfloat16 and half as much again in 8 bits
-after 40,000 steps of noise.
-Block-wise 8-bit state is due to Dettmers et al. 2022, arXiv:2110.02861, whose codes are others.
+bfloat16: the upper 16 bits of a float32: sign, 8 bits of exponent, 7 of mantissa.
+8bit: exponent and 3 bits of mantissa, relative to the block's `base` >= 0. Code q is the float32 with the bits
+(base + q) 2^20. Slots that may be negative have a sign and 7 bits, and code 0 is 0: magnitudes below 2^-16 of the
+block's largest become 0. Other slots have 8 bits, and numbers below 2^-32 of the largest become the number of code 0,
+so that no step is divided by 0 as long as the block has a number above 2^-95.
+
+Both formats have the range of float32, also for float64 parameters. In 8 bits, a number that becomes infinite or NaN
+spoils its block: training a network stops before such a gradient, but `Optimizer.step` on arrays does not check. A
+maximum of rounded numbers, as in AMSGrad, accumulates rounding up: 5 % in bfloat16, and half as much again in 8 bits,
+after 40,000 steps of noise. Block-wise 8-bit state is due to Dettmers et al. 2022, arXiv:2110.02861, with other codes.
 """
 
 import inspect
@@ -68,7 +68,7 @@ def _bits(x):
 
 
 def _noise(values, seed):
-    """32 random bits for each parameter, from the values of its slots."""
+    """32 random bits for each parameter, a hash of the values of its slots."""
     z = int(seed) * GOLDEN & 0xFFFFFFFF
     z = (z ^ z >> 16) * MIX & 0xFFFFFFFF
     return (sum(_bits(x) for x in values) ^ np.uint32(z ^ z >> 13)) * np.uint32(GOLDEN)
@@ -104,7 +104,7 @@ def _spread(base, n):
     return np.repeat(base, STATE_BLOCK)[:n]
 
 
-# ---- the same for Numba, a block at a time
+# ---- for Numba, a block at a time
 
 
 def _loop_noise(noise, values, seed):
@@ -145,8 +145,8 @@ def _loop_pack_8bit(q, x, noise, largest):
     base = max(np.int32(size >> np.uint32(MANTISSA)) + 1 - largest, 0)
     for i in range(q.size):
         bits = np.float32(x[i]).view(np.uint32)
-        place = np.uint32((bits & np.uint32(0x7FFFFFFF)) + (noise[i] >> np.uint32(32 - MANTISSA)))
-        code = np.uint32(max(np.int32(place >> np.uint32(MANTISSA)) - base, 0))
+        size = np.uint32((bits & np.uint32(0x7FFFFFFF)) + (noise[i] >> np.uint32(32 - MANTISSA)))
+        code = np.uint32(max(np.int32(size >> np.uint32(MANTISSA)) - base, 0))
         q[i] = code | (bits >> np.uint32(24)) & np.uint32(128) if largest == LARGEST_SIGNED else code
     return base
 
@@ -164,7 +164,7 @@ _LOOPS = {
 
 
 def slots_of(rule):
-    """Names of the state arrays of a rule: what its kernel updates besides p."""
+    """Names of the state arrays of a rule: the arrays besides p that its kernel updates."""
     return [name for name, a in rule.arrays.items() if a.direction == "inout" and name != "p"]
 
 
@@ -173,7 +173,7 @@ def largest_code(rule, slot):
 
 
 def unpacked(rule, held, slot):
-    """The numbers of a slot, of which `held` has the arrays by name."""
+    """The numbers of a slot; `held` has its arrays by name."""
     base = held.get(f"{slot}_base")
     return _unpack_bfloat16(held[slot]) if base is None else _unpack_8bit(held[slot], base, largest_code(rule, slot))
 
@@ -190,10 +190,10 @@ def pack(rule, held, values, seed):
 
 
 def new_state(rule, p, state_dtype, initial):
-    """The arrays of the slots for parameters p, by name, set to the initial value of each."""
+    """The arrays of the slots for parameters p, by name, with their initial values."""
     slots, held, n = slots_of(rule), {}, p.size
     dtype = np.uint16 if state_dtype == "bfloat16" else np.uint8
-    # Beside the parameters and the gradient.
+    # Offset against the parameters and the gradient; see `aligned_zeros`.
     _, arrays = aligned_zeros([n] * len(slots), dtype, eighth=2, like=p)
     for slot, array in zip(slots, arrays, strict=True):
         held[slot] = array
@@ -204,8 +204,8 @@ def new_state(rule, p, state_dtype, initial):
 
 
 def low_memory_kernel(rule, state_dtype):
-    """The kernel of a rule whose slots are held in a state_dtype: bfloat16 arrays, or for each slot one of codes and
-    one of the bases of their blocks. After the scalars of the rule it has a seed."""
+    """The kernel of a rule with its slots in a state_dtype: an array of bfloat16, or an array of codes and an array of
+    the bases of their blocks, for each slot. The last scalar is a seed."""
     name = f"{rule.name}_{state_dtype}"
     if state_dtype not in rule.derived:
         rule.derived[state_dtype] = _derive(rule, state_dtype, name)
@@ -237,8 +237,8 @@ def _derive(rule, state_dtype, name):
     reference.__signature__ = inspect.Signature(parameters)
     reference.__name__, reference.__module__ = name, rule.__module__
     reference.__doc__ = (
-        f"`{rule.name}` with its slots in {state_dtype}, rounded stochastically by the seed; see "
-        "fastgd.optimizers.low_memory.\n\n"
+        f"`{rule.name}` with its slots in {state_dtype}, rounded stochastically with the seed; "
+        f"see fastgd.optimizers.low_memory.\n\n"
         f"{inspect.getdoc(rule.reference)}"
     )
     made = Kernel(reference)
@@ -249,7 +249,7 @@ def _derive(rule, state_dtype, name):
 
 
 def _loop(rule, state_dtype, compiler, dtype):
-    """The loop for Numba, written out for the slots of this rule."""
+    """The loop for Numba, generated for the slots of this rule."""
     slots = slots_of(rule)
     arguments, before, after = ["p"], [], []
     for number, slot in enumerate(slots):
@@ -264,7 +264,7 @@ def _loop(rule, state_dtype, compiler, dtype):
             before.append(f"_unpack_8bit(_x{number}, {slot}[_begin:_end], {base}, {largest})")
             after.append(f"{base} = _pack_8bit({slot}[_begin:_end], _x{number}, _random, {largest})")
     values = ", ".join(f"_x{number}" for number in range(len(slots)))
-    # The rule's own names have no underscore in front.
+    # The names of a rule do not begin with an underscore.
     lines = [
         f"def loop({', '.join([*arguments, 'g', *rule.scalars, 'seed'])}):",
         f"    _values = _np.empty(({len(slots)}, {STATE_BLOCK}), p.dtype)",

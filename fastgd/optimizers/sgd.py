@@ -1,6 +1,5 @@
-"""Stochastic gradient descent, with momentum or Nesterov's: rules as fused kernels, and the class.
-
-Formulas are those of the papers as torch.optim computes them, or optax where torch has no such optimizer."""
+"""Stochastic gradient descent, plain, with momentum or with Nesterov momentum. The formulas are those of the papers,
+computed as in torch.optim."""
 
 from ..core.choice import FRACTION
 from ..core.kernel import In, InOut, kernel
@@ -28,8 +27,8 @@ def sgd_step(p, g, lr, weight_decay, shrink):
 def sgd_rank_one_update(
     b: InOut("n_out"), w: InOut("n_in", "n_out"), x: In("one", "n_in"), dy: In("one", "n_out"), lr: float
 ):
-    """b <- b - lr dy,  w <- w - lr x^T dy: `sgd_step` for the layer y = x w + b and a minibatch of one row, whose
-    gradient is never an array."""
+    """b <- b - lr dy,  w <- w - lr x^T dy: `sgd_step` for the layer y = x w + b and a minibatch of one row, without
+    storing the gradient."""
     b -= lr * dy[0]
     w -= lr * (x.T * dy)
 
@@ -88,7 +87,7 @@ def nesterov_step(p, b, g, lr, momentum, weight_decay, shrink):
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent; with momentum > 0 heavy-ball momentum, with nesterov=True Nesterov's.
+    """Stochastic gradient descent, with heavy-ball momentum if momentum > 0, Nesterov momentum if nesterov=True.
 
     p <- p - lr (g + weight_decay p);  with momentum see `fastgd.kernels.momentum_step` and `nesterov_step`. As
     torch.optim.SGD with dampening 0. Further options: see `Optimizer`.

@@ -1,4 +1,4 @@
-"""The update of a list of arrays by themselves, in one native call; and the checks of such arrays."""
+"""Updates of lists of arrays, without a network, in one native call; and the checks of these arrays."""
 
 import math
 import sys
@@ -15,16 +15,16 @@ from ..engine.update import write_update
 from ..errors import choose, shown, type_error, value_error
 from ..schedules import Schedule
 
-# Elements of parameters that are worth a thread.
+# Elements of parameters per thread from which on another thread pays.
 THREAD_ELEMENTS = 64 * 1024
-# For how many steps to come scalars are worked out, at most.
+# The most steps for which scalars are prefetched.
 MAX_STEPS = 4096
-# Packages whose arrays must not be written to, though they may be handed out as writable ones.
+# Packages whose arrays are immutable, even if they are exported as writable.
 IMMUTABLE = ("jax", "jaxlib", "tensorflow")
 
 
 class Standalone:
-    """An optimizer's update written down for a list of parameter arrays, bound to them."""
+    """The program of an optimizer's update, bound to a list of parameter arrays."""
 
     def __init__(self, optimizer, parameters, gradients, num_threads, backend):
         self.wanted = num_threads, choose("backend", backend, {name: name for name in BACKENDS})
@@ -72,7 +72,8 @@ class Standalone:
             )  # fmt: skip
 
     def step(self, optimizer, parameters, gradients, num_threads, backend):
-        """Whether the update is made: it is if this is bound to the parameters, and the gradients are theirs."""
+        """Makes the update and returns True if this is bound to the parameters and the gradients fit; else returns
+        False."""
         if (num_threads, backend) != self.wanted or self.fast is None or not self.program.is_current():
             return False
         if self.fast.run(parameters, gradients):
@@ -81,13 +82,13 @@ class Standalone:
         return self.fast.run(parameters, gradients)
 
     def _prefetch(self, optimizer):
-        """Works the scalars of steps to come out, if a schedule of the package tells them, else of the next one: the
-        more, the more of them were of use."""
+        """Computes the scalars of future steps. With a schedule of the package, four times as many as last time if all
+        of those were used; otherwise only for the next step."""
         grows = isinstance(optimizer.schedule, Schedule) and self.fast.is_used_up
         self.count = min(4 * self.count, MAX_STEPS) if grows else 1
         try:
             _, active, values = optimizer.table(self.count, self.dtype, self.groups)
-        except (TypeError, ValueError):  # perhaps of a step that is still far off
+        except (TypeError, ValueError):  # perhaps for a step that is far ahead
             self.count = 1
             _, active, values = optimizer.table(1, self.dtype, self.groups)
         columns = {key: np.ascontiguousarray(values[key]) for key, _ in self._per_step}
@@ -98,17 +99,17 @@ class Standalone:
         self.fast.prefetch_values(np.concatenate([np.zeros((0, 2), np.int64), *per_step]), self.count, (columns, sizes))
 
     def serves(self, parameters, num_threads, backend):
-        """Whether it is bound to these arrays."""
+        """Whether this is bound to these arrays."""
         same = len(parameters) == len(self.parameters) and self.wanted == (num_threads, backend)
         return same and self.program.is_current() and [_layout(p) for p in parameters] == self.layouts
 
     def _release_gradients(self):
-        """Gradients are the caller's: none is kept."""
+        """Drops references to the gradients, which belong to the caller."""
         for g in self.gradients:
             g.link.arguments[g.index] = self.program.buffers[g.link.buffers[g.index]] = None
 
     def step_in_python(self, optimizer, gradients):
-        """One update by the numpy bodies."""
+        """Makes one update with numpy bodies."""
         _, active, values = optimizer.table(1, self.dtype, self.groups)
         self._take(gradients)
         self.program.prepare_in_python(UPDATE_PHASES, values, 0, active[0])
@@ -120,14 +121,14 @@ class Standalone:
             self._release_gradients()
 
     def _take(self, gradients):
-        """Makes the arguments of numpy bodies parts of these gradients."""
+        """Points the arguments of numpy bodies to these gradients."""
         for g in self.gradients:
             flat = gradients[g.number].reshape(-1)
             start = g.offset // flat.itemsize
             g.link.arguments[g.index] = flat[start : start + math.prod(g.shape)].reshape(g.shape)
 
     def _raise_fault(self, gradients):
-        """Raises what a user's rule has raised in compiled code."""
+        """Raises the exception of a user's rule that raised in compiled code."""
         self.program.check_memory()
         self._take(gradients)
         try:
@@ -141,13 +142,12 @@ def _layout(array):
 
 
 class Gradient(typing.NamedTuple):
-    """Where an operation reads a gradient: its place among the arrays of the link, the number of the gradient in the
-    list, and from which byte on, in what shape."""
+    """An operation that reads a gradient."""
 
     link: Operation
-    index: int
-    number: int
-    offset: int
+    index: int  # of the gradient among the operation's arrays
+    number: int  # of the gradient in the list
+    offset: int  # in bytes, of the part that the operation reads
     shape: tuple
 
 
@@ -162,11 +162,11 @@ def _gradients(program, gradients):
 
 
 class Converter:
-    """Makes numpy arrays of what shares its memory, and remembers those of the list it saw last."""
+    """Makes numpy arrays of objects that share their memory, and remembers those of the last list."""
 
     def __init__(self):
         self._known = []  # (object, its layout, array)
-        self._tensors = []  # those of torch among them
+        self._tensors = []  # the torch tensors among the objects
 
     def arrays(self, argument, values, remember):
         """An array or a list of arrays as a list of numpy arrays over the same memory."""
@@ -187,24 +187,24 @@ class Converter:
         if remember and new:
             self._known = [(value, _tensor_layout(value), array) for value, array in zip(values, arrays, strict=True)]
         if remember:
-            kind = _torch_tensor()
-            self._tensors = [value for value in values if kind is not None and isinstance(value, kind)]
+            tensor = _torch_tensor()
+            self._tensors = [value for value in values if tensor is not None and isinstance(value, tensor)]
         return arrays
 
     def note_change(self):
-        """Tells torch that the tensors that were converted and remembered last have been written to: a graph that has
-        saved one of them cannot be gone through backward any more."""
+        """Notifies torch that the remembered tensors were modified, so that going backward through a graph that has
+        saved one of them raises."""
         for tensor in self._tensors:
             sys.modules["torch"].autograd.graph.increment_version(tensor)
 
 
 def _torch_tensor():
-    """The class of torch's tensors, or None as long as nobody has imported torch."""
+    """torch.Tensor, or None if torch is not imported."""
     return getattr(sys.modules.get("torch"), "Tensor", None)
 
 
 def _tensor_layout(value):
-    """What may change of a torch tensor that stays the same object; None for what does not tell."""
+    """The attributes of a torch tensor that may change while it stays the same object; None for other objects."""
     return (value.data_ptr(), value.shape, value.stride()) if hasattr(value, "data_ptr") else None
 
 
@@ -214,7 +214,7 @@ def _as_numpy(argument, value):
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         return np.asarray(value)
     try:
-        if hasattr(value, "detach"):  # torch's tensors: their own way takes less time, and serves leaves of a graph
+        if hasattr(value, "detach"):  # torch tensors: faster than DLPack, and works if they require a gradient
             return value.detach().numpy()
         if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
             array = np.from_dlpack(value)
@@ -229,7 +229,7 @@ def _as_numpy(argument, value):
 
 
 def check_arrays(argument, arrays, single, writable):
-    """Raises unless kernels can work on the arrays where they lie."""
+    """Raises unless kernels can work on the arrays in place."""
     for i, array in enumerate(arrays):
         name = argument if single else f"{argument}[{i}]"
         if str(array.dtype) not in DTYPES:
@@ -242,7 +242,7 @@ def check_arrays(argument, arrays, single, writable):
 
 
 def check_pairs(parameters, gradients):
-    """Raises unless each gradient fits its parameters, and the memory of each parameter array is its own."""
+    """Raises unless each gradient fits its parameters, and no parameter array shares memory with another array."""
     if len(parameters) != len(gradients):
         raise value_error("grads", f"{len(parameters)} arrays as in params", len(gradients))
     for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
@@ -252,7 +252,7 @@ def check_pairs(parameters, gradients):
 
 
 def check_apart(parameters, gradients):
-    """Raises unless the memory of each parameter array is its own."""
+    """Raises if a parameter array shares memory with another array."""
     spans = [(*np.lib.array_utils.byte_bounds(p), f"params[{i}]", True) for i, p in enumerate(parameters) if p.size]
     spans += [(*np.lib.array_utils.byte_bounds(g), f"grads[{i}]", False) for i, g in enumerate(gradients) if g.size]
     spans.sort()
