@@ -218,7 +218,15 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
 @pytest.mark.parametrize(
     "place",
     [
-        "lay_out", "_next_minibatches", "of", "use_optimizer", "_bind", "train", "training_plan", "take", "_record",
+        "lay_out",
+        "_next_minibatches",
+        "of",
+        "use_optimizer",
+        "_bind",
+        "train",
+        "training_plan",
+        "take",
+        "_record",
         "_train_piece",
     ],
 )
