@@ -138,7 +138,7 @@ def test_a_model_is_not_replaced_unless_told(houses, monkeypatch, capsys):
     assert re.search("'--save'.*--overwrite.*--resume.*'kind.safetensors'", err)
     code, _, err = call(*KIND, "--epochs", "3", "--resume", **options)
     assert code == 1
-    assert "--resume takes the data and the options" in err
+    assert "--resume needs the data and the options" in err
     assert (houses / "kind.safetensors").read_bytes() == before
     code, out, _ = call(*KIND, "--epochs", "2", "--resume", **options)
     assert code == 0

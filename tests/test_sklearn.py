@@ -168,7 +168,7 @@ def test_ctrl_c_ends_a_fit_with_what_is_done(monkeypatch):
         if len(self.estimator.loss_curve_) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sklearn_training.EpochEnd, "_look", interrupted)
+    monkeypatch.setattr(sklearn_training.EpochEnd, "_count", interrupted)
     with pytest.warns(UserWarning, match="interrupted"):
         ours = MLPClassifier(**FEW).fit(X, three)
     assert ours.n_iter_ == 3

@@ -95,7 +95,7 @@ def test_class_weights_are_of_what_is_trained_on(rng):
     assert history.validation_loss[-1] == told["loss"]
     assert history.metrics["validation_accuracy"][-1] == told["accuracy"]
     soft = Network(6, [Dense(1)], loss="binary_cross_entropy")
-    with pytest.raises(ValueError, match="'class_weight'.*not 0 and 1"):
+    with pytest.raises(ValueError, match="'class_weight'.*other than 0 and 1"):
         soft.fit(X, rng.uniform(size=60), class_weight="balanced")
 
 
