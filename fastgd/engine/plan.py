@@ -524,9 +524,9 @@ class Plan(Program):
         limits, inputs, table = np.ascontiguousarray(steps.gradient_limits), self._inputs_of(used), per_step.table()
         done, rows = np.searchsorted(steps.ends, first, side="right"), int(steps.rows[0])
         self.runner.prepare(
-            stages, inputs=inputs, per_step=table, rows=steps.rows, **sources, limits=limits, epoch_ends=steps.ends[done:],
-            times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
-            minibatches=self.network.counter, pace=self.pace[pass_name],
+            stages, inputs=inputs, per_step=table, rows=steps.rows, **sources, limits=limits,
+            epoch_ends=steps.ends[done:], times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums,
+            counter=self.optimizer.counter, minibatches=self.network.counter, pace=self.pace[pass_name],
             steps_per_clock_check=int(max(1, CLOCK_CHECK_WORK // (rows * self.work))),
         )  # fmt: skip
         kept = per_step, table, sources, limits, inputs, stages
