@@ -1,4 +1,4 @@
-"""fit(): checks its arguments and makes a run of them. It has over 60 lines, since its docstring explains them all."""
+"""fit(): checks its arguments and makes a run of them. `fit` has over 60 lines, since it has 20 arguments."""
 
 import copy
 import math
