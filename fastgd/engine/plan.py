@@ -525,8 +525,8 @@ class Plan(Program):
         done, rows = np.searchsorted(steps.ends, first, side="right"), int(steps.rows[0])
         self.runner.prepare(
             stages, inputs=inputs, per_step=table, rows=steps.rows, **sources, limits=limits,
-            epoch_ends=steps.ends[done:], times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums, counter=self.optimizer.counter,
-            minibatches=self.network.counter, pace=self.pace[pass_name],
+            epoch_ends=steps.ends[done:], times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums,
+            counter=self.optimizer.counter, minibatches=self.network.counter, pace=self.pace[pass_name],
             steps_per_clock_check=int(max(1, CLOCK_CHECK_WORK // (rows * self.work))),
         )  # fmt: skip
         kept = per_step, table, sources, limits, inputs, stages
