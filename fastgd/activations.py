@@ -1,11 +1,11 @@
 """Activation functions: forward and backward kernels, and the table by name.
 
-Forward is `y <- f(x)`. Backward multiplies a gradient by the derivative, in place: `dy <- dy f'`, told by what the
-activation keeps: its output y, where the derivative follows from it (forward then works in place), else its slope,
-which forward leaves in the place of x: there y and x must be different arrays.
+Forward is `y <- f(x)`. Backward multiplies a gradient by the derivative in place, `dy <- dy f'`. The derivative is
+computed from the output y if possible; forward then works in place. Otherwise forward replaces x by the slope f'(x),
+and y and x must be different arrays.
 
-Nodes of ONNX (`@name.onnx`) are operators that onnxruntime has; of LeakyRelu, Elu, Softplus and Erf it has those of
-float32 only, so that others take their place in float64.
+ONNX nodes (`@name.onnx`) use only operators of onnxruntime. It has LeakyRelu, Elu, Softplus and Erf only in float32, so
+in float64 these are composed of other operators.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ SQRT_HALF = 0.5**0.5
 SQRT_2_OVER_PI = (2 / math.pi) ** 0.5
 INV_SQRT_2PI = 1 / (2 * math.pi) ** 0.5
 GELU_CUBIC = 0.044715
-GELU_FLAT = 100.0  # the slope of gelu is 0 or 1 from there on
-ERF_FITTED, ERF_DEGREE = 6.0, 18  # up to where erf < 1 in float64; of the polynomial: its error is 3e-15
+GELU_FLAT = 100.0  # for |x| beyond it the slope of gelu is 0 or 1
+ERF_FITTED, ERF_DEGREE = 6.0, 18  # erf rounds to 1 beyond 6 in float64; degree of the polynomial, whose error is 3e-15
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
 def erf(x):
-    """The error function, elementwise; numpy has none."""
+    """The error function, elementwise, which numpy lacks."""
     return _erf(x).astype(x.dtype)
 
 
@@ -227,7 +227,7 @@ def softplus_forward(y, x):
 def softplus_forward(graph, x):
     if graph.dtype == np.float32:
         return graph.add("Softplus", x)
-    e = graph.add("Exp", graph.add("Neg", graph.add("Abs", x)))  # of a negative number only: it cannot overflow
+    e = graph.add("Exp", graph.add("Neg", graph.add("Abs", x)))  # the argument is not positive, so it cannot overflow
     return graph.add("Add", graph.add("Max", x, 0.0), graph.add("Log", graph.add("Add", e, 1.0)))
 
 
@@ -246,8 +246,8 @@ def softplus_backward(dy, y):
 
 @kernel
 def gelu_forward(y: Out("rows", "n"), x: InOut("rows", "n")):
-    """y <- x Phi(x), x <- Phi(x) + x phi(x), Phi the normal distribution function, phi its density: the exact form.
-    Hendrycks & Gimpel 2016, arXiv:1606.08415."""
+    """y <- x Phi(x), x <- Phi(x) + x phi(x), where Phi is the normal distribution function and phi its density: the
+    exact form of gelu. Hendrycks & Gimpel 2016, arXiv:1606.08415."""
     below = (1 + erf(x * SQRT_HALF)) / 2
     np.multiply(x, below, out=y)
     x *= INV_SQRT_2PI * np.exp(-x * x / 2)
@@ -272,8 +272,8 @@ def gelu_forward(graph, x):
 
 
 def _onnx_erf(graph, x):
-    """Nodes of the error function. In float64 erf(z) = 1 - t exp(-z^2) p(t) for z >= 0, t = 2 / (2 + z), p a polynomial
-    that is fitted here."""
+    """Nodes of the error function. In float64 erf(z) = 1 - t exp(-z^2) p(t) for z >= 0, t = 2 / (2 + z), with a
+    polynomial p that is fitted here."""
     if graph.dtype == np.float32:
         return graph.add("Erf", x)
     domain = (2 / (2 + ERF_FITTED), 1.0)
@@ -348,7 +348,7 @@ def silu_forward(y, x):
 
 @silu_forward.onnx
 def silu_forward(graph, x):
-    # Not x Sigmoid(x): some releases of onnxruntime make that an operator which they have in float32 only.
+    # Not x Sigmoid(x): some releases of onnxruntime fuse it to an operator that they have only in float32.
     return graph.add("Div", x, graph.add("Add", graph.add("Exp", graph.add("Neg", x)), 1.0))
 
 
@@ -367,8 +367,8 @@ def slope_backward(dy, slope):
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=True)
 class Activation(Choice):
-    """An activation function. `keeps` says what its backward kernel reads: "output" or "slope". The identity has no
-    kernels. Its parameters are the scalars of its kernels, in order."""
+    """An activation function. Its parameters are the scalars of its kernels, in order. The identity has no kernels.
+    keeps: what the backward kernel reads, "output" or "slope"."""
 
     forward: Kernel | None
     backward: Kernel | None

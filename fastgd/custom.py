@@ -1,14 +1,14 @@
-"""What users write themselves: update rules, activations and losses as plain Python functions, compiled by Numba into
-the native loop. On the numpy backend they run as they are, element by element, without Numba.
+"""Users' update rules, activations and losses: plain Python functions, which Numba compiles for the native runner. The
+numpy backend runs them in Python, element by element, without Numba.
 
-Each decorator enters its function under its name in the table of what the package brings, so that it can be picked by
-name, saved and loaded like the rest. A file can be loaded where the name means the same function: it has what the
-function gives at a few points (fingerprint.py), and another function is refused.
+Each decorator adds its function to the package's table under the function's name, so that it can be chosen by name,
+saved and loaded like the others. A file stores the function's values at a few points (fingerprint.py); loading it fails
+if the name means another function by then.
 
-The function that counts is the object in hand, with what its globals, enclosing functions and other functions that it
-calls are at the time: where they change, it is compiled anew, at the latest at the next call of the network or the next
-pause of `fit`. It computes what Python computes (jit_python.py). What it raises reaches the caller, and the step is not
-counted. The parameters are those before the step, but where an update rule raises: then some are those after it.
+A function is compiled with the values that its globals, closure variables and the functions it calls have at the time.
+If they change, it is compiled again, at the latest at the next call of the network or the next pause of `fit`. Compiled
+code computes what Python computes (jit_python.py). Exceptions reach the caller, and the step is not counted; the
+parameters are those before the step, except if an update rule raises: then some have been updated.
 """
 
 import functools
@@ -27,11 +27,11 @@ from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS
 from .optimizers.base import COMMON, Optimizer, check_rounded
 
-# Where the derivative of an activation is compared with differences, how far apart these are, and what they may differ
-# by. The points lie where functions have no jumps; one where differences of two widths disagree is left out.
+# An activation's derivative is compared with finite differences at these points, which avoid the usual positions of
+# kinks. A point where differences of two widths disagree is skipped.
 CHECKED_POINTS = np.linspace(-4.0, 4.0, 66) + 0.0137
 WIDTH, DERIVATIVE_TOLERANCE = 1e-3, 1e-6
-# With so many slots and hyper-parameters the kernel of a rule has room in a chain, whatever its state_dtype.
+# Limits for which the kernel of a rule fits in a chain, whatever its state_dtype.
 MOST_SLOTS, MOST_HYPER = 100, 200
 
 
@@ -45,18 +45,18 @@ def optimizer(function=None, *, state=(), nonnegative=()):
 
         net.fit(X, y, optimizer=lion(1e-4, beta2=0.98))
 
-    The function takes scalars: a parameter p, its gradient g, a value of each state slot, the learning rate lr
-    (perhaps with a default value), then if it wants it the number t = 1, 2, ... of the update, and hyper-parameters
-    with default values; it returns the new p, and with it the new value of every slot. It may use what Numba
-    compiles: arithmetic, conditions, loops, math and numpy functions, other functions like it. What it raises ends the
-    step, in the middle of the update: some parameters, and some of the state, are then those after it.
+    The function takes scalars: a parameter p, its gradient g, the value of each state slot, the learning rate lr (which
+    may have a default), optionally the number t = 1, 2, ... of the update, and hyper-parameters with defaults. It
+    returns the new p, followed by the new value of every slot if there are any. It may use whatever Numba compiles:
+    arithmetic, conditions, loops, math and numpy functions, and other such functions. An exception ends the step in the
+    middle of the update: some parameters and some of the state have then been updated.
 
-    state: names of the slots, which start at 0, or a dict of names and initial values. nonnegative: names of those that
-    are never below 0, which 8-bit state needs to know to hold them well.
+    state: names of the slots, which start at 0, or a dict of names and initial values.
+    nonnegative: names of slots that are never negative, for which 8-bit state is more precise.
 
-    Returns a class like `fastgd.Adam`: it takes a learning rate, the hyper-parameters, weight_decay, and the options of
-    every optimizer. Weight decay is added to g before the rule sees it, or taken off p after it (decoupled=True).
-    Raises TypeError or ValueError for a function that is no such rule.
+    Returns a class like `fastgd.Adam`, which takes a learning rate, the hyper-parameters, weight_decay, and the options
+    of every optimizer. Weight decay is added to g before the call, or subtracted from p after it (decoupled=True).
+    Raises TypeError or ValueError if the function is not such a rule.
     """
     if function is None:
         return lambda function: optimizer(function, state=state, nonnegative=nonnegative)
@@ -107,10 +107,10 @@ def activation(function=None, *, derivative=None):
 
         fastgd.Dense(64, "leaky")    # or fastgd.Dense(64, leaky(slope=0.2))
 
-    function: of x and of parameters with default values; derivative is taken along in every forward pass. derivative:
-    the same arguments; it is compared with differences of the function. Without it the derivative is such a
-    difference, of fourth order, which takes four evaluations of the
-    function and costs accuracy: a warning says so.
+    function: of x and of parameters with defaults.
+    derivative: a function of the same arguments, evaluated in every forward pass; it is compared with finite
+        differences. Without it, the derivative is a finite difference of fourth order, which takes four evaluations of
+        the function and is less accurate; a warning says so.
 
     Returns an `Activation`. Raises ValueError if the derivative is not that of the function.
     """
@@ -148,11 +148,11 @@ def loss(function=None, *, labels=False, link=None):
 
         fastgd.Network(8, layers, loss="pinball")    # or loss=pinball(q=0.5)
 
-    function: of the outputs z (k,) of a row, its target y, an array dz (k,) to be filled with the derivatives of the
-    value with respect to z, and of parameters with default values. It returns the value. The loss of a minibatch is the
-    mean over its rows.
-    labels: y is the integer class of the row instead of values (k,). link: the kernel that turns outputs into
-    predictions, such as fastgd.kernels.softmax_forward; None leaves them.
+    function: takes the outputs z (k,) of a row, its target y, an array dz (k,), and parameters with defaults. It
+        returns the loss of the row, and fills dz with its derivatives with respect to z. The loss of a minibatch is the mean
+        over its rows.
+    labels: whether y is the integer class of the row instead of values (k,).
+    link: the kernel that turns outputs into predictions, such as fastgd.kernels.softmax_forward; None for identity.
 
     Returns a `Loss`. `fastgd.check_gradients` compares value and gradient.
     """
@@ -179,7 +179,7 @@ def loss(function=None, *, labels=False, link=None):
 
 
 def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
-    """A class like those in optimizers/. `timed`: its kernel has the number of the update after lr."""
+    """A subclass of `Optimizer`. timed: whether the kernel takes the number of the update, after lr."""
 
     def __init__(self, learning_rate=learning_rate, *, weight_decay=0.0, **options):
         if learning_rate is None:
@@ -229,7 +229,8 @@ def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
 
 
 def _checked_name(function, table, kind):
-    """The name of a function that a table may take: a user's own may take the place of an older one."""
+    """The name of a user's function, which must not be that of a function of the package. It may replace another user's
+    function."""
     if not inspect.isfunction(function):
         raise type_error("function", "a function", shown(function))
     name = function.__name__
@@ -249,11 +250,11 @@ def _is_custom(known, kind):
 
 
 def _check_names(function, names, taken):
-    """Raises unless parameters have names of their own."""
+    """Raises unless the names of parameters are allowed and not taken."""
     for name in names:
         kind = inspect.signature(function).parameters.get(name)
         if kind is not None and kind.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            raise type_error(function.__name__, "arguments that may be given by their place", str(kind))
+            raise type_error(function.__name__, "positional arguments", str(kind))
         if name in taken or name.startswith("_"):
             raise value_error(
                 function.__name__, f"parameters of other names than _... and {', '.join(taken)}", repr(name)
@@ -261,7 +262,7 @@ def _check_names(function, names, taken):
 
 
 def _defaults(function, names, taken=()):
-    """The default values of parameters, all of which must have one."""
+    """The defaults of parameters, which all must have one."""
     _check_names(function, names, taken)
     found = {}
     for name in names:
@@ -298,15 +299,16 @@ def _check_derivative(name, function, derivative, parameters):
 
 
 class _Python:
-    """In place of a `jit.Compiler`: functions as they are."""
+    """Stands for a `jit.Compiler`, but does not compile."""
 
     def user(self, function):
         return function
 
 
 def _kernel(name, function, arrays, scalars, source, derivative=None):
-    """A kernel whose loop, for Numba and in Python, is that of a source which calls the function as `_function`.
-    source(is_compiled): its lines; a compiled function gives its value, and whether it would have raised in Python."""
+    """A kernel whose loop, for Numba and for Python, is generated as source that calls the function as `_function`.
+    source(is_compiled): returns the lines. A compiled function returns its value, and whether Python would have
+    raised."""
     known = getattr(kernels, name, None)
     if known is not None and not known.functions:
         raise value_error("function", f"a name other than that of a kernel of the package, {name}", function.__name__)
@@ -340,12 +342,12 @@ def _rounded(array, scalars):
     return [f"{name} = {array}.dtype.type({name})" for name in scalars]
 
 
-# What ends a compiled loop, in which `_bad` says whether a function would have raised in Python.
+# The end of a compiled loop, where `_bad` says whether Python would have raised.
 RAISE = ["if _bad:", "    raise ValueError('math domain error')"]
 
 
 def _assigned(target, call, is_compiled):
-    """Lines that assign what a user's function gives."""
+    """Lines that assign the value of a call of a user's function."""
     return [f"({target}), _b = {call}", "_bad |= _b"] if is_compiled else [f"{target} = {call}"]
 
 

@@ -1,4 +1,4 @@
-"""Errors, and the checks at the door: every message names the argument, what was expected and what came."""
+"""Errors, and checks of arguments: every message names the argument, what was expected and what was received."""
 
 import difflib
 import math
@@ -8,13 +8,15 @@ import numpy as np
 
 
 class DivergenceError(ArithmeticError):
-    """The loss or the gradient of a step is not finite. Raised before the update: the parameters are those of the last
-    good step.
+    """The loss or the gradient of a step is not finite. It is raised before the update, so the parameters are those of
+    the last good step.
 
-    update: the number of the optimizer's update that was not made, from 1 on. minibatch: the number of the minibatch,
-    from 1 on: of the run in `fit`, as `run.step` counts, else of all that the network was trained on. The two differ
-    where the optimizer accumulates gradients. epoch: from 1 on, or None outside `fit`. loss, learning_rate: of the
-    minibatch. last_loss: of the one before, or None."""
+    update: number of the optimizer's update that was not made, from 1 on.
+    minibatch: number of the minibatch, from 1 on: within the run in `fit`, as `run.step` counts, otherwise among all
+        that the network was trained on. It differs from `update` if the optimizer accumulates gradients.
+    epoch: from 1 on; None outside `fit`.
+    loss, learning_rate: of the minibatch.
+    last_loss: of the minibatch before, or None."""
 
     def __init__(self, update, *, minibatch, epoch=None, loss, learning_rate, last_loss=None):
         self.update, self.minibatch, self.epoch = update, minibatch, epoch
@@ -33,13 +35,13 @@ class DivergenceError(ArithmeticError):
 
 
 def _divergence(fields):
-    """A DivergenceError from its fields: to pickle it, as process pools do."""
+    """A DivergenceError from its fields, for pickle."""
     return DivergenceError(**fields)
 
 
 class CheckpointError(ValueError):
-    """A file is not a fastgd model, or not a whole one, or not one for what it is loaded into: `path`, `field`,
-    `expected` and `got` tell."""
+    """A file is not a fastgd model, is incomplete, or does not fit the object that it is loaded into. See the
+    attributes `path`, `field`, `expected` and `got`."""
 
     def __init__(self, path, field, expected, got):
         super().__init__(path, field, expected, got)
@@ -101,7 +103,7 @@ def check_flag(argument, value):
 
 
 def choose(argument, name, table):
-    """The entry of `table` called `name`; an unknown name is an error that tells the nearest known one."""
+    """The entry of `table` called `name`; for an unknown name, the error suggests the nearest known one."""
     if not isinstance(name, str):
         raise type_error(argument, f"one of {', '.join(map(repr, table))}", f"{shown(name)} ({type(name).__name__})")
     if name not in table:

@@ -1,15 +1,15 @@
-"""Initial values of parameters. fan_in and fan_out are the inputs and outputs of the layer, the rows and columns of its
-weight matrix (n_in, n_out): its biases have the same.
+"""Initial values of parameters. fan_in and fan_out are the numbers of inputs and outputs of the layer, for its weights
+and for its biases.
 
     zeros, ones
     glorot_uniform, glorot_normal   variance 2 / (fan_in + fan_out). Glorot & Bengio 2010
     he_uniform, he_normal           variance 2 / fan_in. He et al. 2015, arXiv:1502.01852
     lecun_uniform, lecun_normal     variance 1 / fan_in. LeCun et al. 1998
-    torch                           uniform within +-1 / sqrt(fan_in), variance 1 / (3 fan_in): what torch.nn.Linear
-                                    gives its weights and its biases
+    torch                           uniform within +-1 / sqrt(fan_in), variance 1 / (3 fan_in): the default of
+                                    torch.nn.Linear for weights and biases
     orthogonal(gain=1.0)            orthonormal rows or columns, times gain. Saxe et al. 2014, arXiv:1312.6120
 
-Those that end in _uniform are uniform within +-sqrt(3 variance), those in _normal normal; the mean is 0."""
+Names in _uniform are uniform distributions within +-sqrt(3 variance), names in _normal normal ones; the mean is 0."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from .errors import shown, value_error
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Initializer(Choice):
-    """`values(rng, shape, fans, **parameters)` gives a float64 array of the shape; fans: (fan_in, fan_out)."""
+    """`values(rng, shape, fans, **parameters)` returns a float64 array of the shape; fans: (fan_in, fan_out)."""
 
     values: Callable
 
@@ -92,7 +92,7 @@ INITIALIZERS = {
 
 
 def pick_initializer(argument, value):
-    """An `Initializer`; an array becomes one that gives that array."""
+    """The `Initializer` for a name, an `Initializer`, or an array, which it returns."""
     if not isinstance(value, np.ndarray):
         return pick(argument, value, INITIALIZERS, Initializer)
     check_mapping(value)

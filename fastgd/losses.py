@@ -1,9 +1,10 @@
-"""Loss functions: value and gradient of each row in one pass, the penalty on the weights, and the table by name.
+"""Loss functions: value and gradient of each row in one pass, and the table by name.
 
 Every loss kernel takes the raw outputs z of the network, the targets y and a weight for each row, and writes
 `loss[i] = weight[i] * l(z[i], y[i])` and `dz = d(sum of loss) / dz`. With weight 1/n the sum is the mean over the
-batch. A target that makes no sense (a label out of range, a negative probability) gives NaN, which stops the step.
-Sums over the outputs are taken in float64, or in blocks that are: a float32 sum of many like terms loses digits.
+batch. An invalid target (a label out of range, a negative probability) gives NaN, which stops the step. Sums over the
+outputs are in float64, or in blocks whose sums are added in float64, since a float32 sum of many similar terms loses
+digits.
 """
 
 import dataclasses
@@ -103,7 +104,7 @@ def huber_loss(loss, dz, z, y, weight, delta):
 
 
 def log_softmax(z):
-    """Rows of z less the logarithm of the sum of their exponentials."""
+    """log(softmax(z)): each row of z minus the logarithm of the sum of its exponentials."""
     shifted = z - z.max(axis=1, keepdims=True)
     return shifted - np.log(_row_sums(np.exp(shifted))).astype(z.dtype)[:, None]
 
@@ -204,7 +205,7 @@ def binary_cross_entropy_loss(
     BCEWithLogitsLoss."""
     scale = weight / z.shape[1]
     valid = ((y >= 0) & (y <= 1)).all(axis=1)
-    # max(z, 0) - z y first: where both are z they cancel without a trace of rounding.
+    # max(z, 0) - z y first: if both terms are z, they cancel exactly.
     value = (np.maximum(z, 0) - z * y) + np.log1p(np.exp(-np.abs(z)))
     np.copyto(loss, np.where(valid, scale * _row_sums(value), np.nan))
     np.multiply(sigmoid_of(z) - y, scale[:, None], out=dz)
@@ -235,7 +236,7 @@ def poisson_loss(
     weight: In("rows"),
 ):
     """Half the Poisson deviance of the rate exp(z): mean over the k outputs of exp(z) - y z + y log y - y. The first
-    two terms are torch's PoissonNLLLoss; with the others it is 0 where exp(z) = y."""
+    two terms are torch's PoissonNLLLoss; the others make it 0 at exp(z) = y."""
     scale = weight / z.shape[1]
     rate = np.exp(z)
     value = (rate - y) + y * (np.log(np.where(y > 0, y, 1)) - z)
@@ -280,7 +281,7 @@ def exp_forward(graph, x):
 
 @kernel
 def softmax_forward(p: Out("rows", "k"), z: In("rows", "k")):
-    """p <- exp(z) / sum of exp(z), by rows."""
+    """p <- exp(z) / sum of exp(z), for each row."""
     np.exp(log_softmax(z), out=p)
 
 
@@ -303,15 +304,16 @@ def softmax_forward(graph, x):
     return graph.add("Softmax", x, axis=-1)
 
 
-# Rows whose predictions are made at a time.
+# Rows for which predictions are computed at a time.
 BLOCK_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Loss(Choice):
-    """A loss function. `kernels` are tried in order: the first whose targets have the kind of y is used. Its
-    parameters are the scalars of every kernel, in order. `link` turns raw outputs into predictions; None leaves
-    them as they are."""
+    """A loss function.
+
+    kernels: the first one whose targets accept y is used. The parameters are the scalars of every kernel, in order.
+    link: turns raw outputs into predictions; None leaves them unchanged."""
 
     kernels: tuple[Kernel, ...]
     link: Kernel | None = None
@@ -324,7 +326,7 @@ class Loss(Choice):
     __hash__ = Choice.__hash__
 
     def predictions(self, outputs, backend):
-        """What raw outputs (..., k) predict: their link, in their place, by the body for a backend."""
+        """Predictions for raw outputs (..., k): applies the link in place, with the body for a backend."""
         if self.link is not None:
             body, flat = self.link.body(self.link.choose_body(backend)), outputs.reshape(-1, outputs.shape[-1])
             for start in range(0, len(flat), BLOCK_ROWS):

@@ -8,11 +8,11 @@ LINE, PAGE, FIRST_CACHE = 64, 4096, 32768
 def aligned_zeros(sizes, dtype, eighth=None, like=None):
     """One allocation and, within it, arrays of the given sizes, each beginning a cache line (but see `like`).
 
-    With an `eighth`, those larger than half a page begin an eighth of a page after one another, the first of them so
-    many eighths into a page: a processor tells by the place within a page, and by few other bits, whether a load must
-    wait for an earlier store, so that arrays walked side by side would wait for each other if they lay alike. `like` is
-    an array that they are walked along with: eighths are counted from its place in a page, and if it is larger than
-    the first cache, they begin with the same element of a line.
+    eighth: arrays larger than half a page begin at successive eighths of a page, the first of them at this eighth. A
+        processor decides by the offset within a page (and few other bits) whether a load must wait for an earlier
+        store, so arrays that are read and written together are slow if their offsets agree.
+    like: an array that is used together with them. Eighths are counted from its offset within a page; if it is larger
+        than the L1 cache, the arrays also begin at the same element of a cache line.
     """
     itemsize = np.dtype(dtype).itemsize
     starts, end, unit = [], 0, LINE

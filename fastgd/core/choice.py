@@ -1,4 +1,4 @@
-"""What a user picks by name: an activation, a loss, an initializer."""
+"""Objects that users choose by name: activations, losses, initializers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from ..errors import check_number, choose, shown, type_error
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A named thing with parameters. Calling it with keywords gives the same thing with other parameters:
-    `huber` is `huber(delta=1.0)`. `ranges` holds the interval each may lie in, as keywords of `check_number`."""
+    """A named object with parameters. Calling it with keywords returns the object with other parameters: `huber` is
+    `huber(delta=1.0)`. ranges: the allowed interval of each parameter, as keywords of `check_number`."""
 
     name: str
     parameters: Mapping = dataclasses.field(default_factory=dict, kw_only=True)
@@ -29,22 +29,21 @@ class Choice:
         return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.parameters.items())})"
 
     def config(self):
-        """Name and parameters, to be written to a file."""
+        """Name and parameters, for a file."""
         return {"name": self.name, **self.parameters}
 
 
-def pick(argument, value, table, kind):
-    """The entry of `table` that `value` names; or `value`, if it is a `kind` already."""
-    if isinstance(value, kind):
+def pick(argument, value, table, cls):
+    """The entry of `table` with the name `value`; or `value` itself if it is an instance of `cls`."""
+    if isinstance(value, cls):
         return value
     if isinstance(value, str):
         return choose(argument, value, table)
-    expected = f"a name ({', '.join(map(repr, table))}) or a {kind.__name__}"
+    expected = f"a name ({', '.join(map(repr, table))}) or a {cls.__name__}"
     raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
 
 
-# Ranges, as keywords of `check_number`. What takes parameters names the range of each in `ranges`, beside the
-# definition; a parameter without one may be any finite number.
+# Ranges of parameters, as keywords of `check_number`. A parameter without a range may be any finite number.
 AT_LEAST_ZERO = {"low": 0.0}
 AT_LEAST_ONE = {"low": 1.0}
 POSITIVE = {"low": 0.0, "low_open": True}

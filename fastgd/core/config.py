@@ -1,4 +1,4 @@
-"""What is installed and in use here."""
+"""Versions and settings in use."""
 
 import importlib.metadata
 import importlib.util
@@ -7,7 +7,7 @@ import platform
 from .kernel import variant
 from .threads import default_threads
 
-# pyproject.toml reads it here: frozen applications have no metadata of distributions.
+# pyproject.toml reads the version from here, since frozen applications have no distribution metadata.
 __version__ = "0.1.0"
 
 

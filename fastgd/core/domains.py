@@ -1,5 +1,5 @@
-"""Domains: which values make sense in an array of a kernel's contract. A domain has one definition, which serves the
-text of the contract, the checks of users' data, and the random examples of the self-check, tests and benchmarks."""
+"""Domains: the sets of valid values for arrays in a kernel's contract. One definition serves the text of the contract,
+the checks of users' data, and the random examples for the self-check, tests and benchmarks."""
 
 import dataclasses
 import math
@@ -15,16 +15,16 @@ MASS_TOLERANCE = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """A set of values. `below` is the exclusive upper bound that a contract may give by the size of a dimension; where
-    there is none, it is infinite.
+    """A set of values. `below` is the exclusive upper bound, if a contract gives one as the size of a dimension, else
+    infinity.
 
-    expected: the values, as error messages name them, with {highest} for below - 1.
-    example: function(rng, shape, below) -> random values of this domain, near 1 where they are real numbers.
-    contains: function(block, below) of finite numbers -> for each element whether it belongs, or for each row, as
-        (..., 1); None where all finite numbers belong.
-    has_bound: a contract must name the dimension whose size is the bound.
-    is_whole: values are integers, which are checked as they are; others are rounded to the precision of the network.
-    is_code: values are the codes of numbers rounded at random: bodies may differ by 1.
+    expected: text for error messages, with {highest} for below - 1.
+    example: function(rng, shape, below) -> random values of this domain; real numbers are near 1.
+    contains: function(block, below) -> for each element of an array of finite numbers, whether it belongs; or for each
+        row, as (..., 1). None if all finite numbers belong.
+    has_bound: whether a contract must name the dimension whose size is the bound.
+    is_whole: whether values are integers, which are checked unchanged; others are first cast to the network's dtype.
+    is_code: whether values are codes of stochastically rounded numbers, so that bodies may differ by 1.
     """
 
     expected: str
@@ -35,8 +35,8 @@ class Domain:
     is_code: bool = dataclasses.field(default=False, kw_only=True)
 
     def belonging(self, block, below=math.inf):
-        """Which elements of an array belong to the domain; as (..., 1), which rows, where all elements are finite and
-        rows belong or not as a whole."""
+        """Which elements of an array belong to the domain; or which rows, as (..., 1), if the domain is one of rows and
+        all elements are finite."""
         finite = np.isfinite(block)
         if self.contains is None or not finite.all():
             return finite
@@ -84,13 +84,13 @@ DOMAINS = {
 
 
 def domain_of(spec):
-    """The `Domain` of an array of a contract; any finite numbers without one."""
+    """The `Domain` of an array of a contract; all finite numbers for None."""
     return DOMAINS["real" if spec is None else spec.domain]
 
 
 def check_domain(argument, spec, dims):
-    """Raises ValueError unless the domain of an array of a contract is known, and `below` names the dimension, one of
-    `dims`, whose size is the bound of a domain that has one."""
+    """Raises ValueError unless the domain of an array of a contract is known, and `below` is one of the dimensions
+    `dims` exactly if the domain has a bound."""
     domain = choose(f"domain of {argument}", spec.domain, DOMAINS)
     if domain.has_bound and spec.below not in dims:
         raise value_error(f"below of {argument}", f"one of {', '.join(map(repr, dims))}", repr(spec.below))

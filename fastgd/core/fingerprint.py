@@ -1,8 +1,8 @@
-"""What a user's function computes, in a few numbers, so that a file can say which function it was saved with.
+"""Fingerprints of users' functions: a few of their values, so that a file can identify the functions it was saved with.
 
-A file names its functions, and a name may mean another function by the time it is read. The source would be a poor
-witness: a comment changes it, and what it reads does not. So a file has what the function gives at a few points, for
-the parameters in use. Numbers that differ by no more than processors and versions of a math library do are the same.
+A file names its functions, but a name may mean another function when the file is read. Comparing sources would not do:
+a comment changes the source, while changes of the values that it reads do not. So a file has the values of the function
+at a few points, with the parameters in use. Values match within the differences between processors and math libraries.
 """
 
 import math
@@ -11,27 +11,27 @@ import random
 import numpy as np
 
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
-# Points, of so many elements where elements are alike, and where they lie.
+# Number of points, elements of an array at a point, and intervals of the values.
 POINTS, ELEMENTS = 12, 3
 RANGES = (-3.0, 3.0), (0.0, 1.0), (-30.0, 30.0)
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def _spread(count, low, high, start=0):
-    """Numbers without a pattern in [low, high): multiples of the golden ratio, of which the integers are left out."""
+    """Evenly spread numbers in [low, high): the fractional parts of multiples of the golden ratio, scaled."""
     return low + (high - low) * ((np.arange(start, start + count) + 0.5) * GOLDEN_RATIO % 1)
 
 
 def of_kernel(kernel, scalars=None, outputs=3):
-    """What a user's kernel writes at a few points, a list for each; None if the kernel is the package's, [] if it gives
-    other numbers each time. scalars: of the number of the point, the scalars of the kernel; None takes some in
+    """A list of results for each point; None if the kernel is the package's, [] if results differ from call to call.
+    scalars: function of the number of the point, which returns the scalars of the kernel; None chooses numbers in
     (0.1, 0.9). outputs: size of dimension k."""
     if kernel is None or not kernel.functions:
         return None
-    states = np.random.get_state(), random.getstate()  # noqa: NPY002  what the function may draw from
+    states = np.random.get_state(), random.getstate()  # noqa: NPY002  the function may draw random numbers
     try:
         once, twice = (_rows(kernel, scalars, outputs) for _ in range(2))
-    finally:  # numbers that it draws are still to come
+    finally:
         np.random.set_state(states[0])  # noqa: NPY002
         random.setstate(states[1])
     return once if agree(once, twice) else []
@@ -44,12 +44,12 @@ def _rows(kernel, scalars, outputs):
         arrays = [_values(spec, [sizes[dim] for dim in spec.dims], i, j) for j, spec in enumerate(specs)]
         given = _spread(len(kernel.scalars), 0.1, 0.9, 10 * i).tolist() if scalars is None else scalars(i)
         results = [a for a, spec in zip(arrays, specs, strict=True) if spec.direction != "in"]
-        rows.append(_given(kernel, [*arrays, *given], results))
+        rows.append(_results(kernel, [*arrays, *given], results))
     return rows
 
 
 def _values(spec, shape, i, j):
-    """An array for point i, the j-th of a kernel."""
+    """The j-th array of a kernel for point i."""
     if spec.domain == "labels":
         return np.full(shape, i % 2, np.int64)
     values = _spread(int(np.prod(shape)), *RANGES[i % len(RANGES)], 100 * i + 7 * j).reshape(shape)
@@ -57,9 +57,9 @@ def _values(spec, shape, i, j):
     return (values if is_real else np.abs(values)).astype(spec.dtype or np.float64)
 
 
-def _given(kernel, arguments, results):
-    """Of every array that a kernel writes, the first number and the sum of all with weights, as text where they are not
-    finite; or the name of what it raises."""
+def _results(kernel, arguments, results):
+    """For every array that the kernel writes, its first number and a weighted sum, as text if they are not finite; or
+    the name of the exception that it raises."""
     try:
         kernel.run_reference(arguments)
     except Exception as error:
@@ -75,7 +75,7 @@ def of_activation(activation):
 
 
 def of_loss(loss, outputs):
-    """The fingerprint of a loss of so many outputs, with its link; None if it is the package's."""
+    """The fingerprint of a loss and its link, for this many outputs; None if it is the package's."""
     rows = of_kernel(loss.kernels[0], lambda i: loss.parameters.values(), outputs)
     if rows is None:
         return None
@@ -88,21 +88,21 @@ def of_optimizer(optimizer):
 
 
 def describe(network, optimizer=None):
-    """The fingerprints of all functions written by users in a network and an optimizer, by where they stand."""
-    return {place: rows for place, (_, rows) in _functions(network, optimizer).items() if rows is not None}
+    """The fingerprints of the users' functions in a network and an optimizer, by role: "loss", "layer 1", ..."""
+    return {role: rows for role, (_, rows) in _functions(network, optimizer).items() if rows is not None}
 
 
 def difference(saved, network, optimizer=None):
-    """(place, name) of a function in a network or an optimizer whose fingerprint is not that of `saved`, or None."""
+    """(role, name) of a function in a network or an optimizer whose fingerprint differs from the saved one, or None."""
     now = describe(network, optimizer)
-    for place, (name, _) in _functions(network, optimizer).items():
-        if (place in saved) != (place in now) or not agree(saved.get(place, []), now.get(place, [])):
-            return place, name
+    for role, (name, _) in _functions(network, optimizer).items():
+        if (role in saved) != (role in now) or not agree(saved.get(role, []), now.get(role, [])):
+            return role, name
     return None
 
 
 def _functions(network, optimizer):
-    """Name and fingerprint of all that may be a user's, by place."""
+    """(name, fingerprint) of the functions that may be users', by role."""
     loss = network.loss_function
     found = {"loss": (loss.name, of_loss(loss, network.output_shape[-1]))}
     for i, layer in enumerate(network.layers, 1):

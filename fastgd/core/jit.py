@@ -1,7 +1,6 @@
 """Compiles the loop of a kernel with Numba into a C function with the signature of every compiled body.
 
-Of all modules only this one and those called jit_... import numba, and they are imported when a Numba body is first
-asked for.
+Only this module and the modules jit_... import numba; they are imported when a Numba body is first needed.
 """
 
 import dataclasses
@@ -23,11 +22,11 @@ from .jit_python import DeferringPythonCompiler, PythonCompiler
 from .kernel import PACKAGE
 from .reads import Reads
 
-# No reassociation: a sum keeps its order. Contraction to FMA is what the C compiler does, too.
+# No reassociation, so that sums keep their order. The C compiler contracts to FMA, too.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 MOST_ARGUMENTS = 30
 
-if hasattr(os, "register_at_fork"):  # else the child of a fork waits for the end of a compilation that never comes
+if hasattr(os, "register_at_fork"):  # else a child forked during a compilation would wait for its end forever
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,
@@ -47,13 +46,13 @@ def _pointer(typing_context, address):
 
 @functools.cache
 def jit(function):
-    """A function compiled for the arguments it is called with: once for each kind, whoever calls it."""
+    """A function compiled on demand, once for each combination of argument types."""
     return numba.njit(**OPTIONS)(function)
 
 
 class Compiler:
-    """Compiles the functions that a loop calls, and loops. Called, it compiles one of the package, or a loop of a
-    user's; `user` a user's function that a loop calls, which gives its value, and whether Python would have raised."""
+    """Compiles loops and the functions that they call. Calling it compiles a function of the package, or a user's loop.
+    `user` compiles a user's function for a loop; it then returns its value, and whether Python would have raised."""
 
     def __init__(self, functions):
         self.reads = Reads(functions)
@@ -62,7 +61,7 @@ class Compiler:
     def __call__(self, function):
         if function in self.reads.functions:
             return self._frozen(function)
-        # Of the package's own modules once for all; of a source that was written for one loop, for that one.
+        # Functions of the package are compiled once; generated source is compiled for its loop.
         is_of_package = (function.__module__ or "").startswith(f"{PACKAGE}.")
         return jit(function) if is_of_package else numba.njit(**OPTIONS)(function)
 
@@ -75,13 +74,13 @@ class Compiler:
             copy, fill = self.reads.frozen(function, self._frozen)
             options = {**OPTIONS, "boundscheck": True, "pipeline_class": pipeline}
             self._compiled[key] = numba.njit(**options)(copy)
-            fill()  # it may read itself
+            fill()  # after the entry is made, since the function may call itself
         return self._compiled[key]
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A compiled loop: `function`, which holds the code, its address, and what users' functions in it read, or None."""
+    """A compiled loop. function: owns the code. reads: what users' functions in it read, or None."""
 
     function: object
     reads: Reads | None
@@ -92,8 +91,8 @@ class Loop:
 
 
 def compile_loop(kernel, dtype):
-    """The compiled `Loop` of a kernel for a precision; compiled anew when what users' functions in it read is not what
-    it was."""
+    """The compiled `Loop` of a kernel for a dtype. It is compiled again when something that users' functions in it read
+    has changed."""
     loop = kernel.loops.get(dtype)
     if loop is None or (loop.reads is not None and not loop.reads.are_current()):
         kernel.loops[dtype] = loop = _compile(kernel, dtype)
@@ -107,9 +106,9 @@ def _listed(arguments):
 
 
 def _compile(kernel, dtype):
-    """Numba's `cfunc` hands the loop its share as views: every array is cut along the dimension that [begin, end) runs
-    over, so the loop has the arguments of the numpy body. What is raised, by a user's function or for want of memory,
-    sets the number at `_fault` to 1; Numba by itself would print it and go on."""
+    """Compiles an entry point that calls the loop with views: every array is sliced along the dimension that
+    [begin, end) refers to, so the loop has the arguments of the numpy body. An exception, raised by a user's function
+    or for lack of memory, sets the number at `_fault` to 1; Numba's `cfunc` would print it and continue."""
     compiler = Compiler(kernel.functions)
     slots = np.dtype([(name, "f8" if name in kernel.scalars else "i8") for name in (*kernel.slots, "_fault")])
     signature = types.void(types.CPointer(numba.from_dtype(slots)), types.int64, types.int64)
@@ -120,7 +119,7 @@ def _compile(kernel, dtype):
         array_dtype = np.dtype(spec.dtype or dtype)
         names[f"_{name}_dtype"] = array_dtype.type
         address, sizes, cut = f"record.{name}", [f"record.{dim}" for dim in spec.dims], ""
-        if spec.dims[0] == kernel.range_dim:  # a cut by hand is known to be contiguous
+        if spec.dims[0] == kernel.range_dim:  # with an explicit address Numba knows that the slice is contiguous
             address += f" + begin * {' * '.join([*sizes[1:], str(array_dtype.itemsize)])}"
             sizes[0] = "end - begin"
         elif spec.per:
@@ -130,7 +129,7 @@ def _compile(kernel, dtype):
             cut = "[" + ", ".join("begin:end" if dim == kernel.range_dim else ":" for dim in spec.dims) + "]"
         values.append(f"_carray(_pointer({address}), ({', '.join(sizes)},), _{name}_dtype){cut}")
     values += [f"record.{name}" for name in kernel.scalars]
-    # Numba compiles functions of a fixed signature, so the unpacking of a record is written out for each kernel.
+    # Numba needs a fixed signature, so the code that unpacks the record is generated for each kernel.
     arguments = [f"_{i}" for i in range(len(values))]
     lines = [
         "record = _carray(args, 1)[0]",

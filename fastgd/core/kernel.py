@@ -1,20 +1,20 @@
 """The kernel: one operation, with up to three bodies.
 
-The numpy body is the contract: its name, argument order, annotations and docstring hold for all. A plain loop beside
-it (`@name.loop`) is compiled by Numba when first asked for. The Cython body stands in src_cython/, in the file of the
-same stem; the fastest variant of it that this processor can run is chosen at import of the first compiled kernel.
+The numpy body is the contract: its name, argument order, annotations and docstring hold for all bodies. Numba compiles
+the plain loop beside it (`@name.loop`) when it is first needed. The Cython body is in src_cython/, in the file of the
+same folder and stem; the fastest variant that this processor can run is chosen when a compiled kernel is first needed.
 
     @kernel
     def sgd_step(p: InOut("n"), g: In("n"), lr: float, weight_decay: float):
         ...
 
-An activation or a link also says how ONNX computes it (`@name.onnx`).
+An activation or a link also has a function that exports it to ONNX (`@name.onnx`).
 
-An argument is an array, annotated by its direction and the names of its dimensions, or after all arrays a float.
+The arguments are arrays, annotated with their direction and the names of their dimensions, then floats.
 A compiled body is `void body(const void *record, int64_t begin, int64_t end)`. The record lists, eight bytes each,
 the addresses of the arrays, the sizes of the dimensions in order of first appearance, the scalars, and the address of
-an int64, which a body of Numba's sets to 1 when something in it raises. [begin, end) is a share of the first dimension
-of the first array.
+an int64, which a Numba body sets to 1 when something in it raises. [begin, end) is a share of the first dimension of
+the first array.
 """
 
 import dataclasses
@@ -34,20 +34,23 @@ from ..core import fingerprint
 from ..errors import choose, shown, type_error, value_error
 from .domains import check_domain, domain_of
 
-# Its name, wherever it is.
+# The name of the package, wherever it is installed.
 PACKAGE = __package__.partition(".")[0]
 BODIES = ("numpy", "numba", "cython")
-# What a user may ask for: a body, or "auto", which is "cython".
+# The backends that a user may choose: a body, or "auto", which is "cython".
 BACKENDS = ("auto", "cython", "numba", "numpy")
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """What a kernel expects of one array. `dtype` None is the precision of the kernel, float32 or float64.
-    `domain` names the values that make sense, an entry of `domains.DOMAINS`; `below` is the dimension whose size
-    bounds them, for domains that have a bound. With `per` it has one element for so many of the first dimension of
-    the first array, the last of them perhaps fewer."""
+    """The contract of one array.
+
+    dtype: None is the dtype of the call, float32 or float64.
+    domain: the valid values, a key of `domains.DOMAINS`.
+    below: the dimension whose size bounds the values, for domains that have a bound.
+    per: if given, the array has one element per this many elements of the first dimension of the first array; the last
+        may stand for fewer."""
 
     direction: str
     dims: tuple
@@ -63,7 +66,7 @@ def In(*dims, **options):
 
 
 def Out(*dims, **options):
-    """An array that the kernel overwrites, whatever it held."""
+    """An array that the kernel overwrites without reading it."""
     return Array("out", dims, **options)
 
 
@@ -74,8 +77,8 @@ def InOut(*dims, **options):
 
 @functools.cache
 def variant():
-    """Name of the compiled variant in use: the best that is built and that this processor can run, or what FASTGD_ISA
-    names."""
+    """Name of the compiled variant in use: the best variant that is built and that this processor can run, or the one
+    that the environment variable FASTGD_ISA names."""
     cpu = importlib.import_module("._cpu", PACKAGE)
     supported = cpu.variants()
     if not supported:
@@ -106,8 +109,8 @@ def _is_of_package(function):
 class Kernel:
     """One operation with up to three bodies; see the head of this module.
 
-    Calling it checks the arguments against the contract and runs the fastest body there is; `body(name)` returns a
-    callable that does the same with the body of that name.
+    Calling it checks the arguments against the contract and runs the fastest body; `body(name)` returns a callable that
+    does the same with the body of that name.
     """
 
     def __init__(self, reference):
@@ -116,12 +119,12 @@ class Kernel:
         self.__signature__ = inspect.signature(reference)
         self.reference = reference
         self.loop_function = None
-        self.build_loop = None  # or a function of a `jit.Compiler` and a precision that makes a loop
-        self.functions = ()  # written by users, which the loop calls: they may raise, and read what may change
-        self.loops = {}  # those compiled by Numba, by precision
+        self.build_loop = None  # or a function of a `jit.Compiler` and a dtype that makes a loop
+        self.functions = ()  # users' functions that the loop calls: they may raise, and what they read may change
+        self.loops = {}  # compiled by Numba, by dtype
         self.onnx_function = None
-        self.cost = None  # or a function of the sizes by name: floating-point operations, about
-        self.derived = {}  # kernels that follow from this one; see low_memory.py
+        self.cost = None  # or a function of the sizes by name: floating-point operations, approximately
+        self.derived = {}  # kernels derived from this one; see optimizers/low_memory.py
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
@@ -144,7 +147,7 @@ class Kernel:
         self.grain = max([1, *(array.per for array in self.arrays.values() if array.per)])
 
     def _contract(self):
-        """Shapes, precisions and directions of the arguments, and the errors, as text."""
+        """Shapes, dtypes and directions of the arguments, and the errors, as text."""
         does = {"in": "read", "out": "overwritten", "inout": "read and updated"}
         lines = []
         for name, a in self.arrays.items():
@@ -154,14 +157,14 @@ class Kernel:
             lines.append(f"{name}: {a.dtype or 'float32 or float64'} array {shape}{per}{values}; {does[a.direction]}.")
         if self.scalars:
             lines.append(f"{', '.join(self.scalars)}: real numbers.")
-        lines.append("Arrays are C-contiguous and aligned, those of float32 or float64 all of the same precision.")
+        lines.append("Arrays are C-contiguous and aligned; all float32 or float64 arrays have the same dtype.")
         lines.append("")
-        lines.append("Raises TypeError or ValueError that names the argument, what was expected and what came, with")
-        lines.append("nothing changed.")
+        lines.append("Raises TypeError or ValueError that names the argument, what was expected and what was received;")
+        lines.append("then nothing has changed.")
         return "\n".join(lines)
 
     def loop(self, function):
-        """Decorator: attaches the loop that Numba compiles. Its arguments are those of the numpy body."""
+        """Decorator: attaches the loop that Numba compiles, with the arguments of the numpy body."""
         names = tuple(inspect.signature(function).parameters)
         if names != tuple(self.__signature__.parameters):
             raise TypeError(
@@ -173,8 +176,9 @@ class Kernel:
         return self
 
     def onnx(self, function):
-        """Decorator: attaches what adds the nodes of an activation or a link to a graph (`fastgd.onnx.Graph`): a
-        function of the graph, the name of the input and the scalars, which returns the name of the output."""
+        """Decorator: attaches the function that adds the nodes of an activation or a link to a graph
+        (`fastgd.onnx.Graph`). It takes the graph, the name of the input and the scalars; it returns the name of the
+        output."""
         names = tuple(inspect.signature(function).parameters)
         if names != ("graph", "x", *self.scalars):
             raise TypeError(f"kernel {self.name}: its nodes take {names}, expected {('graph', 'x', *self.scalars)}")
@@ -182,7 +186,7 @@ class Kernel:
         return self
 
     def operations(self, sizes):
-        """How many floating-point operations it takes, about: `cost`, or one for each element of the largest array."""
+        """The number of floating-point operations, approximately: `cost`, or one per element of the largest array."""
         if self.cost is not None:
             return self.cost(**sizes)
         return max(math.prod(sizes[dim] for dim in array.dims) for array in self.arrays.values())
@@ -192,7 +196,7 @@ class Kernel:
         return self.loop_function is not None or self.build_loop is not None
 
     def loop_for(self, compiler, dtype):
-        """The loop that Numba compiles for a precision."""
+        """The loop that Numba compiles for a dtype."""
         return self.loop_function or self.build_loop(compiler, dtype)
 
     def bodies(self):
@@ -205,26 +209,27 @@ class Kernel:
         return tuple(name for name in BODIES if has[name])
 
     def choose_body(self, backend):
-        """The body that serves `backend`: its own, else another compiled one. numpy serves only numpy."""
+        """The body to use on a backend: the backend's, else the other compiled one. Only "numpy" uses the numpy
+        body."""
         if backend == "numpy":
             return "numpy"
         order = ("numba", "cython") if backend == "numba" else ("cython", "numba")
         return next(name for name in order if name in self.bodies())
 
     def address(self, body, dtype):
-        """Address of the compiled body for a precision: Numba's is that of `numba_loop`, which has to be kept."""
+        """Address of the compiled body for a dtype. The caller must keep the `numba_loop` alive."""
         if body == "numba":
             return self.numba_loop(dtype).address
         address, size = _cython_bodies(str(dtype))[self.name]
         if size != 8 * len(self.slots):
             raise ImportError(
                 f"kernel {self.name}: compiled record has {size} bytes, expected {8 * len(self.slots)}; "
-                "the compiled modules belong to another version of fastgd: install it again"
+                "the compiled modules are of another version of fastgd: install it again"
             )
         return address
 
     def numba_loop(self, dtype):
-        """The body that Numba compiles for a precision, a `jit.Loop`: as the functions in it are now."""
+        """The body that Numba compiles for a dtype, a `jit.Loop`, up to date with the users' functions in it."""
         try:
             from .jit import compile_loop
         except ImportError as error:
@@ -261,7 +266,7 @@ class Kernel:
             self.raise_again(before)
 
     def run_reference(self, arguments):
-        """The numpy body; what a user's function raises names the kernel."""
+        """Runs the numpy body. An exception gets a note with the name of the kernel."""
         try:
             with np.errstate(all="ignore"):  # as the compiled bodies do
                 self.reference(*arguments)
@@ -270,15 +275,15 @@ class Kernel:
             raise
 
     def raise_again(self, arguments):
-        """Raises what a function written by a user has raised in compiled code, by running it in Python."""
+        """Raises the exception that a user's function raised in compiled code, by running it in Python."""
         if self.functions:
             self.run_reference(arguments)
         raise self.fault()
 
     def fault(self):
-        """The error where compiled code has raised, and Python does not."""
+        """The error if compiled code raised an exception that Python does not raise."""
         if not self.functions:
-            return MemoryError(f"kernel {self.name}: no memory for what its loop allocates")
+            return MemoryError(f"kernel {self.name}: no memory for the arrays that its loop allocates")
         names = ", ".join(repr(function.__name__) for function in self.functions)
         return RuntimeError(
             f"kernel {self.name}: expected {names} to return, got an exception in compiled code that Python does not "
@@ -286,7 +291,7 @@ class Kernel:
         )
 
     def check(self, arguments):
-        """The precision and the sizes of the dimensions of these arguments; raises if they break the contract."""
+        """The dtype of the call and the sizes of the dimensions; raises if the arguments break the contract."""
         if len(arguments) != len(self.arrays) + len(self.scalars):
             raise TypeError(f"{self.name}{self.__signature__}: got {len(arguments)} arguments")
         dtype, sizes = None, {}
@@ -317,11 +322,11 @@ class Kernel:
         for name, value in zip(self.scalars, arguments[len(self.arrays) :], strict=True):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise type_error(name, "a real number", f"{shown(value)} ({type(value).__name__})")
-        return dtype or DTYPES["float32"], sizes  # without arrays of its precision a kernel is the same in both
+        return dtype or DTYPES["float32"], sizes  # any dtype will do if the kernel has no such arrays
 
     def record(self, arguments, sizes):
-        """The record of a compiled body as int64 slots, the last for the address of an int64 that Numba's sets to 1
-        when it raises. The caller keeps the arrays alive."""
+        """The record of a compiled body as int64 slots. The last slot is for the address of an int64 that a Numba body
+        sets to 1 when it raises. The caller must keep the arrays alive."""
         record = np.zeros(len(self.slots) + 1, np.int64)
         addresses = [array.ctypes.data for array in arguments[: len(self.arrays)]]
         record[: len(self.arrays) + len(self.dims)] = addresses + [sizes[dim] for dim in self.dims]
@@ -333,12 +338,12 @@ class Kernel:
         return self
 
     def __deepcopy__(self, memo):
-        """Itself: a copy of what uses it uses the same operation, whatever its name means by now."""
+        """Itself: the copy of an object that uses a kernel uses the same kernel, whatever its name means by then."""
         return self
 
     def __reduce__(self):
-        """Pickled by name, as a function is: not where the name means another kernel by now; nor is one that was a
-        user's unpickled where the name means another function."""
+        """Pickles by name, as for functions; raises if the name means another kernel by now. Unpickling raises if the
+        kernel is a user's and the name means another function by then."""
         if getattr(kernels, self.name, None) is not self:
             raise pickle.PicklingError(
                 f"kernel {self.name}: not the same object as fastgd.kernels.{self.name} any more"
@@ -350,9 +355,9 @@ class Kernel:
 
 
 class Kernels(types.SimpleNamespace):
-    """Every kernel by name. Its docstring has the formula, the arguments with their shapes, the errors, and where the
-    formula comes from; calling it works in place, by the fastest body, and `kernel.body(name)` is the same by another:
-    "numpy", "numba" or "cython"; `kernel.bodies()` lists them."""
+    """All kernels, by name. The docstring of a kernel has the formula, its source, the arguments with their shapes, and
+    the errors. Calling a kernel works in place and uses the fastest body; `kernel.body(name)` uses another body,
+    "numpy", "numba" or "cython". `kernel.bodies()` lists the bodies."""
 
     def __repr__(self):
         return f"fastgd.kernels: {', '.join(vars(self))}"
@@ -362,7 +367,7 @@ kernels = Kernels()
 
 
 def _find(module, name, rows):
-    """The kernel of a name, which comes to be when its module is imported; rows: its fingerprint."""
+    """The kernel with a name, after importing its module; raises unless its fingerprint is `rows`."""
     importlib.import_module(module)
     found = getattr(kernels, name)
     now = fingerprint.of_kernel(found)
@@ -372,7 +377,7 @@ def _find(module, name, rows):
 
 
 def kernel(reference):
-    """Decorator: makes the numpy body `reference` a kernel and enters it in `kernels`."""
+    """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`."""
     made = Kernel(reference)
     setattr(kernels, made.name, made)
     return made

@@ -1,21 +1,21 @@
-"""Products of matrices as numpy bodies call them; loops that Numba compiles get those of jit_gemm.py in their place."""
+"""Matrix products for numpy bodies. In loops that Numba compiles, jit_gemm.py replaces them."""
 
 import numpy as np
 
 
 def add_product(c, a, b):
-    """c <- c + a b, the rows of c contiguous. Compiled loops get that of jit_gemm.py."""
+    """c <- c + a b; the rows of c are contiguous."""
     c += a @ b
 
 
-# Terms of a sum over rows that are added up one after the other in float32: where they are alike, the sum is right to
-# 8e-7. Such sums are added up by themselves, and those of so many rows in float64. (src_cython/simd.h has the first,
-# too; gemm.pxi has one more level between them.)
+# Sums over rows have SUM_TERMS consecutive terms in float32, whose relative error is at most 8e-7 for similar terms.
+# These sums are added in float32 for up to SUM_ROWS rows, and the results in float64. (SUM_TERMS is also in
+# src_cython/core/simd.h; the Cython body has another SUM_ROWS.)
 SUM_TERMS, SUM_ROWS = 48, 8 * 48
 
 
 def product_over_rows(c, a, b):
-    """c <- a b, where b may have millions of rows. Compiled loops get that of jit_gemm.py."""
+    """c <- a b, accurate also if b has millions of rows."""
     total = None
     for start in range(0, len(b), SUM_ROWS):
         c.fill(0)

@@ -1,10 +1,10 @@
-"""Random numbers by position: hashes of counters, the same in any order. Salmon et al. 2011,
-doi:10.1145/2063384.2063405, name such generators counter-based. src_cython/random.h has the same ones."""
+"""Counter-based random numbers: hashes of counters, which do not depend on the order of generation. Salmon et al. 2011,
+doi:10.1145/2063384.2063405. src_cython/core/random.h has the same functions."""
 
 import numpy as np
 
 GOLDEN = 0x9E3779B1  # the fractional part of the golden ratio, as a prime: multiples of it spread evenly over 2^32
-MIX = 0x85EBCA6B  # a round of MurmurHash3's last mixing (Appleby), so that steps have nothing in common
+MIX = 0x85EBCA6B  # a round of MurmurHash3's last mixing (Appleby), so that the numbers of different steps are unrelated
 # 2^64 over the golden ratio, odd: multiples of it spread evenly.
 GOLDEN_64 = 0x9E3779B97F4A7C15
 # The mixing of SplitMix64 (Steele, Lea & Flood 2014); the second factor of the last mixing of MurmurHash3 (Appleby).

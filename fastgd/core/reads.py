@@ -1,8 +1,9 @@
-"""What a user's functions read besides their arguments: globals, variables of enclosing functions, their own code.
+"""What users' functions read besides their arguments: globals, variables of enclosing functions, and their code.
 
-Compiled code has these values in it. So they are recorded when a kernel is compiled, and the code counts only as long
-as they are the same: modules and functions by identity, and what these read in turn; numbers and tuples by value;
-arrays by their elements. (What a function made by `numba.njit` reads is Numba's, which never looks at it again.)
+Compiled code contains these values. So they are recorded when a kernel is compiled, and the code is valid only as long
+as they are unchanged. Modules and functions are compared by identity, together with everything that they read; numbers
+and tuples by value; arrays by their elements. (A function made by `numba.njit` is not followed: Numba freezes what it
+reads.)
 """
 
 import builtins
@@ -13,13 +14,13 @@ import numpy as np
 from .._plan import unchanged
 from ..errors import value_error
 
-# Packages whose functions are what they are.
+# Packages whose functions are assumed not to change.
 FIXED = {"numpy", "numba", "fastgd", "math", "builtins"}
 SCALARS = (bool, int, float, complex, str, bytes, type(None), np.generic)
 
 
 class Reads:
-    """What some functions read, as it is when this is made.
+    """What some functions read, at the time this is made.
 
     watched: (container, key, value) triples for `fastgd._plan.unchanged`.
     """
@@ -33,11 +34,11 @@ class Reads:
 
     @property
     def may_change_in_place(self):
-        """Whether some of it is an array, whose elements have to be compared each time."""
+        """Whether the functions read an array, whose elements must be compared each time."""
         return bool(self._arrays)
 
     def are_current(self):
-        """Whether the functions still read the same."""
+        """Whether the functions still read the same values."""
         if unchanged(self.watched) and all(_content(array) == content for array, content in self._arrays):
             return True
         now = Reads(self.functions)
@@ -55,8 +56,8 @@ class Reads:
         return same and all(one == two for (_, one), (_, two) in pairs)
 
     def frozen(self, function, compiled):
-        """A copy of one of the functions that reads these values, for ever; compiled(f) takes the place of every other
-        function f that it reads."""
+        """(copy, fill): a copy of one of the functions that always reads the recorded values, once fill() is called.
+        compiled(f) replaces every other function f that it reads."""
         globals_, cells = self._found[function]
         space = {"__builtins__": builtins, "__name__": function.__module__}
         closure = tuple(types.CellType() for _ in cells)
@@ -88,13 +89,13 @@ class Reads:
         self._found[function] = {name: space[name] for name in names if name in space}, cells
         self._watch(function, "__code__", code, ())
         self._watch(function, "__defaults__", function.__defaults__, names)
-        for name in names:  # also one that is not there: it may come to be, in the place of Python's own
+        for name in names:  # also missing ones: a global may be added later, and hide a builtin
             self._watch(space, name, space.get(name), names)
         for cell, value in zip(function.__closure__ or (), cells, strict=True):
             self._watch(cell, "cell_contents", value, names)
 
     def _add_value(self, value, names):
-        """Records what may change while a name still stands for the same object."""
+        """Records parts of a value that may change while the name refers to the same object."""
         if any(value is known for known in self._known):
             return
         if isinstance(value, types.FunctionType):
@@ -115,7 +116,7 @@ class Reads:
 
 
 def _names(code):
-    """Every name in a code object and in those inside it: globals, attributes, imports."""
+    """Every name in a code object and in the code objects inside it: globals, attributes, imports."""
     inside = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return set(code.co_names).union(*map(_names, inside))
 
@@ -133,7 +134,7 @@ def _content(array):
 
 
 def _equal(one, two):
-    """Whether two values are the same to a compiled function."""
+    """Whether two values are the same for compiled code."""
     if one is two:
         return True
     if type(one) is not type(two):

@@ -1,4 +1,4 @@
-"""How many threads a network uses unless told."""
+"""The default number of threads."""
 
 import functools
 import os
@@ -11,8 +11,8 @@ MAX_THREADS = 256
 
 @functools.cache
 def default_threads():
-    """FASTGD_NUM_THREADS or OMP_NUM_THREADS if set; else the physical cores this process may run on, or fewer if its
-    control group is given less time than that."""
+    """FASTGD_NUM_THREADS or OMP_NUM_THREADS if set; else the number of physical cores that this process may run on,
+    limited by the CPU quota of its control group."""
     for variable in ("FASTGD_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(variable, "").split(",")[0].strip()
         if text:
@@ -25,7 +25,7 @@ def default_threads():
 
 
 def check_threads(num_threads):
-    """The number itself, or the default for None."""
+    """The number, or the default for None; raises unless it is valid."""
     if num_threads is None:
         return default_threads()
     if check_integer("num_threads", num_threads, 1) > MAX_THREADS:
@@ -40,7 +40,7 @@ def _allowed_cpus():
 
 
 def _physical_cores(cpus, topology=pathlib.Path("/sys/devices/system/cpu")):
-    """How many cores these logical processors are; each counts for one where the system does not tell."""
+    """The number of physical cores of these logical processors; each counts as one if the system does not say."""
     cores = {_read(topology / f"cpu{cpu}" / "topology" / "thread_siblings_list") or cpu for cpu in cpus}
     return len(cores)
 
@@ -52,15 +52,15 @@ def _own_cgroup():
 
 
 def _cgroup_cpus(root, group):
-    """The smallest quota in processors of the group and those above it; infinite without one."""
+    """The smallest quota, in processors, of the group and its parents; infinite without one."""
     quota = float("inf")
-    folder = root / group
-    for place in (folder, *folder.parents):
-        if root not in (place, *place.parents):
+    path = root / group
+    for folder in (path, *path.parents):
+        if root not in (folder, *folder.parents):
             break
-        limit, _, period = (_read(place / "cpu.max") or "max").partition(" ")  # version 2
+        limit, _, period = (_read(folder / "cpu.max") or "max").partition(" ")  # version 2
         if limit == "max":
-            limit, period = _read(place / "cpu" / "cpu.cfs_quota_us"), _read(place / "cpu" / "cpu.cfs_period_us")
+            limit, period = _read(folder / "cpu" / "cpu.cfs_quota_us"), _read(folder / "cpu" / "cpu.cfs_period_us")
         if limit and period and int(limit) > 0:
             quota = min(quota, max(1.0, int(limit) / int(period)))
     return quota
