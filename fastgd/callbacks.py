@@ -14,9 +14,8 @@ import time
 import numpy as np
 
 from ._plan import UseLock
-from .errors import check_integer, shown, type_error, value_error
-from .training.checkpoint import check_file
-from .training.history import reason
+from .core.files import check_file
+from .errors import check_integer, reason, shown, type_error, value_error
 
 # Seconds between two updates of the progress bar.
 TICK = 0.1

@@ -39,6 +39,13 @@ def _divergence(fields):
     return DivergenceError(**fields)
 
 
+def reason(error):
+    """`History.stopped` of a run that an exception ended."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return "interrupted"
+    return "diverged" if isinstance(error, DivergenceError) else "error"
+
+
 class CheckpointError(ValueError):
     """A file is not a fastgd model, is incomplete, or does not fit the object that it is loaded into. See the
     attributes `path`, `field`, `expected` and `got`."""

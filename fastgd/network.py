@@ -249,7 +249,10 @@ class Network:
         Raises TypeError or ValueError that names the argument, and DivergenceError if the loss or the gradient is not
         finite; the parameters are then those before the step."""
         loss = self.executor.fast_step(x, y, optimizer) if sample_weight is None else None
-        return self.executor.step(x, y, optimizer, sample_weight) if loss is None else loss
+        if loss is None:
+            check_optimizer(optimizer)
+            loss = self.executor.step(x, y, optimizer, sample_weight)
+        return loss
 
     fit = fit
 

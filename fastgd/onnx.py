@@ -15,9 +15,9 @@ metadata "classes" lists their order, as JSON. Unlike fastgd, the model does not
 import numpy as np
 
 from .core.config import __version__
+from .core.files import check_file, replace_file
 from .errors import choose, value_error
 from .tables import OUTPUTS
-from .training.checkpoint import check_file, replace_file
 
 # Versions of ONNX 1.8 (November 2020), which onnxruntime reads since 1.6; nothing newer is needed.
 OPSETS, IR_VERSION = {"": 13, "ai.onnx.ml": 2}, 7

@@ -129,7 +129,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", *named)
 
-    monkeypatch.setattr(fastgd.training.checkpoint.os, "replace", full)
+    monkeypatch.setattr(fastgd.core.files.os, "replace", full)
     for named in ((), ("other",)):
         with pytest.raises(OSError, match="No space") as caught:
             rich_network().save(tmp_path / "m")
@@ -360,9 +360,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):
-    old, young, other = (
-        tmp_path / f".{n}{fastgd.training.checkpoint.UNFINISHED}" for n in ("m.0123", "m.4567", "other.89")
-    )
+    old, young, other = (tmp_path / f".{n}{fastgd.core.files.UNFINISHED}" for n in ("m.0123", "m.4567", "other.89"))
     for path in (old, young, other):
         path.write_bytes(b"")
     for path in (old, other):
@@ -493,7 +491,7 @@ def test_an_interrupt_anywhere_in_a_save_leaves_nothing_behind(tmp_path):
 
         def trace(frame, event, argument):
             nonlocal left
-            if not frame.f_code.co_filename.endswith("checkpoint.py"):
+            if not frame.f_code.co_filename.endswith(("checkpoint.py", "files.py")):
                 return None
             if event == "line":
                 left -= 1

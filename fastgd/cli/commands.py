@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import callbacks, tables
 from ..core.config import show_config
+from ..core.files import check_file, check_path, replace_file
 from ..data.minibatches import check_batch_size
 from ..errors import CheckpointError, check_integer, check_number, choose, shown, value_error
 from ..explore.range_test import find_learning_rate
@@ -26,7 +27,7 @@ from ..optimizers import OPTIMIZERS
 from ..schedules import cosine
 from ..tables.columns import missing
 from ..tables.preprocessing import column_of
-from ..training.checkpoint import check_file, check_path, description, load, load_described, replace_file
+from ..training.checkpoint import description, load, load_described
 from .datasets import data_of_model, data_to_train, ending, names_in
 from .self_check import installed_backends, time_steps
 

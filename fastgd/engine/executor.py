@@ -10,7 +10,6 @@ from .._plan import ASKED_TO_STOP, BAD_GRADIENT, BAD_LOSS, FAULT, HIGH_MAX_ABS, 
 from ..data.mapped import check_mapping, leave_pages
 from ..data.samples import check_rows, check_samples, check_targets, check_values, check_weights
 from ..errors import DivergenceError
-from ..optimizers.base import check_optimizer
 from ..schedules import Schedule
 from .plan import Plan
 from .steps import Steps
@@ -192,7 +191,6 @@ class Executor:
         """`Network.train_step` for any arguments: checks, casts and raises. Prepares `fast_step` for the next steps if
         they qualify. scaled: False uses the weights without scaling."""
         network = self.network
-        check_optimizer(optimizer)
         if optimizer.state:  # a value that is not finite shows in the loss or the gradient
             x = check_rows("x", x, network.input_shape)
             y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)

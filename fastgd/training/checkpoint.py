@@ -2,9 +2,7 @@
 training run; its metadata describe, as JSON, how to construct them. No pickle.
 
 The last tensor, "sha256", is the digest of every byte before it. A file is written under another name and made durable
-before it is renamed: whatever happens, the path holds the old file or the new one, whole.
-
-Over 400 lines: the code that writes the format stands beside the code that reads it."""
+before it is renamed: whatever happens, the path holds the old file or the new one, whole."""
 
 import contextlib
 import dataclasses
@@ -12,22 +10,20 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import stat
-import time
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from .._plan import sync_folder
 from ..activations import ACTIVATIONS
 from ..core import fingerprint
 from ..core.choice import pick
 from ..core.config import __version__
+from ..core.files import as_path, check_file, replace_file
 from ..core.kernel import DTYPES
 from ..core.threads import check_threads
-from ..errors import CheckpointError, check_integer, check_number, choose, shown, type_error, value_error
+from ..errors import CheckpointError, check_integer, check_number, choose, shown, value_error
 from ..layers.base import check_shape, layer_from_config, parameter_specs, statistic_specs
 from ..layers.containers import Sequential
 from ..losses import LOSSES, Loss
@@ -44,8 +40,6 @@ _OBSERVED = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(k
 CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
 # The library writes tensors of bytes last, ordered by name: no other name of theirs may follow this one.
 DIGEST = "sha256"
-# Ending of files that are being written, and the seconds after which such a file is taken for that of a killed process.
-UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
 # First bytes of files of other formats.
 FOREIGN = {
     b"PK\x03\x04": "a zip archive, as torch and numpy's npz are",
@@ -119,79 +113,6 @@ def _check_known(argument, choice, table):
 def _state(optimizer):
     """The state arrays of an optimizer by the names they have in a file."""
     return {f"optimizer.{slot}.{i}": a for slot, arrays in optimizer.state.items() for i, a in enumerate(arrays)}
-
-
-def _path(path, argument="path"):
-    try:
-        path = os.fsdecode(path)
-    except TypeError:
-        raise type_error(argument, "a path", f"{shown(path)} ({type(path).__name__})") from None
-    if not path:
-        raise value_error(argument, "a path", "''")
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"argument {argument!r}: expected a file, got the folder {path!r}")
-    return path
-
-
-def check_path(path, argument="path"):
-    """Returns the path as a str. Raises unless it is the path of a file in a folder that exists."""
-    path = _path(path, argument)
-    folder = os.path.dirname(os.path.realpath(path))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"argument {argument!r}: expected a file in a folder that exists, got {path!r}")
-    return path
-
-
-def check_file(path, argument="path"):
-    """As `check_path`, for files that are replaced as a whole: raises if the path is that of a pipe, say."""
-    path = check_path(path, argument)
-    if os.path.exists(path) and not os.path.isfile(path):
-        expected = "a regular file, or a path where there is none yet"
-        raise value_error(argument, expected, f"{path!r}, a pipe, socket or device")
-    return path
-
-
-def replace_file(path, parts):
-    """Replaces the file at `path`, or the file that a link there points to, atomically. parts: its bytes."""
-    path = os.path.realpath(path)
-    folder, name = os.path.split(path)
-    _remove_forgotten(folder, name)
-    sibling = os.path.join(folder, f"{_stem(name)}{secrets.token_hex(8)}{UNFINISHED}")
-    try:
-        with open(sibling, "xb") as file:
-            if os.path.exists(path):
-                shutil.copymode(path, sibling)
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(sibling, path)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk
-            error.filename = path
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(sibling)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name is durable once the folder is
-        try:
-            sync_folder(folder)
-        except OSError as error:
-            error.add_note(f"{path!r} is the new file, but it may not last if the power fails now")
-            raise
-
-
-def _stem(name):
-    """The beginning of the names under which this file is written; names have 255 bytes at most."""
-    return os.fsdecode(b"." + os.fsencode(name)[:100] + b".")
-
-
-def _remove_forgotten(folder, name):
-    """Removes unfinished files of processes that were killed while they wrote this file."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(_stem(name)) and entry.name.endswith(UNFINISHED):
-                with contextlib.suppress(OSError):
-                    if time.time() - entry.stat().st_mtime > FORGOTTEN:
-                        os.remove(entry.path)
 
 
 # ---- reading
@@ -275,7 +196,7 @@ class _File:
 def _read(path):
     """Reads and checks every byte of a file; returns a `_File`. The bytes are read once: even if the file changes
     meanwhile, the bytes that were checked are parsed."""
-    path = _path(path)
+    path = as_path(path)
     if not stat.S_ISREG(os.stat(path).st_mode):  # open() of a pipe may wait for ever
         raise CheckpointError(path, "file", "a regular file", "something else")
     with open(path, "rb") as file:

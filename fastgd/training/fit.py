@@ -5,6 +5,7 @@ import math
 import os
 
 from ..callbacks import ProgressBar, check_callbacks
+from ..core.files import check_file
 from ..data.minibatches import check_batch_size
 from ..data.samples import check_class_weight, check_samples
 from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
@@ -119,7 +120,7 @@ def fit(
     callbacks = check_callbacks(callbacks)
     bar = ProgressBar(epochs) if check_flag("progress", progress) else None
     if checkpoint is not None:
-        checkpoint = files.check_file(checkpoint, "checkpoint")
+        checkpoint = check_file(checkpoint, "checkpoint")
         files.describe(self, optimizer)
     if checkpoint_every is not None:
         check_integer("checkpoint_every", checkpoint_every, 1)

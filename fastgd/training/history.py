@@ -4,15 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from ..errors import DivergenceError, check_integer, shown, type_error, value_error
+from ..errors import check_integer, shown, type_error, value_error
 from ..metrics import COLUMNS
-
-
-def reason(error):
-    """`History.stopped` of a run that an exception ended."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        return "interrupted"
-    return "diverged" if isinstance(error, DivergenceError) else "error"
 
 
 @dataclasses.dataclass(repr=False)

@@ -20,10 +20,10 @@ from .._plan import Use
 from ..callbacks import every
 from ..core.interrupts import held
 from ..engine.steps import Steps
-from ..errors import check_integer, check_number, shown, value_error
+from ..errors import check_integer, check_number, reason, shown, value_error
 from ..schedules import Schedule
 from ..training import checkpoint as files
-from .history import History, reason
+from .history import History
 from .sampling import Stream
 
 # Seconds between two saves of a run whose checkpoint interval is not given.

@@ -1,0 +1,86 @@
+"""Files that are replaced as a whole: whatever happens, a path holds the old file or the new one."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+
+from .._plan import sync_folder
+from ..errors import shown, type_error, value_error
+
+# Ending of files that are being written, and the seconds after which such a file is taken for that of a killed process.
+UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
+
+
+def as_path(path, argument="path"):
+    try:
+        path = os.fsdecode(path)
+    except TypeError:
+        raise type_error(argument, "a path", f"{shown(path)} ({type(path).__name__})") from None
+    if not path:
+        raise value_error(argument, "a path", "''")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"argument {argument!r}: expected a file, got the folder {path!r}")
+    return path
+
+
+def check_path(path, argument="path"):
+    """Returns the path as a str. Raises unless it is the path of a file in a folder that exists."""
+    path = as_path(path, argument)
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"argument {argument!r}: expected a file in a folder that exists, got {path!r}")
+    return path
+
+
+def check_file(path, argument="path"):
+    """As `check_path`, for files that are replaced as a whole: raises if the path is that of a pipe, say."""
+    path = check_path(path, argument)
+    if os.path.exists(path) and not os.path.isfile(path):
+        expected = "a regular file, or a path where there is none yet"
+        raise value_error(argument, expected, f"{path!r}, a pipe, socket or device")
+    return path
+
+
+def replace_file(path, parts):
+    """Replaces the file at `path`, or the file that a link there points to, atomically. parts: its bytes."""
+    path = os.path.realpath(path)
+    folder, name = os.path.split(path)
+    _remove_forgotten(folder, name)
+    sibling = os.path.join(folder, f"{_stem(name)}{secrets.token_hex(8)}{UNFINISHED}")
+    try:
+        with open(sibling, "xb") as file:
+            if os.path.exists(path):
+                shutil.copymode(path, sibling)
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(sibling, path)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk
+            error.filename = path
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(sibling)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the new name is durable once the folder is
+        try:
+            sync_folder(folder)
+        except OSError as error:
+            error.add_note(f"{path!r} is the new file, but it may not last if the power fails now")
+            raise
+
+
+def _stem(name):
+    """The beginning of the names under which this file is written; names have 255 bytes at most."""
+    return os.fsdecode(b"." + os.fsencode(name)[:100] + b".")
+
+
+def _remove_forgotten(folder, name):
+    """Removes unfinished files of processes that were killed while they wrote this file."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_stem(name)) and entry.name.endswith(UNFINISHED):
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat().st_mtime > FORGOTTEN:
+                        os.remove(entry.path)
