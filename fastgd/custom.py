@@ -149,8 +149,8 @@ def loss(function=None, *, labels=False, link=None):
         fastgd.Network(8, layers, loss="pinball")    # or loss=pinball(q=0.5)
 
     function: takes the outputs z (k,) of a row, its target y, an array dz (k,), and parameters with defaults. It
-        returns the loss of the row, and fills dz with its derivatives with respect to z. The loss of a minibatch is the mean
-        over its rows.
+        returns the loss of the row, and fills dz with its derivatives with respect to z. The loss of a minibatch is the
+        mean over its rows.
     labels: whether y is the integer class of the row instead of values (k,).
     link: the kernel that turns outputs into predictions, such as fastgd.kernels.softmax_forward; None for identity.
 
