@@ -17,7 +17,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
-from . import jit_gemm  # noqa: F401  gives compiled loops their `add_product`
+from . import jit_gemm  # noqa: F401  registers `add_product` for compiled loops
 from .jit_python import DeferringPythonCompiler, PythonCompiler
 from .kernel import PACKAGE
 from .reads import Reads

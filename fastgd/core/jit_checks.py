@@ -1,7 +1,8 @@
-"""What the passes of jit_python.py put into a user's function: the precision of Python's numbers, what Python raises.
+"""Functions that the passes of jit_python.py insert into users' functions: they give Python's numbers the right
+precision, and raise where Python raises.
 
-The functions are replaced by their overloads where Numba compiles them. Those that check one operand give it back, so
-that the operation itself stays Numba's.
+When Numba compiles them, their overloads replace them. Functions that check an operand return it, so that the operation
+itself remains Numba's.
 """
 
 import math
@@ -12,25 +13,25 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 BITS_63 = 2.0**63
-# A power of 2 beyond which every float is infinite or 0; it has the 32 bits that Numba gives it.
+# An exponent of 2 beyond which every float is infinite or 0. It fits in the 32 bits that Numba has for it.
 LARGEST_SHIFT = 10_000
 
 
 def weak(value, other):
-    """The value, a number of Python's, in the precision that it takes beside `other`."""
+    """The value, a Python number, in the precision that it has in an operation with `other`."""
     return value
 
 
 @overload(weak)
 def _weak(value, other):
-    kind = other.dtype if isinstance(other, types.Array) else other
-    if kind == types.float32 and isinstance(value, (types.Number, types.Boolean)) and value != types.float32:
+    dtype = other.dtype if isinstance(other, types.Array) else other
+    if dtype == types.float32 and isinstance(value, (types.Number, types.Boolean)) and value != types.float32:
         return lambda value, other: np.float32(value)
     return lambda value, other: value
 
 
 def divisor(value, by):
-    """`by`; raises if both are whole numbers and it is 0."""
+    """`by`; raises if both are integers and `by` is 0."""
     return by
 
 
@@ -48,7 +49,7 @@ def _divisor(value, by):
 
 
 def number_divisor(value, by):
-    """`by`, where both are numbers of Python's; raises if it is 0."""
+    """`by`, for Python numbers; raises if `by` is 0."""
     return by
 
 
@@ -63,7 +64,7 @@ def _number_divisor(value, by):
 
 
 def check_number_power(base, power):
-    """Raises if a power of two numbers of Python's is none, or too large: of two whole numbers `exponent` checks it."""
+    """Raises if a power of Python numbers is not real, or too large. (For two integers, `exponent` checks it.)"""
 
 
 @overload(check_number_power)
@@ -81,7 +82,7 @@ def _check_number_power(base, power):
 
 
 def contained(values, value):
-    """Whether a value equals one of a tuple, whose numbers of Python's take its precision."""
+    """Whether a value equals an element of a tuple, in which Python numbers take the value's precision."""
     return value in values
 
 
@@ -94,7 +95,7 @@ def _contained(values, value):
 
 
 def _shift(function):
-    """A shift; raises if it is by a negative number or the result is beyond 64 bits."""
+    """A shift that raises if it is by a negative number, or if the result exceeds 64 bits."""
 
     def shifted(value, by):
         return function(value, by)
@@ -117,7 +118,7 @@ SHIFTS = {function: _shift(function) for function in (operator.lshift, operator.
 
 
 def exponent(base, power):
-    """`power`; raises if both are whole numbers and the result is none, or one beyond 64 bits."""
+    """`power`; raises if both are integers and the result is not an integer of 64 bits."""
     return power
 
 
@@ -135,7 +136,7 @@ def _exponent(base, power):
 
 
 def _within(function):
-    """The second operand; raises if both are whole numbers and the result is beyond 64 bits."""
+    """The function that returns the second operand; raises if both are integers and the result exceeds 64 bits."""
 
     def operand(left, right):
         return right
@@ -159,7 +160,7 @@ WITHIN = {function: _within(function) for function in (operator.add, operator.su
 
 
 def inverse_power(base, power):
-    """base to the power of a negative whole number."""
+    """base to the power of a negative integer."""
     return base**power
 
 
@@ -179,8 +180,8 @@ def _inverse_power(base, power):
 
 
 def _checked_math(function, arity):
-    """A function of `math` that gives its value, and whether Python would raise."""
-    if function is math.sqrt:  # told from x alone, so that the root of a float32 can be taken as one
+    """A function of `math` that returns its value, and whether Python would raise."""
+    if function is math.sqrt:  # the check does not use the root, so that a float32 root can be computed in float32
         return register_jitable(lambda x: (math.sqrt(np.float64(x)), x < 0))
     if function is math.ldexp:
 
@@ -208,7 +209,7 @@ def _checked_math(function, arity):
 
 
 def _raising(checked, arity):
-    """The function of `math` that raises at once."""
+    """A function of `math` that raises immediately."""
     if arity == 1:
 
         def raising(x):
@@ -229,7 +230,7 @@ def _raising(checked, arity):
 
 
 def _whole(function):
-    """A function that makes a float a whole number, or raises."""
+    """A function that converts a float to an integer, or raises."""
 
     def made(x):
         return function(x)
@@ -251,12 +252,12 @@ def _whole(function):
 
 @register_jitable
 def as_float(x):
-    """float(x), which Numba leaves in float32."""
+    """float(x); Numba's own float(x) leaves float32 as it is."""
     return np.float64(x)
 
 
 def bound(is_bound):
-    """Raises if a local variable that is to be read has no value: Numba would take 0."""
+    """Raises if a local variable that is read has no value, for which Numba would use 0."""
 
 
 @overload(bound)
@@ -280,8 +281,8 @@ CHECKED = {
     for name in names
 }
 RAISING = {key: _raising(checked, key[1]) for key, checked in CHECKED.items()}
-# What takes the place of functions of one argument that make numbers of Python's.
+# Replacements for functions of one argument that return Python numbers.
 CONVERSIONS = {float: as_float}
 CONVERSIONS |= {function: _whole(function) for function in (int, round, math.floor, math.ceil, math.trunc)}
-# Of functions that were put in, those that give numbers of Python's.
+# The inserted functions that return Python numbers.
 NUMBERS = {*RAISING.values(), *CONVERSIONS.values()}

@@ -1,7 +1,7 @@
 """`add_product` and `product_over_rows` for loops that Numba compiles: register tiles, as in src_cython/core/gemm.pxi.
 
-A panel of B is packed, and for TILE_ROWS rows at a time one vector of sums each goes through it. Numba makes no vectors
-of what a loop adds up in more than one variable, so the innermost loop is written as LLVM's instructions.
+A panel of B is packed, and TILE_ROWS rows of A at a time are multiplied by it, with one vector of sums per row. Numba
+does not vectorize a loop that sums into several variables, so the innermost loop is written as LLVM instructions.
 """
 
 import numpy as np
@@ -12,15 +12,15 @@ from numba.extending import intrinsic, overload, register_jitable
 from .product import SUM_ROWS, SUM_TERMS, add_product, product_over_rows
 
 TILE_ROWS = 6
-VECTOR_BYTES = 64  # LLVM cuts it into vectors that the processor has
+VECTOR_BYTES = 64  # LLVM splits it into vectors that the processor supports
 PANEL_ROWS = SUM_ROWS
 FLAGS = ("contract",)
 
 
 def _make_tile(rows, *, apart):
-    """The intrinsic c (rows, lanes) <- c + a (rows, k) b (k, lanes), k > 0, of addresses and strides in bytes; the
-    rows of c and b are contiguous, those of b follow one another. `zero` has the type of an element. apart: the product
-    is summed up before it is added to c."""
+    """The intrinsic c (rows, lanes) <- c + a (rows, k) b (k, lanes), k > 0. Its arguments are addresses, and strides in
+    bytes. The rows of c are contiguous, and so is b. `zero` has the type of an element. apart: whether the product is
+    summed before it is added to c."""
 
     @intrinsic
     def tile(typing_context, zero, c, c_row, a, a_row, a_k, b, k):
@@ -30,11 +30,11 @@ def _make_tile(rows, *, apart):
             lanes = VECTOR_BYTES // (zero.bitwidth // 8)
             vector, lane_numbers = ir.VectorType(element, lanes), ir.VectorType(ir.IntType(32), lanes)
 
-            def place(address, kind):
-                return builder.inttoptr(address, kind.as_pointer())
+            def pointer(address, of):
+                return builder.inttoptr(address, of.as_pointer())
 
-            def load(address, kind):
-                return builder.load(place(address, kind), align=zero.bitwidth // 8)
+            def load(address, of):
+                return builder.load(pointer(address, of), align=zero.bitwidth // 8)
 
             def broadcast(value):
                 undefined = ir.Constant(vector, ir.Undefined)
@@ -66,7 +66,7 @@ def _make_tile(rows, *, apart):
             builder.position_at_end(after)
             for s, c_row, address in zip(next_sums, held, at_c, strict=True):
                 s = builder.fadd(c_row, s, flags=FLAGS) if apart else s
-                builder.store(s, place(address, vector), align=zero.bitwidth // 8)
+                builder.store(s, pointer(address, vector), align=zero.bitwidth // 8)
             return context.get_dummy_value()
 
         return types.void(zero, *[types.int64] * 7), codegen
@@ -75,7 +75,8 @@ def _make_tile(rows, *, apart):
 
 
 def _make_any_tile(*, apart):
-    """A tile of 1 to TILE_ROWS rows; fewer are done by twos and one, since more kinds take longer to compile."""
+    """A tile of 1 to TILE_ROWS rows. Fewer than TILE_ROWS are done in twos and ones, since more tiles take longer to
+    compile."""
     tile, tile2, tile1 = (_make_tile(rows, apart=apart) for rows in (TILE_ROWS, 2, 1))
 
     @register_jitable
@@ -105,7 +106,7 @@ def _address(x):
 
 
 def _make_add_panels(lanes, *, apart):
-    """c <- c + a b; apart: the terms are summed SUM_TERMS at a time before they are added to c."""
+    """The function c <- c + a b. apart: whether SUM_TERMS terms at a time are summed before they are added to c."""
     any_tile = _make_any_tile(apart=apart)
 
     @register_jitable
@@ -113,7 +114,7 @@ def _make_add_panels(lanes, *, apart):
         m, n, k = c.shape[0], c.shape[1], b.shape[0]
         zero = c.dtype.type(0)
         panel = np.empty((PANEL_ROWS, lanes), c.dtype)
-        part = np.zeros((TILE_ROWS, lanes), c.dtype)  # of c, where the columns that are left fill no vector
+        part = np.zeros((TILE_ROWS, lanes), c.dtype)  # for the last columns of c, if they do not fill a vector
         for p in range(0, k, PANEL_ROWS):
             terms = min(PANEL_ROWS, k - p)
             step = SUM_TERMS if apart else terms

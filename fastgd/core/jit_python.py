@@ -1,17 +1,17 @@
-"""What makes Numba compute in a user's function what Python computes there.
+"""Compiler passes that make Numba compute in a user's function what Python computes.
 
-A number of Python's takes the precision of the float32 that it meets (NumPy Enhancement Proposal 50): 0.1 x has the
-bits of numpy's, and as many lanes as x. Numba would take both to float64. Functions of `math` compute in float64 and
-raise outside their domain; so does the division of two numbers of Python's by 0, their power that is too large or no
-real number, and a local variable that has no value; powers of whole numbers to negative ones are fractions. The passes
-below see to that in Numba's representation of the function in hand, whose source nobody reads; what they put in stands
-in jit_checks.py. What would silently be something else is refused.
+A Python number takes the precision of the float32 that it is combined with (NumPy Enhancement Proposal 50): 0.1 x has
+the same bits as in numpy, and the vector width of x. Numba would convert both to float64. Functions of `math` compute
+in float64 and raise outside their domain. Python numbers raise when divided by 0, and when a power is too large or not
+real; so does a local variable without a value. Integers to negative powers are fractions. The passes below transform
+Numba's representation of the function, and do not read its source. The functions that they insert are in jit_checks.py.
+Code that would silently compute something else is refused.
 
-What is left to differ: sums of a variable and a constant near 2^63; whole numbers of numpy's with fewer than 64 bits,
-which have 64 here; divisions by 0 of floats of Python's that another of the user's functions is given as arguments,
-infinite or NaN here; random numbers, which are Numba's own.
+Remaining differences: sums of a variable and a constant near 2^63; numpy integers with fewer than 64 bits, which have
+64 here; divisions by 0 of Python floats that were passed to another of the user's functions, which are infinite or NaN
+here; random numbers, which come from Numba's generator.
 
-Over 400 lines: each pass is short, and they go through the same statements one after the other.
+Over 400 lines: each pass is short, and they transform the same statements one after the other.
 """
 
 import inspect
@@ -49,24 +49,24 @@ from .jit_checks import (
 ARITHMETIC = {operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow}
 ORDER = {operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne}
 DIVISIONS = {operator.truediv, operator.floordiv, operator.mod}
-# Functions of which a number of Python's takes the precision of the others among the arguments from a place on.
+# Functions in which Python numbers take the precision of the other arguments, from this argument index on.
 MIXING = {
     min: 0, max: 0, divmod: 0, np.minimum: 0, np.maximum: 0, np.fmin: 0, np.fmax: 0, np.arctan2: 0, np.hypot: 0,
     np.copysign: 0, np.power: 0, np.clip: 0, np.where: 1,
 }  # fmt: skip
-# Functions that give numbers of Python's whatever they are given, and those that do if they are given such.
+# Functions that always return Python numbers, and functions that do so for arguments that are Python numbers.
 GIVES_NUMBERS, KEEPS_NUMBERS = {int, float, len, range}, {abs, min, max, divmod, pow}
-# Attributes of arrays that are numbers of Python's, or tuples of them.
+# Attributes of arrays that are Python numbers, or tuples of them.
 SIZES = {"size", "ndim", "shape"}
 
 
 class _Pass:
     def __init__(self):
-        """Numba asks passes for one of their own."""
+        """Numba requires passes to define it."""
 
 
 class _Editor:
-    """Writes a function's blocks anew, statement by statement."""
+    """Rewrites a function's blocks, statement by statement."""
 
     def __init__(self, func_ir):
         self.func_ir, self.statements = func_ir, []
@@ -76,18 +76,18 @@ class _Editor:
         return _constant_object(self.func_ir, expr.func)
 
     def variable(self, value, like, name="python"):
-        """A new variable with a value, in front of the statement `like`."""
+        """A new variable with a value, assigned before the statement `like`."""
         variable = like.target.scope.define(mk_unique_var(f"${name}"), like.loc)
         self.statements.append(ir.Assign(value, variable, like.loc))
         return variable
 
     def call(self, function, arguments, like):
-        """A new variable with what a function gives."""
+        """A new variable with the result of a call, assigned before the statement `like`."""
         called = self.variable(ir.Global(function.__name__, function, like.loc), like)
         return self.variable(ir.Expr.call(called, arguments, (), like.loc), like)
 
     def run(self, edit):
-        """Has edit(statement) write each statement, and what comes in front of it."""
+        """Replaces the value of each assignment by edit(statement), which may insert statements before it."""
         for block in self.func_ir.blocks.values():
             self.statements = []
             for statement in block.body:
@@ -100,7 +100,7 @@ class _Editor:
 
 
 def _constant_object(func_ir, variable):
-    """What a variable stands for if it is a global, one of an enclosing function, or an attribute of a module."""
+    """The value of a variable that is a global, a closure variable, or an attribute of a module; else None."""
     found = guard(get_definition, func_ir, variable)
     if isinstance(found, (ir.Global, ir.FreeVar)):
         return found.value
@@ -119,7 +119,7 @@ def _hashable(function):
 
 @register_pass(mutates_CFG=False, analysis_only=False)
 class PythonMath(_Pass, FunctionPass):
-    """Functions of `math` compute in float64 and raise, as Python's do; so do those that make numbers of Python's."""
+    """Makes functions of `math`, and conversions to Python numbers, compute in float64 and raise as in Python."""
 
     _name = "fastgd_python_math"
 
@@ -142,16 +142,16 @@ class PythonMath(_Pass, FunctionPass):
         return True
 
     def called(self, editor, made, key, statement):
-        """The call in place of that of a function of `math`."""
+        """The call that replaces the call of a function of `math`."""
         called = editor.variable(ir.Global(made.__name__, made, statement.loc), statement)
         return ir.Expr.call(called, statement.value.args, (), statement.loc)
 
 
 @register_pass(mutates_CFG=False, analysis_only=False)
 class DeferredPythonMath(PythonMath):
-    """As `PythonMath` of a function that the loop of a kernel calls: it gives its value, and whether Python would have
-    raised before. Where a loop need not end at once, it keeps its lanes. A function with loops of its own raises, as
-    they may not end otherwise, and so does one that may handle it."""
+    """`PythonMath` for a function that the loop of a kernel calls: the function returns its value, and whether Python
+    would have raised. A loop that need not end immediately can be vectorized. A function that contains a loop raises
+    immediately, since the loop might not end otherwise; so does a function that may handle the exception."""
 
     _name = "fastgd_deferred_python_math"
 
@@ -197,8 +197,8 @@ def _handles(code):
 
 @register_pass(mutates_CFG=False, analysis_only=False)
 class PythonNumbers(_Pass, FunctionPass):
-    """Numbers of Python's take the precision of the float32 that they meet; whole numbers divide, and are taken to
-    powers, as Python's are."""
+    """Makes Python numbers take the precision of the float32 they are combined with, and integers behave as in Python
+    in divisions and powers."""
 
     _name = "fastgd_python_numbers"
 
@@ -209,10 +209,10 @@ class PythonNumbers(_Pass, FunctionPass):
         self.editor.run(self.edit)
         return True
 
-    # -- which variables are numbers of Python's, or hold only such
+    # -- which variables are Python numbers, or contain only such
 
     def find_numbers(self):
-        """Their names: all variables but those that are found to be something else."""
+        """Their names: all variables except those that are found to be something else."""
         assigned = [s for block in self.func_ir.blocks.values() for s in block.body if isinstance(s, ir.Assign)]
         self.numbers, size = {s.target.name for s in assigned}, -1
         while size != len(self.numbers):
@@ -253,7 +253,7 @@ class PythonNumbers(_Pass, FunctionPass):
         is_call = isinstance(found, ir.Expr) and found.op == "call"
         return is_call and _constant_object(self.func_ir, found.func) in CHECKED.values()
 
-    # -- what becomes of statements
+    # -- transforming statements
 
     def edit(self, statement):
         value = statement.value
@@ -294,7 +294,7 @@ class PythonNumbers(_Pass, FunctionPass):
                 return ir.Expr.call(called, (value.lhs, value.rhs), (), value.loc)
             if type(known[1]) is int:
                 self.editor.call(exponent, (value.lhs, value.rhs), statement)
-                right = False  # Numba makes a product of it
+                right = False  # Numba expands it to products
             elif known[1] is None:
                 value.rhs = self.editor.call(exponent, (value.lhs, value.rhs), statement)
         if left and not right and type(known[1]) is not int:
@@ -319,7 +319,7 @@ class PythonNumbers(_Pass, FunctionPass):
         return value
 
     def constant(self, variable):
-        """The number that a variable always stands for, or None."""
+        """The constant value of a variable, if it is a number, or None."""
         found = guard(get_definition, self.func_ir, variable)
         if isinstance(found, (ir.Const, ir.Global, ir.FreeVar)):
             return found.value if type(found.value) in (int, float) else None
@@ -344,7 +344,7 @@ def _check_size(value):
 
 
 def _folded(function, one, other):
-    """What arithmetic gives on two numbers, or None where it is not a real number."""
+    """The result of arithmetic on two numbers, or None if it is not a real number."""
     try:
         result = function(one, other)
     except (ArithmeticError, ValueError):
@@ -355,7 +355,7 @@ def _folded(function, one, other):
 
 @register_pass(mutates_CFG=False, analysis_only=True)
 class RefuseTruthArithmetic(_Pass, AnalysisPass):
-    """Refuses arithmetic of two conditions: numpy adds them by `or`, and does not subtract them."""
+    """Refuses arithmetic of two conditions, which numpy adds as `or` and does not subtract."""
 
     _name = "fastgd_refuse_truth_arithmetic"
 
@@ -369,15 +369,15 @@ class RefuseTruthArithmetic(_Pass, AnalysisPass):
                     function, operands, refused = expr.fn, (expr.value,), {operator.neg, operator.pos}
                 else:
                     continue
-                kinds = [state.typemap[operand.name] for operand in operands]
-                if function in refused and all(isinstance(kind, types.Boolean) for kind in kinds):
+                of_operands = [state.typemap[operand.name] for operand in operands]
+                if function in refused and all(isinstance(one, types.Boolean) for one in of_operands):
                     raise TypingError(f"arithmetic of conditions ({expr.loc.line}); use `and`, `or` or int(...)")
         return False
 
 
 @register_pass(mutates_CFG=False, analysis_only=False)
 class BoundLocals(_Pass, FunctionPass):
-    """A local variable that may have no value where it is read gets a companion that tells whether it has."""
+    """Adds a flag for each local variable that may be read without a value, and checks the flag before the read."""
 
     _name = "fastgd_bound_locals"
 
@@ -421,7 +421,8 @@ def _reads(statement):
 
 
 def _read_unassigned(block, assigned):
-    """Names that a block reads without a value, given those that have one; these grow by what the block assigns."""
+    """Names that a block may read without a value. assigned: the names that have one, to which it adds the names that
+    the block assigns."""
     found = set()
     for statement in block.body:
         found |= {name for name in _reads(statement) - assigned if not name.startswith("$")}
@@ -431,7 +432,7 @@ def _read_unassigned(block, assigned):
 
 
 def _assigned_at_entry(blocks):
-    """By block, the names that have a value whichever way it was reached."""
+    """By block, the names that have a value on every path to it."""
     graph = compute_cfg_from_blocks(blocks)
     made = {label: {s.target.name for s in b.body if isinstance(s, ir.Assign)} for label, b in blocks.items()}
     every = set().union(*made.values())
@@ -454,7 +455,7 @@ class PythonCompiler(CompilerBase):
     def define_pipelines(self):
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
         pipeline.add_pass_after(PythonNumbers, ReconstructSSA)
-        at = [kind for kind, _ in pipeline.passes].index(ReconstructSSA)
+        at = [one for one, _ in pipeline.passes].index(ReconstructSSA)
         pipeline.add_pass_after(self.math, pipeline.passes[at - 1][0])
         pipeline.add_pass_after(BoundLocals, self.math)
         pipeline.add_pass_after(RefuseTruthArithmetic, NopythonTypeInference)
@@ -463,6 +464,6 @@ class PythonCompiler(CompilerBase):
 
 
 class DeferringPythonCompiler(PythonCompiler):
-    """... for a function that the loop of a kernel calls; see `DeferredPythonMath`."""
+    """The compiler for functions that the loop of a kernel calls; see `DeferredPythonMath`."""
 
     math = DeferredPythonMath
