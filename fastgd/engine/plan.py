@@ -466,7 +466,9 @@ class Plan(Program):
         if update is not None:
             self.is_mid_step = True
             self.raise_in_update(update)
-        twin = Plan(self.network, len(x), self.loss_kernel, training=self.training, backend="numpy")
+        twin = Plan(
+            self.network, len(x), self.loss_kernel, training=self.training, backward=self.has_backward, backend="numpy"
+        )
         arrays = {"x": x} if y is None else {"x": x, "y": y}
         with np.errstate(over="ignore"):
             used = {
