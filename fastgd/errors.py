@@ -8,7 +8,7 @@ import numpy as np
 
 
 class DivergenceError(ArithmeticError):
-    """The loss or the gradient of a step is not finite. Raised before the update: the parameters are those of the last
+    """The loss or the gradient of a step is not finite. Raised before the update: the parameters are as after the last
     good step.
 
     update: the number of the optimizer's update that was not made, from 1 on. minibatch: the number of the minibatch,

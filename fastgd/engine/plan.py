@@ -21,7 +21,7 @@ bodies (Cython or Numba) in C, numpy bodies in Python. The phases, in order:
     factor       norm of the gradient, and the factor that clips it
     update       the optimizer's rule
     rank_one     the rule for a minibatch of one row, applied without storing the gradient
-    track        updates running statistics from those of the minibatch
+    track        updates running statistics from the minibatch's
 
 Over 400 lines: adding, allocating, binding and running share the same buffers and records."""
 
