@@ -21,7 +21,7 @@ bodies (Cython or Numba) in C, numpy bodies in Python. The phases, in order:
     factor       norm of the gradient, and the factor that clips it
     update       the optimizer's rule
     rank_one     the rule for a minibatch of one row, applied without storing the gradient
-    track        updates running statistics from those of the minibatch
+    track        updates running statistics from the minibatch's
 
 Over 400 lines: adding, allocating, binding and running share the same buffers and records."""
 
@@ -466,7 +466,9 @@ class Plan(Program):
         if update is not None:
             self.is_mid_step = True
             self.raise_in_update(update)
-        twin = Plan(self.network, len(x), self.loss_kernel, training=self.training, backend="numpy")
+        twin = Plan(
+            self.network, len(x), self.loss_kernel, training=self.training, backward=self.has_backward, backend="numpy"
+        )
         arrays = {"x": x} if y is None else {"x": x, "y": y}
         with np.errstate(over="ignore"):
             used = {

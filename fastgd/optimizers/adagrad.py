@@ -1,6 +1,6 @@
 """AdaGrad, AdaDelta and RMSProp, which divide by the root of accumulated squared gradients.
 
-The formulas are those of the papers, computed as in torch.optim, or as in optax where torch has no such optimizer."""
+The formulas come from the papers, computed as in torch.optim, or as in optax where torch has no such optimizer."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """Adam and its variants: AdamW, AMSGrad, Adamax, NAdam, RAdam.
 
-The formulas are those of the papers, computed as in torch.optim, or as in optax where torch has no such optimizer."""
+The formulas come from the papers, computed as in torch.optim, or as in optax where torch has no such optimizer."""
 
 import math
 

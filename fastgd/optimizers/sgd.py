@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, plain, with momentum or with Nesterov momentum. The formulas are those of the papers,
+"""Stochastic gradient descent, plain, with momentum or with Nesterov momentum. The formulas come from the papers,
 computed as in torch.optim."""
 
 from ..core.choice import FRACTION

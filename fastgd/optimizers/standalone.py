@@ -162,7 +162,7 @@ def _gradients(program, gradients):
 
 
 class Converter:
-    """Makes numpy arrays of objects that share their memory, and remembers those of the last list."""
+    """Makes numpy arrays of objects that share their memory, and remembers the last list's."""
 
     def __init__(self):
         self._known = []  # (object, its layout, array)

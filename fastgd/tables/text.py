@@ -155,7 +155,7 @@ def _stream(path, file):
 
 
 def _bad_row(path, file, delimiter, size):
-    """The TableError for the first row whose number of fields is not that of the header, or None."""
+    """The TableError for the first row that has more or fewer fields than the header, or None."""
     csv, found = pyarrow_modules().csv, []
     file.seek(0)
     if b"\0" in file.read(2**16) and not _is_gzip(path):
