@@ -1,0 +1,19 @@
+"""Types in the signatures of public functions."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+# An array of float32 or float64.
+Array: TypeAlias = npt.NDArray[np.floating[Any]]
+Path: TypeAlias = str | os.PathLike[str]
+# The shape of a row as the user gives it, and as the package uses it.
+ShapeLike: TypeAlias = int | Sequence[int]
+Shape: TypeAlias = tuple[int, ...]
+# A learning rate: a number, or a function of the number of updates made, such as a schedule.
+Rate: TypeAlias = float | Callable[[int], float]
+# Data that `fit` trains on, apart from y: rows, or minibatches (x, y) or (x, y, sample_weight).
+Data: TypeAlias = npt.ArrayLike | Iterable[tuple[npt.ArrayLike, ...]]
