@@ -282,7 +282,7 @@ BAD = {
     "a slot's name": (lambda: custom.optimizer(state=["average"])(of_average), ValueError, "'of_average'.*'average'"),
     "a base's name": (lambda: custom.optimizer(state=["m", "m_base"])(of_base), ValueError, "'of_base'.*'m_base'"),
     "0 in float32": (lambda: custom.optimizer(my_lion, state=["m"])(1e-3, beta1=1e-50), ValueError, "'beta1'.*float32"),
-    "a keyword": (lambda: custom.activation(of_keyword), TypeError, "'of_keyword'.*given by their place.*a=0.5"),
+    "a keyword": (lambda: custom.activation(of_keyword), TypeError, "'of_keyword'.*positional arguments.*a=0.5"),
     "activation's": (lambda: custom.activation(my_sgd), TypeError, "'my_sgd'.*x, then parameters"),
     "derivative": (lambda: custom.activation(leaky, derivative=3), TypeError, "'derivative'.*3"),
     "loss's": (lambda: custom.loss(leaky), TypeError, "'leaky'.*z, y, dz"),
