@@ -19,10 +19,10 @@ FACTOR = {"low": 0.0, "low_open": True, "high": 1.0}
 
 
 class Schedule:
-    """Base of the schedules: dataclasses whose fields are checked by type and against the class's `ranges`. looks:
-    whether the schedule depends on losses, which are then passed to its `observe`."""
+    """Base of the schedules: dataclasses whose fields are checked by type and against the class's `ranges`.
+    observes_loss: whether the schedule depends on losses, which are then passed to its `observe`."""
 
-    looks = False
+    observes_loss = False
     ranges: typing.ClassVar = {"learning_rate": POSITIVE, "final": AT_LEAST_ZERO}
 
     def __init_subclass__(cls):
@@ -275,8 +275,8 @@ class warmup(Schedule):
         return np.where(step < self.steps, rising, rate_at(self.schedule, np.maximum(step - self.steps, 0)))
 
     @property
-    def looks(self):
-        return getattr(self.schedule, "looks", False)
+    def observes_loss(self):
+        return getattr(self.schedule, "observes_loss", False)
 
     def observe(self, loss):
         """Passes the loss to the schedule."""
@@ -307,7 +307,7 @@ class reduce_on_plateau(Schedule):
     waited: "int" = dataclasses.field(default=0, init=False)
     cooldown_left: "int" = dataclasses.field(default=0, init=False)
 
-    looks = True
+    observes_loss = True
 
     def __call__(self, step):
         return np.maximum(self.scale * rate_at(self.learning_rate, step), self.final)

@@ -129,7 +129,7 @@ def test_reduce_on_plateau():
     np.testing.assert_allclose(plateau_rates([np.inf, np.nan, 1.0, 2.0], patience=0), [1, 0.1, 0.01, 0.01])
 
 
-def test_fit_looks_at_the_loss_each_epoch(small):
+def test_fit_observes_the_loss_each_epoch(small):
     network, x, y = small
     schedule = fastgd.schedules.warmup(fastgd.schedules.reduce_on_plateau(1e-9, patience=1, threshold=0.5), steps=2)
     history = network.fit(x, y, optimizer=fastgd.SGD(schedule), batch_size=3, epochs=8)
@@ -211,9 +211,9 @@ def test_warmup_in_front_of_a_function(small, tmp_path):
         network.save(tmp_path / "net.safetensors", optimizer=optimizer)
 
 
-def test_fit_stays_native_where_no_schedule_looks():
-    assert not fastgd.schedules.warmup(1e-3, steps=2).looks
-    assert fastgd.schedules.warmup(fastgd.schedules.reduce_on_plateau(1e-3), steps=2).looks
+def test_fit_stays_native_where_no_schedule_observes_the_loss():
+    assert not fastgd.schedules.warmup(1e-3, steps=2).observes_loss
+    assert fastgd.schedules.warmup(fastgd.schedules.reduce_on_plateau(1e-3), steps=2).observes_loss
 
 
 def test_training_follows_the_schedule(small):

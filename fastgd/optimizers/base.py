@@ -184,7 +184,7 @@ class Optimizer(Stepper):
     def observe(self, loss):
         """Passes the loss to a schedule that depends on it (`schedules.reduce_on_plateau`); `fit` does so every
         epoch."""
-        if getattr(self.schedule, "looks", False):
+        if getattr(self.schedule, "observes_loss", False):
             self.schedule.observe(loss)
             self.counter[1] += 1
 
