@@ -13,7 +13,7 @@ from .._plan import Stepper, Use, UseLock
 from ..core.buffers import aligned_zeros
 from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE
 from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
-from ..schedules import Schedule, constant
+from ..schedules import Schedule, constant, notify
 from .low_memory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_state, slots_of
 from .standalone import Converter, Standalone, check_arrays, check_pairs
 
@@ -184,8 +184,7 @@ class Optimizer(Stepper):
     def observe(self, loss):
         """Passes the loss to a schedule that depends on it (`schedules.reduce_on_plateau`); `fit` does so every
         epoch."""
-        if getattr(self.schedule, "observes_loss", False):
-            self.schedule.observe(loss)
+        if notify(self.schedule, loss):
             self.counter[1] += 1
 
     # ---- scalars of future steps
