@@ -125,6 +125,7 @@ class Kernel:
         self.onnx_function = None
         self.cost = None  # or a function of the sizes by name: floating-point operations, approximately
         self.derived = {}  # kernels derived from this one; see optimizers/low_memory.py
+        self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)

@@ -7,7 +7,7 @@ import numpy as np
 from ..core.choice import AT_LEAST_ZERO, FRACTION
 from ..core.kernel import In, InOut, kernel
 from ..errors import check_flag, value_error
-from .base import EPS, Optimizer
+from .base import EPS, Optimizer, optimizer
 
 
 @kernel
@@ -184,11 +184,16 @@ def rmsprop_centred_step(p, v, a, b, g, lr, alpha, inner, eps, momentum, weight_
         p[i] = (p[i] - lr * b[i]) - shrink * p[i]
 
 
+# A variance near 0 is a small difference of averages, which fewer bits would lose.
+rmsprop_centred_step.whole_state = True
+
+
 def placed(eps, in_root):
     """(eps inside the root, eps outside it)."""
     return (eps, 0.0) if in_root else (0.0, eps)
 
 
+@optimizer
 class AdaGrad(Optimizer):
     """AdaGrad: s <- s + g^2;  p <- p - lr g / (sqrt(s) + eps), where s starts at initial_accumulator.
     Duchi et al. 2011. Like torch.optim.Adagrad with lr_decay 0 (`schedules.inverse_time` is that decay).
@@ -221,6 +226,7 @@ class AdaGrad(Optimizer):
         return {**self.hyper, "eps_in_root": self.eps_in_root}
 
 
+@optimizer
 class AdaDelta(Optimizer):
     """AdaDelta: the step is the gradient times the ratio of the root mean squares of past steps and past gradients; see
     `fastgd.kernels.adadelta_step`. Zeiler 2012, arXiv:1212.5701. As torch.optim.Adadelta and optax.adadelta. Further
@@ -236,6 +242,7 @@ class AdaDelta(Optimizer):
         return lr, self.hyper["rho"], self.hyper["eps"]
 
 
+@optimizer
 class RMSProp(Optimizer):
     """RMSProp: v <- alpha v + (1 - alpha) g^2;  p <- p - lr g / (sqrt(v) + eps); centred=True takes the square of the
     mean gradient off v, momentum > 0 adds heavy-ball momentum. See `fastgd.kernels.rmsprop_step`,
@@ -243,6 +250,7 @@ class RMSProp(Optimizer):
     torch.optim.RMSprop. optax.rmsprop has sqrt(v + eps): eps_in_root=True. Further options: see `Optimizer`; a
     state_dtype goes without centred."""
 
+    rules = rmsprop_step, rmsprop_momentum_step, rmsprop_centred_step
     ranges = Optimizer.ranges | {"alpha": FRACTION, "eps": EPS, "momentum": FRACTION}
 
     def __init__(

@@ -9,7 +9,7 @@ import numpy as np
 from ..core.choice import AT_LEAST_ZERO, FRACTION
 from ..core.kernel import In, InOut, kernel
 from ..errors import check_flag
-from .base import EPS, Optimizer
+from .base import EPS, Optimizer, optimizer
 
 
 @kernel
@@ -176,6 +176,7 @@ def bias_correction(beta, t):
     return 1 - beta ** (enough if np.ravel(t)[0] >= enough else np.minimum(t, enough))
 
 
+@optimizer
 class Adam(Optimizer):
     """Adam: m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2,
     p <- p - lr m' / (sqrt(v') + eps),  m' = m / (1 - beta1^t),  v' = v / (1 - beta2^t).
@@ -195,6 +196,7 @@ class Adam(Optimizer):
         return lr * root2 / c1, beta1, beta2, 1.0, eps * root2
 
 
+@optimizer
 class AdamW(Adam):
     """Adam with decoupled weight decay: p <- (1 - lr weight_decay) p, then as `Adam` with weight_decay 0.
     Loshchilov & Hutter 2019, arXiv:1711.05101. As torch.optim.AdamW. Further options: see `Optimizer`."""
@@ -205,6 +207,7 @@ class AdamW(Adam):
         super().__init__(learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, **options)
 
 
+@optimizer
 class AMSGrad(Adam):
     """Adam whose second moment never decreases: s <- max(s, v);  p <- p - lr m' / (sqrt(s / (1 - beta2^t)) + eps).
     Reddi et al. 2018, arXiv:1904.09237. As torch.optim.Adam(amsgrad=True). corrected=True: the maximum of the
@@ -228,6 +231,7 @@ class AMSGrad(Adam):
         return {**self.hyper, "corrected": self.corrected}
 
 
+@optimizer
 class Adamax(Adam):
     """Adam with the infinity norm: u <- max(beta2 u, |g| + eps);  p <- p - lr m' / u, m' = m / (1 - beta1^t).
     Kingma & Ba 2015, arXiv:1412.6980, section 7.1. As torch.optim.Adamax and optax.adamax. Further options: see
@@ -243,6 +247,7 @@ class Adamax(Adam):
         return lr / bias_correction(beta1, t), beta1, beta2, eps
 
 
+@optimizer
 class NAdam(Adam):
     """Adam with Nesterov's momentum: the gradient of this step counts at once.
     p <- p - lr (mu' m / (1 - P mu') + (1 - mu) g / (1 - P)) / (sqrt(v') + eps), where mu and mu' are the momentum of
@@ -291,6 +296,7 @@ class NAdam(Adam):
         return {**self.hyper, "momentum_decay": self.momentum_decay}
 
 
+@optimizer
 class RAdam(Adam):
     """Rectified Adam: plain momentum p <- p - lr m' until the variance of v can be estimated (rho > 5), then
     p <- p - lr r m' sqrt(1 - beta2^t) / (sqrt(v) + eps), where r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4)

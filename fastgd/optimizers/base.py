@@ -17,6 +17,7 @@ from ..schedules import Schedule, constant, notify
 from .low_memory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_state, slots_of
 from .standalone import Converter, Standalone, check_arrays, check_pairs
 
+OPTIMIZERS: dict[str, type["Optimizer"]] = {}
 TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32; compiled kernels take smaller ones as 0
 # Options of every optimizer, with their defaults.
 COMMON = {
@@ -80,6 +81,7 @@ class Optimizer(Stepper):
     """
 
     kernel = None
+    rules = ()  # the kernels that a class chooses from, if there are several
     ranges: typing.ClassVar = {
         "learning_rate": POSITIVE,
         "weight_decay": AT_LEAST_ZERO,
@@ -464,6 +466,16 @@ class Optimizer(Stepper):
     def __repr__(self):
         options = "".join(f", {name}={value!r}" for name, value in self.options().items())
         return f"{type(self).__name__}({self.learning_rate!r}{options})"
+
+
+def optimizer(cls):
+    """Decorator: adds a class of optimizers to OPTIMIZERS, and its rules with low-memory state to `fastgd.kernels`."""
+    OPTIMIZERS[cls.__name__] = cls
+    for rule in cls.rules or (cls.kernel,):
+        if slots_of(rule) and not rule.whole_state:
+            for state_dtype in STATE_DTYPES:
+                low_memory_kernel(rule, state_dtype)
+    return cls
 
 
 def check_optimizer(optimizer, also=""):

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..core.choice import FRACTION
 from ..core.kernel import In, InOut, kernel
-from .base import Optimizer
+from .base import Optimizer, optimizer
 
 
 @kernel
@@ -30,6 +30,7 @@ def lion_step(p, m, g, lr, beta1, beta2, weight_decay, shrink):
         m[i] += fresh2 * (d - m[i])
 
 
+@optimizer
 class Lion(Optimizer):
     """Lion: p <- p - lr (sign(beta1 m + (1 - beta1) g) + weight_decay p);  m <- beta2 m + (1 - beta2) g. Chen et al.
     2023, arXiv:2302.06675, as optax.lion: weight decay is decoupled. Further options: see `Optimizer`."""

@@ -4,7 +4,7 @@ computed as in torch.optim."""
 from ..core.choice import FRACTION
 from ..core.kernel import In, InOut, kernel
 from ..errors import check_flag, value_error
-from .base import Optimizer
+from .base import Optimizer, optimizer
 
 
 @kernel
@@ -86,6 +86,7 @@ def nesterov_step(p, b, g, lr, momentum, weight_decay, shrink):
         p[i] = (p[i] - lr * (d + momentum * b[i])) - shrink * p[i]
 
 
+@optimizer
 class SGD(Optimizer):
     """Stochastic gradient descent, with heavy-ball momentum if momentum > 0, Nesterov momentum if nesterov=True.
 
@@ -93,6 +94,7 @@ class SGD(Optimizer):
     torch.optim.SGD with dampening 0. Further options: see `Optimizer`.
     """
 
+    rules = sgd_step, momentum_step, nesterov_step
     ranges = Optimizer.ranges | {"momentum": FRACTION}
 
     def __init__(self, learning_rate=1e-2, *, momentum=0.0, nesterov=False, weight_decay=0.0, **options):
