@@ -1,7 +1,9 @@
 """Optimizers on their own and in training: convergence, state, checks. Formulas are in test_golden.py."""
 
 import array
+import inspect
 import threading
+import typing
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from cases import OPTIMIZERS, definitions
 import fastgd
 from fastgd import SGD, AdaGrad, Adam, AdamW, RMSProp
 from fastgd.core.kernel import In, InOut, kernel, kernels
+from fastgd.optimizers.base import COMMON, Options
 from fastgd.optimizers.base import optimizer as entered
 
 RATES = dict.fromkeys(OPTIMIZERS, 0.05) | {
@@ -450,3 +453,14 @@ def test_every_rule_of_the_package_belongs_to_a_class():
     rules = {rule.name for kind in kinds for rule in kind.rules or (kind.kernel,)}
     defined = {name: k for name, k in vars(kernels).items() if k.__module__.startswith("fastgd.optimizers.")}
     assert rules == {name for name, k in defined.items() if "shrink" in k.scalars and "seed" not in k.scalars}
+
+
+def test_the_types_of_the_options_name_all_options():
+    parameters = inspect.signature(fastgd.optimizers.Optimizer).parameters.values()
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert list(Options.__annotations__) == keywords == ["decoupled", *COMMON]
+    for name, kind in fastgd.optimizers.OPTIMIZERS.items():
+        own, own_options = inspect.signature(kind).parameters, set(kind(0.1).own_options())
+        (options,) = typing.get_args(own["options"].annotation)
+        assert own_options <= {*own, *options.__annotations__}, name
+        assert {*keywords} <= set(options.__annotations__), name

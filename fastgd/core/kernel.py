@@ -26,6 +26,8 @@ import numbers
 import os
 import pickle
 import types
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -53,24 +55,24 @@ class Array:
         may stand for fewer."""
 
     direction: str
-    dims: tuple
+    dims: tuple[str, ...]
     dtype: str | None = None
     domain: str = "real"
     below: str | None = None
     per: int | None = None
 
 
-def In(*dims, **options):
+def In(*dims: str, **options: Any) -> Array:
     """An array that the kernel reads."""
     return Array("in", dims, **options)
 
 
-def Out(*dims, **options):
+def Out(*dims: str, **options: Any) -> Array:
     """An array that the kernel overwrites without reading it."""
     return Array("out", dims, **options)
 
 
-def InOut(*dims, **options):
+def InOut(*dims: str, **options: Any) -> Array:
     """An array that the kernel reads and updates."""
     return Array("inout", dims, **options)
 
@@ -160,11 +162,13 @@ class Kernel:
             lines.append(f"{', '.join(self.scalars)}: real numbers.")
         lines.append("Arrays are C-contiguous and aligned; all float32 or float64 arrays have the same dtype.")
         lines.append("")
-        lines.append("Raises TypeError or ValueError that names the argument, what was expected and what was received;")
-        lines.append("then nothing has changed.")
+        lines.append(
+            "Raises TypeError or ValueError before it changes an array; the message names the argument, what was"
+        )
+        lines.append("expected and what was received.")
         return "\n".join(lines)
 
-    def loop(self, function):
+    def loop(self, function: Callable[..., None]) -> "Kernel":
         """Decorator: attaches the loop that Numba compiles, with the arguments of the numpy body."""
         names = tuple(inspect.signature(function).parameters)
         if names != tuple(self.__signature__.parameters):
@@ -176,7 +180,7 @@ class Kernel:
             self.functions = (function,)
         return self
 
-    def onnx(self, function):
+    def onnx(self, function: Callable[..., str]) -> "Kernel":
         """Decorator: attaches the function that adds the nodes of an activation or a link to a graph
         (`fastgd.onnx.Graph`). It takes the graph, the name of the input and the scalars; it returns the name of the
         output."""
@@ -200,7 +204,7 @@ class Kernel:
         """The loop that Numba compiles for a dtype."""
         return self.loop_function or self.build_loop(compiler, dtype)
 
-    def bodies(self):
+    def bodies(self) -> tuple[str, ...]:
         """Names of the bodies this kernel has."""
         has = {
             "numpy": True,
@@ -242,12 +246,12 @@ class Kernel:
             ) from error
         return compile_loop(self, np.dtype(dtype))
 
-    def body(self, name):
+    def body(self, name: str) -> Callable[..., None]:
         """A callable that checks its arguments and runs the body `name`: "numpy", "numba" or "cython"."""
         choose("name", name, dict.fromkeys(self.bodies()))
         return functools.partial(self._call, name)
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> None:
         self._call(self.choose_body("cython"), *arguments)
 
     def _call(self, body, *arguments):
@@ -351,7 +355,7 @@ class Kernel:
             )
         return _find, (self.__module__, self.name, fingerprint.of_kernel(self))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<kernel {self.name}{self.__signature__}>"
 
 
@@ -360,7 +364,7 @@ class Kernels(types.SimpleNamespace):
     the errors. Calling a kernel works in place and uses the fastest body; `kernel.body(name)` uses another body,
     "numpy", "numba" or "cython". `kernel.bodies()` lists the bodies."""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"fastgd.kernels: {', '.join(vars(self))}"
 
 
@@ -377,7 +381,7 @@ def _find(module, name, rows):
     return found
 
 
-def kernel(reference):
+def kernel(reference: Callable[..., None]) -> Kernel:
     """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`."""
     made = Kernel(reference)
     setattr(kernels, made.name, made)

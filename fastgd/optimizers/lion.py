@@ -1,10 +1,13 @@
 """Lion, whose steps are the sign of an average of gradients."""
 
+from typing import Unpack
+
 import numpy as np
 
 from ..core.choice import FRACTION
 from ..core.kernel import In, InOut, kernel
-from .base import Optimizer, optimizer
+from ..core.types import Rate
+from .base import Numbers, Optimizer, Options, optimizer
 
 
 @kernel
@@ -39,8 +42,16 @@ class Lion(Optimizer):
     ranges = Optimizer.ranges | {"beta1": FRACTION, "beta2": FRACTION}
     rate_found = 0.3  # its steps do not shrink with the gradient
 
-    def __init__(self, learning_rate=1e-4, *, beta1=0.9, beta2=0.99, weight_decay=0.0, **options):
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-4,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
         super().__init__(learning_rate, {"beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}, **options)
 
-    def scalars(self, lr, t):
+    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
         return lr, self.hyper["beta1"], self.hyper["beta2"]
