@@ -76,11 +76,11 @@ def _parts(epoch):
     return [order[start : start + 16] for start in range(0, 40, 16)]
 
 
-def test_schedules_that_look_ask_the_network(task):
+def test_schedules_that_observe_the_loss_ask_the_network(task):
     network, x, y = task
 
     class Watching:
-        looks = True
+        observes_loss = True
 
         def __init__(self):
             self.losses = []

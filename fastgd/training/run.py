@@ -209,7 +209,7 @@ class Run:
         """Updates what depends on the schedule, which a callback may have replaced."""
         if not self._pauses_at_epochs:  # nothing was due at the ends of the epochs so far
             self._handled = self.epoch
-        self._schedule_observes = getattr(self._optimizer.schedule, "looks", False)
+        self._schedule_observes = getattr(self._optimizer.schedule, "observes_loss", False)
         self._observes_epochs = self._early_stopping.is_needed or self._schedule_observes
         self._pauses_at_epochs = self._observes_epochs or bool(self._epoch_callbacks)
 
