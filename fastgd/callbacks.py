@@ -224,7 +224,7 @@ class ProgressBar:
         shown |= {name: f"{values[-1]:.4g}" for name, values in history.metrics.items() if values}
         shown["lr"] = f"{run.learning_rate:.3g}"
         shown["rows/s"] = f"{(run.rows - self._rows) / max(now - self._started, 1e-9):,.0f}"
-        part = run.rows_in_epoch / run.rows_of_epoch if run.rows_of_epoch else 0
+        part = run.rows_in_epoch / run.rows_per_epoch if run.rows_per_epoch else 0
         self._bar.show(run.epoch + round(part, 2) if part else run.epoch, **shown)
 
     def __exit__(self, *raised):

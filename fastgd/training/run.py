@@ -70,7 +70,7 @@ class Run:
     learning_rate       learning rate of the last update
     rows                rows trained on so far
     rows_in_epoch       rows trained on in the current epoch
-    rows_of_epoch       rows of a whole epoch, None if unknown
+    rows_per_epoch      rows of a whole epoch, None if unknown
     at_epoch_end        whether an epoch has just ended
     save(path)          saves the run
 
@@ -82,7 +82,7 @@ class Run:
     ):
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
-        self.rows_of_epoch = source.rows
+        self.rows_per_epoch = source.rows
         self._checkpoint, self._checkpoint_every = checkpoint, checkpoint_every
         self._final_state = None  # the network's last state, if the best one has replaced it
         self._checkpoint_file = checkpoint and os.path.abspath(checkpoint)  # a callback may change the folder
