@@ -137,8 +137,8 @@ def find_learning_rate(
 
 
 def _found(losses, steps):
-    """Returns (smoothed, before, noise, index): what `_smoothed` returns, and the index of the suggestion, which is None
-    if the loss has not fallen by more than the noise."""
+    """Returns (smoothed, before, noise, index): what `_smoothed` returns, and the index of the suggestion, or
+    None if the loss has not fallen by more than the noise."""
     smoothed, before, noise = _smoothed(losses, steps * SMOOTHING, int(steps * SETTLED))
     least = int(np.argmin(smoothed))
     deviations = NOISE_EARLY if least < len(losses) / 2 else NOISE

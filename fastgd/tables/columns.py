@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..core.types import Array
 from ..data.samples import scale_of
-from ..errors import shown
+from ..errors import shown, value_error
 from .errors import Where, pyarrow_modules
 from .text import written
 from .values import (
@@ -186,6 +186,8 @@ class Target:
 
     def class_array(self) -> "npt.NDArray[Any]":
         """The classes as an array. Text is of dtype object, since numpy's text cannot end with a NUL character."""
+        if self.classes is None:
+            raise value_error("target", "one that has classes", shown(self))
         return np.array(self.classes, object if isinstance(self.classes[0], str) else None)
 
 

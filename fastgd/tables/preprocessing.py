@@ -145,7 +145,8 @@ class Preprocessing:
         column = column_of(table, name, source)
         if self.target.classes is not None and isinstance(self.target.classes[0], str):
             check_text_is_there(column, table.schema.field(name), where)
-        return encoded_target(self.target, column, where)
+        encoded: npt.NDArray[Any] = encoded_target(self.target, column, where)
+        return encoded
 
     def decode(self, prediction: "Array") -> "npt.NDArray[Any]":
         """Decodes predictions of the network, (rows, n_outputs), as an array (rows,): the most probable classes, as in
@@ -154,8 +155,10 @@ class Preprocessing:
             raise value_error("prediction", f"an array (rows, {self.n_outputs})", shown(prediction))
         if self.target.classes is None:
             with np.errstate(all="ignore"):
-                return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
-        return self.target.class_array()[prediction.argmax(axis=1)]
+                numbers: npt.NDArray[Any] = prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
+            return numbers
+        classes: npt.NDArray[Any] = self.target.class_array()[prediction.argmax(axis=1)]
+        return classes
 
     # ---- ONNX
 
@@ -165,7 +168,8 @@ class Preprocessing:
         for column in self.columns:
             dtype, doc = column.onnx_input
             graph.input(column.name, dtype, 1, doc=doc)
-        parts = [kind.onnx(graph, list(group)) for kind, group in itertools.groupby(self.columns, type)]
+        groups: list[list[Any]] = [list(group) for _, group in itertools.groupby(self.columns, type)]
+        parts = [group[0].onnx(graph, group) for group in groups]
         return graph.add("Concat", *parts, axis=1)
 
     def onnx_decode(self, graph: "Graph", prediction: str) -> tuple[str, "npt.DTypeLike"]:
@@ -188,7 +192,7 @@ class Preprocessing:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The preprocessing of a `config`. Raises TypeError, ValueError or KeyError if that is not valid."""
-        columns = []
+        columns: list[Numbers | Categories] = []
         for column in config["columns"]:
             choose("kind", column["kind"], dict.fromkeys(("Numbers", "Categories")))
             if column["kind"] == "Numbers":
@@ -217,8 +221,17 @@ class Preprocessing:
 
 
 def learn(
-    table, target, *, categorical=(), drop=(), task="auto", missing="mean", max_categories=100, rows=None, source=None
-):
+    table: Table,
+    target: str,
+    *,
+    categorical: str | Iterable[str] = (),
+    drop: str | Iterable[str] = (),
+    task: str = "auto",
+    missing: str = "mean",
+    max_categories: int = 100,
+    rows: "npt.ArrayLike | slice | None" = None,
+    source: str | None = None,
+) -> tuple[Preprocessing, list[str]]:
     """Returns the `Preprocessing` that `of` learns, and a list of warnings for the user."""
     table = as_table(table, source)
     rows = _check_row_index(rows, table.num_rows)
