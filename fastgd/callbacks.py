@@ -122,7 +122,7 @@ class tensorboard:
         for name, value in figures(run).items():
             self._writers[pid].add_scalar(name, value, run.network.minibatches)
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
         self._lock.__exit__(*raised)
         writer = self._writers.pop(os.getpid(), None)
         if writer is not None:
@@ -155,7 +155,7 @@ class trajectory:
         if self._before + run.step != self.steps[-1]:  # not twice where it serves both minibatches and epochs
             self._add(self._before + run.step)
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
         self._lock.__exit__(*raised)
 
     def _add(self, step):
@@ -253,7 +253,7 @@ class ProgressBar:
         part = run.rows_in_epoch / run.rows_per_epoch if run.rows_per_epoch else 0
         self._bar.show(run.epoch + round(part, 2) if part else run.epoch, **shown)
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
         if self._run is not None:
             self(self._run, last=True)
         self._bar.close()
