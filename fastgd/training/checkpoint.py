@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import stat
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.numpy
@@ -23,15 +24,20 @@ from ..core.config import __version__
 from ..core.files import as_path, check_file, replace_file
 from ..core.kernel import DTYPES
 from ..core.threads import check_threads
+from ..core.types import Path
 from ..errors import CheckpointError, check_integer, check_number, choose, shown, value_error
 from ..layers.base import check_shape, layer_from_config, parameter_specs, statistic_specs
 from ..layers.containers import Sequential
 from ..losses import LOSSES, Loss
 from ..optimizers import OPTIMIZERS
-from ..optimizers.base import check_optimizer
+from ..optimizers.base import Optimizer, check_optimizer
 from ..schedules import SCHEDULES, from_config
 from ..tables import Preprocessing
 from .history import History
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from .run import Run
 
 FORMAT = 5
 # Fields in which schedules keep what they have observed.
@@ -54,7 +60,7 @@ FOREIGN = {
 # ---- writing
 
 
-def save(path, network, optimizer=None, run=None):
+def save(path: Path, network: "Network", optimizer: Optimizer | None = None, run: "Run | None" = None) -> None:
     """Writes a network, an optimizer and the state of a training run to `path`. Other safetensors readers see the
     parameters as "w1", "b1", ...
 
@@ -213,7 +219,7 @@ def _read(path):
     return found
 
 
-def load(path, *, backend="auto"):
+def load(path: Path, *, backend: str = "auto") -> "tuple[Network, Optimizer | None]":
     """Returns (network, optimizer) as saved; the optimizer is None if none was saved. If a training run was saved,
     `network.history` is its history.
 
@@ -222,7 +228,7 @@ def load(path, *, backend="auto"):
     return _loaded(_read(path), backend)
 
 
-def _loaded(file, backend):
+def _loaded(file: _File, backend: str) -> "tuple[Network, Optimizer | None]":
     network = _network(file, backend)
     optimizer = _optimizer(file, network)
     if file.content.get("run") is not None:
