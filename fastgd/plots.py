@@ -300,7 +300,7 @@ def histograms(
     if (X is None) != (y is None):
         raise value_error("y" if y is None else "X", "targets as well as rows, or neither", None)
     drawn = {"value": network.views()}
-    if X is not None:
+    if X is not None and y is not None:
         _, gradient = copy.deepcopy(network).loss_and_gradient(X, y)
         drawn["gradient"] = network.views(gradient)
     layers: dict[tuple[int, ...], list[str]] = {}

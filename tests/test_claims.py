@@ -7,10 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-from fastgd._plan import Use, UseLock
 
 import fastgd
 from fastgd import SGD, Adam, Dense, Network
+from fastgd._plan import Use, UseLock
 
 
 @pytest.fixture

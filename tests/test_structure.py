@@ -30,8 +30,6 @@ DOORS = {
     ("explore.range_test", "plots"),
     ("explore.sweep", "plots"),
     ("network", "onnx"),
-    ("network", "training.checkpoint"),
-    ("training.checkpoint", "network"),
     ("training.history", "plots"),
 }
 # What a user finds at the top level besides classes and functions.

@@ -416,7 +416,7 @@ class Optimizer(Stepper):
 
     def state_bytes(self, network: "Network") -> int:
         """Bytes of the state for a network."""
-        itemsize, total = network.dtype.itemsize, 0
+        itemsize, total = network.dtype.itemsize, 0.0
         per_slot = {None: itemsize, "bfloat16": 2, "8bit": 1 + 4 / STATE_BLOCK}[self.state_dtype]
         for start, stop, _ in self.parts_of(network):
             extra = itemsize * ((self.accumulate > 1) + (self.ema_decay is not None))

@@ -219,17 +219,13 @@ def _read(path):
     return found
 
 
-def load(path: Path, *, backend: str = "auto") -> "tuple[Network, Optimizer | None]":
-    """Returns (network, optimizer) as saved; the optimizer is None if none was saved. If a training run was saved,
-    `network.history` is its history.
-
-    Raises OSError if the file cannot be read, and CheckpointError if it is not a complete file of fastgd: it names the
-    file, the field, the value expected and the value found."""
-    return _loaded(_read(path), backend)
+def load(path: Path, network_class: "type[Network]", backend: str) -> "tuple[Network, Optimizer | None]":
+    """`fastgd.load`, with the class of networks."""
+    return _loaded(_read(path), network_class, backend)
 
 
-def _loaded(file: _File, backend: str) -> "tuple[Network, Optimizer | None]":
-    network = _network(file, backend)
+def _loaded(file, network_class, backend):
+    network = _network(file, network_class, backend)
     optimizer = _optimizer(file, network)
     if file.content.get("run") is not None:
         with file.field("run"):
@@ -243,9 +239,7 @@ def _arrays_of_run(file, prefix=""):
     return {name[len(prefix) :]: file.read(name) for name in sorted(file.names) if name.startswith(prefix)}
 
 
-def _network(file, backend):
-    from ..network import Network
-
+def _network(file, network_class, backend):
     check_threads(None)  # an error in the environment must not be reported as one of the file
     with file.field("network"):
         config = dict(file.content["network"])
@@ -261,7 +255,7 @@ def _network(file, backend):
         arrays = [*parameter_specs(body, shape), *statistic_specs(body, shape)]
         # Checked before the network allocates them.
         file.check({name: (shape, config["dtype"]) for name, shape, *_ in arrays})
-        network = Network(shape, layers, loss=loss, backend=backend, **config)
+        network = network_class(shape, layers, loss=loss, backend=backend, **config)
     _check_formulas(file, network)
     with file.field("epochs"):
         network.epochs = check_integer("epochs", file.content["epochs"], 0)
@@ -338,10 +332,10 @@ def _description(file):
     return {**file.content, "size": file.size}
 
 
-def load_described(path):
+def load_described(path, network_class):
     """Returns (network, optimizer, description) and reads the file once."""
     file = _read(path)
-    return *_loaded(file, "auto"), _description(file)
+    return *_loaded(file, network_class, "auto"), _description(file)
 
 
 def resume(path, run):
@@ -365,7 +359,7 @@ def resume(path, run):
                     raise file.error(f"{part}.{name}", "the rows of this run", "others")
                 if one != other and (part, name) not in CHANGING:
                     raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
-    loaded = _network(file, network.backend)
+    loaded = _network(file, type(network), network.backend)
     loaded_optimizer = _optimizer(file, loaded)
     with file.field("run"):
         restore = run.prepare(content["run"], _arrays_of_run(file), loaded)
