@@ -9,8 +9,8 @@ import numpy as np
 
 
 class DivergenceError(ArithmeticError):
-    """The loss or the gradient of a step is not finite. It is raised before the update, so the parameters are those of
-    the last good step.
+    """The loss or the gradient of a step is not finite. It is raised before the update, so the parameters have
+    their values after the last good step.
 
     update: number of the optimizer's update that was not made, from 1 on.
     minibatch: number of the minibatch, from 1 on: within the run in `fit`, as `run.step` counts, otherwise among all

@@ -341,7 +341,7 @@ def test_whatever_happens_the_file_is_the_old_or_the_new_one(fault, tmp_path):
     assert {(1, code), (9, code)} <= seen
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+def test_a_file_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
     """And then its folder."""
     happened = []
     for name in ("fsync", "replace"):

@@ -1,4 +1,4 @@
-"""Every compiled body of every kernel against the numpy body: values, side effects, and the checks at the door."""
+"""Every compiled body of every kernel against the numpy body: values, side effects, and the checks of arguments."""
 
 import inspect
 import itertools

@@ -86,7 +86,7 @@ def test_tensors_are_updated_in_place_step_after_step():
         optimizer.step(params, [Leaf(np.ones_like(p)) for p in held])
 
 
-def test_arrays_that_change_in_place_are_seen():
+def test_arrays_that_change_in_place_are_noticed():
     p, optimizer = np.ones(12), SGD(0.1, weight_decay=0.1, decay_biases=False)
     optimizer.step(p, np.zeros(12))
     optimizer.step(p.reshape(3, 4), np.zeros((3, 4)))  # of two dimensions it decays

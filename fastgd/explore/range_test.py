@@ -28,8 +28,8 @@ PAST, SETTLED = 0.9, 1 / 10
 SMOOTHING = 1 / 40
 # Fraction of the fall of the smoothed loss that is still to come at the suggestion.
 LEFT = 0.1
-# A fall counts if it exceeds so many standard deviations of the noise, and this fraction of the loss. The minimum of
-# noise may be anywhere; that of a network that learns is near the rates where the loss rises, in the second half. So a
+# A fall counts if it exceeds so many standard deviations of the noise, and this fraction of the loss. Noise may have
+# its minimum anywhere; a network that learns has it near the rates where the loss rises, in the second half. So a
 # minimum in the first half has to pass the second limit.
 NOISE, NOISE_EARLY, LEAST_FALL = 2.0, 3.0, 1e-3
 

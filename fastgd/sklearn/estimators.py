@@ -40,7 +40,7 @@ _if_stochastic: Callable[[Method], Method] = available_if(Perceptron._is_stochas
 class MLPClassifier(ClassifierMixin, Perceptron):
     """scikit-learn's multi-layer perceptron classifier, trained by fastgd: for two or more classes, or multi-label.
 
-    Arguments are those of sklearn.neural_network.MLPClassifier, with these extensions:
+    It takes the arguments of sklearn.neural_network.MLPClassifier, with these extensions:
 
     activation: also the name of an activation of fastgd ("gelu", ...), an `Activation`, or a list with one for each
         hidden layer.
@@ -114,7 +114,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     ) -> Self:
         """Trains for one more epoch, from where the last call left off. classes: all labels, at the first call."""
         if isinstance(self.class_weight, str):
-            expected = "a dict or None for partial_fit, which does not see all rows"
+            expected = "a dict or None for partial_fit, which gets only some of the rows"
             raise value_error("class_weight", expected, repr(self.class_weight))
         first = not hasattr(self, "classes_")
         if first and classes is None:
@@ -211,8 +211,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 class MLPRegressor(RegressorMixin, Perceptron):
     """scikit-learn's multi-layer perceptron regressor, trained by fastgd, for one output or more.
 
-    Arguments are those of sklearn.neural_network.MLPRegressor, with activation, solver and dropout as in
-    `MLPClassifier`; see there for the fitted attributes and the differences, too.
+    It takes the arguments of sklearn.neural_network.MLPRegressor. The extensions of activation and solver, dropout, the
+    fitted attributes and the differences are as in `MLPClassifier`.
     """
 
     def __init__(

@@ -125,7 +125,7 @@ class Perceptron(BaseEstimator):
         self.n_iter_, self.t_, self._minibatches = 0, 0, 0
 
     def _make_network(self, dtype, alpha=0.0, seed=0):
-        """Returns a network with the present arguments and parameters; its sizes are those of `coefs_`."""
+        """Returns a network with the present arguments and parameters; `coefs_` gives its sizes."""
         layers, units = [], [coef.shape[1] for coef in self.coefs_]
         for size, activation, rate in self._hidden(units[:-1])[0]:
             layers.append(Dense(size, activation, weight_init="zeros"))
@@ -386,5 +386,5 @@ def _one_each(name, value, sizes):
 
 
 def _product(one, other):
-    """The product of two arrays, either of which may be None, which stands for 1."""
+    """The product of two arrays, either of which may be None, for 1."""
     return other if one is None else one if other is None else one * other
