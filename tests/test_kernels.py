@@ -6,9 +6,9 @@ import itertools
 import numpy as np
 import pytest
 from cases import KERNELS, awkward_sizes
-from fastgd._plan import call_kernel
 
 import fastgd
+from fastgd._plan import call_kernel
 from fastgd.cli.self_check import TOLERANCES, body_error, example
 from fastgd.core.kernel import DTYPES, In, InOut, Kernel, Out
 
