@@ -224,7 +224,7 @@ def load(path: Path, network_class: "type[Network]", backend: str) -> "tuple[Net
     return _loaded(_read(path), network_class, backend)
 
 
-def _loaded(file, network_class, backend):
+def _loaded(file: _File, network_class: "type[Network]", backend: str) -> "tuple[Network, Optimizer | None]":
     network = _network(file, network_class, backend)
     optimizer = _optimizer(file, network)
     if file.content.get("run") is not None:
