@@ -162,10 +162,8 @@ class Kernel:
             lines.append(f"{', '.join(self.scalars)}: real numbers.")
         lines.append("Arrays are C-contiguous and aligned; all float32 or float64 arrays have the same dtype.")
         lines.append("")
-        lines.append(
-            "Raises TypeError or ValueError before it changes an array; the message names the argument, what was"
-        )
-        lines.append("expected and what was received.")
+        lines.append("Raises TypeError or ValueError before it changes an array; the message names the argument, what")
+        lines.append("was expected and what was received.")
         return "\n".join(lines)
 
     def loop(self, function: Callable[..., None]) -> "Kernel":
