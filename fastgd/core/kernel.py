@@ -115,19 +115,28 @@ class Kernel:
     does the same with the body of that name.
     """
 
-    def __init__(self, reference):
+    name: str
+    arrays: dict[str, Array]
+    scalars: tuple[str, ...]
+    loop_function: Callable[..., None] | None
+    # A function of a `jit.Compiler` and a dtype that makes a loop.
+    build_loop: Callable[..., Callable[..., None]] | None
+    # Users' functions that the loop calls: they may raise, and what they read may change.
+    functions: tuple[Callable[..., Any], ...]
+    loops: dict[Any, Any]  # compiled by Numba, by dtype
+    onnx_function: Callable[..., str] | None
+    # A function of the sizes by name: floating-point operations, approximately.
+    cost: Callable[..., float] | None
+    derived: dict[str, "Kernel"]  # kernels derived from this one; see optimizers/low_memory.py
+    whole_state: bool  # whether the state of an update rule needs the precision of the parameters
+
+    def __init__(self, reference: Callable[..., None]) -> None:
         self.name = self.__name__ = reference.__name__
         self.__module__ = reference.__module__
         self.__signature__ = inspect.signature(reference)
         self.reference = reference
-        self.loop_function = None
-        self.build_loop = None  # or a function of a `jit.Compiler` and a dtype that makes a loop
-        self.functions = ()  # users' functions that the loop calls: they may raise, and what they read may change
-        self.loops = {}  # compiled by Numba, by dtype
-        self.onnx_function = None
-        self.cost = None  # or a function of the sizes by name: floating-point operations, approximately
-        self.derived = {}  # kernels derived from this one; see optimizers/low_memory.py
-        self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
+        self.loop_function = self.build_loop = self.onnx_function = self.cost = None
+        self.functions, self.loops, self.derived, self.whole_state = (), {}, {}, False
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
