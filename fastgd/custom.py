@@ -53,7 +53,7 @@ class CustomOptimizer(Optimizer):
     defaults: ClassVar[dict[str, float]]  # of the hyper-parameters
     initial_state: ClassVar[dict[str, float]]
 
-    def __init__(self, learning_rate: Rate | None = None, *, weight_decay: float = 0.0, **options: Any) -> None:
+    def __init__(self, learning_rate: "Rate | None" = None, *, weight_decay: float = 0.0, **options: Any) -> None:
         learning_rate = self.default_rate if learning_rate is None else learning_rate
         if learning_rate is None:
             raise type_error("learning_rate", f"a number or a schedule: {type(self).__name__} has no default", "none")
@@ -63,7 +63,7 @@ class CustomOptimizer(Optimizer):
     def initial(self, slot: str) -> float:
         return self.initial_state[slot]
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         return lr, *((t,) if self.takes_t else ()), *(self.hyper[hyper] for hyper in self.defaults)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,14 +79,14 @@ class CustomOptimizer(Optimizer):
 
 
 @overload
-def optimizer(function: Rule, *, state: State = (), nonnegative: Collection[str] = ()) -> type[CustomOptimizer]: ...
+def optimizer(function: "Rule", *, state: "State" = (), nonnegative: Collection[str] = ()) -> type[CustomOptimizer]: ...
 @overload
 def optimizer(
-    function: None = None, *, state: State = (), nonnegative: Collection[str] = ()
-) -> Callable[[Rule], type[CustomOptimizer]]: ...
+    function: None = None, *, state: "State" = (), nonnegative: Collection[str] = ()
+) -> "Callable[[Rule], type[CustomOptimizer]]": ...
 def optimizer(
-    function: Rule | None = None, *, state: State = (), nonnegative: Collection[str] = ()
-) -> type[CustomOptimizer] | Callable[[Rule], type[CustomOptimizer]]:
+    function: "Rule | None" = None, *, state: "State" = (), nonnegative: Collection[str] = ()
+) -> "type[CustomOptimizer] | Callable[[Rule], type[CustomOptimizer]]":
     """Makes an update rule an optimizer.
 
         @fastgd.custom.optimizer(state=["m"])
@@ -151,14 +151,16 @@ def optimizer(
 
 
 @overload
-def activation(function: Callable[..., Number], *, derivative: Callable[..., Number] | None = None) -> Activation: ...
+def activation(
+    function: "Callable[..., Number]", *, derivative: "Callable[..., Number] | None" = None
+) -> Activation: ...
 @overload
 def activation(
-    function: None = None, *, derivative: Callable[..., Number] | None = None
-) -> Callable[[Callable[..., Number]], Activation]: ...
+    function: None = None, *, derivative: "Callable[..., Number] | None" = None
+) -> "Callable[[Callable[..., Number]], Activation]": ...
 def activation(
-    function: Callable[..., Number] | None = None, *, derivative: Callable[..., Number] | None = None
-) -> Activation | Callable[[Callable[..., Number]], Activation]:
+    function: "Callable[..., Number] | None" = None, *, derivative: "Callable[..., Number] | None" = None
+) -> "Activation | Callable[[Callable[..., Number]], Activation]":
     """Makes a function of a scalar an activation.
 
         @fastgd.custom.activation(derivative=lambda x, slope: 1.0 if x > 0 else slope)
@@ -195,14 +197,14 @@ def activation(
 
 
 @overload
-def loss(function: Callable[..., Number], *, labels: bool = False, link: Kernel | None = None) -> Loss: ...
+def loss(function: "Callable[..., Number]", *, labels: bool = False, link: Kernel | None = None) -> Loss: ...
 @overload
 def loss(
     function: None = None, *, labels: bool = False, link: Kernel | None = None
-) -> Callable[[Callable[..., Number]], Loss]: ...
+) -> "Callable[[Callable[..., Number]], Loss]": ...
 def loss(
-    function: Callable[..., Number] | None = None, *, labels: bool = False, link: Kernel | None = None
-) -> Loss | Callable[[Callable[..., Number]], Loss]:
+    function: "Callable[..., Number] | None" = None, *, labels: bool = False, link: Kernel | None = None
+) -> "Loss | Callable[[Callable[..., Number]], Loss]":
     """Makes a function of a row of outputs and its target a loss.
 
         @fastgd.custom.loss

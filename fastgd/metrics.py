@@ -45,7 +45,9 @@ class Metric(Choice):
             return self.name
         return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in self.parameters.items())})"
 
-    def value(self, y: npt.NDArray[Any], prediction: npt.NDArray[Any], weight: npt.ArrayLike | None = None) -> float:
+    def value(
+        self, y: "npt.NDArray[Any]", prediction: "npt.NDArray[Any]", weight: "npt.ArrayLike | None" = None
+    ) -> float:
         """Computes the metric. Raises TypeError if the function does not return a real number."""
         weight = None if weight is None else np.asarray(weight, np.float64)
         value = self.function(y, prediction, weight, **self.parameters)
@@ -162,7 +164,7 @@ def _check_values_of(name, y, prediction):
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (accuracy, binary_accuracy, top_k, mae, mse, rmse, r2)}
 
 
-def own(function: MetricFunction, *, greater_is_better: bool | None = None, name: str | None = None) -> Metric:
+def own(function: "MetricFunction", *, greater_is_better: bool | None = None, name: str | None = None) -> Metric:
     """Returns a `Metric` of your own function(y, prediction) -> float, or function(y, prediction, weight), with weight
     (rows,) or None. A two-argument function ignores weights.
 
@@ -189,15 +191,16 @@ def _takes_weights(function):
     return sum(p.kind in positional and p.default is p.empty for p in parameters) == 3
 
 
-# What `fit` takes as metrics.
-Metrics: TypeAlias = str | Metric | MetricFunction | Sequence[str | Metric | MetricFunction]
+# Metrics as a user gives them.
+MetricLike: TypeAlias = str | Metric | MetricFunction
+Metrics: TypeAlias = MetricLike | Sequence[MetricLike]
 
 # Columns of a history, and other names that logs use: no metric may have one of them.
 COLUMNS = ("loss", "validation_loss", "learning_rate", "rows", "seconds")
 RESERVED = ("step", "epoch", "stopped", *COLUMNS)
 
 
-def check_metrics(argument: str, metrics: Metrics) -> list[Metric]:
+def check_metrics(argument: str, metrics: "Metrics") -> list[Metric]:
     """Returns a list of `Metric`. metrics: a list of names, `Metric`s and functions of (y, prediction), or one function
     or name. Raises TypeError or ValueError that names the element."""
     if isinstance(metrics, str) or callable(metrics):

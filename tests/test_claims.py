@@ -7,10 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-from fastgd._plan import Use, UseLock
 
 import fastgd
 from fastgd import SGD, Adam, Dense, Network
+from fastgd._plan import Use, UseLock
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def task(rng, backend):
 # ---- functions that are called
 
 
-def test_metrics_ask_the_network(task):
+def test_metrics_evaluate_the_network(task):
     network, x, y = task
     asked = []
 
@@ -48,7 +48,7 @@ def test_metrics_ask_the_network(task):
     np.testing.assert_array_equal(network.parameters, twin.parameters)
 
 
-def test_learning_rates_ask_the_network(task):
+def test_learning_rates_evaluate_the_network(task):
     """A rate that follows from the network is that of its step, in fit as in a loop of steps."""
     network, x, y = task
     twin = copy.deepcopy(network)

@@ -350,7 +350,7 @@ def test_a_function_may_be_defined_anew():
     np.testing.assert_array_equal(p, -1.0)
 
 
-def test_what_numba_does_not_compile_is_told():
+def test_errors_name_what_numba_does_not_compile():
     @custom.optimizer
     def impossible(p, g, lr):
         return p - lr * open("x")

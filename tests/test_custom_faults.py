@@ -1,4 +1,4 @@
-"""Users' functions that raise: the exception reaches the caller from every door, and nothing is wrong after it."""
+"""Users' functions that raise: the exception reaches the caller from every call, and nothing is wrong after it."""
 
 import dataclasses
 import math
@@ -104,7 +104,7 @@ def test_steps_one_at_a_time(part, backend):
     assert optimizer.steps == 0
 
 
-DOORS = {
+CALLS = {
     "loss": lambda net, X, y: net.loss(X, y),
     "evaluate": lambda net, X, y: net.evaluate(X, y, metrics=["mae"]),
     "gradient": lambda net, X, y: net.loss_and_gradient(X, y),
@@ -120,24 +120,24 @@ DOORS = {
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("part", ["loss", "activation"])
-def test_every_door(part, door, backend):
+def test_every_method_and_function(part, call, backend):
     network, _ = network_of(part, backend)
     X, y = rows_of(part)
     with pytest.raises(ValueError, match=RAISED) as caught:
-        DOORS[door](network, X, y)
-    if door == "sweep":
+        CALLS[call](network, X, y)
+    if call == "sweep":
         assert any("in the training of {'seed': " in note for note in caught.value.__notes__)
     assert np.isfinite(network.loss(X[:50], y[:50]))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("door", ["forward", "predict"])
-def test_outputs(door, backend):
+@pytest.mark.parametrize("call", ["forward", "predict"])
+def test_outputs(call, backend):
     network, _ = network_of("activation", backend)
     with pytest.raises(ValueError, match="x above top"):
-        getattr(network, door)(rows_of("activation")[0])
+        getattr(network, call)(rows_of("activation")[0])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -187,7 +187,7 @@ def test_a_kernel_by_its_name():
         ACTIVATION.forward.body(body)(y, np.ones((1, 3)), 50.0)
 
 
-def test_what_raises_only_when_compiled_is_told():
+def test_errors_of_compiled_code_alone_name_the_function():
     @custom.loss
     def wide(z, y, dz):
         n = 10

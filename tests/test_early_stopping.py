@@ -101,7 +101,7 @@ def test_a_plateau_set_by_a_callback_observes_the_loss(rows):
     assert history.learning_rate[-1] < 0.1
 
 
-def test_a_metric_that_does_not_suit_is_told_before_the_training(rows):
+def test_a_metric_that_does_not_suit_raises_before_the_training(rows):
     X, y = rows
     one = fastgd.Network(6, [fastgd.Dense(1)], loss="mse")
     for network, target, metric in ((make(), y, "mae"), (one, y * 1.5, "accuracy"), (one, y, "top_k")):

@@ -1,4 +1,4 @@
-"""Every compiled body of every kernel against the numpy body: values, side effects, and the checks at the door."""
+"""Every compiled body of every kernel against the numpy body: values, side effects, and the checks of arguments."""
 
 import inspect
 import itertools
@@ -6,9 +6,9 @@ import itertools
 import numpy as np
 import pytest
 from cases import KERNELS, awkward_sizes
-from fastgd._plan import call_kernel
 
 import fastgd
+from fastgd._plan import call_kernel
 from fastgd.cli.self_check import TOLERANCES, body_error, example
 from fastgd.core.kernel import DTYPES, In, InOut, Kernel, Out
 

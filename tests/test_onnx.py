@@ -1,4 +1,4 @@
-"""ONNX models: onnxruntime computes what the package does, and what ONNX does not know is told."""
+"""ONNX models: onnxruntime computes what the package does, and errors name what ONNX does not have."""
 
 import json
 
@@ -8,10 +8,11 @@ import onnx.reference
 import onnxruntime
 import pyarrow
 import pytest
+from cases import LAYERS
 
 import fastgd
 import fastgd.onnx
-from fastgd import BatchNorm, Dense, Dropout, LayerNorm, Network, Standardize
+from fastgd import Dense, Network, Standardize
 from fastgd.activations import ACTIVATIONS, elu, leaky_relu
 from fastgd.losses import LOSSES, huber
 from fastgd.tables import Preprocessing
@@ -52,9 +53,11 @@ NETWORKS = {
     "scale of all": ([Standardize(shift=-2, scale=1 / 255), Dense(3)], "softmax_cross_entropy"),
     "scale of each": ([Standardize(np.linspace(-3, 3, 6), np.linspace(0.1, 3, 6)), Dense(3)], "mse"),
     "scale within": ([Dense(6, "tanh"), Standardize(0.1, np.linspace(0, 2, 6)), Dense(3)], "mse"),
-    "dropout": ([Dropout(0.5), Dense(9, "tanh"), Dropout(0.2), Dense(3)], "mse"),
-    "LayerNorm": ([LayerNorm("gelu", eps=0.1), Dense(9), LayerNorm(), Dense(3)], "mse"),
-    "BatchNorm": ([BatchNorm("silu", eps=0.1), Dense(9), BatchNorm(), Dense(3)], "softmax_cross_entropy"),
+    **{
+        f"{name} between": ([Dense(6, "tanh"), make(), Dense(3)], "softmax_cross_entropy")
+        for name, make in LAYERS.items()
+    },
+    **{f"{name} first": ([make(), Dense(3)], "mse") for name, make in LAYERS.items()},
     "deep": ([Dense(20, list(ACTIVATIONS)[i % len(ACTIVATIONS)]) for i in range(12)] + [Dense(3)], "mse"),
     "one output": ([Dense(1)], "binary_cross_entropy"),
 }
@@ -242,7 +245,7 @@ def test_custom_activations_bring_their_nodes(squared, tmp_path, inputs):
     assert path.read_bytes() == before
 
 
-def test_what_has_no_nodes_is_told(tmp_path, monkeypatch):
+def test_errors_name_what_has_no_nodes(tmp_path, monkeypatch):
     network = Network(6, [Dense(3)], loss="softmax_cross_entropy")
     monkeypatch.setattr(fastgd.kernels.softmax_forward, "onnx_function", None)
     with pytest.raises(ValueError, match="'loss'.*softmax_forward.*got softmax_cross_entropy"):

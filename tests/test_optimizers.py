@@ -86,7 +86,7 @@ def test_tensors_are_updated_in_place_step_after_step():
         optimizer.step(params, [Leaf(np.ones_like(p)) for p in held])
 
 
-def test_arrays_that_change_in_place_are_seen():
+def test_arrays_that_change_in_place_are_noticed():
     p, optimizer = np.ones(12), SGD(0.1, weight_decay=0.1, decay_biases=False)
     optimizer.step(p, np.zeros(12))
     optimizer.step(p.reshape(3, 4), np.zeros((3, 4)))  # of two dimensions it decays
@@ -461,6 +461,6 @@ def test_the_types_of_the_options_name_all_options():
     assert list(Options.__annotations__) == keywords == ["decoupled", *COMMON]
     for name, kind in fastgd.optimizers.OPTIMIZERS.items():
         own, own_options = inspect.signature(kind).parameters, set(kind(0.1).own_options())
-        (options,) = typing.get_args(own["options"].annotation)
+        (options,) = typing.get_args(typing.get_type_hints(kind.__init__)["options"])
         assert own_options <= {*own, *options.__annotations__}, name
         assert {*keywords} <= set(options.__annotations__), name

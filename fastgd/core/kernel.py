@@ -30,6 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .._plan import CHAIN_ARRAYS, CHAIN_SLOTS, call_kernel
 from ..core import fingerprint
@@ -117,26 +118,25 @@ class Kernel:
 
     name: str
     arrays: dict[str, Array]
+    dims: tuple[str, ...]
     scalars: tuple[str, ...]
-    loop_function: Callable[..., None] | None
-    # A function of a `jit.Compiler` and a dtype that makes a loop.
-    build_loop: Callable[..., Callable[..., None]] | None
-    # Users' functions that the loop calls: they may raise, and what they read may change.
-    functions: tuple[Callable[..., Any], ...]
-    loops: dict[Any, Any]  # compiled by Numba, by dtype
-    onnx_function: Callable[..., str] | None
-    # A function of the sizes by name: floating-point operations, approximately.
-    cost: Callable[..., float] | None
-    derived: dict[str, "Kernel"]  # kernels derived from this one; see optimizers/low_memory.py
-    whole_state: bool  # whether the state of an update rule needs the precision of the parameters
 
     def __init__(self, reference: Callable[..., None]) -> None:
         self.name = self.__name__ = reference.__name__
         self.__module__ = reference.__module__
         self.__signature__ = inspect.signature(reference)
         self.reference = reference
-        self.loop_function = self.build_loop = self.onnx_function = self.cost = None
-        self.functions, self.loops, self.derived, self.whole_state = (), {}, {}, False
+        self.loop_function: Callable[..., None] | None = None
+        # Makes the loop, given a `jit.Compiler` and a dtype.
+        self.build_loop: Callable[..., Callable[..., None]] | None = None
+        # Users' functions that the loop calls: they may raise, and what they read may change.
+        self.functions: tuple[Callable[..., Any], ...] = ()
+        self.loops: dict[np.dtype[Any], Any] = {}  # compiled by Numba, by dtype
+        self.onnx_function: Callable[..., str] | None = None
+        # Floating-point operations, approximately, given the sizes by name.
+        self.cost: Callable[..., float] | None = None
+        self.derived: dict[str, Kernel] = {}  # kernels derived from this one; see optimizers/low_memory.py
+        self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
@@ -171,8 +171,10 @@ class Kernel:
             lines.append(f"{', '.join(self.scalars)}: real numbers.")
         lines.append("Arrays are C-contiguous and aligned; all float32 or float64 arrays have the same dtype.")
         lines.append("")
-        lines.append("Raises TypeError or ValueError before it changes an array; the message names the argument, what")
-        lines.append("was expected and what was received.")
+        lines.append(
+            "Raises TypeError or ValueError before it changes an array; the message names the argument, what was"
+        )
+        lines.append("expected and what was received.")
         return "\n".join(lines)
 
     def loop(self, function: Callable[..., None]) -> "Kernel":
@@ -258,7 +260,7 @@ class Kernel:
         choose("name", name, dict.fromkeys(self.bodies()))
         return functools.partial(self._call, name)
 
-    def __call__(self, *arguments: Any) -> None:
+    def __call__(self, *arguments: npt.NDArray[Any] | float) -> None:
         self._call(self.choose_body("cython"), *arguments)
 
     def _call(self, body, *arguments):

@@ -115,8 +115,8 @@ class Dense(ActivatedLayer):
         units: int,
         activation: str | Activation = "identity",
         *,
-        weight_init: str | Initializer | npt.NDArray[Any] = "glorot_uniform",
-        bias_init: str | Initializer | npt.NDArray[Any] = "zeros",
+        weight_init: "str | Initializer | npt.NDArray[Any]" = "glorot_uniform",
+        bias_init: "str | Initializer | npt.NDArray[Any]" = "zeros",
         tie: str | None = None,
     ) -> None:
         self.units = check_integer("units", units, 1)

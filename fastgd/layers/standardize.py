@@ -60,11 +60,11 @@ class Standardize(Layer):
     ValueError if that would cost a feature more than 1 % of a standard deviation, as for time stamps in float32.
     """
 
-    def __init__(self, shift: npt.ArrayLike = 0.0, scale: npt.ArrayLike = 1.0) -> None:
+    def __init__(self, shift: "npt.ArrayLike" = 0.0, scale: "npt.ArrayLike" = 1.0) -> None:
         self.shift, self.scale = _numbers("shift", shift), _numbers("scale", scale)
 
     @classmethod
-    def of(cls, X: npt.ArrayLike) -> Self:
+    def of(cls, X: "npt.ArrayLike") -> Self:
         """The layer for the mean and variance (divided by the number of rows) of each column of X.
 
         X: (..., n_features), any real dtype and layout, read in one pass over blocks of rows. A column that is constant

@@ -132,7 +132,7 @@ class Optimizer(Stepper):
 
     def __init__(
         self,
-        learning_rate: Rate,
+        learning_rate: "Rate",
         hyper: Mapping[str, float],
         *,
         decoupled: bool | None = None,
@@ -242,7 +242,7 @@ class Optimizer(Stepper):
         """Initial value of a state array."""
         return 0.0
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         """The scalars of the kernel at update t = 1, 2, ..., in order, except the last two."""
         raise NotImplementedError
 
@@ -416,7 +416,7 @@ class Optimizer(Stepper):
 
     def state_bytes(self, network: "Network") -> int:
         """Bytes of the state for a network."""
-        itemsize, total = network.dtype.itemsize, 0
+        itemsize, total = network.dtype.itemsize, 0.0
         per_slot = {None: itemsize, "bfloat16": 2, "8bit": 1 + 4 / STATE_BLOCK}[self.state_dtype]
         for start, stop, _ in self.parts_of(network):
             extra = itemsize * ((self.accumulate > 1) + (self.ema_decay is not None))
