@@ -55,7 +55,7 @@ class Schedule:
         with np.errstate(all="ignore"):  # tiny rates underflow to 0 under any numpy error state of the user
             return np.asarray(self.learning_rates(np.asarray(step)), np.float64)[()]
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         """The learning rates at an array of steps, which has no dimensions for a single step."""
         raise NotImplementedError
 
@@ -122,7 +122,7 @@ class constant(Schedule):
 
     learning_rate: float
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         return np.broadcast_to(self.learning_rate, step.shape)
 
 
@@ -146,7 +146,7 @@ class piecewise(Schedule):
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "rates", rates)
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         return np.asarray(self.rates)[np.searchsorted(self.steps, step, side="right")]
 
 
@@ -159,7 +159,7 @@ class step(Schedule):
     every: int
     factor: float = 0.1
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         return self.learning_rate * self.factor ** (step // self.every)
 
 
@@ -173,7 +173,7 @@ class exponential(Schedule):
     every: int
     factor: float = 0.1
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         return self.learning_rate * self.factor ** (step / self.every)
 
 
@@ -185,7 +185,7 @@ class inverse_time(Schedule):
     learning_rate: float
     rate: float
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         return self.learning_rate / (1 + self.rate * step)
 
 
@@ -200,7 +200,7 @@ class polynomial(Schedule):
     power: float = 1.0
     final: float = 0.0
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         left = 1 - np.minimum(step / self.total_steps, 1.0)
         return self.final + (self.learning_rate - self.final) * left**self.power
 
@@ -223,7 +223,7 @@ class cosine(Schedule):
         if self.warmup_steps > self.total_steps:
             raise value_error("warmup_steps", f"at most total_steps = {self.total_steps}", self.warmup_steps)
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         rest = max(self.total_steps - self.warmup_steps, 1)
         done = np.clip((step - self.warmup_steps) / rest, 0.0, 1.0)
         falling = _half_cosine(self.learning_rate, self.final, done)
@@ -244,7 +244,7 @@ class cosine_restarts(Schedule):
     growth: float = 1.0
     final: float = 0.0
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         step = step.astype(np.float64)
         if self.growth == 1:
             done = step % self.period / self.period
@@ -276,7 +276,7 @@ class one_cycle(Schedule):
     divisor: float = 25.0
     final_divisor: float = 1e4
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         step = step.astype(np.float64)
         top, last = self.rising * self.total_steps - 1, self.total_steps - 1.0
         start = self.peak / self.divisor
@@ -298,7 +298,7 @@ class warmup(Schedule):
     steps: int
     start: float = 0.0
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         rising = self.start + (_rates_of(self.schedule, 0) - self.start) * (step + 1) / max(self.steps, 1)
         return np.where(step < self.steps, rising, _rates_of(self.schedule, np.maximum(step - self.steps, 0)))
 
@@ -337,7 +337,7 @@ class reduce_on_plateau(Schedule):
 
     observes_loss = True
 
-    def learning_rates(self, step: npt.NDArray[Any]) -> Rates:
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         return np.maximum(self.scale * _rates_of(self.learning_rate, step), self.final)
 
     def observe(self, loss: float) -> None:

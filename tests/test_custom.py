@@ -6,6 +6,7 @@ import math
 import pickle
 import subprocess
 import sys
+import types
 import warnings
 
 import numpy as np
@@ -75,6 +76,14 @@ def test_a_rule_of_ones_own_with_low_memory_state(state_dtype, backend, rng):
         mine.step(p, g, backend=backend)
         its.step(q, g, backend=backend)
     assert np.abs(p - q).max() < 1e-2  # a state on the edge may be rounded another way
+
+
+def test_a_mapping_of_any_kind_gives_initial_values():
+    made = custom.optimizer(my_lion, state=types.MappingProxyType({"m": 0.25}))
+    optimizer, p = made(1e-2), np.zeros(3)
+    optimizer.step(p, np.zeros(3), backend="numpy")
+    np.testing.assert_allclose(optimizer.state["m"][0], 0.25 * 0.99)
+    assert issubclass(made, custom.CustomOptimizer)
 
 
 def test_a_rule_trains_a_network_and_has_a_name(backend, rng, tmp_path):

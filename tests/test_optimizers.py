@@ -461,6 +461,6 @@ def test_the_types_of_the_options_name_all_options():
     assert list(Options.__annotations__) == keywords == ["decoupled", *COMMON]
     for name, kind in fastgd.optimizers.OPTIMIZERS.items():
         own, own_options = inspect.signature(kind).parameters, set(kind(0.1).own_options())
-        (options,) = typing.get_args(own["options"].annotation)
+        (options,) = typing.get_args(typing.get_type_hints(kind.__init__)["options"])
         assert own_options <= {*own, *options.__annotations__}, name
         assert {*keywords} <= set(options.__annotations__), name

@@ -207,13 +207,13 @@ class AdaGrad(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 1e-2,
+        learning_rate: "Rate" = 1e-2,
         *,
         eps: float = 1e-10,
         eps_in_root: bool = False,
         weight_decay: float = 0.0,
         initial_accumulator: float = 0.0,
-        **options: Unpack[Options],
+        **options: "Unpack[Options]",
     ) -> None:
         hyper = {"eps": eps, "weight_decay": weight_decay, "initial_accumulator": initial_accumulator}
         super().__init__(learning_rate, hyper, **options)
@@ -222,7 +222,7 @@ class AdaGrad(Optimizer):
     def initial(self, slot: str) -> float:
         return self.hyper["initial_accumulator"]
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         return lr, *placed(self.hyper["eps"], self.eps_in_root)
 
     def own_options(self) -> dict[str, Any]:
@@ -240,16 +240,16 @@ class AdaDelta(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 1.0,
+        learning_rate: "Rate" = 1.0,
         *,
         rho: float = 0.9,
         eps: float = 1e-6,
         weight_decay: float = 0.0,
-        **options: Unpack[Options],
+        **options: "Unpack[Options]",
     ) -> None:
         super().__init__(learning_rate, {"rho": rho, "eps": eps, "weight_decay": weight_decay}, **options)
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         return lr, self.hyper["rho"], self.hyper["eps"]
 
 
@@ -266,7 +266,7 @@ class RMSProp(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 1e-2,
+        learning_rate: "Rate" = 1e-2,
         *,
         alpha: float = 0.99,
         eps: float = 1e-8,
@@ -274,7 +274,7 @@ class RMSProp(Optimizer):
         momentum: float = 0.0,
         centred: bool = False,
         weight_decay: float = 0.0,
-        **options: Unpack[Options],
+        **options: "Unpack[Options]",
     ) -> None:
         hyper = {"alpha": alpha, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(learning_rate, hyper, **options)
@@ -285,7 +285,7 @@ class RMSProp(Optimizer):
             expected = "None with centred=True, since a variance near 0 needs the whole precision"
             raise value_error("state_dtype", expected, repr(self.state_dtype))
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         plain = lr, self.hyper["alpha"], *placed(self.hyper["eps"], self.eps_in_root)
         return plain if self.kernel is rmsprop_step else (*plain, self.hyper["momentum"])
 

@@ -199,18 +199,18 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 1e-3,
+        learning_rate: "Rate" = 1e-3,
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        **options: Unpack[Options],
+        **options: "Unpack[Options]",
     ) -> None:
         hyper = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
         super().__init__(learning_rate, hyper, **options)
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         beta1, beta2, eps, _ = self.hyper.values()
         c1, root2 = bias_correction(beta1, t), bias_correction(beta2, t) ** 0.5
         return lr * root2 / c1, beta1, beta2, 1.0, eps * root2
@@ -225,13 +225,13 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        learning_rate: Rate = 1e-3,
+        learning_rate: "Rate" = 1e-3,
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
-        **options: Unpack[Options],
+        **options: "Unpack[Options]",
     ) -> None:
         super().__init__(learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, **options)
 
@@ -245,11 +245,13 @@ class AMSGrad(Adam):
 
     kernel = amsgrad_step
 
-    def __init__(self, learning_rate: Rate = 1e-3, *, corrected: bool = False, **options: Unpack[AdamOptions]) -> None:
+    def __init__(
+        self, learning_rate: "Rate" = 1e-3, *, corrected: bool = False, **options: "Unpack[AdamOptions]"
+    ) -> None:
         super().__init__(learning_rate, **options)
         self.corrected = check_flag("corrected", corrected)
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         rate, beta1, beta2, _, eps = super().scalars(lr, t)
         if not self.corrected:
             return rate, beta1, beta2, 1.0, eps
@@ -268,10 +270,10 @@ class Adamax(Adam):
 
     kernel = adamax_step
 
-    def __init__(self, learning_rate: Rate = 2e-3, **options: Unpack[AdamOptions]) -> None:
+    def __init__(self, learning_rate: "Rate" = 2e-3, **options: "Unpack[AdamOptions]") -> None:
         super().__init__(learning_rate, **options)
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         beta1, beta2, eps, _ = self.hyper.values()
         return lr / bias_correction(beta1, t), beta1, beta2, eps
 
@@ -288,7 +290,7 @@ class NAdam(Adam):
     ranges = Adam.ranges | {"momentum_decay": AT_LEAST_ZERO}
 
     def __init__(
-        self, learning_rate: Rate = 2e-3, *, momentum_decay: float | None = 4e-3, **options: Unpack[AdamOptions]
+        self, learning_rate: "Rate" = 2e-3, *, momentum_decay: float | None = 4e-3, **options: "Unpack[AdamOptions]"
     ) -> None:
         super().__init__(learning_rate, **options)
         if momentum_decay is not None:
@@ -296,7 +298,7 @@ class NAdam(Adam):
         self.momentum_decay = momentum_decay
         self._product = 0, 1.0  # (number of steps, product of their momentum)
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         _, beta1, beta2, _, eps = super().scalars(lr, t)
         t = np.atleast_1d(t)
         mu, ahead = self._momentum(t), self._momentum(t + 1)
@@ -336,12 +338,12 @@ class RAdam(Adam):
     Further options: see `Optimizer`."""
 
     def __init__(
-        self, learning_rate: Rate = 1e-3, *, eps_corrected: bool = False, **options: Unpack[AdamOptions]
+        self, learning_rate: "Rate" = 1e-3, *, eps_corrected: bool = False, **options: "Unpack[AdamOptions]"
     ) -> None:
         super().__init__(learning_rate, **options)
         self.eps_corrected = check_flag("eps_corrected", eps_corrected)
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         beta1, beta2, eps, _ = self.hyper.values()
         t = np.atleast_1d(t)
         c1, c2 = bias_correction(beta1, t), bias_correction(beta2, t)

@@ -132,7 +132,7 @@ class Optimizer(Stepper):
 
     def __init__(
         self,
-        learning_rate: Rate,
+        learning_rate: "Rate",
         hyper: Mapping[str, float],
         *,
         decoupled: bool | None = None,
@@ -242,7 +242,7 @@ class Optimizer(Stepper):
         """Initial value of a state array."""
         return 0.0
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         """The scalars of the kernel at update t = 1, 2, ..., in order, except the last two."""
         raise NotImplementedError
 

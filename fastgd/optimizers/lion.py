@@ -44,14 +44,14 @@ class Lion(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 1e-4,
+        learning_rate: "Rate" = 1e-4,
         *,
         beta1: float = 0.9,
         beta2: float = 0.99,
         weight_decay: float = 0.0,
-        **options: Unpack[Options],
+        **options: "Unpack[Options]",
     ) -> None:
         super().__init__(learning_rate, {"beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}, **options)
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         return lr, self.hyper["beta1"], self.hyper["beta2"]

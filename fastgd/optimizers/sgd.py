@@ -102,12 +102,12 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Rate = 1e-2,
+        learning_rate: "Rate" = 1e-2,
         *,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        **options: Unpack[Options],
+        **options: "Unpack[Options]",
     ) -> None:
         super().__init__(learning_rate, {"momentum": momentum, "weight_decay": weight_decay}, **options)
         self.nesterov = check_flag("nesterov", nesterov)
@@ -118,7 +118,7 @@ class SGD(Optimizer):
             sgd_rank_one_update if self.kernel is sgd_step and not self.hyper["weight_decay"] else None
         )
 
-    def scalars(self, lr: Numbers, t: Numbers) -> tuple[Numbers, ...]:
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         return (lr,) if self.kernel is sgd_step else (lr, self.hyper["momentum"])
 
     def own_options(self) -> dict[str, Any]:
