@@ -401,7 +401,7 @@ def large_rule(slots, hyper):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"state_dtype": "8bit", "ema_decay": 0.5}], ids=["plain", "8bit"])
 def test_a_rule_with_many_slots_and_hyper_parameters(options):
-    """More arguments than Numba allows in a call, and more arrays than a kernel in a chain once could have."""
+    """More arguments than Numba allows in a call, and many arrays in one kernel of a chain."""
     rule, found = large_rule(20, 20), {}
     for backend in ("numpy", "cython"):
         p, optimizer = np.ones(300), rule(0.01, **options)

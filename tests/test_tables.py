@@ -230,7 +230,7 @@ def test_files_that_are_something_else(name, content, tmp_path):
 
 
 def test_learns_from_a_table(tmp_path, rng):
-    """From a file to predictions in the units of the file."""
+    """From a table to predictions in the units of its target."""
     n = 600
     age, city = rng.integers(18, 80, n), rng.choice(["Oslo", "Rome"], n)
     price = 1e5 + 2000 * age + np.where(city == "Rome", 5e4, 0)
