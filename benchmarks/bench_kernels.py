@@ -8,8 +8,8 @@ Rows are named after the body; the numpy body is the reference of its group.
 import numpy as np
 import pytest
 from cases import BENCHMARKED, KERNELS, benchmark_sizes
-from fastgd._plan import call_kernel
 
+from fastgd._plan import call_kernel
 from fastgd.cli.self_check import example
 from fastgd.core.kernel import BODIES
 

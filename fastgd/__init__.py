@@ -41,9 +41,8 @@ from .explore.gradient_check import check_gradients
 from .explore.range_test import RangeTest, find_learning_rate
 from .explore.sweep import Sweep, sweep
 from .layers import *  # noqa: F403
-from .network import Network
+from .network import Network, load
 from .optimizers import *  # noqa: F403
-from .training.checkpoint import load
 from .training.history import History
 from .training.run import Run
 

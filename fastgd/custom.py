@@ -112,7 +112,7 @@ def activation(function=None, *, derivative=None):
         differences. Without it, the derivative is a finite difference of fourth order, which takes four evaluations of
         the function and is less accurate; a warning says so.
 
-    Returns an `Activation`. Raises ValueError if the derivative is not that of the function.
+    Returns an `Activation`. Raises ValueError if `derivative` is not the derivative of the function.
     """
     if function is None:
         return lambda function: activation(function, derivative=derivative)
@@ -229,8 +229,8 @@ def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
 
 
 def _checked_name(function, table, kind):
-    """The name of a user's function, which must not be that of a function of the package. It may replace another user's
-    function."""
+    """The name of a user's function. It must differ from the names of the package's functions. A user's function with
+    the same name is replaced."""
     if not inspect.isfunction(function):
         raise type_error("function", "a function", shown(function))
     name = function.__name__
@@ -311,7 +311,7 @@ def _kernel(name, function, arrays, scalars, source, derivative=None):
     raised."""
     known = getattr(kernels, name, None)
     if known is not None and not known.functions:
-        raise value_error("function", f"a name other than that of a kernel of the package, {name}", function.__name__)
+        raise value_error("function", f"a name whose kernel, {name}, is not one of the package", function.__name__)
 
     def build(compiler, dtype=None):
         lines = [f"def loop({', '.join([*arrays, *scalars])}):", *source(dtype is not None)]

@@ -3,6 +3,8 @@ None."""
 
 import dataclasses
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -175,6 +177,10 @@ def _takes_weights(function):
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in positional and p.default is p.empty for p in parameters) == 3
 
+
+# Metrics as a user gives them: names, metrics, functions of (y, prediction) or (y, prediction, weight).
+MetricLike: TypeAlias = str | Metric | Callable[..., float | np.number[Any]]
+Metrics: TypeAlias = MetricLike | Sequence[MetricLike]
 
 # Columns of a history, and other names that logs use: no metric may have one of them.
 COLUMNS = ("loss", "validation_loss", "learning_rate", "rows", "seconds")

@@ -189,5 +189,5 @@ def test_frozen_applications_have_no_metadata(tmp_path):
     assert re.search(r"numpy +installed without metadata", done.stdout)
 
 
-def test_the_version_stands_in_one_place():
+def test_the_version_is_defined_once():
     assert importlib.metadata.version("fastgd") == fastgd.__version__

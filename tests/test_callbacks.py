@@ -39,7 +39,7 @@ def test_watching_changes_no_bit(backend, rows):
         assert end[1:] == ends["alone"][1:]
 
 
-def test_what_a_callback_sees(backend, rows):
+def test_attributes_of_the_run_in_a_callback(backend, rows):
     X, y = rows
     recorded = []
 
@@ -147,7 +147,7 @@ def test_only_its_own_thread_may_use_the_network_at_a_pause(rows):
     assert len(refused) == 2
 
 
-def test_an_error_in_a_callback_tells_where(backend, rows):
+def test_an_error_names_the_callback_and_the_minibatch(backend, rows):
     X, y = rows
     network = make(backend)
     with pytest.raises(ZeroDivisionError) as caught:
@@ -179,7 +179,7 @@ def test_callbacks_with_a_context_are_closed(rows, epochs):
     assert (happened[0], happened[-1]) == ("enter", "exit")
 
 
-def test_why_it_stopped_is_told(rows):
+def test_the_history_says_why_the_run_stopped(rows):
     X, y = rows
     network = make()
     with pytest.raises(DivergenceError):
@@ -240,7 +240,7 @@ def test_a_tensorboard_that_nothing_is_written_to(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_progress_tells_figures(rows, capfd):
+def test_progress_shows_figures(rows, capfd):
     make().fit(*rows, epochs=2, validation_data=rows, metrics="accuracy", progress=True)
     shown = capfd.readouterr().err
     for word in ("2/2", "loss=", "validation=", "validation_accuracy=", "lr=0.001", "rows/s="):
@@ -309,7 +309,7 @@ def test_bad_arguments(case, rows):
     np.testing.assert_array_equal(network.parameters, before)
 
 
-def test_a_callback_cannot_put_another_network_in_its_place(rows):
+def test_a_callback_cannot_replace_the_network(rows):
     def replace(run):
         run.network = make()
 

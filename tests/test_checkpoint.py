@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 import fastgd
 from fastgd import CheckpointError, Dense, Network
+from fastgd.training.checkpoint import load_described
 
 
 def rich_network():
@@ -340,7 +341,7 @@ def test_whatever_happens_the_file_is_the_old_or_the_new_one(fault, tmp_path):
     assert {(1, code), (9, code)} <= observed
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+def test_a_file_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
     """fsync of the file, then the rename, then fsync of the folder."""
     happened = []
     for name in ("fsync", "replace"):
@@ -401,6 +402,7 @@ def test_pipes_are_no_models(tmp_path):
 
 OVERWRITTEN = """
 import os, sys, threading, fastgd
+from fastgd.training.checkpoint import load_described
 path, stop = sys.argv[1], threading.Event()
 data = open(path, "rb").read()
 def damage():
@@ -414,7 +416,7 @@ thread.start()
 loaded = refused = 0
 for i in range(300):
     try:
-        network, _ = fastgd.load(path) if i % 2 else fastgd.training.checkpoint.load_described(path)[:2]
+        network, _ = fastgd.load(path) if i % 2 else load_described(path, fastgd.Network)[:2]
         assert (network.parameters == 0.5).all()
         loaded += 1
     except fastgd.CheckpointError:
@@ -440,7 +442,7 @@ def test_loading_reads_the_file_once(tmp_path, monkeypatch):
     rich_network().save(tmp_path / "m", optimizer=fastgd.Adam())
     opened, real = [], open
     monkeypatch.setattr("builtins.open", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
-    network, _, content = fastgd.training.checkpoint.load_described(tmp_path / "m")
+    network, _, content = load_described(tmp_path / "m", fastgd.Network)
     assert opened == [str(tmp_path / "m")]
     assert content["size"] == os.path.getsize(tmp_path / "m")
     for array in (network.parameters, *network.views().values()):

@@ -7,10 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-from fastgd._plan import Use, UseLock
 
 import fastgd
 from fastgd import SGD, Adam, Dense, Network
+from fastgd._plan import Use, UseLock
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def task(rng, backend):
 # ---- functions that a call invokes
 
 
-def test_metrics_ask_the_network(task):
+def test_metrics_evaluate_the_network(task):
     network, x, y = task
     asked = []
 
@@ -48,7 +48,7 @@ def test_metrics_ask_the_network(task):
     np.testing.assert_array_equal(network.parameters, twin.parameters)
 
 
-def test_learning_rates_ask_the_network(task):
+def test_learning_rates_evaluate_the_network(task):
     """fit computes a rate that depends on the network before each step, as a loop of steps does."""
     network, x, y = task
     twin = copy.deepcopy(network)
@@ -76,11 +76,11 @@ def _parts(epoch):
     return [order[start : start + 16] for start in range(0, 40, 16)]
 
 
-def test_schedules_that_look_ask_the_network(task):
+def test_schedules_that_observe_the_loss_ask_the_network(task):
     network, x, y = task
 
     class Watching:
-        looks = True
+        observes_loss = True
 
         def __init__(self):
             self.losses = []

@@ -129,7 +129,7 @@ def test_names_with_control_characters_are_not_printed_as_they_are(tmp_path, mon
     assert not {"\x1b", "\x07"} & set(out)
 
 
-def test_a_model_is_not_replaced_unless_told(houses, monkeypatch, capsys):
+def test_a_model_is_replaced_only_with_overwrite(houses, monkeypatch, capsys):
     options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
     assert call(*KIND, "--epochs", "2", "--resume", **options)[1].count("no kind.safetensors yet: a new run") == 1
     before = (houses / "kind.safetensors").read_bytes()
@@ -304,7 +304,7 @@ BAD_COMMANDS = {
 
 
 @pytest.mark.parametrize("case", BAD_COMMANDS)
-def test_bad_data_is_told_on_one_line(case, houses, monkeypatch, capsys):
+def test_bad_data_is_reported_on_one_line(case, houses, monkeypatch, capsys):
     arguments, match = BAD_COMMANDS[case]
     X = np.zeros((4, 2))
     np.savez(houses / "a.npz", a=X, b=X, y=[0, 1, 0, 1])

@@ -282,7 +282,7 @@ BAD = {
     "a slot's name": (lambda: custom.optimizer(state=["average"])(of_average), ValueError, "'of_average'.*'average'"),
     "a base's name": (lambda: custom.optimizer(state=["m", "m_base"])(of_base), ValueError, "'of_base'.*'m_base'"),
     "0 in float32": (lambda: custom.optimizer(my_lion, state=["m"])(1e-3, beta1=1e-50), ValueError, "'beta1'.*float32"),
-    "a keyword": (lambda: custom.activation(of_keyword), TypeError, "'of_keyword'.*given by their place.*a=0.5"),
+    "a keyword": (lambda: custom.activation(of_keyword), TypeError, "'of_keyword'.*positional arguments.*a=0.5"),
     "activation's": (lambda: custom.activation(my_sgd), TypeError, "'my_sgd'.*x, then parameters"),
     "derivative": (lambda: custom.activation(leaky, derivative=3), TypeError, "'derivative'.*3"),
     "loss's": (lambda: custom.loss(leaky), TypeError, "'leaky'.*z, y, dz"),
@@ -341,7 +341,7 @@ def test_a_function_may_be_defined_anew():
     np.testing.assert_array_equal(p, -1.0)
 
 
-def test_what_numba_does_not_compile_is_told():
+def test_errors_name_what_numba_does_not_compile():
     @custom.optimizer
     def impossible(p, g, lr):
         return p - lr * open("x")

@@ -122,7 +122,7 @@ CALLS = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("part", ["loss", "activation"])
-def test_every_door(part, call, backend):
+def test_every_method_and_function(part, call, backend):
     network, _ = network_of(part, backend)
     X, y = rows_of(part)
     with pytest.raises(ValueError, match=RAISED) as caught:
@@ -187,7 +187,7 @@ def test_a_kernel_by_its_name():
         ACTIVATION.forward.body(body)(y, np.ones((1, 3)), 50.0)
 
 
-def test_what_raises_only_when_compiled_is_told():
+def test_errors_of_compiled_code_alone_name_the_function():
     @custom.loss
     def wide(z, y, dz):
         n = 10

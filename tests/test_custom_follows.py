@@ -144,7 +144,7 @@ def test_a_variable_without_a_value():
 
 @pytest.mark.parametrize("backend", ["numpy", "cython"])
 @pytest.mark.parametrize("rule", [by_scale, by_elements])
-def test_each_step_looks(rule, patch, backend):
+def test_each_step_uses_current_values(rule, patch, backend):
     """Fast steps, which skip the preparation, too."""
     made = custom.optimizer(rule)
     network = Network(2, [Dense(2)], loss="mse", dtype="float64", backend=backend)

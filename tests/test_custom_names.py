@@ -130,7 +130,7 @@ def test_files_are_of_the_function_that_a_name_means(field, tmp_path):
         network.save(tmp_path / "other")
 
 
-def test_a_file_tells_what_a_function_reads(tmp_path):
+def test_a_file_records_what_a_function_reads(tmp_path):
     factor = 1.0
 
     @custom.activation(derivative=lambda x: factor)

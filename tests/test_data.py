@@ -95,7 +95,7 @@ def test_rows_of_a_mapped_file_are_those_of_the_array(mode, tmp_path, rng):
     assert read_from_file == (0 if mode == "c" else 8)
 
 
-def test_what_is_written_to_a_mapped_file_is_seen(tmp_path):
+def test_readers_return_what_was_written_to_a_mapped_file(tmp_path):
     for mode in ("r+", "c"):
         np.save(tmp_path / "x.npy", np.zeros((50, 4)))
         x = np.load(tmp_path / "x.npy", mmap_mode=mode)
@@ -369,7 +369,7 @@ def test_bad_standardize(make, match):
         make()
 
 
-def test_large_offsets_are_told_apart_or_refused():
+def test_large_offsets_are_distinguished_or_refused():
     """Timestamps within an hour, as seconds since 1970."""
     X = 1.6e9 + np.linspace(0, 3600, 50)[:, None]
     layers = [Standardize.of(X), Dense(1)]

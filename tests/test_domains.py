@@ -45,7 +45,7 @@ def test_examples_belong_to_their_domain(name, rng):
     assert len(np.unique(values)) > 2
 
 
-def test_every_domain_is_used_and_stands_in_the_docstring():
+def test_every_domain_is_used_and_documented():
     specs = [(kernel, spec) for kernel in KERNELS.values() for spec in kernel.arrays.values()]
     assert {spec.domain for _, spec in specs} == set(DOMAINS)
     for kernel, spec in specs:

@@ -82,7 +82,7 @@ def test_what_is_never_a_number_is_never_best(rows):
     np.testing.assert_array_equal(network.parameters, twin.parameters)
 
 
-def test_a_plateau_looks_at_the_validation_loss(rows):
+def test_a_plateau_observes_the_validation_loss(rows):
     """The validation loss rises while the training loss falls."""
     X, y = rows
     rate = fastgd.schedules.reduce_on_plateau(0.5, patience=0, factor=0.5)
@@ -92,7 +92,7 @@ def test_a_plateau_looks_at_the_validation_loss(rows):
     assert history.learning_rate[-1] < 0.5 / 2**5
 
 
-def test_a_plateau_set_by_a_callback_looks(rows):
+def test_a_plateau_set_by_a_callback_observes_the_loss(rows):
     def set_plateau(run):
         if run.epoch == 1:
             run.optimizer.learning_rate = fastgd.schedules.reduce_on_plateau(0.1, patience=0, threshold=1.0)
@@ -101,7 +101,7 @@ def test_a_plateau_set_by_a_callback_looks(rows):
     assert history.learning_rate[-1] < 0.1
 
 
-def test_a_metric_that_does_not_suit_is_told_before_the_training(rows):
+def test_a_metric_that_does_not_suit_raises_before_the_training(rows):
     X, y = rows
     one = fastgd.Network(6, [fastgd.Dense(1)], loss="mse")
     for network, target, metric in ((make(), y, "mae"), (one, y * 1.5, "accuracy"), (one, y, "top_k")):

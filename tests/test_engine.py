@@ -102,7 +102,7 @@ def test_fast_steps_are_steps(backend, rows):
     np.testing.assert_array_equal(fast.parameters, long.parameters)
 
 
-def test_a_fast_step_sees_what_was_changed(rows):
+def test_a_fast_step_uses_what_was_changed(rows):
     X, y = rows
     net, twin = network(), network()
     optimizer, twin_optimizer = SGD(0.1), SGD(0.1)
@@ -135,7 +135,7 @@ def test_fast_steps_of_two_optimizers_in_turns(rows):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9])
-def test_divergence_tells_the_loss_before(steps):
+def test_divergence_error_has_the_loss_before(steps):
     x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
     net, optimizer = fastgd.Network(3, [fastgd.Dense(1)], loss="mse"), SGD(1e-3)
     losses = [net.train_step(x, y, optimizer) for _ in range(steps)]

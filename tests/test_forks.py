@@ -11,10 +11,10 @@ import time
 
 import numpy as np
 import pytest
-from fastgd._plan import Use, UseLock, WaitingLock
 
 import fastgd
 from fastgd import Adam, Dense, Network
+from fastgd._plan import Use, UseLock, WaitingLock
 
 pytestmark = [
     pytest.mark.slow,

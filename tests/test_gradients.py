@@ -156,7 +156,7 @@ def test_gradient_check_catches_mutants(name, monkeypatch):
     assert worst_error(spoiled, x, y) > GRADIENT_TOLERANCE
 
 
-def test_check_gradients_tells_which_array_is_wrong(monkeypatch):
+def test_check_gradients_names_the_wrong_array(monkeypatch):
     monkeypatch.setattr(
         fastgd.layers.dense, "dense_backward_bias", wrong(fastgd.kernels.dense_backward_bias, sign_of_one_unit)
     )

@@ -94,7 +94,7 @@ class Counted:
             yield batch
 
 
-def test_an_iterable_is_gone_through_once_an_epoch_and_never_to_look(rows):
+def test_an_iterable_is_iterated_once_an_epoch_and_not_for_a_check(rows):
     X, y = rows
     batches = Counted([(X[:50], y[:50]), (X[50:], y[50:])])
     for epochs in (0, 1, 3):

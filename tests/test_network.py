@@ -124,7 +124,7 @@ def test_same_seed_same_parameters():
     assert not np.array_equal(classifier(seed=1).parameters, classifier(seed=2).parameters)
 
 
-def test_describe_tells_the_plan(backend):
+def test_describe_shows_the_plan(backend):
     text = classifier(backend=backend, l2=0.1).describe()
     lines = text.splitlines()
     assert "5-8-3" in lines[0]

@@ -245,7 +245,7 @@ def test_custom_activations_bring_their_nodes(squared, tmp_path, inputs):
     assert path.read_bytes() == before
 
 
-def test_what_has_no_nodes_is_told(tmp_path, monkeypatch):
+def test_errors_name_what_has_no_nodes(tmp_path, monkeypatch):
     network = Network(6, [Dense(3)], loss="softmax_cross_entropy")
     monkeypatch.setattr(fastgd.kernels.softmax_forward, "onnx_function", None)
     with pytest.raises(ValueError, match="'loss'.*softmax_forward.*got softmax_cross_entropy"):

@@ -1,14 +1,19 @@
 """Optimizers alone and in training: convergence, state, checks. test_golden.py checks the formulas."""
 
 import array
+import inspect
 import threading
+import typing
 
 import numpy as np
 import pytest
-from cases import OPTIMIZERS
+from cases import OPTIMIZERS, definitions
 
 import fastgd
 from fastgd import SGD, AdaGrad, Adam, AdamW, RMSProp
+from fastgd.core.kernel import In, InOut, kernel, kernels
+from fastgd.optimizers.base import COMMON, Options
+from fastgd.optimizers.base import optimizer as entered
 
 RATES = dict.fromkeys(OPTIMIZERS, 0.05) | {
     "SGD": 0.1, "momentum": 0.02, "Nesterov": 0.02, "AdaGrad": 0.5, "AdaDelta": 20.0, "RMSProp": 0.01,
@@ -81,7 +86,7 @@ def test_tensors_are_updated_in_place_step_after_step():
         optimizer.step(params, [Leaf(np.ones_like(p)) for p in held])
 
 
-def test_arrays_that_change_in_place_are_seen():
+def test_arrays_that_change_in_place_are_noticed():
     p, optimizer = np.ones(12), SGD(0.1, weight_decay=0.1, decay_biases=False)
     optimizer.step(p, np.zeros(12))
     optimizer.step(p.reshape(3, 4), np.zeros((3, 4)))  # arrays of two dimensions decay
@@ -414,3 +419,48 @@ def test_a_new_optimizer_declares_the_range_of_its_hyper_parameter_itself():
 
 def test_the_table_of_cases_has_every_optimizer():
     assert {type(make(0.1)) for make in OPTIMIZERS.values()} == set(fastgd.optimizers.OPTIMIZERS.values())
+
+
+def test_the_decorator_enters_a_class_and_its_rules_with_low_memory_state():
+    def rule(name):
+        def function(p: InOut("n"), s: InOut("n"), g: In("n"), lr: float, weight_decay: float, shrink: float):
+            p -= lr * g
+
+        function.__name__ = name
+        return kernel(function)
+
+    with definitions():
+        first, second, whole = map(rule, ("first_step", "second_step", "whole_step"))
+        whole.whole_state = True
+
+        @entered
+        class Single(SGD):
+            kernel, rules = first, ()
+
+        @entered
+        class Several(SGD):
+            rules = second, whole
+
+        table = fastgd.optimizers.OPTIMIZERS
+        assert (table["Single"], table["Several"]) == (Single, Several)
+        made = {name for name in vars(kernels) if name.startswith(("first_step", "second_step", "whole_step"))}
+        low = {f"{name}_step_{dtype}" for name in ("first", "second") for dtype in ("bfloat16", "8bit")}
+        assert made == low | {"first_step", "second_step", "whole_step"}
+
+
+def test_every_rule_of_the_package_belongs_to_a_class():
+    kinds = fastgd.optimizers.OPTIMIZERS.values()
+    rules = {rule.name for kind in kinds for rule in kind.rules or (kind.kernel,)}
+    defined = {name: k for name, k in vars(kernels).items() if k.__module__.startswith("fastgd.optimizers.")}
+    assert rules == {name for name, k in defined.items() if "shrink" in k.scalars and "seed" not in k.scalars}
+
+
+def test_the_types_of_the_options_name_all_options():
+    parameters = inspect.signature(fastgd.optimizers.Optimizer).parameters.values()
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert list(Options.__annotations__) == keywords == ["decoupled", *COMMON]
+    for name, kind in fastgd.optimizers.OPTIMIZERS.items():
+        own, own_options = inspect.signature(kind).parameters, set(kind(0.1).own_options())
+        (options,) = typing.get_args(own["options"].annotation)
+        assert own_options <= {*own, *options.__annotations__}, name
+        assert {*keywords} <= set(options.__annotations__), name

@@ -266,7 +266,7 @@ def test_bad_planes(case, rows):
         plots.loss_surface(**{"network": make(), "X": rows[0], "y": rows[1], **change})
 
 
-def test_a_straight_path_is_seen_in_random_directions(rows):
+def test_a_straight_path_is_drawn_in_random_directions(rows):
     network = make()
     for path in (np.zeros((5, 83)), np.linspace(0, 1, 5)[:, None] * np.ones(83)):
         figure = plots.loss_surface(network, *rows, path=path, resolution=3)

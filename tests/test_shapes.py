@@ -96,7 +96,7 @@ def test_what_a_mask_leaves_out_does_not_count(batch_size, backend, x, rng):
     np.testing.assert_array_equal(*ends)
 
 
-def test_metrics_of_the_package_go_over_positions_and_own_ones_see_shapes(x, rng):
+def test_metrics_of_the_package_go_over_positions_and_own_ones_get_shapes(x, rng):
     y, weight, recorded = targets(LABELS, rng), rng.uniform(0, 1, (ROWS, T)), []
 
     def shapes(y, prediction, weight):
@@ -220,7 +220,7 @@ def test_the_same_bits_for_any_number_of_threads(rows, optimizer, backend, dtype
 # ---- assumptions that no longer hold
 
 
-def test_how_a_kernel_sees_rows():
+def test_shapes_that_a_kernel_gets_of_rows():
     kernels = fastgd.kernels
     assert fold(kernels.tanh_forward, [(7,), (7,)]) == (1, ((7,), (7,)))
     assert fold(kernels.tanh_forward, [(3, 5, 7), (3, 5, 7)]) == (15, ((7,), (7,)))

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 from cases import KERNELS
-from fastgd._plan import CHAIN_BLOCK
 
 import fastgd
+from fastgd._plan import CHAIN_BLOCK
 from fastgd.core.kernel import DTYPES, variant
 from fastgd.optimizers.low_memory import slots_of
 

@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 from cases import KERNELS
-from fastgd._plan import call_kernel
 
 import fastgd
 from fastgd import SGD, BatchNorm, Dense, LayerNorm, Network, _cpu
+from fastgd._plan import call_kernel
 from fastgd.cli.self_check import example
 
 RIGHT = 1e-6

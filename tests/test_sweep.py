@@ -125,7 +125,7 @@ BAD_SWEEPS = {
 
 
 @pytest.mark.parametrize("case", BAD_SWEEPS)
-def test_a_bad_combination_is_told_before_anything_is_trained(case, rows, monkeypatch):
+def test_a_bad_combination_raises_before_anything_is_trained(case, rows, monkeypatch):
     grid, error, match = BAD_SWEEPS[case]
 
     def begin(*arguments):

@@ -54,7 +54,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("case", WRITTEN)
-def test_categories_are_what_stands_in_the_file(case, file):
+def test_categories_are_the_text_of_the_file(case, file):
     values, new, expected = WRITTEN[case]
     made = Preprocessing.of(file("c,y\n" + "".join(f"{v},{i % 2}\n" for i, v in enumerate(values))), "y")
     table = file("c,d\n" + "".join(f"{v},0\n" for v in new))
@@ -70,13 +70,13 @@ def test_copied_rows_are_refused_where_their_text_would_count(file):
     made = Preprocessing.of(file("c,y\n007,0\n7,1\nA1,1\nB1,0\n"), "y")
     table = file("c\n007\n7\n")
     for copy in (table.filter(pyarrow.array([True, False])), table.take([0])):
-        with pytest.raises(TableError, match="column 'c': expected text as it stands in the file"):
+        with pytest.raises(TableError, match="column 'c': expected text as written in the file"):
             made.encode(copy)
     for values in ([7], [7.0]):
         with pytest.raises(TableError, match="'007' and '7' are different categories"):
             made.encode({"c": values})
     copy = file("zip,y\n007,0\n7,1\n").take([0, 1])
-    with pytest.raises(TableError, match="column 'zip': expected text as it stands"):
+    with pytest.raises(TableError, match="column 'zip': expected text as written"):
         Preprocessing.of(copy, "y", categorical="zip")
 
 
@@ -87,7 +87,7 @@ def test_copied_rows_are_refused_where_a_code_is_among_numbers(file):
     assert made.encode(table).tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
     copies = [table.filter(pyarrow.array([True] * 3)), table.take([0, 1]), table.sort_by("zip")]
     for copy in [*copies, pyarrow.ipc.open_stream(_as_stream(table)).read_all()]:
-        with pytest.raises(TableError, match="column 'zip': expected text as it stands in the file"):
+        with pytest.raises(TableError, match="column 'zip': expected text as written in the file"):
             made.encode(copy)
     for values in ([7], pandas.Series([12, 7])):
         with pytest.raises(TableError, match="'007' and '7' are different categories"):
@@ -247,7 +247,7 @@ INDICES = {
 
 @pytest.mark.parametrize("case", INDICES)
 @pytest.mark.parametrize("end", ["parquet", "feather"])
-def test_an_index_is_left_out_and_told_once(case, end, tmp_path):
+def test_an_index_is_left_out_with_one_warning(case, end, tmp_path):
     frame, path = (
         INDICES[case](pandas.DataFrame({"a": [1.0, 2.0, 4.0, 7.0], "y": [0.5, 1.5, 2.5, 3.5]})),
         tmp_path / f"t.{end}",
@@ -277,7 +277,7 @@ def test_the_first_column_of_to_csv_is_an_index(header, file):
     np.testing.assert_allclose(made.encode(file("a\n2\n")), made.encode(file(",a\n7,2\n")))
 
 
-def test_the_command_line_tells_of_an_index(tmp_path, monkeypatch, capsys):
+def test_the_command_line_reports_an_index(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text(",a,y\n" + "".join(f"{i},{i % 7},{i % 7 / 2}\n" for i in range(40)))
     assert cli.main(["train", "t.csv", "--target", "y", "--epochs", "1", "--quiet"]) == 0
@@ -384,7 +384,7 @@ def test_damaged_files_are_data_or_an_error_that_names_them(name, whole, tmp_pat
     assert failed > 10
 
 
-def test_rows_that_are_no_utf_8_are_told(tmp_path):
+def test_errors_name_rows_that_are_not_utf_8(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"a,y\n1,2\n\xff,\xfe,3\n")
     with pytest.raises(TableError, match="row 2: expected 2 fields as in the header, got 3"):
         read(tmp_path / "t.csv")

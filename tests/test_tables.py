@@ -98,7 +98,7 @@ def test_every_format_gives_the_same(path, tmp_path):
     np.testing.assert_array_equal(expected.encode(empty), expected.encode(table))
 
 
-def test_columns_as_told(path):
+def test_categorical_and_dropped_columns(path):
     table = read(path)
     made = Preprocessing.of(table, "price", categorical=["age"], drop=["city", "member"])
     assert made.columns[0] == Categories("age", ("20", "40", "60"))
@@ -301,14 +301,14 @@ def test_the_median_fills_and_the_mean_shifts():
     assert (made.columns[0].fill, made.columns[0].shift) == (1.0, 4.0)
 
 
-def test_text_in_an_integer_target_is_told(tmp_path):
+def test_errors_name_text_in_an_integer_target(tmp_path):
     made = Preprocessing.of({"a": [1.0, 2.0, 3.0], "y": [0, 1, 1]}, "y")
     (tmp_path / "t.csv").write_text("a,y\n1,0\n2,x\n")
     with pytest.raises(TableError, match="column 'y', row 2: expected a number, got 'x'"):
         made.targets(read(tmp_path / "t.csv"))
 
 
-def test_what_is_not_finite_once_it_is_standardised_is_told(path):
+def test_errors_name_numbers_that_overflow_when_standardised(path):
     made = Preprocessing.of(read(path), "price")
     good = {"age": [1, 2], "income": [1.0, 1e60], "city": ["Oslo", "Rome"], "member": [True, False]}
     with pytest.raises(TableError, match="'income', row 2: expected numbers that float32 holds.*1e.60"):
@@ -326,7 +326,7 @@ def test_delimiters(tmp_path):
         read(tmp_path / "t.csv", delimiter=";;")
 
 
-def test_statistics_are_of_the_rows_that_are_told():
+def test_statistics_are_of_the_given_rows():
     table = {"x": [1.0, 3.0, None, 1000.0], "c": ["a", "a", "a", "b"], "y": [0.5, 1.5, 2.5, 99.5]}
     part, all_rows = (Preprocessing.of(table, "y", rows=rows) for rows in ([0, 1], None))
     assert part.columns[0] == fastgd.tables.Numbers("x", 2.0, 2.0, 1.0)

@@ -348,7 +348,7 @@ def test_state_is_written_and_read(tmp_path, rng):
         np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
-def test_the_plan_tells_what_is_done(rng):
+def test_describe_names_the_kernels_of_an_update(rng):
     net = Network(5, [Dense(2)], loss="mse")
     net.train_step(np.ones((1, 5)), np.ones((1, 2)), Adam(0.1, **EXTRAS["all"]))
     text = net.describe()

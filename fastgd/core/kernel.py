@@ -136,6 +136,7 @@ class Kernel:
         # Floating-point operations, approximately, given the sizes by name.
         self.cost: Callable[..., float] | None = None
         self.derived: dict[str, Kernel] = {}  # kernels derived from this one; see optimizers/low_memory.py
+        self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
@@ -170,8 +171,10 @@ class Kernel:
             lines.append(f"{', '.join(self.scalars)}: real numbers.")
         lines.append("Arrays are C-contiguous and aligned; all float32 or float64 arrays have the same dtype.")
         lines.append("")
-        lines.append("Raises TypeError or ValueError that names the argument, what was expected and what was received;")
-        lines.append("then nothing has changed.")
+        lines.append(
+            "Raises TypeError or ValueError before it changes an array; the message names the argument, what was"
+        )
+        lines.append("expected and what was received.")
         return "\n".join(lines)
 
     def loop(self, function: Callable[..., None]) -> "Kernel":
@@ -361,7 +364,7 @@ class Kernel:
             )
         return _find, (self.__module__, self.name, fingerprint.of_kernel(self))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<kernel {self.name}{self.__signature__}>"
 
 
@@ -370,7 +373,7 @@ class Kernels(types.SimpleNamespace):
     the errors. Calling a kernel works in place and uses the fastest body; `kernel.body(name)` uses another body,
     "numpy", "numba" or "cython". `kernel.bodies()` lists the bodies."""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"fastgd.kernels: {', '.join(vars(self))}"
 
 

@@ -1,4 +1,4 @@
-"""Types in the signatures of public functions."""
+"""Types in the signatures of public functions. Annotations quote these names where `help` would show pages instead."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
