@@ -1,4 +1,4 @@
-"""What users write: rules, activations and losses as Python functions, against the package's own, and in training."""
+"""Custom update rules, activations and losses in Python: against the built-in ones, and in training."""
 
 import inspect
 import json
@@ -75,7 +75,7 @@ def test_a_rule_of_ones_own_with_low_memory_state(state_dtype, backend, rng):
         g = rng.normal(size=300)
         mine.step(p, g, backend=backend)
         its.step(q, g, backend=backend)
-    assert np.abs(p - q).max() < 1e-2  # a state on the edge may be rounded another way
+    assert np.abs(p - q).max() < 1e-2  # a value between two roundings may go either way
 
 
 def test_a_mapping_of_any_kind_gives_initial_values():
@@ -135,7 +135,7 @@ def test_names_of_the_loops_own(backend):
 
 @pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
 def test_names_of_the_low_memory_loops_own(state_dtype, backend):
-    """Powers of two: nothing is rounded."""
+    """All values are powers of two, so nothing is rounded."""
 
     @custom.optimizer(state=["noise", "values"])
     def low(p, g, noise, values, lr, size=2.0, begin=1.0, end=1.0, np=1.0, x0=1.0):
@@ -202,7 +202,7 @@ def test_a_wrong_derivative_is_found():
     with pytest.raises(ValueError, match="'derivative'.*of leaky.*x = -3.986"):
         custom.activation(leaky, derivative=lambda x, slope=0.1: 1.0 if x > 0 else 2 * slope)
     assert "leaky" not in ACTIVATIONS
-    for scale in (1e-3, 1.0, 1e3):  # of a derivative up to 1 the tolerance is absolute, of a larger one relative
+    for scale in (1e-3, 1.0, 1e3):  # the tolerance is absolute for derivatives up to 1, relative above
         parts = (0.9e-6, 1.1e-6) if scale >= 1 else (0.9e-3, 1.1e-3)
 
         def line(x, scale=scale):
@@ -410,7 +410,7 @@ def large_rule(slots, hyper):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"state_dtype": "8bit", "ema_decay": 0.5}], ids=["plain", "8bit"])
 def test_a_rule_with_many_slots_and_hyper_parameters(options):
-    """More arguments than a call of Numba's has, and arrays than a link of a chain once had."""
+    """More arguments than Numba allows in a call, and many arrays in one kernel of a chain."""
     rule, found = large_rule(20, 20), {}
     for backend in ("numpy", "cython"):
         p, optimizer = np.ones(300), rule(0.01, **options)
@@ -446,7 +446,7 @@ def test_a_kernel_that_is_too_large_for_a_chain_is_refused():
 
 
 def test_what_functions_compute_is_written_as_in_older_files(tmp_path):
-    """A file holds what users' functions give at some points: other points would refuse every file there is."""
+    """A file records custom functions' values at fixed points; other points would invalidate every existing file."""
 
     @custom.activation(derivative=lambda x, a: a / (1 + abs(x)) ** 2)
     def squashed(x, a=0.5):

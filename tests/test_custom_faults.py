@@ -1,4 +1,4 @@
-"""Users' functions that raise: the exception reaches the caller from every call, and nothing is wrong after it."""
+"""Custom functions that raise: every public call passes the exception on, and everything works afterwards."""
 
 import dataclasses
 import math
@@ -43,7 +43,7 @@ with definitions():
 
 
 def network_of(part, backend, dtype="float64", **options):
-    """A network with a function that raises at row 77 of `rows_of`, and its optimizer."""
+    """A network and its optimizer, with a custom `part` that raises at row 77 of `rows_of`."""
     layers, loss = [Dense(2)] if part == "loss" else [Dense(3, "tanh"), Dense(2)], LOSS if part == "loss" else "mse"
     if part == "activation":
         layers[0] = Dense(3, ACTIVATION)
@@ -58,7 +58,7 @@ def rows_of(part, dtype="float64"):
     return X.astype(dtype), y.astype(dtype)
 
 
-BACKENDS = ("numpy", "cython")  # of users' functions Numba's body serves both compiled backends
+BACKENDS = ("numpy", "cython")  # both compiled backends run the Numba body of a custom function
 PARTS = ("loss", "activation", "rule")
 RAISED = "output above top|x above top|g above top"
 
@@ -87,7 +87,7 @@ def test_fit_stops_at_the_step(part, backend, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("part", PARTS)
 def test_steps_one_at_a_time(part, backend):
-    """Prepared, quick, and quick again after it failed."""
+    """The first step, fast steps, and fast steps after a failed one."""
     network, optimizer = network_of(part, backend)
     X, y = rows_of(part)
     for failed in (70, 70):
@@ -166,7 +166,7 @@ def test_arrays(options, backend):
     bad[2500] = 100
     for _ in range(2):
         optimizer.step([p], [g], backend=backend)
-    for _ in range(2):  # quick, and quick again
+    for _ in range(2):  # a fast step, and another after it failed
         with pytest.raises(ValueError, match="g above top") as caught:
             optimizer.step([p], [bad], backend=backend)
         assert "The update had begun" in caught.value.__notes__[1]
@@ -235,7 +235,7 @@ def test_exceptions_of_python_s_own(function, backend):
 
 
 def test_faults_stay_with_their_network():
-    """Two threads with the same loss: only the one that raises stops."""
+    """Two threads use the same loss; only the network whose loss raises stops."""
     X, y = rows_of("loss")
     good, bad = (network_of("loss", "cython")[0] for _ in range(2))
     raised, stop = [], threading.Event()

@@ -1,4 +1,4 @@
-"""Every compiled body of every kernel against the numpy body: values, side effects, and the checks of arguments."""
+"""Every compiled body of every kernel against the numpy body: values, side effects, checks of arguments."""
 
 import inspect
 import itertools
@@ -80,7 +80,7 @@ def test_outputs_do_not_depend_on_what_they_held(name, body, rng):
 
 @pytest.mark.parametrize(("name", "body", "dtype"), COMPILED_BODIES)
 def test_shares_of_the_work_add_up(name, body, dtype, rng):
-    """Run as three shares, a kernel gives the bits of one: and it writes nothing outside its share."""
+    """Three shares give the bits of one call, and a share writes nothing outside itself."""
     kernel = KERNELS[name]
     grain = kernel.grain
     sizes = {d: 1 if d == "one" else 22 * grain + 1 for d in kernel.dims}
@@ -109,7 +109,7 @@ def check_shares(kernel, body, sizes, cuts, dtype, rng):
 
 @pytest.mark.parametrize("zeros", [0.1, 0.5, 1.0])
 def test_rows_of_zeros_are_left_out_exactly(zeros, dtype, rng):
-    """A batch of one: forward and the update of plain SGD leave out what is multiplied by 0."""
+    """With a batch of one, forward and the update of plain SGD skip inputs that are 0."""
     n_in, n_out = 700, 70
     w, b = rng.normal(size=(n_in, n_out)).astype(dtype), rng.normal(size=n_out).astype(dtype)
     x, dy = rng.normal(size=(1, n_in)).astype(dtype), rng.normal(size=(1, n_out)).astype(dtype)
@@ -197,7 +197,7 @@ def test_logits_whose_differences_overflow(name, body, dtype):
 @pytest.mark.parametrize("body", ["numba", "cython"])
 @pytest.mark.parametrize("name", ["momentum_step_bfloat16", "momentum_step_8bit"])
 def test_every_body_rounds_a_state_alike(name, body, rng):
-    """Where nothing is rounded before, as without momentum, the draws of all bodies are the same."""
+    """Without momentum nothing is rounded beforehand, and all bodies draw the same random numbers."""
     kernel, ends = KERNELS[name], []
     g = rng.normal(size=600).astype(np.float32)
     for one in ("numpy", body):

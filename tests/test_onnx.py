@@ -1,4 +1,4 @@
-"""ONNX models: onnxruntime computes what the package does, and errors name what ONNX does not have."""
+"""ONNX models: onnxruntime computes what the package does, and errors name what ONNX cannot express."""
 
 import json
 
@@ -17,12 +17,12 @@ from fastgd.activations import ACTIVATIONS, elu, leaky_relu
 from fastgd.losses import LOSSES, huber
 from fastgd.tables import Preprocessing
 
-# In units of the largest number that goes in or comes out: sums of it may cancel in front of an activation.
+# Relative to the largest input or output: sums of large numbers may cancel before an activation.
 TOLERANCES = {"float32": 2e-6, "float64": 1e-14}
 
 
 def run(path, feed, outputs=None):
-    """What onnxruntime computes, by names of outputs."""
+    """The outputs of onnxruntime, by name."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -82,7 +82,7 @@ def test_onnxruntime_agrees(case, dtype, inputs, tmp_path, rng):
         check_agrees(run(path, {"x": x[rows]})["prediction"], network, x[rows])
     assert run(path, {"x": x[:0]})["prediction"].shape == (0, network.output_shape[-1])
     x = x[:100]
-    with np.errstate(all="ignore"):  # another judge, in numpy, where nothing overflows
+    with np.errstate(all="ignore"):  # onnx's reference in numpy, where nothing overflows
         reference = onnx.reference.ReferenceEvaluator(onnx.load(path)).run(None, {"x": x})[0]
     check_agrees(reference, network, x)
 
@@ -121,13 +121,13 @@ def table():
         "zip": [(7, 10, 1234)[i % 3] for i in range(n)],
         "name=": [("x", "y")[i % 2] for i in range(n)],
     }
-    for place, values in enumerate(columns.values()):
-        values[3 * place] = None
+    for index, values in enumerate(columns.values()):
+        values[3 * index] = None
     return pyarrow.table({**columns, **{name: [made(i) for i in range(n)] for name, (_, made) in TARGETS.items()}})
 
 
 def feed_of(table):
-    """Inputs of a model of the columns."""
+    """The model's inputs for the columns of a table."""
     numbers = {name: table[name].cast(pyarrow.float64()).fill_null(gap) for name, gap in NUMBERS.items()}
     texts = {name: table[name].cast(pyarrow.string()).fill_null(gap) for name, gap in CATEGORIES.items()}
     feed = {name: column.to_numpy()[:, None] for name, column in {**numbers, **texts}.items()}
@@ -136,7 +136,7 @@ def feed_of(table):
 
 @pytest.fixture
 def trained(request, table, dtype):
-    """A network that has learnt a column of the table."""
+    """A network trained to predict a column of the table."""
     loss, _ = TARGETS[request.param]
     others = [name for name in TARGETS if name != request.param]
     task = "regression" if request.param == "price" else "classification"
@@ -151,7 +151,7 @@ def trained(request, table, dtype):
 
 
 def check_numbers(got, expected, network):
-    """In units of their standard deviation."""
+    """Differences are measured in standard deviations of the target."""
     assert np.abs(got - expected).max() * network.preprocessing.target.scale <= TOLERANCES[str(network.dtype)]
 
 
@@ -181,8 +181,8 @@ def test_preprocessing_is_included(trained, table, dtype, tmp_path):
 
 @pytest.mark.parametrize("trained", ["price"], indirect=True)
 def test_unknown_categories(trained, table, dtype, tmp_path):
-    made, place = trained.preprocessing, table.column_names.index("city")
-    strange = table.set_column(place, "city", pyarrow.array(["Rom"] * table.num_rows))
+    made, index = trained.preprocessing, table.column_names.index("city")
+    strange = table.set_column(index, "city", pyarrow.array(["Rom"] * table.num_rows))
     with pytest.raises(Exception, match="OneHotEncoder of city.*Unknown Category"):
         run(exported(trained, tmp_path), feed_of(strange))
     got = run(exported(trained, tmp_path, unknown="zeros"), feed_of(strange))["prediction"]
@@ -214,7 +214,7 @@ def test_an_export_depends_on_the_network_alone_and_leaves_it(trained, table, dt
 
 @pytest.fixture
 def squared():
-    """An activation of a user's own, which is gone after the test."""
+    """A custom activation, removed after the test."""
 
     @fastgd.custom.activation(derivative=lambda x, slope: 2 * slope * x)
     def squared(x, slope=1.5):

@@ -1,4 +1,4 @@
-"""Optimizers on their own and in training: convergence, state, checks. Formulas are in test_golden.py."""
+"""Optimizers alone and in training: convergence, state, checks. test_golden.py checks the formulas."""
 
 import array
 import inspect
@@ -33,7 +33,7 @@ def test_finds_the_bottom_of_a_parabola(name, dtype):
 
 
 class Tensor:
-    """A stranger that shares its memory by DLPack."""
+    """An array class that shares its memory by DLPack."""
 
     def __init__(self, array):
         self.array = array
@@ -52,7 +52,7 @@ def test_dlpack_memory_is_updated_in_place():
 
 
 class Leaf(Tensor):
-    """... as torch's tensors that require a gradient do, and whose memory may be given another."""
+    """Like a torch tensor that requires a gradient; its memory may be replaced."""
 
     def detach(self):
         return self
@@ -89,7 +89,7 @@ def test_tensors_are_updated_in_place_step_after_step():
 def test_arrays_that_change_in_place_are_noticed():
     p, optimizer = np.ones(12), SGD(0.1, weight_decay=0.1, decay_biases=False)
     optimizer.step(p, np.zeros(12))
-    optimizer.step(p.reshape(3, 4), np.zeros((3, 4)))  # of two dimensions it decays
+    optimizer.step(p.reshape(3, 4), np.zeros((3, 4)))  # arrays of two dimensions decay
     np.testing.assert_allclose(p, 0.99)
     optimizer.step(p, np.zeros(12))
     np.testing.assert_allclose(p, 0.99)
@@ -125,7 +125,7 @@ def test_every_step_has_the_threads_and_the_backend_asked_for():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_one_optimizer_serves_one_caller_at_a_time(threads):
-    """A second one is told so, and nothing of its step is done."""
+    """A second caller gets an error, and no part of its step is done."""
     p, g, optimizer, made, refused = np.zeros(200_000), np.ones(200_000), SGD(1.0), [], []
 
     def work():
@@ -149,7 +149,7 @@ def test_one_optimizer_serves_one_caller_at_a_time(threads):
 
 @pytest.mark.parametrize("name", ["Adam", "RMSProp", "AdaDelta", "NAdam", "AMSGrad"])
 def test_what_overflows_stays_infinite(name, backend):
-    """The square of a huge gradient is infinite in float32: then it moves nothing, step after step."""
+    """The square of a huge gradient is infinite in float32; then no later step moves the parameters."""
     p, optimizer = np.ones(20, np.float32), OPTIMIZERS[name](1e-3)
     for _ in range(3):
         optimizer.step(p, np.full(20, 1e30, np.float32), backend=backend)
@@ -258,7 +258,7 @@ def test_an_optimizer_drives_one_network(small):
     np.testing.assert_array_equal(other.parameters, before)
 
 
-# Values at the ends of their ranges: those that are taken, and those that are not.
+# Values at the ends of their ranges: accepted ones, then refused ones.
 FRACTION, POSITIVE, NOT_NEGATIVE = ((0.0, 0.99999), (-1e-9, 1.0)), ((1e-30, 1e30), (0.0,)), ((0.0, 1e30), (-1e-30,))
 LIMITS = [
     (SGD, "learning_rate", POSITIVE), (SGD, "momentum", FRACTION), (RMSProp, "alpha", FRACTION),
@@ -320,7 +320,7 @@ def test_a_schedule_that_gives_nan_stops_before_the_update(small):
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}])
 def test_nothing_to_update_is_a_step(options):
-    """No arrays, arrays without elements, or all held as they are."""
+    """No arrays, arrays without elements, or only factors of 0."""
     optimizer = Adam(**options)
     optimizer.step([], [])
     assert optimizer.steps == 1
@@ -384,7 +384,7 @@ def test_radam_of_a_short_memory(beta2):
 
 
 def test_a_rate_set_each_step_costs_no_table(small):
-    """What was foreseen for steps that do not come is not foreseen again."""
+    """Values prefetched for steps that never come are not prefetched again."""
     network, x, y = small
     optimizer = SGD(0.1)
     for _ in range(50):

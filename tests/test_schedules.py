@@ -1,4 +1,4 @@
-"""Schedules at known points, and as pure functions of one step or of many."""
+"""Schedules at known points, as functions of one step or of an array of steps."""
 
 import dataclasses
 import importlib.util
@@ -155,7 +155,7 @@ def test_reduce_on_plateau():
     expected = [1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
     np.testing.assert_allclose(plateau_rates([1.0] * 9, factor=0.5, patience=0, cooldown=2), expected)
     np.testing.assert_allclose(plateau_rates([1.0] * 6, factor=0.1, patience=1, final=0.05), [1, 1, 1, 0.1, 0.1, 0.05])
-    # A loss that is not finite is no improvement; it takes another one to find the best.
+    # A loss that is not finite is no improvement; the first finite one becomes the best.
     np.testing.assert_allclose(plateau_rates([np.inf, np.nan, 1.0, 2.0], patience=0), [1, 0.1, 0.01, 0.01])
 
 
@@ -176,7 +176,7 @@ def test_plateau_is_written_and_read(small, tmp_path):
     assert twin.schedule.scale < 1
 
 
-# By schedule and field, values at the ends of their ranges: those that are taken, and those that are not.
+# By schedule and field, values at the ends of their ranges: accepted ones, then refused ones.
 POSITIVE, NOT_NEGATIVE, PART = ((1e-30,), (0.0,)), ((0.0,), (-1e-30,)), ((0.0, 1.0), (-1e-9, 1.001))
 COUNT, COUNT_OR_NONE = ((1,), (0,)), ((0,), (-1,))
 LIMITS = {

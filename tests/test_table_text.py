@@ -1,4 +1,4 @@
-"""What stands in text files of tables: types of the first table, long rows, an index of pandas, damaged files."""
+"""Text files of tables: types of the first table, long rows, an index of pandas, damaged files."""
 
 import gzip
 import itertools
@@ -22,7 +22,7 @@ from fastgd.tables import Categories, Preprocessing, TableError, read
 
 @pytest.fixture
 def file(tmp_path):
-    """A function that reads a CSV file of such text."""
+    """A function that writes text to a CSV file and reads it as a table."""
     numbers = itertools.count()
 
     def read_text(content, **options):
@@ -35,7 +35,7 @@ def file(tmp_path):
 
 # ---- the types of the first table count
 
-# The column of the first table, that of a new file, and which of the values of the first its rows are (-1: missing).
+# The column of the first table, the column of a new file, and the index of its values in the first (-1: missing).
 WRITTEN = {
     "codes": (["007", "7", "A1", "B1"], ["007", "7", "007"], [0, 1, 0]),
     "codes alone": (["007", "7", "A1", "B1"], ["007"], [0]),
@@ -220,7 +220,7 @@ def test_types_that_show_late(file):
 
 
 def test_names_of_nodes_take_time_in_proportion():
-    """Ten thousand values that want one name."""
+    """Ten thousand values request the same name."""
     graph = onnx.Graph(Network(2, [Dense(1)], loss="mse"))
     names = [graph._free("constant") for _ in range(10_000)]
     assert len(set(names)) == len(names)
@@ -230,7 +230,7 @@ def test_names_of_nodes_take_time_in_proportion():
 # ---- an index, and names
 
 
-def told(table, *arguments, **options):
+def prepared(table, *arguments, **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made = Preprocessing.of(table, *arguments, **options)
@@ -257,20 +257,20 @@ def test_an_index_is_left_out_with_one_warning(case, end, tmp_path):
     else:
         pyarrow.feather.write_feather(pyarrow.Table.from_pandas(frame), str(path))
     table = read(path)
-    made, notes = told(table, "y")
+    made, notes = prepared(table, "y")
     assert made.feature_names == ["a"]
     index = [name for name in table.column_names if name not in ("a", "y")]
     assert len(notes) == bool(index)
     assert all(repr(name) in notes[0] for name in index)
     np.testing.assert_array_equal(made.encode(table), made.encode(table.select(["a"])))
-    assert told(table, "y", drop=index)[1] == []
+    assert prepared(table, "y", drop=index)[1] == []
     for name in index[:1]:
-        assert name in [column.name for column in told(table, "y", categorical=name)[0].columns]
+        assert name in [column.name for column in prepared(table, "y", categorical=name)[0].columns]
 
 
 @pytest.mark.parametrize("header", ["", "Unnamed: 0", " "])
 def test_the_first_column_of_to_csv_is_an_index(header, file):
-    made, notes = told(file(f"{header},a,y\n0,1,2.5\n1,2,3.5\n2,5,3.5\n"), "y")
+    made, notes = prepared(file(f"{header},a,y\n0,1,2.5\n1,2,3.5\n2,5,3.5\n"), "y")
     assert made.feature_names == ["a"]
     assert len(notes) == 1
     assert repr(header) in notes[0]
@@ -334,7 +334,7 @@ def test_text_may_be_one_name(file):
     assert file("zip,z\n007,1\n", text="zip").to_pydict() == {"zip": ["007"], "z": [1]}
 
 
-# ---- files that are none
+# ---- files that are not tables
 
 
 @pytest.mark.parametrize("end", ["csv", "csv.gz", "parquet", "feather", "npz"])
@@ -350,7 +350,7 @@ def test_only_regular_files_are_read(end, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Bytes of small files by their endings."""
+    """The contents of small files, by name."""
     folder = tmp_path_factory.mktemp("whole")
     table = pyarrow.table({
         "n": [1.5, 2.5, None, 4.0] * 5, "c": ["a", "bb", "ccc", None] * 5, "b": [True, False, None, True] * 5,
@@ -395,13 +395,13 @@ def test_hostile_categories():
     config["columns"][0]["by_value"] = "yes"
     with pytest.raises(TypeError, match="'by_value'"):
         Preprocessing.from_config(config)
-    assert Categories("a", ("x",)) == Categories("a", ("x",), by_value=True)  # what they are, not how they came
+    assert Categories("a", ("x",)) == Categories("a", ("x",), by_value=True)  # equality ignores by_value
 
 
 @pytest.mark.parametrize("end", [".csv", ".csv.gz", ".parquet", ".feather"])
 def test_pyarrow_reads_files_of_its_own(end, tmp_path, monkeypatch):
-    """Its threads may read on after an error. Where the interpreter ends meanwhile, a file of Python's ends the process
-    with it."""
+    """Its threads may read on after an error; with a Python file, they would crash the process if the interpreter exits
+    meanwhile."""
     path = str(tmp_path / f"data{end}")
     table, opened = pyarrow.table({"a": [1.0, 2.0]}), []
     if end.startswith(".csv"):

@@ -1,4 +1,4 @@
-"""Threads: the same bits for any number of them, many callers, forks, and how many there are by default."""
+"""Threads: the same bits for any number of them, many callers, forks, and the default number."""
 
 import multiprocessing
 import os

@@ -1,5 +1,5 @@
-"""What every optimizer can do to a gradient and its state besides the rule: clipping, accumulation, averages, factors,
-low-memory state. On arrays by themselves and in networks, on every backend."""
+"""What every optimizer offers besides its rule: clipping, accumulation, averages, factors, low-memory state. On bare
+arrays and in networks, on every backend."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ EXTRAS = {
     "all": {"clip_norm": 0.5, "clip_value": 0.02, "accumulate": 2, "ema_decay": 0.9, "state_dtype": "bfloat16"},
 }
 
-# Optimizers and options that go together: a centred second moment needs whole numbers.
+# Valid pairs of optimizers and options: a centred second moment allows no low-memory state.
 PAIRS = [(n, e) for n in OPTIMIZERS for e in EXTRAS if n != "RMSProp centred" or "state_dtype" not in EXTRAS[e]]
 
 
@@ -177,7 +177,7 @@ def test_threads_change_no_bit(name, backend, extra, dtype, monkeypatch, rng):
 
 @pytest.mark.parametrize(("name", "extra"), [p for p in PAIRS if p[1] not in ("8bit", "clip_norm", "both", "all")])
 def test_a_list_of_arrays_is_one_array_cut(name, extra, backend, dtype, rng):
-    """8-bit blocks begin with each array, and a norm is summed array by array: those may differ in the last place."""
+    """Except for 8-bit blocks, which begin with each array, and norms, which are summed array by array."""
     whole = rng.normal(size=3000).astype(dtype)
     cuts = [12, 900, 901, 2000]
     parts = [part.copy() for part in np.split(whole, cuts)]
@@ -238,7 +238,7 @@ def test_alone_or_in_a_network_an_update_is_the_same(name, extra, backend, rng):
 @pytest.mark.parametrize(("state_dtype", "last_place"), [("bfloat16", 2**-7), ("8bit", 2**-3)])
 @pytest.mark.parametrize("kernel", ["momentum_step", "adagrad_step", "adam_step"])
 def test_rounding_is_right_in_the_mean(kernel, state_dtype, last_place, backend, rng):
-    """Slots that a rule changes by a quarter of a last place."""
+    """The rule changes each slot by a quarter of a unit in the last place."""
     rule = getattr(fastgd.kernels, kernel)
     low, slots = lowmemory.low_memory_kernel(rule, state_dtype), lowmemory.slots_of(rule)
     p, g = np.zeros(700, "f4"), np.zeros(700, "f4")
