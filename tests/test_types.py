@@ -53,7 +53,7 @@ net.fit(((X[i : i + 20], labels[i : i + 20]) for i in (0, 20, 40)), optimizer=li
 for x, y in fastgd.minibatches(X, labels, 20, seed=1):
     loss: float = net.train_step(x, y, adam)
 value, gradient = net.loss_and_gradient(X, labels)
-adam.step([net.parameters], [gradient])
+fastgd.SGD(adam.schedule).step([net.parameters], [gradient])
 figures: dict[str, float] = net.evaluate(X, labels, metrics="accuracy")
 net.save("net.safetensors", optimizer=adam)
 network, optimizer = fastgd.load("net.safetensors")
