@@ -15,6 +15,9 @@ of an update of that size, both measured by fastgd's kernels in the same rounds,
 as if their bandwidths added up. "best peer / limit" is how many times faster than the best peer a trainer at the limit
 would be. Below the table: the rates of bare matrix products.
 
+`--other FOLDER` compares `fit` and `step` with those of another version in the same run: FOLDER holds its package, such
+as an unpacked wheel.
+
 Over 400 lines: nine peers, their processes, the table and the picture, which nothing else needs.
 """
 
@@ -229,10 +232,13 @@ def sklearn_fit(task):
 
 
 ALONE = "fastgd 1 thread"
+OTHERS = {"other fit": "fastgd fit", "other step": "fastgd step"}  # of another version: what each is compared with
 PEERS = {
     "fastgd fit": fastgd_fit,
     ALONE: fastgd_fit,
     "fastgd step": fastgd_step,
+    "other fit": fastgd_fit,
+    "other step": fastgd_step,
     "fastgd numba": lambda task: fastgd_fit(task, "numba"),
     "numpy": lambda task: fastgd_fit(task, "numpy"),
     "torch eager": torch_step,
@@ -241,7 +247,7 @@ PEERS = {
     "JAX scan": lambda task: jax_step(task, loop=True),
     "scikit-learn": sklearn_fit,
 }
-OWN = ("fastgd fit", ALONE, "fastgd step", "fastgd numba", "numpy")
+OWN = ("fastgd fit", ALONE, "fastgd step", *OTHERS, "fastgd numba", "numpy")
 
 
 # ---- a peer's process: reads a line, answers with a line
@@ -257,6 +263,11 @@ def serve(peer, threads):
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr
     task = run = None
+    if peer in OTHERS:
+        import fastgd
+
+        if not os.path.samefile(os.path.dirname(os.path.dirname(fastgd.__file__)), os.environ["PYTHONPATH"]):
+            raise ImportError(f"--other: expected fastgd in {os.environ['PYTHONPATH']}, got {fastgd.__file__}")
     for line in sys.stdin:
         command, argument = line.split()
         if command == "cell":
@@ -314,11 +325,13 @@ def seconds_of(kernel, arguments, repeats):
 class Process:
     """A peer in its own process."""
 
-    def __init__(self, peer, threads):
+    def __init__(self, peer, threads, other):
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTGD_NUM_THREADS")
         environment = os.environ | dict.fromkeys(variables, str(threads))
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+        if peer in OTHERS:
+            environment["PYTHONPATH"] = os.path.abspath(other)
         command = [sys.executable, __file__, "--serve", peer, "--threads", str(threads)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -388,10 +401,11 @@ def print_table(results):
         figures = " | ".join(f"{us[p]:.3g}" if p in us else "-" for p in peers)
         machine_figures = f"{result['gflops']:.0f} | {result['gigabytes_per_second']:.0f} | {share:.2f}"
         print(f"| {name} | {figures} | {ratio:.2f} ({best}) | {ratio / share:.2f} | {machine_figures} |")
-    if ALONE in peers:
-        times = {name: r["microseconds"] for name, r in results.items() if ALONE in r["microseconds"]}
-        gains = [f"{name} {us[ALONE] / us['fastgd fit']:.2f}" for name, us in times.items()]
-        print(f"\n{ALONE} / fastgd fit: {', '.join(gains)}")
+    for other, this in {ALONE: "fastgd fit", **OTHERS}.items():
+        times = {name: r["microseconds"] for name, r in results.items() if {this, other} <= r["microseconds"].keys()}
+        ratios = [f"{name} {us[other] / us[this]:.3f}" for name, us in times.items()]
+        if ratios:
+            print(f"\n{other} / {this}: {', '.join(ratios)}")
     eager = [r["microseconds"]["torch eager"] / r["microseconds"]["fastgd fit"] for r in results.values()
              if "torch eager" in r["microseconds"]]  # fmt: skip
     if eager:
@@ -427,6 +441,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="length of each sample")
+    parser.add_argument("--other", help="folder with the package of another version of fastgd")
     parser.add_argument("--json", help="file for the results")
     parser.add_argument("--plot", help="file for the picture")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -440,8 +455,8 @@ def main():
     with contextlib.ExitStack() as stack:
         processes = {}
         for peer in arguments.peers.split(","):
-            if peer != ALONE or arguments.threads > 1:
-                processes[peer] = Process(peer, 1 if peer == ALONE else arguments.threads)
+            if arguments.threads > 1 if peer == ALONE else arguments.other or peer not in OTHERS:
+                processes[peer] = Process(peer, 1 if peer == ALONE else arguments.threads, arguments.other)
                 stack.callback(processes[peer].close)
         for name in arguments.cells.split(","):
             results[name] = compare(name, processes, arguments.rounds, arguments.seconds, arguments.threads)
