@@ -27,6 +27,7 @@ def run(*arguments, cwd, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("backend", ["numpy", "cython", pytest.param("numba", marks=pytest.mark.slow)])
 def test_train_digits(backend, tmp_path):
     done = run("train", "digits", "--backend", backend, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -48,8 +48,9 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("extra", [{}, {"clip_norm": 0.5, "ema_decay": 0.9, "accumulate": 2}])
-@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize(
+    ("decoupled", "extra"), [(True, {}), (False, {"clip_norm": 0.5, "ema_decay": 0.9, "accumulate": 2})]
+)
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_of_ones_own_is_the_built_in(name, decoupled, extra, backend, dtype, rng):
     function, options, built_in = RULES[name]

@@ -148,6 +148,7 @@ network.train_step(x, y, optimizer)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
 def test_loops_of_numba_without_memory_raise(tmp_path):
     """By default Numba prints an exception in a C callback and continues."""

@@ -25,6 +25,8 @@ EXTRAS = {
 
 # Valid pairs of optimizers and options: a centred second moment allows no low-memory state.
 PAIRS = [(n, e) for n in OPTIMIZERS for e in EXTRAS if n != "RMSProp centred" or "state_dtype" not in EXTRAS[e]]
+# Every optimizer on one backend, one optimizer on the others, whose kernels test_kernels.py compares.
+TRIPLES = [*((*pair, "cython") for pair in PAIRS), *(("Adam", e, b) for e in EXTRAS for b in ("numba", "numpy"))]
 
 
 def same_state(a, b):
@@ -156,9 +158,7 @@ def test_decoupled_decay_is_of_any_optimizer(backend):
 # ---- the same bits
 
 
-@pytest.mark.parametrize(
-    ("name", "extra", "backend"), [*((*pair, "cython") for pair in PAIRS), *(("Adam", e, "numba") for e in EXTRAS)]
-)
+@pytest.mark.parametrize(("name", "extra", "backend"), [triple for triple in TRIPLES if triple[2] != "numpy"])
 def test_threads_change_no_bit(name, backend, extra, dtype, monkeypatch, rng):
     monkeypatch.setattr(standalone, "THREAD_ELEMENTS", 100)
     shapes, ends = [(70, 61), (3,), (5000,), (1,)], []
@@ -175,7 +175,9 @@ def test_threads_change_no_bit(name, backend, extra, dtype, monkeypatch, rng):
         same_state(state, ends[0][1])
 
 
-@pytest.mark.parametrize(("name", "extra"), [p for p in PAIRS if p[1] not in ("8bit", "clip_norm", "both", "all")])
+@pytest.mark.parametrize(
+    ("name", "extra", "backend"), [t for t in TRIPLES if t[1] not in ("8bit", "clip_norm", "both", "all")]
+)
 def test_a_list_of_arrays_is_one_array_cut(name, extra, backend, dtype, rng):
     """Except for 8-bit blocks, which begin with each array, and norms, which are summed array by array."""
     whole = rng.normal(size=3000).astype(dtype)
@@ -219,7 +221,7 @@ def test_ways_of_a_step_change_no_bit(extra, backend, monkeypatch, rng):
         same_state(state, ends[0][1])
 
 
-@pytest.mark.parametrize(("name", "extra"), PAIRS)
+@pytest.mark.parametrize(("name", "extra", "backend"), TRIPLES)
 def test_alone_or_in_a_network_an_update_is_the_same(name, extra, backend, rng):
     net = Network(30, [Dense(40, "tanh"), Dense(4)], loss="mse", dtype="float64", backend=backend)
     X, y = rng.normal(size=(9, 30)), rng.normal(size=(9, 4))
