@@ -309,7 +309,7 @@ def softmax_forward(graph, x):
 
 
 # Rows for which predictions are computed at a time.
-BLOCK_ROWS = 256
+PREDICTION_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -333,8 +333,8 @@ class Loss(Choice):
         """Predictions for raw outputs (..., k): applies the link in place, with the body for a backend."""
         if self.link is not None:
             body, flat = self.link.body(self.link.choose_body(backend)), outputs.reshape(-1, outputs.shape[-1])
-            for start in range(0, len(flat), BLOCK_ROWS):
-                block = flat[start : start + BLOCK_ROWS]
+            for start in range(0, len(flat), PREDICTION_ROWS):
+                block = flat[start : start + PREDICTION_ROWS]
                 body(block, block.copy())
         return outputs
 

@@ -155,9 +155,9 @@ def layer_from_config(config: Mapping[str, Any]) -> Layer:
 def parameter_specs(body: Layer, shape: Shape) -> list[ParameterSpec]:
     """The parameter arrays of a network in order: weights first, so that the penalty applies to a prefix."""
     specs = [
-        ParameterSpec(f"{name}{path}", of_array, initializer, is_weight, fans)
-        for path, leaf, of_x in body.leaves("", shape)
-        for name, of_array, initializer, is_weight, fans in leaf.parameters(of_x)
+        ParameterSpec(f"{name}{path}", array_shape, initializer, is_weight, fans)
+        for path, leaf, x_shape in body.leaves("", shape)
+        for name, array_shape, initializer, is_weight, fans in leaf.parameters(x_shape)
     ]
     return sorted(specs, key=lambda spec: not spec.is_weight)
 
@@ -165,7 +165,7 @@ def parameter_specs(body: Layer, shape: Shape) -> list[ParameterSpec]:
 def statistic_specs(body: Layer, shape: Shape) -> list[tuple[str, Shape, float]]:
     """(name, shape, initial value) of every array of statistics of a network."""
     return [
-        (f"{name}{path}", of_array, value)
-        for path, leaf, of_x in body.leaves("", shape)
-        for name, of_array, value in leaf.statistics(of_x)
+        (f"{name}{path}", array_shape, value)
+        for path, leaf, x_shape in body.leaves("", shape)
+        for name, array_shape, value in leaf.statistics(x_shape)
     ]
