@@ -240,7 +240,8 @@ def poisson_loss(
     weight: In("rows"),
 ):
     """Half the Poisson deviance of the rate exp(z): mean over the k outputs of exp(z) - y z + y log y - y. The first
-    two terms are torch's PoissonNLLLoss; the others make it 0 at exp(z) = y."""
+    two terms are torch's PoissonNLLLoss; the others make it 0 at exp(z) = y. Nelder & Wedderburn 1972,
+    doi:10.2307/2344614."""
     scale = weight / z.shape[1]
     rate = np.exp(z)
     value = (rate - y) + y * (np.log(np.where(y > 0, y, 1)) - z)

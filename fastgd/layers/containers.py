@@ -78,9 +78,11 @@ def _indented(layers):
 
 @layer
 class Sequential(Layer):
-    """Layers one after the other, as one layer. An empty list is the identity, y = x.
+    """Layers one after the other, as one layer: x (rows, *shape) -> y (rows, *shape of the last layer's output). An
+    empty list is the identity, y = x.
 
-    Raises TypeError that names the argument.
+    Raises TypeError that names the argument. `Network` raises ValueError if a layer cannot take the output of the one
+    before.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -149,7 +151,8 @@ def has_parameters(path: str, one: Layer, shape: Shape) -> bool:
 
 @layer
 class Residual(Sequential):
-    """Layers f with a skip connection: y = x + f(x). f must keep the shape. He et al. 2016, arXiv:1512.03385.
+    """Layers f with a skip connection: y = x + f(x), where x, f(x) and y are (rows, *shape). He et al. 2016,
+    arXiv:1512.03385.
 
     Raises TypeError that names the argument. `Network` raises ValueError if f changes the shape.
     """
@@ -190,7 +193,8 @@ def _branch(argument, branch):
 @layer
 class Concatenate(Layer):
     """Branches with the same input, each a layer or a list of layers; their outputs are concatenated along the last
-    axis. An empty list is the identity. Szegedy et al. 2015, arXiv:1409.4842; Huang et al. 2017, arXiv:1608.06993.
+    axis: x (rows, *shape), outputs (rows, *axes, n_1), (rows, *axes, n_2), ... -> y (rows, *axes, n_1 + n_2 + ...). An
+    empty list is the identity. Szegedy et al. 2015, arXiv:1409.4842; Huang et al. 2017, arXiv:1608.06993.
 
     Raises TypeError or ValueError that names the argument. `Network` raises ValueError if the outputs of the branches
     differ in other axes than the last.
