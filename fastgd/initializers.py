@@ -9,7 +9,7 @@ and for its biases.
                                     torch.nn.Linear for weights and biases
     orthogonal(gain=1.0)            orthonormal rows or columns, times gain. Saxe et al. 2014, arXiv:1312.6120
 
-Names in _uniform are uniform distributions within +-sqrt(3 variance), names in _normal normal ones; the mean is 0."""
+The suffix `_uniform` means a uniform distribution within +-sqrt(3 variance), `_normal` a normal one; the mean is 0."""
 
 import dataclasses
 from collections.abc import Callable

@@ -46,7 +46,7 @@ DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Array:
+class ArraySpec:
     """The contract of one array.
 
     dtype: None is the dtype of the call, float32 or float64.
@@ -63,19 +63,19 @@ class Array:
     per: int | None = None
 
 
-def In(*dims: str, **options: Any) -> Array:
+def In(*dims: str, **options: Any) -> ArraySpec:
     """An array that the kernel reads."""
-    return Array("in", dims, **options)
+    return ArraySpec("in", dims, **options)
 
 
-def Out(*dims: str, **options: Any) -> Array:
+def Out(*dims: str, **options: Any) -> ArraySpec:
     """An array that the kernel overwrites without reading it."""
-    return Array("out", dims, **options)
+    return ArraySpec("out", dims, **options)
 
 
-def InOut(*dims: str, **options: Any) -> Array:
+def InOut(*dims: str, **options: Any) -> ArraySpec:
     """An array that the kernel reads and updates."""
-    return Array("inout", dims, **options)
+    return ArraySpec("inout", dims, **options)
 
 
 @functools.cache
@@ -117,7 +117,7 @@ class Kernel:
     """
 
     name: str
-    arrays: dict[str, Array]
+    arrays: dict[str, ArraySpec]
     dims: tuple[str, ...]
     scalars: tuple[str, ...]
 
@@ -138,7 +138,7 @@ class Kernel:
         self.derived: dict[str, Kernel] = {}  # kernels derived from this one; see optimizers/low_memory.py
         self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
-        self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
+        self.arrays = {name: a for name, a in annotations.items() if isinstance(a, ArraySpec)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
         if not self.arrays or (*self.arrays, *self.scalars) != tuple(annotations):
             raise TypeError(f"kernel {self.name}: expected annotated arrays first, then floats, got {annotations}")
@@ -301,7 +301,7 @@ class Kernel:
         names = ", ".join(repr(function.__name__) for function in self.functions)
         return RuntimeError(
             f"kernel {self.name}: expected {names} to return, got an exception in compiled code that Python does not "
-            'raise (whole numbers have 64 bits there); backend="numpy" runs it in Python'
+            'raise (integers are 64-bit in compiled code); backend="numpy" runs it in Python'
         )
 
     def check(self, arguments):

@@ -44,7 +44,7 @@ from .._plan import (
     GRAIN,
     OUT_OF_TIME,
     FastStep,
-    Inputs,
+    InputSlots,
     StepInPython,
     Use,
 )
@@ -147,7 +147,7 @@ class Plan(Program):
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
         self.has_backward = backward
         self.rows = 0
-        self.inputs = {}  # names of the inputs of a container's layers, by its path
+        self.child_inputs = {}  # by path of a container: names of the inputs of its layers
         self.rank_one_updates = []
         # By array of parameters: operations that write its gradient; products per row summed in an element of it.
         self._written, self._terms = collections.Counter(), collections.Counter()
@@ -329,7 +329,7 @@ class Plan(Program):
         write_update(self, optimizer, named)
         rank_one = optimizer.rank_one_kernel
         products = [name for b, w, _, _ in self.rank_one_updates for name in (b, w)]
-        is_whole = sorted(products) == sorted(network.views()) and self.is_of_one_position
+        is_whole = sorted(products) == sorted(network.views()) and self.gradient_is_rank_one
         if rank_one and optimizer.is_plain and is_whole:
             for product in self.rank_one_updates:
                 scalars = [PerStep((parts[0].group, name)) for name in rank_one.scalars]
@@ -341,7 +341,7 @@ class Plan(Program):
         self.best_pass = self._choose_pass()
 
     @property
-    def is_of_one_position(self):
+    def gradient_is_rank_one(self):
         """Whether each gradient is one outer product of two vectors."""
         return self.capacity * self.terms == 1
 
@@ -354,7 +354,7 @@ class Plan(Program):
         network, optimizer = self.network, self.optimizer
         if self.runner is None or network.l1 or network.l2:
             return "step"
-        few_values = self.is_of_one_position and self.workspace.size * FEW_VALUES < network.n_parameters
+        few_values = self.gradient_is_rank_one and self.workspace.size * FEW_VALUES < network.n_parameters
         if few_values and self._phases["rank_one"]:
             return "rank_one"
         if network.parameters.nbytes * 2 + optimizer.state_bytes(network) > FUSED_BYTES:
@@ -412,8 +412,8 @@ class Plan(Program):
         if self.runner is None:
             self._set_arguments(x, y, weight)
         else:
-            of_y = 0 if y is None else y.ctypes.data
-            self.runner.set_inputs(self._inputs, self.rows, x.ctypes.data, of_y, weight.ctypes.data)
+            y_address = 0 if y is None else y.ctypes.data
+            self.runner.set_inputs(self._inputs, self.rows, x.ctypes.data, y_address, weight.ctypes.data)
 
     def _set_arguments(self, x, y, weight):
         """What `Runner.set_inputs` does, for numpy bodies."""
@@ -433,9 +433,9 @@ class Plan(Program):
     def _inputs_of(self, stages):
         """The slots for the inputs of a step in the given stages, for the runner."""
         slots = {name: np.array(self._slots(name, stages), np.int64) for name in ("x", "y", "index")}
-        return Inputs(
+        return InputSlots(
             **slots, weight=np.array([self._phases["loss"][0].slot("weight")]),
-            share=np.array([self._phases["weight"][0].slot("value")]), losses=self.losses_in(1), terms=self.terms,
+            mean_weight=np.array([self._phases["weight"][0].slot("value")]), losses=self.losses_in(1), terms=self.terms,
         )  # fmt: skip
 
     def set_minibatch_number(self, number):

@@ -48,8 +48,26 @@ class ParameterSpec(NamedTuple):
 
 class Layer:
     """A layer: `x` (rows, *shape) -> `y` (rows, *output_shape(shape)). It holds no arrays: these belong to the network
-    and the plan, and their names end with the layer's path. "3" is the third layer of the network, "3.2" the second
-    layer within that. So one object may be used for several layers."""
+    and the plan. So one object may be used for several layers.
+
+    The path of a layer is its number in the network, "3", or in a container, "3.2": the second layer in the third. It
+    is appended to the names of the layer's arrays: parameters "w3.2", statistics "mean3.2", buffers "a3.2".
+
+    Who calls the methods:
+
+    `Network()`         output_shape, leaves; then for each leaf parameters, shared, statistics and check_dtype
+    `fit`               least_rows of each leaf, for minibatches of arrays
+    `Plan()`            forward of all layers, first to last, then backward, last to first; both only add operations to
+                        the plan. At every new plan: for training and for evaluation, for more rows, another loss kernel
+    `to_onnx`           onnx
+    `describe()`        describe
+    `save`, `load`      config; from_config
+    `plots.loss_surface` without_noise
+
+    Containers call the same methods of their layers.
+
+    Operations must not overwrite x, which other layers may read, but may overwrite dy. The gradients of parameters that
+    `Plan.add_gradient` adds are computed after the backward pass of all layers: what they read must be intact then."""
 
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of a row of y, given that of x; raises ValueError if the layer cannot take rows of that shape."""
@@ -83,11 +101,13 @@ class Layer:
         return self
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
-        """Adds the forward pass to the plan, for training if `plan.training`; returns the name of y."""
+        """Adds the forward pass to the plan, for training if `plan.training`; returns the name of y. x: name of a
+        buffer (rows, *shape), which must not be overwritten."""
         raise NotImplementedError
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
-        """Adds the backward pass to the plan; dy may be overwritten. Returns the name of dx, or None if not wanted."""
+        """Adds the backward pass to the plan. Returns the name of dx, or None if it is not wanted; dx may be dy. x, dy:
+        names of buffers, the gradient of y (rows, *output_shape(shape)) in dy, which may be overwritten."""
         raise NotImplementedError
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
@@ -155,9 +175,9 @@ def layer_from_config(config: Mapping[str, Any]) -> Layer:
 def parameter_specs(body: Layer, shape: Shape) -> list[ParameterSpec]:
     """The parameter arrays of a network in order: weights first, so that the penalty applies to a prefix."""
     specs = [
-        ParameterSpec(f"{name}{path}", of_array, initializer, is_weight, fans)
-        for path, leaf, of_x in body.leaves("", shape)
-        for name, of_array, initializer, is_weight, fans in leaf.parameters(of_x)
+        ParameterSpec(f"{name}{path}", array_shape, initializer, is_weight, fans)
+        for path, leaf, x_shape in body.leaves("", shape)
+        for name, array_shape, initializer, is_weight, fans in leaf.parameters(x_shape)
     ]
     return sorted(specs, key=lambda spec: not spec.is_weight)
 
@@ -165,7 +185,7 @@ def parameter_specs(body: Layer, shape: Shape) -> list[ParameterSpec]:
 def statistic_specs(body: Layer, shape: Shape) -> list[tuple[str, Shape, float]]:
     """(name, shape, initial value) of every array of statistics of a network."""
     return [
-        (f"{name}{path}", of_array, value)
-        for path, leaf, of_x in body.leaves("", shape)
-        for name, of_array, value in leaf.statistics(of_x)
+        (f"{name}{path}", array_shape, value)
+        for path, leaf, x_shape in body.leaves("", shape)
+        for name, array_shape, value in leaf.statistics(x_shape)
     ]

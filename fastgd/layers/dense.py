@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
-from ..core.product import add_product, product_over_rows
+from ..core.matrix_product import add_product, product_over_rows
 from ..core.types import Shape
 from ..errors import check_integer, shown, type_error
 from ..initializers import Initializer, pick_initializer
@@ -138,8 +138,8 @@ class Dense(ActivatedLayer):
         return (bias,) if self.tie else (("w", fans, self.weight_init, True, fans), bias)
 
     def shared(self, shape: Shape) -> tuple[tuple[str, Shape], ...]:
-        of_w = shape[-1], self.units
-        return ((self.tied_to, of_w[::-1] if self.is_transposed else of_w),) if self.tied_to else ()
+        w_shape = shape[-1], self.units
+        return ((self.tied_to, w_shape[::-1] if self.is_transposed else w_shape),) if self.tied_to else ()
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         w, b = self.tied_to or f"w{path}", f"b{path}"

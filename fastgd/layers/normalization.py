@@ -248,6 +248,8 @@ class LayerNorm(Normalization):
     columns: y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's LayerNorm. Ba et al. 2016,
     arXiv:1607.06450.
 
+    x, y (rows, ..., n); mean, variance (rows, ...), each over n columns; gamma, beta (n,), initially 1 and 0.
+
     activation: as in `Dense`. eps: > 0. Raises TypeError or ValueError that names the argument.
     """
 
@@ -283,6 +285,9 @@ class BatchNorm(Normalization):
     """A layer that gives each column of a minibatch, over all rows and positions, mean 0 and variance 1, then scales
     and shifts it: y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's BatchNorm1d. Ioffe &
     Szegedy 2015, arXiv:1502.03167.
+
+    x, y (rows, ..., n); gamma, beta (n,), initially 1 and 0; mean, variance (n,), of the minibatch, and the running
+    ones, initially 0 and 1.
 
     Evaluation (`predict`, `loss`, validation) uses running statistics. Each training step moves them towards those of
     the minibatch: running <- (1 - momentum) running + momentum new, with the variance divided by rows - 1. They are

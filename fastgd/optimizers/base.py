@@ -115,7 +115,8 @@ class Optimizer(Stepper):
     # A kernel like `sgd_rank_one_update` with the scalars of `kernel`, if the rule has one.
     rank_one_kernel: Kernel | None = None
     decoupled: bool = False
-    rate_found: ClassVar[float] = 1.0  # the fraction of the rate found by a range test that suits a whole training
+    # The fraction of the rate found by a range test that suits a whole training.
+    range_test_factor: ClassVar[float] = 1.0
 
     schedule: Callable[[int], float]  # the learning rate as a function
     decay_biases: bool
@@ -126,7 +127,7 @@ class Optimizer(Stepper):
     learning_rate_factors: dict[str | int, float]
     state: dict[str, list[npt.NDArray[Any]]]
     _learning_rate: Rate
-    _parts: list[tuple[int, str]] | None
+    _layout: list[tuple[int, str]] | None
     _network: "weakref.ref[Network] | None"
     _known_rate: tuple[Callable[[int], float], int, float] | None
 
@@ -154,12 +155,12 @@ class Optimizer(Stepper):
         if state_dtype is not None:
             choose("state_dtype", state_dtype, dict.fromkeys(STATE_DTYPES))
         self.state_dtype = state_dtype
-        # Minibatches processed, which the native runner counts; changes made by the user.
+        # [minibatches processed, which the native runner counts; `changes`]
         self.counter = np.zeros(2, np.int64)
         self.learning_rate = learning_rate
         self.state = {}
         self.norm = np.zeros(1)
-        self._parts = None
+        self._layout = None
         self._network = None
         self._standalone = None
         self._known_rate = None  # (schedule, step, learning rate) of the next step, once the schedule was called for it
@@ -350,19 +351,19 @@ class Optimizer(Stepper):
     def check_fit(self, parameters: Sequence[Array]) -> None:
         """Raises unless the state, if there is one, fits these flat parameter arrays."""
         shapes = [(p.size, str(p.dtype)) for p in parameters]
-        if self._parts is not None and self._parts != shapes:
-            raise value_error("params", f"arrays with the sizes and dtypes of the first step, {self._parts}", shapes)
+        if self._layout is not None and self._layout != shapes:
+            raise value_error("params", f"arrays with the sizes and dtypes of the first step, {self._layout}", shapes)
 
     def allocate(self, parameters: Sequence[Array]) -> None:
         """Allocates the state for flat parameter arrays on first use; later checks that it fits them."""
         self.check_fit(parameters)
-        if self._parts is None:
-            parts = [(p.size, str(p.dtype)) for p in parameters]
+        if self._layout is None:
+            layout = [(p.size, str(p.dtype)) for p in parameters]
             state: dict[str, list[npt.NDArray[Any]]] = {}
             for p in parameters:
                 for name, array in self._new_state(p).items():
                     state.setdefault(name, []).append(array)
-            self._parts, self.state = parts, state  # complete, even if a signal interrupts
+            self._layout, self.state = layout, state  # complete, even if a signal interrupts
 
     def _new_state(self, p):
         """The state of a flat parameter array, by name."""
@@ -451,11 +452,11 @@ class Optimizer(Stepper):
     def _prepared_step(self, params, grads, num_threads, backend):
         """`step` for any arguments: checks and raises. Prepares the fast path for the next steps."""
         with self.lock:
-            self.settle()
+            self.discard_disturbed()
             self._step_with_lock(params, grads, num_threads, backend)
             self._converter.note_change()
 
-    def settle(self) -> None:
+    def discard_disturbed(self) -> None:
         """Drops prepared data that an exception or a fork may have left inconsistent."""
         if self.lock.disturbed:
             self._standalone, self._fast, self._converter = None, None, Converter()
