@@ -134,13 +134,13 @@ class Network:
                     got = f"{name!r} of shape {shapes[name]}" if name in shapes else repr(name)
                     raise value_error("tie", f"the name of parameters of shape {wanted}, for {leaf!r}", got)
         # The loss applies its link to raw outputs: it must not be applied twice.
-        loss, last = self.loss_function, leaves[-1][1]
-        activation = getattr(last, "activation", None)
-        if loss.kernels[0].arrays["y"].domain == "labels" and self.output_shape[-1] == 1:
+        loss = self.loss_function
+        if loss.takes_labels and self.output_shape[-1] == 1:
             raise value_error("layers", f"at least 2 outputs for {loss.name} (or binary_cross_entropy)", "1 output")
-        if loss.link is not None and getattr(activation, "forward", None) is loss.link:
-            expected = f"a last layer of raw outputs: {loss.name} applies {activation.name} itself"
-            raise value_error("layers", expected, repr(last))
+        for activation in self.body.output_activations(()):
+            if loss.link is not None and activation.forward is loss.link:
+                expected = f"layers with raw outputs: {loss.name} applies {activation.name} itself"
+                raise value_error("layers", expected, f"outputs of {activation!r} in {shown(list(self.layers))}")
 
     def _make_buffers(self):
         """Allocates the flat buffers and sets the initial values."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastgd
-from fastgd import Adam, Dense, Network
+from fastgd import Adam, Concatenate, Dense, Dropout, Flatten, Network, Reshape, Residual, Sequential, Standardize
 
 
 def classifier(**options):
@@ -47,6 +47,23 @@ def test_a_last_layer_that_does_not_suit_the_loss_is_refused():
         with pytest.raises(ValueError, match=match):
             Network(5, [Dense(8), layer], loss=loss)
     Network(5, [Dense(1, "sigmoid")], loss="mse")
+
+
+def test_the_link_is_applied_once():
+    made = Dense(1, "sigmoid")
+    for layers in (
+        [made, Flatten()],
+        [made, Dropout(0.5), Reshape((1, 1))],
+        [Sequential([made, Sequential([])])],
+        [Concatenate(made, Dense(1))],
+        [Concatenate([Dense(1)], [made]), Flatten()],
+        [fastgd.LayerNorm("sigmoid")],
+    ):
+        with pytest.raises(ValueError, match="'layers'.*raw outputs.*sigmoid itself, got outputs of sigmoid()"):
+            Network(1, [Dense(1), *layers], loss="binary_cross_entropy")
+        Network(1, [Dense(1), *layers], loss="mse")
+    for layers in ([Residual([made])], [made, Dense(1)], [made, Standardize(0.5)], [Residual([made]), Flatten()]):
+        Network(1, layers, loss="binary_cross_entropy")
 
 
 def test_parameters_are_views_of_one_aligned_buffer():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 import numpy as np
 
 from ..activations import ACTIVATIONS, Activation
-from ..core.choice import pick
+from ..core.choice import choice_from_config, pick
 from ..core.types import Shape, ShapeLike
 from ..errors import check_integer, choose, shown, value_error
 from ..initializers import Initializer
@@ -71,6 +71,14 @@ class Layer:
         """The least number of rows in a minibatch from which the layer can learn."""
         return 1
 
+    def activations(self) -> tuple[Activation, ...]:
+        """The activations that the layer applies. They may be users' functions, which a file identifies."""
+        return ()
+
+    def output_activations(self, of_x: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        """The activations whose outputs are elements of y, given those whose outputs are elements of x."""
+        return ()
+
     def check_dtype(self, dtype: np.dtype[Any]) -> None:
         """Raises if this dtype is not precise enough for the layer."""
 
@@ -114,6 +122,12 @@ class ActivatedLayer(Layer):
     def __init__(self, activation: str | Activation) -> None:
         self.activation = pick("activation", activation, ACTIVATIONS, Activation)
 
+    def activations(self) -> tuple[Activation, ...]:
+        return (self.activation,)
+
+    def output_activations(self, of_x: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return (self.activation,)
+
     def row_buffer_of_z(self, plan: "Plan", path: str, shape: Shape) -> str:
         """Declares the buffer of z and returns its name, which is that of y if the activation works in place."""
         keeps_slope = self.activation.keeps == "slope"  # the forward pass replaces z by the slope
@@ -141,9 +155,7 @@ class ActivatedLayer(Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         options = {name: value for name, value in config.items() if name not in ("layer", "activation")}
-        chosen = dict(config["activation"])
-        activation = pick("activation", chosen.pop("name"), ACTIVATIONS, Activation)(**chosen)
-        return cls(activation=activation, **options)
+        return cls(activation=choice_from_config("activation", config["activation"], ACTIVATIONS), **options)
 
 
 def layer_from_config(config: Mapping[str, Any]) -> Layer:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
 from ..core.types import Shape
 from ..errors import check_integer, shown, type_error, value_error
@@ -101,6 +102,11 @@ class Sequential(Layer):
         for child in self._children(path, shape):
             yield from child[1].leaves(child[0], child[2])
 
+    def output_activations(self, of_x: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        for child in self.layers:
+            of_x = child.output_activations(of_x)
+        return of_x
+
     def without_noise(self) -> Layer:
         return type(self)([child.without_noise() for child in self.layers])
 
@@ -160,6 +166,9 @@ class Residual(Sequential):
             raise value_error("layers", f"layers in Residual that keep the shape {shape}", f"{made} of {self!r}")
         return shape
 
+    def output_activations(self, of_x: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return ()  # a sum is the output of no activation
+
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         f = super().forward(plan, path, x)
         y = plan.row_buffer(f"a{path}", plan.shape(x))
@@ -213,6 +222,9 @@ class Concatenate(Layer):
     def leaves(self, path: str, shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
         for child_path, branch in self._children(path):
             yield from branch.leaves(child_path, shape)
+
+    def output_activations(self, of_x: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return tuple(one for branch in self.branches for one in branch.output_activations(of_x))
 
     def without_noise(self) -> Layer:
         return Concatenate(*(branch.without_noise() for branch in self.branches))
@@ -286,6 +298,9 @@ class Reshape(Layer):
         if math.prod(made) != size:
             raise value_error("shape", f"a shape of {size} elements, as {shape} has", self.shape)
         return made
+
+    def output_activations(self, of_x: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return of_x
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         return plan.reshaped(f"a{path}", x, self.output_shape(plan.shape(x)))
