@@ -129,7 +129,7 @@ def check_rule(str name, int slots, int scalars):
     """Raises ValueError unless the arrays on the stack of `for_elements` have room for a rule."""
     if slots > MAX_RULE_SLOTS or scalars > MAX_SCALARS:
         raise ValueError(f"rule {name}: expected at most {MAX_RULE_SLOTS} slots and {MAX_SCALARS} scalars, "
-                         f"got {slots} and {scalars}; see src_cython/optimizers.pxi")
+                         f"got {slots} and {scalars}; see src_cython/optimizers/base.pxi")
 
 
 cdef void register_rule(str name, kernel_t plain, kernel_t bfloat16, kernel_t eight_bit, int slots, int scalars):
