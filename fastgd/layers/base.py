@@ -129,13 +129,15 @@ class ActivatedLayer(Layer):
         return (self.activation,)
 
     def row_buffer_of_z(self, plan: "Plan", path: str, shape: Shape) -> str:
-        """Declares the buffer of z and returns its name, which is that of y if the activation works in place."""
+        """Declares the buffer of z and returns its name. If the activation works in place, this is also that of y."""
         keeps_slope = self.activation.keeps == "slope"  # the forward pass replaces z by the slope
         return plan.row_buffer(f"z{path}" if keeps_slope else f"a{path}", shape)
 
     def activate(self, plan: "Plan", path: str, z: str) -> str:
         """Adds the activation to the plan; returns the name of y."""
-        act, y = self.activation, plan.row_buffer(f"a{path}", plan.shape(z))
+        act, y = self.activation, f"a{path}"
+        if z != y:
+            plan.row_buffer(y, plan.shape(z))
         if act.forward is not None:
             plan.add("forward", act.forward, y, z, *act.parameters.values())
         return y
@@ -181,3 +183,18 @@ def statistic_specs(body: Layer, shape: Shape) -> list[tuple[str, Shape, float]]
         for path, leaf, of_x in body.leaves("", shape)
         for name, of_array, value in leaf.statistics(of_x)
     ]
+
+
+def array_names(body: Layer, shape: Shape) -> dict[str, str]:
+    """What each array of the layers of a network is, by name: parameters, their gradients, statistics. Raises
+    ValueError if two arrays have the same name."""
+    parameters = [spec.name for spec in parameter_specs(body, shape)]
+    arrays = [(name, "parameters") for name in parameters]
+    arrays += [(f"d{name}", f"the gradient of {name!r}") for name in parameters]
+    arrays += [(name, "statistics") for name, *_ in statistic_specs(body, shape)]
+    names: dict[str, str] = {}
+    for name, kind in arrays:
+        if name in names:
+            raise value_error("layers", "arrays of different names", f"{name!r} for {kind} and {names[name]}")
+        names[name] = kind
+    return names
