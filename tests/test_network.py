@@ -346,6 +346,15 @@ def test_what_has_a_name_and_parameters_is_equal_to_its_like():
         assert len({choice, choice(**other)}) == 2
 
 
+def test_orthogonal_weights_of_several_axes_are_orthogonal_by_unit():
+    orthogonal = fastgd.initializers.orthogonal(gain=2.0)
+    for shape in ((3, 3, 4, 8), (2, 1, 3, 8), (5, 3), (3, 5)):
+        values = orthogonal.values(np.random.default_rng(1), shape, (1, 1), **orthogonal.parameters)
+        matrix = values.reshape(-1, shape[-1])
+        product = matrix.T @ matrix if len(matrix) >= shape[-1] else matrix @ matrix.T
+        np.testing.assert_allclose(product, 4 * np.eye(len(product)), atol=1e-14)
+
+
 def test_user_arrays_and_orthogonal_initializers():
     w = np.arange(6.0).reshape(2, 3)
     network = Network(
