@@ -1,12 +1,14 @@
-"""What a new layer may declare and add to a plan: names, per-step scalars, gradients. The errors name its arrays."""
+"""New layers: what they may declare and add to a plan (the errors name their arrays), and weights of any shape."""
 
 import numpy as np
 import pytest
 
+import fastgd
 from fastgd import Dense, Network, Residual
 from fastgd.core.kernel import In, Out, kernel
 from fastgd.engine.plan import Plan
 from fastgd.engine.program import PerStep
+from fastgd.explore.surface import plane_of
 from fastgd.initializers import ones
 from fastgd.layers.base import Layer, ParameterSpec
 
@@ -170,3 +172,46 @@ def test_a_gradient_whose_terms_cannot_be_counted_is_refused(gradient, x, dy, us
         ValueError, match=f"kernel own_gradient: expected a gradient that is summed over the rows .*{match}"
     ):
         plan_of(Dense(3), layer)
+
+
+# ---- weights of several axes
+
+
+class Kernels(Own):
+    """y = x, with weights (kh, kw, c, k)."""
+
+    def parameters(self, shape):
+        init = fastgd.initializers.orthogonal
+        return (ParameterSpec("w", (3, 3, 2, 4), init, is_weight=True, fans=(18, 36)), *super().parameters(shape))
+
+
+def test_random_directions_of_weights_of_several_axes():
+    network = Network(3, [Dense(3), Kernels(["v"])], loss="mse", seed=2)
+    network.views()["w2"][...] *= np.arange(1, 5)
+    plane = plane_of(network, directions="random")
+    for direction in (plane.first, plane.second):
+        parts = network.views(direction)
+        for name in ("w1", "w2"):
+            lengths = np.sqrt((parts[name] ** 2).sum(axis=tuple(range(parts[name].ndim - 1))))
+            wanted = np.sqrt((network.views()[name] ** 2).sum(axis=tuple(range(parts[name].ndim - 1))))
+            np.testing.assert_allclose(lengths, wanted, rtol=1e-6)
+        assert not parts["b1"].any()
+        assert not parts["v2"].any()
+
+
+# ---- bodies
+
+
+@pytest.mark.parametrize("name", ["cython", "numba"])
+def test_a_kernel_without_a_compiled_body_says_so(name):
+    made = scaled()
+
+    def add(plan, path, x):
+        plan.add("forward", made, plan.row_buffer(f"t{path}", plan.shape(x)), x, 2.0)
+
+    network = Network(3, [Dense(3), Own(forward=add)], loss="mse", backend=name)
+    match = f"kernel own_scaled: backend '{name}': expected a compiled body.*@own_scaled.loop.*backend=\"numpy\""
+    with pytest.raises(ValueError, match=match):
+        network.predict(np.ones((2, 3)))
+    with pytest.raises(ValueError, match="kernel own_scaled: backend 'cython': expected a compiled body"):
+        made(np.zeros((1, 2)), np.ones((1, 2)), 2.0)

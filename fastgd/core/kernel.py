@@ -228,7 +228,13 @@ class Kernel:
         if backend == "numpy":
             return "numpy"
         order = ("numba", "cython") if backend == "numba" else ("cython", "numba")
-        return next(name for name in order if name in self.bodies())
+        compiled = next((name for name in order if name in self.bodies()), None)
+        if compiled is None:
+            raise ValueError(
+                f"kernel {self.name}: backend {backend!r}: expected a compiled body, got numpy's alone; attach a loop "
+                f'with @{self.name}.loop, or use backend="numpy"'
+            )
+        return compiled
 
     def address(self, body, dtype):
         """Address of the compiled body for a dtype. The caller must keep the `numba_loop` alive."""
