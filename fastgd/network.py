@@ -342,7 +342,7 @@ class Network:
         """One line per layer: path, layer, shape of a row of its output, number of parameters."""
         counts = {}
         for path, leaf, shape in self.body.leaves("", self.input_shape):
-            counts[path] = sum(math.prod(of_array) for _, of_array, *_ in leaf.parameters(shape))
+            counts[path] = sum(math.prod(spec.shape) for spec in leaf.parameters(shape))
         lines = []
         for path, text, shape in self.body.describe("", self.input_shape):
             indent = "  " * (1 + path.count("."))

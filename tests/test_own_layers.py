@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import LAYERS
 
 import fastgd
 from fastgd import Dense, Network, Residual
@@ -215,3 +216,20 @@ def test_a_kernel_without_a_compiled_body_says_so(name):
         network.predict(np.ones((2, 3)))
     with pytest.raises(ValueError, match="kernel own_scaled: backend 'cython': expected a compiled body"):
         made(np.zeros((1, 2)), np.ones((1, 2)), 2.0)
+
+
+def test_the_cost_of_a_kernel():
+    def double(y: Out("rows", "n"), x: In("rows", "n")):
+        np.multiply(x, 2, out=y)
+
+    sizes = {"rows": 2, "n": 3}
+    assert kernel(double).operations(sizes) == kernel()(double).operations(sizes) == 6
+    assert kernel(cost=lambda rows, n: 7 * rows * n)(double).operations(sizes) == 42
+    assert kernel(double, cost=lambda rows, n: rows).operations(sizes) == 2
+    assert fastgd.kernels.dense_backward_weights.operations({"rows": 2, "n_in": 3, "n_out": 5}) == 60
+
+
+def test_a_parameter_is_a_spec():
+    for make in LAYERS.values():
+        for _, leaf, shape in make().leaves("1", (4,)):
+            assert all(isinstance(spec, ParameterSpec) for spec in leaf.parameters(shape))

@@ -27,7 +27,7 @@ import os
 import pickle
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -117,11 +117,12 @@ class Kernel:
     """
 
     name: str
+    cost: Callable[..., float] | None  # floating-point operations, approximately, given the sizes by name
     arrays: dict[str, Array]
     dims: tuple[str, ...]
     scalars: tuple[str, ...]
 
-    def __init__(self, reference: Callable[..., None]) -> None:
+    def __init__(self, reference: Callable[..., None], cost: Callable[..., float] | None = None) -> None:
         self.name = self.__name__ = reference.__name__
         self.__module__ = reference.__module__
         self.__signature__ = inspect.signature(reference)
@@ -133,8 +134,7 @@ class Kernel:
         self.functions: tuple[Callable[..., Any], ...] = ()
         self.loops: dict[np.dtype[Any], Any] = {}  # compiled by Numba, by dtype
         self.onnx_function: Callable[..., str] | None = None
-        # Floating-point operations, approximately, given the sizes by name.
-        self.cost: Callable[..., float] | None = None
+        self.cost = cost
         self.derived: dict[str, Kernel] = {}  # kernels derived from this one; see optimizers/low_memory.py
         self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
@@ -396,8 +396,22 @@ def _find(module, name, rows):
     return found
 
 
-def kernel(reference: Callable[..., None]) -> Kernel:
-    """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`."""
-    made = Kernel(reference)
+@overload
+def kernel(reference: Callable[..., None], *, cost: Callable[..., float] | None = None) -> Kernel: ...
+@overload
+def kernel(
+    reference: None = None, *, cost: Callable[..., float] | None = None
+) -> Callable[[Callable[..., None]], Kernel]: ...
+def kernel(
+    reference: Callable[..., None] | None = None, *, cost: Callable[..., float] | None = None
+) -> Kernel | Callable[[Callable[..., None]], Kernel]:
+    """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`.
+
+    cost: function of the sizes of the dimensions, by name, that returns the approximate number of floating-point
+        operations, `@kernel(cost=lambda rows, n: 2 * rows * n)`; the default is one per element of the largest array.
+        The number of threads follows from it, and how often the clock is read."""
+    if reference is None:
+        return functools.partial(kernel, cost=cost)
+    made = Kernel(reference, cost)
     setattr(kernels, made.name, made)
     return made

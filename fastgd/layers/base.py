@@ -1,7 +1,7 @@
 """Base class of layers: shapes, arrays, and the operations that a layer adds to a plan. The table of layers by name."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..onnx import Graph
 
 LAYERS: dict[str, type["Layer"]] = {}
-# Name, shape, initializer, whether the penalty applies, (fan_in, fan_out).
-Parameter: TypeAlias = tuple[str, Shape, Initializer, bool, tuple[int, int]]
 T = TypeVar("T", bound="Layer")
 
 
@@ -37,13 +35,17 @@ def check_shape(argument: str, shape: ShapeLike) -> Shape:
 
 
 class ParameterSpec(NamedTuple):
-    """An array of parameters."""
+    """An array of parameters.
+
+    name: without the path of the layer in `Layer.parameters`, with it in `parameter_specs`.
+    is_weight: whether the penalty applies to it.
+    fans: (fan_in, fan_out), for the initializer."""
 
     name: str
     shape: Shape
     initializer: Initializer
-    is_weight: bool  # whether the penalty applies to it
-    fans: tuple[int, int]  # (fan_in, fan_out), for the initializer
+    is_weight: bool
+    fans: tuple[int, int]
 
 
 class Layer:
@@ -55,8 +57,8 @@ class Layer:
         """The shape of a row of y, given that of x; raises ValueError if the layer cannot take rows of that shape."""
         return shape
 
-    def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
-        """(name, shape, initializer, whether the penalty applies, (fan_in, fan_out)) of every parameter array."""
+    def parameters(self, shape: Shape) -> tuple[ParameterSpec, ...]:
+        """The parameter arrays. Each forms the buffers `name` and `d{name}`, its gradient, with the layer's path."""
         return ()
 
     def shared(self, shape: Shape) -> tuple[tuple[str, Shape], ...]:
@@ -68,7 +70,8 @@ class Layer:
         return ()
 
     def least_rows(self, shape: Shape) -> int:
-        """The least number of rows in a minibatch from which the layer can learn."""
+        """The least number of rows in a minibatch from which the layer can learn. Only `fit` on arrays refuses smaller
+        minibatches: those of an iterable, `train_step` and `loss_and_gradient` take any number."""
         return 1
 
     def activations(self) -> tuple[Activation, ...]:
@@ -91,11 +94,13 @@ class Layer:
         return self
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
-        """Adds the forward pass to the plan, for training if `plan.training`; returns the name of y."""
+        """Adds the forward pass to the plan, for training if `plan.training`; returns the name of y. Must not overwrite
+        x, which other layers read."""
         raise NotImplementedError
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
-        """Adds the backward pass to the plan; dy may be overwritten. Returns the name of dx, or None if not wanted."""
+        """Adds the backward pass to the plan. Returns the name of dx, or None if not wanted. dy may be overwritten, x
+        must not."""
         raise NotImplementedError
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
@@ -169,9 +174,9 @@ def layer_from_config(config: Mapping[str, Any]) -> Layer:
 def parameter_specs(body: Layer, shape: Shape) -> list[ParameterSpec]:
     """The parameter arrays of a network in order: weights first, so that the penalty applies to a prefix."""
     specs = [
-        ParameterSpec(f"{name}{path}", of_array, initializer, is_weight, fans)
+        spec._replace(name=f"{spec.name}{path}")
         for path, leaf, of_x in body.leaves("", shape)
-        for name, of_array, initializer, is_weight, fans in leaf.parameters(of_x)
+        for spec in leaf.parameters(of_x)
     ]
     return sorted(specs, key=lambda spec: not spec.is_weight)
 
