@@ -19,7 +19,7 @@ from .data.samples import check_rows, check_samples
 from .engine.executor import Executor
 from .engine.plan import Plan
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
-from .layers.base import Layer, array_names, check_shape, parameter_specs, statistic_specs
+from .layers.base import Layer, check_names, check_shape, parameter_specs, statistic_specs
 from .layers.containers import Sequential, check_layers
 from .losses import LOSSES, Loss
 from .metrics import Metrics, check_metrics
@@ -126,7 +126,7 @@ class Network:
         leaves = list(self.body.leaves("", self.input_shape))
         if not any(leaf.parameters(shape) for _, leaf, shape in leaves):
             raise value_error("layers", "a layer that has parameters", shown(list(self.layers)))
-        array_names(self.body, self.input_shape)
+        check_names(self.body, self.input_shape)
         shapes = {spec.name: spec.shape for spec in parameter_specs(self.body, self.input_shape)}
         for _, leaf, shape in leaves:
             leaf.check_dtype(self.dtype)

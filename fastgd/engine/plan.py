@@ -52,7 +52,6 @@ from ..core.buffers import aligned_zeros
 from ..core.interrupts import held
 from ..core.types import Shape
 from ..errors import value_error
-from ..layers.base import array_names
 from .gradient import accumulate_gradient
 from .program import UPDATE_PASS, UPDATE_PHASES, PerStep, Program
 from .rows import (
@@ -177,10 +176,11 @@ class Plan(Program):
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
         self.has_backward = backward
         self.rows = 0
-        # What each array of layers is, by name; then the names that the engine uses besides.
-        self._declared = array_names(network.body, network.input_shape) | dict.fromkeys(
-            ENGINE_ARRAYS, "one of the engine"
-        )
+        # What each array is, by name: one namespace for the arrays of the network and of all layers.
+        self._declared = dict.fromkeys(ENGINE_ARRAYS, "one of the engine")
+        for name in network.views():
+            self._declared |= {name: "parameters", f"d{name}": f"the gradient of {name!r}"}
+        self._declared |= dict.fromkeys(network.statistics, "statistics")
         self.inputs = {}  # names of the inputs of a container's layers, by its path
         self.rank_one_updates = []
         # By array of parameters: operations that write its gradient; products per row summed in an element of it.

@@ -190,9 +190,9 @@ def statistic_specs(body: Layer, shape: Shape) -> list[tuple[str, Shape, float]]
     ]
 
 
-def array_names(body: Layer, shape: Shape) -> dict[str, str]:
-    """What each array of the layers of a network is, by name: parameters, their gradients, statistics. Raises
-    ValueError if two arrays have the same name."""
+def check_names(body: Layer, shape: Shape) -> None:
+    """Raises ValueError if two arrays of the layers of a network have the same name: parameters, their gradients,
+    statistics."""
     parameters = [spec.name for spec in parameter_specs(body, shape)]
     arrays = [(name, "parameters") for name in parameters]
     arrays += [(f"d{name}", f"the gradient of {name!r}") for name in parameters]
@@ -202,4 +202,3 @@ def array_names(body: Layer, shape: Shape) -> dict[str, str]:
         if name in names:
             raise value_error("layers", "arrays of different names", f"{name!r} for {kind} and {names[name]}")
         names[name] = kind
-    return names
