@@ -19,7 +19,7 @@ from .data.samples import check_rows, check_samples
 from .engine.executor import Executor
 from .engine.plan import Plan
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
-from .layers.base import Layer, check_shape, parameter_specs, statistic_specs
+from .layers.base import Layer, check_names, check_shape, parameter_specs, statistic_specs
 from .layers.containers import Sequential, check_layers
 from .losses import LOSSES, Loss
 from .metrics import Metrics, check_metrics
@@ -133,6 +133,7 @@ class Network:
         leaves = list(self.body.leaves("", self.input_shape))
         if not any(leaf.parameters(shape) for _, leaf, shape in leaves):
             raise value_error("layers", "a layer that has parameters", shown(list(self.layers)))
+        check_names(self.body, self.input_shape)
         shapes = {spec.name: spec.shape for spec in parameter_specs(self.body, self.input_shape)}
         for _, leaf, shape in leaves:
             leaf.check_dtype(self.dtype)
@@ -141,13 +142,13 @@ class Network:
                     got = f"{name!r} of shape {shapes[name]}" if name in shapes else repr(name)
                     raise value_error("tie", f"the name of parameters of shape {wanted}, for {leaf!r}", got)
         # The loss applies its link to raw outputs: it must not be applied twice.
-        loss, last = self.loss_function, leaves[-1][1]
-        activation = getattr(last, "activation", None)
-        if loss.kernels[0].arrays["y"].domain == "labels" and self.output_shape[-1] == 1:
+        loss = self.loss_function
+        if loss.takes_labels and self.output_shape[-1] == 1:
             raise value_error("layers", f"at least 2 outputs for {loss.name} (or binary_cross_entropy)", "1 output")
-        if loss.link is not None and getattr(activation, "forward", None) is loss.link:
-            expected = f"a last layer of raw outputs: {loss.name} applies {activation.name} itself"
-            raise value_error("layers", expected, repr(last))
+        for activation in self.body.output_activations(()):
+            if loss.link is not None and activation.forward is loss.link:
+                expected = f"layers with raw outputs: {loss.name} applies {activation.name} itself"
+                raise value_error("layers", expected, f"outputs of {activation!r} in {shown(list(self.layers))}")
 
     def _make_buffers(self):
         """Allocates the flat buffers and sets the initial values."""
@@ -356,7 +357,7 @@ class Network:
         """One line per layer: path, layer, shape of a row of its output, number of parameters."""
         counts = {}
         for path, leaf, shape in self.body.leaves("", self.input_shape):
-            counts[path] = sum(math.prod(array_shape) for _, array_shape, *_ in leaf.parameters(shape))
+            counts[path] = sum(math.prod(spec.shape) for spec in leaf.parameters(shape))
         lines = []
         for path, text, shape in self.body.describe("", self.input_shape):
             indent = "  " * (1 + path.count("."))

@@ -201,7 +201,7 @@ class Executor:
         """`Network.train_step` for any arguments: checks, casts and raises. Prepares `fast_step` for the next steps if
         they qualify. scaled: False uses the weights without scaling."""
         network = self.network
-        if optimizer.state:  # a value that is not finite shows in the loss or the gradient
+        if optimizer.is_bound:  # a value that is not finite shows in the loss or the gradient
             x = check_rows("x", x, network.input_shape)
             y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
         else:  # the first step binds the optimizer, so everything is checked first

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
 from ..core.types import Shape
 from ..errors import check_integer, shown, type_error, value_error
@@ -103,6 +104,11 @@ class Sequential(Layer):
         for child in self._children(path, shape):
             yield from child[1].leaves(child[0], child[2])
 
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        for child in self.layers:
+            of_input = child.output_activations(of_input)
+        return of_input
+
     def without_noise(self) -> Layer:
         return type(self)([child.without_noise() for child in self.layers])
 
@@ -163,6 +169,9 @@ class Residual(Sequential):
             raise value_error("layers", f"layers in Residual that keep the shape {shape}", f"{made} of {self!r}")
         return shape
 
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return ()  # a sum is the output of no activation
+
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         f = super().forward(plan, path, x)
         y = plan.row_buffer(f"a{path}", plan.shape(x))
@@ -217,6 +226,9 @@ class Concatenate(Layer):
     def leaves(self, path: str, shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
         for child_path, branch in self._children(path):
             yield from branch.leaves(child_path, shape)
+
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return tuple(one for branch in self.branches for one in branch.output_activations(of_input))
 
     def without_noise(self) -> Layer:
         return Concatenate(*(branch.without_noise() for branch in self.branches))
@@ -290,6 +302,9 @@ class Reshape(Layer):
         if math.prod(made) != size:
             raise value_error("shape", f"a shape of {size} elements, as {shape} has", self.shape)
         return made
+
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return of_input
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         return plan.reshaped(f"a{path}", x, self.output_shape(plan.shape(x)))

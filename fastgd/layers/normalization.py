@@ -15,7 +15,7 @@ from ..core.types import Shape
 from ..engine.gradient import average_parameters
 from ..errors import check_number
 from ..initializers import ones, zeros
-from .base import ActivatedLayer, Parameter, layer
+from .base import ActivatedLayer, ParameterSpec, layer
 from .dense import dense_backward_bias
 
 if TYPE_CHECKING:
@@ -223,9 +223,12 @@ class Normalization(ActivatedLayer):
         super().__init__(activation)
         self.eps = check_number("eps", eps, 0.0, low_open=True)
 
-    def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
+    def parameters(self, shape: Shape) -> tuple[ParameterSpec, ...]:
         n = shape[-1]
-        return (("gamma", (n,), ones, False, (n, n)), ("beta", (n,), zeros, False, (n, n)))
+        return (
+            ParameterSpec("gamma", (n,), ones, is_weight=False, fans=(n, n)),
+            ParameterSpec("beta", (n,), zeros, is_weight=False, fans=(n, n)),
+        )
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         self.activate_backward(plan, path, dy)

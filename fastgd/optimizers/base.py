@@ -78,6 +78,7 @@ class Optimizer(Stepper):
 
     learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made.
     hyper: the rule's hyper-parameters by name, each within its range in the class's `ranges`.
+    A class that chooses its `kernel` by arguments sets it before it calls this constructor.
 
     Every optimizer also takes these options, by keyword:
 
@@ -95,7 +96,8 @@ class Optimizer(Stepper):
     learning_rate_factors: factors of the learning rate, by name of a network's parameter array ("w1", "b1", ...;
         `Network.views`) or by index in a list of arrays. Arrays with factor 0 are not updated and have no state.
     state_dtype: None keeps the state in the precision of the parameters; "bfloat16" in 16 bits; "8bit" in 8 bits with
-        an exponent per block of 256. Both round stochastically (see fastgd.optimizers.low_memory).
+        an exponent per block of 256. Both round stochastically (see fastgd.optimizers.low_memory). Rules whose kernel
+        has `whole_state` take only None.
 
     `steps` counts the updates; `state` maps the name of each slot to a list of flat arrays, one for each part of the
     parameters. An optimizer belongs to the first network, or list of arrays, that it is used with.
@@ -154,6 +156,9 @@ class Optimizer(Stepper):
         self.learning_rate_factors = _checked_factors(learning_rate_factors)
         if state_dtype is not None:
             choose("state_dtype", state_dtype, dict.fromkeys(STATE_DTYPES))
+            if self.kernel.whole_state:
+                expected = f"None, since the state of {self.kernel.name} needs the precision of the parameters"
+                raise value_error("state_dtype", expected, repr(state_dtype))
         self.state_dtype = state_dtype
         # [minibatches processed, which the native runner counts; `changes`]
         self.counter = np.zeros(2, np.int64)
@@ -346,18 +351,23 @@ class Optimizer(Stepper):
 
     @property
     def largest_factor(self) -> float:
-        return max(1.0, *self.learning_rate_factors.values(), 0.0)
+        return max([1.0, *self.learning_rate_factors.values()])
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the optimizer belongs to a network or to arrays. It does from its first step on."""
+        return self._layout is not None
 
     def check_fit(self, parameters: Sequence[Array]) -> None:
         """Raises unless the state, if there is one, fits these flat parameter arrays."""
         shapes = [(p.size, str(p.dtype)) for p in parameters]
-        if self._layout is not None and self._layout != shapes:
+        if self.is_bound and self._layout != shapes:
             raise value_error("params", f"arrays with the sizes and dtypes of the first step, {self._layout}", shapes)
 
     def allocate(self, parameters: Sequence[Array]) -> None:
         """Allocates the state for flat parameter arrays on first use; later checks that it fits them."""
         self.check_fit(parameters)
-        if self._layout is None:
+        if not self.is_bound:
             layout = [(p.size, str(p.dtype)) for p in parameters]
             state: dict[str, list[npt.NDArray[Any]]] = {}
             for p in parameters:

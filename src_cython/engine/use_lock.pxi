@@ -58,13 +58,8 @@ cdef class UseLock:
         self.readers = [thread for thread in self.readers if thread == forking_thread]
         self.forks = fork_count
 
-    cdef inline bint is_free(self):
-        """Whether there is neither a holder nor a reader, and the lock is not disturbed."""
-        self.check_fork()
-        return not (self.taken or self.disturbed or self.readers)
-
     cdef inline bint is_open(self):
-        """Whether it is free, or lent to this thread for training."""
+        """Whether there is no reader, the lock is not disturbed, and it is free or lent to this thread for training."""
         self.check_fork()
         if self.disturbed or self.readers:
             return False
