@@ -54,6 +54,8 @@ OWN_TESTS = {
 # Tests of what Numba compiles are those of the kernel of its name, or else of its file: arguments of pytest.
 OF_KERNEL = ["tests/test_kernels.py", "-k"]
 LANGUAGE = ["tests/test_custom_meaning.py", "-m", ""]
+# Test files, all of whose tests are slow, that test more than what Numba compiles.
+SLOW = ["tests/test_custom_follows.py", "tests/test_custom_names.py"]
 COMPILED = {
     "": [*OF_KERNEL, "numba and float64"],
     "engine/gradient": ["tests/test_clipping.py", "tests/test_kernels.py", "-k", "numba and (clip_gradient or limits)"],
@@ -130,18 +132,33 @@ class Recorder:
         self.path.write_text(json.dumps({test: t for test, t in self.times.items() if test not in self.failed}))
 
 
+def lines_of_functions(path):
+    """Mask of the lines in functions. The others run at import: of a module that is imported late, in whichever test
+    comes first."""
+    lines = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            first = node.body if isinstance(node, ast.Lambda) else node.body[0]
+            lines |= {*range(first.lineno, node.end_lineno + 1)}
+    return sum(1 << line for line in lines)
+
+
 def record(work):
     """Which test executes which lines, {file: [(test, mask of its lines)]}, and the seconds of each test."""
     executed, times = collections.defaultdict(list), {}
+    package = work / "copy" / "fastgd"
+    masks = {path.relative_to(package).as_posix(): lines_of_functions(path) for path in package.rglob("*.py")}
     paths = sorted((work / "copy" / "tests").glob("test_*.py"))
-    for path in sorted(paths, key=lambda path: f"tests/{path.name}" in LANGUAGE):
+    for path in sorted(paths, key=lambda path: f"tests/{path.name}" in [*LANGUAGE, *SLOW]):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         data, took = work / f"{path.stem}-{digest}.coverage", work / f"{path.stem}-{digest}.json"
         if not took.exists():
             for old in work.glob(f"{path.stem}-*"):
                 old.unlink()
             # To compile takes each process long: Numba's cases serve where there are no others.
-            arguments = ["-k", "not numba"] if f"tests/{path.name}" not in LANGUAGE else ["-m", ""]
+            name = f"tests/{path.name}"
+            arguments = [] if name in LANGUAGE else ["-k", "not numba"]
+            arguments += ["-m", ""] if name in [*LANGUAGE, *SLOW] else []
             code = forked(work, [f"tests/{path.name}", *arguments], 3600, [Recorder(data, took)])
             print(f"recorded {path.name}: exit code {code}", flush=True)
         times |= json.loads(took.read_text())
@@ -151,7 +168,9 @@ def record(work):
                 "join context on context.id = context_id where context.context != ''"
             )
             for file, test, bits in rows:
-                executed[file.partition("/copy/fastgd/")[2]].append((test, int.from_bytes(bits, "little")))
+                file = file.partition("/copy/fastgd/")[2]
+                if lines := int.from_bytes(bits, "little") & masks[file]:
+                    executed[file].append((test, lines))
     return executed, times
 
 
@@ -204,7 +223,7 @@ def tests_of(mutant, executed, times, uses, seconds):
     chosen = []
     for _, took, test in sorted(ranked):
         is_own = test.startswith(own)
-        if took <= left[is_own]:
+        if took <= left[is_own] or (is_own and left[is_own] == seconds / 2):  # at least one of its own
             left[is_own] -= took
             chosen.append(test)
     return [ALWAYS, *chosen]

@@ -16,13 +16,7 @@ from fastgd import Adam, Dense, Network, _plan
 from fastgd.core import threads
 
 COUNTS = (1, 2, 3, 8, 16)
-
-
-@pytest.fixture(autouse=True)
-def _every_step_is_shared():
-    _plan.fix_threads(True)
-    yield
-    _plan.fix_threads(False)
+pytestmark = pytest.mark.usefixtures("every_step_is_shared")
 
 
 def trained(num_threads, optimizer, *, backend="cython", dtype="float32", hidden=(40, 24), rows=101, l2=0.0, steps=4):
