@@ -55,10 +55,13 @@ OWN_TESTS = {
 OF_KERNEL = ["tests/test_kernels.py", "-k"]
 LANGUAGE = ["tests/test_custom_meaning.py", "-m", ""]
 # Test files, all of whose tests are slow, that test more than what Numba compiles.
-SLOW = ["tests/test_custom_follows.py", "tests/test_custom_names.py"]
+SLOW = ["tests/test_custom_faults.py", "tests/test_custom_follows.py", "tests/test_custom_names.py"]
 COMPILED = {
     "": [*OF_KERNEL, "numba and float64"],
-    "engine/gradient": ["tests/test_clipping.py", "tests/test_kernels.py", "-k", "numba and (clip_gradient or limits)"],
+    "engine/gradient": [
+        "tests/test_update.py", "tests/test_clipping.py", "tests/test_kernels.py",
+        "-k", "numba and (clip_gradient or clip_value or limits) and not threads",
+    ],
     "layers/dropout": [*OF_KERNEL, "numba and float64 and dropout"],
     "optimizers/low_memory": [*OF_KERNEL, "numba and (rounds or float32 and (adam_step or momentum_step))"],
     "__main__": ["tests/test_cli.py", "-k", "not train"],
@@ -66,7 +69,7 @@ COMPILED = {
     "core/jit": LANGUAGE,
     "core/jit_checks": LANGUAGE,
     "core/jit_python": LANGUAGE,
-}
+}  # fmt: skip
 
 
 def forked(work, arguments, seconds, plugins=()):

@@ -19,7 +19,7 @@ EXTRAS = {
     "accumulate": {"accumulate": 3},
     "ema": {"ema_decay": 0.9},
     "bfloat16": {"state_dtype": "bfloat16"},
-    "8bit": {"state_dtype": "8bit"},
+    "8bit": {"state_dtype": "8bit", "ema_decay": 0.5},
     "all": {"clip_norm": 0.5, "clip_value": 0.02, "accumulate": 2, "ema_decay": 0.9, "state_dtype": "bfloat16"},
 }
 

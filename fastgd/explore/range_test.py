@@ -108,7 +108,7 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     index = int(np.flatnonzero(to_go)[-1]) if has_fallen else 0
     suggestion = tried.rate_found * rates[index]
     doubt = None
-    if len(losses) < steps * SETTLED:
+    if len(losses) <= steps * SETTLED:
         doubt = f"the loss diverged at the lowest rates: try a low below {low:g}"
     elif not has_fallen:
         doubt = (
