@@ -44,7 +44,7 @@ PRELOADED = [
     "sklearn.utils.estimator_checks", "sklearn.model_selection", "matplotlib.figure", "pyarrow.parquet", "pyarrow.csv",
     "onnxruntime",
 ]  # fmt: skip
-COMPILE_MOST = ("core/fingerprint", "core/reads", "custom")
+COMPILE_MOST = ("core/fingerprint", "core/reads", "custom", "engine/plan raise_fault")  # files and functions
 # Test files of modules and folders that have another name.
 OWN_TESTS = {
     "cli/self_check": "kernels", "core/buffers": "engine", "core/kernel": "kernels", "core/product": "kernels",
@@ -216,7 +216,8 @@ def tests_of(mutant, executed, times, uses, seconds):
         return COMPILED.get(name, COMPILED[""])
     # What compiles pays in each process for what a recording pays for once.
     compiling = {test for test, _ in executed["core/jit.py"]}
-    tests = tests if name in COMPILE_MOST else tests - compiling or tests
+    if name not in COMPILE_MOST and f"{name} {mutant.function}" not in COMPILE_MOST:
+        tests = tests - compiling or tests
     own = own_tests(name)  # half of the time is for the test file of the module
     ranked, cases, left = [], collections.Counter(), {True: seconds / 2, False: seconds / 2}
     for test in sorted(tests, key=lambda test: (times[test], test)):

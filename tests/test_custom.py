@@ -75,6 +75,7 @@ def test_a_rule_of_ones_own_with_low_memory_state(state_dtype, backend, rng):
         mine.step(p, g, backend=backend)
         its.step(q, g, backend=backend)
     assert np.abs(p - q).max() < 1e-2  # a state on the edge may be rounded another way
+    assert mine.update_kernel.grain == {"bfloat16": 1, "8bit": 256}[state_dtype]  # threads share whole blocks
 
 
 def test_a_rule_trains_a_network_and_has_a_name(backend, rng, tmp_path):
