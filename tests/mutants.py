@@ -230,7 +230,7 @@ def tests_of(mutant, executed, times, uses, seconds):
         if took <= left[is_own] or (is_own and left[is_own] == seconds / 2):  # at least one of its own
             left[is_own] -= took
             chosen.append(test)
-    return [ALWAYS, *chosen]
+    return [ALWAYS, *chosen, "-m", ""]
 
 
 def is_killed(mutant, work, tests):
