@@ -1,12 +1,12 @@
-"""Training on a file larger than one would load: rows a second and resident memory.
+"""Training on a file too large to load: rows per second and resident memory.
 
     python benchmarks/bench_data.py                 a file of 4 GB
     python benchmarks/bench_data.py --gigabytes 0.1
 
-Makes a file of random rows (784 columns, as float32 and as uint8), and trains a 784-128-10 network on it for an epoch,
-mapped by numpy, in a process of its own; then on as many rows as fit into --memory GB, mapped and in memory, in turns.
-Resident memory is the most that the process ever had, less what it had before the rows were opened: the pages of the
-file that are in it count, too."""
+Writes a file of random rows (784 columns, in float32 and in uint8) and trains a 784-128-10 network on it for an epoch,
+mapped by numpy, in a separate process; then on as many rows as fit into --memory GB, mapped and in memory in turn.
+Resident memory is the peak of the process minus its memory before it opened the rows; it includes resident pages of the
+file."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ COLUMNS, BATCH = 784, 128
 
 
 def write(path, rows, dtype):
-    """A file of random rows, a block at a time."""
+    """Writes a file of random rows, block by block."""
     rng = np.random.default_rng(0)
     block = rng.integers(0, 256, (4096, COLUMNS)).astype(dtype)
     with open(path, "wb") as file:
@@ -59,13 +59,13 @@ def train(path, way, rows):
     start = time.perf_counter()
     history = net.fit(X, y, batch_size=BATCH, epochs=1)
     seconds = time.perf_counter() - start
-    told = {
+    result = {
         "seconds": seconds,
         "trained": history.seconds[-1],
         "megabytes": megabytes("VmHWM") - before,
         "rows": len(X),
     }
-    print(json.dumps(told))
+    print(json.dumps(result))
 
 
 def in_a_process(path, way, rows):
@@ -88,7 +88,7 @@ def main():
     options.add_argument("--gigabytes", type=float, default=4.0, help="size of the file")
     options.add_argument("--memory", type=float, default=1.0, help="gigabytes of rows for the comparison")
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--folder", help="where the file goes; a temporary folder unless told")
+    options.add_argument("--folder", help="folder for the file (default: a temporary folder)")
     options.add_argument("--train", nargs=3, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.train:
@@ -107,13 +107,13 @@ def main():
                 f"({whole['seconds']:.1f} s with the check of the values), {whole['megabytes']:.0f} MB more resident"
             )
             some = min(rows, int(arguments.memory * 1e9) // row)
-            told = {way: [] for way in ("mapped", "memory")}
+            results = {way: [] for way in ("mapped", "memory")}
             for _ in range(arguments.rounds):
-                for way, results in told.items():
-                    results.append(in_a_process(path, way, some))
-            times = {way: np.median([r["trained"] for r in results]) for way, results in told.items()}
+                for way, samples in results.items():
+                    samples.append(in_a_process(path, way, some))
+            times = {way: np.median([r["trained"] for r in samples]) for way, samples in results.items()}
             ratio = np.median([
-                a["trained"] / b["trained"] for a, b in zip(told["mapped"], told["memory"], strict=True)
+                a["trained"] / b["trained"] for a, b in zip(results["mapped"], results["memory"], strict=True)
             ])  # fmt: skip
             print(
                 f"  {some:,} rows: mapped {some / times['mapped']:,.0f} rows/s, in memory "

@@ -1,15 +1,15 @@
-"""Every kernel of tests/cases.py, each body, at a small and a medium size, float32:
+"""Every body of every kernel, at a small and a medium size, in float32:
 
     pytest benchmarks/bench_kernels.py --benchmark-group-by=group
 
-The name of a row is the body; the numpy body is the reference of its group.
+Rows are named after the body; the numpy body is the reference of its group.
 """
 
 import numpy as np
 import pytest
 from cases import BENCHMARKED, KERNELS, benchmark_sizes
-from fastgd._plan import call_kernel
 
+from fastgd._plan import call_kernel
 from fastgd.cli.self_check import example
 from fastgd.core.kernel import BODIES
 

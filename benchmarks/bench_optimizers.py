@@ -1,12 +1,12 @@
-"""Optimizers on arrays by themselves, `Optimizer.step`, against torch's, and against the bandwidth of memory.
+"""`Optimizer.step` on bare arrays, against torch's optimizers and against the bandwidth of memory.
 
     taskset -c 0 python benchmarks/bench_optimizers.py        the tables
     pytest benchmarks/bench_optimizers.py                     every optimizer under pytest-benchmark
 
-float32, one thread, whole calls from Python: `step(p, g)` against `optimizer.step()`, in turns within one run, medians.
+float32, one thread, whole calls from Python: `step(p, g)` against `optimizer.step()`, in turn within one run, medians.
 torch's Adam is the fused one; its RMSprop and NAdam have no fused form on the CPU. `stream` reads p, m, v and g and
-writes p, m and v as Adam does, and hardly computes. "mine" is Lion written by a user in Python. Without torch its
-columns stay empty.
+writes p, m and v as Adam does, with hardly any arithmetic. "mine" is Lion as a custom rule in Python. If torch is not
+installed, its columns are left out.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import fastgd
 
 SIZES = (1_000, 30_000, 1_000_000, 30_000_000)
 LIST = 200, 64  # arrays, elements of each
-FRESH = 100_000  # elements: smaller arrays are made anew for each round
+FRESH = 100_000  # elements: arrays up to this size are made anew for each round
 OPTIMIZERS = {name: (lambda kind=kind: kind(1e-3)) for name, kind in fastgd.optimizers.OPTIMIZERS.items()} | {
     "momentum": lambda: fastgd.SGD(1e-3, momentum=0.9),
     "Adam bfloat16": lambda: fastgd.Adam(1e-3, state_dtype="bfloat16"),
@@ -37,12 +37,12 @@ TORCH = {
     "torch RMSprop": ("RMSprop", {}),
     "torch NAdam": ("NAdam", {}),
 }
-# What is compared with what.
+# Optimizers and their counterparts in torch.
 RATIOS = {"Adam": "torch Adam", "RMSProp": "torch RMSprop", "NAdam": "torch NAdam"}
 
 
 def mine():
-    """Lion as a user writes it."""
+    """Lion as a custom rule."""
     if "mine" not in fastgd.optimizers.OPTIMIZERS:
 
         @fastgd.custom.optimizer(state=["m"])
@@ -81,7 +81,7 @@ def stream_step(n):
 
 
 def steps_of(n, names):
-    """A function that makes one step, by name."""
+    """Functions that make one step, by name."""
     steps = {}
     for name in names:
         if name == "stream":
@@ -94,7 +94,7 @@ def steps_of(n, names):
 
 
 def sample(steps, seconds):
-    """Seconds a call of each step, in turns."""
+    """Seconds per call of each step, timed one after the other."""
     times = {}
     for name, step in steps.items():
         step()
@@ -110,18 +110,18 @@ def sample(steps, seconds):
 
 
 def medians(make, n, rounds, seconds):
-    """Median seconds a call of each of the steps that `make` makes for arrays of n elements. Of small arrays each round
-    has new ones: some pairs that lie alike within their pages are a few times slower, and which do is chance."""
+    """Median seconds per call of the steps that `make` returns for arrays of n elements. Small arrays are new in each
+    round: pairs with the same offset in their pages are a few times slower, and the offset is chance."""
     made, samples = [], []
     for _ in range(rounds):
         if n <= FRESH or not made:
-            made.append(make())  # beside the old ones, or they would lie where those lay
+            made.append(make())  # beside the old ones, whose addresses they would reuse otherwise
         samples.append(sample(made[-1], seconds))
     return {name: float(np.median([times[name] for times in samples])) for name in samples[0]}
 
 
 def compare(sizes, rounds, seconds):
-    """Nanoseconds a parameter, by size and name; and microseconds a step of the list."""
+    """Nanoseconds per parameter by size and name, and microseconds per step of the list."""
     peers = list(TORCH) if importlib.util.find_spec("torch") else []
     results = {}
     for n in sizes:
@@ -168,7 +168,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="comma-separated numbers of parameters")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.1, help="of each sample")
+    parser.add_argument("--seconds", type=float, default=0.1, help="length of each sample")
     parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()
     os.environ["FASTGD_NUM_THREADS"] = "1"

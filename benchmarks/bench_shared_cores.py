@@ -1,12 +1,12 @@
-"""Training beside other processes: microseconds a step with one thread and with more, while busy loops want the cores.
+"""Training beside busy loops that compete for the cores: microseconds per step with one thread and with several.
 
     python benchmarks/bench_shared_cores.py                                       fastgd alone
     python benchmarks/bench_shared_cores.py --peers 'fastgd fit,torch eager,JAX scan'   needs the extra `bench`
 
-The processes, cells and minibatches are those of peers.py; none is pinned, as in a laptop or a container. For each
-number of busy loops (a process each, of the same priority) every peer runs with one thread and with --threads in turns;
-figures are means, since what a barrier costs comes in few and long waits. "n / 1" is the time with all threads over
-that with one: below 1 the threads help, and well above it they wait for each other.
+Processes, cells and minibatches are those of peers.py; none is pinned, as on a laptop or in a container. For each
+number of busy loops (one process each, at the same priority) every peer runs with one thread and with --threads in
+turn; figures are means, since barriers cost few but long waits. "n / 1" is the time with all threads divided by the
+time with one: below 1 the threads help, and well above 1 they wait for each other.
 """
 
 import argparse
@@ -23,10 +23,10 @@ BUSY = "while True: pass"
 
 @contextlib.contextmanager
 def busy_loops(count):
-    """Context in which so many other processes never rest."""
+    """Context manager that runs `count` processes in busy loops."""
     loops = [subprocess.Popen([sys.executable, "-S", "-c", BUSY]) for _ in range(count)]
     try:
-        time.sleep(0.5 if count else 0)  # they have started
+        time.sleep(0.5 if count else 0)  # until they have started
         yield
     finally:
         for loop in loops:
@@ -35,7 +35,7 @@ def busy_loops(count):
 
 
 def measure(processes, cell, load, rounds, seconds):
-    """Mean microseconds a step of each (peer, threads)."""
+    """Mean microseconds per step of each (peer, threads)."""
     samples = {key: [] for key in processes}
     for process in processes.values():
         process.ask("cell", cell)
@@ -48,12 +48,12 @@ def measure(processes, cell, load, rounds, seconds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", default="table_b32,mnist_b128,mid_b128", help=f"of {', '.join(CELLS)}")
-    parser.add_argument("--peers", default="fastgd fit", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--cells", default="table_b32,mnist_b128,mid_b128", help=f"from {', '.join(CELLS)}")
+    parser.add_argument("--peers", default="fastgd fit", help=f"from {', '.join(PEERS)}")
     parser.add_argument("--loads", default="0,1,2,4", help="numbers of busy loops")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=0.1, help="of each sample")
+    parser.add_argument("--seconds", type=float, default=0.1, help="length of each sample")
     arguments = parser.parse_args()
     peers, counts = arguments.peers.split(","), (1, arguments.threads)
     with contextlib.ExitStack() as stack:

@@ -1,13 +1,13 @@
-"""The estimators of fastgd.sklearn beside scikit-learn's: time of an epoch of a fit, and how good the models are.
+"""The estimators of fastgd.sklearn against scikit-learn's: time per epoch of a fit, and scores of the models.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/bench_sklearn.py      the table, one thread
-    python benchmarks/bench_sklearn.py                                     ... as many as there are
+    python benchmarks/bench_sklearn.py                                     the table, all threads
     pytest benchmarks/bench_sklearn.py                                     the same fits under pytest-benchmark
 
 Default arguments: 100 relu units, Adam, batches of 200 rows. Digits (1,347 x 64), breast cancer (426 x 30), and a
 random regression of the size of the Californian houses (15,480 x 8); a quarter of the rows is held out. Both fit in
-turns, with the same seeds; a ratio is the median of those within a turn. Scores (accuracy, R^2) are of the held-out
-rows, mean and standard deviation over the seeds."""
+turn, with the same seeds; a ratio is the median over the turns. Scores (accuracy, R^2) on the held-out rows are means
+and standard deviations over the seeds."""
 
 import argparse
 import time
@@ -40,7 +40,7 @@ TASKS = {
 
 
 def data(task, dtype):
-    """Standardised rows and targets: trained, held out."""
+    """Standardised rows and their targets: those to train on, then those held out."""
     X, y = TASKS[task][1]()
     X, held_out, y, answers = train_test_split(X, y, random_state=0)
     scaler = StandardScaler().fit(X)
@@ -48,7 +48,7 @@ def data(task, dtype):
 
 
 def fitted(package, task, X, y, seed):
-    """The estimator, and milliseconds an epoch."""
+    """The fitted estimator, and milliseconds per epoch."""
     name, _, epochs = TASKS[task]
     estimator = getattr(PACKAGES[package], name)(max_iter=epochs, n_iter_no_change=epochs, random_state=seed)
     start = time.perf_counter()
@@ -82,9 +82,9 @@ def main():
                     times[package].append(taken)
                     scores[package].append(estimator.score(held_out, answers))
             theirs, ours = (np.array(taken) for taken in times.values())
-            told = [f"{np.mean(found):.4f} +- {np.std(found):.4f}" for found in scores.values()]
+            texts = [f"{np.mean(found):.4f} +- {np.std(found):.4f}" for found in scores.values()]
             figures = f"{np.median(theirs):>14.3f}{np.median(ours):>10.3f}{np.median(theirs / ours):>8.1f}"
-            print(f"{task + ', ' + dtype:<24}{figures}{told[0]:>24}{told[1]:>18}", flush=True)
+            print(f"{task + ', ' + dtype:<24}{figures}{texts[0]:>24}{texts[1]:>18}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/bench_step.py                 the table of ratios to the numpy reference
     pytest benchmarks/bench_step.py                 the same cells under pytest-benchmark
 
-A cell is a network, a batch and Adam, float32, one thread. The table interleaves the backends and takes medians. A
-step is one `train_step` from Python; an epoch is one `fit` over enough rows for 20 steps, divided by the steps.
+A cell is a network and a batch size, with Adam, in float32, on one thread. The table interleaves the backends and takes
+medians. A step is one `train_step` from Python; an epoch is one `fit` over rows for 20 steps, divided by the steps.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def bench_epoch(benchmark, name, backend):
 
 
 def median_microseconds(cells, what, rounds, seconds):
-    """Median microseconds a step for each backend: `rounds` rounds, in each every backend once."""
+    """Median microseconds per step of each backend, over `rounds` rounds that time every backend once."""
     samples = {backend: [] for backend in cells}
     for _ in range(rounds):
         for backend, cell in cells.items():
@@ -83,11 +83,11 @@ def median_microseconds(cells, what, rounds, seconds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Microseconds a training step, and ratios to the numpy reference.")
+    parser = argparse.ArgumentParser(description="Microseconds per training step, and ratios to the numpy reference.")
     parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated names")
     parser.add_argument("--backends", default=",".join(BACKENDS), help="comma-separated names")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each backend of a cell")
+    parser.add_argument("--seconds", type=float, default=1.0, help="in all, for each backend of a cell")
     parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()
     backends = arguments.backends.split(",")

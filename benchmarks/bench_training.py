@@ -1,10 +1,10 @@
-"""What watching a training run costs: fit bare, and with callbacks, validation, early stopping, a log, checkpoints.
+"""The cost of observing a training run: bare fit, and callbacks, validation, early stopping, logs, checkpoints.
 
     taskset -c 0 python benchmarks/bench_training.py      the table of ratios to the bare run
     pytest benchmarks/bench_training.py                   the same ways under pytest-benchmark
 
-A 64-64-10 relu network, batches of 32, Adam, float32, one thread, on 1,438 rows: the digits. The ways are run in turns;
-a ratio is the median of those within a turn."""
+A 64-64-10 relu network, batches of 32, Adam, float32, one thread, 1,438 rows, as in the digits. All ways run in turn; a
+ratio is the median over the turns."""
 
 import argparse
 import os

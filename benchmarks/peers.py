@@ -1,20 +1,22 @@
-"""fastgd beside its peers: microseconds a training step, whole step (forward, loss, backward, update), float32.
+"""fastgd against other libraries: microseconds per whole training step (forward, loss, backward, update), float32.
 
     pip install '.[bench]' torch==2.13.0 jax optax scikit-learn
     python benchmarks/peers.py --threads 1 --json peers.json --plot peers.png
 
-Every peer is a process of its own, all pinned to the same processors with the same number of threads, and they take
-turns: one sample each, round after round; figures are medians. All start from the same weights and take the same
-minibatches in the same order, and a cell counts only if their losses agree (scikit-learn draws its own weights).
-fastgd's `fit` and the JAX loop run many steps a call, the others are called once a step from Python. The peers get
-their minibatches cut beforehand; fastgd shuffles and gathers them in the time that is measured. With `--threads 2`
-"fastgd 1 thread" is `fit` with one of them.
+Every peer runs in its own process, pinned to the same processors with the same number of threads. The peers take turns,
+one sample each per round; figures are medians. All start from the same weights and take the same minibatches in the
+same order, and a cell counts only if their losses agree (scikit-learn draws its own weights). fastgd's `fit` and the
+JAX loop run many steps per call, the others are called once per step from Python. The peers get their minibatches cut
+beforehand; fastgd shuffles and gathers them within the measured time. With `--threads 2`, "fastgd 1 thread" is `fit`
+with one thread.
 
 limit: floating-point operations / rate of fused multiply-adds + bytes of parameters and optimizer state / bandwidth
 of an update of that size, both measured by fastgd's kernels in the same rounds, and divided by the number of threads,
-as if their bandwidths added up.
-"best peer / limit" is the ratio to the best peer that a trainer at the limit would have. Below the table: the rates of
-bare matrix products.
+as if their bandwidths added up. "best peer / limit" is how many times faster than the best peer a trainer at the limit
+would be. Below the table: the rates of bare matrix products.
+
+`--other FOLDER` compares `fit` and `step` with those of another version in the same run: FOLDER holds its package, such
+as an unpacked wheel.
 
 Over 400 lines: nine peers, their processes, the table and the picture, which nothing else needs.
 """
@@ -77,8 +79,8 @@ class Task:
             yield self.X[start : start + self.batch], self.y[start : start + self.batch]
 
 
-# ---- the peers: each a function of a task that returns (losses of the first steps, run); run(epochs) goes through the
-# data so many times and returns when that is done
+# ---- the peers: each a function of a task that returns (losses of the first steps, run), or None if it cannot run the
+# task; run(epochs) trains for `epochs` epochs and returns when they are done
 
 
 def fastgd_network(task, backend):
@@ -230,10 +232,13 @@ def sklearn_fit(task):
 
 
 ALONE = "fastgd 1 thread"
+OTHERS = {"other fit": "fastgd fit", "other step": "fastgd step"}  # of another version: what each is compared with
 PEERS = {
     "fastgd fit": fastgd_fit,
     ALONE: fastgd_fit,
     "fastgd step": fastgd_step,
+    "other fit": fastgd_fit,
+    "other step": fastgd_step,
     "fastgd numba": lambda task: fastgd_fit(task, "numba"),
     "numpy": lambda task: fastgd_fit(task, "numpy"),
     "torch eager": torch_step,
@@ -242,15 +247,15 @@ PEERS = {
     "JAX scan": lambda task: jax_step(task, loop=True),
     "scikit-learn": sklearn_fit,
 }
-OWN = ("fastgd fit", ALONE, "fastgd step", "fastgd numba", "numpy")
+OWN = ("fastgd fit", ALONE, "fastgd step", *OTHERS, "fastgd numba", "numpy")
 
 
 # ---- a peer's process: reads a line, answers with a line
 
 
 def serve(peer, threads):
-    """Commands: "cell NAME" answers with the losses, or null; "run SECONDS" with microseconds a step; "machine N" with
-    what `machine` tells."""
+    """Commands: "cell NAME" answers with the losses, or null; "run SECONDS" with microseconds per step; "machine N"
+    with the result of `machine`."""
     if peer.startswith("torch"):
         import torch
 
@@ -258,6 +263,11 @@ def serve(peer, threads):
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr
     task = run = None
+    if peer in OTHERS:
+        import fastgd
+
+        if not os.path.samefile(os.path.dirname(os.path.dirname(fastgd.__file__)), os.environ["PYTHONPATH"]):
+            raise ImportError(f"--other: expected fastgd in {os.environ['PYTHONPATH']}, got {fastgd.__file__}")
     for line in sys.stdin:
         command, argument = line.split()
         if command == "cell":
@@ -280,8 +290,8 @@ def serve(peer, threads):
 
 
 def machine(n):
-    """Rate of fused multiply-adds (GFLOP/s), bandwidth (GB/s) of an update that touches n floats, or 8192 if they are
-    fewer (what is called at once costs nothing there), and rates of the bare PRODUCTS (GFLOP/s)."""
+    """Rate of fused multiply-adds (GFLOP/s), bandwidth (GB/s) of an update that touches n floats, but at least 8192, so
+    that the cost of the call does not count, and rates of the bare PRODUCTS (GFLOP/s)."""
     import importlib
 
     import fastgd
@@ -300,7 +310,7 @@ def machine(n):
 
 
 def seconds_of(kernel, arguments, repeats):
-    """Seconds a call of a Cython body."""
+    """Seconds per call of a Cython body."""
     from fastgd._plan import call_kernel
 
     dtype, sizes = kernel.check(arguments)
@@ -313,13 +323,15 @@ def seconds_of(kernel, arguments, repeats):
 
 
 class Process:
-    """A peer at work elsewhere."""
+    """A peer in its own process."""
 
-    def __init__(self, peer, threads):
+    def __init__(self, peer, threads, other):
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTGD_NUM_THREADS")
         environment = os.environ | dict.fromkeys(variables, str(threads))
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+        if peer in OTHERS:
+            environment["PYTHONPATH"] = os.path.abspath(other)
         command = [sys.executable, __file__, "--serve", peer, "--threads", str(threads)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -341,7 +353,7 @@ class Process:
 
 
 def compare(name, processes, rounds, seconds, threads):
-    """Medians for a cell: microseconds of each peer, rates and bandwidth."""
+    """Medians for a cell: microseconds per step of each peer, rates and bandwidth."""
     task = Task(name)
     weights = sum(w.size for w in task.weights)
     parameters = weights + sum(task.sizes[1:])
@@ -389,10 +401,11 @@ def print_table(results):
         figures = " | ".join(f"{us[p]:.3g}" if p in us else "-" for p in peers)
         machine_figures = f"{result['gflops']:.0f} | {result['gigabytes_per_second']:.0f} | {share:.2f}"
         print(f"| {name} | {figures} | {ratio:.2f} ({best}) | {ratio / share:.2f} | {machine_figures} |")
-    if ALONE in peers:
-        times = {name: r["microseconds"] for name, r in results.items() if ALONE in r["microseconds"]}
-        gains = [f"{name} {us[ALONE] / us['fastgd fit']:.2f}" for name, us in times.items()]
-        print(f"\n{ALONE} / fastgd fit: {', '.join(gains)}")
+    for other, this in {ALONE: "fastgd fit", **OTHERS}.items():
+        times = {name: r["microseconds"] for name, r in results.items() if {this, other} <= r["microseconds"].keys()}
+        ratios = [f"{name} {us[other] / us[this]:.3f}" for name, us in times.items()]
+        if ratios:
+            print(f"\n{other} / {this}: {', '.join(ratios)}")
     eager = [r["microseconds"]["torch eager"] / r["microseconds"]["fastgd fit"] for r in results.values()
              if "torch eager" in r["microseconds"]]  # fmt: skip
     if eager:
@@ -427,7 +440,8 @@ def main():
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated names")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each sample")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of each sample")
+    parser.add_argument("--other", help="folder with the package of another version of fastgd")
     parser.add_argument("--json", help="file for the results")
     parser.add_argument("--plot", help="file for the picture")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -441,8 +455,8 @@ def main():
     with contextlib.ExitStack() as stack:
         processes = {}
         for peer in arguments.peers.split(","):
-            if peer != ALONE or arguments.threads > 1:
-                processes[peer] = Process(peer, 1 if peer == ALONE else arguments.threads)
+            if arguments.threads > 1 if peer == ALONE else arguments.other or peer not in OTHERS:
+                processes[peer] = Process(peer, 1 if peer == ALONE else arguments.threads, arguments.other)
                 stack.callback(processes[peer].close)
         for name in arguments.cells.split(","):
             results[name] = compare(name, processes, arguments.rounds, arguments.seconds, arguments.threads)

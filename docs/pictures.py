@@ -1,4 +1,4 @@
-"""Draws the pictures of README, on the digits and on breast cancer: python docs/pictures.py [FOLDER]"""
+"""Draws the pictures of README from the digits and breast-cancer data: python docs/pictures.py [FOLDER]"""
 
 import io
 import pathlib
@@ -13,7 +13,7 @@ from fastgd.callbacks import every, trajectory
 from fastgd.cli.datasets import digits
 
 FOLDER = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent
-COLOURS = 128  # of a file: enough to look the same, and a third of the bytes
+COLOURS = 128  # in a file: it looks the same with a third of the bytes
 
 
 def save(figure, name):
@@ -23,7 +23,7 @@ def save(figure, name):
 
 
 def descents(X, y, held_out):
-    """SGD by the batch, by minibatches and by single rows, each at a rate that suits it."""
+    """SGD with the whole batch, with minibatches and with single rows, each at a suitable rate."""
     histories = {}
     for name, batch_size, epochs, rate in (
         ("batch, rate 0.2", None, 400, 0.2),
@@ -37,7 +37,7 @@ def descents(X, y, held_out):
 
 
 def surface():
-    """Logistic regression in one feature: two parameters, so the plane is all there is."""
+    """Logistic regression on one feature: the plane shows both of its parameters."""
     X, y = load_breast_cancer(return_X_y=True)
     X = (X[:, :1] - X[:, 0].mean()) / X[:, 0].std()
     network = Network(1, [Dense(1)], loss="binary_cross_entropy")
@@ -51,7 +51,7 @@ def surface():
 if __name__ == "__main__":
     (X, y), held_out = digits()
     network = Network(64, [Dense(64, "relu"), Dense(10)], loss="softmax_cross_entropy")
-    network.like().fit(X, y)  # the first call of all takes longer
+    network.like().fit(X, y)  # warm-up: the first call takes longer
     save(fastgd.find_learning_rate(network, X, y).plot("Range test of Adam on the digits"), "range_test.png")
     save(descents(X, y, held_out), "descents.png")
     save(surface(), "surface.png")

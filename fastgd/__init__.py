@@ -7,6 +7,7 @@ history = net.fit(X, y, optimizer=fastgd.Adam(1e-3), batch_size=32, epochs=20)
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 # In a checkout, the compiled modules come from the installed package. (pkgutil.extend_path would do this, but not if
 # the working folder has been removed.)
@@ -40,9 +41,8 @@ from .explore.gradient_check import check_gradients
 from .explore.range_test import RangeTest, find_learning_rate
 from .explore.sweep import Sweep, sweep
 from .layers import *  # noqa: F403
-from .network import Network
+from .network import Network, load
 from .optimizers import *  # noqa: F403
-from .training.checkpoint import load
 from .training.history import History
 from .training.run import Run
 
@@ -73,16 +73,20 @@ __all__ = [
     "sweep",
     "tables",
 ]
-__all__ += [*layers.__all__, *optimizers.__all__]
+__all__ += layers.__all__
+__all__ += optimizers.__all__
+
+if TYPE_CHECKING:
+    from . import sklearn as sklearn
+else:
+
+    def __getattr__(name):
+        """`fastgd.sklearn` is imported when it is used."""
+        if name == "sklearn":
+            return importlib.import_module(".sklearn", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __getattr__(name):
-    """`fastgd.sklearn` is imported when it is used."""
-    if name == "sklearn":
-        return importlib.import_module(".sklearn", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
+def __dir__() -> list[str]:
     """The names that are for users."""
     return sorted([*__all__, "sklearn"])

@@ -10,11 +10,13 @@ in float64 these are composed of other operators.
 
 import dataclasses
 import math
+from typing import Literal
 
 import numpy as np
 
 from .core.choice import AT_LEAST_ZERO, POSITIVE, Choice
 from .core.kernel import In, InOut, Kernel, Out, kernel
+from .core.types import Array
 
 SQRT_HALF = 0.5**0.5
 SQRT_2_OVER_PI = (2 / math.pi) ** 0.5
@@ -26,15 +28,16 @@ ERF_FITTED, ERF_DEGREE = 6.0, 18  # erf rounds to 1 beyond 6 in float64; degree 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
-def erf(x):
+def erf(x: Array) -> Array:
     """The error function, elementwise, which numpy lacks."""
-    return _erf(x).astype(x.dtype)
+    return np.asarray(_erf(x), x.dtype)
 
 
-def sigmoid_of(x):
+def sigmoid_of(x: Array) -> Array:
     """1 / (1 + exp(-x)) without overflow."""
     e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, e) / (1 + e)
+    s: Array = np.where(x >= 0, 1, e) / (1 + e)
+    return s
 
 
 @kernel
@@ -372,7 +375,7 @@ class Activation(Choice):
 
     forward: Kernel | None
     backward: Kernel | None
-    keeps: str = "output"
+    keeps: Literal["output", "slope"] = "output"
 
     __hash__ = Choice.__hash__
 
@@ -391,4 +394,6 @@ gelu = Activation("gelu", gelu_forward, slope_backward, "slope")
 gelu_tanh = Activation("gelu_tanh", gelu_tanh_forward, slope_backward, "slope")
 silu = Activation("silu", silu_forward, slope_backward, "slope")
 
-ACTIVATIONS = {a.name: a for a in (identity, relu, leaky_relu, elu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu)}
+ACTIVATIONS: dict[str, Activation] = {
+    a.name: a for a in (identity, relu, leaky_relu, elu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu)
+}

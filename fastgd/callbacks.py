@@ -10,12 +10,23 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
 from ._plan import UseLock
 from .core.files import check_file
+from .core.types import Array, Path
 from .errors import check_integer, reason, shown, type_error, value_error
+
+if TYPE_CHECKING:
+    from .network import Network
+    from .training.history import History
+    from .training.run import Run
+
+Callback: TypeAlias = Callable[["Run"], object]
 
 # Seconds between two updates of the progress bar.
 TICK = 0.1
@@ -24,18 +35,18 @@ TICK = 0.1
 class every:
     """A callback that is called after every `steps` minibatches instead of after each epoch."""
 
-    def __init__(self, steps, callback):
+    def __init__(self, steps: int, callback: "Callback") -> None:
         self.steps = check_integer("steps", steps, 1)
         _check_callback("callback", callback)
         self.callback = callback
 
-    def __call__(self, run):
+    def __call__(self, run: "Run") -> object:
         return self.callback(run)
 
 
-def figures(run):
-    """Current values of a run for a log: {"loss": ..., "learning_rate": ..., ...}. At the end of an epoch, those of the
-    history; within an epoch "loss" is the loss of the last minibatch."""
+def figures(run: "Run") -> dict[str, float]:
+    """Current values of a run for a log: {"loss": ..., "learning_rate": ..., ...}. At the end of an epoch they are
+    the last values of the history; within an epoch "loss" is the loss of the last minibatch."""
     if run.at_epoch_end:
         return run.history.last()
     return {"loss": run.loss, "learning_rate": run.learning_rate}
@@ -48,11 +59,15 @@ class json_lines:
     path: a regular file; it is created if it does not exist. One `fit` at a time may use it, others raise
     RuntimeError."""
 
-    def __init__(self, path):
+    _file: Any  # open during a `fit`
+    _entered: Any
+    _history: "History | None"
+
+    def __init__(self, path: Path) -> None:
         self.path = os.path.abspath(os.fspath(path))  # the process may change its folder before `fit`
         self._file, self._history, self._lock = None, None, UseLock(f"json_lines({self.path!r})")
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._lock)
             check_file(self.path)  # open() of a pipe may wait for ever
@@ -60,11 +75,13 @@ class json_lines:
             self._entered = stack.pop_all()
         return self
 
-    def __call__(self, run):
+    def __call__(self, run: "Run") -> None:
         self._history = run.history
         self._write({"step": run.step, "epoch": run.epoch, **figures(run)})
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         with self._entered:
             if error is not None:
                 self._write({"stopped": reason(error)})
@@ -84,7 +101,9 @@ class tensorboard:
     from one `fit` to the next. One `fit` at a time may use it, others raise RuntimeError. A forked process that
     continues training writes to a new file."""
 
-    def __init__(self, folder):
+    _writers: dict[int, Any]
+
+    def __init__(self, folder: Path) -> None:
         try:
             from tensorboard.summary import Writer
         except ImportError as error:
@@ -92,18 +111,18 @@ class tensorboard:
         self.folder = os.path.abspath(os.fspath(folder))
         self._new_writer, self._writers, self._lock = Writer, {}, UseLock(f"tensorboard({self.folder!r})")
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._lock.__enter__()
         return self
 
-    def __call__(self, run):
+    def __call__(self, run: "Run") -> None:
         pid = os.getpid()  # the threads of a writer do not survive a fork
         if pid not in self._writers:
             self._writers[pid] = self._new_writer(self.folder)
         for name, value in figures(run).items():
             self._writers[pid].add_scalar(name, value, run.network.minibatches)
 
-    def __exit__(self, *raised):
+    def __exit__(self, *raised: Any) -> None:
         self._lock.__exit__(*raised)
         writer = self._writers.pop(os.getpid(), None)
         if writer is not None:
@@ -116,24 +135,27 @@ class trajectory:
     done at each point, over all calls of `fit`. Each point takes as much memory as the parameters. See
     `fastgd.plots.loss_surface`."""
 
-    def __init__(self, network):
+    steps: list[int]
+    _points: "list[Array]"
+
+    def __init__(self, network: "Network") -> None:
         self.network, self.steps, self._points, self._before = network, [], [], 0
         self._lock = UseLock("trajectory")
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._lock.__enter__()
         if not self._points:
             self._add(0)
         self._before = self.steps[-1]
         return self
 
-    def __call__(self, run):
+    def __call__(self, run: "Run") -> None:
         if run.network is not self.network:
             raise value_error("network", "the network that is trained", "another")
         if self._before + run.step != self.steps[-1]:  # not twice where it serves both minibatches and epochs
             self._add(self._before + run.step)
 
-    def __exit__(self, *raised):
+    def __exit__(self, *raised: Any) -> None:
         self._lock.__exit__(*raised)
 
     def _add(self, step):
@@ -141,7 +163,7 @@ class trajectory:
         self._points.append(self.network.parameters.copy())
 
     @property
-    def parameters(self):
+    def parameters(self) -> "Array":
         """Array (points, n_parameters): the parameters at each point."""
         return np.array(self._points).reshape(len(self._points), self.network.n_parameters)
 
@@ -162,7 +184,7 @@ class Bar:
     """A bar of tqdm on the standard error. If that cannot be written to, the bar vanishes, and the work goes on.
     options: arguments of tqdm."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         self._bar = None
         if sys.stderr is not None:
             with self._shown():
@@ -177,7 +199,7 @@ class Bar:
                 self._bar.disable = True
             self._bar = None
 
-    def show(self, n, **figures):
+    def show(self, n: float, **figures: object) -> None:
         """Shows that n units are done, and figures by name."""
         with self._shown():
             if self._bar is not None:
@@ -185,12 +207,12 @@ class Bar:
                 self._bar.set_postfix(figures, refresh=False)
                 self._bar.refresh()
 
-    def count_from(self, n):
+    def count_from(self, n: int) -> None:
         """Sets how many units were done before; the speed does not count them."""
         if self._bar is not None:
             self._bar.initial = n
 
-    def close(self):
+    def close(self) -> None:
         with self._shown():
             if self._bar is not None:
                 self._bar.close()
@@ -199,16 +221,20 @@ class Bar:
 class ProgressBar:
     """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows per second."""
 
-    def __init__(self, epochs):
+    _bar: Any
+    _run: "Run | None"
+    _rows: int | None
+
+    def __init__(self, epochs: int) -> None:
         self._epochs, self._bar, self._run = epochs, None, None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._bar = Bar(total=self._epochs, unit="epoch")
         self._bar.show(0)
         self._started, self._updated, self._rows = time.monotonic(), 0.0, None
         return self
 
-    def __call__(self, run, last=False):
+    def __call__(self, run: "Run", last: bool = False) -> None:
         now = time.monotonic()
         if not last and now - self._updated < TICK:
             return
@@ -224,16 +250,16 @@ class ProgressBar:
         shown |= {name: f"{values[-1]:.4g}" for name, values in history.metrics.items() if values}
         shown["lr"] = f"{run.learning_rate:.3g}"
         shown["rows/s"] = f"{(run.rows - self._rows) / max(now - self._started, 1e-9):,.0f}"
-        part = run.rows_in_epoch / run.rows_of_epoch if run.rows_of_epoch else 0
+        part = run.rows_in_epoch / run.rows_per_epoch if run.rows_per_epoch else 0
         self._bar.show(run.epoch + round(part, 2) if part else run.epoch, **shown)
 
-    def __exit__(self, *raised):
+    def __exit__(self, *raised: Any) -> None:
         if self._run is not None:
             self(self._run, last=True)
         self._bar.close()
 
 
-def check_callbacks(callbacks):
+def check_callbacks(callbacks: "Callback | Sequence[Callback]") -> "list[Callback]":
     """Returns the callbacks as a list. Raises TypeError if one is not callable."""
     if callable(callbacks):
         callbacks = [callbacks]

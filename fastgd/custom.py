@@ -9,6 +9,8 @@ A function is compiled with the values that its globals, closure variables and t
 If they change, it is compiled again, at the latest at the next call of the network or the next pause of `fit`. Compiled
 code computes what Python computes (jit_python.py). Exceptions reach the caller, and the step is not counted; the
 parameters are those before the step, except if an update rule raises: then some have been updated.
+
+Over 400 lines: three decorators, each with its signatures, its checks and the source of its kernel.
 """
 
 import functools
@@ -16,16 +18,19 @@ import inspect
 import math
 import pickle
 import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar, TypeAlias, overload
 
 import numpy as np
 
 from .activations import ACTIVATIONS, Activation, slope_backward
 from .core import fingerprint
 from .core.kernel import In, InOut, Kernel, Out, kernels
+from .core.types import Number, Rate
 from .errors import check_number, shown, type_error, value_error
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS
-from .optimizers.base import COMMON, Optimizer, check_rounded
+from .optimizers.base import Numbers, Optimizer, Options, check_rounded
 
 # An activation's derivative is compared with finite differences at these points, which avoid the usual positions of
 # kinks. A point where differences of two widths disagree is skipped.
@@ -34,8 +39,54 @@ WIDTH, DERIVATIVE_TOLERANCE = 1e-3, 1e-6
 # Limits for which the kernel of a rule fits in a chain, whatever its state_dtype.
 MOST_SLOTS, MOST_HYPER = 100, 200
 
+# An update rule, a function of scalars.
+Rule: TypeAlias = Callable[..., Number | tuple[Number, ...]]
+State: TypeAlias = Collection[str] | Mapping[str, float]
 
-def optimizer(function=None, *, state=(), nonnegative=()):
+
+class CustomOptimizer(Optimizer):
+    """Base class of the classes that `optimizer` makes. learning_rate: None is the default of the rule's lr."""
+
+    rule: ClassVar[Rule]
+    takes_t: ClassVar[bool]  # whether the rule takes the number of the update, after lr
+    default_rate: ClassVar[float | None]
+    defaults: ClassVar[dict[str, float]]  # of the hyper-parameters
+    initial_state: ClassVar[dict[str, float]]
+
+    def __init__(self, learning_rate: "Rate | None" = None, *, weight_decay: float = 0.0, **options: Any) -> None:
+        learning_rate = self.default_rate if learning_rate is None else learning_rate
+        if learning_rate is None:
+            raise type_error("learning_rate", f"a number or a schedule: {type(self).__name__} has no default", "none")
+        given = {hyper: options.pop(hyper, value) for hyper, value in self.defaults.items()}
+        super().__init__(learning_rate, {"weight_decay": weight_decay, **given}, **options)
+
+    def initial(self, slot: str) -> float:
+        return self.initial_state[slot]
+
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
+        return lr, *((t,) if self.takes_t else ()), *(self.hyper[hyper] for hyper in self.defaults)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_formula": fingerprint.of_optimizer(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        formula = state.pop("_formula")
+        vars(self).update(state)
+        if not fingerprint.agree(formula, fingerprint.of_optimizer(self)):
+            raise pickle.UnpicklingError(
+                f"optimizer {type(self).__name__}: not the rule that was pickled, but another one"
+            )
+
+
+@overload
+def optimizer(function: "Rule", *, state: "State" = (), nonnegative: Collection[str] = ()) -> type[CustomOptimizer]: ...
+@overload
+def optimizer(
+    function: None = None, *, state: "State" = (), nonnegative: Collection[str] = ()
+) -> "Callable[[Rule], type[CustomOptimizer]]": ...
+def optimizer(
+    function: "Rule | None" = None, *, state: "State" = (), nonnegative: Collection[str] = ()
+) -> "type[CustomOptimizer] | Callable[[Rule], type[CustomOptimizer]]":
     """Makes an update rule an optimizer.
 
         @fastgd.custom.optimizer(state=["m"])
@@ -51,7 +102,7 @@ def optimizer(function=None, *, state=(), nonnegative=()):
     arithmetic, conditions, loops, math and numpy functions, and other such functions. An exception ends the step in the
     middle of the update: some parameters and some of the state have then been updated.
 
-    state: names of the slots, which start at 0, or a dict of names and initial values.
+    state: names of the slots, which start at 0, or a mapping of names to initial values.
     nonnegative: names of slots that are never negative, for which 8-bit state is more precise.
 
     Returns a class like `fastgd.Adam`, which takes a learning rate, the hyper-parameters, weight_decay, and the options
@@ -61,17 +112,17 @@ def optimizer(function=None, *, state=(), nonnegative=()):
     if function is None:
         return lambda function: optimizer(function, state=state, nonnegative=nonnegative)
     name = _checked_name(function, OPTIMIZERS, Optimizer)
-    initial = dict(state) if isinstance(state, dict) else dict.fromkeys(state, 0.0)
+    initial = dict(state) if isinstance(state, Mapping) else dict.fromkeys(state, 0.0)
     initial = {slot: check_rounded(slot, check_number(slot, value)) for slot, value in initial.items()}
     expected = ("p", "g", *initial, "lr")
     names = tuple(inspect.signature(function).parameters)
     if names[: len(expected)] != expected:
         raise type_error(name, f"arguments {', '.join(expected)}, then hyper-parameters", ", ".join(names))
     rest = names[len(expected) :]
-    timed = rest[:1] == ("t",)
-    taken = {"learning_rate", "weight_decay", "shrink", "seed", "n", "blocks", "decoupled", *COMMON}
+    takes_t = rest[:1] == ("t",)
+    taken = {"learning_rate", "weight_decay", "shrink", "seed", "n", "blocks", *Options.__annotations__}
     taken |= {f"{slot}_base" for slot in initial}
-    defaults = _defaults(function, rest[timed:], taken)
+    defaults = _defaults(function, rest[takes_t:], taken)
     for what, given, most in (("slots", initial, MOST_SLOTS), ("hyper-parameters", defaults, MOST_HYPER)):
         if len(given) > most:
             raise value_error(name, f"at most {most} {what}", len(given))
@@ -94,11 +145,22 @@ def optimizer(function=None, *, state=(), nonnegative=()):
         functools.partial(_rule_source, initial, given),
     )
 
-    OPTIMIZERS[name] = _optimizer_class(function, kernel, initial, timed, learning_rate, defaults)
-    return OPTIMIZERS[name]
+    made: type[CustomOptimizer] = _optimizer_class(function, kernel, initial, takes_t, learning_rate, defaults)
+    OPTIMIZERS[name] = made
+    return made
 
 
-def activation(function=None, *, derivative=None):
+@overload
+def activation(
+    function: "Callable[..., Number]", *, derivative: "Callable[..., Number] | None" = None
+) -> Activation: ...
+@overload
+def activation(
+    function: None = None, *, derivative: "Callable[..., Number] | None" = None
+) -> "Callable[[Callable[..., Number]], Activation]": ...
+def activation(
+    function: "Callable[..., Number] | None" = None, *, derivative: "Callable[..., Number] | None" = None
+) -> "Activation | Callable[[Callable[..., Number]], Activation]":
     """Makes a function of a scalar an activation.
 
         @fastgd.custom.activation(derivative=lambda x, slope: 1.0 if x > 0 else slope)
@@ -112,7 +174,7 @@ def activation(function=None, *, derivative=None):
         differences. Without it, the derivative is a finite difference of fourth order, which takes four evaluations of
         the function and is less accurate; a warning says so.
 
-    Returns an `Activation`. Raises ValueError if the derivative is not that of the function.
+    Returns an `Activation`. Raises ValueError if `derivative` is not the derivative of the function.
     """
     if function is None:
         return lambda function: activation(function, derivative=derivative)
@@ -134,7 +196,15 @@ def activation(function=None, *, derivative=None):
     return ACTIVATIONS[name]
 
 
-def loss(function=None, *, labels=False, link=None):
+@overload
+def loss(function: "Callable[..., Number]", *, labels: bool = False, link: Kernel | None = None) -> Loss: ...
+@overload
+def loss(
+    function: None = None, *, labels: bool = False, link: Kernel | None = None
+) -> "Callable[[Callable[..., Number]], Loss]": ...
+def loss(
+    function: "Callable[..., Number] | None" = None, *, labels: bool = False, link: Kernel | None = None
+) -> "Loss | Callable[[Callable[..., Number]], Loss]":
     """Makes a function of a row of outputs and its target a loss.
 
         @fastgd.custom.loss
@@ -178,59 +248,33 @@ def loss(function=None, *, labels=False, link=None):
     return LOSSES[name]
 
 
-def _optimizer_class(function, kernel, initial, timed, learning_rate, defaults):
-    """A subclass of `Optimizer`. timed: whether the kernel takes the number of the update, after lr."""
-
-    def __init__(self, learning_rate=learning_rate, *, weight_decay=0.0, **options):
-        if learning_rate is None:
-            raise type_error("learning_rate", f"a number or a schedule: {function.__name__} has no default", "none")
-        given = {hyper: options.pop(hyper, value) for hyper, value in defaults.items()}
-        Optimizer.__init__(self, learning_rate, {"weight_decay": weight_decay, **given}, **options)
-
-    def scalars(self, lr, t):
-        return lr, *((t,) if timed else ()), *(self.hyper[hyper] for hyper in defaults)
-
-    def __getstate__(self):
-        return {**Optimizer.__getstate__(self), "_formula": fingerprint.of_optimizer(self)}
-
-    def __setstate__(self, state):
-        formula = state.pop("_formula")
-        vars(self).update(state)
-        if not fingerprint.agree(formula, fingerprint.of_optimizer(self)):
-            raise pickle.UnpicklingError(
-                f"optimizer {function.__name__}: not the rule that was pickled, but another one"
-            )
-
+def _optimizer_class(function, kernel, initial, takes_t, learning_rate, defaults):
+    """A subclass of `CustomOptimizer`."""
     kind = inspect.Parameter
     signature = [kind("learning_rate", kind.POSITIONAL_OR_KEYWORD, default=learning_rate)]
     signature += [kind(n, kind.KEYWORD_ONLY, default=v) for n, v in {**defaults, "weight_decay": 0.0}.items()]
     signature.append(kind("options", kind.VAR_KEYWORD))
-    signature = inspect.Signature(signature)
-    return type(
-        function.__name__,
-        (Optimizer,),
-        {
-            "__doc__": function.__doc__,
-            "__module__": function.__module__,
-            "__qualname__": function.__qualname__,
-            "__signature__": signature,
-            "__init__": __init__,
-            "kernel": kernel,
-            "scalars": scalars,
-            "__getstate__": __getstate__,
-            "__setstate__": __setstate__,
-            "initial": lambda self, slot: initial[slot],
-            "rule": staticmethod(function),
-        },
-    )
+    attributes = {
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+        "__qualname__": function.__qualname__,
+        "__signature__": inspect.Signature(signature),
+        "kernel": kernel,
+        "rule": staticmethod(function),
+        "takes_t": takes_t,
+        "default_rate": learning_rate,
+        "defaults": defaults,
+        "initial_state": initial,
+    }
+    return type(function.__name__, (CustomOptimizer,), attributes)
 
 
 # ---- checks
 
 
 def _checked_name(function, table, kind):
-    """The name of a user's function, which must not be that of a function of the package. It may replace another user's
-    function."""
+    """The name of a user's function. It must differ from the names of the package's functions. A user's function with
+    the same name is replaced."""
     if not inspect.isfunction(function):
         raise type_error("function", "a function", shown(function))
     name = function.__name__
@@ -244,7 +288,7 @@ def _checked_name(function, table, kind):
 
 def _is_custom(known, kind):
     if kind is Optimizer:
-        return hasattr(known, "rule")
+        return issubclass(known, CustomOptimizer)
     kernel = known.forward if kind is Activation else known.kernels[0]
     return kernel is not None and bool(kernel.functions)
 
@@ -311,7 +355,7 @@ def _kernel(name, function, arrays, scalars, source, derivative=None):
     raised."""
     known = getattr(kernels, name, None)
     if known is not None and not known.functions:
-        raise value_error("function", f"a name other than that of a kernel of the package, {name}", function.__name__)
+        raise value_error("function", f"a name whose kernel, {name}, is not one of the package", function.__name__)
 
     def build(compiler, dtype=None):
         lines = [f"def loop({', '.join([*arrays, *scalars])}):", *source(dtype is not None)]

@@ -3,13 +3,14 @@
 import difflib
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 
 
 class DivergenceError(ArithmeticError):
-    """The loss or the gradient of a step is not finite. It is raised before the update, so the parameters are those of
-    the last good step.
+    """The loss or the gradient of a step is not finite. It is raised before the update, so the parameters have
+    their values after the last good step.
 
     update: number of the optimizer's update that was not made, from 1 on.
     minibatch: number of the minibatch, from 1 on: within the run in `fit`, as `run.step` counts, otherwise among all
@@ -18,7 +19,16 @@ class DivergenceError(ArithmeticError):
     loss, learning_rate: of the minibatch.
     last_loss: of the minibatch before, or None."""
 
-    def __init__(self, update, *, minibatch, epoch=None, loss, learning_rate, last_loss=None):
+    def __init__(
+        self,
+        update: int,
+        *,
+        minibatch: int,
+        epoch: int | None = None,
+        loss: float,
+        learning_rate: float,
+        last_loss: float | None = None,
+    ) -> None:
         self.update, self.minibatch, self.epoch = update, minibatch, epoch
         self.loss, self.learning_rate, self.last_loss = loss, learning_rate, last_loss
         where = f"update {update} (minibatch {minibatch}{'' if epoch is None else f', epoch {epoch}'})"
@@ -30,7 +40,7 @@ class DivergenceError(ArithmeticError):
             "Try a smaller learning rate, or scale the inputs."
         )
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _divergence, (vars(self),)
 
 
@@ -50,11 +60,11 @@ class CheckpointError(ValueError):
     """A file is not a fastgd model, is incomplete, or does not fit the object that it is loaded into. See the
     attributes `path`, `field`, `expected` and `got`."""
 
-    def __init__(self, path, field, expected, got):
+    def __init__(self, path: str, field: str, expected: object, got: object) -> None:
         super().__init__(path, field, expected, got)
         self.path, self.field, self.expected, self.got = path, field, expected, got
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.path!r}, field {self.field!r}: expected {self.expected}, got {self.got}"
 
 

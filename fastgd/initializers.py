@@ -14,8 +14,10 @@ Names in _uniform are uniform distributions within +-sqrt(3 variance), names in 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .core.choice import POSITIVE, Choice, pick
 from .data.mapped import check_mapping
@@ -26,7 +28,7 @@ from .errors import shown, value_error
 class Initializer(Choice):
     """`values(rng, shape, fans, **parameters)` returns a float64 array of the shape; fans: (fan_in, fan_out)."""
 
-    values: Callable
+    values: Callable[..., npt.NDArray[np.float64]]
 
     __hash__ = Choice.__hash__
 
@@ -82,7 +84,7 @@ lecun_normal = Initializer("lecun_normal", partial(_normal, _fan_in, 1.0))
 torch = Initializer("torch", partial(_uniform, _fan_in, 1 / 3))
 orthogonal = Initializer("orthogonal", _orthogonal, parameters={"gain": 1.0}, ranges={"gain": POSITIVE})
 
-INITIALIZERS = {
+INITIALIZERS: dict[str, Initializer] = {
     i.name: i
     for i in (
         zeros, ones, glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, torch,
@@ -91,7 +93,7 @@ INITIALIZERS = {
 }  # fmt: skip
 
 
-def pick_initializer(argument, value):
+def pick_initializer(argument: str, value: str | Initializer | npt.NDArray[Any]) -> Initializer:
     """The `Initializer` for a name, an `Initializer`, or an array, which it returns."""
     if not isinstance(value, np.ndarray):
         return pick(argument, value, INITIALIZERS, Initializer)

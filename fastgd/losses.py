@@ -10,16 +10,19 @@ digits.
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 
 from .activations import sigmoid_forward, sigmoid_of
 from .core.choice import POSITIVE, SHARE, Choice
 from .core.domains import MASS_TOLERANCE, sum_to_one
 from .core.kernel import In, Kernel, Out, kernel
+from .core.types import Array
 
 
-def _row_sums(x):
+def _row_sums(x: Array) -> npt.NDArray[np.float64]:
     """The sum of each row, in float64."""
-    return x.sum(axis=1, dtype=np.float64)
+    sums: npt.NDArray[np.float64] = x.sum(axis=1, dtype=np.float64)
+    return sums
 
 
 @kernel
@@ -103,10 +106,11 @@ def huber_loss(loss, dz, z, y, weight, delta):
         loss[i] = scale * total
 
 
-def log_softmax(z):
+def log_softmax(z: Array) -> Array:
     """log(softmax(z)): each row of z minus the logarithm of the sum of its exponentials."""
     shifted = z - z.max(axis=1, keepdims=True)
-    return shifted - np.log(_row_sums(np.exp(shifted))).astype(z.dtype)[:, None]
+    logarithms: Array = shifted - np.log(_row_sums(np.exp(shifted))).astype(z.dtype)[:, None]
+    return logarithms
 
 
 @kernel
@@ -319,13 +323,13 @@ class Loss(Choice):
     link: Kernel | None = None
 
     @property
-    def takes_labels(self):
+    def takes_labels(self) -> bool:
         """Whether targets may be the integer class of each row."""
         return self.kernels[0].arrays["y"].domain == "labels"
 
     __hash__ = Choice.__hash__
 
-    def predictions(self, outputs, backend):
+    def predictions(self, outputs: Array, backend: str) -> Array:
         """Predictions for raw outputs (..., k): applies the link in place, with the body for a backend."""
         if self.link is not None:
             body, flat = self.link.body(self.link.choose_body(backend)), outputs.reshape(-1, outputs.shape[-1])
@@ -348,4 +352,6 @@ softmax_cross_entropy = Loss(
 binary_cross_entropy = Loss("binary_cross_entropy", (binary_cross_entropy_loss,), sigmoid_forward)
 poisson = Loss("poisson", (poisson_loss,), exp_forward)
 
-LOSSES = {loss.name: loss for loss in (mse, mae, huber, softmax_cross_entropy, binary_cross_entropy, poisson)}
+LOSSES: dict[str, Loss] = {
+    loss.name: loss for loss in (mse, mae, huber, softmax_cross_entropy, binary_cross_entropy, poisson)
+}

@@ -3,12 +3,22 @@ None."""
 
 import dataclasses
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from .core.choice import AT_LEAST_ONE, Choice
+from .core.choice import AT_LEAST_ONE, Choice, Range
 from .core.domains import sum_to_one
+from .core.types import Number
 from .errors import choose, shown, type_error, value_error
+
+# A function of the user: of targets and predictions, or of targets, predictions and weights.
+MetricFunction: TypeAlias = (
+    Callable[[npt.NDArray[Any], npt.NDArray[Any]], Number]
+    | Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float64] | None], Number]
+)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -22,20 +32,22 @@ class Metric(Choice):
 
     Where rows of the output have positions, (T, n_out), the shapes are (rows, T), (rows, T, n_out) and (rows, T)."""
 
-    function: object
+    function: Callable[..., Number]
     greater_is_better: bool | None = None
 
     __hash__ = Choice.__hash__
 
     @property
-    def column(self):
+    def column(self) -> str:
         """Its name in a history: the metric's name, with its parameters if they are not the default ones."""
         default = METRICS.get(self.name)
         if default is None or default.parameters == self.parameters:
             return self.name
         return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in self.parameters.items())})"
 
-    def value(self, y, prediction, weight=None):
+    def value(
+        self, y: "npt.NDArray[Any]", prediction: "npt.NDArray[Any]", weight: "npt.ArrayLike | None" = None
+    ) -> float:
         """Computes the metric. Raises TypeError if the function does not return a real number."""
         weight = None if weight is None else np.asarray(weight, np.float64)
         value = self.function(y, prediction, weight, **self.parameters)
@@ -44,7 +56,9 @@ class Metric(Choice):
         return float(value)
 
 
-def _metric(greater_is_better, ranges=None, **parameters):
+def _metric(
+    greater_is_better: bool, ranges: dict[str, Range] | None = None, **parameters: float
+) -> Callable[[Callable[..., Number]], Metric]:
     """Decorator: a `Metric` of a function of rows, which merges positions into rows. parameters: their default values;
     ranges: their ranges."""
 
@@ -147,10 +161,10 @@ def _check_values_of(name, y, prediction):
         raise value_error("y", f"values of shape {prediction.shape}, for {name}", shown(y))
 
 
-METRICS = {metric.name: metric for metric in (accuracy, binary_accuracy, top_k, mae, mse, rmse, r2)}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (accuracy, binary_accuracy, top_k, mae, mse, rmse, r2)}
 
 
-def own(function, *, greater_is_better=None, name=None):
+def own(function: "MetricFunction", *, greater_is_better: bool | None = None, name: str | None = None) -> Metric:
     """Returns a `Metric` of your own function(y, prediction) -> float, or function(y, prediction, weight), with weight
     (rows,) or None. A two-argument function ignores weights.
 
@@ -161,9 +175,10 @@ def own(function, *, greater_is_better=None, name=None):
     name = getattr(function, "__name__", type(function).__name__) if name is None else name
     if not isinstance(name, str):
         raise type_error("name", "a text", shown(name))
+    given: Callable[..., Number] = function
     if _takes_weights(function):
-        return Metric(name, function, greater_is_better)
-    return Metric(name, lambda y, prediction, weight: function(y, prediction), greater_is_better)
+        return Metric(name, given, greater_is_better)
+    return Metric(name, lambda y, prediction, weight: given(y, prediction), greater_is_better)
 
 
 def _takes_weights(function):
@@ -176,12 +191,16 @@ def _takes_weights(function):
     return sum(p.kind in positional and p.default is p.empty for p in parameters) == 3
 
 
+# Metrics as a user gives them.
+MetricLike: TypeAlias = str | Metric | MetricFunction
+Metrics: TypeAlias = MetricLike | Sequence[MetricLike]
+
 # Columns of a history, and other names that logs use: no metric may have one of them.
 COLUMNS = ("loss", "validation_loss", "learning_rate", "rows", "seconds")
 RESERVED = ("step", "epoch", "stopped", *COLUMNS)
 
 
-def check_metrics(argument, metrics):
+def check_metrics(argument: str, metrics: "Metrics") -> list[Metric]:
     """Returns a list of `Metric`. metrics: a list of names, `Metric`s and functions of (y, prediction), or one function
     or name. Raises TypeError or ValueError that names the element."""
     if isinstance(metrics, str) or callable(metrics):
@@ -189,7 +208,7 @@ def check_metrics(argument, metrics):
     if not isinstance(metrics, (list, tuple)):
         expected = f"a list of names ({', '.join(map(repr, METRICS))}) or functions of (y, prediction)"
         raise type_error(argument, expected, shown(metrics))
-    checked = []
+    checked: list[Metric] = []
     for i, metric in enumerate(metrics):
         if isinstance(metric, str):
             metric = choose(f"{argument}[{i}]", metric, METRICS)

@@ -1,27 +1,34 @@
-"""The network: its layers, and flat buffers that hold its parameters, statistics and gradient. The executor runs it."""
+"""The network: its layers, and flat buffers that hold its parameters, statistics and gradient. The executor runs it.
+Over 400 lines: all that users call on a network is methods of one class."""
 
 import contextlib
 import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ._plan import Use
 from .core.buffers import aligned_zeros
 from .core.choice import pick
 from .core.kernel import BACKENDS, DTYPES
 from .core.threads import check_threads
+from .core.types import Array, Path, Shape, ShapeLike
 from .data.samples import check_rows, check_samples
 from .engine.executor import Executor
 from .engine.plan import Plan
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
-from .layers.base import check_shape, parameter_specs, statistic_specs
+from .layers.base import Layer, check_shape, parameter_specs, statistic_specs
 from .layers.containers import Sequential, check_layers
 from .losses import LOSSES, Loss
-from .metrics import check_metrics
+from .metrics import Metrics, check_metrics
 from .optimizers import Adam
-from .optimizers.base import check_optimizer
+from .optimizers.base import Optimizer, check_optimizer
 from .tables import Preprocessing
+from .training import checkpoint
 from .training.fit import fit
+from .training.history import History
 
 
 class Network:
@@ -59,9 +66,37 @@ class Network:
     minibatch), all other methods in evaluation mode. Arrays of the network's dtype that are C-contiguous and aligned
     are used in place, others are cast."""
 
+    input_shape: Shape
+    output_shape: Shape
+    loss_function: Loss
+    l1: float
+    l2: float
+    dtype: np.dtype[Any]
+    seed: int
+    backend: str
+    num_threads: int
+    n_parameters: int
+    n_weights: int
+    epochs: int
+    history: History | None
+    _state: "Array"
+    _parameters: "Array"
+    _gradient: "Array"
+    _preprocessing: Preprocessing | None
+
     def __init__(
-        self, input_shape, layers, *, loss, l1=0.0, l2=0.0, dtype="float32", seed=0, backend="auto", num_threads=None
-    ):
+        self,
+        input_shape: "ShapeLike",
+        layers: Sequence[Layer],
+        *,
+        loss: str | Loss,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        dtype: "npt.DTypeLike" = "float32",
+        seed: int = 0,
+        backend: str = "auto",
+        num_threads: int | None = None,
+    ) -> None:
         self.input_shape = check_shape("input_shape", input_shape)
         self.body = Sequential(check_layers("layers", layers))
         if not layers:
@@ -82,7 +117,7 @@ class Network:
         self.executor = Executor(self)
 
     @property
-    def layers(self):
+    def layers(self) -> tuple[Layer, ...]:
         """The layers, as a tuple."""
         return self.body.layers
 
@@ -132,48 +167,48 @@ class Network:
                 )
 
     @property
-    def parameters(self):
+    def parameters(self) -> "Array":
         """Flat, writable view of all parameters."""
         return self._parameters
 
     @property
-    def state(self):
+    def state(self) -> "Array":
         """Flat, writable view of everything that training changes: the parameters, then the statistics."""
         return self._state
 
     @property
-    def statistics(self):
+    def statistics(self) -> "dict[str, Array]":
         """Arrays that training updates besides the parameters, as views by name: "mean2", "variance2" of BatchNorm."""
         return _cut(self._state[self.n_parameters :], self._statistics)
 
     @property
-    def minibatches(self):
+    def minibatches(self) -> int:
         """Number of minibatches that the network was trained on, by any optimizer. Dropout draws its masks from it."""
         return int(self.counter[0])
 
     @property
-    def gradient(self):
+    def gradient(self) -> "Array":
         """Flat array: the gradient of the last training step that did not diverge, or of `loss_and_gradient`."""
         return self._gradient
 
     @property
-    def preprocessing(self):
+    def preprocessing(self) -> Preprocessing | None:
         """The `fastgd.tables.Preprocessing` that encodes a table as rows of numbers, or None."""
         return self._preprocessing
 
     @preprocessing.setter
-    def preprocessing(self, preprocessing):
+    def preprocessing(self, preprocessing: Preprocessing | None) -> None:
         if not isinstance(preprocessing, Preprocessing | None):
             raise type_error("preprocessing", "a fastgd.tables.Preprocessing or None", shown(preprocessing))
         if preprocessing is not None:
-            expected, made = (self.input_shape, self.output_shape), (preprocessing.n_features, preprocessing.n_outputs)
-            if made != tuple(shape[0] if len(shape) == 1 else shape for shape in expected):
+            made = preprocessing.n_features, preprocessing.n_outputs
+            expected = tuple(s[0] if len(s) == 1 else s for s in (self.input_shape, self.output_shape))
+            if made != expected:
                 text = "{} features and {} outputs"
-                expected = (shape[0] if len(shape) == 1 else shape for shape in expected)
                 raise value_error("preprocessing", text.format(*expected), text.format(*made))
         self._preprocessing = preprocessing
 
-    def like(self, **changes):
+    def like(self, **changes: Any) -> "Network":
         """A new network with the same layers and options and with initial values; `changes` are arguments of the
         constructor that differ. (Layers loaded from a file have the default initializers.)"""
         options = {
@@ -183,7 +218,7 @@ class Network:
         }  # fmt: skip
         return Network(**{**options, **changes})
 
-    def views(self, flat=None):
+    def views(self, flat: "npt.NDArray[Any] | None" = None) -> "dict[str, npt.NDArray[Any]]":
         """Views of the parameters, or of a flat array of the same layout, by name: "w1", "b1", ..."""
         flat = self._parameters if flat is None else flat
         if not isinstance(flat, np.ndarray) or flat.shape != (self.n_parameters,):
@@ -192,7 +227,7 @@ class Network:
 
     # ---- running
 
-    def forward(self, x):
+    def forward(self, x: "npt.ArrayLike") -> "Array":
         """Raw outputs (rows, *output_shape) for x (rows, *input_shape).
 
         Raises TypeError or ValueError unless x is an array of finite real numbers of that shape."""
@@ -200,11 +235,11 @@ class Network:
         with self.executor.lock.use(Use.EVALUATE):
             return self.executor.forward(x)
 
-    def predict(self, x):
+    def predict(self, x: "npt.ArrayLike") -> "Array":
         """Outputs after the loss's link, (rows, *output_shape): probabilities for cross-entropy, values otherwise."""
         return self.loss_function.predictions(self.forward(x), self.backend)
 
-    def loss(self, x, y, *, sample_weight=None):
+    def loss(self, x: "npt.ArrayLike", y: "npt.ArrayLike", *, sample_weight: "npt.ArrayLike | None" = None) -> float:
         """Mean loss over the rows and their positions, plus the penalty.
 
         x: (rows, *input_shape). y: integer labels (rows, *output_shape[:-1]) for softmax_cross_entropy, else
@@ -215,7 +250,14 @@ class Network:
         with self.executor.lock.use(Use.EVALUATE):
             return self.executor.evaluate(samples)[0]
 
-    def evaluate(self, x, y, *, metrics=(), sample_weight=None):
+    def evaluate(
+        self,
+        x: "npt.ArrayLike",
+        y: "npt.ArrayLike",
+        *,
+        metrics: "Metrics" = (),
+        sample_weight: "npt.ArrayLike | None" = None,
+    ) -> dict[str, float]:
         """`loss`, and metrics of the predictions, as a dict: {"loss": ..., "accuracy": ...}.
 
         metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction), which may
@@ -227,7 +269,15 @@ class Network:
             loss, values = self.executor.evaluate(samples, metrics)
         return {"loss": loss, **values}
 
-    def loss_and_gradient(self, x, y, *, sample_weight=None, training=False, minibatch=None):
+    def loss_and_gradient(
+        self,
+        x: "npt.ArrayLike",
+        y: "npt.ArrayLike",
+        *,
+        sample_weight: "npt.ArrayLike | None" = None,
+        training: bool = False,
+        minibatch: int | None = None,
+    ) -> "tuple[float, Array]":
         """`loss`, and its gradient with respect to `parameters` as a flat array (a copy).
 
         training: True runs the layers in training mode, on all rows as one minibatch: Dropout drops, BatchNorm
@@ -242,7 +292,14 @@ class Network:
             loss = self.executor.gradient(samples, training=training, minibatch=minibatch)
             return loss, self._gradient.copy()
 
-    def train_step(self, x, y, optimizer, *, sample_weight=None):
+    def train_step(
+        self,
+        x: "npt.ArrayLike",
+        y: "npt.ArrayLike",
+        optimizer: Optimizer,
+        *,
+        sample_weight: "npt.ArrayLike | None" = None,
+    ) -> float:
         """Updates the parameters by one minibatch; returns its loss before the update. x, y, sample_weight: as in
         `loss`.
 
@@ -274,13 +331,13 @@ class Network:
 
     # ---- descriptions and files
 
-    def describe(self):
+    def describe(self) -> str:
         """Layers and plan as text. One line per layer: path, shape of a row of its output, number of parameters. One
         line per operation, with the kernel that runs."""
         with self.executor.lock.use(Use.EVALUATE):
             return "\n".join([repr(self), *self.layer_lines(), *self.executor.training_plan(1).describe()])
 
-    def layer_lines(self):
+    def layer_lines(self) -> list[str]:
         """One line per layer: path, layer, shape of a row of its output, number of parameters."""
         counts = {}
         for path, leaf, shape in self.body.leaves("", self.input_shape):
@@ -292,7 +349,7 @@ class Network:
             lines.append(f"{indent}{path:<4} {text}  ->  {_shape_text(shape)}, {n:,} parameters")
         return lines
 
-    def memory_estimate(self, batch_size, optimizer=None):
+    def memory_estimate(self, batch_size: int, optimizer: Optimizer | None = None) -> dict[str, int]:
         """Bytes of memory that training takes besides the data, as a dict: "parameters", "gradient", "optimizer" (the
         state of `optimizer`; None is Adam), "workspace" (activations and their gradients for `batch_size` rows) and
         "total"."""
@@ -307,16 +364,14 @@ class Network:
         }
         return {**parts, "total": sum(parts.values())}
 
-    def save(self, path, *, optimizer=None):
+    def save(self, path: "Path", *, optimizer: Optimizer | None = None) -> None:
         """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`."""
-        from .training.checkpoint import save
-
         if optimizer is not None:
             check_optimizer(optimizer)
         with self.executor.lock.reading(), contextlib.nullcontext() if optimizer is None else optimizer.lock.reading():
-            save(path, self, optimizer)
+            checkpoint.save(path, self, optimizer)
 
-    def to_onnx(self, path, *, unknown="error"):
+    def to_onnx(self, path: "Path", *, unknown: Literal["error", "zeros"] = "error") -> None:
         """Writes an ONNX model that computes what `predict` does, with `preprocessing` before and after it; see
         `fastgd.onnx`. unknown: as in `Preprocessing.encode`."""
         from .onnx import export
@@ -324,7 +379,7 @@ class Network:
         with self.executor.lock.reading():
             export(path, self, unknown=unknown)
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """What a file stores to construct this network again, besides the parameters; a dict for JSON."""
         return {
             "input_shape": list(self.input_shape),
@@ -336,7 +391,7 @@ class Network:
             "seed": self.seed,
         }
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shapes = [self.input_shape]
         for layer in self.layers:
             shapes.append(layer.output_shape(shapes[-1]))
@@ -347,11 +402,20 @@ class Network:
         )
 
 
+def load(path: "Path", *, backend: str = "auto") -> tuple[Network, Optimizer | None]:
+    """Returns (network, optimizer) as saved; the optimizer is None if none was saved. If a training run was saved,
+    `network.history` is its history.
+
+    Raises OSError if the file cannot be read, and CheckpointError if it is not a complete file of fastgd: it names the
+    file, the field, the value expected and the value found."""
+    return checkpoint.load(path, Network, backend)
+
+
 def _shape_text(shape):
     return "x".join(map(str, shape))
 
 
-def _cut(flat, shapes):
+def _cut(flat: "npt.NDArray[Any]", shapes: dict[str, Shape]) -> "dict[str, npt.NDArray[Any]]":
     """Consecutive views of a flat array, by name. shapes: by name."""
     views, start = {}, 0
     for name, shape in shapes.items():

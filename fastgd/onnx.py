@@ -12,12 +12,24 @@ classes. For classes there is also the output "probabilities" (rows, n_out), or 
 metadata "classes" lists their order, as JSON. Unlike fastgd, the model does not raise for numbers that are not finite.
 """
 
-import numpy as np
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from .core.choice import Choice
 from .core.config import __version__
 from .core.files import check_file, replace_file
+from .core.kernel import Kernel
+from .core.types import Path
 from .errors import choose, value_error
 from .tables import OUTPUTS
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from .network import Network
 
 # Versions of ONNX 1.8 (November 2020), which onnxruntime reads since 1.6; nothing newer is needed.
 OPSETS, IR_VERSION = {"": 13, "ai.onnx.ml": 2}, 7
@@ -25,7 +37,7 @@ OPSETS, IR_VERSION = {"": 13, "ai.onnx.ml": 2}, 7
 MOST_BYTES = 2**31 - 2**24
 
 
-def onnx_modules():
+def onnx_modules() -> ModuleType:
     try:
         import onnx
         import onnx.checker
@@ -36,7 +48,7 @@ def onnx_modules():
     return onnx
 
 
-def export(path, network, *, unknown="error"):
+def export(path: Path, network: "Network", *, unknown: str = "error") -> None:
     """Writes a network to `path` as an ONNX model, atomically, as `Network.save` does. unknown: for a category that was
     not in the table that the preprocessing was learnt from, "error" makes the model raise, "zeros" makes it treat the
     category as missing.
@@ -49,7 +61,7 @@ def export(path, network, *, unknown="error"):
     replace_file(path, (data,))
 
 
-def model(network, *, unknown="error"):
+def model(network: "Network", *, unknown: str = "error") -> "ModelProto":
     """Returns a network as an onnx.ModelProto; see `export`."""
     onnx_modules()
     size = network.parameters.nbytes
@@ -81,7 +93,14 @@ class Graph:
     unknown             as in `export`
     metadata            text by name"""
 
-    def __init__(self, network, unknown="error"):
+    metadata: dict[str, str]
+    _inputs: list[Any]
+    _outputs: list[Any]
+    _constants: list[Any]
+    _nodes: list[Any]
+    _numbers: dict[str, int]
+
+    def __init__(self, network: "Network", unknown: str = "error") -> None:
         choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
         self.dtype, self.unknown, self.metadata = network.dtype, unknown, {}
         self._parameters, self.statistics = network.views(), network.statistics
@@ -89,7 +108,7 @@ class Graph:
         self._inputs, self._outputs, self._constants, self._nodes = [], [], [], []
         self._names, self._numbers = set(OUTPUTS), {}  # names in use; the last number appended to a name
 
-    def input(self, name, dtype, *shape, doc=""):
+    def input(self, name: str, dtype: "npt.DTypeLike", *shape: int, doc: str = "") -> str:
         """Adds an input (rows, *shape) with exactly this name. Inputs have to be added first."""
         if name in self._names or not name:
             expected = f"columns of different names, none of them {', '.join(map(repr, OUTPUTS))} or empty"
@@ -98,16 +117,16 @@ class Graph:
         self._inputs.append(_value_info(name, dtype, ("rows", *shape), doc))
         return name
 
-    def output(self, name, value, dtype, *shape):
+    def output(self, name: str, value: str, dtype: "npt.DTypeLike", *shape: int) -> None:
         """Makes a value the output `name`, (rows, *shape)."""
         self._nodes.append(onnx_modules().helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(_value_info(name, dtype, ("rows", *shape)))
 
-    def parameter(self, name):
+    def parameter(self, name: str) -> str:
         """Adds an array of the network's parameters ("w1", ...); returns the name of the value."""
         return self.constant(self._parameters[name], name)
 
-    def constant(self, values, name="constant"):
+    def constant(self, values: "npt.NDArray[Any] | float", name: str = "constant") -> str:
         """Adds a constant; returns the name of the value. values: an array (text as dtype object), or a float, which
         gets the network's dtype."""
         array = np.array(values, self.dtype) if isinstance(values, float) else values
@@ -115,16 +134,23 @@ class Graph:
         self._constants.append(onnx_modules().numpy_helper.from_array(array, name))
         return name
 
-    def add(self, operator, *inputs, domain="", of=None, **attributes):
+    def add(
+        self,
+        operator: str,
+        *inputs: "str | npt.NDArray[Any] | float",
+        domain: str = "",
+        of: str | None = None,
+        **attributes: Any,
+    ) -> str:
         """Adds a node; returns the name of its output. inputs: names of values, or arguments of `constant`. of: name
         that error messages of the node should mention."""
-        inputs = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         name = self._free(f"{operator}_{len(self._nodes)}" if of is None else f"{operator} of {of}")
         helper = onnx_modules().helper
-        self._nodes.append(helper.make_node(operator, inputs, [name], name=name, domain=domain, **attributes))
+        self._nodes.append(helper.make_node(operator, names, [name], name=name, domain=domain, **attributes))
         return name
 
-    def apply(self, argument, choice, kernel, x):
+    def apply(self, argument: str, choice: Choice, kernel: Kernel | None, x: str) -> str:
         """Adds the nodes of the kernel of an activation or a loss (None: the identity); returns the name of the output.
         Raises ValueError if the kernel has no nodes."""
         if kernel is None:
@@ -132,12 +158,13 @@ class Graph:
         if kernel.onnx_function is None:
             expected = f"one with ONNX nodes (@fastgd.kernels.{kernel.name}.onnx defines them)"
             raise value_error(argument, expected, repr(choice))
-        return kernel.onnx_function(self, x, *(choice.parameters[name] for name in kernel.scalars))
+        output: str = kernel.onnx_function(self, x, *(choice.parameters[name] for name in kernel.scalars))
+        return output
 
-    def cast(self, value, dtype):
+    def cast(self, value: str, dtype: "npt.DTypeLike") -> str:
         return self.add("Cast", value, to=_element_type(dtype))
 
-    def _free(self, name):
+    def _free(self, name: str) -> str:
         free = name
         while free in self._names:
             self._numbers[name] = self._numbers.get(name, 1) + 1
@@ -145,13 +172,13 @@ class Graph:
         self._names.add(free)
         return free
 
-    def model(self):
+    def model(self) -> "ModelProto":
         """Returns the graph as an onnx.ModelProto."""
         helper = onnx_modules().helper
         graph = helper.make_graph(self._nodes, "fastgd", self._inputs, self._outputs, self._constants)
         domains = sorted({"", *(node.domain for node in self._nodes)})
         opsets = [helper.make_opsetid(domain, OPSETS[domain]) for domain in domains]
-        made = helper.make_model(
+        made: ModelProto = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fastgd", producer_version=__version__
         )
         helper.set_model_props(made, self.metadata)

@@ -5,13 +5,22 @@ import collections.abc
 import copy
 import math
 import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from .callbacks import trajectory
 from .errors import choose, shown, type_error, value_error
+from .explore.range_test import RangeTest
 from .explore.surface import losses_over, plane_of
+from .explore.sweep import Sweep
 from .network import Network
 from .training.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Distinct to colour-blind readers (Okabe & Ito 2008), in an order in which neighbours also differ in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#D55E00")
@@ -25,7 +34,7 @@ NARROWEST = 1e-6  # least range of a histogram, as a fraction of the largest mag
 LEGEND_MARK, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.085, 0.2  # inches that an entry, each of its letters, and a line take
 
 
-def _figure(width=6.4, height=4.0):
+def _figure(width: float = 6.4, height: float = 4.0) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -33,7 +42,7 @@ def _figure(width=6.4, height=4.0):
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def check_picture(argument, path):
+def check_picture(argument: str, path: str) -> None:
     """Raises ValueError if matplotlib cannot save a figure under a name with this ending."""
     known = _figure().canvas.get_supported_filetypes()
     ending = os.path.splitext(path)[1][1:].lower()
@@ -97,7 +106,7 @@ def _legend_below(figure, axes):
 
 
 @np.errstate(all="ignore")
-def plot_loss(history, title="Loss"):
+def plot_loss(history: History, title: str = "Loss") -> "Figure":
     """Training loss, and validation loss if there is one, against epochs, with the epoch of the best monitored value
     marked. The training loss is the mean over the epoch, each minibatch before its update."""
     if not isinstance(history, History):
@@ -120,7 +129,7 @@ def plot_loss(history, title="Loss"):
 
 
 @np.errstate(all="ignore")
-def plot_range_test(found, title="Learning-rate range test"):
+def plot_range_test(found: RangeTest, title: str = "Learning-rate range test") -> "Figure":
     """The losses of a `RangeTest` against the learning rate, the smoothed losses, and the suggestion."""
     figure = _figure()
     axes = figure.subplots()
@@ -141,7 +150,7 @@ def plot_range_test(found, title="Learning-rate range test"):
 
 
 @np.errstate(all="ignore")
-def compare(histories, column=None, title="Trainings compared"):
+def compare(histories: Mapping[str, History], column: str | None = None, title: str = "Trainings compared") -> "Figure":
     """A column of several histories, {name: History}, against epochs, rows trained on and seconds, side by side.
 
     column: a column that all histories have; None is "validation_loss" if all have it, else "loss". Each value is drawn
@@ -173,7 +182,7 @@ def compare(histories, column=None, title="Trainings compared"):
 
 
 @np.errstate(all="ignore")
-def plot_sweep(found, x=None, column=None, title="Sweep"):
+def plot_sweep(found: Sweep, x: str | None = None, column: str | None = None, title: str = "Sweep") -> "Figure":
     """A column of a `Sweep` against a setting. Each combination of the other settings has a line, through the medians
     of trainings that differ only by the seed; each training is a point. Diverged trainings are left out.
 
@@ -190,14 +199,13 @@ def plot_sweep(found, x=None, column=None, title="Sweep"):
     named = [] if x in numbers else list(dict.fromkeys(map(str, found.columns[x])))
     figure = _figure()
     axes = figure.subplots()
-    groups = {}
+    groups: dict[str, dict[Any, list[float]]] = {}
     for i in range(len(found)):
         others = [name for name in found.settings[i] if name not in (x, "seed")]
         label = ", ".join(f"{found.columns[name][i]}" if name == "optimizer" else f"{name} {found.columns[name][i]}"
                           for name in others)  # fmt: skip
         position = named.index(str(found.columns[x][i])) if named else found.columns[x][i]
-        values = groups.setdefault(label, {}).setdefault(position, [])
-        values.append(found.columns[column][i])
+        groups.setdefault(label, {}).setdefault(position, []).append(found.columns[column][i])
     known = []
     for i, (label, values) in enumerate(groups.items()):
         style = _style(i)
@@ -224,7 +232,17 @@ def plot_sweep(found, x=None, column=None, title="Sweep"):
 
 
 @np.errstate(all="ignore")
-def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, seed=0, title="Loss surface"):
+def loss_surface(
+    network: Network,
+    X: "npt.ArrayLike",
+    y: "npt.ArrayLike",
+    *,
+    path: "trajectory | npt.ArrayLike | None" = None,
+    directions: "str | Sequence[npt.ArrayLike] | None" = None,
+    resolution: int = 41,
+    seed: int = 0,
+    title: str = "Loss surface",
+) -> "Figure":
     """Contours of the loss of X, y over a plane in the space of parameters, and the path of an optimizer, projected on
     it. The network does not change.
 
@@ -268,7 +286,13 @@ def loss_surface(network, X, y, *, path=None, directions=None, resolution=41, se
 
 
 @np.errstate(all="ignore")
-def histograms(network, X=None, y=None, *, title=None):
+def histograms(
+    network: Network,
+    X: "npt.ArrayLike | None" = None,
+    y: "npt.ArrayLike | None" = None,
+    *,
+    title: str | None = None,
+) -> "Figure":
     """Histograms of the finite values of each array of parameters, and, if X and y are given, of the gradient of the
     loss; one row of histograms for each layer. The network does not change."""
     if not isinstance(network, Network):
@@ -276,10 +300,10 @@ def histograms(network, X=None, y=None, *, title=None):
     if (X is None) != (y is None):
         raise value_error("y" if y is None else "X", "targets as well as rows, or neither", None)
     drawn = {"value": network.views()}
-    if X is not None:
+    if X is not None and y is not None:
         _, gradient = copy.deepcopy(network).loss_and_gradient(X, y)
         drawn["gradient"] = network.views(gradient)
-    layers = {}
+    layers: dict[tuple[int, ...], list[str]] = {}
     for name in network.views():
         path = name.removeprefix(_kind(name))
         layers.setdefault(tuple(map(int, path.split("."))), []).append(name)

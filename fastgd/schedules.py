@@ -9,47 +9,68 @@ import copy
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from .core.choice import AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE, SHARE
+from .core.choice import AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE, SHARE, Range
+from .core.types import Rate
 from .errors import check_integer, check_number, choose, shown, type_error, value_error
 
-FACTOR = {"low": 0.0, "low_open": True, "high": 1.0}
+# A learning rate for one step, or for each of an array of steps.
+Rates: TypeAlias = float | npt.NDArray[np.float64]
+FACTOR: Range = {"low": 0.0, "low_open": True, "high": 1.0}
 
 
 class Schedule:
-    """Base of the schedules: dataclasses whose fields are checked by type and against the class's `ranges`. looks:
-    whether the schedule depends on losses, which are then passed to its `observe`."""
+    """Base of the schedules: dataclasses with a method `learning_rates`. Fields are checked by type (int, float or
+    `Rate`) and against the class's `ranges`.
 
-    looks = False
-    ranges: typing.ClassVar = {"learning_rate": POSITIVE, "final": AT_LEAST_ZERO}
+    A call with one step returns a float, a call with an array of steps an array of that shape."""
 
-    def __init_subclass__(cls):
-        """Lets tiny rates underflow to 0 under any numpy error state of the user."""
-        if "__call__" in vars(cls):
-            cls.__call__ = np.errstate(all="ignore")(cls.__call__)
+    ranges: ClassVar[dict[str, Range]] = {"learning_rate": POSITIVE, "final": AT_LEAST_ZERO}
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        types = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             if not field.init:
                 continue
             value, limits = getattr(self, field.name), self.ranges.get(field.name, {})
-            if field.type == "int":
+            if types[field.name] is int:
                 value = check_integer(field.name, value, int(limits.get("low", 0)))
-            elif field.type == "float":
+            elif types[field.name] is float:
                 value = check_number(field.name, value, **limits)
-            elif field.type == "Schedule":
-                value = as_schedule(field.name, value)
+            elif types[field.name] == Rate:
+                value = _as_function(field.name, value)
             object.__setattr__(self, field.name, value)
 
-    def copy(self):
+    @typing.overload
+    def __call__(self, step: int | np.integer[Any]) -> float: ...
+    @typing.overload
+    def __call__(self, step: npt.NDArray[Any]) -> npt.NDArray[np.float64]: ...
+    def __call__(self, step: Any) -> Any:
+        with np.errstate(all="ignore"):  # tiny rates underflow to 0 under any numpy error state of the user
+            return np.asarray(self.learning_rates(np.asarray(step)), np.float64)[()]
+
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        """The learning rates at an array of steps, which has no dimensions for a single step."""
+        raise NotImplementedError
+
+    @property
+    def observes_loss(self) -> bool:
+        """Whether the schedule depends on losses, which are then passed to its `observe`."""
+        return False
+
+    def copy(self) -> Self:
         """A copy that observes losses independently of this schedule."""
         twin = copy.copy(self)
         vars(twin).update({name: value.copy() for name, value in vars(self).items() if isinstance(value, Schedule)})
         return twin
 
-    def config(self):
+    def config(self) -> dict[str, Any] | None:
         """Name and fields as a dict for JSON, with that of a schedule among the fields nested in it; None if a function
         of the user is among them."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -61,24 +82,33 @@ class Schedule:
         return {"name": type(self).__name__, **fields}
 
 
-def as_schedule(argument, value):
+def notify(schedule: Any, loss: float) -> bool:
+    """Passes a loss to a schedule, or a user's object, that observes losses; returns whether it does."""
+    observes = bool(getattr(schedule, "observes_loss", False))
+    if observes:
+        schedule.observe(loss)
+    return observes
+
+
+def _as_function(argument, value):
     """Returns a schedule, or a function of the step, itself, and a number as a constant schedule."""
     return value if callable(value) else constant(check_number(argument, value, **POSITIVE))
 
 
-def rate_at(schedule, step):
-    """The rates of a schedule, or of a function that takes a single step, at one step or at an array of steps."""
+def _rates_of(schedule: Any, step: Any) -> Rates:
+    """The rates of a schedule, or of a function that takes a single step, at a step or an array of steps."""
     if isinstance(schedule, Schedule) or np.ndim(step) == 0:
-        return schedule(step)
-    return np.array([schedule(int(one)) for one in step], np.float64)
+        rates: Rates = schedule(step if isinstance(schedule, Schedule) else int(step))
+        return rates
+    return np.array([schedule(int(one)) for one in np.ravel(step)], np.float64).reshape(np.shape(step))
 
 
-def from_config(config):
+def from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule of a `config`. Raises TypeError or ValueError that names a field that is not valid."""
-    config = {name: from_config(value) if isinstance(value, dict) else value for name, value in config.items()}
-    kind = choose("schedule", config.pop("name"), SCHEDULES)
-    state = {field.name: config.pop(field.name) for field in dataclasses.fields(kind) if not field.init}
-    made = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
+    fields = {name: from_config(value) if isinstance(value, dict) else value for name, value in config.items()}
+    kind: type[Schedule] = choose("schedule", fields.pop("name"), SCHEDULES)
+    state = {field.name: fields.pop(field.name) for field in dataclasses.fields(kind) if not field.init}
+    made = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
     for name, value in state.items():
         default = getattr(made, name)
         if value is not None or default is not None:
@@ -90,20 +120,20 @@ def from_config(config):
 class constant(Schedule):
     """lr(t) = learning_rate."""
 
-    learning_rate: "float"
+    learning_rate: float
 
-    def __call__(self, step):
-        return np.broadcast_to(self.learning_rate, np.shape(step))[()]
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        return np.broadcast_to(self.learning_rate, step.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class piecewise(Schedule):
     """lr(t) = rates[i] for steps[i - 1] <= t < steps[i]. steps ascend; there is one more rate than steps."""
 
-    steps: "tuple"
-    rates: "tuple"
+    steps: Sequence[int]
+    rates: Sequence[float]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "rates"):
             if not isinstance(getattr(self, name), (list, tuple)):
                 raise type_error(name, "a list of numbers", shown(getattr(self, name)))
@@ -116,7 +146,7 @@ class piecewise(Schedule):
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "rates", rates)
 
-    def __call__(self, step):
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         return np.asarray(self.rates)[np.searchsorted(self.steps, step, side="right")]
 
 
@@ -125,12 +155,12 @@ class step(Schedule):
     """lr(t) = learning_rate factor^floor(t / every). As torch's StepLR."""
 
     ranges = Schedule.ranges | {"every": AT_LEAST_ONE, "factor": FACTOR}
-    learning_rate: "float"
-    every: "int"
-    factor: "float" = 0.1
+    learning_rate: float
+    every: int
+    factor: float = 0.1
 
-    def __call__(self, step):
-        return self.learning_rate * self.factor ** (np.asarray(step) // self.every)
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        return self.learning_rate * self.factor ** (step // self.every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +169,12 @@ class exponential(Schedule):
     exponential_decay."""
 
     ranges = Schedule.ranges | {"every": AT_LEAST_ONE, "factor": FACTOR}
-    learning_rate: "float"
-    every: "int"
-    factor: "float" = 0.1
+    learning_rate: float
+    every: int
+    factor: float = 0.1
 
-    def __call__(self, step):
-        return self.learning_rate * self.factor ** (np.asarray(step) / self.every)
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        return self.learning_rate * self.factor ** (step / self.every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,11 +182,11 @@ class inverse_time(Schedule):
     """lr(t) = learning_rate / (1 + rate t). Robbins & Monro 1951, doi:10.1214/aoms/1177729586."""
 
     ranges = Schedule.ranges | {"rate": AT_LEAST_ZERO}
-    learning_rate: "float"
-    rate: "float"
+    learning_rate: float
+    rate: float
 
-    def __call__(self, step):
-        return self.learning_rate / (1 + self.rate * np.asarray(step))
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        return self.learning_rate / (1 + self.rate * step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,13 +195,13 @@ class polynomial(Schedule):
     polynomial_schedule, and with final 0 torch's PolynomialLR."""
 
     ranges = Schedule.ranges | {"total_steps": AT_LEAST_ONE, "power": POSITIVE}
-    learning_rate: "float"
-    total_steps: "int"
-    power: "float" = 1.0
-    final: "float" = 0.0
+    learning_rate: float
+    total_steps: int
+    power: float = 1.0
+    final: float = 0.0
 
-    def __call__(self, step):
-        left = 1 - np.minimum(np.asarray(step) / self.total_steps, 1.0)
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        left = 1 - np.minimum(step / self.total_steps, 1.0)
         return self.final + (self.learning_rate - self.final) * left**self.power
 
 
@@ -183,18 +213,17 @@ class cosine(Schedule):
     and final after total_steps. Loshchilov & Hutter 2017, arXiv:1608.03983."""
 
     ranges = Schedule.ranges | {"total_steps": AT_LEAST_ONE}
-    learning_rate: "float"
-    total_steps: "int"
-    warmup_steps: "int" = 0
-    final: "float" = 0.0
+    learning_rate: float
+    total_steps: int
+    warmup_steps: int = 0
+    final: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.warmup_steps > self.total_steps:
             raise value_error("warmup_steps", f"at most total_steps = {self.total_steps}", self.warmup_steps)
 
-    def __call__(self, step):
-        step = np.asarray(step)
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
         rest = max(self.total_steps - self.warmup_steps, 1)
         done = np.clip((step - self.warmup_steps) / rest, 0.0, 1.0)
         falling = _half_cosine(self.learning_rate, self.final, done)
@@ -210,13 +239,13 @@ class cosine_restarts(Schedule):
     an integer."""
 
     ranges = Schedule.ranges | {"period": AT_LEAST_ONE, "growth": AT_LEAST_ONE}
-    learning_rate: "float"
-    period: "int"
-    growth: "float" = 1.0
-    final: "float" = 0.0
+    learning_rate: float
+    period: int
+    growth: float = 1.0
+    final: float = 0.0
 
-    def __call__(self, step):
-        step = np.asarray(step, np.float64)
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        step = step.astype(np.float64)
         if self.growth == 1:
             done = step % self.period / self.period
         else:
@@ -241,14 +270,14 @@ class one_cycle(Schedule):
         "divisor": AT_LEAST_ONE,
         "final_divisor": AT_LEAST_ONE,
     }
-    peak: "float"
-    total_steps: "int"
-    rising: "float" = 0.3
-    divisor: "float" = 25.0
-    final_divisor: "float" = 1e4
+    peak: float
+    total_steps: int
+    rising: float = 0.3
+    divisor: float = 25.0
+    final_divisor: float = 1e4
 
-    def __call__(self, step):
-        step = np.asarray(step, np.float64)
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        step = step.astype(np.float64)
         top, last = self.rising * self.total_steps - 1, self.total_steps - 1.0
         start = self.peak / self.divisor
         up = _half_cosine(start, self.peak, np.clip(step / top, 0.0, 1.0) if top > 0 else 1.0)
@@ -265,22 +294,21 @@ class warmup(Schedule):
     schedule: a schedule, a number, or a function of the step."""
 
     ranges = Schedule.ranges | {"start": AT_LEAST_ZERO}
-    schedule: "Schedule"
-    steps: "int"
-    start: "float" = 0.0
+    schedule: Rate
+    steps: int
+    start: float = 0.0
 
-    def __call__(self, step):
-        step = np.asarray(step)
-        rising = self.start + (rate_at(self.schedule, 0) - self.start) * (step + 1) / max(self.steps, 1)
-        return np.where(step < self.steps, rising, rate_at(self.schedule, np.maximum(step - self.steps, 0)))
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        rising = self.start + (_rates_of(self.schedule, 0) - self.start) * (step + 1) / max(self.steps, 1)
+        return np.where(step < self.steps, rising, _rates_of(self.schedule, np.maximum(step - self.steps, 0)))
 
     @property
-    def looks(self):
-        return getattr(self.schedule, "looks", False)
+    def observes_loss(self) -> bool:
+        return bool(getattr(self.schedule, "observes_loss", False))
 
-    def observe(self, loss):
+    def observe(self, loss: float) -> None:
         """Passes the loss to the schedule."""
-        self.schedule.observe(loss)
+        notify(self.schedule, loss)
 
 
 @dataclasses.dataclass
@@ -295,24 +323,24 @@ class reduce_on_plateau(Schedule):
     learning_rate: a number, another schedule, or a function of the step."""
 
     ranges = Schedule.ranges | {"factor": FACTOR, "threshold": AT_LEAST_ZERO}
-    learning_rate: "Schedule"
-    factor: "float" = 0.1
-    patience: "int" = 10
-    threshold: "float" = 1e-4
-    cooldown: "int" = 0
-    final: "float" = 0.0
+    learning_rate: Rate
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    cooldown: int = 0
+    final: float = 0.0
     # What it has observed.
-    scale: "float" = dataclasses.field(default=1.0, init=False)
-    best: "float" = dataclasses.field(default=None, init=False)
-    waited: "int" = dataclasses.field(default=0, init=False)
-    cooldown_left: "int" = dataclasses.field(default=0, init=False)
+    scale: float = dataclasses.field(default=1.0, init=False)
+    best: float | None = dataclasses.field(default=None, init=False)
+    waited: int = dataclasses.field(default=0, init=False)
+    cooldown_left: int = dataclasses.field(default=0, init=False)
 
-    looks = True
+    observes_loss = True
 
-    def __call__(self, step):
-        return np.maximum(self.scale * rate_at(self.learning_rate, step), self.final)
+    def learning_rates(self, step: "npt.NDArray[Any]") -> "Rates":
+        return np.maximum(self.scale * _rates_of(self.learning_rate, step), self.final)
 
-    def observe(self, loss):
+    def observe(self, loss: float) -> None:
         """Observes a loss. One that is not finite is no improvement."""
         loss = float(loss)
         if math.isfinite(loss) and (self.best is None or loss < self.best - self.threshold * abs(self.best)):
@@ -326,12 +354,12 @@ class reduce_on_plateau(Schedule):
             self.cooldown_left, self.waited = self.cooldown, 0
 
 
-def _half_cosine(start, end, done):
+def _half_cosine(start: float, end: float, done: Rates) -> Rates:
     """Half a cosine from start to end, as `done` goes from 0 to 1."""
     return end + (start - end) * (1 + np.cos(np.pi * done)) / 2
 
 
-SCHEDULES = {
+SCHEDULES: dict[str, type[Schedule]] = {
     schedule.__name__: schedule
     for schedule in (
         constant, piecewise, step, exponential, inverse_time, polynomial, cosine, cosine_restarts, one_cycle, warmup,

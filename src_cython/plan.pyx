@@ -24,6 +24,9 @@ cimport numpy as cnp
 
 cnp.import_array()
 
+cdef extern from "core/clock.h" nogil:
+    double seconds_now()
+
 cdef extern from "core/random.h" nogil:
     const uint64_t GOLDEN_64
     uint64_t mixed(uint64_t z)
@@ -55,7 +58,6 @@ cdef extern from "engine/pool.h" nogil:
     bint make_scratch()
     int limit_of_pool "thread_limit"()
     void set_fixed "fix_threads"(bint is_fixed)
-    double seconds_now()
     uint64_t flush_subnormals()
     void restore_subnormals(uint64_t before)
 

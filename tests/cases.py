@@ -1,5 +1,5 @@
-"""The tables that tests and benchmarks share. A new kernel, activation or loss is found by its name in the package;
-an optimizer or a layer has a line here, and so has an activation whose derivative jumps."""
+"""Tables that tests and benchmarks share. Kernels, activations and losses come from the package's own tables; a new
+optimizer or layer needs a line here, and so does an activation whose derivative jumps."""
 
 import contextlib
 
@@ -11,7 +11,7 @@ from fastgd.core.kernel import kernels
 
 @contextlib.contextmanager
 def definitions():
-    """Context after which what users' functions have been entered under their names is gone."""
+    """Context manager that removes all custom definitions made within it."""
     tables = fastgd.activations.ACTIVATIONS, fastgd.losses.LOSSES, fastgd.optimizers.OPTIMIZERS, vars(kernels)
     before = [dict(table) for table in tables]
     try:
@@ -25,7 +25,7 @@ def definitions():
 KERNELS = vars(kernels)
 AWKWARD = (1, 7, 8, 9, 15, 16, 17, 31, 33, 1000)
 
-# Where the derivative of an activation or loss jumps: gradient checks stay clear of it.
+# Where the derivative of an activation jumps; gradient checks avoid these points.
 KINKED_ACTIVATIONS = {"relu": 0.0, "leaky_relu": 0.0, "elu": 0.0}
 OPTIMIZERS = {
     "SGD": lambda lr, **options: fastgd.SGD(lr, **options),
@@ -44,7 +44,7 @@ OPTIMIZERS = {
     "RAdam": lambda lr, **options: fastgd.RAdam(lr, **options),
     "Lion": lambda lr, **options: fastgd.Lion(lr, **options),
 }
-# Layers between two others.
+# Layers to put between two dense ones.
 LAYERS = {
     "Dense": lambda: fastgd.Dense(7, "tanh"),
     "Standardize": lambda: fastgd.Standardize(0.2, 1.5),
@@ -57,8 +57,8 @@ LAYERS = {
     "Reshape": lambda: fastgd.Reshape((-1,)),
     "Flatten": lambda: fastgd.Flatten(),
 }
-# Dimensions of a small and of a medium network to time kernels at, by name, and any other; "parameters" is the length
-# of a flat buffer.
+# Sizes of dimensions at which kernels are timed, as in a small and a medium network; "parameters" is the length of a
+# flat buffer.
 BENCHMARKED = {
     "small": {"rows": 32, "n": 64, "k": 10, "n_in": 64, "n_out": 64, "m": 1_000, "one": 1, "parameters": 4_810},
     "medium": {"rows": 128, "n": 512, "k": 10, "n_in": 784, "n_out": 512, "m": 1_000, "one": 1, "parameters": 400_000},
@@ -67,7 +67,7 @@ OTHER_DIMENSION = 16
 
 
 def benchmark_sizes(kernel, size):
-    """Sizes of the kernel's dimensions; n is the length of a flat buffer where the arrays are one-dimensional."""
+    """Sizes of the kernel's dimensions; for a kernel of 1-D arrays n is the length of a flat buffer."""
     sizes = {dim: BENCHMARKED[size].get(dim, OTHER_DIMENSION) for dim in kernel.dims}
     if all(len(array.dims) == 1 for array in kernel.arrays.values()) and "n" in sizes:
         sizes["n"] = BENCHMARKED[size]["parameters"]
@@ -78,7 +78,7 @@ def benchmark_sizes(kernel, size):
 
 
 def awkward_sizes(kernel):
-    """Sizes of the kernel's dimensions: each in turn awkward beside small ones, then all awkward together."""
+    """Yields sizes of the kernel's dimensions: each in turn awkward and the others 5, then all awkward."""
     dims = [dim for dim in kernel.dims if dim not in ("one", "blocks")]
     for size in AWKWARD:
         for dim in dims:
@@ -94,6 +94,6 @@ def make(backend="auto", **options):
 
 
 def same(one, other):
-    """Whether two histories tell the same, but for the time."""
+    """Whether two histories are equal except for `seconds`."""
     one, other = (h.to_dict() for h in (one, other))
     return list(one) == list(other) and all(np.array_equal(one[k], other[k]) for k in one if k != "seconds")

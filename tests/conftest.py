@@ -24,7 +24,7 @@ def dtype(request):
 
 @pytest.fixture
 def own_definitions():
-    """What a test has defined is gone after it."""
+    """Removes a test's custom definitions after it."""
     with definitions():
         yield
 
@@ -39,7 +39,7 @@ def every_step_is_shared():
 
 @pytest.fixture
 def ctrl_c():
-    """SIGINT raises KeyboardInterrupt, in jobs in the background, too, which ignore it."""
+    """Makes SIGINT raise KeyboardInterrupt, even in background jobs, which ignore it by default."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

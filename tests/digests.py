@@ -1,12 +1,11 @@
-"""Prints a SHA-256 digest of what short trainings end in, for a hundred configurations: a change that means to keep
-every bit prints the same lines before and after it.
+"""Prints a SHA-256 digest of the results of short training runs, for a hundred configurations. A change that must not
+alter any bit prints the same lines before and after.
 
     python tests/digests.py > before.txt
     python tests/digests.py | diff before.txt -
 
-A digest is of one machine: with another instruction set or another numpy, sums are rounded otherwise. It covers the
-parameters and statistics, the losses of the epochs, and predictions. It uses public names alone, so that it runs with
-an older version, too."""
+Digests hold for one machine: another instruction set or another numpy rounds sums differently. They cover parameters,
+statistics, epoch losses and predictions. The script uses only public names, so it also runs with older versions."""
 
 import hashlib
 import pathlib
@@ -22,8 +21,8 @@ import fastgd
 from fastgd import Dense
 
 ROWS, FEATURES, CLASSES = 100, 12, 4
-# Backends and dtypes: a configuration has two of them by its name, so that each kind meets all.
-PLACES = [(backend, dtype) for dtype in ("float32", "float64") for backend in ("cython", "numba", "numpy")]
+# (backend, dtype). Each configuration runs with two of them, chosen by its name, so that together they cover all.
+PAIRS = [(backend, dtype) for dtype in ("float32", "float64") for backend in ("cython", "numba", "numpy")]
 TARGETS = {
     "softmax_cross_entropy": lambda rng: rng.integers(0, CLASSES, ROWS),
     "binary_cross_entropy": lambda rng: (rng.random((ROWS, CLASSES)) < 0.4) * 1.0,
@@ -41,9 +40,9 @@ def weights():
     return np.random.Generator(np.random.PCG64(2)).uniform(0.5, 2.0, ROWS)
 
 
-def network(place, hidden=None, loss="softmax_cross_entropy", widths=(16, 9), **options):
-    """A network of two hidden layers with those of `hidden` between."""
-    backend, dtype = place
+def network(pair, hidden=None, loss="softmax_cross_entropy", widths=(16, 9), **options):
+    """A network with two dense hidden layers and the layers `hidden` between them."""
+    backend, dtype = pair
     layers = [Dense(widths[0], "tanh"), *(hidden or []), Dense(widths[1], "relu"), Dense(CLASSES)]
     return fastgd.Network(FEATURES, layers, loss=loss, backend=backend, dtype=dtype, seed=3, **options)
 
@@ -65,7 +64,7 @@ def trained(net, loss="softmax_cross_entropy", optimizer="Adam", epochs=3, **opt
 
 
 def stepped(net, optimizer, steps=7, **options):
-    """Single steps, then a step of gradients by hand."""
+    """Single training steps, then an Optimizer.step with a gradient."""
     x, y = (np.ascontiguousarray(a) for a in samples("softmax_cross_entropy"))
     x = x.astype(net.parameters.dtype)
     losses = [net.train_step(x[i : i + 9], y[i : i + 9], optimizer, **options) for i in range(steps)]
@@ -75,21 +74,21 @@ def stepped(net, optimizer, steps=7, **options):
     return digest(net, np.array([*losses, loss]), gradient)
 
 
-def resumed(place, **options):
-    """Stopped after three epochs, loaded, and taken up again until seven."""
+def resumed(pair, **options):
+    """Three epochs with a checkpoint, then a new network that resumes until epoch seven."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "run.safetensors")
         x, y = samples("softmax_cross_entropy")
         chosen = {"batch_size": 7, "checkpoint": path, **options}
-        network(place, [fastgd.Dropout(0.2)]).fit(x, y, optimizer=fastgd.Adam(0.01), epochs=3, **chosen)
-        net = network(place, [fastgd.Dropout(0.2)])
+        network(pair, [fastgd.Dropout(0.2)]).fit(x, y, optimizer=fastgd.Adam(0.01), epochs=3, **chosen)
+        net = network(pair, [fastgd.Dropout(0.2)])
         net.fit(x, y, optimizer=fastgd.Adam(0.01), epochs=7, resume=True, **chosen)
         loaded, _ = fastgd.load(path)
         return digest(net, loaded.parameters)
 
 
 def estimated(kind, **options):
-    """By an estimator; the digest is of its weights and predictions."""
+    """Digest of an estimator's weights and predictions."""
     from fastgd import sklearn
 
     x, y = samples("softmax_cross_entropy" if kind == "MLPClassifier" else "mse")
@@ -105,26 +104,26 @@ def estimated(kind, **options):
 
 def swept():
     x, y = samples("softmax_cross_entropy")
-    found = fastgd.sweep(network(PLACES[0]), x, y, {"seed": [1, 2], "learning_rate": [0.1, 0.01]}, epochs=2)
+    found = fastgd.sweep(network(PAIRS[0]), x, y, {"seed": [1, 2], "learning_rate": [0.1, 0.01]}, epochs=2)
     return hashlib.sha256("".join(digest(net) for net in found.networks).encode()).hexdigest()
 
 
 def searched():
     x, y = samples("softmax_cross_entropy")
-    found = fastgd.find_learning_rate(network(PLACES[0]), x, y, steps=40)
+    found = fastgd.find_learning_rate(network(PAIRS[0]), x, y, steps=40)
     return hashlib.sha256(np.array(found.loss)).hexdigest()
 
 
-def streamed(place):
-    net, (x, y) = network(place), samples("softmax_cross_entropy")
+def streamed(pair):
+    net, (x, y) = network(pair), samples("softmax_cross_entropy")
     batches = [(x[i : i + 10], y[i : i + 10], weights()[i : i + 10]) for i in range(0, ROWS, 10)]
     net.fit(batches, optimizer=fastgd.Adam(0.01), epochs=3)
     return digest(net)
 
 
-def loop_of_ones(place, **options):
-    """Stochastic descent by plain SGD, which makes no gradient; the network is much larger than a row's values."""
-    return trained(network(place, widths=(64, 48), **options), optimizer="SGD", batch_size=1)
+def loop_of_ones(pair, **options):
+    """Stochastic descent by plain SGD, without a gradient array; the network is much larger than a row's values."""
+    return trained(network(pair, widths=(64, 48), **options), optimizer="SGD", batch_size=1)
 
 
 def configurations():
@@ -132,7 +131,7 @@ def configurations():
 
     def both(name, function):
         number = zlib.crc32(name.encode())
-        for backend, dtype in (PLACES[number % 6], PLACES[(number + 4) % 6]):
+        for backend, dtype in (PAIRS[number % 6], PAIRS[(number + 4) % 6]):
             yield f"{name} {backend} {dtype}", lambda at=(backend, dtype): function(at)
 
     def of_fit(**options):
@@ -149,7 +148,7 @@ def configurations():
     for name in fastgd.initializers.INITIALIZERS:
         hidden = [Dense(16, weight_init=name, bias_init=name if name in ("zeros", "torch") else "zeros")]
         yield from both(f"initializer {name}", lambda at, hidden=hidden: digest(network(at, hidden)))
-    for at in PLACES:
+    for at in PAIRS:
         for size in (1, 7, 32, None):
             yield f"batch_size {size} {at[0]} {at[1]}", lambda at=at, size=size: trained(network(at), batch_size=size)
         yield f"rank one {at[0]} {at[1]}", lambda at=at: loop_of_ones(at)
@@ -181,9 +180,9 @@ def configurations():
     }.items():
         yield from both(f"schedule {name}", lambda at, rate=rate: trained(network(at), optimizer=fastgd.Adam(rate)))
     yield from both("penalty", lambda at: trained(network(at, l1=1e-3, l2=1e-2)))
-    # Large enough for an update that follows each part of the gradient, for threads, and for more than one block.
+    # Large enough for the fused pass, for threads and for several blocks.
     wide = {"widths": (300, 200), "num_threads": 2}
-    for at in PLACES:
+    for at in PAIRS:
         yield f"wide {at[0]} {at[1]}", lambda at=at: trained(network(at, **wide), batch_size=40)
     yield from both("weights of steps", lambda at: stepped(network(at), fastgd.SGD(0.1), sample_weight=weights()[:9]))
     yield "MLPClassifier", lambda: estimated("MLPClassifier")

@@ -1,4 +1,4 @@
-"""The installed package: variants of the instruction set, what an import brings in, missing extras."""
+"""The installed package: instruction-set variants, an import without side effects, missing extras."""
 
 import importlib.metadata
 import importlib.util
@@ -87,7 +87,7 @@ def test_unavailable_variant_is_an_error(monkeypatch):
 
 
 def test_only_what_is_built_is_offered(monkeypatch):
-    """Of the variants this processor runs; the modules of all that are built can be found."""
+    """`variants()` is a subset of `built()`, and the modules of every built variant exist."""
     assert set(_cpu.variants()) <= set(_cpu.built())
     for name in _cpu.built():
         for dtype in fastgd.core.kernel.DTYPES:
@@ -189,5 +189,5 @@ def test_frozen_applications_have_no_metadata(tmp_path):
     assert re.search(r"numpy +installed without metadata", done.stdout)
 
 
-def test_the_version_stands_in_one_place():
+def test_the_version_is_defined_once():
     assert importlib.metadata.version("fastgd") == fastgd.__version__

@@ -1,4 +1,4 @@
-"""Whom fit tells: callbacks, logs, the history; and minibatches of an iterable."""
+"""Callbacks, logs and the history of fit, and bad arguments of fit."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from fastgd.callbacks import every, json_lines, tensorboard
 
 
 def test_watching_changes_no_bit(backend, rows):
-    """Whatever looks at a run, pausing it, leaves its numbers alone."""
+    """Callbacks, validation, metrics and a progress bar change no number of a run."""
     X, y = rows
     ways = {
         "alone": {},
@@ -39,34 +39,34 @@ def test_watching_changes_no_bit(backend, rows):
         assert end[1:] == ends["alone"][1:]
 
 
-def test_what_a_callback_sees(backend, rows):
+def test_attributes_of_the_run_in_a_callback(backend, rows):
     X, y = rows
-    seen = []
+    recorded = []
 
-    def look(run):
-        seen.append((run.step, run.epoch, run.at_epoch_end, run.loss, run.learning_rate, run.rows_in_epoch))
+    def record(run):
+        recorded.append((run.step, run.epoch, run.at_epoch_end, run.loss, run.learning_rate, run.rows_in_epoch))
 
     network, optimizer = make(backend), SGD(fastgd.schedules.inverse_time(0.1, 1.0))
-    network.fit(X, y, optimizer=optimizer, batch_size=40, epochs=2, callbacks=[look, every(2, look)])
+    network.fit(X, y, optimizer=optimizer, batch_size=40, epochs=2, callbacks=[record, every(2, record)])
     twin, twin_optimizer, losses = make(backend), SGD(fastgd.schedules.inverse_time(0.1, 1.0)), [None]
     for epoch in range(2):
         for xb, yb in fastgd.minibatches(X, y, 40, epoch=epoch):
             losses.append(twin.train_step(xb, yb, twin_optimizer))
     rates = [None, *(0.1 / (1 + t) for t in range(6))]
     expected = [(2, 0, False, 80), (3, 1, True, 0), (4, 1, False, 40), (6, 2, True, 0)]
-    assert [(*s[:3], s[5]) for s in seen] == expected
-    assert [s[3] for s in seen] == [losses[s[0]] for s in seen]
-    assert [s[4] for s in seen] == pytest.approx([rates[s[0]] for s in seen])
+    assert [(*s[:3], s[5]) for s in recorded] == expected
+    assert [s[3] for s in recorded] == [losses[s[0]] for s in recorded]
+    assert [s[4] for s in recorded] == pytest.approx([rates[s[0]] for s in recorded])
 
 
 @pytest.mark.parametrize("of_arrays", [True, False])
 def test_the_end_of_an_epoch_is_known_within_every(backend, rows, of_arrays):
-    seen, options = [], {"epochs": 2, "callbacks": [every(1, lambda run: seen.append((run.step, run.at_epoch_end)))]}
+    ends, options = [], {"epochs": 2, "callbacks": [every(1, lambda run: ends.append((run.step, run.at_epoch_end)))]}
     if of_arrays:
         make(backend).fit(*rows, batch_size=40, **options)
     else:
         make(backend).fit(list(fastgd.minibatches(*rows, 40)), **options)
-    assert seen == [(1, False), (2, False), (3, True), (4, False), (5, False), (6, True)]
+    assert ends == [(1, False), (2, False), (3, True), (4, False), (5, False), (6, True)]
 
 
 @pytest.mark.parametrize("pause", [1, 4, 15])
@@ -102,7 +102,7 @@ def test_a_callback_may_set_the_learning_rate(backend, rows):
 
 
 def test_a_callback_may_use_the_network(backend, rows):
-    """Even train it: fit goes on from there."""
+    """It may even train it; fit continues from there."""
     X, y = rows
     other = SGD(0.05)
 
@@ -147,7 +147,7 @@ def test_only_its_own_thread_may_use_the_network_at_a_pause(rows):
     assert len(refused) == 2
 
 
-def test_an_error_in_a_callback_tells_where(backend, rows):
+def test_an_error_names_the_callback_and_the_minibatch(backend, rows):
     X, y = rows
     network = make(backend)
     with pytest.raises(ZeroDivisionError) as caught:
@@ -179,7 +179,7 @@ def test_callbacks_with_a_context_are_closed(rows, epochs):
     assert (happened[0], happened[-1]) == ("enter", "exit")
 
 
-def test_why_it_stopped_is_told(rows):
+def test_the_history_says_why_the_run_stopped(rows):
     X, y = rows
     network = make()
     with pytest.raises(DivergenceError):
@@ -224,7 +224,7 @@ def test_tensorboard(rows, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     network, options = make(), {"batch_size": 10, "callbacks": [tensorboard(tmp_path / "runs")]}
     losses = network.fit(*rows, epochs=2, **options).loss
-    losses += network.fit(*rows, epochs=1, **options).loss  # goes on with the curve
+    losses += network.fit(*rows, epochs=1, **options).loss  # continues the curve
     events = accumulator.EventAccumulator(str(tmp_path / "runs"), size_guidance={"tensors": 0})
     events.Reload()
     read = {tag: [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors(tag)]
@@ -240,7 +240,7 @@ def test_a_tensorboard_that_nothing_is_written_to(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_progress_tells_figures(rows, capfd):
+def test_progress_shows_figures(rows, capfd):
     make().fit(*rows, epochs=2, validation_data=rows, metrics="accuracy", progress=True)
     shown = capfd.readouterr().err
     for word in ("2/2", "loss=", "validation=", "validation_accuracy=", "lr=0.001", "rows/s="):
@@ -309,7 +309,7 @@ def test_bad_arguments(case, rows):
     np.testing.assert_array_equal(network.parameters, before)
 
 
-def test_a_callback_cannot_put_another_network_in_its_place(rows):
+def test_a_callback_cannot_replace_the_network(rows):
     def replace(run):
         run.network = make()
 
@@ -338,7 +338,7 @@ def test_only_true_stops(rows):
 
 
 def test_a_history_is_whole_after_an_error(rows):
-    """In a metric of the third epoch; and what was begun at its end is undone."""
+    """A metric raises in the third epoch, whose validation results are dropped."""
 
     def failing(y, prediction):
         failing.calls += 1

@@ -1,4 +1,4 @@
-"""Saving and loading, and files that are no models."""
+"""Saving and loading models, and errors for files that are not models."""
 
 import dataclasses
 import errno
@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 import fastgd
 from fastgd import CheckpointError, Dense, Network
+from fastgd.training.checkpoint import load_described
 
 
 def rich_network():
@@ -146,7 +147,7 @@ def damaged(tmp_path, damage):
 
 
 def rewrite(path, damage):
-    """The file with other tensors or metadata, and the right digest."""
+    """Rewrites the file with other tensors or metadata and a valid digest."""
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     tensors = load_file(path)
@@ -157,7 +158,7 @@ def rewrite(path, damage):
 
 
 def altered(path, change):
-    """The file with its description changed in place."""
+    """Rewrites the file with its description changed by `change`."""
 
     def damage(tensors):
         with safe_open(path, "numpy") as file:
@@ -326,22 +327,22 @@ net.save(sys.argv[1])
 @pytest.mark.parametrize("fault", ["kill", "error"])
 def test_whatever_happens_the_file_is_the_old_or_the_new_one(fault, tmp_path):
     path = tmp_path / "m"
-    seen = set()
+    observed = set()
     for call in range(1, 6):
         Network(5, [Dense(3)], loss="mse", seed=1).save(path)
         done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(call), fault], check=False,
                               capture_output=True, text=True, timeout=60)  # fmt: skip
         network, _ = fastgd.load(path)
-        seen.add((network.seed, done.returncode))
+        observed.add((network.seed, done.returncode))
         if fault == "error":
             assert [p.name for p in tmp_path.iterdir()] == ["m"]
             assert done.returncode == 0 or "No space left" in done.stderr
     code = -signal.SIGKILL if fault == "kill" else 1
-    assert {(1, code), (9, code)} <= seen
+    assert {(1, code), (9, code)} <= observed
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
-    """And then its folder."""
+def test_a_file_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    """fsync of the file, then the rename, then fsync of the folder."""
     happened = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
@@ -370,7 +371,7 @@ def test_what_killed_runs_left_is_removed(tmp_path):
 
 
 def test_a_file_that_is_replaced_while_it_is_read(tmp_path):
-    """The path always holds a whole file: load gives one of them."""
+    """The path always holds a complete file; load returns one of the two networks."""
     networks, stop = [rich_network(), rich_network()], threading.Event()
     networks[1].parameters[:] = 1
     networks[0].save(tmp_path / "m")
@@ -392,7 +393,7 @@ def test_a_file_that_is_replaced_while_it_is_read(tmp_path):
             thread.join()
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_pipes_are_no_models(tmp_path):
     os.mkfifo(tmp_path / "m")
     with pytest.raises(CheckpointError, match="regular file"):
@@ -401,6 +402,7 @@ def test_pipes_are_no_models(tmp_path):
 
 OVERWRITTEN = """
 import os, sys, threading, fastgd
+from fastgd.training.checkpoint import load_described
 path, stop = sys.argv[1], threading.Event()
 data = open(path, "rb").read()
 def damage():
@@ -414,7 +416,7 @@ thread.start()
 loaded = refused = 0
 for i in range(300):
     try:
-        network, _ = fastgd.load(path) if i % 2 else fastgd.training.checkpoint.load_described(path)[:2]
+        network, _ = fastgd.load(path) if i % 2 else load_described(path, fastgd.Network)[:2]
         assert (network.parameters == 0.5).all()
         loaded += 1
     except fastgd.CheckpointError:
@@ -426,7 +428,7 @@ print(loaded, refused)
 
 
 def test_a_file_that_is_overwritten_in_place_while_it_is_read(tmp_path):
-    """What is loaded is whole, or refused; a file that is mapped would end the process."""
+    """load returns complete parameters or refuses the file; reading it by mmap would kill the process."""
     network = Network(200, [Dense(200)], loss="mse")
     network.parameters[:] = 0.5
     network.save(tmp_path / "m")
@@ -440,7 +442,7 @@ def test_loading_reads_the_file_once(tmp_path, monkeypatch):
     rich_network().save(tmp_path / "m", optimizer=fastgd.Adam())
     opened, real = [], open
     monkeypatch.setattr("builtins.open", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
-    network, _, content = fastgd.training.checkpoint.load_described(tmp_path / "m")
+    network, _, content = load_described(tmp_path / "m", fastgd.Network)
     assert opened == [str(tmp_path / "m")]
     assert content["size"] == os.path.getsize(tmp_path / "m")
     for array in (network.parameters, *network.views().values()):
@@ -448,20 +450,20 @@ def test_loading_reads_the_file_once(tmp_path, monkeypatch):
 
 
 def others(tmp_path):
-    """Paths of what is no regular file, by kind."""
+    """Paths that are not regular files, by kind."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     os.symlink(tmp_path / "pipe", tmp_path / "link")
     listening = socket.socket(socket.AF_UNIX)
     folder = os.getcwd()
-    os.chdir(tmp_path)  # the names of sockets are short
+    os.chdir(tmp_path)  # paths of sockets must be short
     listening.bind("socket")
     os.chdir(folder)
     listening.close()
     return {**{kind: tmp_path / kind for kind in ("pipe", "folder", "link", "socket")}, "device": os.devnull}
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_only_regular_files_are_written(tmp_path, small):
     network, x, y = small
     for kind, path in others(tmp_path).items():

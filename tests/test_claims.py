@@ -1,4 +1,4 @@
-"""Who may use a network or an optimizer: functions that a call calls, and other threads."""
+"""Use of a network or an optimizer that is in use: by functions that a call invokes, and by other threads."""
 
 import copy
 import functools
@@ -7,10 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-from fastgd._plan import Use, UseLock
 
 import fastgd
 from fastgd import SGD, Adam, Dense, Network
+from fastgd._plan import Use, UseLock
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def task(rng, backend):
     return network, rng.normal(size=(40, 4)), rng.normal(size=(40, 1))
 
 
-# ---- functions that are called
+# ---- functions that a call invokes
 
 
-def test_metrics_ask_the_network(task):
+def test_metrics_evaluate_the_network(task):
     network, x, y = task
     asked = []
 
@@ -48,8 +48,8 @@ def test_metrics_ask_the_network(task):
     np.testing.assert_array_equal(network.parameters, twin.parameters)
 
 
-def test_learning_rates_ask_the_network(task):
-    """A rate that follows from the network is that of its step, in fit as in a loop of steps."""
+def test_learning_rates_evaluate_the_network(task):
+    """fit computes a rate that depends on the network before each step, as a loop of steps does."""
     network, x, y = task
     twin = copy.deepcopy(network)
 
@@ -76,11 +76,11 @@ def _parts(epoch):
     return [order[start : start + 16] for start in range(0, 40, 16)]
 
 
-def test_schedules_that_look_ask_the_network(task):
+def test_schedules_that_observe_the_loss_ask_the_network(task):
     network, x, y = task
 
     class Watching:
-        looks = True
+        observes_loss = True
 
         def __init__(self):
             self.losses = []
@@ -144,12 +144,12 @@ def test_metrics_and_learning_rates_do_not_train(task):
         with pytest.raises(RuntimeError, match="evaluate, but not train"):
             network.fit(x, y, optimizer=SGD(lambda step, train=train: train() or 0.1))
     np.testing.assert_array_equal(network.parameters, before)
-    network.train_step(x, y, optimizer)  # all is free again
+    network.train_step(x, y, optimizer)  # the locks are free again
     network.train_step(x, y, optimizer)
 
 
 def test_a_function_within_a_step_is_refused(rng, monkeypatch):
-    """The numpy backend calls bodies in the middle of a pass over the rows."""
+    """A body of the numpy backend can call Python code in the middle of a pass over the rows."""
     network, x = Network(2, [Dense(3, "tanh"), Dense(1)], loss="mse", backend="numpy"), rng.normal(size=(5, 2))
     network.predict(x)
     step = network.executor._evaluation_plan._phases["forward"][0]
@@ -196,7 +196,7 @@ def test_averaged_parameters(task):
 
 
 def in_threads(*functions):
-    """What the functions return or raise, called at once in a thread each."""
+    """Calls all functions at once, each in its own thread; returns their results or exceptions."""
     results, barrier = [None] * len(functions), threading.Barrier(len(functions))
 
     def call(i):
@@ -216,7 +216,7 @@ def in_threads(*functions):
 
 @pytest.mark.parametrize("way", ["fit", "train_step", "iterable"])
 def test_one_optimizer_of_two_networks_in_threads(way, rng):
-    """One of them trains as if it were alone, the other is refused."""
+    """One network trains as if alone; the other is refused."""
     x, y = rng.normal(size=(256, 4)).astype(np.float32), rng.normal(size=(256, 1)).astype(np.float32)
 
     def train(network, optimizer):
@@ -339,23 +339,23 @@ def test_predictions_of_an_estimator_wait_for_its_fit(rng):
     estimator.solver = fastgd.SGD(lambda step: 0.1 + 0 * len(estimator.predict(x)))
     with pytest.raises(RuntimeError, match="estimator is in use by the call in the middle of which"):
         estimator.fit(x, two)
-    assert estimator.predict_proba(x).shape == (300, 3)  # as it was
+    assert estimator.predict_proba(x).shape == (300, 3)  # unchanged
 
 
 def test_uses_of_a_lock():
-    turn = UseLock("thing")
-    with turn:
+    lock = UseLock("thing")
+    with lock:
         for lent, allowed in ((Use.BORROW, Use.BORROW), (Use.TRAIN, Use.TRAIN)):
-            with turn.lend(lent):
+            with lock.lend(lent):
                 for use in (Use.EVALUATE, Use.BORROW, Use.TRAIN):
                     if use <= allowed:
-                        with turn.use(use), pytest.raises(RuntimeError, match="in the middle of which"):
-                            turn.reading().__enter__()
+                        with lock.use(use), pytest.raises(RuntimeError, match="in the middle of which"):
+                            lock.reading().__enter__()
                     else:
-                        with pytest.raises(RuntimeError, match="not train"), turn.use(use):
+                        with pytest.raises(RuntimeError, match="not train"), lock.use(use):
                             pass
-                with turn.reading():
+                with lock.reading():
                     pass
-        with pytest.raises(RuntimeError, match="in the middle of which"), turn:
+        with pytest.raises(RuntimeError, match="in the middle of which"), lock:
             pass
-    assert not pickle.loads(pickle.dumps(turn)).disturbed
+    assert not pickle.loads(pickle.dumps(lock)).disturbed

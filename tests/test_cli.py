@@ -1,4 +1,4 @@
-"""The command line and the self-check, as processes."""
+"""The command line and the self-check."""
 
 import csv
 import json
@@ -27,6 +27,7 @@ def run(*arguments, cwd, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("backend", ["numpy", "cython", pytest.param("numba", marks=pytest.mark.slow)])
 def test_train_digits(backend, tmp_path):
     done = run("train", "digits", "--backend", backend, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -77,7 +78,7 @@ def houses(tmp_path):
 
 
 def call(*arguments, folder, monkeypatch, capsys):
-    """The command line in this process: exit code, standard output, standard error."""
+    """Runs the command line in this process; returns exit code, standard output and standard error."""
     monkeypatch.chdir(folder)
     code = cli.main(list(arguments))
     return code, *capsys.readouterr()
@@ -88,8 +89,8 @@ def test_from_a_table_to_predictions(houses, monkeypatch, capsys):
     code, out, _ = call(*KIND, "--patience", "30", "--log", "log.jsonl", "--tensorboard", "runs", "--plot", "loss.svg",
                         "--class-weight", "balanced", "--weight-decay", "1e-4", **options)  # fmt: skip
     assert code == 0
-    told = "numbers: age (37 missing); categories: city (2, 133 missing); to be predicted: kind, one of ['a', 'b']"
-    assert out.startswith(f"houses.csv: {told}\n")
+    columns = "numbers: age (37 missing); categories: city (2, 133 missing); to be predicted: kind, one of ['a', 'b']"
+    assert out.startswith(f"houses.csv: {columns}\n")
     assert float(out.split("validation accuracy")[1].split()[0]) > 0.85
     assert json.loads((houses / "log.jsonl").read_text().splitlines()[0])["epoch"] == 1
     assert list((houses / "runs").iterdir())
@@ -101,8 +102,8 @@ def test_from_a_table_to_predictions(houses, monkeypatch, capsys):
     assert right > 0.85
     assert all((float(row["probability of a"]) > 0.5) == (row["kind"] == "a") for row in rows)
     code, out, _ = call("evaluate", "kind.safetensors", "houses.csv", "--json", **options)
-    told = json.loads(out)
-    assert (code, told["rows"], told["accuracy"]) == (0, 400, pytest.approx(right))
+    result = json.loads(out)
+    assert (code, result["rows"], result["accuracy"]) == (0, 400, pytest.approx(right))
     code, out, _ = call("info", "kind.safetensors", **options)
     for word in ("Dense(128, relu())", "2 classes", "city", "stopped", "updates"):
         assert word in out
@@ -129,7 +130,7 @@ def test_names_with_control_characters_are_not_printed_as_they_are(tmp_path, mon
     assert not {"\x1b", "\x07"} & set(out)
 
 
-def test_a_model_is_not_replaced_unless_told(houses, monkeypatch, capsys):
+def test_a_model_is_replaced_only_with_overwrite(houses, monkeypatch, capsys):
     options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
     assert call(*KIND, "--epochs", "2", "--resume", **options)[1].count("no kind.safetensors yet: a new run") == 1
     before = (houses / "kind.safetensors").read_bytes()
@@ -148,7 +149,7 @@ def test_a_model_is_not_replaced_unless_told(houses, monkeypatch, capsys):
 
 
 def test_held_out_rows_teach_nothing(houses, monkeypatch, capsys):
-    """What is learnt of a table is of the rows that are trained on, but for the categories there are."""
+    """Statistics come from the training rows; only the list of categories comes from all rows."""
     options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
     rows = [{"x": float(i), "c": "ab"[i % 2], "y": i * 0.5} for i in range(40)]
     _, held_out = fastgd.data.samples.split_rows("", 40, 0.25, 3)
@@ -168,7 +169,7 @@ def test_held_out_rows_teach_nothing(houses, monkeypatch, capsys):
 
 
 def test_held_out_rows_of_arrays_are_not_trained_on(tmp_path, monkeypatch, capsys, rng):
-    """Whatever stands in them, the parameters are the same."""
+    """Their values do not affect the parameters."""
     options, ends = {"folder": tmp_path, "monkeypatch": monkeypatch, "capsys": capsys}, []
     X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
     for shift in (0, 1e9):
@@ -211,9 +212,9 @@ def test_numbers_are_predicted_in_their_units(houses, monkeypatch, capsys):
     predicted = np.array(out.split()[1:], float)
     price = np.array([1000.5 + 10 * (i % 50) for i in range(400)])
     _, out, _ = call("evaluate", "houses.safetensors", "houses.csv", **options)
-    told = dict(line.split()[:2] for line in out.splitlines())
-    assert float(told["mae"]) == pytest.approx(np.abs(predicted - price).mean(), rel=1e-3)
-    assert float(told["rmse"]) == pytest.approx(((predicted - price) ** 2).mean() ** 0.5, rel=1e-3)
+    result = dict(line.split()[:2] for line in out.splitlines())
+    assert float(result["mae"]) == pytest.approx(np.abs(predicted - price).mean(), rel=1e-3)
+    assert float(result["rmse"]) == pytest.approx(((predicted - price) ** 2).mean() ** 0.5, rel=1e-3)
 
 
 def test_arrays(tmp_path, monkeypatch, capsys, data):
@@ -305,7 +306,7 @@ BAD_COMMANDS = {
 
 
 @pytest.mark.parametrize("case", BAD_COMMANDS)
-def test_bad_data_is_told_on_one_line(case, houses, monkeypatch, capsys):
+def test_bad_data_is_reported_on_one_line(case, houses, monkeypatch, capsys):
     arguments, match = BAD_COMMANDS[case]
     X = np.zeros((4, 2))
     np.savez(houses / "a.npz", a=X, b=X, y=[0, 1, 0, 1])
@@ -341,13 +342,13 @@ def test_bad_data_is_told_on_one_line(case, houses, monkeypatch, capsys):
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 def test_ctrl_c_saves_and_says_so(number, code, word, houses):
-    """What is saved is where it was; test_resume.py tells that a run goes on from there."""
+    """The file holds the state at the signal; test_resume.py checks that a run resumes from it."""
     command = ["train", "houses.csv", "--target", "price", "--drop", "id,kind", "--epochs", "2000000", "--quiet"]
-    # A shell makes what it starts in the background deaf to Ctrl-C, and that is inherited.
+    # A shell makes its background jobs ignore SIGINT, and children inherit that: restore the default.
     with subprocess.Popen([sys.executable, "-m", "fastgd", *command], cwd=houses, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
                           ) as process:  # fmt: skip
-        process.stdout.readline()  # the network: training is about to begin
+        process.stdout.readline()  # the line that describes the network: training is about to begin
         time.sleep(1.0)
         process.send_signal(number)
         try:

@@ -1,4 +1,4 @@
-"""Clipping of gradients whose length is far from 1: what factors, squares and sums of squares do to them."""
+"""Clipping of very long and very short gradients, whose squares and sums of squares overflow or vanish."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_a_huge_gradient_makes_a_step_of_the_limit(n, backend, dtype):
 
 
 def test_parts_of_all_sizes(backend, dtype):
-    """Arrays, each with a scale of its own: the norm is that of the largest."""
+    """Arrays of very different scales: the largest one dominates the norm."""
     sizes = (*LENGTHS[dtype][1:], 0.0)
     params, grads = [np.zeros(3, dtype) for _ in sizes], [np.full(3, size, dtype) for size in sizes]
     optimizer = SGD(1.0, clip_norm=1.0)
@@ -51,7 +51,7 @@ def test_short_gradients_stay_as_they_are(backend, dtype):
 
 @pytest.mark.parametrize("strange", [np.nan, np.inf])
 def test_gradients_that_are_no_numbers(strange, backend, dtype):
-    """As torch.nn.utils.clip_grad_norm_ has it."""
+    """As in torch.nn.utils.clip_grad_norm_."""
     p, g = np.zeros(3, dtype), np.array([1.0, strange, 2.0], dtype)
     optimizer = SGD(1.0, clip_norm=1.0)
     optimizer.step(p, g, backend=backend)
@@ -76,13 +76,13 @@ def test_every_rule_gets_the_clipped_gradient(name, state_dtype, dtype, rng):
         for _ in range(3):
             optimizer.step(p, g * np.array(scale, dtype))
         ends.append(p)
-    # Rounding of low-memory state is by chance, which depends on the last bits.
+    # Low-memory state is rounded stochastically, depending on the last bits.
     tolerance = {None: 2e-4, "bfloat16": 0.05, "8bit": 0.2}[state_dtype]
     np.testing.assert_allclose(*ends, rtol=0, atol=tolerance)
 
 
 def test_a_network_with_an_exploding_gradient(backend):
-    """Within what is finite it is clipped; without clipping it is a divergence."""
+    """A finite gradient is clipped; without clipping the training diverges."""
     X, y = np.full((8, 1), 1e30, np.float32), np.ones((8, 1), np.float32)
     for options in ({}, {"clip_norm": 1e30}, {"clip_norm": 1.0, "accumulate": 2}, {"clip_value": 1.0}):
         layers = [Dense(1, weight_init="zeros")]

@@ -11,7 +11,7 @@ GRADIENT_TOLERANCE = 1e-8
 NETWORKS = {
     "sequential": [Sequential([Dense(5, "tanh"), Sequential([LayerNorm(), Sequential([])])]), Dense(OUTPUTS)],
     "residual": [Residual([Dense(9, "gelu"), Dense(SIZE, "tanh")]), Dense(OUTPUTS)],
-    # The layers in it write to the gradient that the way around them needs, too.
+    # The inner layers write to the gradient that the skip connection needs, too.
     "in place": [Dense(SIZE, "tanh"), Residual([Dense(SIZE, "tanh"), Dropout(0.3)]),
                  Residual([Residual([Dense(SIZE, "tanh")])]),
                  Residual([Residual([Dense(SIZE, "tanh")]), Dropout(0.3)]), Dense(OUTPUTS)],
@@ -110,7 +110,7 @@ def test_one_layer_used_twice_has_two_sets_of_parameters():
 
 
 def test_a_shared_gradient_is_the_sum_of_both_layers(samples):
-    """Of the same layers with parameters of their own, set to the same values."""
+    """Compared with layers that share nothing but have the same values."""
     x, y = samples
     tied = network("tied transposed")
     apart = Network(SIZE, [Dense(4, "tanh"), Dense(SIZE, "gelu"), Dense(OUTPUTS)], loss="mse", dtype="float64")
@@ -122,7 +122,7 @@ def test_a_shared_gradient_is_the_sum_of_both_layers(samples):
 
 
 def test_a_shared_array_is_updated_once_its_gradient_is_whole(samples, monkeypatch):
-    """Also where the update follows the gradient part by part."""
+    """Also in the fused pass, which updates each array as soon as its gradient is finished."""
     ends = []
     for pass_name in ("step", "guarded", "fused"):
         monkeypatch.setattr(fastgd.engine.plan.Plan, "_choose_pass", lambda plan, pass_name=pass_name: pass_name)
@@ -140,7 +140,7 @@ def test_the_penalty_counts_a_shared_array_once(samples):
 
 
 def test_without_noise():
-    """Dropout that draws nothing stands in its place, so that paths stay."""
+    """Dropout(0.0) replaces each Dropout, so that paths stay the same."""
     twin = Concatenate([Dropout(0.5)], Residual([Dropout(0.2), Dense(3)])).without_noise()
     assert repr(twin) == "Concatenate([Dropout(0.0)], [Residual([Dropout(0.0), Dense(3, identity())])])"
 

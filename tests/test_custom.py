@@ -1,4 +1,4 @@
-"""What users write: rules, activations and losses as Python functions, against the package's own, and in training."""
+"""Custom update rules, activations and losses in Python: against the built-in ones, and in training."""
 
 import inspect
 import json
@@ -6,6 +6,7 @@ import math
 import pickle
 import subprocess
 import sys
+import types
 import warnings
 
 import numpy as np
@@ -47,8 +48,9 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("extra", [{}, {"clip_norm": 0.5, "ema_decay": 0.9, "accumulate": 2}])
-@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize(
+    ("decoupled", "extra"), [(True, {}), (False, {"clip_norm": 0.5, "ema_decay": 0.9, "accumulate": 2})]
+)
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_of_ones_own_is_the_built_in(name, decoupled, extra, backend, dtype, rng):
     function, options, built_in = RULES[name]
@@ -74,8 +76,16 @@ def test_a_rule_of_ones_own_with_low_memory_state(state_dtype, backend, rng):
         g = rng.normal(size=300)
         mine.step(p, g, backend=backend)
         its.step(q, g, backend=backend)
-    assert np.abs(p - q).max() < 1e-2  # a state on the edge may be rounded another way
+    assert np.abs(p - q).max() < 1e-2  # a value between two roundings may go either way
     assert mine.update_kernel.grain == {"bfloat16": 1, "8bit": 256}[state_dtype]  # threads share whole blocks
+
+
+def test_a_mapping_of_any_kind_gives_initial_values():
+    made = custom.optimizer(my_lion, state=types.MappingProxyType({"m": 0.25}))
+    optimizer, p = made(1e-2), np.zeros(3)
+    optimizer.step(p, np.zeros(3), backend="numpy")
+    np.testing.assert_allclose(optimizer.state["m"][0], 0.25 * 0.99)
+    assert issubclass(made, custom.CustomOptimizer)
 
 
 def test_a_rule_trains_a_network_and_has_a_name(backend, rng, tmp_path):
@@ -127,7 +137,7 @@ def test_names_of_the_loops_own(backend):
 
 @pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
 def test_names_of_the_low_memory_loops_own(state_dtype, backend):
-    """Powers of two: nothing is rounded."""
+    """All values are powers of two, so nothing is rounded."""
 
     @custom.optimizer(state=["noise", "values"])
     def low(p, g, noise, values, lr, size=2.0, begin=1.0, end=1.0, np=1.0, x0=1.0):
@@ -194,7 +204,7 @@ def test_a_wrong_derivative_is_found():
     with pytest.raises(ValueError, match="'derivative'.*of leaky.*x = -3.986"):
         custom.activation(leaky, derivative=lambda x, slope=0.1: 1.0 if x > 0 else 2 * slope)
     assert "leaky" not in ACTIVATIONS
-    for scale in (1e-3, 1.0, 1e3):  # of a derivative up to 1 the tolerance is absolute, of a larger one relative
+    for scale in (1e-3, 1.0, 1e3):  # the tolerance is absolute for derivatives up to 1, relative above
         parts = (0.9e-6, 1.1e-6) if scale >= 1 else (0.9e-3, 1.1e-3)
 
         def line(x, scale=scale):
@@ -283,7 +293,7 @@ BAD = {
     "a slot's name": (lambda: custom.optimizer(state=["average"])(of_average), ValueError, "'of_average'.*'average'"),
     "a base's name": (lambda: custom.optimizer(state=["m", "m_base"])(of_base), ValueError, "'of_base'.*'m_base'"),
     "0 in float32": (lambda: custom.optimizer(my_lion, state=["m"])(1e-3, beta1=1e-50), ValueError, "'beta1'.*float32"),
-    "a keyword": (lambda: custom.activation(of_keyword), TypeError, "'of_keyword'.*given by their place.*a=0.5"),
+    "a keyword": (lambda: custom.activation(of_keyword), TypeError, "'of_keyword'.*positional arguments.*a=0.5"),
     "activation's": (lambda: custom.activation(my_sgd), TypeError, "'my_sgd'.*x, then parameters"),
     "derivative": (lambda: custom.activation(leaky, derivative=3), TypeError, "'derivative'.*3"),
     "loss's": (lambda: custom.loss(leaky), TypeError, "'leaky'.*z, y, dz"),
@@ -342,7 +352,7 @@ def test_a_function_may_be_defined_anew():
     np.testing.assert_array_equal(p, -1.0)
 
 
-def test_what_numba_does_not_compile_is_told():
+def test_errors_name_what_numba_does_not_compile():
     @custom.optimizer
     def impossible(p, g, lr):
         return p - lr * open("x")
@@ -402,7 +412,7 @@ def large_rule(slots, hyper):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"state_dtype": "8bit", "ema_decay": 0.5}], ids=["plain", "8bit"])
 def test_a_rule_with_many_slots_and_hyper_parameters(options):
-    """More arguments than a call of Numba's has, and arrays than a link of a chain once had."""
+    """More arguments than Numba allows in a call, and many arrays in one kernel of a chain."""
     rule, found = large_rule(20, 20), {}
     for backend in ("numpy", "cython"):
         p, optimizer = np.ones(300), rule(0.01, **options)
@@ -438,7 +448,7 @@ def test_a_kernel_that_is_too_large_for_a_chain_is_refused():
 
 
 def test_what_functions_compute_is_written_as_in_older_files(tmp_path):
-    """A file holds what users' functions give at some points: other points would refuse every file there is."""
+    """A file records custom functions' values at fixed points; other points would invalidate every existing file."""
 
     @custom.activation(derivative=lambda x, a: a / (1 + abs(x)) ** 2)
     def squashed(x, a=0.5):

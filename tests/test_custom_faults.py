@@ -1,4 +1,4 @@
-"""Users' functions that raise: the exception reaches the caller from every door, and nothing is wrong after it."""
+"""Custom functions that raise: every public call passes the exception on, and everything works afterwards."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ with definitions():
 
 
 def network_of(part, backend, dtype="float64", **options):
-    """A network with a function that raises at row 77 of `rows_of`, and its optimizer."""
+    """A network and its optimizer, with a custom `part` that raises at row 77 of `rows_of`."""
     layers, loss = [Dense(2)] if part == "loss" else [Dense(3, "tanh"), Dense(2)], LOSS if part == "loss" else "mse"
     if part == "activation":
         layers[0] = Dense(3, ACTIVATION)
@@ -59,7 +59,7 @@ def rows_of(part, dtype="float64"):
     return X.astype(dtype), y.astype(dtype)
 
 
-BACKENDS = ("numpy", "cython")  # of users' functions Numba's body serves both compiled backends
+BACKENDS = ("numpy", "cython")  # both compiled backends run the Numba body of a custom function
 PARTS = ("loss", "activation", "rule")
 RAISED = "output above top|x above top|g above top"
 
@@ -88,7 +88,7 @@ def test_fit_stops_at_the_step(part, backend, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("part", PARTS)
 def test_steps_one_at_a_time(part, backend):
-    """Prepared, quick, and quick again after it failed."""
+    """The first step, fast steps, and fast steps after a failed one."""
     network, optimizer = network_of(part, backend)
     X, y = rows_of(part)
     for failed in (70, 70):
@@ -120,7 +120,7 @@ def test_ctrl_c_while_a_failed_update_is_repeated_saves_nothing(tmp_path, monkey
     assert not (tmp_path / "m").exists()
 
 
-DOORS = {
+CALLS = {
     "loss": lambda net, X, y: net.loss(X, y),
     "evaluate": lambda net, X, y: net.evaluate(X, y, metrics=["mae"]),
     "gradient": lambda net, X, y: net.loss_and_gradient(X, y),
@@ -136,24 +136,24 @@ DOORS = {
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("part", ["loss", "activation"])
-def test_every_door(part, door, backend):
+def test_every_method_and_function(part, call, backend):
     network, _ = network_of(part, backend)
     X, y = rows_of(part)
     with pytest.raises(ValueError, match=RAISED) as caught:
-        DOORS[door](network, X, y)
-    if door == "sweep":
+        CALLS[call](network, X, y)
+    if call == "sweep":
         assert any("in the training of {'seed': " in note for note in caught.value.__notes__)
     assert np.isfinite(network.loss(X[:50], y[:50]))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("door", ["forward", "predict"])
-def test_outputs(door, backend):
+@pytest.mark.parametrize("call", ["forward", "predict"])
+def test_outputs(call, backend):
     network, _ = network_of("activation", backend)
     with pytest.raises(ValueError, match="x above top"):
-        getattr(network, door)(rows_of("activation")[0])
+        getattr(network, call)(rows_of("activation")[0])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -182,7 +182,7 @@ def test_arrays(options, backend):
     bad[2500] = 100
     for _ in range(2):
         optimizer.step([p], [g], backend=backend)
-    for _ in range(2):  # quick, and quick again
+    for _ in range(2):  # a fast step, and another after it failed
         with pytest.raises(ValueError, match="g above top") as caught:
             optimizer.step([p], [bad], backend=backend)
         assert "The update had begun" in caught.value.__notes__[1]
@@ -203,7 +203,7 @@ def test_a_kernel_by_its_name():
         ACTIVATION.forward.body(body)(y, np.ones((1, 3)), 50.0)
 
 
-def test_what_raises_only_when_compiled_is_told():
+def test_errors_of_compiled_code_alone_name_the_function():
     @custom.loss
     def wide(z, y, dz):
         n = 10
@@ -251,7 +251,7 @@ def test_exceptions_of_python_s_own(function, backend):
 
 
 def test_faults_stay_with_their_network():
-    """Two threads with the same loss: only the one that raises stops."""
+    """Two threads use the same loss; only the network whose loss raises stops."""
     X, y = rows_of("loss")
     good, bad = (network_of("loss", "cython")[0] for _ in range(2))
     raised, stop = [], threading.Event()

@@ -1,4 +1,4 @@
-"""What users' functions read counts as it is now: globals, closures, modules, arrays, other functions, code."""
+"""Custom functions see current values of all they read: globals, closures, modules, arrays, functions, code."""
 
 import sys
 import types
@@ -25,7 +25,7 @@ def through(v, factor=1.0):
 
 
 def settings():
-    """A module that has been imported."""
+    """An imported module."""
     made = sys.modules.setdefault("settings_of_a_test", types.ModuleType("settings_of_a_test"))
     made.RATE = 1.0
     return made
@@ -73,7 +73,7 @@ CHANGES = {
 
 
 class Patch(pytest.MonkeyPatch):
-    """What a change of a test needs of pytest's, for elements of arrays, too."""
+    """pytest's MonkeyPatch, which also restores elements of arrays."""
 
     def setitem(self, array, index, value):
         self._arrays = [*getattr(self, "_arrays", []), (array, array.copy())]
@@ -92,7 +92,7 @@ def patch():
     made.undo()
 
 
-@pytest.mark.parametrize("backend", ["numpy", "cython"])  # Numba's body serves both compiled ones
+@pytest.mark.parametrize("backend", ["numpy", "cython"])  # both compiled backends run the Numba body
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_a_function_reads_counts_as_it_is_now(change, patch, backend):
     network = Network(2, [Dense(2, READS)], loss="mse", dtype="float64", backend=backend)
@@ -144,8 +144,8 @@ def test_a_variable_without_a_value():
 
 @pytest.mark.parametrize("backend", ["numpy", "cython"])
 @pytest.mark.parametrize("rule", [by_scale, by_elements])
-def test_each_step_looks(rule, patch, backend):
-    """The steps that need no preparation, too."""
+def test_each_step_uses_current_values(rule, patch, backend):
+    """Fast steps, which skip the preparation, too."""
     made = custom.optimizer(rule)
     network = Network(2, [Dense(2)], loss="mse", dtype="float64", backend=backend)
     x, y, optimizer, alone = np.eye(2), np.ones((2, 2)), made(0.1), made(0.1)
@@ -200,7 +200,7 @@ def half(x):
 
 @pytest.mark.parametrize("backend", ["numpy", "cython"])
 def test_functions_of_any_origin(tmp_path, backend):
-    """From text, and from a file that was changed after it was imported: what is in memory counts."""
+    """From text, and from a file that changed after its import: the function in memory counts."""
     names = {}
     exec(SOURCE, names)
     path = tmp_path / "module_of_a_test.py"

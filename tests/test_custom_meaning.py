@@ -1,4 +1,4 @@
-"""What users' functions compute is what Python computes: numbers of Python's beside float32, whole numbers, math."""
+"""Compiled custom functions compute what Python computes: Python floats beside float32, integers, math."""
 
 import math
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.usefixtures("own_definitions"), pytest.mark.slow]  # e
 
 
 def compiled(function, *arguments):
-    """What the compiled function gives; raises where it says that Python would."""
+    """The value of the compiled function; raises where it reports that Python would raise."""
     value, is_bad = Compiler((function,)).user(function)(*arguments)
     if is_bad:
         raise ArithmeticError("deferred")
@@ -175,7 +175,7 @@ SAME = {
     "not a number": (lambda x: math.exp(x), np.float32(np.nan)),
     "infinite": (lambda x: math.exp(x), np.float32(np.inf)),
 }
-# Where Python raises, or gives what 64 bits do not hold: an exception, too, when it is compiled or called.
+# Where Python raises, or its result exceeds 64 bits: compiling or calling the function raises, too.
 OTHER = {
     "division of wholes": (lambda n: 1 / (n - n), N),
     "whole division by zero": (lambda n: 1 // (n - n), N),
@@ -225,7 +225,7 @@ def test_python_computes_the_same(case):
     value = compiled(function, *arguments)
     precision = 2e-7 if isinstance(expected, np.float32) else 1e-15
     np.testing.assert_allclose(value, float(expected), rtol=precision)
-    if isinstance(expected, np.float32) and case != "comprehension":  # whose sum begins with a whole number
+    if isinstance(expected, np.float32) and case != "comprehension":  # its sum begins with an int
         assert math.isnan(value) or float(np.float32(value)) == value
 
 
@@ -237,7 +237,7 @@ def test_what_python_does_not_compute_is_not_computed(case):
 
 
 def test_numbers_keep_float32():
-    """Lanes of a float32 stay such: nothing in the code of a rule is a double."""
+    """A float32 rule compiles to float32 vectors: Python floats promote nothing to double."""
 
     @custom.optimizer(state=["m", "v"])
     def mine(p, g, m, v, lr, beta=0.9, eps=1e-8):

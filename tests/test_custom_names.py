@@ -1,4 +1,4 @@
-"""Users' functions whose names mean something else by now: copies, pickles, files."""
+"""Custom functions whose names have been redefined: copies, pickles, files."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ def renamed(function, name):
 
 
 def define(factor, name="scaled"):
-    """A loss, an activation and a rule under the same names each time."""
+    """Defines a loss, an activation and a rule, under the same names each time."""
 
     def loss(z, y, dz, q=1.0):
         d = z[0] - y[0]
@@ -108,8 +108,8 @@ def test_pickled_optimizers_are_of_the_rule_that_a_name_means(monkeypatch):
         pickle.loads(dumped)
 
 
-@pytest.mark.parametrize("place", ["loss", "layer 1", "optimizer"])
-def test_files_are_of_the_function_that_a_name_means(place, tmp_path):
+@pytest.mark.parametrize("field", ["loss", "layer 1", "optimizer"])
+def test_files_are_of_the_function_that_a_name_means(field, tmp_path):
     define(1.0)
     network, optimizer = made_network()
     network.save(tmp_path / "m", optimizer=optimizer)
@@ -119,18 +119,18 @@ def test_files_are_of_the_function_that_a_name_means(place, tmp_path):
     assert type(its) is OPTIMIZERS["scaled_rule"]
     kept = {"loss": LOSSES["scaled_loss"], "layer 1": ACTIVATIONS["scaled_activation"], "optimizer": type(its)}
     define(1 + 1e-4)
-    if place != "loss":
+    if field != "loss":
         LOSSES["scaled_loss"] = kept["loss"]
-    if place == "optimizer":
+    if field == "optimizer":
         ACTIVATIONS["scaled_activation"] = kept["layer 1"]
-    name = {"loss": "scaled_loss", "layer 1": "scaled_activation", "optimizer": "scaled_rule"}[place]
-    with pytest.raises(fastgd.CheckpointError, match=f"field '{place}'.*'{name}'.*another function"):
+    name = {"loss": "scaled_loss", "layer 1": "scaled_activation", "optimizer": "scaled_rule"}[field]
+    with pytest.raises(fastgd.CheckpointError, match=f"field '{field}'.*'{name}'.*another function"):
         fastgd.load(tmp_path / "m")
     with pytest.raises(ValueError, match="means now"):
         network.save(tmp_path / "other")
 
 
-def test_a_file_tells_what_a_function_reads(tmp_path):
+def test_a_file_records_what_a_function_reads(tmp_path):
     factor = 1.0
 
     @custom.activation(derivative=lambda x: factor)

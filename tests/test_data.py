@@ -66,13 +66,13 @@ def test_orders_are_permutations_that_depend_on_seed_and_epoch():
     assert len({tuple(order) for order in orders}) == 2000
     np.testing.assert_array_equal(epoch_order(50, 0, 7, True), orders[7])
     np.testing.assert_array_equal(epoch_order(5, 0, 7, False), np.arange(5))
-    # Every row in every place equally often: chi squared of 49 * 49 degrees of freedom, within 5 deviations.
+    # Every row is equally often at every position: chi squared with 49 * 49 degrees of freedom, within 5 deviations.
     counts = np.array([np.bincount(column, minlength=50) for column in orders.T])
     assert abs(((counts - 40.0) ** 2 / 40).sum() - 49**2) < 5 * (2 * 49**2) ** 0.5
 
 
 def mapped_views(tmp_path, mode):
-    """Views of a mapped file, with the same as arrays."""
+    """Pairs of a view of a mapped file and the equal array in memory."""
     x = np.arange(600, dtype=np.int16).reshape(100, 6)
     np.save(tmp_path / "x.npy", x)
     m = np.load(tmp_path / "x.npy", mmap_mode=mode)
@@ -95,7 +95,7 @@ def test_rows_of_a_mapped_file_are_those_of_the_array(mode, tmp_path, rng):
     assert read_from_file == (0 if mode == "c" else 8)
 
 
-def test_what_is_written_to_a_mapped_file_is_seen(tmp_path):
+def test_readers_return_what_was_written_to_a_mapped_file(tmp_path):
     for mode in ("r+", "c"):
         np.save(tmp_path / "x.npy", np.zeros((50, 4)))
         x = np.load(tmp_path / "x.npy", mmap_mode=mode)
@@ -117,7 +117,7 @@ def test_a_file_replaced_since_it_was_mapped_is_not_read(tmp_path):
 
 
 def like(x, changed):
-    """An array with the same rows where a look at some of them might fall, and others else."""
+    """An array that equals x in the rows that a spot check might compare, and differs elsewhere."""
     other = np.full_like(x, changed)
     for count in (1, 2, 16, 64, 100, 256):
         index = np.linspace(0, len(x) - 1, count).astype(int)
@@ -127,7 +127,7 @@ def like(x, changed):
 
 @pytest.mark.parametrize("name", ["X", "y", "both"])
 def test_a_file_replaced_while_it_is_in_use(name, tmp_path, monkeypatch):
-    """Between two calls, and between two epochs, by a name that is not where it was: what was mapped is trained on."""
+    """Between two calls and between two epochs, under its relative name: training continues on the mapped rows."""
     monkeypatch.chdir(tmp_path)
     X, y = np.ones((3000, 4), np.float32), np.ones((3000, 2), np.float32)
     ends = []
@@ -183,7 +183,7 @@ def test_the_file_of_a_mapping_is_known_by_its_identity(mode, tmp_path, monkeypa
 
 
 def test_a_file_that_became_shorter_is_an_error(tmp_path):
-    """And not the end of the process."""
+    """It does not kill the process."""
     path = tmp_path / "x.npy"
     X, y = np.ones((5000, 4), np.float32), np.ones(5000)
     network = fastgd.Network(4, [Dense(1)], loss="mse")
@@ -225,12 +225,12 @@ def test_a_file_that_became_shorter_is_an_error(tmp_path):
 
 
 def test_estimators_read_no_file_that_became_shorter(tmp_path, rng):
-    """scikit-learn's checks touch every page."""
+    """scikit-learn's checks read every page."""
     data = {"X": rng.normal(size=(9000, 2)), "y": np.arange(9000) % 2}
     for kind in (MLPClassifier, MLPRegressor):
         model = kind(hidden_layer_sizes=(2,), max_iter=1, tol=10.0, n_iter_no_change=1, random_state=0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one epoch
+            warnings.simplefilter("ignore")  # not converged after one epoch
             model.fit(data["X"], data["y"])
         for name, uses in {"X": ("fit", "partial_fit", "predict", "score"), "y": ("fit", "partial_fit")}.items():
             for use in uses:
@@ -242,7 +242,7 @@ def test_estimators_read_no_file_that_became_shorter(tmp_path, rng):
 
 
 def test_targets_of_a_mapped_file(tmp_path, rng):
-    """An autoencoder: what is in the file is what it would be in memory."""
+    """An autoencoder trains on a mapped file as on an array in memory."""
     np.save(tmp_path / "x.npy", rng.normal(size=(90, 6)))
     mapped, ends = np.load(tmp_path / "x.npy", mmap_mode="r"), []
     for x in (mapped, np.array(mapped)):
@@ -316,7 +316,7 @@ def test_standardized_features_train_like_standardized_data(backend, dtype, rng)
     np.testing.assert_allclose(by_layer.parameters, by_hand.parameters, atol=tolerance)
     np.testing.assert_allclose(by_layer.predict(X), by_hand.predict(Z), atol=tolerance)
     assert "standardize_forward(a1" in by_layer.describe()
-    assert "da1" not in by_layer.describe()  # nobody asks for the gradient of the data
+    assert "da1" not in by_layer.describe()  # the gradient of the input is not computed
 
 
 def test_standardize_within_a_network_has_the_right_gradient(backend, rng):
@@ -369,8 +369,8 @@ def test_bad_standardize(make, match):
         make()
 
 
-def test_large_offsets_are_told_apart_or_refused():
-    """Seconds of an hour among those since 1970."""
+def test_large_offsets_are_distinguished_or_refused():
+    """Timestamps within an hour, as seconds since 1970."""
     X = 1.6e9 + np.linspace(0, 3600, 50)[:, None]
     layers = [Standardize.of(X), Dense(1)]
     with pytest.raises(ValueError, match="'shift'.*float64"):

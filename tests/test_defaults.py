@@ -1,5 +1,5 @@
-"""What is made at import. The defaults of everything public are those of golden/defaults.txt: users rely on them, and
-their files and results depend on them. A new name in a namespace gets a line there."""
+"""Definitions made at import. golden/defaults.txt lists the defaults of all public names, on which users' code, files
+and results depend. A new public name needs a line there."""
 
 import inspect
 import operator

@@ -1,4 +1,4 @@
-"""The code of the pages for users and contributors runs, block after block; what they name is there."""
+"""The documentation's code blocks run, and the files and names it mentions exist."""
 
 import importlib
 import pathlib
@@ -42,7 +42,7 @@ def table(rows):
 
 
 def given_to(block):
-    """What a block of README takes for granted: modules, data, a network that fits them, files."""
+    """Names that a block of README assumes (modules, data, a network for them); writes the files it reads."""
     rng, own = np.random.default_rng(0), "pinball" in block
     width, outputs, loss = (8, 1, "mse") if own else (784 if "784" in block else 64, 10, "softmax_cross_entropy")
     X = (16 * rng.random((120, width))).astype(np.float32)
@@ -76,13 +76,13 @@ def test_the_code_of_the_readme_runs(block, own_definitions, monkeypatch, tmp_pa
 
 
 def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys):
-    """The code of CONTRIBUTING.md as the module it would be, then the code that uses it; the records of its Cython
-    bodies have the fields of the contracts."""
+    """The module in CONTRIBUTING.md and the code that uses it run; the records of its Cython bodies have the fields of
+    the contracts."""
     module, use = BLOCKS[ROOT / "CONTRIBUTING.md"]
     made = types.ModuleType("fastgd.layers.scale")
     made.__package__ = "fastgd.layers"
     monkeypatch.setitem(sys.modules, made.__name__, made)
-    monkeypatch.setitem(LAYERS, "Scale", None)  # and gone after the test
+    monkeypatch.setitem(LAYERS, "Scale", None)  # removed after the test
     monkeypatch.chdir(tmp_path)
     exec(compile(module, "scale.py", "exec"), vars(made))
     exec(compile(use, "use.py", "exec"), {})
@@ -97,9 +97,8 @@ def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys
 
 def test_hooks_run_the_lint_line_of_the_checks():
     hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.M)
-    checks = [
-        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith(("ruff", "cython-lint"))
-    ]
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    checks = [line for line in lines if line.startswith(("ruff", "cython-lint", "mypy"))]
     assert hooks == checks
 
 
@@ -113,7 +112,7 @@ def test_files_that_a_page_names_are_there(page):
 
 
 def test_the_architecture_names_what_is_there():
-    """`Class.attribute` and functions, in the file that the line or the sentence names, or in any."""
+    """Each `Class.attribute` exists, and each function or phase is in the file named beside it."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     paths = [path for folder in ("fastgd", "src_cython") for path in (ROOT / folder).rglob("*.*")]
     sources = [path.read_text() for path in paths if path.suffix in (".py", ".pyx", ".pxi", ".h")]
@@ -128,7 +127,7 @@ def test_the_architecture_names_what_is_there():
 
 
 def exists(name):
-    """Whether a dotted name of the package means something: a module, or what is in one."""
+    """Whether a dotted name of the package is a module or an attribute."""
     module, _, rest = name.partition(".")
     found = importlib.import_module(module)
     for part in rest.split("."):
@@ -142,7 +141,7 @@ def exists(name):
 
 
 def test_names_of_the_package_mean_something():
-    """In pages, docstrings, comments and messages: `fastgd.x.y`."""
+    """Every `fastgd.x.y` in pages, docstrings, comments and messages."""
     paths = [*PAGES, *(ROOT / "fastgd").rglob("*.py"), *(ROOT / "src_cython").rglob("*.p*")]
     named = {
         (path.name, name)

@@ -1,4 +1,4 @@
-"""Domains of a contract's arrays: what belongs to each, and what is refused when a kernel is defined."""
+"""Domains of a contract's arrays: which values belong to each, and which definitions a kernel refuses."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_examples_belong_to_their_domain(name, rng):
     assert len(np.unique(values)) > 2
 
 
-def test_every_domain_is_used_and_stands_in_the_docstring():
+def test_every_domain_is_used_and_documented():
     specs = [(kernel, spec) for kernel in KERNELS.values() for spec in kernel.arrays.values()]
     assert {spec.domain for _, spec in specs} == set(DOMAINS)
     for kernel, spec in specs:
@@ -114,7 +114,7 @@ def test_a_new_domain_needs_one_definition(monkeypatch, rng):
 @pytest.mark.parametrize("off", [-1.01, -0.99, 0.99, 1.01])
 @pytest.mark.parametrize("k", [3, 50, 3000])
 def test_checks_bodies_and_metrics_share_the_tolerance_of_probabilities(off, k, dtype):
-    """Just inside and just outside of the tolerance: what passes the door has a loss on every backend."""
+    """Just inside and just outside the tolerance: targets that pass the checks have finite losses on every backend."""
     y, is_valid = np.full((5, k), (1 + off * MASS_TOLERANCE) / k, dtype), abs(off) < 1
     loss, kernel = LOSSES["softmax_cross_entropy"], fastgd.kernels.softmax_cross_entropy_loss
     if is_valid:

@@ -1,4 +1,4 @@
-"""What fit watches: validation, metrics, early stopping."""
+"""Validation, metrics and early stopping in fit."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_monitor_follows_a_metric(rows):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_what_counts_as_better(sign, rows):
-    """Less by more than the tolerance counts for the patience; less at all, and the first of equals, for the best."""
+    """Patience counts improvements beyond the tolerance; the best epoch is the first with the smallest value."""
     values = iter([1.0, 0.5, 0.25, 0.25, 0.375, 0.125])
     metric = fastgd.metrics.own(lambda y, prediction: sign * next(values), greater_is_better=sign < 0, name="own")
     history = make().fit(*rows, epochs=6, metrics=metric, monitor="own", patience=3, tolerance=0.25)
@@ -83,8 +83,8 @@ def test_what_is_never_a_number_is_never_best(rows):
     np.testing.assert_array_equal(network.parameters, twin.parameters)
 
 
-def test_a_plateau_looks_at_the_validation_loss(rows):
-    """Which gets worse while that of the training falls."""
+def test_a_plateau_observes_the_validation_loss(rows):
+    """The validation loss rises while the training loss falls."""
     X, y = rows
     rate = fastgd.schedules.reduce_on_plateau(0.5, patience=0, factor=0.5)
     history = make().fit(X[:20], y[:20], optimizer=SGD(rate), epochs=12, validation_data=(X[:20], (y[:20] + 1) % 3))
@@ -93,7 +93,7 @@ def test_a_plateau_looks_at_the_validation_loss(rows):
     assert history.learning_rate[-1] < 0.5 / 2**5
 
 
-def test_a_plateau_set_by_a_callback_looks(rows):
+def test_a_plateau_set_by_a_callback_observes_the_loss(rows):
     def set_plateau(run):
         if run.epoch == 1:
             run.optimizer.learning_rate = fastgd.schedules.reduce_on_plateau(0.1, patience=0, threshold=1.0)
@@ -102,7 +102,7 @@ def test_a_plateau_set_by_a_callback_looks(rows):
     assert history.learning_rate[-1] < 0.1
 
 
-def test_a_metric_that_does_not_suit_is_told_before_the_training(rows):
+def test_a_metric_that_does_not_suit_raises_before_the_training(rows):
     X, y = rows
     one = fastgd.Network(6, [fastgd.Dense(1)], loss="mse")
     for network, target, metric in ((make(), y, "mae"), (one, y * 1.5, "accuracy"), (one, y, "top_k")):
@@ -125,12 +125,12 @@ def test_metrics_of_the_training_data_without_validation(backend, rows):
     assert history.validation_loss == []
 
 
-# ---- held out rows
+# ---- held-out rows
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_validation_fraction_is_validation_data(backend, rng):
-    """The rows held out are not trained on; the rest is trained on as if it were all."""
+    """Held-out rows are not trained on; the other rows train as if they were all the data."""
     X, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
     held_out = fastgd.data.minibatches.epoch_order(50, 3, fastgd.data.samples.SPLIT_EPOCH, True)[:10]
     rest = np.setdiff1d(np.arange(50), held_out)

@@ -1,6 +1,6 @@
-"""The elementary functions against more exact ones: errors in units of the last place.
+"""Elementary functions against more precise ones; errors are in units in the last place.
 
-The sample of float32 is every 251st number there is; `python tests/test_elementary.py` takes all of them.
+The tests take every 251st float32 number; `python tests/test_elementary.py` takes all of them.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import pytest
 
 from fastgd import _cpu
 
-# name: the same function to more digits, the range in which it is defined, the largest error allowed
+# name: the reference function, the lowest and highest argument, the largest error allowed
 FUNCTIONS = {
     "exp": (np.exp, -np.inf, np.inf, 1.0),
     "expm1": (np.expm1, -np.inf, 40.0, 2.0),
@@ -22,7 +22,7 @@ FUNCTIONS = {
 
 
 def largest_error(variant, name, x):
-    """In units of the last place of the exact value, rounded to the precision of x."""
+    """In units in the last place of the exact value in the precision of x."""
     exact_function = FUNCTIONS[name][0]
     compiled = importlib.import_module(f"fastgd._kernels_{variant}_{x.dtype}")
     x, y = np.ascontiguousarray(x), np.empty_like(x)

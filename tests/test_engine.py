@@ -1,4 +1,4 @@
-"""The native engine: the ways a step may take give the same bits, allocate nothing, and can be interrupted."""
+"""The native engine: all passes and fast steps give the same bits, allocate nothing, and can be interrupted."""
 
 import os
 import pathlib
@@ -41,7 +41,7 @@ def test_an_update_while_the_gradient_is_made_changes_no_bit(name, monkeypatch, 
 
 
 def test_inputs_too_large_for_a_fused_update_train_all_the_same(monkeypatch, rows):
-    """Where the gradient might overflow it is looked at before it is used."""
+    """A gradient that might overflow is checked before the update uses it."""
     X, y = rows[0] * np.float32(1e12), rows[1]
     ends = []
     for limit in (2**40, 0):
@@ -57,7 +57,7 @@ def test_inputs_too_large_for_a_fused_update_train_all_the_same(monkeypatch, row
 @pytest.mark.parametrize("backend", ["numba", "cython"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_short_ways_of_one_row_change_no_bit(name, backend, scale, monkeypatch, rows):
-    """With what its gradient is made of checked beforehand, and for plain SGD without a gradient array."""
+    """The guarded pass checks the factors of the gradient beforehand; plain SGD needs no gradient array."""
     X, y = rows[0] * np.float32(scale), rows[1]
     ends = []
     for factor in (4, np.inf):
@@ -88,7 +88,7 @@ def test_an_update_that_is_not_plain_has_a_gradient(options, monkeypatch, rows):
 
 @pytest.mark.parametrize("backend", ["numba", "cython"])
 def test_fast_steps_are_steps(backend, rows):
-    """Steps of arrays used in place, of lists, and of several sizes, mixed: the bits are those of the long way."""
+    """Mixed steps of arrays used in place, of lists and of several sizes give the bits of the general way."""
     X, y = rows
     fast, long = network(backend=backend), network(backend=backend)
     fast_optimizer, long_optimizer = (Adam(fastgd.schedules.cosine(0.01, 200, warmup_steps=20)) for _ in range(2))
@@ -102,7 +102,7 @@ def test_fast_steps_are_steps(backend, rows):
     np.testing.assert_array_equal(fast.parameters, long.parameters)
 
 
-def test_a_fast_step_sees_what_was_changed(rows):
+def test_a_fast_step_uses_what_was_changed(rows):
     X, y = rows
     net, twin = network(), network()
     optimizer, twin_optimizer = SGD(0.1), SGD(0.1)
@@ -135,7 +135,7 @@ def test_fast_steps_of_two_optimizers_in_turns(rows):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9])
-def test_divergence_tells_the_loss_before(steps):
+def test_divergence_error_has_the_loss_before(steps):
     x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
     net, optimizer = fastgd.Network(3, [fastgd.Dense(1)], loss="mse"), SGD(1e-3)
     losses = [net.train_step(x, y, optimizer) for _ in range(steps)]
@@ -179,10 +179,10 @@ def test_pieces_of_a_run_do_not_show(monkeypatch, rows):
     ends = []
     for limit in (2**18, 50):
         monkeypatch.setattr(fastgd.training.sampling, "PIECE_ROWS", limit)
-        net, told = network(), []
-        callbacks = [fastgd.callbacks.every(4, lambda run, told=told: told.append(run.step))]
+        net, steps = network(), []
+        callbacks = [fastgd.callbacks.every(4, lambda run, steps=steps: steps.append(run.step))]
         history = net.fit(*rows, optimizer=Adam(), batch_size=16, epochs=5, callbacks=callbacks)
-        assert told == list(range(4, 30, 4))
+        assert steps == list(range(4, 30, 4))
         ends.append((net.parameters.copy(), history.loss))
         assert history.steps == 30
     np.testing.assert_array_equal(ends[0][0], ends[1][0])
@@ -229,7 +229,7 @@ def test_an_interrupt_in_python_waits_for_the_end_of_the_step(rows):
 
 @pytest.mark.parametrize("offset", [0, 3, 100])
 def test_where_arrays_begin(offset, dtype):
-    """At lines of the cache; large ones an eighth of a page after one another, counted from an array `like` them."""
+    """At cache lines; each large array an eighth of a page further than the last, counted from the array `like`."""
     size = 20_000
     like = np.zeros(size + offset, dtype)[offset:]
     _, arrays = aligned_zeros([size, 5, size], dtype, eighth=6, like=like)
@@ -237,7 +237,7 @@ def test_where_arrays_begin(offset, dtype):
     assert (away[0], away[2]) == (6 * 512, 7 * 512)
     assert {array.ctypes.data % 64 for array in arrays} == {like.ctypes.data % 64}
     assert [(array.size, array.dtype, array.any()) for array in arrays] == [(n, dtype, False) for n in (size, 5, size)]
-    small = np.zeros(32768 // like.itemsize + offset, dtype)[offset:]  # the first cache holds it
+    small = np.zeros(32768 // like.itemsize + offset, dtype)[offset:]  # fits into the first-level cache
     for options in ({}, {"eighth": 2, "like": small}):
         _, arrays = aligned_zeros([5, 7, size], dtype, **options)
         assert [array.ctypes.data % 64 for array in arrays] == [0, 0, 0]
@@ -313,7 +313,7 @@ print(net.executor.plan.best_pass, taken[2] - taken[1])
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts by replacing the C library's malloc")
 def test_a_step_allocates_nothing(tmp_path):
-    """490 steps more take not one allocation more."""
+    """490 more steps make no more allocations."""
     compiler = shutil.which("cc") or shutil.which("gcc") or sysconfig.get_config_var("CC").split()[0]
     source, library = tmp_path / "counter.c", tmp_path / "counter.so"
     source.write_text(COUNTER)

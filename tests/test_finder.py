@@ -40,8 +40,8 @@ def test_the_range_test_leaves_the_network_alone(backend, small):
 
 @pytest.mark.parametrize("name", ["SGD", "momentum", "RMSProp", "Adam", "Lion"])
 def test_the_suggestion_is_a_good_one(name, data):
-    """Over rates that are each as far from the next as sqrt(10), after a budget: at most twice the least loss of all.
-    Ten times the suggestion, and a hundredth of it, are not."""
+    """After five epochs its loss is less than twice the least of all rates, a factor sqrt(10) apart; the losses at ten
+    times the suggestion and at a hundredth of it are not."""
     X, y = data[0]
     network = Network(64, [Dense(64, "relu"), Dense(10)], loss="softmax_cross_entropy", seed=1)
     optimizer = OPTIMIZERS[name](0.1)
@@ -85,7 +85,7 @@ def test_accumulated_updates_cover_the_whole_range(data):
     assert one.suggestion / 4 < four.suggestion < 4 * one.suggestion
 
 
-# ---- suggestions that are not to be relied on
+# ---- unreliable suggestions
 
 
 def net_of(X, *, loss="softmax_cross_entropy", outputs=10, width=64, **options):
@@ -124,7 +124,7 @@ NOTHING_TO_LEARN = {
 def test_nothing_to_learn_gives_a_warning(case, batch_size, rng):
     X, y = NOTHING_TO_LEARN[case](rng)
     if batch_size is None and y.any():
-        y -= X @ np.linalg.lstsq(X, y)[0]  # the noise of a sample could be learnt
+        y -= X @ np.linalg.lstsq(X, y)[0]  # a network could fit the noise of a sample
         y -= y.mean()
     network = Network(8, [Dense(1, weight_init="zeros")], loss="mse")
     with pytest.warns(UserWarning, match="has not fallen"):
@@ -156,7 +156,7 @@ def test_ends_of_the_range_give_a_warning(options, match, data):
 
 
 def problems(rng, X, y):
-    """Of the usual kinds: network, X, y."""
+    """Yields (network, X, y) of the usual kinds."""
     A = rng.normal(size=(500, 8))
     smooth = np.sin(A @ rng.normal(size=8) / 3)
     yield net_of(X), X, y

@@ -1,4 +1,4 @@
-"""Arrays of other libraries that an optimizer updates: what they have to be told, and what must not be written to."""
+"""Updates of other libraries' arrays: torch notices them, and memory that must not change is refused."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from fastgd import SGD, Adam
 
 
 def test_autograd_knows_of_updates():
-    """A graph that saved a parameter before an update cannot be gone through again, as after torch.optim."""
+    """As after torch.optim, backward raises if the graph saved a parameter before an update."""
     torch = pytest.importorskip("torch")
     w = torch.nn.Parameter(torch.ones(3))
     flat = torch.ones(6)
@@ -30,7 +30,7 @@ def test_autograd_knows_of_updates():
                     torch.autograd.grad(loss, params)
     assert flat._version > 0
     loss = (w * w).sum()
-    with pytest.raises(ValueError, match=r"'grads\[0\]'"):  # nothing is changed, and nothing told
+    with pytest.raises(ValueError, match=r"'grads\[0\]'"):  # neither values nor versions change
         optimizer.step([w], [torch.ones(4)])
     torch.autograd.grad(loss, w)
 

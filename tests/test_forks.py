@@ -11,10 +11,10 @@ import time
 
 import numpy as np
 import pytest
-from fastgd._plan import Use, UseLock, WaitingLock
 
 import fastgd
 from fastgd import Adam, Dense, Network
+from fastgd._plan import Use, UseLock, WaitingLock
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,7 +25,7 @@ SECONDS = 60
 
 
 def in_child(function):
-    """What a function returns, called in the child of a fork; that has to end by itself."""
+    """Calls a function in a forked child and returns its result; fails if the child does not end within SECONDS."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -46,7 +46,7 @@ def in_child(function):
 
 
 class Busy(threading.Thread):
-    """A thread that does something over and over while the context lasts."""
+    """A thread that repeats `work` while the context lasts."""
 
     def __init__(self, work):
         super().__init__()
@@ -70,7 +70,7 @@ class Busy(threading.Thread):
 
 
 def equal_weights(n=300):
-    """A network and data whose weights stay equal to each other from step to step, but not within one."""
+    """A network, whose weights are all equal between two steps but not within one, and its data."""
     layers = [Dense(n, weight_init="zeros"), Dense(1, weight_init="zeros")]
     network = Network(n, layers, loss="mse", num_threads=2)
     network.parameters[:] = 0.001
@@ -102,8 +102,8 @@ def test_a_child_uses_what_another_thread_was_using(task, backend, tmp_path):
 
     with Busy(work):
         answers = [in_child(child) for _ in range(5)]
-    assert answers == [({1}, True)] * 5  # and the parameters are of between two steps
-    network.fit(x, y, optimizer=optimizer, epochs=1)  # the parent goes on, too
+    assert answers == [({1}, True)] * 5  # the parameters are those between two steps
+    network.fit(x, y, optimizer=optimizer, epochs=1)  # the parent continues, too
 
 
 def test_a_child_uses_an_optimizer_and_an_estimator_that_were_in_use(rng):
@@ -131,7 +131,7 @@ def test_a_child_uses_an_optimizer_and_an_estimator_that_were_in_use(rng):
 
 
 def test_a_fork_within_a_callback(rng):
-    """The thread that forked is there, in its fit: it may use the network as in any callback, and go on."""
+    """The child has the thread that forked, within fit: it may use the network as in any callback, and continue."""
     x, y = rng.normal(size=(64, 4)), rng.normal(size=(64, 1))
     network, answers = Network(4, [Dense(3, "tanh"), Dense(1)], loss="mse", seed=1), []
     expected = copy.deepcopy(network)
@@ -154,7 +154,7 @@ def test_a_fork_within_a_callback(rng):
     parent, (reading, writing) = os.getpid(), os.pipe()
     network = copy.deepcopy(expected).like()
     history = network.fit(x, y, optimizer=Adam(), epochs=2, callbacks=[lambda run: os.fork() and None])
-    if os.getpid() != parent:  # each child trains to the end as its parent does
+    if os.getpid() != parent:  # each child trains to the end, like its parent
         os.write(writing, network.parameters.tobytes() if len(history.loss) == 2 else b"")
         os._exit(0)
     for _ in range(2):
@@ -185,7 +185,7 @@ def test_networks_in_processes(method, rng):
 
 
 def test_a_fork_waits_for_a_compilation():
-    """Numba compiles under one lock, whoever compiles."""
+    """Numba compiles under one global lock."""
     pytest.importorskip("numba")
     from fastgd.core import jit
 
@@ -230,10 +230,10 @@ def test_a_fork_waits_for_a_progress_bar(rng):
     other.join()
 
 
-def entered(turn):
-    """What comes of taking a turn: "entered", or the message."""
+def entered(lock):
+    """Takes the lock; returns "entered" or the error's message."""
     try:
-        with turn:
+        with lock:
             return "entered"
     except RuntimeError as error:
         return str(error)
@@ -247,11 +247,11 @@ def test_what_the_forking_thread_holds_it_holds_on(turn):
 
 
 def test_a_reader_in_a_child():
-    turn = UseLock("thing")
-    with turn.reading():
+    lock = UseLock("thing")
+    with lock.reading():
 
         def read():
-            return entered(turn.use(Use.EVALUATE)), entered(turn.use(Use.BORROW)), entered(turn)
+            return entered(lock.use(Use.EVALUATE)), entered(lock.use(Use.BORROW)), entered(lock)
 
         evaluates, borrows, trains = in_child(read)
         assert evaluates == "entered"
@@ -261,11 +261,11 @@ def test_a_reader_in_a_child():
 
 @pytest.mark.parametrize("kind", ["taken", "read", "waiting"])
 def test_what_other_threads_hold_is_free_in_a_child(kind):
-    turn = WaitingLock("thing") if kind == "waiting" else UseLock("thing")
+    lock = WaitingLock("thing") if kind == "waiting" else UseLock("thing")
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with turn.reading() if kind == "read" else turn:
+        with lock.reading() if kind == "read" else lock:
             held.set()
             release.wait(SECONDS)
 
@@ -274,10 +274,10 @@ def test_what_other_threads_hold_is_free_in_a_child(kind):
     held.wait(SECONDS)
 
     def take():
-        with turn:
-            return in_child(lambda: entered(turn))  # a grandchild, whose one thread is in the middle of this
+        with lock:
+            return in_child(lambda: entered(lock))  # in a grandchild, whose only thread holds the lock
 
     assert "in use by" in in_child(take)
     release.set()
     other.join()
-    assert entered(turn) == "entered"
+    assert entered(lock) == "entered"

@@ -1,5 +1,5 @@
-"""Activations, losses, gradients and optimizer steps against what torch 2.13, or optax, computed (golden/make.py), in
-float64 and, rounded, in float32, with every body."""
+"""Activations, losses, gradients and optimizer steps of every body, in float64 and float32, against float64 values of
+torch 2.13 or optax (golden/make.py)."""
 
 import importlib.util
 import pathlib
@@ -20,7 +20,7 @@ def cases(kind, quantity):
 
 
 def evaluate(text, module):
-    """`leaky_relu(negative_slope=0.3)` in the names of a module."""
+    """Evaluates text such as `leaky_relu(negative_slope=0.3)` with the names of a module."""
     return eval(text, {"__builtins__": {}}, vars(module))
 
 
@@ -77,7 +77,7 @@ def test_layer(name, mode, backend, dtype):
     x, y = GOLDEN["layer.x"], GOLDEN["layer.y"]
     loss, gradient = network.loss_and_gradient(x, y, training=mode == "training")
     close(loss, GOLDEN[f"layer.{name}.{mode}.loss"], dtype)
-    # The true gradient of a bias whose layer's mean is taken off is 0.
+    # The true gradient of a bias is 0 where the next layer subtracts the mean.
     floor = np.abs(gradient).max() * np.finfo(dtype).eps
     for key, part in network.views(gradient).items():
         expected = GOLDEN[f"layer.{name}.{mode}.d{key}"]
@@ -90,23 +90,23 @@ def test_layer(name, mode, backend, dtype):
 
 
 OPTIMIZERS = cases("optimizer", "path")
-# Of the parameters after 1,000 steps; and of one step from the same state.
+# Of the parameters along 1,000 steps, and of one step from the same state.
 PATH_TOLERANCES = {"float64": 1e-9, "float32": 1e-5}
 STEP_TOLERANCE = 1e-12
 
 
 def spread(columns):
-    """The columns over and over, more than a vector of them and some left over."""
+    """The columns repeated up to 37: more than a SIMD vector, and a remainder."""
     return np.concatenate([columns] * 4, axis=-1)[..., :37]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_thousand_steps(name, backend, dtype):
     optimizer = evaluate(name, fastgd)
-    p, looks = spread(GOLDEN["optimizer.start"]).astype(dtype), GOLDEN["optimizer.looks"].tolist()
+    p, recorded = spread(GOLDEN["optimizer.start"]).astype(dtype), GOLDEN["optimizer.looks"].tolist()
     for t, g in enumerate(spread(GOLDEN["optimizer.gradients"]).astype(dtype)):
-        if t in looks:
-            expected = spread(GOLDEN[f"optimizer.{name}.path"][looks.index(t)])
+        if t in recorded:
+            expected = spread(GOLDEN[f"optimizer.{name}.path"][recorded.index(t)])
             assert np.abs(p - expected).max() <= PATH_TOLERANCES[dtype] * np.abs(expected).max(), f"after {t} steps"
         optimizer.step(p, g, backend=backend)
 
@@ -129,7 +129,7 @@ def test_one_step_from_the_same_state(name, backend):
 
 
 def test_everything_of_the_package_has_golden_values():
-    """What is new needs a line in golden/make.py, with the function of a peer."""
+    """A new function needs a line in golden/make.py, with its counterpart of torch or optax."""
 
     def named(*kinds):
         return {name.split("(")[0].split(" ")[0] for kind in kinds for name in cases(*kind)}
@@ -153,7 +153,7 @@ PEERS = peers() if importlib.util.find_spec("torch") else None
 @pytest.mark.skipif(PEERS is None, reason="needs torch")
 @pytest.mark.parametrize("name", PEERS.TORCH_OPTIMIZERS if PEERS else [])
 def test_against_torch_itself(name):
-    """Other numbers, and the memory of torch's own tensors."""
+    """With other numbers, and on the memory of torch's tensors."""
     import torch
 
     rng = np.random.default_rng(1)
@@ -163,12 +163,12 @@ def test_against_torch_itself(name):
         g = rng.normal(size=40)
         peer.step(g)
         optimizer.step(p, torch.tensor(g))
-    expected = peer.look()[0]
+    expected = peer.snapshot()[0]
     assert np.abs(p.detach().numpy() - expected).max() <= PATH_TOLERANCES["float64"] * np.abs(expected).max()
 
 
 def test_golden_values_catch_a_dropped_term():
-    """Without the bias correction, or without the decay, Adam leaves the golden path at once."""
+    """Without the bias correction or the decay, for example, Adam leaves the golden path at once."""
     name = "Adam(0.01, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.01)"
     expected = GOLDEN[f"optimizer.{name}.step"][0]
     right = evaluate(name, fastgd)

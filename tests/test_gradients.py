@@ -1,4 +1,4 @@
-"""The gradient of whole networks against 4th-order central differences, for every activation x loss."""
+"""Gradients of whole networks against fourth-order central differences, for every activation and loss."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def distance_to_kinks(network, x, y):
 
 
 def case(activation, loss, backend="cython", kernel=None, **options):
-    """A network and data whose gradient is smooth within the reach of the differences."""
+    """A network and data whose loss is smooth within the reach of the differences."""
     network = make(activation, loss, backend, **options)
     for seed in range(1000):
         rng = np.random.default_rng(seed)
@@ -98,7 +98,7 @@ def test_float32_gradient_is_the_float64_one_rounded(backend, rng):
 
 
 def wrong(kernel, change):
-    """The kernel with a numpy body that `change` spoils after the right one has run."""
+    """A copy of the kernel whose numpy body runs the right one and then `change`."""
     mutant = Kernel(kernel.reference)
 
     def reference(*arguments):
@@ -156,7 +156,7 @@ def test_gradient_check_catches_mutants(name, monkeypatch):
     assert worst_error(spoiled, x, y) > GRADIENT_TOLERANCE
 
 
-def test_check_gradients_tells_which_array_is_wrong(monkeypatch):
+def test_check_gradients_names_the_wrong_array(monkeypatch):
     monkeypatch.setattr(
         fastgd.layers.dense, "dense_backward_bias", wrong(fastgd.kernels.dense_backward_bias, sign_of_one_unit)
     )
@@ -167,7 +167,7 @@ def test_check_gradients_tells_which_array_is_wrong(monkeypatch):
 
 
 def test_check_gradients_of_single_precision(rng):
-    """The gradient is float32's, the differences are float64's; the network stays as it is."""
+    """The gradient is in float32, the differences in float64; the network is unchanged."""
     network = Network(4, [fastgd.Dense(5, "gelu"), fastgd.Dense(3)], loss="softmax_cross_entropy")
     before = network.parameters.copy()
     errors = fastgd.check_gradients(network, rng.normal(size=(6, 4)), rng.integers(0, 3, 6))

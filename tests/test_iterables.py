@@ -1,4 +1,4 @@
-"""Training on minibatches that an iterable gives."""
+"""Training on minibatches from an iterable."""
 
 import threading
 
@@ -17,8 +17,8 @@ def test_an_iterable_is_a_loop_over_it(backend, rows):
     weights = np.linspace(0, 2, 9)
     batches[3] = (*batches[3], weights)
     network, twin, optimizer = make(backend), make(backend), Adam(0.01)
-    seen = []
-    callbacks = [lambda run: seen.append((run.step, run.rows)), every(5, lambda run: None)]
+    recorded = []
+    callbacks = [lambda run: recorded.append((run.step, run.rows)), every(5, lambda run: None)]
     options = {"validation_data": rows, "metrics": "accuracy", "callbacks": callbacks}
     history = network.fit(batches, optimizer=Adam(0.01), epochs=3, **options)
     losses = []
@@ -31,12 +31,12 @@ def test_an_iterable_is_a_loop_over_it(backend, rows):
     assert history.loss == pytest.approx(losses, rel=1e-12)
     assert history.learning_rate == [0.01] * 3
     assert (history.steps, network.epochs, len(history.validation_loss)) == (36, 3, 3)
-    assert seen == [(12, 100), (24, 200), (36, 300)]
+    assert recorded == [(12, 100), (24, 200), (36, 300)]
     assert history.rows == [100, 200, 300]
 
 
 def test_weights_of_an_iterable_count_as_they_are(backend, rng):
-    """Even of single rows: a step is as many times as long."""
+    """Even for single rows, where the weight multiplies the step."""
     X, y, weight = rng.normal(size=(12, 6)), rng.integers(0, 3, 12), rng.uniform(0, 3, 12)
     options = {"dtype": "float64"}
     network, twin = make(backend, **options), make(backend, **options)
@@ -57,7 +57,7 @@ def test_a_generator_serves_for_one_epoch(rows):
 
 
 def test_another_thread_waits_for_validation_of_an_iterable(rows):
-    """The network is not lent to anybody while it is evaluated."""
+    """Another thread cannot use the network while fit evaluates it."""
     X, y = rows
     refused = []
 
@@ -79,7 +79,7 @@ def test_another_thread_waits_for_validation_of_an_iterable(rows):
 
 
 class Counted:
-    """An iterable that counts how often it is asked for an iterator, and for minibatches."""
+    """An iterable that counts the iterators and the minibatches it gives."""
 
     def __init__(self, batches):
         self.batches, self.asked, self.given = batches, 0, 0
@@ -94,7 +94,7 @@ class Counted:
             yield batch
 
 
-def test_an_iterable_is_gone_through_once_an_epoch_and_never_to_look(rows):
+def test_an_iterable_is_iterated_once_an_epoch_and_not_for_a_check(rows):
     X, y = rows
     batches = Counted([(X[:50], y[:50]), (X[50:], y[50:])])
     for epochs in (0, 1, 3):
@@ -126,7 +126,7 @@ def test_a_sequence_without_iter_is_an_iterable(rows):
 
 
 class Array:
-    """What makes an array of itself, and counts how often."""
+    """An object that converts itself to an array, and counts the conversions."""
 
     def __init__(self, array):
         self.array, self.made = array, 0

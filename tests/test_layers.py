@@ -1,4 +1,4 @@
-"""Every layer in a network, in training and in evaluation: gradients, backends, threads, what is kept."""
+"""Every layer in a network, in training and in evaluation: gradients, backends, threads, saving."""
 
 import copy
 import pickle
@@ -18,7 +18,7 @@ EACH = pytest.mark.parametrize("name", LAYERS)
 
 
 def make(*names, width=7, backend="auto", loss="softmax_cross_entropy", **options):
-    """6-width-3 with the layers of these names after the first."""
+    """A 6-width-3 network with the named layers after the first dense one."""
     layers = [fastgd.Dense(width, "tanh"), *(LAYERS[name]() for name in names), fastgd.Dense(3)]
     return fastgd.Network(6, layers, loss=loss, backend=backend, **options)
 
@@ -42,7 +42,7 @@ def test_gradient(name, training, backend, rows):
 @BOTH
 @EACH
 def test_gradient_of_the_first_layer_and_of_all_together(name, training, backend, rows):
-    """A layer in front, of which no gradient goes on, and one that follows another of its kind."""
+    """A first layer, which passes no gradient on, and a layer that follows another of its kind."""
     layers = [LAYERS[name](), LAYERS[name](), fastgd.Dense(5, "gelu"), LAYERS["BatchNorm"](), LAYERS["Dropout"]()]
     layers += [LAYERS["LayerNorm"](), fastgd.Dense(3)]
     network = fastgd.Network(6, layers, loss="softmax_cross_entropy", dtype="float64", backend=backend, seed=3)
@@ -69,7 +69,7 @@ def test_gradient_check_catches_a_dropped_term(name, kernel, argument, rows, mon
     assert max(fastgd.check_gradients(network, x, y, training=True).values()) > GRADIENT_TOLERANCE
 
 
-# ---- one result
+# ---- the same result in every way
 
 
 @pytest.mark.parametrize(("width", "options", "pass_name"), [
@@ -77,19 +77,19 @@ def test_gradient_check_catches_a_dropped_term(name, kernel, argument, rows, mon
 ])  # fmt: skip
 def test_every_pass_keeps_statistics(width, options, pass_name, rows):
     x, y = rows
-    learnt = {}
+    states = {}
     for backend in ("numpy", "cython"):
         network = make("BatchNorm", width=width, dtype="float64", backend=backend)
         network.fit(x, y, optimizer=fastgd.SGD(0.01, momentum=0.9, **options), epochs=2, batch_size=50)
-        learnt[backend] = network.state
+        states[backend] = network.state
     assert network.executor.plan.best_pass == pass_name
     assert np.abs(network.statistics["mean2"]).max() > 0.01
-    np.testing.assert_allclose(learnt["cython"], learnt["numpy"], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(states["cython"], states["numpy"], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["LayerNorm", "BatchNorm"])
 def test_a_network_of_normalization_alone(name, backend, rng):
-    """No weights: nothing for the penalty to be on."""
+    """There are no weights that the penalty could act on."""
     x = rng.normal(3.0, 2.0, size=(50, 4))
     targets = 2 * (x - x.mean(axis=0)) / x.std(axis=0) + 1
     network = fastgd.Network(4, [getattr(fastgd, name)()], loss="mse", l2=0.1, backend=backend)
@@ -101,7 +101,7 @@ def test_a_network_of_normalization_alone(name, backend, rng):
 
 @EACH
 def test_backends_train_alike(name, rows):
-    """Not by Adam: it makes steps of the rounding of a gradient that is 0, as those of biases before BatchNorm are."""
+    """Not with Adam, which turns rounding errors of zero gradients (of biases before BatchNorm) into whole steps."""
     x, y = rows
     runs = {}
     for backend in ("numpy", "numba", "cython"):
@@ -117,7 +117,7 @@ def test_backends_train_alike(name, rows):
 @pytest.mark.parametrize("compiled", ["numba", "cython"])
 def test_bits_do_not_depend_on_threads(compiled, width, pass_name, options, rng):
     x, y = rng.normal(size=(900, 6)).astype(np.float32), rng.integers(0, 3, 900)
-    learnt = []
+    states = []
     for num_threads in (1, 2, 3, 5):
         network = make("Dropout", "BatchNorm", "Dense", "LayerNorm", "Dropout", "BatchNorm", width=width,
                        backend=compiled, num_threads=num_threads)  # fmt: skip
@@ -126,9 +126,9 @@ def test_bits_do_not_depend_on_threads(compiled, width, pass_name, options, rng)
         assert network.executor.plan.best_pass == (
             "guarded" if options.get("clip_norm") and pass_name == "fused" else pass_name
         )
-        learnt.append(network.state.copy())
-    for other in learnt[1:]:
-        np.testing.assert_array_equal(other, learnt[0])
+        states.append(network.state.copy())
+    for other in states[1:]:
+        np.testing.assert_array_equal(other, states[0])
 
 
 @pytest.mark.parametrize(("names", "width", "size"), [
@@ -136,11 +136,11 @@ def test_bits_do_not_depend_on_threads(compiled, width, pass_name, options, rng)
     (("Dropout", "Dense"), 2000, 1),
 ])  # fmt: skip
 def test_steps_are_those_of_fit(names, width, size, backend, rows):
-    """One at a time, by the quick way too, and with the loss and the gradient asked for in between."""
+    """Single steps, fast ones too, with losses and gradients computed in between."""
     x, y = rows[0].astype(np.float32), rows[1]
     fitted, stepped = (make(*names, width=width, backend=backend) for _ in range(2))
     fitted.fit(x, y, optimizer=fastgd.SGD(0.01), epochs=120 * size // 100, batch_size=size, shuffle=False)
-    if width == 2000:  # the gradient is not made
+    if width == 2000:  # without a gradient array
         assert backend == "numpy" or fitted.executor.plan.best_pass == "rank_one"
     optimizer = fastgd.SGD(0.01)
     for step in range(fitted.history.steps):
@@ -164,7 +164,7 @@ def test_dropout_keeps_its_share_in_every_row_and_column(rate):
     for axis in (0, 1):
         means = mask.mean(axis=axis)
         assert np.abs(means - (1 - rate)).max() < 5 * deviation / 2000**0.5
-        # ... and no more even than chance has it
+        # ... but not more evenly than by chance
         assert 0.8 < means.std() / (deviation / 2000**0.5) < 1.2
 
 
@@ -182,7 +182,7 @@ def test_dropout_masks_have_nothing_in_common(other):
 
 
 def test_dropout_bodies_have_one_mask(backend, dtype):
-    """Whatever the key and the step: they are whole numbers up to 2^53."""
+    """For any key and step, which are integers up to 2^53."""
     row, x = np.array([0, 1, 5, 2**40]), np.ones((4, 37), dtype)
     for key, step in ((0, 0), (2**53 - 1, 2**53 - 1), (123456789012345, 77)):
         y = np.empty_like(x)
@@ -191,7 +191,7 @@ def test_dropout_bodies_have_one_mask(backend, dtype):
 
 
 def test_what_is_not_finite_is_not_dropped(backend):
-    """It is to be noticed."""
+    """Dropout must not hide it."""
     network = fastgd.Network(3, [fastgd.Dropout(0.9), fastgd.Dense(1)], loss="mse", backend=backend)
     optimizer = fastgd.Adam()
     network.train_step(np.ones((1, 3), np.float32), np.ones(1), optimizer)
@@ -215,7 +215,7 @@ def test_dropout_is_nothing_in_evaluation(rows):
 
 
 def test_each_minibatch_and_each_layer_drops_others(rows):
-    """With a learning rate that moves nothing the losses tell the masks."""
+    """With a negligible learning rate, different losses mean different masks."""
     x, y = rows
     for backend in ("numpy", "cython"):
         network, optimizer = make("Dropout", backend=backend), fastgd.SGD(1e-20)
@@ -313,7 +313,7 @@ def test_a_variance_that_overflows_ends_the_training(name, backend, rows):
         with pytest.raises(fastgd.DivergenceError):
             train()
         np.testing.assert_array_equal(network.state, before)
-    if name == "BatchNorm":  # that over rows - 1 alone
+    if name == "BatchNorm":  # only the variance over rows - 1 overflows
         x[:2, 1] = 1.5e19, -1.5e19
         with pytest.raises(fastgd.DivergenceError):
             network.train_step(x[:2], y[:2], optimizer)
@@ -340,7 +340,7 @@ def test_evaluation_in_between_changes_nothing(backend, rows):
     np.testing.assert_array_equal(*runs)
 
 
-# ---- kept
+# ---- saved and copied
 
 
 @EACH
@@ -386,10 +386,10 @@ def test_resumed_bit_for_bit(backend, rows, tmp_path):
 
 def test_best_statistics_come_back_with_the_parameters(rows):
     x, y = rows
-    seen = []
+    recorded = []
     network = make("BatchNorm")
     network.fit(x, y, optimizer=fastgd.Adam(0.3), epochs=20, validation_data=(x, (y + 1) % 3), restore_best=True,
-                callbacks=[lambda run: seen.append(run.network.state.copy())])  # fmt: skip
+                callbacks=[lambda run: recorded.append(run.network.state.copy())])  # fmt: skip
     best = network.history.best_epoch
     assert best < 20
-    np.testing.assert_array_equal(network.state, seen[best - 1])
+    np.testing.assert_array_equal(network.state, recorded[best - 1])

@@ -1,5 +1,5 @@
-"""What Dropout drops goes on from call to call, as the order of the rows does: it follows the minibatches that the
-network has been trained on, whoever trains it."""
+"""Dropout masks continue from call to call, as the order of the rows does: they depend on how many minibatches the
+network has been trained on, by fit or by steps."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ def samples(rng):
 
 
 def batches(x, y, size, epoch):
-    """Those of `fit`, which does not shuffle what is one minibatch."""
+    """The minibatches of `fit`, which does not shuffle a single minibatch."""
     return fastgd.minibatches(x, y, size, seed=2, epoch=epoch, shuffle=size is not None)
 
 
@@ -32,14 +32,14 @@ def by_epochs(net, x, y, size):
 
 
 def by_steps(net, x, y, size):
-    """An optimizer for each step."""
+    """A new optimizer for each step."""
     for epoch in range(4):
         for xb, yb in batches(x, y, size, epoch):
             net.train_step(xb, yb, SGD(0.1))
 
 
 def by_quick_steps(net, x, y, size):
-    """Another optimizer takes over while values are worked out for the next steps of the first."""
+    """Another optimizer takes a step while values for the first one's next steps are prefetched."""
     one, other = SGD(0.1), SGD(0.1)
     for epoch in range(4):
         for i, (xb, yb) in enumerate(batches(x, y, size, epoch)):
@@ -64,14 +64,14 @@ def by_files(net, x, y, size):
 def by_copies(net, x, y, size):
     for made in (copy.copy, copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n)), copy.copy):
         twin = made(net)
-        net.fit(x, y, optimizer=SGD(0.3), batch_size=size, epochs=2)  # is nothing to the copy
+        net.fit(x, y, optimizer=SGD(0.3), batch_size=size, epochs=2)  # does not affect the copy
         net = twin
         net.fit(x, y, optimizer=SGD(0.1), batch_size=size, epochs=1)
     return net
 
 
 def by_both(net, x, y, size):
-    """Steps of the user's own optimizer, between two looks at the gradient."""
+    """Before each step, the gradient and the loss are computed."""
     for epoch in range(4):
         for xb, yb in batches(x, y, size, epoch):
             net.loss_and_gradient(xb, yb, training=True)
@@ -112,7 +112,7 @@ def test_fifty_calls_draw_fifty_masks(optimizer, samples):
 
 
 def test_a_callback_that_trains_the_network_draws_masks_too(samples, tmp_path):
-    """... and a run that is resumed after it goes on with those of the run that was never stopped."""
+    """A resumed run draws the masks of the run that was never stopped."""
     x, y = samples
 
     def train(run):
@@ -141,7 +141,7 @@ def test_what_diverges_is_no_minibatch(backend, samples):
 
 
 def test_the_number_of_a_minibatch(backend, samples):
-    """loss_and_gradient draws as the next step does, or as one is told."""
+    """loss_and_gradient draws the mask of the next step, or of the given minibatch."""
     x, y = samples
     net = make(backend)
     losses = [net.loss_and_gradient(x, y, training=True, minibatch=number)[0] for number in range(5)]

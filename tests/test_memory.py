@@ -1,5 +1,5 @@
-"""Compiled kernels touch nothing beyond their arrays: each array ends, or begins, at a page that may not be touched.
-And where memory is short, there is a MemoryError or the right result, never the end of the process."""
+"""Compiled kernels touch nothing beyond their arrays: each array ends, or begins, at a protected page. When memory is
+short, they raise MemoryError or give the right result, and never kill the process."""
 
 import os
 import subprocess
@@ -27,8 +27,8 @@ def guarded(array, at_end):
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     assert protect(start, PAGE, 0) == 0 and protect(start + (pages + 1) * PAGE, PAGE, 0) == 0
     kept.append((memory, start, pages))
-    place = PAGE + (pages * PAGE - array.nbytes if at_end else 0)
-    copy = np.frombuffer(memory, array.dtype, array.size, place).reshape(array.shape)
+    offset = PAGE + (pages * PAGE - array.nbytes if at_end else 0)
+    copy = np.frombuffer(memory, array.dtype, array.size, offset).reshape(array.shape)
     copy[...] = array
     return copy
 
@@ -92,11 +92,11 @@ def in_short_memory(headroom):
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-fastgd.Network(64, [fastgd.Dense(5)], loss="mse").predict(X[:1])  # the kernels are loaded, no thread is started yet
+fastgd.Network(64, [fastgd.Dense(5)], loss="mse").predict(X[:1])  # loads the kernels and starts no thread
 ends = []
 for headroom in [1000 * int(1.3**i) for i in range(14, 41)]:  # 39 KB to 36 MB
     result = []
-    caller = threading.Thread(target=in_short_memory, args=(headroom,))  # each has to get memory of its own
+    caller = threading.Thread(target=in_short_memory, args=(headroom,))  # a new thread needs new memory
     caller.start()
     caller.join()
     ends += result
@@ -109,7 +109,7 @@ print(len(ends), 0 < len(arrays) < len(ends))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
 def test_short_memory_is_a_memory_error(tmp_path):
-    # One arena: the memory of others is reserved beforehand, and limited by nothing.
+    # One malloc arena: others reserve their memory beforehand, where the limit has no effect.
     done = subprocess.run([sys.executable, "-c", SHORT], capture_output=True, text=True, check=False, timeout=200,
                           env=os.environ | {"MALLOC_ARENA_MAX": "1"}, cwd=tmp_path)  # fmt: skip
     assert done.stdout.strip() == "27 True", f"code {done.returncode}: {done.stderr[-2000:]}"
@@ -148,9 +148,10 @@ network.train_step(x, y, optimizer)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
 def test_loops_of_numba_without_memory_raise(tmp_path):
-    """Numba by itself prints what a function for C raises, and goes on."""
+    """By default Numba prints an exception in a C callback and continues."""
     done = subprocess.run([sys.executable, "-c", SHORT_FOR_NUMBA], capture_output=True, text=True, check=False,
                           timeout=200, cwd=tmp_path)  # fmt: skip
     assert done.stdout == "[True, True] 1\n", done.stdout + done.stderr

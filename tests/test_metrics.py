@@ -52,7 +52,7 @@ def test_r2_of_constant_targets():
 
 
 def test_r2_of_targets_that_are_constant_but_for_rounding():
-    """The mean of 100,003 times 0.1 is not 0.1; rows that do not count do not vary."""
+    """The mean of 100,003 values 0.1 is not 0.1; rows of weight 0 add no variance."""
     r2, y = fastgd.metrics.r2, np.full((100_003, 1), 0.1)
     assert np.average(y) != 0.1
     assert r2.value(y, y) == 1
@@ -74,7 +74,7 @@ RANKED = {
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", RANKED)
 def test_ties_go_by_index(case, dtype):
-    """Top-1 is accuracy, whatever the scores; every class has a rank of its own."""
+    """Top-1 equals accuracy for any scores; every class has its own rank."""
     prediction, y, expected = RANKED[case]
     prediction = np.array(prediction, dtype)
     shares = [fastgd.metrics.top_k(k=k).value(y, prediction) for k in range(1, prediction.shape[1] + 1)]
@@ -109,7 +109,7 @@ def test_an_untrained_network_is_not_right(data):
 
 
 def test_a_half_is_on_the_lower_side():
-    """As in scikit-learn, and as the first of two equal classes."""
+    """0.5 counts as class 0, as in scikit-learn and as in a tie of two classes."""
     half, y = np.full((4, 1), 0.5, np.float32), np.array([[0.0], [0.0], [0.0], [1.0]])
     assert fastgd.metrics.accuracy.value(y, half) == 0.75
     assert fastgd.metrics.binary_accuracy.value(y, half) == 0.75
@@ -149,13 +149,13 @@ def test_evaluate(backend, data, rng):
     def share_of_ones(y, prediction):
         return (prediction.argmax(axis=1) == 1).mean()
 
-    told = network.evaluate(X, y, metrics=["accuracy", fastgd.metrics.top_k(k=3), share_of_ones], sample_weight=weight)
+    got = network.evaluate(X, y, metrics=["accuracy", fastgd.metrics.top_k(k=3), share_of_ones], sample_weight=weight)
     p = network.predict(X)
-    assert list(told) == ["loss", "accuracy", "top_k(k=3)", "share_of_ones"]
-    assert told["loss"] == network.loss(X, y, sample_weight=weight)
-    assert told["loss"] == pytest.approx(np.average(-np.log(p[np.arange(len(y)), y]), weights=weight), rel=1e-5)
-    assert told["accuracy"] == pytest.approx(sk.accuracy_score(y, p.argmax(axis=1), sample_weight=weight))
-    assert told["share_of_ones"] == (p.argmax(axis=1) == 1).mean()
+    assert list(got) == ["loss", "accuracy", "top_k(k=3)", "share_of_ones"]
+    assert got["loss"] == network.loss(X, y, sample_weight=weight)
+    assert got["loss"] == pytest.approx(np.average(-np.log(p[np.arange(len(y)), y]), weights=weight), rel=1e-5)
+    assert got["accuracy"] == pytest.approx(sk.accuracy_score(y, p.argmax(axis=1), sample_weight=weight))
+    assert got["share_of_ones"] == (p.argmax(axis=1) == 1).mean()
 
 
 def test_own_metrics_may_take_weights(rng):
@@ -165,8 +165,8 @@ def test_own_metrics_may_take_weights(rng):
     def weighed(y, prediction, weight):
         return np.average(prediction.argmax(axis=1) == y, weights=weight)
 
-    told = network.evaluate(X, y, metrics=[weighed, "accuracy"], sample_weight=weight)
-    assert told["weighed"] == told["accuracy"] != network.evaluate(X, y, metrics="accuracy")["accuracy"]
+    got = network.evaluate(X, y, metrics=[weighed, "accuracy"], sample_weight=weight)
+    assert got["weighed"] == got["accuracy"] != network.evaluate(X, y, metrics="accuracy")["accuracy"]
     several = network.evaluate(X, y, metrics=[fastgd.metrics.top_k(k=1), fastgd.metrics.top_k(k=2), "accuracy"])
     assert several["top_k(k=1)"] == several["accuracy"] <= several["top_k(k=2)"]
     with pytest.raises(ValueError, match="'step'"):

@@ -1,4 +1,4 @@
-"""The public face of a network: shapes, views, plan, in-place work, and bad input that changes nothing."""
+"""Network's public methods: shapes, views, plan, arrays used in place, and bad input that changes nothing."""
 
 import numpy as np
 import pytest
@@ -110,7 +110,7 @@ def test_gradient_does_not_depend_on_the_workspace(backend, small):
 
 
 def test_any_number_of_rows_in_any_order(backend, rng):
-    """One plan serves shorter minibatches: a row's result does not depend on its company."""
+    """One plan serves shorter minibatches: a row's result does not depend on the others."""
     network = classifier(backend=backend, dtype="float64")
     x, y = rng.normal(size=(40, 5)), rng.integers(0, 3, 40)
     expected = network.forward(x)
@@ -127,7 +127,7 @@ def test_same_seed_same_parameters():
     assert not np.array_equal(classifier(seed=1).parameters, classifier(seed=2).parameters)
 
 
-def test_describe_tells_the_plan(backend):
+def test_describe_shows_the_plan(backend):
     text = classifier(backend=backend, l2=0.1).describe()
     lines = text.splitlines()
     assert "5-8-3" in lines[0]
@@ -284,7 +284,7 @@ def test_optimizer_must_be_one(small):
             network.train_step(x, y, optimizer)
 
 
-# Values at the ends of their ranges: those that are taken, and those that are not.
+# Values at the ends of their ranges: accepted ones, then refused ones.
 POSITIVE, NOT_NEGATIVE, COUNT = ((1e-30, 1e30), (0.0,)), ((0.0, 1e30), (-1e-30,)), ((1, 2), (0,))
 NUMBER = ((0, 1), (-1,))
 LIMITS = [
@@ -347,7 +347,7 @@ def test_user_arrays_and_orthogonal_initializers():
 
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
 def test_initializers_have_their_variance(kind):
-    """Those of a kind make the same draws, so the ratios of their variances are exact."""
+    """All of a kind draw the same numbers, so the ratios of their variances are exact."""
     drawn = []
     for name, variance in (("glorot", 2 / 500), ("he", 2 / 300), ("lecun", 1 / 300)):
         layers = [Dense(200, weight_init=f"{name}_{kind}")]

@@ -1,4 +1,4 @@
-"""Nothing global is needed, and nothing is left changed: error states, encodings, streams, folders, signals."""
+"""The package needs and changes no global state: error states, encodings, streams, folders, signals."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""ONNX models: onnxruntime computes what the package does, and what ONNX does not know is told."""
+"""ONNX models: onnxruntime computes what the package does, and errors name what ONNX cannot express."""
 
 import json
 
@@ -8,20 +8,21 @@ import onnx.reference
 import onnxruntime
 import pyarrow
 import pytest
+from cases import LAYERS
 
 import fastgd
 import fastgd.onnx
-from fastgd import BatchNorm, Dense, Dropout, LayerNorm, Network, Standardize
+from fastgd import Dense, Network, Standardize
 from fastgd.activations import ACTIVATIONS, elu, leaky_relu
 from fastgd.losses import LOSSES, huber
 from fastgd.tables import Preprocessing
 
-# In units of the largest number that goes in or comes out: sums of it may cancel in front of an activation.
+# Relative to the largest input or output: sums of large numbers may cancel before an activation.
 TOLERANCES = {"float32": 2e-6, "float64": 1e-14}
 
 
 def run(path, feed, outputs=None):
-    """What onnxruntime computes, by names of outputs."""
+    """The outputs of onnxruntime, by name."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -52,9 +53,11 @@ NETWORKS = {
     "scale of all": ([Standardize(shift=-2, scale=1 / 255), Dense(3)], "softmax_cross_entropy"),
     "scale of each": ([Standardize(np.linspace(-3, 3, 6), np.linspace(0.1, 3, 6)), Dense(3)], "mse"),
     "scale within": ([Dense(6, "tanh"), Standardize(0.1, np.linspace(0, 2, 6)), Dense(3)], "mse"),
-    "dropout": ([Dropout(0.5), Dense(9, "tanh"), Dropout(0.2), Dense(3)], "mse"),
-    "LayerNorm": ([LayerNorm("gelu", eps=0.1), Dense(9), LayerNorm(), Dense(3)], "mse"),
-    "BatchNorm": ([BatchNorm("silu", eps=0.1), Dense(9), BatchNorm(), Dense(3)], "softmax_cross_entropy"),
+    **{
+        f"{name} between": ([Dense(6, "tanh"), make(), Dense(3)], "softmax_cross_entropy")
+        for name, make in LAYERS.items()
+    },
+    **{f"{name} first": ([make(), Dense(3)], "mse") for name, make in LAYERS.items()},
     "deep": ([Dense(20, list(ACTIVATIONS)[i % len(ACTIVATIONS)]) for i in range(12)] + [Dense(3)], "mse"),
     "one output": ([Dense(1)], "binary_cross_entropy"),
 }
@@ -79,7 +82,7 @@ def test_onnxruntime_agrees(case, dtype, inputs, tmp_path, rng):
         check_agrees(run(path, {"x": x[rows]})["prediction"], network, x[rows])
     assert run(path, {"x": x[:0]})["prediction"].shape == (0, network.output_shape[-1])
     x = x[:100]
-    with np.errstate(all="ignore"):  # another judge, in numpy, where nothing overflows
+    with np.errstate(all="ignore"):  # onnx's reference in numpy, where nothing overflows
         reference = onnx.reference.ReferenceEvaluator(onnx.load(path)).run(None, {"x": x})[0]
     check_agrees(reference, network, x)
 
@@ -118,13 +121,13 @@ def table():
         "zip": [(7, 10, 1234)[i % 3] for i in range(n)],
         "name=": [("x", "y")[i % 2] for i in range(n)],
     }
-    for place, values in enumerate(columns.values()):
-        values[3 * place] = None
+    for index, values in enumerate(columns.values()):
+        values[3 * index] = None
     return pyarrow.table({**columns, **{name: [made(i) for i in range(n)] for name, (_, made) in TARGETS.items()}})
 
 
 def feed_of(table):
-    """Inputs of a model of the columns."""
+    """The model's inputs for the columns of a table."""
     numbers = {name: table[name].cast(pyarrow.float64()).fill_null(gap) for name, gap in NUMBERS.items()}
     texts = {name: table[name].cast(pyarrow.string()).fill_null(gap) for name, gap in CATEGORIES.items()}
     feed = {name: column.to_numpy()[:, None] for name, column in {**numbers, **texts}.items()}
@@ -133,7 +136,7 @@ def feed_of(table):
 
 @pytest.fixture
 def trained(request, table, dtype):
-    """A network that has learnt a column of the table."""
+    """A network trained to predict a column of the table."""
     loss, _ = TARGETS[request.param]
     others = [name for name in TARGETS if name != request.param]
     task = "regression" if request.param == "price" else "classification"
@@ -148,7 +151,7 @@ def trained(request, table, dtype):
 
 
 def check_numbers(got, expected, network):
-    """In units of their standard deviation."""
+    """Differences are measured in standard deviations of the target."""
     assert np.abs(got - expected).max() * network.preprocessing.target.scale <= TOLERANCES[str(network.dtype)]
 
 
@@ -178,8 +181,8 @@ def test_preprocessing_is_included(trained, table, dtype, tmp_path):
 
 @pytest.mark.parametrize("trained", ["price"], indirect=True)
 def test_unknown_categories(trained, table, dtype, tmp_path):
-    made, place = trained.preprocessing, table.column_names.index("city")
-    strange = table.set_column(place, "city", pyarrow.array(["Rom"] * table.num_rows))
+    made, index = trained.preprocessing, table.column_names.index("city")
+    strange = table.set_column(index, "city", pyarrow.array(["Rom"] * table.num_rows))
     with pytest.raises(Exception, match="OneHotEncoder of city.*Unknown Category"):
         run(exported(trained, tmp_path), feed_of(strange))
     got = run(exported(trained, tmp_path, unknown="zeros"), feed_of(strange))["prediction"]
@@ -211,7 +214,7 @@ def test_an_export_depends_on_the_network_alone_and_leaves_it(trained, table, dt
 
 @pytest.fixture
 def squared():
-    """An activation of a user's own, which is gone after the test."""
+    """A custom activation, removed after the test."""
 
     @fastgd.custom.activation(derivative=lambda x, slope: 2 * slope * x)
     def squared(x, slope=1.5):
@@ -242,7 +245,7 @@ def test_custom_activations_bring_their_nodes(squared, tmp_path, inputs):
     assert path.read_bytes() == before
 
 
-def test_what_has_no_nodes_is_told(tmp_path, monkeypatch):
+def test_errors_name_what_has_no_nodes(tmp_path, monkeypatch):
     network = Network(6, [Dense(3)], loss="softmax_cross_entropy")
     monkeypatch.setattr(fastgd.kernels.softmax_forward, "onnx_function", None)
     with pytest.raises(ValueError, match="'loss'.*softmax_forward.*got softmax_cross_entropy"):

@@ -1,14 +1,19 @@
-"""Optimizers on their own and in training: convergence, state, checks. Formulas are in test_golden.py."""
+"""Optimizers alone and in training: convergence, state, checks. test_golden.py checks the formulas."""
 
 import array
+import inspect
 import threading
+import typing
 
 import numpy as np
 import pytest
-from cases import OPTIMIZERS
+from cases import OPTIMIZERS, definitions
 
 import fastgd
 from fastgd import SGD, AdaGrad, Adam, AdamW, RMSProp
+from fastgd.core.kernel import In, InOut, kernel, kernels
+from fastgd.optimizers.base import COMMON, Options
+from fastgd.optimizers.base import optimizer as entered
 
 RATES = dict.fromkeys(OPTIMIZERS, 0.05) | {
     "SGD": 0.1, "momentum": 0.02, "Nesterov": 0.02, "AdaGrad": 0.5, "AdaDelta": 20.0, "RMSProp": 0.01,
@@ -28,7 +33,7 @@ def test_finds_the_bottom_of_a_parabola(name, dtype):
 
 
 class Tensor:
-    """A stranger that shares its memory by DLPack."""
+    """An array class that shares its memory by DLPack."""
 
     def __init__(self, array):
         self.array = array
@@ -47,7 +52,7 @@ def test_dlpack_memory_is_updated_in_place():
 
 
 class Leaf(Tensor):
-    """... as torch's tensors that require a gradient do, and whose memory may be given another."""
+    """Like a torch tensor that requires a gradient; its memory may be replaced."""
 
     def detach(self):
         return self
@@ -81,10 +86,10 @@ def test_tensors_are_updated_in_place_step_after_step():
         optimizer.step(params, [Leaf(np.ones_like(p)) for p in held])
 
 
-def test_arrays_that_change_in_place_are_seen():
+def test_arrays_that_change_in_place_are_noticed():
     p, optimizer = np.ones(12), SGD(0.1, weight_decay=0.1, decay_biases=False)
     optimizer.step(p, np.zeros(12))
-    optimizer.step(p.reshape(3, 4), np.zeros((3, 4)))  # of two dimensions it decays
+    optimizer.step(p.reshape(3, 4), np.zeros((3, 4)))  # arrays of two dimensions decay
     np.testing.assert_allclose(p, 0.99)
     optimizer.step(p, np.zeros(12))
     np.testing.assert_allclose(p, 0.99)
@@ -120,7 +125,7 @@ def test_every_step_has_the_threads_and_the_backend_asked_for():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_one_optimizer_serves_one_caller_at_a_time(threads):
-    """A second one is told so, and nothing of its step is done."""
+    """A second caller gets an error, and no part of its step is done."""
     p, g, optimizer, made, refused = np.zeros(200_000), np.ones(200_000), SGD(1.0), [], []
 
     def work():
@@ -144,7 +149,7 @@ def test_one_optimizer_serves_one_caller_at_a_time(threads):
 
 @pytest.mark.parametrize("name", ["Adam", "RMSProp", "AdaDelta", "NAdam", "AMSGrad"])
 def test_what_overflows_stays_infinite(name, backend):
-    """The square of a huge gradient is infinite in float32: then it moves nothing, step after step."""
+    """The square of a huge gradient is infinite in float32; then no later step moves the parameters."""
     p, optimizer = np.ones(20, np.float32), OPTIMIZERS[name](1e-3)
     for _ in range(3):
         optimizer.step(p, np.full(20, 1e30, np.float32), backend=backend)
@@ -255,7 +260,7 @@ def test_an_optimizer_drives_one_network(small):
     np.testing.assert_array_equal(other.parameters, before)
 
 
-# Values at the ends of their ranges: those that are taken, and those that are not.
+# Values at the ends of their ranges: accepted ones, then refused ones.
 FRACTION, POSITIVE, NOT_NEGATIVE = ((0.0, 0.99999), (-1e-9, 1.0)), ((1e-30, 1e30), (0.0,)), ((0.0, 1e30), (-1e-30,))
 LIMITS = [
     (SGD, "learning_rate", POSITIVE), (SGD, "momentum", FRACTION), (RMSProp, "alpha", FRACTION),
@@ -317,7 +322,7 @@ def test_a_schedule_that_gives_nan_stops_before_the_update(small):
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}])
 def test_nothing_to_update_is_a_step(options):
-    """No arrays, arrays without elements, or all held as they are."""
+    """No arrays, arrays without elements, or only factors of 0."""
     optimizer = Adam(**options)
     optimizer.step([], [])
     assert optimizer.steps == 1
@@ -381,7 +386,7 @@ def test_radam_of_a_short_memory(beta2):
 
 
 def test_a_rate_set_each_step_costs_no_table(small):
-    """What was foreseen for steps that do not come is not foreseen again."""
+    """Values prefetched for steps that never come are not prefetched again."""
     network, x, y = small
     optimizer = SGD(0.1)
     for _ in range(50):
@@ -416,3 +421,48 @@ def test_a_new_optimizer_declares_the_range_of_its_hyper_parameter_itself():
 
 def test_the_table_of_cases_has_every_optimizer():
     assert {type(make(0.1)) for make in OPTIMIZERS.values()} == set(fastgd.optimizers.OPTIMIZERS.values())
+
+
+def test_the_decorator_enters_a_class_and_its_rules_with_low_memory_state():
+    def rule(name):
+        def function(p: InOut("n"), s: InOut("n"), g: In("n"), lr: float, weight_decay: float, shrink: float):
+            p -= lr * g
+
+        function.__name__ = name
+        return kernel(function)
+
+    with definitions():
+        first, second, whole = map(rule, ("first_step", "second_step", "whole_step"))
+        whole.whole_state = True
+
+        @entered
+        class Single(SGD):
+            kernel, rules = first, ()
+
+        @entered
+        class Several(SGD):
+            rules = second, whole
+
+        table = fastgd.optimizers.OPTIMIZERS
+        assert (table["Single"], table["Several"]) == (Single, Several)
+        made = {name for name in vars(kernels) if name.startswith(("first_step", "second_step", "whole_step"))}
+        low = {f"{name}_step_{dtype}" for name in ("first", "second") for dtype in ("bfloat16", "8bit")}
+        assert made == low | {"first_step", "second_step", "whole_step"}
+
+
+def test_every_rule_of_the_package_belongs_to_a_class():
+    kinds = fastgd.optimizers.OPTIMIZERS.values()
+    rules = {rule.name for kind in kinds for rule in kind.rules or (kind.kernel,)}
+    defined = {name: k for name, k in vars(kernels).items() if k.__module__.startswith("fastgd.optimizers.")}
+    assert rules == {name for name, k in defined.items() if "shrink" in k.scalars and "seed" not in k.scalars}
+
+
+def test_the_types_of_the_options_name_all_options():
+    parameters = inspect.signature(fastgd.optimizers.Optimizer).parameters.values()
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert list(Options.__annotations__) == keywords == ["decoupled", *COMMON]
+    for name, kind in fastgd.optimizers.OPTIMIZERS.items():
+        own, own_options = inspect.signature(kind).parameters, set(kind(0.1).own_options())
+        (options,) = typing.get_args(typing.get_type_hints(kind.__init__)["options"])
+        assert own_options <= {*own, *options.__annotations__}, name
+        assert {*keywords} <= set(options.__annotations__), name

@@ -11,21 +11,21 @@ from fastgd.explore.surface import losses_over, plane_of
 
 
 def lines(axes):
-    """What is drawn, by its label in the legend: (x, y)."""
+    """The lines drawn, by label in the legend: (x, y)."""
     return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
 
 
 @pytest.fixture
-def walked(rows):
-    """A network that has been trained, and its path."""
+def trained(rows):
+    """A trained network and its trajectory."""
     network = make(seed=3)
     path = trajectory(network)
     network.fit(*rows, optimizer=Adam(0.02), batch_size=20, epochs=4, callbacks=[path, every(2, path)])
     return network, path
 
 
-def test_every_picture_says_what_it_shows_and_can_be_saved(walked, rows, tmp_path):
-    network, path = walked
+def test_every_picture_says_what_it_shows_and_can_be_saved(trained, rows, tmp_path):
+    network, path = trained
     found = fastgd.find_learning_rate(network.like(), rows[0], (rows[0][:, 0] > 0).astype(int))
     sweep = fastgd.sweep(network, *rows, {"learning_rate": [0.01, 0.1], "seed": [0, 1]}, epochs=2)
     pictures = {
@@ -79,7 +79,7 @@ def test_plot_range_test(small):
     for odd, low in (
         (0.5, 0.5),
         (3.0, 0.9),
-    ):  # the range of the smoothed loss, and of all but the least 2 % of the others
+    ):  # the axis covers the smoothed loss, and all but the smallest 2 % of the raw losses
         loss[:3] = odd
         found = fastgd.RangeTest(np.geomspace(1e-3, 1, 101), loss, np.geomspace(1.9, 0.9, 101), 0.1)
         (axes,) = found.plot().axes
@@ -97,8 +97,8 @@ def test_descents_side_by_side(rows):
         "epochs (log scale)", "rows trained on (log scale)", "seconds (log scale)",
     ]  # fmt: skip
     for name, history in histories.items():
-        places = range(1, len(history.loss) + 1), [100 * i for i in range(1, len(history.loss) + 1)], history.seconds
-        for axes, x in zip(figure.axes, places, strict=True):
+        x_values = range(1, len(history.loss) + 1), [100 * i for i in range(1, len(history.loss) + 1)], history.seconds
+        for axes, x in zip(figure.axes, x_values, strict=True):
             assert lines(axes)[name] == (list(x), history.loss)
     styles = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in figure.axes[0].lines]
     assert all(len(set(column)) == 3 for column in zip(*styles, strict=True))
@@ -111,7 +111,7 @@ def test_descents_side_by_side(rows):
                               ({"a": History()}, TypeError, r"histories\['a'\].*at least 1 epoch")):  # fmt: skip
         with pytest.raises(error, match=match):
             plots.compare(bad)
-    with pytest.raises(ValueError, match="'column'.*'validation_loss'"):  # one of them has it
+    with pytest.raises(ValueError, match="'column'.*'validation_loss'"):  # only one history has it
         plots.compare(histories, "validation_loss")
 
 
@@ -140,8 +140,8 @@ def test_plot_sweep(rows):
 # ---- the loss over planes
 
 
-def test_a_trajectory_is_the_way_of_the_parameters(walked, rows):
-    network, path = walked
+def test_a_trajectory_is_the_way_of_the_parameters(trained, rows):
+    network, path = trained
     assert path.steps == [0, 2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
     twin, optimizer = make(seed=3), Adam(0.02)
     points = [twin.parameters.copy()]
@@ -158,9 +158,9 @@ def test_a_trajectory_is_the_way_of_the_parameters(walked, rows):
 
 
 @pytest.mark.parametrize("directions", ["pca", "random", "own"])
-def test_the_path_lies_on_the_plane(directions, walked, rows):
-    """As near to it as can be, and in the picture; where it lies on the plane the loss is that of the network."""
-    network, path = walked
+def test_the_path_lies_on_the_plane(directions, trained, rows):
+    """The picture shows all of the path, projected onto the plane; on the plane the loss is that of the network."""
+    network, path = trained
     before = network.parameters.copy()
     own = directions == "own"
     if own:
@@ -175,8 +175,8 @@ def test_the_path_lies_on_the_plane(directions, walked, rows):
         assert interval == pytest.approx(plane.reach[i])
         assert (interval[0] < plane.path[:, i]).all()
         assert (plane.path[:, i] < interval[1]).all()
-    left = path.parameters - np.array([plane.point(*place) for place in plane.path])
-    for direction in (plane.first, plane.second):  # what is left over is at right angles to the plane
+    left = path.parameters - np.array([plane.point(*point) for point in plane.path])
+    for direction in (plane.first, plane.second):  # the residual is orthogonal to the plane
         assert np.abs(left @ direction).max() < 1e-6 * np.linalg.norm(direction)
     assert np.abs(left[-1]).max() < 1e-12
     if own:
@@ -188,8 +188,8 @@ def test_the_path_lies_on_the_plane(directions, walked, rows):
     assert losses[5, 2] != losses[2, 5]
 
 
-def test_principal_directions(walked):
-    network, path = walked
+def test_principal_directions(trained):
+    network, path = trained
     plane = plane_of(network, path)
     values, vectors = np.linalg.eigh(np.cov(path.parameters.T.astype(np.float64)))
     assert abs(plane.first @ vectors[:, -1]) == pytest.approx(1, abs=1e-6)
@@ -197,8 +197,8 @@ def test_principal_directions(walked):
     assert f"{values[-1] / values.sum():.0%}" in plane.names[0]
 
 
-def test_random_directions_are_as_long_as_the_weights(walked):
-    network, _ = walked
+def test_random_directions_are_as_long_as_the_weights(trained):
+    network, _ = trained
     plane = plane_of(network)
     for direction in (plane.first, plane.second):
         parts = network.views(direction)
@@ -226,17 +226,17 @@ def test_the_plane_of_two_parameters(rng):
     a, b, losses = losses_over(network, x, y, plane, 9)
     expected = ((a[None, :, None] * x[:, 0] + b[:, None, None] - y) ** 2).mean(axis=2)
     np.testing.assert_allclose(losses, expected, rtol=1e-10)
-    for scale in (1.0, 1e-3):  # a quarter more on each side, in one direction at least half as far as in the other
+    for scale in (1.0, 1e-3):  # margins of a quarter; the shorter axis reaches at least half as far as the longer
         points = scale * np.array([[0.0, 0.0], [4.0, 0.4], [2.0, 0.8]])
         expected = scale * np.array([[2.0 - 3.0, 2.0 + 3.0], [0.4 - 1.5, 0.4 + 1.5]])
         np.testing.assert_allclose(plane_of(network, points).reach, expected, rtol=1e-9)
     np.testing.assert_allclose(plane_of(network, points[1:2]).reach, [[-0.996, 1.004], [-0.9996, 1.0004]])
 
 
-def test_a_failure_leaves_the_network_as_it_is(walked, rows, monkeypatch):
-    network, path = walked
+def test_a_failure_leaves_the_network_as_it_is(trained, rows, monkeypatch):
+    network, path = trained
     before = network.parameters.copy()
-    monkeypatch.setattr(Network, "loss", lambda *told: 1 / 0)
+    monkeypatch.setattr(Network, "loss", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         plots.loss_surface(network, *rows, path=path)
     np.testing.assert_array_equal(network.parameters, before)
@@ -266,7 +266,7 @@ def test_bad_planes(case, rows):
         plots.loss_surface(**{"network": make(), "X": rows[0], "y": rows[1], **change})
 
 
-def test_a_straight_path_is_seen_in_random_directions(rows):
+def test_a_straight_path_is_drawn_in_random_directions(rows):
     network = make()
     for path in (np.zeros((5, 83)), np.linspace(0, 1, 5)[:, None] * np.ones(83)):
         figure = plots.loss_surface(network, *rows, path=path, resolution=3)
@@ -276,8 +276,8 @@ def test_a_straight_path_is_seen_in_random_directions(rows):
 # ---- histograms
 
 
-def test_histograms(walked, rows):
-    network, _ = walked
+def test_histograms(trained, rows):
+    network, _ = trained
     before = network.parameters.copy(), network.gradient.copy()
     figure = plots.histograms(network, *rows)
     np.testing.assert_array_equal([network.parameters, network.gradient], before)
@@ -305,7 +305,7 @@ def test_histograms(walked, rows):
 
 
 def test_surface_with_batch_norm(rows):
-    """Everywhere the loss with the mean and variance that X has there, not those of the running ones at the end."""
+    """At each point the loss uses the mean and variance of X there, not the final running statistics."""
     layers = [fastgd.Dense(5), fastgd.BatchNorm("relu"), fastgd.Dropout(0.5), fastgd.Dense(3)]
     network = fastgd.Network(6, layers, loss="softmax_cross_entropy", dtype="float64")
     path = fastgd.callbacks.trajectory(network)

@@ -52,7 +52,7 @@ RATES = {
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("case", RUNS)
 def test_a_resumed_run_is_one_that_never_stopped(case, rate, backend, tmp_path, rng):
-    """Parameters, state and history, wherever it stopped, with another number of epochs or not."""
+    """Parameters, state and history agree, wherever the run stopped."""
     options = {"batch_size": 8, "epochs": 6, **RUNS[case]}
     x, y = rng.normal(size=(50, 5)).astype(options.pop("cast", np.float32)), rng.integers(0, 3, 50)
     whole, optimizer = trainee(backend), fastgd.Adam(RATES[rate](), accumulate=2, ema_decay=0.9)
@@ -73,12 +73,12 @@ def test_a_resumed_run_is_one_that_never_stopped(case, rate, backend, tmp_path, 
         assert list(one) == list(other)
         assert all(np.array_equal(one[name], other[name]) for name in one if name != "seconds")
         assert (np.diff(other["seconds"]) > 0).all()
-        told = [(h.steps, h.stopped, h.best_epoch) for h in (history, resumed)]
-        assert told[0] == told[1]
+        results = [(h.steps, h.stopped, h.best_epoch) for h in (history, resumed)]
+        assert results[0] == results[1]
 
 
 def test_a_finished_run_goes_on_when_asked_for_more(tmp_path, small):
-    """Also where the best parameters have been put back: it goes on from the last."""
+    """Also after the best parameters were restored: it continues from the last ones."""
     _, x, y = small
     options = {"validation_data": (x, (y + 1) % 3), "restore_best": True, "batch_size": 4}
     whole = trainee()
@@ -122,10 +122,10 @@ def test_a_run_over_an_iterable_goes_on(tmp_path, rng):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python drops it in a weak reference
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python drops it in weakref callbacks
 @pytest.mark.parametrize("watches", [True, False])
 def test_ctrl_c_at_any_time_saves_and_a_run_goes_on(backend, watches, tmp_path, data):
-    """A signal at a random moment: what is saved is a step of the run, and the end is that of the whole run."""
+    """A signal at a random moment: the file holds a step of the run, and resuming ends as the whole run does."""
     (X, y), held_out = data
     watched = {"validation_data": held_out, "metrics": "accuracy"} if watches else {}
     epochs = 40 if watches else 2000 if backend != "numpy" else 60
@@ -136,7 +136,7 @@ def test_ctrl_c_at_any_time_saves_and_a_run_goes_on(backend, watches, tmp_path, 
         rate = fastgd.schedules.reduce_on_plateau(0.005, patience=1) if watches else 0.001
         return Network(64, layers, loss="softmax_cross_entropy", backend=backend), fastgd.Adam(rate)
 
-    new()[0].fit(X, y, epochs=1, **watched)  # what is compiled on first use
+    new()[0].fit(X, y, epochs=1, **watched)  # compiles what is compiled on first use
     whole, optimizer = new()
     started = time.perf_counter()
     history = whole.fit(X, y, optimizer=optimizer, **options)
@@ -151,7 +151,7 @@ def test_ctrl_c_at_any_time_saves_and_a_run_goes_on(backend, watches, tmp_path, 
             try:
                 press.start()
                 network.fit(X, y, optimizer=optimizer, checkpoint=path, **options)
-                press.join()  # too late
+                press.join()  # the run had ended
             except KeyboardInterrupt as error:
                 caught = error
             assert network.history.stopped in (("interrupted",) if optimizer.steps < whole_steps else END)
@@ -302,7 +302,7 @@ def test_bad_checkpoint_arguments(options, error, match, small, tmp_path, monkey
 
 
 def test_a_learning_rate_set_by_a_callback_is_resumed(tmp_path, small):
-    """The run is told by the rate it began with."""
+    """A run is identified by its initial rate."""
     _, x, y = small
 
     def halve(run):

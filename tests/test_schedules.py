@@ -1,4 +1,4 @@
-"""Schedules at known points, and as pure functions of one step or of many."""
+"""Schedules at known points, as functions of one step or of an array of steps."""
 
 import dataclasses
 import importlib.util
@@ -65,6 +65,36 @@ def test_points(name):
 
 
 @pytest.mark.parametrize("name", POINTS)
+def test_one_step_gives_a_float_and_an_array_an_array(name):
+    schedule, points = POINTS[name]
+    for step in (*points, *map(np.int64, points)):
+        assert isinstance(schedule(step), float)
+    steps = np.array(list(points)).reshape(-1, 1)
+    rates = schedule(steps)
+    assert (rates.dtype, rates.shape) == (np.float64, steps.shape)
+    assert isinstance(schedule(np.array(3)), float)
+
+
+def test_a_schedule_ignores_the_error_state():
+    with np.errstate(all="raise"):
+        assert fastgd.schedules.exponential(1e-300, every=1, factor=0.1)(20) == pytest.approx(1e-320, rel=1e-3)
+        assert fastgd.schedules.step(1.0, every=1)(np.array([0, 10_000])).tolist() == [1.0, 0.0]
+
+
+def test_a_function_in_a_schedule_gets_integers():
+    got = []
+
+    def rate(step):
+        got.append(step)
+        return 1.0 / (step + 1)
+
+    schedule = fastgd.schedules.warmup(rate, steps=1)
+    assert schedule(3) == 1 / 3
+    assert schedule(np.arange(4)).tolist() == [1.0, 1.0, 0.5, 1 / 3]
+    assert {type(step) for step in got} == {int}
+
+
+@pytest.mark.parametrize("name", POINTS)
 def test_a_schedule_is_written_and_read(name):
     schedule, points = POINTS[name]
     twin = fastgd.schedules.from_config(json.loads(json.dumps(schedule.config())))
@@ -125,11 +155,11 @@ def test_reduce_on_plateau():
     expected = [1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
     np.testing.assert_allclose(plateau_rates([1.0] * 9, factor=0.5, patience=0, cooldown=2), expected)
     np.testing.assert_allclose(plateau_rates([1.0] * 6, factor=0.1, patience=1, final=0.05), [1, 1, 1, 0.1, 0.1, 0.05])
-    # A loss that is not finite is no improvement; it takes another one to find the best.
+    # A loss that is not finite is no improvement; the first finite one becomes the best.
     np.testing.assert_allclose(plateau_rates([np.inf, np.nan, 1.0, 2.0], patience=0), [1, 0.1, 0.01, 0.01])
 
 
-def test_fit_looks_at_the_loss_each_epoch(small):
+def test_fit_observes_the_loss_each_epoch(small):
     network, x, y = small
     schedule = fastgd.schedules.warmup(fastgd.schedules.reduce_on_plateau(1e-9, patience=1, threshold=0.5), steps=2)
     history = network.fit(x, y, optimizer=fastgd.SGD(schedule), batch_size=3, epochs=8)
@@ -146,7 +176,7 @@ def test_plateau_is_written_and_read(small, tmp_path):
     assert twin.schedule.scale < 1
 
 
-# By schedule and field, values at the ends of their ranges: those that are taken, and those that are not.
+# By schedule and field, values at the ends of their ranges: accepted ones, then refused ones.
 POSITIVE, NOT_NEGATIVE, PART = ((1e-30,), (0.0,)), ((0.0,), (-1e-30,)), ((0.0, 1.0), (-1e-9, 1.001))
 COUNT, COUNT_OR_NONE = ((1,), (0,)), ((0,), (-1,))
 LIMITS = {
@@ -211,9 +241,9 @@ def test_warmup_in_front_of_a_function(small, tmp_path):
         network.save(tmp_path / "net.safetensors", optimizer=optimizer)
 
 
-def test_fit_stays_native_where_no_schedule_looks():
-    assert not fastgd.schedules.warmup(1e-3, steps=2).looks
-    assert fastgd.schedules.warmup(fastgd.schedules.reduce_on_plateau(1e-3), steps=2).looks
+def test_fit_stays_native_where_no_schedule_observes_the_loss():
+    assert not fastgd.schedules.warmup(1e-3, steps=2).observes_loss
+    assert fastgd.schedules.warmup(fastgd.schedules.reduce_on_plateau(1e-3), steps=2).observes_loss
 
 
 def test_training_follows_the_schedule(small):
@@ -225,16 +255,16 @@ def test_training_follows_the_schedule(small):
 
 def test_every_number_of_a_schedule_has_a_range():
     for name, kind in SCHEDULES.items():
-        numbers = {field.name for field in dataclasses.fields(kind) if field.init and field.type == "float"}
+        numbers = {field.name for field in dataclasses.fields(kind) if field.init and field.type is float}
         assert numbers <= set(kind.ranges), name
 
 
 def test_a_new_schedule_declares_the_ranges_of_its_fields_itself():
     @dataclasses.dataclass(frozen=True)
     class sawtooth(fastgd.schedules.Schedule):
-        learning_rate: "float"
+        learning_rate: float
         teeth: "int"
-        depth: "float" = 0.5
+        depth: float = 0.5
 
         ranges = fastgd.schedules.Schedule.ranges | {"teeth": {"low": 2}, "depth": {"low": 0.0, "high": 0.75}}
 

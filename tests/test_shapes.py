@@ -1,5 +1,5 @@
-"""Rows with shapes: sequences (T, C) are what the same vectors are one by one; and what a network must not take for
-granted once a row has positions."""
+"""Rows with shapes: a sequence (T, C) gives what its T vectors give one by one; and assumptions that no longer hold
+once a row has positions."""
 
 import numpy as np
 import onnxruntime
@@ -12,7 +12,7 @@ from fastgd.engine.program import fold
 from fastgd.losses import LOSSES
 
 T, C, K, ROWS = 5, 6, 4, 11
-# Differences to fourth order of smooth networks, h = 1e-3.
+# For fourth-order differences of smooth networks, h = 1e-3.
 GRADIENT_TOLERANCE = 1e-8
 KINDS = [(name, kernel) for name, loss in LOSSES.items() for kernel in range(len(loss.kernels))]
 LABELS, PROBABILITIES = ("softmax_cross_entropy", 0), ("softmax_cross_entropy", 1)
@@ -43,12 +43,12 @@ def x(rng):
     return rng.normal(size=(ROWS, T, C))
 
 
-# ---- what is computed
+# ---- results
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_sequences_are_rows_of_their_positions(kind, backend, x, rng):
-    """Predictions bit for bit; loss and gradient but for the order of the sums over more rows than a block has."""
+    """Predictions agree bit for bit, losses and gradients up to the order of sums over several blocks of rows."""
     y, flat = targets(kind, rng), x.reshape(-1, C)
     flat_y = y.reshape(-1, *y.shape[2:])
     long, short = network(kind[0], backend=backend), network(kind[0], C, backend=backend)
@@ -66,7 +66,7 @@ def test_sequences_are_rows_of_their_positions(kind, backend, x, rng):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_gradient(kind, backend, x, rng):
     made, y = [Dense(5, "tanh"), LayerNorm("silu"), Dense(K)], targets(kind, rng)[:3]
-    if kind[0] == "mae":  # clear of where the derivative jumps
+    if kind[0] == "mae":  # away from where the derivative jumps
         y = y + 9
     errors = fastgd.check_gradients(network(kind[0], made=made, backend=backend), x[:3], y)
     assert max(errors.values()) <= GRADIENT_TOLERANCE
@@ -96,18 +96,18 @@ def test_what_a_mask_leaves_out_does_not_count(batch_size, backend, x, rng):
     np.testing.assert_array_equal(*ends)
 
 
-def test_metrics_of_the_package_go_over_positions_and_own_ones_see_shapes(x, rng):
-    y, weight, seen = targets(LABELS, rng), rng.uniform(0, 1, (ROWS, T)), []
+def test_metrics_of_the_package_go_over_positions_and_own_ones_get_shapes(x, rng):
+    y, weight, recorded = targets(LABELS, rng), rng.uniform(0, 1, (ROWS, T)), []
 
     def shapes(y, prediction, weight):
-        seen.append((y.shape, prediction.shape, weight.shape))
+        recorded.append((y.shape, prediction.shape, weight.shape))
         return 0.0
 
     net = network()
     values = net.evaluate(x, y, metrics=["accuracy", shapes], sample_weight=weight)
     right = net.predict(x).argmax(axis=-1) == y
     assert values["accuracy"] == pytest.approx((right * weight).sum() / weight.sum(), rel=1e-14)
-    assert seen == [((ROWS, T), (ROWS, T, K), (ROWS, T))]
+    assert recorded == [((ROWS, T), (ROWS, T, K), (ROWS, T))]
 
 
 def test_class_weights_count_by_position(x, rng):
@@ -125,7 +125,7 @@ def test_moments_go_over_positions(x):
 
 
 def test_images_become_vectors(backend, rng):
-    """Flatten and Reshape move nothing: the network is that on the flat rows."""
+    """Flatten and Reshape move no data: the network equals one on flat rows."""
     images, y = rng.random((ROWS, 4, 3, 2)), rng.integers(0, K, ROWS)
     made = [Flatten(), Dense(8, "tanh"), Reshape((2, -1)), Reshape((8,)), Dense(K)]
     net = network(shape=(4, 3, 2), made=made, backend=backend)
@@ -155,7 +155,7 @@ def test_rows_of_any_layout(layout, x, rng, tmp_path):
     np.testing.assert_array_equal(*ends)
 
 
-# ---- kept
+# ---- saved
 
 
 def test_saved_loaded_and_resumed(backend, x, rng, tmp_path):
@@ -190,7 +190,7 @@ def test_onnx(loss, x, tmp_path):
 
 @pytest.fixture
 def shared():
-    """Every step is shared by as many threads as there are."""
+    """Makes every step use all threads of its network."""
     _plan.fix_threads(True)
     yield
     _plan.fix_threads(False)
@@ -217,15 +217,15 @@ def test_the_same_bits_for_any_number_of_threads(rows, optimizer, backend, dtype
         np.testing.assert_array_equal(end, ends[0])
 
 
-# ---- what must not be taken for granted
+# ---- assumptions that no longer hold
 
 
-def test_how_a_kernel_sees_rows():
+def test_shapes_that_a_kernel_gets_of_rows():
     kernels = fastgd.kernels
     assert fold(kernels.tanh_forward, [(7,), (7,)]) == (1, ((7,), (7,)))
     assert fold(kernels.tanh_forward, [(3, 5, 7), (3, 5, 7)]) == (15, ((7,), (7,)))
     assert fold(kernels.dense_forward, [(5, 9), (5, 7), None, None]) == (5, ((9,), (7,), None, None))
-    # One number for each row: the rest is a row's.
+    # One number for each row: all other axes belong to the row.
     assert fold(kernels.dropout, [(5, 7), (5, 7), ()]) == (1, ((35,), (35,), ()))
     assert fold(kernels.gather_labels, [(), (), ()]) == (1, ((1,), (1,), ()))
     assert fold(kernels.layer_norm_forward, [(5, 7), (5, 7), (5,), (5, 7), None, None]) == (
@@ -237,7 +237,7 @@ def test_how_a_kernel_sees_rows():
 
 @pytest.mark.parametrize("pass_name", ["step", "guarded", "fused"])
 def test_the_guard_counts_the_products_of_all_positions(pass_name, monkeypatch):
-    """Inputs and gradients of outputs within what a gradient of one product a row could bear, but not one of 100."""
+    """Inputs and output gradients that are safe with one product per row, but not with 100."""
     size = 2.5e9
     x, y = np.full((2, 100, 300), size, np.float32), np.full((2, 100, 1), size * 100, np.float32)
     monkeypatch.setattr(fastgd.engine.plan.Plan, "_choose_pass", lambda plan: pass_name)
@@ -257,7 +257,7 @@ def test_the_guard_counts_the_products_of_all_positions(pass_name, monkeypatch):
 
 @pytest.mark.parametrize("hidden", [0, 400])
 def test_one_row_of_many_positions_is_not_one_product(hidden, backend, rng):
-    """Stochastic descent by plain SGD has a short way for rows of one position."""
+    """The rank-one pass of plain SGD is for rows of one position only."""
     x, y = rng.normal(size=(1, T, C)), rng.normal(size=(1, T, K))
     made = [*([Dense(hidden, "tanh")] if hidden else []), Dense(K)]
     net, by_hand = (network("mse", made=made, backend=backend) for _ in range(2))
@@ -267,7 +267,7 @@ def test_one_row_of_many_positions_is_not_one_product(hidden, backend, rng):
 
 
 def test_fans_are_the_layers_to_say(rng):
-    """Of a kernel (3, 3, 16, 32) fan_in is 144, not its first axis."""
+    """For a kernel (3, 3, 16, 32) fan_in is 144, not the first axis."""
     values = fastgd.initializers.he_normal.values(rng, (3, 3, 16, 32), (144, 288))
     assert values.std() == pytest.approx((2 / 144) ** 0.5, rel=0.03)
 

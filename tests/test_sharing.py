@@ -50,7 +50,7 @@ def test_one_network_in_two_threads_is_refused(small):
 
 
 def test_copies_of_a_network_at_work_are_of_between_two_steps(tmp_path, rng):
-    """... or refused: all weights are always equal here."""
+    """Or copying is refused. All weights of this network are equal between two steps."""
     x = np.ones((4096, 400), np.float32)
     network = Network(400, [fastgd.Dense(400, weight_init="zeros"), fastgd.Dense(1, weight_init="zeros")], loss="mse")
     network.parameters[:] = 0.001

@@ -1,4 +1,4 @@
-"""The estimators: what the rest of scikit-learn asks of one, and what is new in them."""
+"""The estimators: scikit-learn's requirements, and what fastgd adds."""
 
 import copy
 import inspect
@@ -26,7 +26,7 @@ from test_sklearn_follows import (
     X,
     both_fitted,
     difference,
-    learnt,
+    fitted,
     numbers,
     quietly,
     three,
@@ -44,14 +44,14 @@ BOTH = pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
 @BOTH
 def test_constructor_is_scikit_learns(kind):
     theirs, ours = (
-        list(inspect.signature(one).parameters.values())
+        [p.replace(annotation=p.empty) for p in inspect.signature(one).parameters.values()]
         for one in (getattr(sklearn.neural_network, kind.__name__), kind)
     )
     assert ours[: len(theirs)] == theirs
     assert {p.name for p in ours[len(theirs) :]} == {"dropout", "class_weight"} & set(kind().get_params())
 
 
-# What scikit-learn itself leaves out: they ask for an environment variable, or a method that neither has.
+# Checks that scikit-learn itself skips: they need an environment variable, or a method that neither package has.
 SKIPPED = {"check_array_api_input", "check_classifiers_multilabel_output_format_decision_function"}
 
 
@@ -104,7 +104,7 @@ def test_predictions_of_sparse_rows(hidden, activation):
 
 
 def test_a_loaded_estimator_goes_on_after_it_has_predicted():
-    """... and one whose solver was another for a while; with dropout it draws what the original draws."""
+    """Also after a while with another solver; with dropout it draws the masks of the original."""
     for dropout in (0.0, 0.3):
         ours = quietly(MLPClassifier(dropout=dropout, **FEW).fit, X, three)
         copies = [pickle.loads(pickle.dumps(ours)) for _ in range(2)]
@@ -153,7 +153,7 @@ def test_predictions_follow_coefs_that_are_set():
 
 def test_threads_may_predict_at_once():
     ours = quietly(MLPClassifier(**FEW).fit, X, three)
-    ours = pickle.loads(pickle.dumps(ours))  # without a network made before
+    ours = pickle.loads(pickle.dumps(ours))  # without a cached network
     expected, failed = quietly(MLPClassifier(**FEW).fit, X, three).predict_proba(X), []
 
     def work():
@@ -195,15 +195,15 @@ def test_a_run_that_diverges_ends_at_once(early_stopping):
         assert np.isfinite(ours.predict(X)).all()
 
 
-def test_verbose_tells_each_iteration(capsys):
+def test_verbose_prints_each_iteration(capsys):
     for solver in ("adam", "lbfgs"):
         ours = quietly(MLPClassifier(solver=solver, verbose=True, max_iter=3, early_stopping=True).fit, X, three)
-        told = capsys.readouterr().out
-        assert [f"Iteration {i}, loss" in told for i in (1, 3, 4)] == [True, True, False]
-        assert f"{ours.loss_:.8f}" in told
+        output = capsys.readouterr().out
+        assert [f"Iteration {i}, loss" in output for i in (1, 3, 4)] == [True, True, False]
+        assert f"{ours.loss_:.8f}" in output
 
 
-# ---- what is new
+# ---- what fastgd adds
 
 
 def test_an_activation_for_each_layer():
@@ -230,7 +230,7 @@ def test_dropout_after_hidden_layers():
         for rate in (0.0, [0, 0], 0.4, [0.4, 0.4])
     )
     assert difference(plain, none) == 0
-    assert difference(some, listed) == 0  # and so twice the same
+    assert difference(some, listed) == 0  # both draw the same masks
     assert some.loss_ > plain.loss_ + 0.05
     assert [repr(layer).split("(")[0] for layer in some._kept[0].layers] == ["Dense", "Dropout"] * 2 + ["Dense"]
     a = X
@@ -249,7 +249,7 @@ def test_any_optimizer_of_fastgd():
     given = fastgd.AdamW(rate, weight_decay=0.1, clip_norm=1.0)
     ours = MLPClassifier(**FEW, solver=given)
     assert clone(ours).get_params()["solver"].config() == given.config()
-    first, again, copied = (learnt(quietly(e.fit, X, three))["coefs_"] for e in (ours, ours, clone(ours)))
+    first, again, copied = (fitted(quietly(e.fit, X, three))["coefs_"] for e in (ours, ours, clone(ours)))
     assert np.array_equal(first, again)
     assert np.array_equal(first, copied)
     assert ours.solver is given
@@ -257,7 +257,7 @@ def test_any_optimizer_of_fastgd():
     assert not given.state
     named, made = (MLPClassifier(**FEW, solver=s) for s in ("NAdam", fastgd.NAdam(FEW.get("learning_rate_init", 1e-3))))
     assert difference(quietly(named.fit, X, three), quietly(made.fit, X, three)) == 0
-    assert not np.array_equal(learnt(named)["coefs_"], first)
+    assert not np.array_equal(fitted(named)["coefs_"], first)
 
 
 @pytest.mark.parametrize("target", ["binary", "three", "multilabel"])
@@ -270,7 +270,7 @@ def test_class_weight_is_weight_of_rows(target):
         classes, factor = {first: 3.0}, np.where(y == first, 3.0, 1.0)
     options = {**FEW, "early_stopping": target == "three"}
     ours = quietly(MLPClassifier(**options, class_weight=classes).fit, X, y, weight + 1)
-    if target != "three":  # held-out rows do not count by their classes
+    if target != "three":  # class weights do not apply to held-out rows
         assert difference(quietly(MLPClassifier(**options).fit, X, y, (weight + 1) * factor), ours) <= RELATIVE
     plain = quietly(MLPClassifier(**options).fit, X, y, weight + 1)
     assert plain.n_iter_ != ours.n_iter_ or difference(plain, ours) > 1e-3
@@ -301,7 +301,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_arguments_are_told(name):
+def test_errors_name_wrong_arguments(name):
     value, match = WRONG[name]
     ours = MLPClassifier(**{**FEW, name: value})
     with pytest.raises(ValueError, match=match):
@@ -309,7 +309,7 @@ def test_wrong_arguments_are_told(name):
     assert not hasattr(ours, "coefs_")
 
 
-def test_wrong_data_is_told():
+def test_errors_name_wrong_data():
     with pytest.raises(ValueError, match="not all zero in any minibatch"):
         MLPClassifier(**FEW, shuffle=False).fit(X, three, np.arange(ROWS) < 20)
     with pytest.raises(ValueError, match="'y': expected numbers >= 0, got -1"):
@@ -327,7 +327,7 @@ def test_wrong_data_is_told():
 
 
 def test_arguments_set_after_a_fit():
-    """Another activation counts in predictions, other sizes do not before the weights are drawn anew."""
+    """A new activation affects predictions at once, new sizes only after the weights are drawn anew."""
     both = [make(**{**FEW, "warm_start": True}) for make in (MLPClassifier, sklearn.neural_network.MLPClassifier)]
     for estimator in both:
         quietly(estimator.fit, X, three)

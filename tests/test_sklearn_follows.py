@@ -1,5 +1,5 @@
-"""The estimators against scikit-learn's, to rounding: the same random state gives the same weights, minibatches, losses
-and epochs."""
+"""The estimators agree with scikit-learn's up to rounding: the same random state gives the same weights, minibatches,
+losses and epochs."""
 
 import pickle
 import warnings
@@ -17,7 +17,7 @@ from fastgd.sklearn import perceptron as sklearn_perceptron
 from fastgd.sklearn import training as sklearn_training
 
 ROWS = 111  # no multiple of the batch size
-RELATIVE = 1e-9  # of float64, after some hundred steps
+RELATIVE = 1e-9  # for float64, after some hundred steps
 
 rng = np.random.default_rng(0)
 X, three = make_classification(ROWS, 6, n_informative=4, n_classes=3, random_state=0)
@@ -98,8 +98,8 @@ def both_fitted(case, data=X):
     return [quietly(kind(**options).fit, data, TARGETS[target], *weights) for kind in kinds(target)]
 
 
-def learnt(estimator):
-    """What a fit has found out, as numbers by name."""
+def fitted(estimator):
+    """The fitted attributes, as numbers by name."""
     names = ("loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_", "n_iter_", "t_")
     found = {name: getattr(estimator, name) for name in names if getattr(estimator, name, None) is not None}
     for name in ("coefs_", "intercepts_"):
@@ -108,8 +108,8 @@ def learnt(estimator):
 
 
 def difference(theirs, ours):
-    """The largest relative difference of what both have learnt; infinite for another number of epochs."""
-    one, other = learnt(theirs), learnt(ours)
+    """The largest relative difference of fitted attributes; infinite if the numbers of epochs differ."""
+    one, other = fitted(theirs), fitted(ours)
     assert list(one) == list(other)
     if any(np.shape(one[name]) != np.shape(other[name]) for name in one):
         return np.inf
@@ -159,7 +159,7 @@ def same_rate(optimizer, old, new):
 
 
 class RoundedMinibatches(sklearn_training.SameMinibatches):
-    """As if all minibatches had as many rows, or weights of mean 1."""
+    """As if all minibatches had the same number of rows, or weights of mean 1."""
 
     def lay_out(self, *arguments, **options):
         steps = super().lay_out(*arguments, **options)
@@ -252,8 +252,8 @@ def test_warm_start_follows(options):
 
 def test_fit_begins_anew_without_warm_start():
     ours = quietly(MLPClassifier(**FEW).fit, X, three)
-    once = learnt(ours)["coefs_"]
-    assert np.array_equal(learnt(quietly(ours.fit, X, three))["coefs_"], once)
+    once = fitted(ours)["coefs_"]
+    assert np.array_equal(fitted(quietly(ours.fit, X, three))["coefs_"], once)
 
 
 @pytest.mark.parametrize("case", ["adam, converges", "adam", "early stopping, stratified"])

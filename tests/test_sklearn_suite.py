@@ -1,4 +1,4 @@
-"""scikit-learn's own tests of its perceptrons, run on fastgd's: its module, loaded anew, with our classes in it."""
+"""scikit-learn's own tests of its perceptrons, run on fastgd's: a fresh copy of its module, with our classes."""
 
 import importlib.util
 import inspect
@@ -7,7 +7,7 @@ import pytest
 
 import fastgd.sklearn
 
-# What is left out, and why; everything else has to pass.
+# Tests left out, and why; all others must pass.
 LEFT_OUT = {"test_gradient": "calls the private method _loss_grad_lbfgs"}
 
 

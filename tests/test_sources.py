@@ -1,5 +1,5 @@
-"""The sources of the Cython bodies against the contracts: the order of the fields of each record, and the constants
-that both languages hold."""
+"""The sources of the Cython bodies against the contracts: the order of fields in each record, and the constants that
+are defined in both languages."""
 
 import importlib
 import pathlib
@@ -8,9 +8,9 @@ import sys
 
 import pytest
 from cases import KERNELS
-from fastgd._plan import CHAIN_BLOCK
 
 import fastgd
+from fastgd._plan import CHAIN_BLOCK
 from fastgd.core.kernel import DTYPES, variant
 from fastgd.optimizers.low_memory import slots_of
 
@@ -33,8 +33,8 @@ def structs(text=TEXT):
 
 
 def bodies(text=TEXT):
-    """name of a kernel -> (struct that its body reads, struct that it is registered with); and for update rules ->
-    what `for_elements` and its kin are given."""
+    """Two dicts by kernel name: (struct that the body reads, struct that it is registered with), and for update rules
+    the arguments of `for_elements` or a variant of it."""
     records, loops = {}, {}
     for name, body in re.findall(r"^cdef void (\w+)\(const void \*args.*\n((?:    .*\n|\n)+)", text, re.M):
         records[name] = re.findall(r"= <const (\w+) \*>args", body)
@@ -51,7 +51,7 @@ RECORDS, PASSES = bodies()
 
 
 def fields_of(kernel):
-    """(C type, name) of each field that the contract asks for."""
+    """(C type, name) of each field that the contract requires."""
     arrays = [
         (f"{'const ' if spec.direction == 'in' else ''}{TYPES[spec.dtype]}*", name)
         for name, spec in kernel.arrays.items()
@@ -60,8 +60,8 @@ def fields_of(kernel):
 
 
 def is_order(fields, expected):
-    """Whether the fields of a record are those of a contract, in its order. A struct that several kernels share may
-    have a name of its own for a field whose type no other field has: that one can't be mistaken."""
+    """Whether a record has the fields of a contract, in its order. A struct that several kernels share may rename a
+    field whose type no other field has, since it cannot be confused."""
     kinds = [kind for kind, _ in fields]
     return kinds == [kind for kind, _ in expected] and all(
         name == wanted or (kinds.count(kind) == 1 and kind != "int64_t")
@@ -84,7 +84,7 @@ def test_the_fields_of_a_record_have_the_order_of_the_contract(name):
 
 @pytest.mark.parametrize("name", PASSES)
 def test_a_rule_gets_the_slots_and_scalars_of_its_contract(name):
-    """p, slots, g, n, then the scalars; slots of 8 bits have a sign where the contract does not say nonnegative."""
+    """p, slots, g, n, then the scalars; 8-bit slots have a sign unless the contract says nonnegative."""
     for_elements, slots, scalars, signs = PASSES[name]
     suffix = for_elements.removeprefix("for_elements")
     assert name.endswith(suffix)
@@ -99,7 +99,7 @@ def test_a_rule_gets_the_slots_and_scalars_of_its_contract(name):
 
 
 def test_a_wrong_order_is_noticed():
-    """Two arrays, two dimensions or two scalars that change places, an array that becomes writable."""
+    """Two arrays, dimensions or scalars are swapped, or an array becomes writable."""
     expected = fields_of(KERNELS["dense_forward"])
     assert is_order(STRUCTS["DenseForward"], expected)
     for i, j in ((1, 2), (2, 3), (4, 5), (5, 6)):

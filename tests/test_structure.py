@@ -1,5 +1,5 @@
-"""The structure of the package: imports point downwards and make no circle, the top level has the names for users, and
-what is long says why. It reads the sources and runs nothing."""
+"""The structure of the package: imports point downwards and make no circle, the top level has the public names, and
+long files and functions say why. The tests read the sources and run nothing."""
 
 import ast
 import functools
@@ -22,19 +22,17 @@ ORDER = (
     "optimizers", "engine", "tables", "losses", "activations", "initializers", "schedules", "metrics", "data", "core",
     "errors", "_plan",
 )  # fmt: skip
-# Imports inside functions, so that the module is loaded only where it is used: conveniences of a class below (net.save,
-# history.plot), and what needs an extra.
-DOORS = {
+# Imports inside functions, which load a module only when it is used: conveniences of a lower class (net.save,
+# history.plot), and modules that need an extra.
+INSIDE_FUNCTIONS = {
     ("cli.commands", "plots"),
     ("core.kernel", "core.jit"),
     ("explore.range_test", "plots"),
     ("explore.sweep", "plots"),
     ("network", "onnx"),
-    ("network", "training.checkpoint"),
-    ("training.checkpoint", "network"),
     ("training.history", "plots"),
 }
-# What a user finds at the top level besides classes and functions.
+# Public modules at the top level.
 MODULES = (
     "activations", "callbacks", "custom", "initializers", "losses", "metrics", "optimizers", "plots", "schedules",
     "sklearn", "tables",
@@ -44,7 +42,7 @@ MAX_LINES, MAX_FUNCTION = 400, 60
 
 @functools.cache
 def trees():
-    """The syntax tree of each module by its name within the package; a folder's is that of its __init__.py."""
+    """(path, syntax tree) of each module by its name within the package; a folder's are those of its __init__.py."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -108,7 +106,7 @@ def top(module):
 
 
 def is_upwards(name, target):
-    """Whether an import points to what is above, or to a sibling that the order does not know."""
+    """Whether an import points to a module above its own in ORDER."""
     return top(name) != top(target) and ORDER.index(top(target)) < ORDER.index(top(name))
 
 
@@ -125,7 +123,7 @@ def test_imports_point_downwards():
 
 
 def test_no_module_imports_the_whole_package():
-    """`from . import x` where x is no module takes what __init__.py has made by then."""
+    """`from . import x`, where x is no module, depends on how far __init__.py has run."""
     assert not [pair for pair in at_import() if not pair[1]]
 
 
@@ -136,8 +134,8 @@ def test_imports_make_no_circle():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
-def test_imports_inside_functions_are_the_doors():
-    assert {pair for pair, (_, inside) in imports().items() if inside} == DOORS
+def test_imports_inside_functions_are_the_known_ones():
+    assert {pair for pair, (_, inside) in imports().items() if inside} == INSIDE_FUNCTIONS
 
 
 def test_a_circle_and_a_wrong_direction_are_noticed():
@@ -195,7 +193,7 @@ def test_long_files_say_why():
 
 
 def code_lines(function):
-    """Lines of a function without those of its docstring."""
+    """The number of lines of a function without its docstring."""
     lines = function.end_lineno - function.lineno + 1
     if ast.get_docstring(function):
         lines -= function.body[0].end_lineno - function.body[0].lineno + 1
@@ -203,7 +201,7 @@ def code_lines(function):
 
 
 def test_long_functions_say_why():
-    """In the docstring of the module, where a user who asks for help does not meet it: `name` has over 60 lines."""
+    """The module's docstring says "`name` has over 60 lines", so that help() of the function does not show it."""
     for path, tree in trees().values():
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         long = {node.name for node in functions if code_lines(node) > MAX_FUNCTION}

@@ -1,5 +1,5 @@
-"""Long sums in float32: of like terms, which lose digits where they are added one after the other, of any number of
-rows and of columns, by every body. Right is 1e-6."""
+"""Long sums in float32 by every body, over any number of rows and columns: equal terms would lose digits if they were
+added one after the other. The tolerance is 1e-6."""
 
 import importlib
 import itertools
@@ -7,16 +7,16 @@ import itertools
 import numpy as np
 import pytest
 from cases import KERNELS
-from fastgd._plan import call_kernel
 
 import fastgd
 from fastgd import SGD, BatchNorm, Dense, LayerNorm, Network, _cpu
+from fastgd._plan import call_kernel
 from fastgd.cli.self_check import example
 
 RIGHT = 1e-6
 CONSTANTS = (0.1, 1 / 3, 0.7, 1.0, 1.1, 1.9999999, 3e-5, -123.456)
 BODIES = pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
-# The kernels that sum over rows: what else they read besides the terms, as ones.
+# The arguments of kernels that sum over rows; inputs other than the terms are ones.
 OVER_ROWS = {
     "dense_backward_bias": lambda out, x: (out[0], x),
     "normalization_backward_gamma": lambda out, x: (out[0], x, np.ones_like(x)),
@@ -47,7 +47,7 @@ def test_sums_over_rows(kernel, body, rows):
 
 @BODIES
 def test_sums_over_rows_of_wide_ones(body, rng):
-    """Columns in whole vectors, in single ones, and more than are held at a time."""
+    """Columns in whole vectors, single columns, and more columns than are held at a time."""
     check_sums("dense_backward_bias", body, like_rows(700, rng.uniform(1, 2, 1103)))
     check_sums("normalization_backward_gamma", body, like_rows(700, rng.uniform(1, 2, 1103)))
 
@@ -59,7 +59,7 @@ def test_more_rows_than_float32_can_count(body):
 
 @BODIES
 def test_no_block_loses_digits(body, rng):
-    """The worst of thousands of numbers in the longest sum in float32."""
+    """The worst of thousands of columns, in the longest sum that is added up in float32."""
     check_sums("dense_backward_bias", body, like_rows(32, np.append(np.linspace(1, 2, 5000), rng.uniform(1, 2, 5000))))
 
 
@@ -85,7 +85,7 @@ def test_the_gradient_of_a_million_like_rows(backend):
     np.testing.assert_allclose(network.parameters, [-0.5, -0.5], rtol=RIGHT)
 
 
-# Of wide rows the loss of each, of like terms: targets 0, or one class.
+# The loss of a row of k equal outputs c with targets 0, or equal probabilities.
 OVER_COLUMNS = {
     "mse_loss": lambda c, k: c * c,
     "mae_loss": lambda c, k: abs(c),
@@ -144,7 +144,7 @@ def test_layer_norm_of_wide_rows(body):
 
 
 def test_the_gradient_of_many_like_rows(backend):
-    """X = 1, y = -1, mse, weights of zero: 2 for the bias; and every loss and metric is 1."""
+    """X = 1, y = -1, mse, zero weights: the bias has the gradient 2; every loss and metric is 1."""
     rows = 300_001
     X, y = np.ones((rows, 1), np.float32), np.full((rows, 1), -1, np.float32)
     net = Network(1, [Dense(1, weight_init="zeros")], loss="mse", backend=backend)
@@ -158,7 +158,7 @@ def test_the_gradient_of_many_like_rows(backend):
 
 
 def test_normalizations_of_many_like_rows(backend):
-    """Two kinds of rows, whose gradients are alike within each."""
+    """Two kinds of rows; rows of the same kind have the same gradient."""
     rows = 200_002
     X = np.zeros((rows, 2), np.float32)
     X[::2, 0] = X[1::2, 1] = 1
@@ -226,7 +226,7 @@ SIZES = [{"rows": rows, "n": n} for rows, n in ((33, 5), (257, 600), (1000, 17),
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("name", SUMS)
 def test_sums_have_the_same_bits_on_every_instruction_set_and_share(name, sizes, dtype, rng):
-    """Those that fuse products and sums; of the bias, which has no products, all."""
+    """On instruction sets that fuse products and sums; for the bias, which has no products, on all."""
     kernel = KERNELS[name]
     variants = [v for v in _cpu.variants() if v != "v2" or name == "dense_backward_bias"]
     n = sizes["n"]

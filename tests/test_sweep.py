@@ -17,11 +17,11 @@ GRID = {"optimizer": ["Adam", SGD(0.5, momentum=0.9)], "learning_rate": [0.01, 0
 
 
 def test_each_training_is_that_of_fit(backend, rows):
-    """Whatever the number of threads, to the last bit."""
+    """Bit for bit, with any number of threads."""
     options = {"epochs": 3, "validation_data": rows, "metrics": "accuracy", "batch_size": 16}
 
     def rates():
-        return [0.01, fastgd.schedules.reduce_on_plateau(0.1, patience=0, factor=0.5)]  # one that remembers
+        return [0.01, fastgd.schedules.reduce_on_plateau(0.1, patience=0, factor=0.5)]  # the second has state
 
     grid = {"optimizer": ["Adam", SGD(0.5, momentum=0.9)], "learning_rate": rates(), "seed": range(1, 3)}
     found = [fastgd.sweep(make(backend), *rows, grid, num_threads=n, **options) for n in (1, 3)]
@@ -89,7 +89,7 @@ def test_the_table(rows):
 
 
 def test_networks_of_other_kinds(rows, capfd):
-    """A function makes them; what it takes are keys of the grid."""
+    """A function makes the networks; its parameters are keys of the grid."""
 
     def network(hidden):
         return Network(6, [Dense(hidden, "relu"), Dense(3)], loss="softmax_cross_entropy", seed=5)
@@ -126,10 +126,10 @@ BAD_SWEEPS = {
 
 
 @pytest.mark.parametrize("case", BAD_SWEEPS)
-def test_a_bad_combination_is_told_before_anything_is_trained(case, rows, monkeypatch):
+def test_a_bad_combination_raises_before_anything_is_trained(case, rows, monkeypatch):
     grid, error, match = BAD_SWEEPS[case]
 
-    def begin(*told):
+    def begin(*arguments):
         raise AssertionError("a training has begun")
 
     monkeypatch.setattr(Executor, "train", begin)
@@ -156,14 +156,14 @@ def test_bad_arguments(rows):
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_all(rows):
-    """Trainings that would take hours, and some that have not begun."""
+    """It ends trainings that would take hours, and those that have not begun."""
     pressed, begun = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)), time.monotonic()
     pressed.start()
     with pytest.raises(KeyboardInterrupt):
         fastgd.sweep(make(), *rows, {"seed": range(6)}, num_threads=2, epochs=10**8, validation_data=rows)
     pressed.join()
     assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
-    assert time.monotonic() - begun < 60  # the test would not end
+    assert time.monotonic() - begun < 60  # otherwise the trainings go on for hours
 
 
 def test_an_error_in_a_training_ends_all(rows):

@@ -1,4 +1,4 @@
-"""What stands in text files of tables: types of the first table, long rows, an index of pandas, damaged files."""
+"""Text files of tables: types of the first table, long rows, an index of pandas, damaged files."""
 
 import gzip
 import itertools
@@ -22,7 +22,7 @@ from fastgd.tables import Categories, Preprocessing, TableError, read
 
 @pytest.fixture
 def file(tmp_path):
-    """A function that reads a CSV file of such text."""
+    """A function that writes text to a CSV file and reads it as a table."""
     numbers = itertools.count()
 
     def read_text(content, **options):
@@ -35,7 +35,7 @@ def file(tmp_path):
 
 # ---- the types of the first table count
 
-# The column of the first table, that of a new file, and which of the values of the first its rows are (-1: missing).
+# The column of the first table, the column of a new file, and the index of its values in the first (-1: missing).
 WRITTEN = {
     "codes": (["007", "7", "A1", "B1"], ["007", "7", "007"], [0, 1, 0]),
     "codes alone": (["007", "7", "A1", "B1"], ["007"], [0]),
@@ -54,7 +54,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("case", WRITTEN)
-def test_categories_are_what_stands_in_the_file(case, file):
+def test_categories_are_the_text_of_the_file(case, file):
     values, new, expected = WRITTEN[case]
     made = Preprocessing.of(file("c,y\n" + "".join(f"{v},{i % 2}\n" for i, v in enumerate(values))), "y")
     table = file("c,d\n" + "".join(f"{v},0\n" for v in new))
@@ -70,13 +70,13 @@ def test_copied_rows_are_refused_where_their_text_would_count(file):
     made = Preprocessing.of(file("c,y\n007,0\n7,1\nA1,1\nB1,0\n"), "y")
     table = file("c\n007\n7\n")
     for copy in (table.filter(pyarrow.array([True, False])), table.take([0])):
-        with pytest.raises(TableError, match="column 'c': expected text as it stands in the file"):
+        with pytest.raises(TableError, match="column 'c': expected text as written in the file"):
             made.encode(copy)
     for values in ([7], [7.0]):
         with pytest.raises(TableError, match="'007' and '7' are different categories"):
             made.encode({"c": values})
     copy = file("zip,y\n007,0\n7,1\n").take([0, 1])
-    with pytest.raises(TableError, match="column 'zip': expected text as it stands"):
+    with pytest.raises(TableError, match="column 'zip': expected text as written"):
         Preprocessing.of(copy, "y", categorical="zip")
 
 
@@ -87,7 +87,7 @@ def test_copied_rows_are_refused_where_a_code_is_among_numbers(file):
     assert made.encode(table).tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
     copies = [table.filter(pyarrow.array([True] * 3)), table.take([0, 1]), table.sort_by("zip")]
     for copy in [*copies, pyarrow.ipc.open_stream(_as_stream(table)).read_all()]:
-        with pytest.raises(TableError, match="column 'zip': expected text as it stands in the file"):
+        with pytest.raises(TableError, match="column 'zip': expected text as written in the file"):
             made.encode(copy)
     for values in ([7], pandas.Series([12, 7])):
         with pytest.raises(TableError, match="'007' and '7' are different categories"):
@@ -220,7 +220,7 @@ def test_types_that_show_late(file):
 
 
 def test_names_of_nodes_take_time_in_proportion():
-    """Ten thousand values that want one name."""
+    """Ten thousand values request the same name."""
     graph = onnx.Graph(Network(2, [Dense(1)], loss="mse"))
     names = [graph._free("constant") for _ in range(10_000)]
     assert len(set(names)) == len(names)
@@ -230,7 +230,7 @@ def test_names_of_nodes_take_time_in_proportion():
 # ---- an index, and names
 
 
-def told(table, *arguments, **options):
+def prepared(table, *arguments, **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made = Preprocessing.of(table, *arguments, **options)
@@ -247,7 +247,7 @@ INDICES = {
 
 @pytest.mark.parametrize("case", INDICES)
 @pytest.mark.parametrize("end", ["parquet", "feather"])
-def test_an_index_is_left_out_and_told_once(case, end, tmp_path):
+def test_an_index_is_left_out_with_one_warning(case, end, tmp_path):
     frame, path = (
         INDICES[case](pandas.DataFrame({"a": [1.0, 2.0, 4.0, 7.0], "y": [0.5, 1.5, 2.5, 3.5]})),
         tmp_path / f"t.{end}",
@@ -257,27 +257,27 @@ def test_an_index_is_left_out_and_told_once(case, end, tmp_path):
     else:
         pyarrow.feather.write_feather(pyarrow.Table.from_pandas(frame), str(path))
     table = read(path)
-    made, notes = told(table, "y")
+    made, notes = prepared(table, "y")
     assert made.feature_names == ["a"]
     index = [name for name in table.column_names if name not in ("a", "y")]
     assert len(notes) == bool(index)
     assert all(repr(name) in notes[0] for name in index)
     np.testing.assert_array_equal(made.encode(table), made.encode(table.select(["a"])))
-    assert told(table, "y", drop=index)[1] == []
+    assert prepared(table, "y", drop=index)[1] == []
     for name in index[:1]:
-        assert name in [column.name for column in told(table, "y", categorical=name)[0].columns]
+        assert name in [column.name for column in prepared(table, "y", categorical=name)[0].columns]
 
 
 @pytest.mark.parametrize("header", ["", "Unnamed: 0", " "])
 def test_the_first_column_of_to_csv_is_an_index(header, file):
-    made, notes = told(file(f"{header},a,y\n0,1,2.5\n1,2,3.5\n2,5,3.5\n"), "y")
+    made, notes = prepared(file(f"{header},a,y\n0,1,2.5\n1,2,3.5\n2,5,3.5\n"), "y")
     assert made.feature_names == ["a"]
     assert len(notes) == 1
     assert repr(header) in notes[0]
     np.testing.assert_allclose(made.encode(file("a\n2\n")), made.encode(file(",a\n7,2\n")))
 
 
-def test_the_command_line_tells_of_an_index(tmp_path, monkeypatch, capsys):
+def test_the_command_line_reports_an_index(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text(",a,y\n" + "".join(f"{i},{i % 7},{i % 7 / 2}\n" for i in range(40)))
     assert cli.main(["train", "t.csv", "--target", "y", "--epochs", "1", "--quiet"]) == 0
@@ -334,7 +334,7 @@ def test_text_may_be_one_name(file):
     assert file("zip,z\n007,1\n", text="zip").to_pydict() == {"zip": ["007"], "z": [1]}
 
 
-# ---- files that are none
+# ---- files that are not tables
 
 
 @pytest.mark.parametrize("end", ["csv", "csv.gz", "parquet", "feather", "npz"])
@@ -350,7 +350,7 @@ def test_only_regular_files_are_read(end, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Bytes of small files by their endings."""
+    """The contents of small files, by name."""
     folder = tmp_path_factory.mktemp("whole")
     table = pyarrow.table({
         "n": [1.5, 2.5, None, 4.0] * 5, "c": ["a", "bb", "ccc", None] * 5, "b": [True, False, None, True] * 5,
@@ -384,7 +384,7 @@ def test_damaged_files_are_data_or_an_error_that_names_them(name, whole, tmp_pat
     assert failed > 10
 
 
-def test_rows_that_are_no_utf_8_are_told(tmp_path):
+def test_errors_name_rows_that_are_not_utf_8(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"a,y\n1,2\n\xff,\xfe,3\n")
     with pytest.raises(TableError, match="row 2: expected 2 fields as in the header, got 3"):
         read(tmp_path / "t.csv")
@@ -395,13 +395,13 @@ def test_hostile_categories():
     config["columns"][0]["by_value"] = "yes"
     with pytest.raises(TypeError, match="'by_value'"):
         Preprocessing.from_config(config)
-    assert Categories("a", ("x",)) == Categories("a", ("x",), by_value=True)  # what they are, not how they came
+    assert Categories("a", ("x",)) == Categories("a", ("x",), by_value=True)  # equality ignores by_value
 
 
 @pytest.mark.parametrize("end", [".csv", ".csv.gz", ".parquet", ".feather"])
 def test_pyarrow_reads_files_of_its_own(end, tmp_path, monkeypatch):
-    """Its threads may read on after an error. Where the interpreter ends meanwhile, a file of Python's ends the process
-    with it."""
+    """Its threads may read on after an error; with a Python file, they would crash the process if the interpreter exits
+    meanwhile."""
     path = str(tmp_path / f"data{end}")
     table, opened = pyarrow.table({"a": [1.0, 2.0]}), []
     if end.startswith(".csv"):

@@ -1,4 +1,4 @@
-"""Tables: from CSV, Parquet and Arrow files to rows of numbers and back, and what is told of bad ones."""
+"""Tables: from CSV, Parquet and Arrow files to rows of numbers and back, and errors for bad ones."""
 
 import json
 
@@ -93,12 +93,12 @@ def test_every_format_gives_the_same(path, tmp_path):
         made = Preprocessing.of(other, "price")
         assert made.config() == expected.config()
         np.testing.assert_array_equal(made.encode(other), expected.encode(table))
-    # Text that is empty in a format that knows missing values is missing, too.
+    # Empty text is missing, too, in formats that have missing values.
     empty = table.set_column(2, "city", pyarrow.array(["Oslo", "Rome", "", "Oslo"]))
     np.testing.assert_array_equal(expected.encode(empty), expected.encode(table))
 
 
-def test_columns_as_told(path):
+def test_categorical_and_dropped_columns(path):
     table = read(path)
     made = Preprocessing.of(table, "price", categorical=["age"], drop=["city", "member"])
     assert made.columns[0] == Categories("age", ("20", "40", "60"))
@@ -230,7 +230,7 @@ def test_files_that_are_something_else(name, content, tmp_path):
 
 
 def test_learns_from_a_table(tmp_path, rng):
-    """From a file to predictions in the units of the file."""
+    """From a table to predictions in the units of its target."""
     n = 600
     age, city = rng.integers(18, 80, n), rng.choice(["Oslo", "Rome"], n)
     price = 1e5 + 2000 * age + np.where(city == "Rome", 5e4, 0)
@@ -242,7 +242,7 @@ def test_learns_from_a_table(tmp_path, rng):
 
 
 def test_columns_of_other_kinds():
-    """Dictionaries are categories, whatever is in them; a column of nulls is missing throughout; constants become 0."""
+    """Dictionary columns are categories, whatever their values; nulls are missing values; constants become 0."""
     codes = pyarrow.array([5, 7, 5]).dictionary_encode()
     table = pyarrow.table({"a": codes, "b": [0.1, 0.1, 0.1], "c": ["x", "y", "x"], "y": codes})
     made = Preprocessing.of(table, "y")
@@ -301,14 +301,14 @@ def test_the_median_fills_and_the_mean_shifts():
     assert (made.columns[0].fill, made.columns[0].shift) == (1.0, 4.0)
 
 
-def test_text_in_an_integer_target_is_told(tmp_path):
+def test_errors_name_text_in_an_integer_target(tmp_path):
     made = Preprocessing.of({"a": [1.0, 2.0, 3.0], "y": [0, 1, 1]}, "y")
     (tmp_path / "t.csv").write_text("a,y\n1,0\n2,x\n")
     with pytest.raises(TableError, match="column 'y', row 2: expected a number, got 'x'"):
         made.targets(read(tmp_path / "t.csv"))
 
 
-def test_what_is_not_finite_once_it_is_standardised_is_told(path):
+def test_errors_name_numbers_that_overflow_when_standardised(path):
     made = Preprocessing.of(read(path), "price")
     good = {"age": [1, 2], "income": [1.0, 1e60], "city": ["Oslo", "Rome"], "member": [True, False]}
     with pytest.raises(TableError, match="'income', row 2: expected numbers that float32 holds.*1e.60"):
@@ -326,7 +326,7 @@ def test_delimiters(tmp_path):
         read(tmp_path / "t.csv", delimiter=";;")
 
 
-def test_statistics_are_of_the_rows_that_are_told():
+def test_statistics_are_of_the_given_rows():
     table = {"x": [1.0, 3.0, None, 1000.0], "c": ["a", "a", "a", "b"], "y": [0.5, 1.5, 2.5, 99.5]}
     part, all_rows = (Preprocessing.of(table, "y", rows=rows) for rows in ([0, 1], None))
     assert part.columns[0] == fastgd.tables.Numbers("x", 2.0, 2.0, 1.0)
@@ -337,7 +337,7 @@ def test_statistics_are_of_the_rows_that_are_told():
 
 
 def test_text_that_looks_like_numbers_stays_text(tmp_path):
-    """In a file where all of it does, too."""
+    """Also in a file in which every value looks like a number."""
     train, new = tmp_path / "train.csv", tmp_path / "new.csv"
     train.write_text("code,zip,y\n007,010,1\n7,10,2\nA1,010,x\nB1,10,x\n")
     new.write_text("code,zip,y\n007,010,2\n007,10,1\n")
@@ -350,7 +350,7 @@ def test_text_that_looks_like_numbers_stays_text(tmp_path):
 
 
 def test_columns_that_are_no_values_are_named():
-    """Of every kind that pyarrow has: an error of this package's that names the column, or values."""
+    """For each such pyarrow type, a TableError names the column."""
     two = pyarrow.array([1, 2])
     columns = [
         pyarrow.array([{"a": 1}, {"a": 2}]), pyarrow.array([[1], [2]]),

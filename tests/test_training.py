@@ -1,4 +1,4 @@
-"""fit() on real data and on small problems: the three forms of descent, stopping, divergence, backends alike."""
+"""fit() on real data and on small problems: the three forms of descent, stopping, divergence, agreement of backends."""
 
 import pickle
 import sys
@@ -22,7 +22,7 @@ def test_backends_agree_after_three_epochs(data):
     for dtype, tolerance in (("float64", 1e-10), ("float32", 1e-4)):
         ends = {}
         for backend in BACKENDS:
-            # tanh: one rounding may carry a unit of relu over its kink, and 64 weights after it.
+            # tanh: with relu, a rounding could move a unit over the kink, and 64 weights with it.
             network = Network(64, [Dense(64, "tanh"), Dense(10)], loss="softmax_cross_entropy", dtype=dtype,
                               backend=backend)  # fmt: skip
             network.fit(X, y, optimizer=Adam(1e-3), epochs=3)
@@ -64,7 +64,7 @@ def test_batch_descent_is_the_formula(rng, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_larger_calls_between_epochs_do_not_show(backend, rng):
-    """A plan with room for more rows than a minibatch has: of a loss before, or of validation data."""
+    """A loss or validation data of more rows than a minibatch makes the plan larger, but changes no result."""
     X, y = rng.normal(size=(64, 6)), rng.normal(size=(64, 1))
     ends = []
     for between in ("nothing", "loss", "validation"):
@@ -78,7 +78,7 @@ def test_larger_calls_between_epochs_do_not_show(backend, rng):
 
 
 def test_fit_is_a_loop_over_minibatches(data):
-    """A user's own loop with train_step gives the bits of fit."""
+    """A loop of train_step gives the bits of fit."""
     (X, y), _ = data
     fitted, stepped, optimizer = digit_network(seed=5), digit_network(seed=5), Adam()
     fitted.fit(X, y, optimizer=Adam(), batch_size=100, epochs=2)
@@ -203,7 +203,7 @@ def test_divergence_error_travels_between_processes():
 
 
 def test_fit_goes_on_shuffling_where_it_stopped(data):
-    """Three calls of one epoch are one call of three."""
+    """Three calls of one epoch equal one call of three."""
     (X, y), _ = data
     ends = []
     for calls, epochs in ((1, 3), (3, 1)):
@@ -216,7 +216,7 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
 
 
 @pytest.mark.parametrize(
-    "place",
+    "function",
     [
         "lay_out",
         "_next_minibatches",
@@ -230,13 +230,13 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
         "_train_piece",
     ],
 )
-def test_interrupted_anywhere_a_network_goes_on(place, backend, rng):
-    """Ctrl-C at any line of the inner functions: parameters finite, and the next results those of a fresh network."""
+def test_interrupted_anywhere_a_network_goes_on(function, backend, rng):
+    """Ctrl-C at any line of the inner functions: parameters stay finite, later results equal a fresh network's."""
     X, y = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
 
     def interrupt(frame, event, argument):
         nonlocal countdown
-        if frame.f_code.co_name == place and "fastgd" in frame.f_code.co_filename:
+        if frame.f_code.co_name == function and "fastgd" in frame.f_code.co_filename:
             countdown -= 1
             if countdown == 0:
                 sys.settrace(None)

@@ -1,5 +1,5 @@
-"""What every optimizer can do to a gradient and its state besides the rule: clipping, accumulation, averages, factors,
-low-memory state. On arrays by themselves and in networks, on every backend."""
+"""What every optimizer offers besides its rule: clipping, accumulation, averages, factors, low-memory state. On bare
+arrays and in networks, on every backend."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,10 @@ EXTRAS = {
     "all": {"clip_norm": 0.5, "clip_value": 0.02, "accumulate": 2, "ema_decay": 0.9, "state_dtype": "bfloat16"},
 }
 
-# Optimizers and options that go together: a centred second moment needs whole numbers.
+# Valid pairs of optimizers and options: a centred second moment allows no low-memory state.
 PAIRS = [(n, e) for n in OPTIMIZERS for e in EXTRAS if n != "RMSProp centred" or "state_dtype" not in EXTRAS[e]]
+# Every optimizer on one backend, one optimizer on the others, whose kernels test_kernels.py compares.
+TRIPLES = [*((*pair, "cython") for pair in PAIRS), *(("Adam", e, b) for e in EXTRAS for b in ("numba", "numpy"))]
 
 
 def same_state(a, b):
@@ -156,9 +158,7 @@ def test_decoupled_decay_is_of_any_optimizer(backend):
 # ---- the same bits
 
 
-@pytest.mark.parametrize(
-    ("name", "extra", "backend"), [*((*pair, "cython") for pair in PAIRS), *(("Adam", e, "numba") for e in EXTRAS)]
-)
+@pytest.mark.parametrize(("name", "extra", "backend"), [triple for triple in TRIPLES if triple[2] != "numpy"])
 @pytest.mark.usefixtures("every_step_is_shared")
 def test_threads_change_no_bit(name, backend, extra, dtype, monkeypatch, rng):
     """An update of up to 50,000 elements has one thread."""
@@ -177,9 +177,11 @@ def test_threads_change_no_bit(name, backend, extra, dtype, monkeypatch, rng):
         same_state(state, ends[0][1])
 
 
-@pytest.mark.parametrize(("name", "extra"), [p for p in PAIRS if p[1] not in ("8bit", "clip_norm", "both", "all")])
+@pytest.mark.parametrize(
+    ("name", "extra", "backend"), [t for t in TRIPLES if t[1] not in ("8bit", "clip_norm", "both", "all")]
+)
 def test_a_list_of_arrays_is_one_array_cut(name, extra, backend, dtype, rng):
-    """8-bit blocks begin with each array, and a norm is summed array by array: those may differ in the last place."""
+    """Except for 8-bit blocks, which begin with each array, and norms, which are summed array by array."""
     whole = rng.normal(size=3000).astype(dtype)
     cuts = [12, 900, 901, 2000]
     parts = [part.copy() for part in np.split(whole, cuts)]
@@ -221,7 +223,7 @@ def test_ways_of_a_step_change_no_bit(extra, backend, monkeypatch, rng):
         same_state(state, ends[0][1])
 
 
-@pytest.mark.parametrize(("name", "extra"), PAIRS)
+@pytest.mark.parametrize(("name", "extra", "backend"), TRIPLES)
 def test_alone_or_in_a_network_an_update_is_the_same(name, extra, backend, rng):
     net = Network(30, [Dense(40, "tanh"), Dense(4)], loss="mse", dtype="float64", backend=backend)
     X, y = rng.normal(size=(9, 30)), rng.normal(size=(9, 4))
@@ -240,7 +242,7 @@ def test_alone_or_in_a_network_an_update_is_the_same(name, extra, backend, rng):
 @pytest.mark.parametrize(("state_dtype", "last_place"), [("bfloat16", 2**-7), ("8bit", 2**-3)])
 @pytest.mark.parametrize("kernel", ["momentum_step", "adagrad_step", "adam_step"])
 def test_rounding_is_right_in_the_mean(kernel, state_dtype, last_place, backend, rng):
-    """Slots that a rule changes by a quarter of a last place."""
+    """The rule changes each slot by a quarter of a unit in the last place."""
     rule = getattr(fastgd.kernels, kernel)
     low, slots = lowmemory.low_memory_kernel(rule, state_dtype), lowmemory.slots_of(rule)
     p, g = np.zeros(700, "f4"), np.zeros(700, "f4")
@@ -350,7 +352,7 @@ def test_state_is_written_and_read(tmp_path, rng):
         np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
-def test_the_plan_tells_what_is_done(rng):
+def test_describe_names_the_kernels_of_an_update(rng):
     net = Network(5, [Dense(2)], loss="mse")
     net.train_step(np.ones((1, 5)), np.ones((1, 2)), Adam(0.1, **EXTRAS["all"]))
     text = net.describe()

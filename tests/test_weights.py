@@ -88,14 +88,14 @@ def test_class_weights_of_one_yes_or_no_output(rng):
 
 
 def test_class_weights_are_of_what_is_trained_on(rng):
-    """Held-out rows count alike."""
+    """Held-out rows have no class weights."""
     X, y = rng.normal(size=(60, 6)), np.repeat([0, 1, 2], [40, 15, 5])
     network = make()
     history = network.fit(X, y, epochs=2, validation_fraction=0.3, class_weight={0: 1, 1: 20}, metrics="accuracy")
     held_out = np.sort(fastgd.data.minibatches.epoch_order(60, 0, fastgd.data.samples.SPLIT_EPOCH, True)[:18])
-    told = network.evaluate(X[held_out], y[held_out], metrics="accuracy")
-    assert history.validation_loss[-1] == told["loss"]
-    assert history.metrics["validation_accuracy"][-1] == told["accuracy"]
+    result = network.evaluate(X[held_out], y[held_out], metrics="accuracy")
+    assert history.validation_loss[-1] == result["loss"]
+    assert history.metrics["validation_accuracy"][-1] == result["accuracy"]
     soft = Network(6, [Dense(1)], loss="binary_cross_entropy")
     with pytest.raises(ValueError, match="'class_weight'.*other than 0 and 1"):
         soft.fit(X, rng.uniform(size=60), class_weight="balanced")
@@ -103,7 +103,7 @@ def test_class_weights_are_of_what_is_trained_on(rng):
 
 @pytest.mark.parametrize("options", [{}, {"class_weight": "balanced"}])
 def test_weights_beside_held_out_rows_are_of_the_rest(options, rng):
-    """As if the rest were all: also where classes are not held out alike."""
+    """As if the other rows were all the data, also when classes are held out unevenly."""
     X, y, weight = rng.normal(size=(60, 6)), np.repeat([0, 1, 2], [40, 15, 5]), rng.uniform(size=60)
     rest, _ = fastgd.data.samples.split_rows("", 60, 0.4, 0)
     ends = []

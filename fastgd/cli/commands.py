@@ -22,12 +22,12 @@ from ..explore.range_test import find_learning_rate
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
 from ..losses import softmax_cross_entropy
-from ..network import Network
+from ..network import Network, load
 from ..optimizers import OPTIMIZERS
 from ..schedules import cosine
 from ..tables.columns import missing
 from ..tables.preprocessing import column_of
-from ..training.checkpoint import description, load, load_described
+from ..training.checkpoint import description, load_described
 from .datasets import data_of_model, data_to_train, ending, names_in
 from .self_check import installed_backends, time_steps
 
@@ -319,7 +319,7 @@ def evaluate(arguments):
 
 def info(arguments):
     """`fastgd info`: describes a model file."""
-    network, optimizer, content = load_described(arguments.model)
+    network, optimizer, content = load_described(arguments.model, Network)
     print(f"{arguments.model}: {content['size']:,} bytes, written by fastgd {content['version']}")
     print(network)
     print("\n".join(network.layer_lines()))

@@ -2,50 +2,63 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any, Self, TypedDict, TypeVar
 
 from ..errors import check_number, choose, shown, type_error
+
+T = TypeVar("T")
+
+
+class Range(TypedDict, total=False):
+    """The allowed interval of a parameter, as keywords of `check_number`."""
+
+    low: float
+    high: float
+    low_open: bool
+    high_open: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """A named object with parameters. Calling it with keywords returns the object with other parameters: `huber` is
-    `huber(delta=1.0)`. ranges: the allowed interval of each parameter, as keywords of `check_number`."""
+    `huber(delta=1.0)`. ranges: the allowed interval of each parameter."""
 
     name: str
-    parameters: Mapping = dataclasses.field(default_factory=dict, kw_only=True)
-    ranges: Mapping = dataclasses.field(default_factory=dict, kw_only=True, repr=False)
+    parameters: Mapping[str, float] = dataclasses.field(default_factory=dict, kw_only=True)
+    ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict, kw_only=True, repr=False)
 
-    def __call__(self, **parameters):
+    def __call__(self, **parameters: float) -> Self:
         checked = {}
         for name, value in parameters.items():
             choose(f"{self.name}()", name, self.parameters)
             checked[name] = check_number(name, value, **self.ranges.get(name, {}))
         return dataclasses.replace(self, parameters={**self.parameters, **checked})
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((self.name, *self.parameters.items()))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.parameters.items())})"
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """Name and parameters, for a file."""
         return {"name": self.name, **self.parameters}
 
 
-def pick(argument, value, table, cls):
+def pick(argument: str, value: str | T, table: Mapping[str, T], cls: type[T]) -> T:
     """The entry of `table` with the name `value`; or `value` itself if it is an instance of `cls`."""
     if isinstance(value, cls):
         return value
     if isinstance(value, str):
-        return choose(argument, value, table)
+        entry: T = choose(argument, value, table)
+        return entry
     expected = f"a name ({', '.join(map(repr, table))}) or a {cls.__name__}"
     raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
 
 
-# Ranges of parameters, as keywords of `check_number`. A parameter without a range may be any finite number.
-AT_LEAST_ZERO = {"low": 0.0}
-AT_LEAST_ONE = {"low": 1.0}
-POSITIVE = {"low": 0.0, "low_open": True}
-FRACTION = {"low": 0.0, "high": 1.0, "high_open": True}
-SHARE = {"low": 0.0, "high": 1.0}
+# A parameter without a range may be any finite number.
+AT_LEAST_ZERO: Range = {"low": 0.0}
+AT_LEAST_ONE: Range = {"low": 1.0}
+POSITIVE: Range = {"low": 0.0, "low_open": True}
+FRACTION: Range = {"low": 0.0, "high": 1.0, "high_open": True}
+SHARE: Range = {"low": 0.0, "high": 1.0}

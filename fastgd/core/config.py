@@ -19,7 +19,7 @@ def _version(package):
         return "installed without metadata" if importlib.util.find_spec(module) else "not installed"
 
 
-def config():
+def config() -> dict[str, str | int]:
     """Versions, processor variant and threads, as a dict."""
     packages = ("numpy", "numba", "safetensors", "scikit-learn", "matplotlib", "onnx")
     return {
@@ -32,7 +32,7 @@ def config():
     }
 
 
-def show_config():
+def show_config() -> None:
     """Prints versions, the instruction set in use and the number of threads."""
     for name, value in config().items():
         print(f"{name:<16} {value}")

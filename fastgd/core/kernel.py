@@ -26,8 +26,11 @@ import numbers
 import os
 import pickle
 import types
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .._plan import CHAIN_ARRAYS, CHAIN_SLOTS, call_kernel
 from ..core import fingerprint
@@ -53,24 +56,24 @@ class Array:
         may stand for fewer."""
 
     direction: str
-    dims: tuple
+    dims: tuple[str, ...]
     dtype: str | None = None
     domain: str = "real"
     below: str | None = None
     per: int | None = None
 
 
-def In(*dims, **options):
+def In(*dims: str, **options: Any) -> Array:
     """An array that the kernel reads."""
     return Array("in", dims, **options)
 
 
-def Out(*dims, **options):
+def Out(*dims: str, **options: Any) -> Array:
     """An array that the kernel overwrites without reading it."""
     return Array("out", dims, **options)
 
 
-def InOut(*dims, **options):
+def InOut(*dims: str, **options: Any) -> Array:
     """An array that the kernel reads and updates."""
     return Array("inout", dims, **options)
 
@@ -113,18 +116,27 @@ class Kernel:
     does the same with the body of that name.
     """
 
-    def __init__(self, reference):
+    name: str
+    arrays: dict[str, Array]
+    dims: tuple[str, ...]
+    scalars: tuple[str, ...]
+
+    def __init__(self, reference: Callable[..., None]) -> None:
         self.name = self.__name__ = reference.__name__
         self.__module__ = reference.__module__
         self.__signature__ = inspect.signature(reference)
         self.reference = reference
-        self.loop_function = None
-        self.build_loop = None  # or a function of a `jit.Compiler` and a dtype that makes a loop
-        self.functions = ()  # users' functions that the loop calls: they may raise, and what they read may change
-        self.loops = {}  # compiled by Numba, by dtype
-        self.onnx_function = None
-        self.cost = None  # or a function of the sizes by name: floating-point operations, approximately
-        self.derived = {}  # kernels derived from this one; see optimizers/low_memory.py
+        self.loop_function: Callable[..., None] | None = None
+        # Makes the loop, given a `jit.Compiler` and a dtype.
+        self.build_loop: Callable[..., Callable[..., None]] | None = None
+        # Users' functions that the loop calls: they may raise, and what they read may change.
+        self.functions: tuple[Callable[..., Any], ...] = ()
+        self.loops: dict[np.dtype[Any], Any] = {}  # compiled by Numba, by dtype
+        self.onnx_function: Callable[..., str] | None = None
+        # Floating-point operations, approximately, given the sizes by name.
+        self.cost: Callable[..., float] | None = None
+        self.derived: dict[str, Kernel] = {}  # kernels derived from this one; see optimizers/low_memory.py
+        self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
         self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
@@ -159,11 +171,13 @@ class Kernel:
             lines.append(f"{', '.join(self.scalars)}: real numbers.")
         lines.append("Arrays are C-contiguous and aligned; all float32 or float64 arrays have the same dtype.")
         lines.append("")
-        lines.append("Raises TypeError or ValueError that names the argument, what was expected and what was received;")
-        lines.append("then nothing has changed.")
+        lines.append(
+            "Raises TypeError or ValueError before it changes an array; the message names the argument, what was"
+        )
+        lines.append("expected and what was received.")
         return "\n".join(lines)
 
-    def loop(self, function):
+    def loop(self, function: Callable[..., None]) -> "Kernel":
         """Decorator: attaches the loop that Numba compiles, with the arguments of the numpy body."""
         names = tuple(inspect.signature(function).parameters)
         if names != tuple(self.__signature__.parameters):
@@ -175,7 +189,7 @@ class Kernel:
             self.functions = (function,)
         return self
 
-    def onnx(self, function):
+    def onnx(self, function: Callable[..., str]) -> "Kernel":
         """Decorator: attaches the function that adds the nodes of an activation or a link to a graph
         (`fastgd.onnx.Graph`). It takes the graph, the name of the input and the scalars; it returns the name of the
         output."""
@@ -199,7 +213,7 @@ class Kernel:
         """The loop that Numba compiles for a dtype."""
         return self.loop_function or self.build_loop(compiler, dtype)
 
-    def bodies(self):
+    def bodies(self) -> tuple[str, ...]:
         """Names of the bodies this kernel has."""
         has = {
             "numpy": True,
@@ -241,12 +255,12 @@ class Kernel:
             ) from error
         return compile_loop(self, np.dtype(dtype))
 
-    def body(self, name):
+    def body(self, name: str) -> Callable[..., None]:
         """A callable that checks its arguments and runs the body `name`: "numpy", "numba" or "cython"."""
         choose("name", name, dict.fromkeys(self.bodies()))
         return functools.partial(self._call, name)
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: npt.NDArray[Any] | float) -> None:
         self._call(self.choose_body("cython"), *arguments)
 
     def _call(self, body, *arguments):
@@ -350,7 +364,7 @@ class Kernel:
             )
         return _find, (self.__module__, self.name, fingerprint.of_kernel(self))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<kernel {self.name}{self.__signature__}>"
 
 
@@ -359,7 +373,7 @@ class Kernels(types.SimpleNamespace):
     the errors. Calling a kernel works in place and uses the fastest body; `kernel.body(name)` uses another body,
     "numpy", "numba" or "cython". `kernel.bodies()` lists the bodies."""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"fastgd.kernels: {', '.join(vars(self))}"
 
 
@@ -376,7 +390,7 @@ def _find(module, name, rows):
     return found
 
 
-def kernel(reference):
+def kernel(reference: Callable[..., None]) -> Kernel:
     """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`."""
     made = Kernel(reference)
     setattr(kernels, made.name, made)

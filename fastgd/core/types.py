@@ -1,4 +1,4 @@
-"""Types in the signatures of public functions."""
+"""Types in the signatures of public functions. Annotations quote these names where `help` would show pages instead."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +10,8 @@ import numpy.typing as npt
 # An array of float32 or float64.
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 Path: TypeAlias = str | os.PathLike[str]
+# What a function of the user may return as a number.
+Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
 # The shape of a row as the user gives it, and as the package uses it.
 ShapeLike: TypeAlias = int | Sequence[int]
 Shape: TypeAlias = tuple[int, ...]

@@ -1,12 +1,17 @@
 """Shuffled minibatches of arrays."""
 
 import math
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from .._plan import fill_shuffled
 from ..errors import check_flag, check_integer, shown, type_error, value_error
 from .mapped import RowReader, check_mapping, leave_pages
+
+Batches: TypeAlias = Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
 
 def epoch_order(rows, seed, epoch, shuffle):
@@ -23,7 +28,16 @@ def check_batch_size(batch_size, rows):
     return rows if batch_size is None else min(check_integer("batch_size", batch_size, 1), rows)
 
 
-def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=False):
+def minibatches(
+    X: "npt.ArrayLike",
+    y: "npt.ArrayLike",
+    batch_size: int | None,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+) -> "Batches":
     """Yields (X rows, y rows) of one epoch, in a random order that depends on seed and epoch alone.
 
     X, y: arrays (rows, ...). batch_size: int >= 1, or None for all rows. The last batch may be shorter; drop_last=True
@@ -43,15 +57,19 @@ def minibatches(X, y, batch_size, *, seed=0, epoch=0, shuffle=True, drop_last=Fa
     check_flag("shuffle", shuffle)
     check_flag("drop_last", drop_last)
 
-    def batches():
+    def batches() -> "Batches":
         order = epoch_order(len(X), seed, epoch, shuffle)
-        readers = [RowReader(array) if array.ndim > 1 else None for array in (X, y)]
+        x_reader, y_reader = (RowReader(array) if array.ndim > 1 else None for array in (X, y))
         for start in range(0, math.floor(len(X) / size) * size if drop_last else len(X), size):
             index = order[start : start + size]
             check_mapping(X)
             check_mapping(y)
-            yield tuple(a[index] if r is None else r.take(index) for a, r in zip((X, y), readers, strict=True))
+            yield _taken(X, x_reader, index), _taken(y, y_reader, index)
             leave_pages(X)
             leave_pages(y)
 
     return batches()
+
+
+def _taken(array, reader, index):
+    return array[index] if reader is None else reader.take(index)

@@ -3,12 +3,15 @@
 
 import contextlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .._plan import ASKED_TO_STOP, BAD_GRADIENT, BAD_LOSS, FAULT, HIGH_MAX_ABS, Use, UseLock
+from ..core.types import Array
 from ..data.mapped import check_mapping, leave_pages
-from ..data.samples import check_rows, check_samples, check_targets, check_values, check_weights
+from ..data.samples import Samples, check_rows, check_samples, check_targets, check_values, check_weights
 from ..errors import DivergenceError
 from ..schedules import Schedule
 from .plan import Plan
@@ -31,6 +34,11 @@ class Executor:
     fast_step(x, y, optimizer): makes a training step that needs no preparation and returns its loss, or returns None.
     last_rate: the learning rate of the last step; None if that was a fast step.
     """
+
+    lock: UseLock
+    plan: Plan | None
+    fast_step: Callable[[Any, Any, Any], float | None]
+    last_rate: float | None
 
     def __init__(self, network, last_loss=None):
         self.network, self.lock = network, UseLock("network")
@@ -84,15 +92,16 @@ class Executor:
             self.drop_plans()
             self.lock.disturbed = False
 
-    def training_plan(self, rows, kernel=None, optimizer=None):
+    def training_plan(self, rows: int, kernel: Any = None, optimizer: Any = None) -> Plan:
         """The plan for training on minibatches of up to this many rows; uses the optimizer if one is given."""
         self._drop_half_set_plans()
-        if not self._serves(self.plan, rows, kernel):
+        plan = self.plan
+        if plan is None or not self._serves(plan, rows, kernel):
             self._drop_fast_step()
-            self.plan = self._new_plan(self.plan, rows, kernel, training=True)
+            plan = self.plan = self._new_plan(plan, rows, kernel, training=True)
         if optimizer is not None:
-            self.plan.use_optimizer(optimizer)
-        return self.plan
+            plan.use_optimizer(optimizer)
+        return plan
 
     def _plan_to_evaluate(self, rows, kernel=None, *, backward=False):
         """The plan for evaluation; backward: whether it must have a backward pass."""
@@ -128,7 +137,7 @@ class Executor:
         y = None if y is None else usable(y, plan.own["y"].dtype)
         plan.set_minibatch(usable(x, plan.dtype), y, weight)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> "Array":
         """Raw outputs for checked rows."""
         network = self.network
         result = np.empty((len(x), *network.output_shape), network.dtype)
@@ -142,7 +151,7 @@ class Executor:
             result[rows] = plan.buffers[plan.output][: plan.rows]
         return result
 
-    def evaluate(self, samples, metrics=()):
+    def evaluate(self, samples: Samples, metrics: Any = ()) -> tuple[float, dict[str, float]]:
         """Mean loss of samples, and values of metrics by name."""
         network, total = self.network, 0.0
         outputs = np.empty((len(samples) if metrics else 0, *network.output_shape), network.dtype)
@@ -166,7 +175,7 @@ class Executor:
                 values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values
 
-    def gradient(self, samples, *, training, minibatch):
+    def gradient(self, samples: Samples, *, training: bool, minibatch: int) -> float:
         """Mean loss of samples as one minibatch; writes its gradient to the network's. training: whether layers behave
         as in training, in the minibatch of this number."""
         if training:
@@ -187,7 +196,7 @@ class Executor:
     # ---- training
 
     @np.errstate(all="ignore")
-    def step(self, x, y, optimizer, sample_weight=None, *, scaled=True):
+    def step(self, x: Any, y: Any, optimizer: Any, sample_weight: Any = None, *, scaled: bool = True) -> float:
         """`Network.train_step` for any arguments: checks, casts and raises. Prepares `fast_step` for the next steps if
         they qualify. scaled: False uses the weights without scaling."""
         network = self.network

@@ -30,6 +30,7 @@ import math
 import time
 
 import numpy as np
+import numpy.typing as npt
 
 from .._plan import (
     ASKED_TO_STOP,
@@ -49,6 +50,7 @@ from .._plan import (
 )
 from ..core.buffers import aligned_zeros
 from ..core.interrupts import held
+from ..core.types import Shape
 from .gradient import accumulate_gradient
 from .program import UPDATE_PASS, UPDATE_PHASES, PerStep, Program
 from .rows import (
@@ -160,21 +162,22 @@ class Plan(Program):
 
     # ---- adding operations
 
-    def row_buffer(self, name, shape=()):
+    def row_buffer(self, name: str, shape: Shape = ()) -> str:
         """Declares a workspace buffer (rows, *shape); returns its name."""
         self.row_shapes[name] = tuple(shape)
         return name
 
-    def reshaped(self, name, of, shape):
+    def reshaped(self, name: str, of: str, shape: Shape) -> str:
         """Declares a view `name` of the buffer `of`, with rows of another shape; returns its name."""
         self._base[name] = self._base.get(of, of)
         return self.row_buffer(name, shape)
 
-    def shape(self, name):
+    def shape(self, name: str) -> Shape:
         """The shape of a row of a buffer."""
-        return self.row_shapes[name]
+        shape: Shape = self.row_shapes[name]
+        return shape
 
-    def vector(self, name, values):
+    def vector(self, name: str, values: npt.ArrayLike) -> str:
         """Declares a buffer that holds these values and does not depend on the minibatch; returns its name."""
         self.buffers[name] = np.array(values, self.dtype)
         return name

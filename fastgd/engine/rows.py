@@ -47,12 +47,7 @@ def gather_labels(
     np.take(source, index, axis=0, out=out, mode="clip")
 
 
-@gather_labels.loop
-def gather_labels(out, source, index):
-    for i in range(index.size):
-        row = min(max(index[i], 0), source.shape[0] - 1)
-        for j in range(out.shape[1]):
-            out[i, j] = source[row, j]
+gather_labels.loop(gather_rows.loop_function)
 
 
 @kernel

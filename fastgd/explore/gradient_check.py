@@ -1,6 +1,7 @@
 """Compares gradients with finite differences."""
 
 import numpy as np
+import numpy.typing as npt
 
 from ..data.samples import as_array
 from ..errors import check_number, shown, type_error
@@ -8,7 +9,9 @@ from ..network import Network
 
 
 @np.errstate(all="ignore")
-def check_gradients(network, x, y, *, step=1e-3, training=False):
+def check_gradients(
+    network: Network, x: "npt.ArrayLike", y: "npt.ArrayLike", *, step: float = 1e-3, training: bool = False
+) -> dict[str, float]:
     """Compares the gradient of a network with finite differences of its loss; returns the largest error for each array
     of parameters by name, {"w1": 3e-10, ...}.
 

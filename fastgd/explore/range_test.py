@@ -4,13 +4,20 @@ import copy
 import dataclasses
 import math
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from ..callbacks import every
+from ..core.types import Data
 from ..errors import DivergenceError, check_integer, check_number, shown, type_error, value_error
 from ..network import Network
+from ..optimizers.base import Optimizer
 from ..training.fit import fresh_optimizer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The test ends when the running average of the loss exceeds so many times its minimum. For smoothing, losses are capped
 # at so many times their median.
@@ -21,8 +28,8 @@ PAST, SETTLED = 0.9, 1 / 10
 SMOOTHING = 1 / 40
 # Fraction of the fall of the smoothed loss that is still to come at the suggestion.
 LEFT = 0.1
-# A fall counts if it exceeds so many standard deviations of the noise, and this fraction of the loss. The minimum of
-# noise may be anywhere; that of a network that learns is near the rates where the loss rises, in the second half. So a
+# A fall counts if it exceeds so many standard deviations of the noise, and this fraction of the loss. Noise may have
+# its minimum anywhere; a network that learns has it near the rates where the loss rises, in the second half. So a
 # minimum in the first half has to pass the second limit.
 NOISE, NOISE_EARLY, LEAST_FALL = 2.0, 3.0, 1e-3
 
@@ -39,25 +46,35 @@ class RangeTest:
                     whose steps do not shrink with the gradient, 0.3 times that. The lowest rate if the loss has not
                     fallen by more than the noise of minibatches."""
 
-    learning_rate: np.ndarray
-    loss: np.ndarray
-    smoothed: np.ndarray
+    learning_rate: npt.NDArray[np.float64]
+    loss: npt.NDArray[np.float64]
+    smoothed: npt.NDArray[np.float64]
     suggestion: float
 
-    def plot(self, title="Learning-rate range test"):
+    def plot(self, title: str = "Learning-rate range test") -> "Figure":
         """Returns a matplotlib Figure; see `fastgd.plots.plot_range_test`."""
         from ..plots import plot_range_test
 
         return plot_range_test(self, title)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         rates = self.learning_rate
         return (
             f"<RangeTest of {len(rates)} rates from {rates[0]:.3g} to {rates[-1]:.3g}: suggests {self.suggestion:.3g}>"
         )
 
 
-def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6, high=10.0, steps=200):
+def find_learning_rate(
+    network: Network,
+    X: "Data",
+    y: "npt.ArrayLike | None",
+    *,
+    optimizer: str | Optimizer | None = None,
+    batch_size: int | None = 32,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 200,
+) -> RangeTest:
     """Trains a copy of the network while the learning rate grows from low to high, by the same factor each step, until
     the average loss is four times its minimum, or `steps` are done; returns a `RangeTest`. Smith 2017,
     arXiv:1506.01186.
@@ -80,7 +97,8 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
         return low ** (1 - part) * high**part
 
     tried = fresh_optimizer(optimizer, rate_of)
-    rates, losses, averages = [], [], []
+    rates, losses = [], []
+    averages: list[float] = []
 
     def record(run):
         if run.optimizer.minibatches % run.optimizer.accumulate:
@@ -99,29 +117,35 @@ def find_learning_rate(network, X, y, *, optimizer=None, batch_size=32, low=1e-6
     except DivergenceError:
         if not losses:
             raise
-    losses, width = np.array(losses), steps * SMOOTHING
-    smoothed, before, noise = _smoothed(losses, width, int(steps * SETTLED))
-    least = int(np.argmin(smoothed))
-    deviations = NOISE_EARLY if least < len(losses) / 2 else NOISE
-    has_fallen = before - smoothed[least] > max(deviations * noise, LEAST_FALL * abs(before))
-    to_go = smoothed[: least + 1] >= smoothed[least] + LEFT * (smoothed[0] - smoothed[least])
-    index = int(np.flatnonzero(to_go)[-1]) if has_fallen else 0
-    suggestion = tried.rate_found * rates[index]
+    smoothed, before, noise, index = _found(np.array(losses), steps)
+    suggestion = tried.rate_found * rates[index or 0]
     doubt = None
     if len(losses) <= steps * SETTLED:
         doubt = f"the loss diverged at the lowest rates: try a low below {low:g}"
-    elif not has_fallen:
+    elif index is None:
         doubt = (
             f"the loss has not fallen by more than the noise of minibatches (from {before:.4g} to "
-            f"{smoothed[least]:.4g}, noise {noise:.2g}): perhaps the network is trained already, the targets do not "
+            f"{smoothed.min():.4g}, noise {noise:.2g}): perhaps the network is trained already, the targets do not "
             f"depend on X, or the lowest rates are too high. The suggestion is the lowest rate, {suggestion:.3g}. Try "
             "a network with initial values (network.like()), larger minibatches or more steps"
         )
-    elif index >= steps - width:
+    elif index >= steps - steps * SMOOTHING:
         doubt = f"the loss was still falling at the highest rates: try a high above {high:g}"
     if doubt is not None:
         warnings.warn(f"find_learning_rate: {doubt}", stacklevel=2)
-    return RangeTest(np.array(rates), losses, smoothed, suggestion)
+    return RangeTest(np.array(rates), np.array(losses), smoothed, suggestion)
+
+
+def _found(losses, steps):
+    """Returns (smoothed, before, noise, index): what `_smoothed` returns, and the index of the suggestion, or
+    None if the loss has not fallen by more than the noise."""
+    smoothed, before, noise = _smoothed(losses, steps * SMOOTHING, int(steps * SETTLED))
+    least = int(np.argmin(smoothed))
+    deviations = NOISE_EARLY if least < len(losses) / 2 else NOISE
+    if not before - smoothed[least] > max(deviations * noise, LEAST_FALL * abs(before)):
+        return smoothed, before, noise, None
+    to_go = smoothed[: least + 1] >= smoothed[least] + LEFT * (smoothed[0] - smoothed[least])
+    return smoothed, before, noise, int(np.flatnonzero(to_go)[-1])
 
 
 @np.errstate(all="ignore")

@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ..callbacks import trajectory
 from ..data.samples import as_array
@@ -25,19 +27,24 @@ class Plane:
     path                    (points, 2) coordinates (a, b) of a path, or of the parameters, projected on the plane
     reach                   ranges of the coordinates, ((a from, a to), (b from, b to))"""
 
-    centre: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    names: tuple
-    path: np.ndarray
-    reach: tuple
+    centre: npt.NDArray[np.float64]
+    first: npt.NDArray[np.float64]
+    second: npt.NDArray[np.float64]
+    names: tuple[str, str]
+    path: npt.NDArray[np.float64]
+    reach: tuple[tuple[float, float], tuple[float, float]]
 
-    def point(self, a, b):
+    def point(self, a: float, b: float) -> "npt.NDArray[np.float64]":
         return self.centre + a * self.first + b * self.second
 
 
 @np.errstate(all="ignore")
-def plane_of(network, path=None, directions=None, seed=0):
+def plane_of(
+    network: Network,
+    path: "trajectory | npt.ArrayLike | None" = None,
+    directions: "str | Sequence[npt.ArrayLike] | None" = None,
+    seed: int = 0,
+) -> Plane:
     """The plane for a network and its path; for the arguments, see `plots.loss_surface`."""
     if not isinstance(network, Network):
         raise type_error("network", "a Network", shown(network))
@@ -59,7 +66,9 @@ def plane_of(network, path=None, directions=None, seed=0):
 
 
 @np.errstate(all="ignore")
-def losses_over(network, X, y, plane, resolution):
+def losses_over(
+    network: Network, X: "npt.ArrayLike", y: "npt.ArrayLike", plane: Plane, resolution: int
+) -> tuple["npt.NDArray[np.float64]", ...]:
     """Returns (a, b, losses): coordinates (resolution,) along both directions, and losses[i, j] at a[j], b[i]. A copy
     computes them, so the network does not change. BatchNorm normalizes by the mean and variance of X, since the running
     statistics suit only the present parameters; Dropout is off."""
@@ -71,7 +80,7 @@ def losses_over(network, X, y, plane, resolution):
     losses = np.empty((resolution, resolution))
     for i, j in np.ndindex(losses.shape):
         with np.errstate(all="ignore"):
-            twin.parameters[:] = plane.point(a[j], b[i])
+            twin.parameters[:] = plane.point(float(a[j]), float(b[i]))
         losses[i, j] = twin.loss_and_gradient(X, y, training=True)[0] if twin.statistics else twin.loss(X, y)
     return a, b, losses
 

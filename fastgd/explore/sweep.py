@@ -6,8 +6,11 @@ import dataclasses
 import inspect
 import itertools
 import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..callbacks import Bar
 from ..core.interrupts import held
@@ -18,6 +21,10 @@ from ..metrics import check_metrics
 from ..network import Network
 from ..optimizers.base import Optimizer
 from ..training.fit import fit, fresh_optimizer
+from ..training.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Arguments of `fit` that make sense for a single training only.
 UNUSED = {"callbacks", "progress", "checkpoint", "checkpoint_every", "resume"}
@@ -47,17 +54,17 @@ class Sweep:
 
     Printed, it is the table, the best training first."""
 
-    settings: list
-    histories: list
-    networks: list
-    columns: dict
-    greater_is_better: dict
+    settings: list[dict[str, Any]]
+    histories: list[History]
+    networks: list[Network]
+    columns: dict[str, list[Any]]
+    greater_is_better: dict[str, bool | None]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, list[Any]]:
         """The columns as lists of one length, by name. `pandas.DataFrame` takes the dict."""
         return {name: list(values) for name, values in self.columns.items()}
 
-    def order(self, column=None):
+    def order(self, column: str | None = None) -> list[int]:
         """Indices of the trainings, the best first and NaN last, by a column: None is the validation loss, or without
         one the loss. Lower is better, except for metrics for which greater is better.
 
@@ -68,22 +75,23 @@ class Sweep:
             expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
             raise value_error("column", expected, repr(column))
         values = np.array(self.columns[column], np.float64)
-        return np.argsort(-values if greater else values, kind="stable").tolist()
+        order: list[int] = np.argsort(-values if greater else values, kind="stable").tolist()
+        return order
 
-    def _known(self, column):
+    def _known(self, column: str | None) -> str:
         """The name of a column of figures; the default of `order` for None. Raises ValueError for other names."""
         if column is None:
             column = "validation_loss" if "validation_loss" in self.columns else "loss"
         choose("column", column, self.greater_is_better)
         return column
 
-    def plot(self, x=None, column=None, title="Sweep"):
+    def plot(self, x: str | None = None, column: str | None = None, title: str = "Sweep") -> "Figure":
         """Returns a matplotlib Figure; see `fastgd.plots.plot_sweep`."""
         from ..plots import plot_sweep
 
         return plot_sweep(self, x, column, title)
 
-    def best(self, column=None):
+    def best(self, column: str | None = None) -> int:
         """The index of the best training by a column, as in `order`, the first of equally good ones: use it as
         `networks[best()]`, `settings[best()]`. Raises ValueError, also if all values are NaN."""
         first = self.order(column)[0]
@@ -93,10 +101,10 @@ class Sweep:
             raise value_error("column", expected, f"{name!r}, NaN in all {len(self)}")
         return first
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.settings)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [list(self.columns)]
         lines += [[_cell(values[i]) for values in self.columns.values()] for i in self.order()[:PRINTED_ROWS]]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -111,7 +119,16 @@ def _cell(value):
     return value if isinstance(value, str) else shown(value)
 
 
-def sweep(network, X, y, grid, *, num_threads=None, progress=False, **options):
+def sweep(
+    network: Network | Callable[..., Network],
+    X: "npt.ArrayLike",
+    y: "npt.ArrayLike",
+    grid: "Mapping[str, list[Any] | tuple[Any, ...] | range | npt.NDArray[Any]]",
+    *,
+    num_threads: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Sweep:
     """Trains a network for each combination of a grid, several at a time, each on one thread; returns a `Sweep`.
 
     network: a Network, from which each training makes a new one with initial values (`Network.like`); or a function

@@ -1,12 +1,19 @@
 """Containers, which are layers made of layers, and layers that only change the shape of their input."""
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ..core.kernel import In, InOut, Out, kernel
+from ..core.types import Shape
 from ..errors import check_integer, shown, type_error, value_error
 from .base import Layer, layer, layer_from_config
+
+if TYPE_CHECKING:
+    from ..engine.plan import Plan
+    from ..onnx import Graph
 
 
 @kernel
@@ -54,7 +61,7 @@ def take_columns(y, x, first):
             y[i, j] = x[i, begin + j] if begin + j < x.shape[1] else 0
 
 
-def check_layers(argument, layers):
+def check_layers(argument: str, layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """A list of layers as a tuple."""
     if not isinstance(layers, (list, tuple)) or not all(isinstance(one, Layer) for one in layers):
         raise type_error(argument, "a list of layers such as Dense(64, 'relu')", shown(layers))
@@ -76,7 +83,7 @@ class Sequential(Layer):
     Raises TypeError that names the argument.
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = check_layers("layers", layers)
 
     def _children(self, path, shape):
@@ -85,25 +92,25 @@ class Sequential(Layer):
             yield _joined(path, number), child, shape
             shape = child.output_shape(shape)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         for child in self.layers:
             shape = child.output_shape(shape)
         return shape
 
-    def leaves(self, path, shape):
+    def leaves(self, path: str, shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
         for child in self._children(path, shape):
             yield from child[1].leaves(child[0], child[2])
 
-    def without_noise(self):
+    def without_noise(self) -> Layer:
         return type(self)([child.without_noise() for child in self.layers])
 
-    def forward(self, plan, path, x):
+    def forward(self, plan: "Plan", path: str, x: str) -> str:
         plan.inputs[path] = names = [x]
         for number, child in enumerate(self.layers, 1):
             names.append(child.forward(plan, _joined(path, number), names[-1]))
         return names[-1]
 
-    def backward(self, plan, path, x, dy, is_wanted):
+    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         """If dx is not wanted, the pass ends at the first layer that has parameters."""
         children = list(self._children(path, plan.shape(x)))
         learning = [i for i, child in enumerate(children) if has_parameters(*child)]
@@ -113,29 +120,29 @@ class Sequential(Layer):
             dy = child.backward(plan, child_path, plan.inputs[path][i], dy, is_wanted or i > first)
         return dy if is_wanted else None
 
-    def onnx(self, graph, path, x):
+    def onnx(self, graph: "Graph", path: str, x: str) -> str:
         for number, child in enumerate(self.layers, 1):
             x = child.onnx(graph, _joined(path, number), x)
         return x
 
-    def describe(self, path, shape):
+    def describe(self, path: str, shape: Shape) -> Iterator[tuple[str, str, Shape]]:
         if path:
             yield path, type(self).__name__, self.output_shape(shape)
         for child_path, child, of_x in self._children(path, shape):
             yield from child.describe(child_path, of_x)
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {"layer": type(self).__name__, "layers": [child.config() for child in self.layers]}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         return cls([layer_from_config(child) for child in config["layers"]])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}({_indented(self.layers)})"
 
 
-def has_parameters(path, one, shape):
+def has_parameters(path: str, one: Layer, shape: Shape) -> bool:
     """Whether a layer, or a layer in it, has parameters or shares another layer's."""
     return any(leaf.parameters(of_x) or leaf.shared(of_x) for _, leaf, of_x in one.leaves(path, shape))
 
@@ -147,19 +154,19 @@ class Residual(Sequential):
     Raises TypeError that names the argument. `Network` raises ValueError if f changes the shape.
     """
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         made = super().output_shape(shape)
         if made != shape:
             raise value_error("layers", f"layers in Residual that keep the shape {shape}", f"{made} of {self!r}")
         return shape
 
-    def forward(self, plan, path, x):
+    def forward(self, plan: "Plan", path: str, x: str) -> str:
         f = super().forward(plan, path, x)
         y = plan.row_buffer(f"a{path}", plan.shape(x))
         plan.add("forward", add_rows, y, x, f)
         return y
 
-    def backward(self, plan, path, x, dy, is_wanted):
+    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         if not is_wanted:
             return super().backward(plan, path, x, dy, False)
         mark = plan.mark()
@@ -169,7 +176,7 @@ class Residual(Sequential):
         plan.add("backward", add_rows, dx, dy, of_f)
         return dx
 
-    def onnx(self, graph, path, x):
+    def onnx(self, graph: "Graph", path: str, x: str) -> str:
         return graph.add("Add", x, super().onnx(graph, path, x))
 
 
@@ -189,7 +196,7 @@ class Concatenate(Layer):
     differ in other axes than the last.
     """
 
-    def __init__(self, *branches):
+    def __init__(self, *branches: Layer | Sequence[Layer]) -> None:
         if not branches:
             raise value_error("branches", "at least one layer or list of layers", "none")
         self.branches = tuple(_branch(f"branches[{i}]", branch) for i, branch in enumerate(branches))
@@ -197,20 +204,20 @@ class Concatenate(Layer):
     def _children(self, path):
         return [(_joined(path, number), branch) for number, branch in enumerate(self.branches, 1)]
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         shapes = [branch.output_shape(shape) for branch in self.branches]
         if len({one[:-1] for one in shapes}) > 1:
             raise value_error("branches", "outputs that differ only in their last axis", " and ".join(map(str, shapes)))
         return (*shapes[0][:-1], sum(one[-1] for one in shapes))
 
-    def leaves(self, path, shape):
+    def leaves(self, path: str, shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
         for child_path, branch in self._children(path):
             yield from branch.leaves(child_path, shape)
 
-    def without_noise(self):
+    def without_noise(self) -> Layer:
         return Concatenate(*(branch.without_noise() for branch in self.branches))
 
-    def forward(self, plan, path, x):
+    def forward(self, plan: "Plan", path: str, x: str) -> str:
         y, first = plan.row_buffer(f"a{path}", self.output_shape(plan.shape(x))), 0
         for child_path, branch in self._children(path):
             part = branch.forward(plan, child_path, x)
@@ -218,7 +225,7 @@ class Concatenate(Layer):
             first += plan.shape(part)[-1]
         return y
 
-    def backward(self, plan, path, x, dy, is_wanted):
+    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         """The gradient of x is the sum over the branches, from the last to the first."""
         shape, stop, dx = plan.shape(x), plan.shape(dy)[-1], None
         for child_path, branch in reversed(self._children(path)):
@@ -237,22 +244,22 @@ class Concatenate(Layer):
                 dx = total
         return dx
 
-    def onnx(self, graph, path, x):
+    def onnx(self, graph: "Graph", path: str, x: str) -> str:
         return graph.add("Concat", *(branch.onnx(graph, at, x) for at, branch in self._children(path)), axis=-1)
 
-    def describe(self, path, shape):
+    def describe(self, path: str, shape: Shape) -> Iterator[tuple[str, str, Shape]]:
         yield path, "Concatenate", self.output_shape(shape)
         for child_path, branch in self._children(path):
             yield from branch.describe(child_path, shape)
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {"layer": "Concatenate", "branches": [branch.config() for branch in self.branches]}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         return cls(*(layer_from_config(branch) for branch in config["branches"]))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Concatenate({', '.join(_indented(branch.layers) for branch in self.branches)})"
 
 
@@ -266,34 +273,34 @@ class Reshape(Layer):
     differs.
     """
 
-    def __init__(self, shape):
+    def __init__(self, shape: Sequence[int]) -> None:
         if not isinstance(shape, (list, tuple)) or not shape:
             raise type_error("shape", "a tuple of ints such as (28, 28, 1)", shown(shape))
         self.shape = tuple(n if n == -1 else check_integer(f"shape[{i}]", n, 1) for i, n in enumerate(shape))
         if self.shape.count(-1) > 1:
             raise value_error("shape", "at most one -1", shown(shape))
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         size, given = math.prod(shape), math.prod(n for n in self.shape if n != -1)
         made = tuple(size // given if n == -1 else n for n in self.shape)
         if math.prod(made) != size:
             raise value_error("shape", f"a shape of {size} elements, as {shape} has", self.shape)
         return made
 
-    def forward(self, plan, path, x):
+    def forward(self, plan: "Plan", path: str, x: str) -> str:
         return plan.reshaped(f"a{path}", x, self.output_shape(plan.shape(x)))
 
-    def backward(self, plan, path, x, dy, is_wanted):
+    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         return plan.reshaped(f"dx{path}", dy, plan.shape(x)) if is_wanted else None
 
-    def onnx(self, graph, path, x):
+    def onnx(self, graph: "Graph", path: str, x: str) -> str:
         shape = self.output_shape(graph.shapes[path])
         return graph.add("Reshape", x, np.array([-1, *shape]))
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {"layer": "Reshape", "shape": list(self.shape)}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Reshape({self.shape})"
 
 
@@ -301,11 +308,11 @@ class Reshape(Layer):
 class Flatten(Reshape):
     """A layer that makes each row a vector: `Reshape((-1,))`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__((-1,))
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {"layer": "Flatten"}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "Flatten()"

@@ -1,12 +1,21 @@
 """Dense: the fully connected layer and its kernels."""
 
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
 from ..core.product import add_product, product_over_rows
+from ..core.types import Shape
 from ..errors import check_integer, shown, type_error
-from ..initializers import pick_initializer
-from .base import ActivatedLayer, layer
+from ..initializers import Initializer, pick_initializer
+from .base import ActivatedLayer, Parameter, layer
+
+if TYPE_CHECKING:
+    from ..engine.plan import Plan
+    from ..onnx import Graph
 
 
 @kernel
@@ -101,7 +110,15 @@ class Dense(ActivatedLayer):
     Raises TypeError or ValueError that names the argument.
     """
 
-    def __init__(self, units, activation="identity", *, weight_init="glorot_uniform", bias_init="zeros", tie=None):
+    def __init__(
+        self,
+        units: int,
+        activation: str | Activation = "identity",
+        *,
+        weight_init: "str | Initializer | npt.NDArray[Any]" = "glorot_uniform",
+        bias_init: "str | Initializer | npt.NDArray[Any]" = "zeros",
+        tie: str | None = None,
+    ) -> None:
         self.units = check_integer("units", units, 1)
         super().__init__(activation)
         self.weight_init = pick_initializer("weight_init", weight_init)
@@ -112,19 +129,19 @@ class Dense(ActivatedLayer):
         self.tied_to = tie and tie.removesuffix(".T")
         self.is_transposed = tie is not None and tie != self.tied_to
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         return (*shape[:-1], self.units)
 
-    def parameters(self, shape):
+    def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
         fans = shape[-1], self.units
         bias = ("b", (self.units,), self.bias_init, False, fans)
         return (bias,) if self.tie else (("w", fans, self.weight_init, True, fans), bias)
 
-    def shared(self, shape):
+    def shared(self, shape: Shape) -> tuple[tuple[str, Shape], ...]:
         of_w = shape[-1], self.units
-        return ((self.tied_to, of_w[::-1] if self.is_transposed else of_w),) if self.tie else ()
+        return ((self.tied_to, of_w[::-1] if self.is_transposed else of_w),) if self.tied_to else ()
 
-    def forward(self, plan, path, x):
+    def forward(self, plan: "Plan", path: str, x: str) -> str:
         w, b = self.tied_to or f"w{path}", f"b{path}"
         z = self.row_buffer_of_z(plan, path, self.output_shape(plan.shape(x)))
         if self.is_transposed:
@@ -134,7 +151,7 @@ class Dense(ActivatedLayer):
             plan.add("forward", dense_forward, z, x, w, b)
         return self.activate(plan, path, z)
 
-    def backward(self, plan, path, x, dy, is_wanted):
+    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         w, b = self.tied_to or f"w{path}", f"b{path}"
         self.activate_backward(plan, path, dy)
         dx = plan.row_buffer(f"dx{path}", plan.shape(x)) if is_wanted else None
@@ -149,15 +166,15 @@ class Dense(ActivatedLayer):
             plan.add_rank_one_update(b, w, x, dy)
         return dx
 
-    def onnx(self, graph, path, x):
+    def onnx(self, graph: "Graph", path: str, x: str) -> str:
         w = graph.parameter(self.tied_to or f"w{path}")
         # Not Gemm: onnxruntime before 1.19 cannot run it in float64 in front of an activation.
         product = graph.add("MatMul", x, graph.add("Transpose", w) if self.is_transposed else w)
         return self.activate_onnx(graph, graph.add("Add", product, graph.parameter(f"b{path}")))
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         config = {"layer": "Dense", "units": self.units, "activation": self.activation.config()}
         return config | ({"tie": self.tie} if self.tie else {})
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Dense({self.units}, {self.activation!r}{f', tie={self.tie!r}' if self.tie else ''})"

@@ -4,7 +4,10 @@ Whether an element is kept depends only on its position: it is the same for any 
 pass, so no mask is stored. The generator is counter-based (Salmon et al. 2011, doi:10.1145/2063384.2063405): it hashes
 (key, step, row) to 64 bits, then each column with the two 32-bit halves."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import numpy.typing as npt
 
 from ..core.kernel import In, Out, kernel
 from ..core.random import GOLDEN, GOLDEN_64, LAST_MIX, MIX, mixed
@@ -12,8 +15,12 @@ from ..engine.program import PerStep
 from ..errors import check_number
 from .base import Layer, layer
 
+if TYPE_CHECKING:
+    from ..engine.plan import Plan
+    from ..onnx import Graph
 
-def kept(row, n, rate, key, step):
+
+def kept(row: npt.NDArray[np.int64], n: int, rate: float, key: float, step: float) -> npt.NDArray[np.bool_]:
     """Which of n columns are kept in these rows: bools (rows, n), True with probability 1 - rate."""
     steps = np.array([int(step)], np.uint64) * np.uint64(GOLDEN_64)
     hashes = mixed(mixed(np.uint64(int(key)) + steps) + row.astype(np.uint64) * np.uint64(GOLDEN_64))
@@ -21,7 +28,8 @@ def kept(row, n, rate, key, step):
     z = (low + np.arange(n, dtype=np.uint32) * np.uint32(GOLDEN)) ^ high
     z = (z ^ (z >> np.uint32(16))) * np.uint32(MIX)
     z = (z ^ (z >> np.uint32(13))) * np.uint32(LAST_MIX)
-    return z ^ (z >> np.uint32(16)) >= np.uint32(rate * 2**32)
+    result: npt.NDArray[np.bool_] = z ^ (z >> np.uint32(16)) >= np.uint32(rate * 2**32)
+    return result
 
 
 @kernel
@@ -32,7 +40,7 @@ def dropout(
     rate: float,
     key: float,
     step: float,
-):
+) -> None:
     """y <- x / (1 - rate) with probability 1 - rate, else 0 x. Srivastava et al. 2014, "Dropout", scaled in training as
     in torch. row: numbers of the rows; key, step: integers. The result for an element depends only on row, column, key
     and step, so the same operation computes dx from dy. y may be x."""
@@ -77,10 +85,10 @@ class Dropout(Layer):
     Raises TypeError or ValueError that names the argument.
     """
 
-    def __init__(self, rate):
+    def __init__(self, rate: float) -> None:
         self.rate = check_number("rate", rate, 0.0, 1.0, high_open=True)
 
-    def without_noise(self):
+    def without_noise(self) -> Layer:
         return Dropout(0.0)
 
     def _scalars(self, plan, path):
@@ -89,25 +97,25 @@ class Dropout(Layer):
             key = mixed(key + np.array([int(number)], np.uint64) * np.uint64(GOLDEN_64))
         return self.rate, float(key[0] >> np.uint64(11)), PerStep("minibatch")  # a double holds 53 bits
 
-    def forward(self, plan, path, x):
+    def forward(self, plan: "Plan", path: str, x: str) -> str:
         if not plan.training or not self.rate:
             return x
         y = plan.row_buffer(f"a{path}", plan.shape(x))
         plan.add("forward", dropout, y, x, "row", *self._scalars(plan, path))
         return y
 
-    def backward(self, plan, path, x, dy, is_wanted):
+    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         if not is_wanted:
             return None
         if plan.training and self.rate:
             plan.add("backward", dropout, dy, dy, "row", *self._scalars(plan, path))
         return dy
 
-    def onnx(self, graph, path, x):
+    def onnx(self, graph: "Graph", path: str, x: str) -> str:
         return x
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {"layer": "Dropout", "rate": self.rate}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Dropout({self.rate})"

@@ -5,15 +5,22 @@ of elements. `normal` is x', `inverse` is 1 / sqrt(variance + eps). Sums are in 
 added in float64."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..activations import Activation
 from ..core.kernel import In, Out, kernel
+from ..core.types import Shape
 from ..engine.gradient import average_parameters
 from ..errors import check_number
 from ..initializers import ones, zeros
-from .base import ActivatedLayer, layer
+from .base import ActivatedLayer, Parameter, layer
 from .dense import dense_backward_bias
+
+if TYPE_CHECKING:
+    from ..engine.plan import Plan
+    from ..onnx import Graph
 
 
 @kernel
@@ -212,15 +219,15 @@ class Normalization(ActivatedLayer):
     """Base class of `LayerNorm` and `BatchNorm`: parameters gamma (n,), initially 1, and beta (n,), initially 0,
     without penalty."""
 
-    def __init__(self, activation, eps):
+    def __init__(self, activation: str | Activation, eps: float) -> None:
         super().__init__(activation)
         self.eps = check_number("eps", eps, 0.0, low_open=True)
 
-    def parameters(self, shape):
+    def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
         n = shape[-1]
         return (("gamma", (n,), ones, False, (n, n)), ("beta", (n,), zeros, False, (n, n)))
 
-    def backward(self, plan, path, x, dy, is_wanted):
+    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         self.activate_backward(plan, path, dy)
         plan.add_gradient(normalization_backward_gamma, f"gamma{path}", dy, f"normal{path}")
         plan.add_gradient(dense_backward_bias, f"beta{path}", dy)
@@ -230,7 +237,7 @@ class Normalization(ActivatedLayer):
         self.backward_input(plan, path, dx, dy)
         return dx
 
-    def backward_input(self, plan, path, dx, dy):
+    def backward_input(self, plan: "Plan", path: str, dx: str, dy: str) -> None:
         """Adds the operations that compute dx from dy."""
         raise NotImplementedError
 
@@ -244,30 +251,30 @@ class LayerNorm(Normalization):
     activation: as in `Dense`. eps: > 0. Raises TypeError or ValueError that names the argument.
     """
 
-    def __init__(self, activation="identity", *, eps=1e-5):
+    def __init__(self, activation: str | Activation = "identity", *, eps: float = 1e-5) -> None:
         super().__init__(activation, eps)
 
-    def forward(self, plan, path, x):
+    def forward(self, plan: "Plan", path: str, x: str) -> str:
         shape = plan.shape(x)
         z, normal = self.row_buffer_of_z(plan, path, shape), plan.row_buffer(f"normal{path}", shape)
         inverse = plan.row_buffer(f"inverse{path}", shape[:-1])
         plan.add("forward", layer_norm_forward, z, normal, inverse, x, f"gamma{path}", f"beta{path}", self.eps)
         return self.activate(plan, path, z)
 
-    def backward_input(self, plan, path, dx, dy):
+    def backward_input(self, plan: "Plan", path: str, dx: str, dy: str) -> None:
         plan.add("backward", layer_norm_backward, dx, dy, f"normal{path}", f"inverse{path}", f"gamma{path}")
 
-    def onnx(self, graph, path, x):
+    def onnx(self, graph: "Graph", path: str, x: str) -> str:
         apart = graph.add("Sub", x, graph.add("ReduceMean", x, axes=[-1]))
         variance = graph.add("ReduceMean", graph.add("Mul", apart, apart), axes=[-1])
         normal = graph.add("Div", apart, graph.add("Sqrt", graph.add("Add", variance, self.eps)))
         z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{path}")), graph.parameter(f"beta{path}"))
         return self.activate_onnx(graph, z)
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {"layer": "LayerNorm", "activation": self.activation.config(), "eps": self.eps}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"LayerNorm({self.activation!r}, eps={self.eps})"
 
 
@@ -289,17 +296,17 @@ class BatchNorm(Normalization):
     Raises TypeError or ValueError that names the argument.
     """
 
-    def __init__(self, activation="identity", *, eps=1e-5, momentum=0.1):
+    def __init__(self, activation: str | Activation = "identity", *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(activation, eps)
         self.momentum = check_number("momentum", momentum, 0.0, 1.0, low_open=True)
 
-    def statistics(self, shape):
+    def statistics(self, shape: Shape) -> tuple[tuple[str, Shape, float], ...]:
         return (("mean", shape[-1:], 0.0), ("variance", shape[-1:], 1.0))
 
-    def least_rows(self, shape):
+    def least_rows(self, shape: Shape) -> int:
         return 2 if math.prod(shape[:-1]) == 1 else 1
 
-    def forward(self, plan, path, x):
+    def forward(self, plan: "Plan", path: str, x: str) -> str:
         shape, n = plan.shape(x), plan.shape(x)[-1]
         z, normal = self.row_buffer_of_z(plan, path, shape), plan.row_buffer(f"normal{path}", shape)
         inverse = plan.vector(f"inverse{path}", np.ones(n))
@@ -314,14 +321,14 @@ class BatchNorm(Normalization):
         plan.add("forward", batch_norm_forward, z, normal, x, mean, inverse, f"gamma{path}", f"beta{path}")
         return self.activate(plan, path, z)
 
-    def backward_input(self, plan, path, dx, dy):
+    def backward_input(self, plan: "Plan", path: str, dx: str, dy: str) -> None:
         n = plan.shape(dy)[-1]
         mean, part = (plan.vector(f"d{name}{path}", np.zeros(n)) for name in ("mean", "part"))
         if plan.training:
             plan.add("backward", batch_norm_means, mean, part, dy, f"normal{path}")
         plan.add("backward", batch_norm_backward, dx, dy, f"normal{path}", f"inverse{path}", f"gamma{path}", mean, part)
 
-    def onnx(self, graph, path, x):
+    def onnx(self, graph: "Graph", path: str, x: str) -> str:
         # Not BatchNormalization, whose eps is a float32.
         mean, variance = (graph.statistics[f"{name}{path}"] for name in ("mean", "variance"))
         inverse = 1 / np.sqrt(variance + variance.dtype.type(self.eps))
@@ -329,9 +336,9 @@ class BatchNorm(Normalization):
         z = graph.add("Add", graph.add("Mul", normal, graph.parameter(f"gamma{path}")), graph.parameter(f"beta{path}"))
         return self.activate_onnx(graph, z)
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         activation = self.activation.config()
         return {"layer": "BatchNorm", "activation": activation, "eps": self.eps, "momentum": self.momentum}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"BatchNorm({self.activation!r}, eps={self.eps}, momentum={self.momentum})"

@@ -1,12 +1,20 @@
 """Standardisation: a layer that shifts and scales features by constants."""
 
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+import numpy.typing as npt
 
 from ..core.kernel import In, Out, kernel
+from ..core.types import Shape
 from ..data.mapped import check_mapping
 from ..data.samples import as_array, moments, scale_of
 from ..errors import shown, value_error
 from .base import Layer, layer
+
+if TYPE_CHECKING:
+    from ..engine.plan import Plan
+    from ..onnx import Graph
 
 
 @kernel
@@ -52,26 +60,26 @@ class Standardize(Layer):
     ValueError if that would cost a feature more than 1 % of a standard deviation, as for time stamps in float32.
     """
 
-    def __init__(self, shift=0.0, scale=1.0):
+    def __init__(self, shift: "npt.ArrayLike" = 0.0, scale: "npt.ArrayLike" = 1.0) -> None:
         self.shift, self.scale = _numbers("shift", shift), _numbers("scale", scale)
 
     @classmethod
-    def of(cls, X):
+    def of(cls, X: "npt.ArrayLike") -> Self:
         """The layer for the mean and variance (divided by the number of rows) of each column of X.
 
         X: (..., n_features), any real dtype and layout, read in one pass over blocks of rows. A column that is constant
         in X becomes 0 for all data."""
-        X = as_array("X", X)
-        mean, variance = moments("X", X)
-        return cls(mean, scale_of(mean, variance, X.size // X.shape[-1], otherwise=0.0))
+        rows = as_array("X", X)
+        mean, variance = moments("X", rows)
+        return cls(mean, scale_of(mean, variance, rows.size // rows.shape[-1], otherwise=0.0))
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if values.shape not in ((), shape[-1:]):
                 raise value_error(name, f"a number, or one for each of {shape[-1]} features", shown(values))
         return shape
 
-    def check_dtype(self, dtype):
+    def check_dtype(self, dtype: np.dtype[Any]) -> None:
         limits = np.finfo(dtype)
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if np.abs(values).max() > limits.max:
@@ -85,7 +93,7 @@ class Standardize(Layer):
             hint = "; use dtype='float64'" if dtype == np.float32 else ""
             raise value_error("shift", expected, f"{feature}{ratio}{hint}, or subtract a constant from X before")
 
-    def forward(self, plan, path, x):
+    def forward(self, plan: "Plan", path: str, x: str) -> str:
         y = plan.row_buffer(f"a{path}", plan.shape(x))
         constants = [
             plan.vector(f"{name}{path}", np.broadcast_to(values, plan.shape(x)[-1]))
@@ -94,21 +102,21 @@ class Standardize(Layer):
         plan.add("forward", standardize_forward, y, x, *constants)
         return y
 
-    def backward(self, plan, path, x, dy, is_wanted):
+    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         if not is_wanted:
             return None
         dx = plan.row_buffer(f"dx{path}", plan.shape(x))
         plan.add("backward", standardize_backward, dx, dy, f"scale{path}")
         return dx
 
-    def onnx(self, graph, path, x):
+    def onnx(self, graph: "Graph", path: str, x: str) -> str:
         shift, scale = (values.astype(graph.dtype) for values in (self.shift, self.scale))
         return graph.add("Mul", graph.add("Sub", x, shift), scale)
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {"layer": "Standardize", "shift": self.shift.tolist(), "scale": self.scale.tolist()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Standardize(shift={shown(self.shift[()])}, scale={shown(self.scale[()])})"
 
 

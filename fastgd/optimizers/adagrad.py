@@ -2,12 +2,15 @@
 
 The formulas come from the papers, computed as in torch.optim, or as in optax where torch has no such optimizer."""
 
+from typing import Any, Unpack
+
 import numpy as np
 
 from ..core.choice import AT_LEAST_ZERO, FRACTION
 from ..core.kernel import In, InOut, kernel
+from ..core.types import Rate
 from ..errors import check_flag, value_error
-from .base import EPS, Optimizer
+from .base import EPS, Numbers, Optimizer, Options, optimizer
 
 
 @kernel
@@ -184,11 +187,16 @@ def rmsprop_centred_step(p, v, a, b, g, lr, alpha, inner, eps, momentum, weight_
         p[i] = (p[i] - lr * b[i]) - shrink * p[i]
 
 
-def placed(eps, in_root):
+# A variance near 0 is a small difference of averages, which fewer bits would lose.
+rmsprop_centred_step.whole_state = True
+
+
+def placed(eps: float, in_root: bool) -> tuple[float, float]:
     """(eps inside the root, eps outside it)."""
     return (eps, 0.0) if in_root else (0.0, eps)
 
 
+@optimizer
 class AdaGrad(Optimizer):
     """AdaGrad: s <- s + g^2;  p <- p - lr g / (sqrt(s) + eps), where s starts at initial_accumulator.
     Duchi et al. 2011. Like torch.optim.Adagrad with lr_decay 0 (`schedules.inverse_time` is that decay).
@@ -199,28 +207,29 @@ class AdaGrad(Optimizer):
 
     def __init__(
         self,
-        learning_rate=1e-2,
+        learning_rate: "Rate" = 1e-2,
         *,
-        eps=1e-10,
-        eps_in_root=False,
-        weight_decay=0.0,
-        initial_accumulator=0.0,
-        **options,
-    ):
+        eps: float = 1e-10,
+        eps_in_root: bool = False,
+        weight_decay: float = 0.0,
+        initial_accumulator: float = 0.0,
+        **options: "Unpack[Options]",
+    ) -> None:
         hyper = {"eps": eps, "weight_decay": weight_decay, "initial_accumulator": initial_accumulator}
         super().__init__(learning_rate, hyper, **options)
         self.eps_in_root = check_flag("eps_in_root", eps_in_root)
 
-    def initial(self, slot):
+    def initial(self, slot: str) -> float:
         return self.hyper["initial_accumulator"]
 
-    def scalars(self, lr, t):
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         return lr, *placed(self.hyper["eps"], self.eps_in_root)
 
-    def own_options(self):
+    def own_options(self) -> dict[str, Any]:
         return {**self.hyper, "eps_in_root": self.eps_in_root}
 
 
+@optimizer
 class AdaDelta(Optimizer):
     """AdaDelta: the step is the gradient times the ratio of the root mean squares of past steps and past gradients; see
     `fastgd.kernels.adadelta_step`. Zeiler 2012, arXiv:1212.5701. As torch.optim.Adadelta and optax.adadelta. Further
@@ -229,13 +238,22 @@ class AdaDelta(Optimizer):
     kernel = adadelta_step
     ranges = Optimizer.ranges | {"rho": FRACTION, "eps": EPS}
 
-    def __init__(self, learning_rate=1.0, *, rho=0.9, eps=1e-6, weight_decay=0.0, **options):
+    def __init__(
+        self,
+        learning_rate: "Rate" = 1.0,
+        *,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        **options: "Unpack[Options]",
+    ) -> None:
         super().__init__(learning_rate, {"rho": rho, "eps": eps, "weight_decay": weight_decay}, **options)
 
-    def scalars(self, lr, t):
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         return lr, self.hyper["rho"], self.hyper["eps"]
 
 
+@optimizer
 class RMSProp(Optimizer):
     """RMSProp: v <- alpha v + (1 - alpha) g^2;  p <- p - lr g / (sqrt(v) + eps); centred=True takes the square of the
     mean gradient off v, momentum > 0 adds heavy-ball momentum. See `fastgd.kernels.rmsprop_step`,
@@ -243,20 +261,21 @@ class RMSProp(Optimizer):
     torch.optim.RMSprop. optax.rmsprop has sqrt(v + eps): eps_in_root=True. Further options: see `Optimizer`; a
     state_dtype goes without centred."""
 
+    rules = rmsprop_step, rmsprop_momentum_step, rmsprop_centred_step
     ranges = Optimizer.ranges | {"alpha": FRACTION, "eps": EPS, "momentum": FRACTION}
 
     def __init__(
         self,
-        learning_rate=1e-2,
+        learning_rate: "Rate" = 1e-2,
         *,
-        alpha=0.99,
-        eps=1e-8,
-        eps_in_root=False,
-        momentum=0.0,
-        centred=False,
-        weight_decay=0.0,
-        **options,
-    ):
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        eps_in_root: bool = False,
+        momentum: float = 0.0,
+        centred: bool = False,
+        weight_decay: float = 0.0,
+        **options: "Unpack[Options]",
+    ) -> None:
         hyper = {"alpha": alpha, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(learning_rate, hyper, **options)
         self.centred, self.eps_in_root = check_flag("centred", centred), check_flag("eps_in_root", eps_in_root)
@@ -266,9 +285,9 @@ class RMSProp(Optimizer):
             expected = "None with centred=True, since a variance near 0 needs the whole precision"
             raise value_error("state_dtype", expected, repr(self.state_dtype))
 
-    def scalars(self, lr, t):
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         plain = lr, self.hyper["alpha"], *placed(self.hyper["eps"], self.eps_in_root)
         return plain if self.kernel is rmsprop_step else (*plain, self.hyper["momentum"])
 
-    def own_options(self):
+    def own_options(self) -> dict[str, Any]:
         return {**self.hyper, "centred": self.centred, "eps_in_root": self.eps_in_root}

@@ -1,25 +1,49 @@
 """Base class of the optimizers: checks hyper-parameters, holds the state, computes the scalars of future steps, and
 makes steps on arrays or in a network. Over 400 lines: the options common to all optimizers affect each of these."""
 
-import collections.abc
 import contextlib
 import numbers
-import typing
 import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from .._plan import Stepper, Use, UseLock
 from ..core.buffers import aligned_zeros
-from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE
+from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE, Range
+from ..core.kernel import Kernel
+from ..core.types import Array, Rate
 from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
-from ..schedules import Schedule, constant
+from ..schedules import Schedule, constant, notify
 from .low_memory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_state, slots_of
 from .standalone import Converter, Standalone, check_arrays, check_pairs
 
+if TYPE_CHECKING:
+    from ..network import Network
+
+OPTIMIZERS: dict[str, type["Optimizer"]] = {}
 TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32; compiled kernels take smaller ones as 0
-# Options of every optimizer, with their defaults.
-COMMON = {
+# A number for one update, or an array with a number for each.
+Numbers: TypeAlias = float | npt.NDArray[np.float64]
+
+
+class Options(TypedDict, total=False):
+    """Options of every optimizer; see `Optimizer`."""
+
+    decoupled: bool | None
+    decay_biases: bool
+    clip_value: float | None
+    clip_norm: float | None
+    accumulate: int
+    ema_decay: float | None
+    learning_rate_factors: Mapping[str, float] | Mapping[int, float] | None
+    state_dtype: Literal["bfloat16", "8bit"] | None
+
+
+# The defaults of the options; the default of `decoupled` depends on the class.
+COMMON: dict[str, Any] = {
     "decay_biases": True,
     "clip_value": None,
     "clip_norm": None,
@@ -30,14 +54,14 @@ COMMON = {
 }
 
 
-class UpdateGroup(typing.NamedTuple):
+class UpdateGroup(NamedTuple):
     """Parameters with the same update: factor of the learning rate, and whether weight decay applies."""
 
     factor: float
     decays: bool
 
 
-class Part(typing.NamedTuple):
+class Part(NamedTuple):
     """A slice of a network's flat parameters, and the group it belongs to."""
 
     start: int
@@ -46,7 +70,7 @@ class Part(typing.NamedTuple):
 
 
 # The range of a term added to a denominator.
-EPS = {"low": 1e-30}
+EPS: Range = {"low": 1e-30}
 
 
 class Optimizer(Stepper):
@@ -79,32 +103,47 @@ class Optimizer(Stepper):
     Raises TypeError or ValueError that names the argument.
     """
 
-    kernel = None
-    ranges: typing.ClassVar = {
+    kernel: Kernel
+    rules: ClassVar[tuple[Kernel, ...]] = ()  # the kernels that a class chooses from, if there are several
+    ranges: ClassVar[dict[str, Range]] = {
         "learning_rate": POSITIVE,
         "weight_decay": AT_LEAST_ZERO,
         "clip_value": POSITIVE,
         "clip_norm": POSITIVE,
         "ema_decay": FRACTION,
     }
-    rank_one_kernel = None  # a kernel like `sgd_rank_one_update` with the scalars of `kernel`, if the rule has one
-    decoupled = False
-    rate_found = 1.0  # the fraction of the rate found by a range test that suits a whole training
+    # A kernel like `sgd_rank_one_update` with the scalars of `kernel`, if the rule has one.
+    rank_one_kernel: Kernel | None = None
+    decoupled: bool = False
+    rate_found: ClassVar[float] = 1.0  # the fraction of the rate found by a range test that suits a whole training
+
+    schedule: Callable[[int], float]  # the learning rate as a function
+    decay_biases: bool
+    clip_value: float | None
+    clip_norm: float | None
+    accumulate: int
+    ema_decay: float | None
+    learning_rate_factors: dict[str | int, float]
+    state: dict[str, list[npt.NDArray[Any]]]
+    _learning_rate: Rate
+    _parts: list[tuple[int, str]] | None
+    _network: "weakref.ref[Network] | None"
+    _known_rate: tuple[Callable[[int], float], int, float] | None
 
     def __init__(
         self,
-        learning_rate,
-        hyper,
+        learning_rate: "Rate",
+        hyper: Mapping[str, float],
         *,
-        decoupled=None,
-        decay_biases=True,
-        clip_value=None,
-        clip_norm=None,
-        accumulate=1,
-        ema_decay=None,
-        learning_rate_factors=None,
-        state_dtype=None,
-    ):
+        decoupled: bool | None = None,
+        decay_biases: bool = True,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        ema_decay: float | None = None,
+        learning_rate_factors: Mapping[str, float] | Mapping[int, float] | None = None,
+        state_dtype: Literal["bfloat16", "8bit"] | None = None,
+    ) -> None:
         self.hyper = {name: self.check_hyper(name, value) for name, value in hyper.items()}
         self.decoupled = check_flag("decoupled", self.decoupled if decoupled is None else decoupled)
         self.decay_biases = check_flag("decay_biases", decay_biases)
@@ -126,7 +165,7 @@ class Optimizer(Stepper):
         self._known_rate = None  # (schedule, step, learning rate) of the next step, once the schedule was called for it
         self._converter, self.lock = Converter(), UseLock("optimizer")
 
-    def check_hyper(self, name, value):
+    def check_hyper(self, name: str, value: float) -> float:
         """`value` as a float that is in its range, also when rounded to float32."""
         limits = self.ranges.get(name, {})
         return check_rounded(name, check_number(name, value, **limits), **limits)
@@ -134,12 +173,12 @@ class Optimizer(Stepper):
     # ---- public attributes
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Rate:
         """A number, a schedule, or a function of the number of updates made. May be set between two steps."""
         return self._learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, value):
+    def learning_rate(self, value: Rate) -> None:
         if isinstance(value, Schedule):
             value = value.copy()  # its state belongs to this optimizer
         schedule = value if callable(value) else constant(self.check_hyper("learning_rate", value))
@@ -147,69 +186,70 @@ class Optimizer(Stepper):
         self.counter[1] += 1
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         """The number of updates made."""
         return int(self.counter[0]) // self.accumulate
 
     @property
-    def changes(self):
+    def changes(self) -> int:
         """How often the user changed something that prefetched steps depend on."""
         return int(self.counter[1])
 
     @property
-    def minibatches(self):
+    def minibatches(self) -> int:
         """The number of minibatches processed; `accumulate` of them make a step."""
         return int(self.counter[0])
 
     @minibatches.setter
-    def minibatches(self, value):
+    def minibatches(self, value: int) -> None:
         value = check_integer("minibatches", value, 0)
         with self.lock:
             self.counter[:] = value, self.counter[1] + 1
 
     @property
-    def gradient_norm(self):
+    def gradient_norm(self) -> float:
         """Euclidean norm of the gradient of the last update before clipping; needs clip_norm."""
         if self.clip_norm is None:
             raise value_error("clip_norm", "a number, since the norm is computed only then", None)
         return float(self.norm[0])
 
     @property
-    def averages(self):
+    def averages(self) -> list[Array]:
         """The moving averages of the parameters, a flat array for each part; needs ema_decay and a first step."""
         if "average" not in self.state:
             raise value_error("ema_decay", "a number, and at least one step made", self.ema_decay)
         return self.state["average"]
 
-    def observe(self, loss):
+    def observe(self, loss: float) -> None:
         """Passes the loss to a schedule that depends on it (`schedules.reduce_on_plateau`); `fit` does so every
         epoch."""
-        if getattr(self.schedule, "looks", False):
-            self.schedule.observe(loss)
+        if notify(self.schedule, loss):
             self.counter[1] += 1
 
     # ---- scalars of future steps
 
     @property
-    def slots(self):
+    def slots(self) -> list[str]:
         """Names of the state arrays of the rule."""
         return slots_of(self.kernel)
 
     @property
-    def update_kernel(self):
+    def update_kernel(self) -> Kernel:
         """The kernel in use: `kernel`, or the kernel derived from it for low-memory state."""
         return low_memory_kernel(self.kernel, self.state_dtype) if self.state_dtype and self.slots else self.kernel
 
-    def initial(self, slot):
+    def initial(self, slot: str) -> float:
         """Initial value of a state array."""
         return 0.0
 
-    def scalars(self, lr, t):
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         """The scalars of the kernel at update t = 1, 2, ..., in order, except the last two."""
         raise NotImplementedError
 
     @np.errstate(all="ignore")
-    def table(self, count, dtype, groups):
+    def table(
+        self, count: int, dtype: npt.DTypeLike, groups: Sequence[UpdateGroup]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], dict[Any, npt.NDArray[np.float64]]]:
         """(rates, active, values) for the next `count` minibatches: learning rates; whether the minibatch ends with an
         update; and per-step scalars by key, with stride 0 if they are constant.
 
@@ -223,7 +263,10 @@ class Optimizer(Stepper):
         count, minibatches = len(rates), minibatches[: len(rates)]
         accumulated, steps = minibatches % self.accumulate, minibatches // self.accumulate
         once = rates[0] if rates.strides == (0,) else rates
-        values = {"keep": (accumulated > 0).astype(np.float64), "seed": steps * 1.0}
+        values: dict[Any, npt.NDArray[np.float64]] = {
+            "keep": (accumulated > 0).astype(np.float64),
+            "seed": steps.astype(np.float64),
+        }
         for group in groups:
             for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *group), strict=True):
                 values[group, name] = column = np.broadcast_to(np.float64(column), count)
@@ -273,7 +316,7 @@ class Optimizer(Stepper):
         added, shrink = (0.0, lr * decay) if self.decoupled else (decay, 0.0)
         return *self.scalars(lr, t), added, shrink
 
-    def prepare(self, backend, dtype, groups):
+    def prepare(self, backend: str, dtype: npt.DTypeLike, groups: Sequence[UpdateGroup]) -> None:
         """Raises the errors of the first step before the optimizer allocates its state or is bound to parameters."""
         schedule, step = self.schedule, self.steps
         rates, *_ = self.table(1, dtype, groups)
@@ -284,37 +327,38 @@ class Optimizer(Stepper):
 
     # ---- parts of the parameters, and their state
 
-    def group_of(self, name, is_bias):
+    def group_of(self, name: str | int, is_bias: bool) -> UpdateGroup:
         """The `UpdateGroup` of a parameter array."""
         decays = bool(self.hyper.get("weight_decay")) and (self.decay_biases or not is_bias)
         return UpdateGroup(self.learning_rate_factors.get(name, 1.0), decays)
 
     @property
-    def is_plain(self):
+    def is_plain(self) -> bool:
         """Whether an update is only the kernel, with the same scalars for all parameters."""
         special = self.clip_value, self.clip_norm, self.ema_decay, self.state_dtype
         return all(value is None for value in special) and self.accumulate == 1 and not self.learning_rate_factors
 
     @property
-    def clip_limit(self):
+    def clip_limit(self) -> float | None:
         """The largest magnitude of an element of a clipped gradient, or None."""
         return min((limit for limit in (self.clip_value, self.clip_norm) if limit is not None), default=None)
 
     @property
-    def largest_factor(self):
+    def largest_factor(self) -> float:
         return max(1.0, *self.learning_rate_factors.values(), 0.0)
 
-    def check_fit(self, parameters):
+    def check_fit(self, parameters: Sequence[Array]) -> None:
         """Raises unless the state, if there is one, fits these flat parameter arrays."""
         shapes = [(p.size, str(p.dtype)) for p in parameters]
         if self._parts is not None and self._parts != shapes:
-            raise value_error("params", f"arrays like those of the first step, {self._parts}", shapes)
+            raise value_error("params", f"arrays with the sizes and dtypes of the first step, {self._parts}", shapes)
 
-    def allocate(self, parameters):
+    def allocate(self, parameters: Sequence[Array]) -> None:
         """Allocates the state for flat parameter arrays on first use; later checks that it fits them."""
         self.check_fit(parameters)
         if self._parts is None:
-            parts, state = [(p.size, str(p.dtype)) for p in parameters], {}
+            parts = [(p.size, str(p.dtype)) for p in parameters]
+            state: dict[str, list[npt.NDArray[Any]]] = {}
             for p in parameters:
                 for name, array in self._new_state(p).items():
                     state.setdefault(name, []).append(array)
@@ -339,7 +383,7 @@ class Optimizer(Stepper):
 
     # ---- in a network
 
-    def check_network(self, network):
+    def check_network(self, network: "Network") -> None:
         """Raises unless this optimizer is unused or belongs to this network: its state belongs to the parameters."""
         if self._network is not None and self._network() is not network:
             raise value_error("optimizer", "one that drives no other network", f"{self!r}, which drives another")
@@ -349,9 +393,10 @@ class Optimizer(Stepper):
             raise value_error("learning_rate_factors", expected, repr(unknown[0]))
         self.check_fit([network.parameters[part.start : part.stop] for part in self.parts_of(network)])
 
-    def parts_of(self, network):
+    def parts_of(self, network: "Network") -> list[Part]:
         """Slices of the flat parameters and their groups, without parameters whose factor is 0."""
-        parts, start = [], 0
+        parts: list[Part] = []
+        start = 0
         for name, view in network.views().items():
             group, stop = self.group_of(name, start >= network.n_weights), start + view.size
             if parts and parts[-1].stop == start and parts[-1].group == group:
@@ -361,7 +406,7 @@ class Optimizer(Stepper):
             start = stop
         return parts
 
-    def bind(self, network):
+    def bind(self, network: "Network") -> list[Part]:
         """Binds the optimizer to a network for good; returns the parts of its parameters."""
         self.check_network(network)
         parts = self.parts_of(network)
@@ -369,9 +414,9 @@ class Optimizer(Stepper):
         self._network = weakref.ref(network)
         return parts
 
-    def state_bytes(self, network):
+    def state_bytes(self, network: "Network") -> int:
         """Bytes of the state for a network."""
-        itemsize, total = network.dtype.itemsize, 0
+        itemsize, total = network.dtype.itemsize, 0.0
         per_slot = {None: itemsize, "bfloat16": 2, "8bit": 1 + 4 / STATE_BLOCK}[self.state_dtype]
         for start, stop, _ in self.parts_of(network):
             extra = itemsize * ((self.accumulate > 1) + (self.ema_decay is not None))
@@ -379,13 +424,13 @@ class Optimizer(Stepper):
         return int(total)
 
     @property
-    def works_by_parts(self):
+    def works_by_parts(self) -> bool:
         """Whether part of the parameters, from any element on, can be updated before the gradient of others is
         known."""
         return self.clip_norm is None and self.state_dtype != "8bit"
 
     @contextlib.contextmanager
-    def averaged(self, network):
+    def averaged(self, network: "Network") -> Iterator["Network"]:
         """Context in which the network's parameters are their averages: `with optimizer.averaged(network): ...`. In the
         block, the same thread may evaluate and save the network. Training it, or using it from another thread, raises
         RuntimeError."""
@@ -410,7 +455,7 @@ class Optimizer(Stepper):
             self._step_with_lock(params, grads, num_threads, backend)
             self._converter.note_change()
 
-    def settle(self):
+    def settle(self) -> None:
         """Drops prepared data that an exception or a fork may have left inconsistent."""
         if self.lock.disturbed:
             self._standalone, self._fast, self._converter = None, None, Converter()
@@ -435,10 +480,15 @@ class Optimizer(Stepper):
 
     # ---- saving
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         with self.lock.reading():  # a copy of the state between two steps
-            own = {"_network": None, "_standalone": None, "_converter": Converter(), "lock": UseLock("optimizer")}
-            arrays = {"counter": self.counter.copy(), "norm": self.norm.copy()}
+            own: dict[str, Any] = {
+                "_network": None,
+                "_standalone": None,
+                "_converter": Converter(),
+                "lock": UseLock("optimizer"),
+            }
+            arrays: dict[str, Any] = {"counter": self.counter.copy(), "norm": self.norm.copy()}
             arrays["state"] = {slot: [a.copy() for a in parts] for slot, parts in self.state.items()}
             if isinstance(self.schedule, Schedule):
                 own["schedule"] = self.schedule.copy()
@@ -446,34 +496,47 @@ class Optimizer(Stepper):
                     own["_learning_rate"] = own["schedule"]
             return {**vars(self), **own, **arrays}
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """Name, hyper-parameters and schedule, for a file; None for the schedule if it is a user's function."""
         schedule = self.schedule.config() if isinstance(self.schedule, Schedule) else None
         return {"name": type(self).__name__, "learning_rate": schedule, **self.options()}
 
-    def own_options(self):
+    def own_options(self) -> dict[str, Any]:
         """Arguments of the constructor except the learning rate and the options of every optimizer."""
         return dict(self.hyper)
 
-    def options(self):
+    def options(self) -> dict[str, Any]:
         """Arguments of the constructor except the learning rate, without options that have their default."""
         common = {name: getattr(self, name) for name in COMMON if getattr(self, name) != COMMON[name]}
         if self.decoupled != type(self).decoupled:
             common["decoupled"] = self.decoupled
         return {**self.own_options(), **common}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options().items())
         return f"{type(self).__name__}({self.learning_rate!r}{options})"
 
 
-def check_optimizer(optimizer, also=""):
+T = TypeVar("T", bound=Optimizer)
+
+
+def optimizer(cls: type[T]) -> type[T]:
+    """Decorator: adds a class of optimizers to OPTIMIZERS, and its rules with low-memory state to `fastgd.kernels`."""
+    OPTIMIZERS[cls.__name__] = cls
+    for rule in cls.rules or (cls.kernel,):
+        if slots_of(rule) and not rule.whole_state:
+            for state_dtype in STATE_DTYPES:
+                low_memory_kernel(rule, state_dtype)
+    return cls
+
+
+def check_optimizer(optimizer: object, also: str = "") -> None:
     """Raises unless it is an optimizer; `also`: text of other accepted values for the message."""
     if not isinstance(optimizer, Optimizer):
         raise type_error("optimizer", f"an optimizer such as fastgd.Adam(1e-3){also}", shown(optimizer))
 
 
-def check_rounded(name, value, high=np.inf, high_open=False, **limits):
+def check_rounded(name: str, value: float, high: float = np.inf, high_open: bool = False, **limits: Any) -> float:
     """The number itself; raises if rounding to float32 makes it 0 or infinite, or takes it out of its range."""
     with np.errstate(all="ignore"):
         rounded = np.float32(value)
@@ -489,7 +552,7 @@ def _checked_factors(factors):
     name = "learning_rate_factors"
     if factors is None:
         return {}
-    if not isinstance(factors, collections.abc.Mapping):
+    if not isinstance(factors, Mapping):
         raise type_error(name, "a dict of names or indices of parameter arrays, and factors", shown(factors))
     for key in factors:
         if isinstance(key, bool) or not isinstance(key, (str, numbers.Integral)):

@@ -1,10 +1,13 @@
 """Lion, whose steps are the sign of an average of gradients."""
 
+from typing import Unpack
+
 import numpy as np
 
 from ..core.choice import FRACTION
 from ..core.kernel import In, InOut, kernel
-from .base import Optimizer
+from ..core.types import Rate
+from .base import Numbers, Optimizer, Options, optimizer
 
 
 @kernel
@@ -30,6 +33,7 @@ def lion_step(p, m, g, lr, beta1, beta2, weight_decay, shrink):
         m[i] += fresh2 * (d - m[i])
 
 
+@optimizer
 class Lion(Optimizer):
     """Lion: p <- p - lr (sign(beta1 m + (1 - beta1) g) + weight_decay p);  m <- beta2 m + (1 - beta2) g. Chen et al.
     2023, arXiv:2302.06675, as optax.lion: weight decay is decoupled. Further options: see `Optimizer`."""
@@ -38,8 +42,16 @@ class Lion(Optimizer):
     ranges = Optimizer.ranges | {"beta1": FRACTION, "beta2": FRACTION}
     rate_found = 0.3  # its steps do not shrink with the gradient
 
-    def __init__(self, learning_rate=1e-4, *, beta1=0.9, beta2=0.99, weight_decay=0.0, **options):
+    def __init__(
+        self,
+        learning_rate: "Rate" = 1e-4,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        weight_decay: float = 0.0,
+        **options: "Unpack[Options]",
+    ) -> None:
         super().__init__(learning_rate, {"beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}, **options)
 
-    def scalars(self, lr, t):
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         return lr, self.hyper["beta1"], self.hyper["beta2"]

@@ -38,7 +38,7 @@ LARGEST_SIGNED, LARGEST_UNSIGNED = 127, 255  # the largest codes
 
 
 def _bases(largest):
-    """Bases from which the largest code has an exponent near that of 1."""
+    """Bases whose largest code stands for a number between about 2^-8 and 2^8."""
     return lambda rng, shape, below: (rng.integers(127 - 8, 127 + 8, shape) << 3) - largest
 
 
@@ -163,7 +163,7 @@ _LOOPS = {
 # ---- kernels
 
 
-def slots_of(rule):
+def slots_of(rule: Kernel) -> list[str]:
     """Names of the state arrays of a rule: the arrays besides p that its kernel updates."""
     return [name for name, a in rule.arrays.items() if a.direction == "inout" and name != "p"]
 

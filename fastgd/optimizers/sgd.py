@@ -1,10 +1,13 @@
 """Stochastic gradient descent, plain, with momentum or with Nesterov momentum. The formulas come from the papers,
 computed as in torch.optim."""
 
+from typing import Any, Unpack
+
 from ..core.choice import FRACTION
 from ..core.kernel import In, InOut, kernel
+from ..core.types import Rate
 from ..errors import check_flag, value_error
-from .base import Optimizer
+from .base import Numbers, Optimizer, Options, optimizer
 
 
 @kernel
@@ -86,6 +89,7 @@ def nesterov_step(p, b, g, lr, momentum, weight_decay, shrink):
         p[i] = (p[i] - lr * (d + momentum * b[i])) - shrink * p[i]
 
 
+@optimizer
 class SGD(Optimizer):
     """Stochastic gradient descent, with heavy-ball momentum if momentum > 0, Nesterov momentum if nesterov=True.
 
@@ -93,9 +97,18 @@ class SGD(Optimizer):
     torch.optim.SGD with dampening 0. Further options: see `Optimizer`.
     """
 
+    rules = sgd_step, momentum_step, nesterov_step
     ranges = Optimizer.ranges | {"momentum": FRACTION}
 
-    def __init__(self, learning_rate=1e-2, *, momentum=0.0, nesterov=False, weight_decay=0.0, **options):
+    def __init__(
+        self,
+        learning_rate: "Rate" = 1e-2,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        **options: "Unpack[Options]",
+    ) -> None:
         super().__init__(learning_rate, {"momentum": momentum, "weight_decay": weight_decay}, **options)
         self.nesterov = check_flag("nesterov", nesterov)
         if nesterov and self.hyper["momentum"] == 0:
@@ -105,8 +118,8 @@ class SGD(Optimizer):
             sgd_rank_one_update if self.kernel is sgd_step and not self.hyper["weight_decay"] else None
         )
 
-    def scalars(self, lr, t):
+    def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         return (lr,) if self.kernel is sgd_step else (lr, self.hyper["momentum"])
 
-    def own_options(self):
+    def own_options(self) -> dict[str, Any]:
         return {**self.hyper, "nesterov": self.nesterov}

@@ -63,7 +63,7 @@ class Standalone:
                 (key, np.array([o.slot(name) for o in links])) for key, name, links in program.per_step(UPDATE_PHASES)
             ]
             self._skipped = np.array(program.conditional(), np.int64).reshape(-1, 2)
-            slots = [(g.link.record.ctypes.data + 8 * g.index, g.number, g.offset) for g in self.gradients]
+            slots = [(g.link.record.ctypes.data + 8 * g.position, g.number, g.offset) for g in self.gradients]
             self.fast = FastUpdate(
                 program.runner, optimizer.lock, parameters, stages=self.stages, counter=optimizer.counter,
                 slots=np.array(slots, np.int64).reshape(-1, 3), threads=threads, elements=elements,
@@ -106,7 +106,7 @@ class Standalone:
     def _release_gradients(self):
         """Drops references to the gradients, which belong to the caller."""
         for g in self.gradients:
-            g.link.arguments[g.index] = self.program.buffers[g.link.buffers[g.index]] = None
+            g.link.arguments[g.position] = self.program.buffers[g.link.buffers[g.position]] = None
 
     def step_in_python(self, optimizer, gradients):
         """Makes one update with numpy bodies."""
@@ -125,7 +125,7 @@ class Standalone:
         for g in self.gradients:
             flat = gradients[g.number].reshape(-1)
             start = g.offset // flat.itemsize
-            g.link.arguments[g.index] = flat[start : start + math.prod(g.shape)].reshape(g.shape)
+            g.link.arguments[g.position] = flat[start : start + math.prod(g.shape)].reshape(g.shape)
 
     def _raise_fault(self, gradients):
         """Raises the exception of a user's rule that raised in compiled code."""
@@ -145,20 +145,20 @@ class Gradient(typing.NamedTuple):
     """An operation that reads a gradient."""
 
     link: Operation
-    index: int  # of the gradient among the operation's arrays
+    position: int  # of the gradient among the operation's arrays
     number: int  # of the gradient in the list
     offset: int  # in bytes, of the part that the operation reads
-    shape: tuple
+    shape: tuple[int, ...]
 
 
 def _gradients(program, gradients):
     for operation in program.operations:
         for link in operation.links:
-            for index, name in enumerate(link.buffers):
+            for position, name in enumerate(link.buffers):
                 if name.startswith("grads["):
-                    number, array = int(name[6 : name.index("]")]), link.arguments[index]
+                    number, array = int(name[6 : name.index("]")]), link.arguments[position]
                     offset = array.ctypes.data - gradients[number].ctypes.data
-                    yield Gradient(link, index, number, offset, array.shape)
+                    yield Gradient(link, position, number, offset, array.shape)
 
 
 class Converter:

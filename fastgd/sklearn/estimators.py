@@ -8,8 +8,11 @@ and optimizers of fastgd, and class_weight. The docstrings of the classes list t
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 try:
     from sklearn.base import ClassifierMixin, RegressorMixin
@@ -22,15 +25,22 @@ try:
 except ImportError as error:
     raise ImportError("fastgd.sklearn needs scikit-learn, 1.7 or newer: pip install 'fastgd[sklearn]'") from error
 
+from ..activations import Activation
+from ..core.types import Array
 from ..errors import check_number, choose, shown, value_error
-from .perceptron import Perceptron
+from ..optimizers.base import Optimizer
+from .perceptron import Perceptron, Rows
 from .training import dense_if_small, predict
+
+Method = TypeVar("Method", bound=Callable[..., object])
+# The decorator's type, which scikit-learn does not give: it keeps the method's signature.
+_if_stochastic: Callable[[Method], Method] = available_if(Perceptron._is_stochastic)
 
 
 class MLPClassifier(ClassifierMixin, Perceptron):
     """scikit-learn's multi-layer perceptron classifier, trained by fastgd: for two or more classes, or multi-label.
 
-    Arguments are those of sklearn.neural_network.MLPClassifier, with these extensions:
+    It takes the arguments of sklearn.neural_network.MLPClassifier, with these extensions:
 
     activation: also the name of an activation of fastgd ("gelu", ...), an `Activation`, or a list with one for each
         hidden layer.
@@ -53,50 +63,58 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     the estimator, which is then only partly fitted; its methods raise RuntimeError.
     """
 
+    classes_: "npt.NDArray[Any]"
     loss = "log_loss"  # not an argument, but an attribute that scikit-learn has
 
     def __init__(
         self,
-        hidden_layer_sizes=(100,),
-        activation="relu",
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        activation: str | Activation | Sequence[str | Activation] = "relu",
         *,
-        solver="adam",
-        alpha=0.0001,
-        batch_size="auto",
-        learning_rate="constant",
-        learning_rate_init=0.001,
-        power_t=0.5,
-        max_iter=200,
-        shuffle=True,
-        random_state=None,
-        tol=1e-4,
-        verbose=False,
-        warm_start=False,
-        momentum=0.9,
-        nesterovs_momentum=True,
-        early_stopping=False,
-        validation_fraction=0.1,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        n_iter_no_change=10,
-        max_fun=15000,
-        dropout=0.0,
-        class_weight=None,
-    ):
+        solver: str | Optimizer = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        dropout: float | Sequence[float] = 0.0,
+        class_weight: dict[Any, float] | str | None = None,
+    ) -> None:
         _keep(self, locals())
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: "Rows", y: "npt.ArrayLike", sample_weight: "npt.ArrayLike | None" = None) -> Self:
         """Trains on X (rows, features), an array or a sparse matrix, and labels y (rows,), or (rows, labels) of 0 and 1
         for multi-label. Returns self."""
         with self._unchanged_by_errors():
-            return self._fit(X, y, sample_weight)
+            self._fit(X, y, sample_weight)
+        return self
 
-    @available_if(Perceptron._is_stochastic)
-    def partial_fit(self, X, y, sample_weight=None, classes=None):
+    @_if_stochastic
+    def partial_fit(
+        self,
+        X: "Rows",
+        y: "npt.ArrayLike",
+        sample_weight: "npt.ArrayLike | None" = None,
+        classes: "npt.ArrayLike | None" = None,
+    ) -> Self:
         """Trains for one more epoch, from where the last call left off. classes: all labels, at the first call."""
         if isinstance(self.class_weight, str):
-            expected = "a dict or None for partial_fit, which does not see all rows"
+            expected = "a dict or None for partial_fit, which gets only some of the rows"
             raise value_error("class_weight", expected, repr(self.class_weight))
         first = not hasattr(self, "classes_")
         if first and classes is None:
@@ -106,7 +124,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         with self._unchanged_by_errors(incremental=True):
             if first:
                 self.classes_ = unique_labels(classes)
-            return self._fit(X, y, sample_weight, incremental=True)
+            self._fit(X, y, sample_weight, incremental=True)
+        return self
 
     def _encoded(self, X, y, *, incremental, reset):
         """Returns X, labels as columns of bool, class weights of the rows or None, and the output activation."""
@@ -162,7 +181,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             hit = ((found > 0.5) == columns).all(axis=1)
         return float(np.average(hit, weights=sample_weight)) if np.isfinite(found).all() else math.nan
 
-    def predict(self, X):
+    def predict(self, X: "Rows") -> "npt.NDArray[Any]":
         """Labels of the rows of X; (rows, labels) of 0 and 1 for multi-label."""
         return self._predictions(X, self._labels)
 
@@ -174,13 +193,14 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             return (found > 0.5).astype(int)
         return self.classes_[np.minimum(found[:, 0] > 0.5, len(self.classes_) - 1)]  # there may be one class only
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: "Rows") -> "Array":
         """Probabilities of the classes, (rows, classes), in the order of `classes_`; of each label for multi-label."""
         return self._predictions(X, lambda found: np.hstack([1 - found, found]) if self.n_outputs_ == 1 else found)
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: "Rows") -> "Array":
         """Logarithms of `predict_proba`."""
-        return np.log(self.predict_proba(X))
+        logarithms: Array = np.log(self.predict_proba(X))
+        return logarithms
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -191,52 +211,54 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 class MLPRegressor(RegressorMixin, Perceptron):
     """scikit-learn's multi-layer perceptron regressor, trained by fastgd, for one output or more.
 
-    Arguments are those of sklearn.neural_network.MLPRegressor, with activation, solver and dropout as in
-    `MLPClassifier`; see there for the fitted attributes and the differences, too.
+    It takes the arguments of sklearn.neural_network.MLPRegressor. The extensions of activation and solver, dropout, the
+    fitted attributes and the differences are as in `MLPClassifier`.
     """
 
     def __init__(
         self,
-        loss="squared_error",
-        hidden_layer_sizes=(100,),
-        activation="relu",
+        loss: str = "squared_error",
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        activation: str | Activation | Sequence[str | Activation] = "relu",
         *,
-        solver="adam",
-        alpha=0.0001,
-        batch_size="auto",
-        learning_rate="constant",
-        learning_rate_init=0.001,
-        power_t=0.5,
-        max_iter=200,
-        shuffle=True,
-        random_state=None,
-        tol=1e-4,
-        verbose=False,
-        warm_start=False,
-        momentum=0.9,
-        nesterovs_momentum=True,
-        early_stopping=False,
-        validation_fraction=0.1,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        n_iter_no_change=10,
-        max_fun=15000,
-        dropout=0.0,
-    ):
+        solver: str | Optimizer = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        dropout: float | Sequence[float] = 0.0,
+    ) -> None:
         _keep(self, locals())
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: "Rows", y: "npt.ArrayLike", sample_weight: "npt.ArrayLike | None" = None) -> Self:
         """Trains on X (rows, features), an array or a sparse matrix, and numbers y (rows,) or (rows, outputs). Returns
         self."""
         with self._unchanged_by_errors():
-            return self._fit(X, y, sample_weight)
+            self._fit(X, y, sample_weight)
+        return self
 
-    @available_if(Perceptron._is_stochastic)
-    def partial_fit(self, X, y, sample_weight=None):
+    @_if_stochastic
+    def partial_fit(self, X: "Rows", y: "npt.ArrayLike", sample_weight: "npt.ArrayLike | None" = None) -> Self:
         """Trains for one more epoch, from where the last call left off."""
         with self._unchanged_by_errors(incremental=True):
-            return self._fit(X, y, sample_weight, incremental=True)
+            self._fit(X, y, sample_weight, incremental=True)
+        return self
 
     def _encoded(self, X, y, *, incremental, reset):
         """Returns X, y as columns, None for the class weights, and the output activation."""
@@ -259,7 +281,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
                 float(r2_score(columns, found, sample_weight=sample_weight)) if np.isfinite(found).all() else math.nan
             )
 
-    def predict(self, X):
+    def predict(self, X: "Rows") -> "Array":
         """Numbers for the rows of X, (rows,) or (rows, outputs)."""
         return self._predictions(X, lambda found: found.ravel() if found.shape[1] == 1 else found)
 

@@ -6,8 +6,12 @@ import functools
 import math
 import numbers
 import warnings
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+from scipy.sparse import sparray, spmatrix
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -17,8 +21,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .._plan import WaitingLock
 from ..activations import ACTIVATIONS, Activation, sigmoid
 from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE, pick
-from ..data.mapped import RowReader, check_mapping
-from ..data.samples import Samples, check_targets, check_values, check_weights
+from ..core.types import Array
+from ..data.mapped import check_mapping
+from ..data.samples import check_weights
 from ..errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, value_error
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
@@ -28,8 +33,10 @@ from ..optimizers.base import Optimizer
 from ..training.early_stopping import EarlyStopping
 from ..training.fit import fresh_optimizer
 from ..training.run import Run
-from .training import ClassicAdam, EpochEnd, Objective, SameMinibatches, SparseRows, falling_rate, minimize, predict
+from .training import ClassicAdam, EpochEnd, Objective, SameMinibatches, falling_rate, minimize, predict, samples_of
 
+# X of the estimators: an array or a sparse matrix.
+Rows: TypeAlias = npt.ArrayLike | sparray | spmatrix
 SOLVERS = ("adam", "sgd", "lbfgs")
 RATES = ("constant", "invscaling", "adaptive")
 NUMBERS = {
@@ -44,6 +51,20 @@ NOT_FINITE = (
 class Perceptron(BaseEstimator):
     """Common base of classifier and regressor. Subclasses encode the targets (`_encoded`, `_targets`) and compute the
     score of predictions (`_score`)."""
+
+    coefs_: "list[Array]"
+    intercepts_: "list[Array]"
+    n_features_in_: int
+    n_iter_: int
+    n_layers_: int
+    n_outputs_: int
+    out_activation_: str
+    t_: int
+    loss_: float
+    loss_curve_: list[float]
+    best_loss_: float | None
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
 
     # ---- arguments
 
@@ -104,7 +125,7 @@ class Perceptron(BaseEstimator):
         self.n_iter_, self.t_, self._minibatches = 0, 0, 0
 
     def _make_network(self, dtype, alpha=0.0, seed=0):
-        """Returns a network with the present arguments and parameters; its sizes are those of `coefs_`."""
+        """Returns a network with the present arguments and parameters; `coefs_` gives its sizes."""
         layers, units = [], [coef.shape[1] for coef in self.coefs_]
         for size, activation, rate in self._hidden(units[:-1])[0]:
             layers.append(Dense(size, activation, weight_init="zeros"))
@@ -193,7 +214,6 @@ class Perceptron(BaseEstimator):
             self._fit_in_minibatches(X, y, sample_weight, factor, random_state, is_first, incremental)
         else:
             self._fit_at_once(X, y, _product(sample_weight, factor))
-        return self
 
     def _fit_at_once(self, X, y, weight):
         dtype = self.coefs_[0].dtype
@@ -234,7 +254,7 @@ class Perceptron(BaseEstimator):
         end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score, first)
         if self._follows("invscaling") and not incremental:
             optimizer.learning_rate = falling_rate(end.rate, self.power_t, rows, -(-rows // size), self.t_)
-        samples = _samples(network, X, self._targets(y, network.dtype), _product(sample_weight, factor))
+        samples = samples_of(network, X, self._targets(y, network.dtype), _product(sample_weight, factor))
         source = SameMinibatches(
             network, samples, size, shuffle=self.shuffle, random_state=random_state, objective=objective,
             alpha=self.alpha,
@@ -326,11 +346,12 @@ class Perceptron(BaseEstimator):
     # ---- predict
 
     @property
-    def network_(self):
+    def network_(self) -> Network:
         """A new `fastgd.Network` with the present weights, for `to_onnx`, `save`, `describe`."""
         check_is_fitted(self)
         with self._lock:
-            return self._make_network(self.coefs_[0].dtype)
+            network: Network = self._make_network(self.coefs_[0].dtype)
+        return network
 
     def _validated(self, *arrays, **options):
         """X, or X and y, checked by scikit-learn, which reads every number."""
@@ -339,15 +360,15 @@ class Perceptron(BaseEstimator):
                 check_mapping(array)
         return validate_data(self, *arrays, accept_sparse="csr", **options)
 
-    def _predictions(self, X, finish):
+    def _predictions(self, X: "Rows", finish: "Callable[[Array], Array]") -> "Array":
         """Returns finish(predictions) for the network's predictions (rows, n_outputs) for X, with the parameters in
         `coefs_` and `intercepts_`."""
         check_is_fitted(self)
-        X = self._validated(X, reset=False)
+        checked = self._validated(X, reset=False)
         with self._lock:
             network = self._network_in_use()
             self._give_parameters(network)
-            return finish(predict(network, X))
+            return finish(predict(network, checked))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -365,17 +386,5 @@ def _one_each(name, value, sizes):
 
 
 def _product(one, other):
-    """The product of two arrays, either of which may be None, which stands for 1."""
+    """The product of two arrays, either of which may be None, for 1."""
     return other if one is None else one if other is None else one * other
-
-
-def _samples(network, X, y, weight):
-    """`Samples` of arrays that scikit-learn has checked. A sparse X is read through `rows` alone; `x` is an array of
-    its shape that takes no memory."""
-    x, rows = X, None
-    if hasattr(X, "toarray"):
-        x = np.broadcast_to(np.zeros((), network.dtype), X.shape)
-        rows = SparseRows(X.astype(network.dtype, copy=False))
-    y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
-    check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
-    return Samples(x, y, kernel, rows or RowReader(x), weight=weight)

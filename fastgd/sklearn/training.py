@@ -13,6 +13,8 @@ import numpy as np
 import scipy.optimize
 from scipy.sparse import issparse
 
+from ..data.mapped import RowReader
+from ..data.samples import Samples, check_targets, check_values
 from ..errors import value_error
 from ..losses import LOSSES
 from ..network import Network
@@ -63,6 +65,18 @@ class SparseRows:
 
     def take(self, index, out):
         return self.x[index].toarray(out=out)
+
+
+def samples_of(network, X, y, weight):
+    """`Samples` of arrays that scikit-learn has checked. A sparse X is read through `rows` alone; `x` is an array of
+    its shape that takes no memory."""
+    x, rows = X, None
+    if hasattr(X, "toarray"):
+        x = np.broadcast_to(np.zeros((), network.dtype), X.shape)
+        rows = SparseRows(X.astype(network.dtype, copy=False))
+    y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
+    check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
+    return Samples(x, y, kernel, rows or RowReader(x), weight=weight)
 
 
 def dense_if_small(x):

@@ -2,11 +2,14 @@
 
 import dataclasses
 import difflib
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
+from ..core.types import Array
 from ..data.samples import scale_of
-from ..errors import shown
+from ..errors import shown, value_error
 from .errors import Where, pyarrow_modules
 from .text import written
 from .values import (
@@ -23,6 +26,11 @@ from .values import (
     value_of,
     words_of,
 )
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from ..onnx import Graph
 
 # A column of text of which more than this fraction are numbers is taken for a column of numbers with errors.
 MOSTLY = 0.5
@@ -42,9 +50,10 @@ class Numbers:
     shift: float
     scale: float
 
-    width, onnx_input = 1, (np.float64, "a number; missing ones are NaN")
+    width: ClassVar[int] = 1
+    onnx_input: ClassVar[tuple[type, str]] = np.float64, "a number; missing ones are NaN"
 
-    def encode(self, column, out, where, unknown):
+    def encode(self, column: "pyarrow.ChunkedArray", out: "Array", where: Where, unknown: str) -> None:
         """Encodes a column into `out` (rows, 1). Raises TableError that names the row."""
         values = _numbers(column, where)
         with np.errstate(all="ignore"):
@@ -52,7 +61,7 @@ class Numbers:
         _check_finite(values, out[:, 0], where)
 
     @staticmethod
-    def onnx(graph, columns):
+    def onnx(graph: "Graph", columns: list["Numbers"]) -> str:
         """Adds nodes that encode columns of numbers to an ONNX graph; returns the name of their output."""
         fill, shift, scale = (np.array([getattr(c, name) for c in columns]) for name in ("fill", "shift", "scale"))
         x = graph.add("Concat", *(column.name for column in columns), axis=1)
@@ -66,17 +75,17 @@ class Categories:
     category is missing. by_value: the column holds numbers, truth values or dates, so "1" and "1.0" are equal."""
 
     name: str
-    values: tuple
+    values: tuple[str, ...]
     by_value: bool = dataclasses.field(default=False, compare=False)
 
-    onnx_input = object, "a text; missing ones are empty"
+    onnx_input: ClassVar[tuple[type, str]] = object, "a text; missing ones are empty"
 
     @property
-    def width(self):
+    def width(self) -> int:
         """Number of features."""
         return len(self.values)
 
-    def encode(self, column, out, where, unknown):
+    def encode(self, column: "pyarrow.ChunkedArray", out: "Array", where: Where, unknown: str) -> None:
         """Encodes a column into `out` (rows, width). unknown: as in `Preprocessing.encode`. Raises TableError that
         names the row."""
         index = index_of(column, self.values, self.by_value, where)
@@ -93,7 +102,7 @@ class Categories:
         out[rows, index[rows]] = 1
 
     @staticmethod
-    def onnx(graph, columns):
+    def onnx(graph: "Graph", columns: list["Categories"]) -> str:
         """As `Numbers.onnx`, for columns of categories."""
         parts = []
         for column in columns:
@@ -171,12 +180,14 @@ class Target:
     """The column to predict: labels by `classes` for classification, (y - shift) scale for regression."""
 
     name: str
-    classes: tuple | None
+    classes: tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | None
     shift: float = 0.0
     scale: float = 1.0
 
-    def class_array(self):
+    def class_array(self) -> "npt.NDArray[Any]":
         """The classes as an array. Text is of dtype object, since numpy's text cannot end with a NUL character."""
+        if self.classes is None:
+            raise value_error("target", "one that has classes", shown(self))
         return np.array(self.classes, object if isinstance(self.classes[0], str) else None)
 
 

@@ -9,11 +9,11 @@ class TableError(ValueError):
     """An error in the data of a table. `source`, `column` and `row` (counted from 1, without the header) say where it
     is; each may be None."""
 
-    def __init__(self, source, column, row, expected, got):
+    def __init__(self, source: str | None, column: str | None, row: int | None, expected: object, got: object) -> None:
         super().__init__(source, column, row, expected, got)
         self.source, self.column, self.row, self.expected, self.got = source, column, row, expected, got
 
-    def __str__(self):
+    def __str__(self) -> str:
         source = None if self.source is None else str(self.source)
         column, row = None if self.column is None else f"column {self.column!r}", f"row {self.row}" if self.row else ""
         where = ", ".join(part for part in (source, column, row) if part) or "the table"
@@ -27,7 +27,7 @@ class Where:
     source: str | None
     column: str | None
 
-    def error(self, expected, got, row=None):
+    def error(self, expected: object, got: object, row: int | None = None) -> TableError:
         return TableError(self.source, self.column, None if row is None else row + 1, expected, got)
 
 

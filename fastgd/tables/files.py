@@ -8,11 +8,20 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._plan import open_to_read
+from ..core.types import Path
 from ..errors import shown, type_error, value_error
 from .errors import TableError, native_file, pyarrow_modules
 from .text import read_csv
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# A pyarrow.Table, a DataFrame (pandas, polars) or a dict of columns: not all of these have types to check against.
+Table: TypeAlias = Any
 
 
 def _read_parquet(path, file, text, delimiter):
@@ -60,7 +69,7 @@ def open_file(path):
             yield file
 
 
-def read(path, *, text=(), delimiter=None):
+def read(path: Path, *, text: str | Iterable[str] = (), delimiter: str | None = None) -> "pyarrow.Table":
     """Reads a CSV, TSV, Parquet, Feather or Arrow file, according to its ending, as a pyarrow.Table.
 
     In text files, empty fields, "NA", "NaN", "null" and the like are missing values, and a column that holds only

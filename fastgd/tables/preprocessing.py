@@ -5,9 +5,13 @@ import difflib
 import itertools
 import json
 import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
+from ..core.types import Array
 from ..errors import check_flag, check_integer, check_number, choose, shown, value_error
 from .columns import (
     TASKS,
@@ -20,8 +24,11 @@ from .columns import (
     fitted_target,
 )
 from .errors import TableError, Where, pyarrow_modules
-from .files import as_table, index_columns, read
+from .files import Table, as_table, index_columns, read
 from .values import check_text_is_there, is_text
+
+if TYPE_CHECKING:
+    from ..onnx import Graph
 
 __all__ = ["Categories", "Numbers", "Preprocessing", "TableError", "Target", "read"]
 # Names of the outputs of ONNX models. The inputs are named after columns, which must have other names.
@@ -35,14 +42,23 @@ class Preprocessing:
 
     columns: tuple of `Numbers` and `Categories`. target: a `Target`."""
 
-    def __init__(self, columns, target):
+    def __init__(self, columns: Iterable[Numbers | Categories], target: Target) -> None:
         self.columns, self.target = tuple(columns), target
 
     @classmethod
     def of(
-        cls, table, target, *, categorical=(), drop=(), task="auto", missing="mean", max_categories=100, rows=None,
-        source=None,
-    ):  # fmt: skip
+        cls,
+        table: Table,
+        target: str,
+        *,
+        categorical: str | Iterable[str] = (),
+        drop: str | Iterable[str] = (),
+        task: str = "auto",
+        missing: str = "mean",
+        max_categories: int = 100,
+        rows: "npt.ArrayLike | slice | None" = None,
+        source: str | None = None,
+    ) -> "Preprocessing":
         """Learns from a table (a pyarrow.Table, a DataFrame or a dict of columns).
 
         target: the column to predict. Its values are classes if they are text, truth values, or integers with at most
@@ -69,12 +85,12 @@ class Preprocessing:
     # ---- what a network needs to know
 
     @property
-    def n_features(self):
+    def n_features(self) -> int:
         """Number of features of an encoded row."""
         return sum(column.width for column in self.columns)
 
     @property
-    def feature_names(self):
+    def feature_names(self) -> list[str]:
         """Names of the features: the name of the column, followed by "=value" for a category."""
         names = []
         for column in self.columns:
@@ -83,25 +99,27 @@ class Preprocessing:
         return names
 
     @property
-    def text(self):
+    def text(self) -> list[str]:
         """Names of the columns that `fastgd.tables.read` has to read as text."""
         names = [column.name for column in self.columns if isinstance(column, Categories)]
         of_text = self.target.classes is not None and isinstance(self.target.classes[0], str)
         return [*names, self.target.name] if of_text else names
 
     @property
-    def n_outputs(self):
+    def n_outputs(self) -> int:
         """Number of outputs of a network that predicts the target."""
         return 1 if self.target.classes is None else len(self.target.classes)
 
     @property
-    def loss(self):
+    def loss(self) -> str:
         """Name of the loss that suits the target: "mse", or "softmax_cross_entropy" for classes."""
         return "mse" if self.target.classes is None else "softmax_cross_entropy"
 
     # ---- encoding and decoding
 
-    def encode(self, table, *, unknown="error", dtype="float32", source=None):
+    def encode(
+        self, table: Table, *, unknown: str = "error", dtype: "npt.DTypeLike" = "float32", source: str | None = None
+    ) -> "Array":
         """Encodes the columns of a table as an array (rows, n_features). unknown: for a category that was not in the
         table that this was learnt from, "error" raises, "zeros" encodes it as a missing value.
 
@@ -120,37 +138,41 @@ class Preprocessing:
             start += column.width
         return X
 
-    def targets(self, table, *, source=None):
+    def targets(self, table: Table, *, source: str | None = None) -> "npt.NDArray[Any]":
         """The targets of a table, (rows,): integer labels, or standardised numbers. Raises TableError as `encode`."""
         table = as_table(table, source)
         name, where = self.target.name, Where(source, self.target.name)
         column = column_of(table, name, source)
         if self.target.classes is not None and isinstance(self.target.classes[0], str):
             check_text_is_there(column, table.schema.field(name), where)
-        return encoded_target(self.target, column, where)
+        encoded: npt.NDArray[Any] = encoded_target(self.target, column, where)
+        return encoded
 
-    def decode(self, prediction):
+    def decode(self, prediction: "Array") -> "npt.NDArray[Any]":
         """Decodes predictions of the network, (rows, n_outputs), as an array (rows,): the most probable classes, as in
         the table, or numbers in the units of the table."""
         if prediction.ndim != 2 or prediction.shape[1] != self.n_outputs:
             raise value_error("prediction", f"an array (rows, {self.n_outputs})", shown(prediction))
         if self.target.classes is None:
             with np.errstate(all="ignore"):
-                return prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
-        return self.target.class_array()[prediction.argmax(axis=1)]
+                numbers: npt.NDArray[Any] = prediction[:, 0].astype(np.float64) / self.target.scale + self.target.shift
+            return numbers
+        classes: npt.NDArray[Any] = self.target.class_array()[prediction.argmax(axis=1)]
+        return classes
 
     # ---- ONNX
 
-    def onnx_encode(self, graph):
+    def onnx_encode(self, graph: "Graph") -> str:
         """Adds inputs for the columns, and nodes that do what `encode` does, to an ONNX graph; returns the name of the
         encoded rows."""
         for column in self.columns:
             dtype, doc = column.onnx_input
             graph.input(column.name, dtype, 1, doc=doc)
-        parts = [kind.onnx(graph, list(group)) for kind, group in itertools.groupby(self.columns, type)]
+        groups: list[list[Any]] = [list(group) for _, group in itertools.groupby(self.columns, type)]
+        parts = [group[0].onnx(graph, group) for group in groups]
         return graph.add("Concat", *parts, axis=1)
 
-    def onnx_decode(self, graph, prediction):
+    def onnx_decode(self, graph: "Graph", prediction: str) -> tuple[str, "npt.DTypeLike"]:
         """Adds nodes that do what `decode` does; returns the name of the numbers or classes, and their dtype."""
         if self.target.classes is not None:
             classes = self.target.class_array()
@@ -162,15 +184,15 @@ class Preprocessing:
 
     # ---- saving
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """What a file stores, as a dict for JSON."""
         kinds = [{"kind": type(column).__name__, **dataclasses.asdict(column)} for column in self.columns]
         return {"columns": kinds, "target": dataclasses.asdict(self.target)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The preprocessing of a `config`. Raises TypeError, ValueError or KeyError if that is not valid."""
-        columns = []
+        columns: list[Numbers | Categories] = []
         for column in config["columns"]:
             choose("kind", column["kind"], dict.fromkeys(("Numbers", "Categories")))
             if column["kind"] == "Numbers":
@@ -193,14 +215,23 @@ class Preprocessing:
         numbers = {name: check_number(name, target[name]) for name in ("shift", "scale")}
         return cls(columns, Target(str(target["name"]), classes, **numbers))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         kind = "numbers" if self.target.classes is None else f"{len(self.target.classes)} classes"
         return f"Preprocessing({self.n_features} features of {len(self.columns)} columns, {self.target.name!r}: {kind})"
 
 
 def learn(
-    table, target, *, categorical=(), drop=(), task="auto", missing="mean", max_categories=100, rows=None, source=None
-):
+    table: Table,
+    target: str,
+    *,
+    categorical: str | Iterable[str] = (),
+    drop: str | Iterable[str] = (),
+    task: str = "auto",
+    missing: str = "mean",
+    max_categories: int = 100,
+    rows: "npt.ArrayLike | slice | None" = None,
+    source: str | None = None,
+) -> tuple[Preprocessing, list[str]]:
     """Returns the `Preprocessing` that `of` learns, and a list of warnings for the user."""
     table = as_table(table, source)
     rows = _check_row_index(rows, table.num_rows)

@@ -7,6 +7,7 @@ column lies in a buffer, and as long as the buffer lives, in any table or slice,
 
 import contextlib
 import weakref
+from typing import Any
 
 from ..errors import shown
 from .errors import TableError, native_file, pyarrow_modules
@@ -21,7 +22,7 @@ TOO_LONG = ("straddling object", "Empty CSV file or block")
 # Metadata of columns whose text cannot be reconstructed from their values.
 MARK = {b"fastgd": b"read from text"}
 
-_by_address = weakref.WeakValueDictionary()
+_by_address: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 class _Piece:

@@ -65,7 +65,7 @@ def check_encoding(column, where):
 def check_text_is_there(column, field, where):
     """Raises TableError if the text of a column, of this field of a schema, was lost when rows were copied."""
     if is_marked(field) and any(written(piece) is None for piece in pieces_of(column)):
-        expected = f"text as it stands in the file; filters and other copies of rows lose it ({READ_TEXT})"
+        expected = f"text as written in the file; filters and other copies of rows lose it ({READ_TEXT})"
         raise where.error(expected, f"a copy of type {field.type}")
 
 

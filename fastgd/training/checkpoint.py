@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import stat
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.numpy
@@ -23,15 +24,20 @@ from ..core.config import __version__
 from ..core.files import as_path, check_file, replace_file
 from ..core.kernel import DTYPES
 from ..core.threads import check_threads
+from ..core.types import Path
 from ..errors import CheckpointError, check_integer, check_number, choose, shown, value_error
 from ..layers.base import check_shape, layer_from_config, parameter_specs, statistic_specs
 from ..layers.containers import Sequential
 from ..losses import LOSSES, Loss
 from ..optimizers import OPTIMIZERS
-from ..optimizers.base import check_optimizer
+from ..optimizers.base import Optimizer, check_optimizer
 from ..schedules import SCHEDULES, from_config
 from ..tables import Preprocessing
 from .history import History
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from .run import Run
 
 FORMAT = 5
 # Fields in which schedules keep what they have observed.
@@ -54,7 +60,7 @@ FOREIGN = {
 # ---- writing
 
 
-def save(path, network, optimizer=None, run=None):
+def save(path: Path, network: "Network", optimizer: Optimizer | None = None, run: "Run | None" = None) -> None:
     """Writes a network, an optimizer and the state of a training run to `path`. Other safetensors readers see the
     parameters as "w1", "b1", ...
 
@@ -213,17 +219,13 @@ def _read(path):
     return found
 
 
-def load(path, *, backend="auto"):
-    """Returns (network, optimizer) as saved; the optimizer is None if none was saved. If a training run was saved,
-    `network.history` is its history.
-
-    Raises OSError if the file cannot be read, and CheckpointError if it is not a complete file of fastgd: it names the
-    file, the field, the value expected and the value found."""
-    return _loaded(_read(path), backend)
+def load(path: Path, network_class: "type[Network]", backend: str) -> "tuple[Network, Optimizer | None]":
+    """`fastgd.load`, with the class of networks."""
+    return _loaded(_read(path), network_class, backend)
 
 
-def _loaded(file, backend):
-    network = _network(file, backend)
+def _loaded(file: _File, network_class: "type[Network]", backend: str) -> "tuple[Network, Optimizer | None]":
+    network = _network(file, network_class, backend)
     optimizer = _optimizer(file, network)
     if file.content.get("run") is not None:
         with file.field("run"):
@@ -237,9 +239,7 @@ def _arrays_of_run(file, prefix=""):
     return {name[len(prefix) :]: file.read(name) for name in sorted(file.names) if name.startswith(prefix)}
 
 
-def _network(file, backend):
-    from ..network import Network
-
+def _network(file, network_class, backend):
     check_threads(None)  # an error in the environment must not be reported as one of the file
     with file.field("network"):
         config = dict(file.content["network"])
@@ -255,7 +255,7 @@ def _network(file, backend):
         arrays = [*parameter_specs(body, shape), *statistic_specs(body, shape)]
         # Checked before the network allocates them.
         file.check({name: (shape, config["dtype"]) for name, shape, *_ in arrays})
-        network = Network(shape, layers, loss=loss, backend=backend, **config)
+        network = network_class(shape, layers, loss=loss, backend=backend, **config)
     _check_formulas(file, network)
     with file.field("epochs"):
         network.epochs = check_integer("epochs", file.content["epochs"], 0)
@@ -332,10 +332,10 @@ def _description(file):
     return {**file.content, "size": file.size}
 
 
-def load_described(path):
+def load_described(path, network_class):
     """Returns (network, optimizer, description) and reads the file once."""
     file = _read(path)
-    return *_loaded(file, "auto"), _description(file)
+    return *_loaded(file, network_class, "auto"), _description(file)
 
 
 def resume(path, run):
@@ -359,7 +359,7 @@ def resume(path, run):
                     raise file.error(f"{part}.{name}", "the rows of this run", "others")
                 if one != other and (part, name) not in CHANGING:
                     raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
-    loaded = _network(file, network.backend)
+    loaded = _network(file, type(network), network.backend)
     loaded_optimizer = _optimizer(file, loaded)
     with file.field("run"):
         restore = run.prepare(content["run"], _arrays_of_run(file), loaded)

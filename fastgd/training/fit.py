@@ -3,45 +3,54 @@
 import copy
 import math
 import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ..callbacks import ProgressBar, check_callbacks
+import numpy.typing as npt
+
+from ..callbacks import Callback, ProgressBar, check_callbacks
 from ..core.files import check_file
+from ..core.types import Data, Path, Rate
 from ..data.minibatches import check_batch_size
 from ..data.samples import check_class_weight, check_samples
 from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
-from ..metrics import check_metrics
+from ..metrics import Metrics, check_metrics
 from ..optimizers import OPTIMIZERS
-from ..optimizers.base import check_optimizer
+from ..optimizers.base import Optimizer, check_optimizer
 from ..training import checkpoint as files
 from .early_stopping import EarlyStopping
+from .history import History
 from .run import Run
 from .sampling import Minibatches, Stream
 
+if TYPE_CHECKING:
+    from ..network import Network
+
 
 def fit(
-    self,
-    X,
-    y=None,
+    self: "Network",
+    X: "Data",
+    y: "npt.ArrayLike | None" = None,
     *,
-    optimizer=None,
-    batch_size=32,
-    epochs=10,
-    shuffle=True,
-    sample_weight=None,
-    class_weight=None,
-    validation_data=None,
-    validation_fraction=None,
-    metrics=(),
-    monitor=None,
-    tolerance=1e-4,
-    patience=None,
-    restore_best=False,
-    callbacks=(),
-    progress=False,
-    checkpoint=None,
-    checkpoint_every=None,
-    resume=False,
-):
+    optimizer: str | Optimizer | None = None,
+    batch_size: int | None = 32,
+    epochs: int = 10,
+    shuffle: bool = True,
+    sample_weight: "npt.ArrayLike | None" = None,
+    class_weight: str | Mapping[int, float] | None = None,
+    validation_data: "Sequence[npt.ArrayLike] | None" = None,
+    validation_fraction: float | None = None,
+    metrics: "Metrics" = (),
+    monitor: str | None = None,
+    tolerance: float = 1e-4,
+    patience: int | None = None,
+    restore_best: bool = False,
+    callbacks: "Callback | Sequence[Callback]" = (),
+    progress: bool = False,
+    checkpoint: Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+) -> History:
     """Trains the network; returns a `History`.
 
     X: (rows, *input_shape) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time. Or,
@@ -86,6 +95,7 @@ def fit(
     run. After an exception `network.history` has what was done before it."""
     optimizer = pick_optimizer(optimizer)
     epochs = check_integer("epochs", epochs, 0)
+    source: Minibatches | Stream
     check_flag("shuffle", shuffle)
     validation = None
     if validation_data is not None:
@@ -119,28 +129,30 @@ def fit(
     early_stopping = EarlyStopping(self, checked, unweighted, validation, monitor, tolerance, patience, restore_best)
     callbacks = check_callbacks(callbacks)
     bar = ProgressBar(epochs) if check_flag("progress", progress) else None
+    file = None
     if checkpoint is not None:
-        checkpoint = check_file(checkpoint, "checkpoint")
+        file = check_file(checkpoint, "checkpoint")
         files.describe(self, optimizer)
     if checkpoint_every is not None:
         check_integer("checkpoint_every", checkpoint_every, 1)
     for name, value in (("checkpoint_every", checkpoint_every), ("resume", check_flag("resume", resume))):
         if value and checkpoint is None:
             raise value_error("checkpoint", f"a file, for {name}={value}", None)
-    run = Run(self, optimizer, source, epochs, early_stopping, callbacks, bar, checkpoint, checkpoint_every)
-    return run.go(resume=checkpoint if resume and os.path.exists(checkpoint) else None)
+    run = Run(self, optimizer, source, epochs, early_stopping, callbacks, bar, file, checkpoint_every)
+    return run.go(resume=file if resume and file and os.path.exists(file) else None)
 
 
-def pick_optimizer(optimizer):
+def pick_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
     """Returns the optimizer itself, a new one for a name, or a new Adam for None."""
     optimizer = "Adam" if optimizer is None else optimizer
     if isinstance(optimizer, str):
-        return choose("optimizer", optimizer, OPTIMIZERS)()
+        named: Optimizer = choose("optimizer", optimizer, OPTIMIZERS)()
+        return named
     check_optimizer(optimizer, also=", or a name")
     return optimizer
 
 
-def fresh_optimizer(optimizer, learning_rate=None):
+def fresh_optimizer(optimizer: str | Optimizer | None, learning_rate: Rate | None = None) -> Optimizer:
     """Returns a new optimizer without state, of the class and with the options of the given one (or name). Its learning
     rate is the given one's if `learning_rate` is None; a schedule is copied, since it may hold observed losses."""
     given = pick_optimizer(optimizer)

@@ -1,11 +1,17 @@
 """The history of a training run."""
 
 import dataclasses
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
+from ..core.types import Array
 from ..errors import check_integer, shown, type_error, value_error
 from ..metrics import COLUMNS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(repr=False)
@@ -29,46 +35,46 @@ class History:
                         "diverged", "interrupted" (Ctrl-C, sys.exit), "error": an exception; the history is then
                         `network.history`"""
 
-    loss: list = dataclasses.field(default_factory=list)
-    validation_loss: list = dataclasses.field(default_factory=list)
-    metrics: dict = dataclasses.field(default_factory=dict)
-    learning_rate: list = dataclasses.field(default_factory=list)
-    rows: list = dataclasses.field(default_factory=list)
-    seconds: list = dataclasses.field(default_factory=list)
+    loss: list[float] = dataclasses.field(default_factory=list)
+    validation_loss: list[float] = dataclasses.field(default_factory=list)
+    metrics: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    learning_rate: list[float] = dataclasses.field(default_factory=list)
+    rows: list[int] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
     steps: int = 0
     best_epoch: int | None = None
     stopped: str | None = None
 
-    def columns(self):
+    def columns(self) -> dict[str, list[int] | list[float]]:
         """The lists that are not empty, by name."""
-        columns = {"loss": self.loss, "validation_loss": self.validation_loss, **self.metrics}
-        columns |= {"learning_rate": self.learning_rate, "rows": self.rows, "seconds": self.seconds}
+        columns: dict[str, list[int] | list[float]] = {"loss": self.loss, "validation_loss": self.validation_loss}
+        columns |= {**self.metrics, "learning_rate": self.learning_rate, "rows": self.rows, "seconds": self.seconds}
         return {name: values for name, values in columns.items() if values}
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, "npt.NDArray[Any]"]:
         """Arrays by name, all of one length: "epoch" (from 1), "loss", ... `pandas.DataFrame` takes the dict. Values
         that an exception prevented are NaN."""
         n = len(self.loss)  # another thread may be training
         columns = {name: np.array(values[:n] + [np.nan] * (n - len(values))) for name, values in self.columns().items()}
         return {"epoch": np.arange(1, n + 1), **columns}
 
-    def last(self):
+    def last(self) -> dict[str, float]:
         """The values of the last epoch by name."""
         return {name: values[-1] for name, values in self.columns().items()}
 
-    def plot(self, title="Loss"):
+    def plot(self, title: str = "Loss") -> "Figure":
         """Returns a matplotlib Figure; see `fastgd.plots.plot_loss`."""
         from ..plots import plot_loss
 
         return plot_loss(self, title)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         last = "".join(f", {name} {value:.4g}" for name, value in self.last().items())
         return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}>"
 
     # ---- saving
 
-    def state(self):
+    def state(self) -> tuple[dict[str, Any], dict[str, "npt.NDArray[np.float64]"]]:
         """What a file stores: a dict for JSON, and arrays by name."""
         content = {"steps": self.steps, "best_epoch": self.best_epoch, "stopped": self.stopped}
         lists = {name: getattr(self, name) for name in COLUMNS}
@@ -77,15 +83,15 @@ class History:
         return {**content, "metrics": list(self.metrics)}, arrays
 
     @classmethod
-    def of(cls, content, arrays):
+    def of(cls, content: dict[str, Any], arrays: dict[str, "Array"]) -> Self:
         """The history of a saved `state`; raises TypeError, ValueError or KeyError if that is not valid."""
         best, stopped = content["best_epoch"], content["stopped"]
         if best is not None:
             check_integer("best_epoch", best, 1)
         if not isinstance(stopped, str | None):
             raise type_error("stopped", "a text or None", shown(stopped))
-        metrics = [str(name) for name in content["metrics"]]
-        names = [*COLUMNS, *(f"metrics.{name}" for name in metrics)]
+        of_metrics = [str(name) for name in content["metrics"]]
+        names = [*COLUMNS, *(f"metrics.{name}" for name in of_metrics)]
         lists = [arrays[name].tolist() for name in names]
         epochs = len(lists[0])
         for name, values in zip(names, lists, strict=True):
@@ -97,5 +103,5 @@ class History:
         columns, more = dict(zip(COLUMNS, lists, strict=False)), lists[len(COLUMNS) :]
         columns["rows"] = [check_integer("rows", int(count), 1) for count in columns["rows"]]
         steps = check_integer("steps", content["steps"], 0)
-        metrics = dict(zip(metrics, more, strict=True))
+        metrics = dict(zip(of_metrics, more, strict=True))
         return cls(**columns, metrics=metrics, steps=steps, best_epoch=best, stopped=stopped)

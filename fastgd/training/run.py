@@ -10,21 +10,28 @@ import contextlib
 import copy
 import dataclasses
 import math
-import operator
 import os
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._plan import Use
-from ..callbacks import every
+from ..callbacks import Callback, ProgressBar, every
 from ..core.interrupts import held
+from ..core.types import Array, Path
 from ..engine.steps import Steps
 from ..errors import check_integer, check_number, reason, shown, value_error
+from ..optimizers.base import Optimizer
 from ..schedules import Schedule
 from ..training import checkpoint as files
+from .early_stopping import EarlyStopping
 from .history import History
-from .sampling import Stream
+from .sampling import Minibatches, Stream
+
+if TYPE_CHECKING:
+    from ..network import Network
 
 # Seconds between two saves of a run whose checkpoint interval is not given.
 SAVE_SECONDS = 60
@@ -50,8 +57,8 @@ class Piece:
     epochs_recorded     ends of epochs recorded in the history"""
 
     steps: Steps
-    epoch_ends: list
-    epoch_rates: list
+    epoch_ends: list[float]
+    epoch_rates: list[float]
     first_minibatch: int
     network_minibatches: int
     changes: int
@@ -70,19 +77,36 @@ class Run:
     learning_rate       learning rate of the last update
     rows                rows trained on so far
     rows_in_epoch       rows trained on in the current epoch
-    rows_of_epoch       rows of a whole epoch, None if unknown
+    rows_per_epoch      rows of a whole epoch, None if unknown
     at_epoch_end        whether an epoch has just ended
     save(path)          saves the run
 
     A callback may set `optimizer.learning_rate` for all steps to come: to a number, or to a schedule, which counts the
     optimizer's steps from its first one."""
 
+    step: int
+    epochs: int
+    rows_per_epoch: int | None
+    at_epoch_end: bool
+    first_row: int
+    first_epoch: int
+    _digests: list[str | None] | None
+
     def __init__(
-        self, network, optimizer, source, epochs, early_stopping, callbacks, bar, checkpoint, checkpoint_every
-    ):
+        self,
+        network: "Network",
+        optimizer: Optimizer,
+        source: Minibatches | Stream,
+        epochs: int,
+        early_stopping: EarlyStopping,
+        callbacks: "list[Callback]",
+        bar: ProgressBar | None,
+        checkpoint: str | None,
+        checkpoint_every: int | None,
+    ) -> None:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
-        self.rows_of_epoch = source.rows
+        self.rows_per_epoch = source.rows
         self._checkpoint, self._checkpoint_every = checkpoint, checkpoint_every
         self._final_state = None  # the network's last state, if the best one has replaced it
         self._checkpoint_file = checkpoint and os.path.abspath(checkpoint)  # a callback may change the folder
@@ -109,23 +133,31 @@ class Run:
 
     # ---- for callbacks
 
-    network = property(operator.attrgetter("_network"))
-    optimizer = property(operator.attrgetter("_optimizer"))
-    history = property(operator.attrgetter("_history"))
+    @property
+    def network(self) -> "Network":
+        return self._network
 
     @property
-    def epoch(self):
+    def optimizer(self) -> Optimizer:
+        return self._optimizer
+
+    @property
+    def history(self) -> History:
+        return self._history
+
+    @property
+    def epoch(self) -> int:
         """Number of epochs done."""
         return len(self._history.loss)
 
     @property
-    def loss(self):
+    def loss(self) -> float:
         """Loss of the last minibatch, before its update."""
         piece = self._piece
         return float(piece.steps.totals[piece.recorded - 1]) if piece and piece.recorded else self._last_loss
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> float:
         """Learning rate of the last update."""
         piece = self._piece
         if piece and piece.recorded:
@@ -135,23 +167,23 @@ class Run:
         return float(self._optimizer.schedule(max(self._optimizer.steps - 1, 0)))
 
     @property
-    def rows_in_epoch(self):
+    def rows_in_epoch(self) -> int:
         """Number of rows trained on in the current epoch."""
         return int(self._sums[1])
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """Number of rows trained on so far."""
         return self._rows_before + self.rows_in_epoch
 
     @property
-    def _rows_before(self):
+    def _rows_before(self) -> int:
         """Number of rows trained on before the current epoch."""
         return self._history.rows[-1] if self._history.rows else 0
 
     # ---- the loop
 
-    def go(self, resume=None):
+    def go(self, resume: str | None = None) -> History:
         """Trains; returns the history. resume: a file from which the run continues.
 
         Meanwhile no other thread may use the network or the optimizer; functions of the user that the run calls may."""
@@ -162,7 +194,8 @@ class Run:
             self._epochs_before = self._source.epoch = network.epochs
             if resume is not None:
                 files.resume(resume, self)
-            return self._go()
+            self._go()
+        return self._history
 
     @contextlib.contextmanager
     def _lent(self, use):
@@ -203,13 +236,12 @@ class Run:
                 raise
             finally:
                 self._network.history = history  # a callback may have trained, too
-        return history
 
     def _update_observers(self):
         """Updates what depends on the schedule, which a callback may have replaced."""
         if not self._pauses_at_epochs:  # nothing was due at the ends of the epochs so far
             self._handled = self.epoch
-        self._schedule_observes = getattr(self._optimizer.schedule, "looks", False)
+        self._schedule_observes = getattr(self._optimizer.schedule, "observes_loss", False)
         self._observes_epochs = self._early_stopping.is_needed or self._schedule_observes
         self._pauses_at_epochs = self._observes_epochs or bool(self._epoch_callbacks)
 
@@ -462,7 +494,7 @@ class Run:
 
     # ---- saving and resuming
 
-    def save(self, path):
+    def save(self, path: Path) -> None:
         """Saves network, optimizer and the state of this run to a file from which `fit(resume=True)` continues."""
         with self._lent(Use.BORROW), self._network.executor.lock.reading(), self._optimizer.lock.reading():
             files.save(path, self._network, self._optimizer, self)
@@ -488,7 +520,7 @@ class Run:
         self._save()
         error.add_note(f"saved to {self._checkpoint!r} after minibatch {self.step}")
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """The settings that have to be the same for a run to be resumed."""
         source, early_stopping = self._source, self._early_stopping
         if self._digests is None:
@@ -507,7 +539,7 @@ class Run:
             "learning_rate": self._learning_rate,
         }
 
-    def state(self):
+    def state(self) -> tuple[dict[str, Any], dict[str, "Array"]]:
         """What a file stores of the run: a dict for JSON, and arrays by name."""
         source, early_stopping, history, piece = self._source, self._early_stopping, self._history, self._piece
         position = source.epoch, source.position
@@ -522,14 +554,14 @@ class Run:
             "seconds": time.monotonic() - self._started,
         }
         content["history"], lists = history.state()
-        arrays = {f"history.{name}": array for name, array in lists.items()}
+        arrays: dict[str, Array] = {f"history.{name}": array for name, array in lists.items()}
         arrays |= {"sums": self._sums, "early_stopping": np.array(early_stopping.state())}
         for name, array in (("best", early_stopping.best_state), ("state", self._final_state)):
             if array is not None:
                 arrays[name] = array
         return content, arrays
 
-    def prepare(self, content, arrays, network):
+    def prepare(self, content: dict[str, Any], arrays: dict[str, "Array"], network: "Network") -> Callable[[], None]:
         """Checks a saved state, with the network as it was saved; returns a function that restores the run from it."""
         counts = ("epoch", "position", "step", "handled")
         numbers = {name: check_integer(name, content[name], 0) for name in counts}

@@ -1,11 +1,11 @@
 # Fast paths from Python into a pass, which cost little more than the arithmetic.
 
-cdef bint has_rows(object array, const int64_t[::1] shape):
+cdef inline bint has_rows(object array, const int64_t *shape, int rank):
     """Whether each row of an array has this shape."""
     cdef int i
-    if cnp.PyArray_NDIM(array) != shape.shape[0] + 1:
+    if cnp.PyArray_NDIM(array) != rank + 1:
         return False
-    for i in range(shape.shape[0]):
+    for i in range(rank):
         if cnp.PyArray_DIM(array, i + 1) != shape[i]:
             return False
     return True
@@ -23,7 +23,9 @@ cdef class FastStep:
     cdef object optimizer, kept
     cdef const Stage[::1] stages
     cdef const int64_t[:, ::1] per_step
-    cdef const int64_t[::1] x_shape, y_shape
+    cdef const int64_t *x_shape         # of a row
+    cdef const int64_t *y_shape
+    cdef int x_rank, y_rank
     cdef Inputs inputs
     cdef const double[::1] limits
     cdef int64_t[::1] counter, minibatches
@@ -47,12 +49,15 @@ cdef class FastStep:
         raise_fault(x, y): raises the exception of a user's function.
         kept: objects to keep alive."""
         self.watched, self.raise_fault = watched, raise_fault
-        self.runner, self.lock, self.optimizer, self.kept = runner, lock, optimizer, kept
+        self.runner, self.lock, self.optimizer = runner, lock, optimizer
         self.optimizer_lock = optimizer.lock
         self.stages, self.per_step, self.inputs = stages, per_step, inputs
         self.limits, self.counter, self.pace = limits, counter, pace
         self.minibatches, self.trained = minibatches, minibatches[0]
-        self.capacity, self.x_shape, self.y_shape = capacity, np.array(x.shape[1:]), np.array(y.shape[1:], np.int64)
+        cdef const int64_t[::1] shapes = np.array([*x.shape[1:], *y.shape[1:], 0], np.int64)    # never empty
+        self.kept, self.capacity = (kept, shapes), capacity
+        self.x_rank, self.y_rank = x.ndim - 1, y.ndim - 1
+        self.x_shape, self.y_shape = &shapes[0], &shapes[self.x_rank]
         self.x_type, self.y_type = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y)
         self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
         self.last_loss = last_loss
@@ -80,12 +85,11 @@ cdef class FastStep:
         cdef int y_ndim = cnp.PyArray_NDIM(y)
         if cnp.PyArray_NDIM(x) == 0 or y_ndim == 0 or not 1 <= cnp.PyArray_DIM(x, 0) <= self.capacity:
             return False
-        if cnp.PyArray_DIM(y, 0) != cnp.PyArray_DIM(x, 0) or not has_rows(x, self.x_shape):
+        if cnp.PyArray_DIM(y, 0) != cnp.PyArray_DIM(x, 0) or not has_rows(x, self.x_shape, self.x_rank):
             return False
         # If there is one number per position, the last axis may be missing.
-        cdef int64_t rank = self.y_shape.shape[0]
-        return has_rows(y, self.y_shape) or (
-            rank > 0 and self.y_shape[rank - 1] == 1 and has_rows(y, self.y_shape[:rank - 1])
+        return has_rows(y, self.y_shape, self.y_rank) or (
+            self.y_rank > 0 and self.y_shape[self.y_rank - 1] == 1 and has_rows(y, self.y_shape, self.y_rank - 1)
         )
 
     def __call__(self, x, y, optimizer):

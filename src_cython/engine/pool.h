@@ -19,8 +19,8 @@
 
 #include <stdint.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "core/clock.h"
 #include "core/scratch.h"
 
 static __thread always_there char *scratch;
@@ -29,20 +29,6 @@ static __thread always_there char *scratch;
 static char *scratch_of_thread(void) { return scratch; }
 
 typedef void (*team_work)(void *context, int thread, int threads);
-
-/* Time since a fixed moment. */
-static int64_t nanoseconds_now(void)
-{
-    struct timespec t;
-#if defined(CLOCK_MONOTONIC)
-    clock_gettime(CLOCK_MONOTONIC, &t);
-#else
-    timespec_get(&t, TIME_UTC);
-#endif
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static double seconds_now(void) { return 1e-9 * (double)nanoseconds_now(); }
 
 /* Flushes subnormal numbers to 0; returns the mode before, for `restore_subnormals`. */
 #if defined(__x86_64__) || defined(__i386__)

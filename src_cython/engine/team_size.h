@@ -19,6 +19,8 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "core/clock.h"
+
 enum {
     WAKING = 150000,            /* nanoseconds that waking a team may cost */
     CREDIT = 4000000,           /* nanoseconds, about the loss when another process takes the core of a thread */

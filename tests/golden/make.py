@@ -1,4 +1,4 @@
-"""Makes peers.npz: what torch 2.13 and optax compute, for test_golden.py. To run it:
+"""Makes peers.npz, the values of torch 2.13 and optax for test_golden.py. To run it:
 
     pip install torch==2.13.0 jax optax && python make.py
 
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
-# Steps of an optimizer, on so many parameters, and after how many it is looked at.
+# Steps of an optimizer, the number of parameters, and the numbers of steps after which they are recorded.
 STEPS, SIZE = 1000, 12
-LOOKS = (0, 1, 2, 3, 4, 5, 6, 20, 100, 500, 1000)
+RECORDED = (0, 1, 2, 3, 4, 5, 6, 20, 100, 500, 1000)
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -52,7 +52,7 @@ LAYERS = {
     "BatchNorm()": lambda n: torch.nn.BatchNorm1d(n),
     "BatchNorm(eps=0.1, momentum=0.3)": lambda n: torch.nn.BatchNorm1d(n, eps=0.1, momentum=0.3),
 }
-# name: what torch calls the optimizer and its options, and which of its state is which slot
+# name: torch's name of the optimizer and its options; slots by torch's names of the state
 ADAM = {"m": "exp_avg", "v": "exp_avg_sq"}
 RMS = {"v": "square_avg"}
 TORCH_OPTIMIZERS = {
@@ -117,7 +117,7 @@ TORCH_OPTIMIZERS = {
         "RAdam", {"lr": 0.01, "weight_decay": 0.01, "decoupled_weight_decay": True}, ADAM,
     ),
 }  # fmt: skip
-# ... and optax, where torch has no such rule
+# The same of optax, for rules that torch lacks.
 OPTAX_OPTIMIZERS = {
     "Lion(0.01)": ("lion", {"learning_rate": 0.01, "weight_decay": 0.0}, {"m": "mu"}),
     "Lion(0.01, beta1=0.8, beta2=0.9, weight_decay=0.1)": (
@@ -218,7 +218,7 @@ def layers(rng, out):
 
 
 class Torch:
-    """A torch optimizer at work on an array."""
+    """Runs a torch optimizer on an array."""
 
     def __init__(self, name, start):
         kind, options, self.slots = TORCH_OPTIMIZERS[name]
@@ -229,15 +229,15 @@ class Torch:
         self.p.grad = torch.tensor(g)
         self.optimizer.step()
 
-    def look(self):
-        """The array, and state by slot; before the first step there may be none."""
+    def snapshot(self):
+        """Copies of the array and of the state by slot; before the first step there may be no state."""
         state = self.optimizer.state.get(self.p, {})
         found = {slot: state[key].numpy().copy() for slot, key in self.slots.items() if state.get(key) is not None}
         return self.p.detach().numpy().copy(), found
 
 
 class Optax:
-    """... and one of optax's."""
+    """Runs an optax optimizer on an array."""
 
     def __init__(self, name, start):
         import jax
@@ -255,27 +255,27 @@ class Optax:
         updates, self.state = self.update(self.array(g), self.state, self.p)
         self.p = self.apply(self.p, updates)
 
-    def look(self):
+    def snapshot(self):
         held = next(part for part in self.state if all(hasattr(part, key) for key in self.slots.values()))
         return np.array(self.p), {slot: np.array(getattr(held, key)) for slot, key in self.slots.items()}
 
 
 def optimizers(rng, out):
-    """Parameters and state after so many of STEPS steps, and the parameters one step on."""
+    """Parameters and state after the RECORDED numbers of steps, and the parameters one step later."""
     start, gradients = rng.normal(size=SIZE), rng.normal(size=(STEPS + 1, SIZE))
-    out["optimizer.start"], out["optimizer.gradients"], out["optimizer.looks"] = start, gradients, LOOKS
+    out["optimizer.start"], out["optimizer.gradients"], out["optimizer.looks"] = start, gradients, RECORDED
     for make, table in ((Torch, TORCH_OPTIMIZERS), (Optax, OPTAX_OPTIMIZERS)):
         for name in table:
-            peer, looks, states, steps = make(name, start), [], {}, []
+            peer, path, states, steps = make(name, start), [], {}, []
             for t, g in enumerate(gradients):
-                p, state = peer.look()
+                p, state = peer.snapshot()
                 peer.step(g)
-                if t in LOOKS:
-                    looks.append(p)
-                    steps.append(peer.look()[0])
+                if t in RECORDED:
+                    path.append(p)
+                    steps.append(peer.snapshot()[0])
                     for slot in peer.slots:
                         states.setdefault(slot, []).append(state.get(slot, np.full(SIZE, np.nan)))
-            out[f"optimizer.{name}.path"], out[f"optimizer.{name}.step"] = np.array(looks), np.array(steps)
+            out[f"optimizer.{name}.path"], out[f"optimizer.{name}.step"] = np.array(path), np.array(steps)
             for slot, held in states.items():
                 out[f"optimizer.{name}.{slot}"] = np.array(held)
 
