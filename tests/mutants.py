@@ -52,7 +52,7 @@ OWN_TESTS = {
     "sklearn/training": "sklearn", "tables/text": "table_text",
 }  # fmt: skip
 # Tests of what Numba compiles are those of the kernel of its name, or else of its file: arguments of pytest.
-OF_KERNEL = ["tests/test_kernels.py", "-m", "", "-k"]
+OF_KERNEL = ["tests/test_kernels.py", "-k"]
 LANGUAGE = ["tests/test_custom_meaning.py", "-m", ""]
 # Test files, all of whose tests are slow, that test more than what Numba compiles.
 SLOW = ["tests/test_custom_faults.py", "tests/test_custom_follows.py", "tests/test_custom_names.py"]
