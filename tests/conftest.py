@@ -5,6 +5,7 @@ import pytest
 from cases import definitions
 
 import fastgd
+from fastgd import _plan
 from fastgd.cli.datasets import digits
 from fastgd.core.kernel import DTYPES
 
@@ -26,6 +27,14 @@ def own_definitions():
     """Removes a test's custom definitions after it."""
     with definitions():
         yield
+
+
+@pytest.fixture
+def every_step_is_shared():
+    """Steps use all the threads that are requested, even where fewer would be faster."""
+    _plan.fix_threads(True)
+    yield
+    _plan.fix_threads(False)
 
 
 @pytest.fixture

@@ -44,21 +44,32 @@ PRELOADED = [
     "sklearn.utils.estimator_checks", "sklearn.model_selection", "matplotlib.figure", "pyarrow.parquet", "pyarrow.csv",
     "onnxruntime",
 ]  # fmt: skip
-COMPILE_MOST = ("custom", "reads", "fingerprint")
+COMPILE_MOST = ("core/fingerprint", "core/reads", "custom", "engine/plan raise_fault")  # files and functions
+# Test files of modules and folders that have another name.
+OWN_TESTS = {
+    "cli/self_check": "kernels", "core/buffers": "engine", "core/kernel": "kernels", "core/product": "kernels",
+    "explore/gradient_check": "gradients", "explore/range_test": "finder", "explore/surface": "plots",
+    "sklearn/training": "sklearn", "tables/text": "table_text",
+}  # fmt: skip
 # Tests of what Numba compiles are those of the kernel of its name, or else of its file: arguments of pytest.
 OF_KERNEL = ["tests/test_kernels.py", "-k"]
 LANGUAGE = ["tests/test_custom_meaning.py", "-m", ""]
+# Test files, all of whose tests are slow, that test more than what Numba compiles.
+SLOW = ["tests/test_custom_faults.py", "tests/test_custom_follows.py", "tests/test_custom_names.py"]
 COMPILED = {
     "": [*OF_KERNEL, "numba and float64"],
-    "gradient": ["tests/test_clipping.py", "tests/test_kernels.py", "-k", "numba and (clip_gradient or limits)"],
-    "dropout": [*OF_KERNEL, "numba and float64 and dropout"],
-    "lowmemory": [*OF_KERNEL, "numba and (rounds or (float32 and adam_step) or (float32 and momentum_step))"],
+    "engine/gradient": [
+        "tests/test_update.py", "tests/test_clipping.py", "tests/test_kernels.py",
+        "-k", "numba and (clip_gradient or clip_value or limits) and not threads",
+    ],
+    "layers/dropout": [*OF_KERNEL, "numba and float64 and dropout"],
+    "optimizers/low_memory": [*OF_KERNEL, "numba and (rounds or float32 and (adam_step or momentum_step))"],
     "__main__": ["tests/test_cli.py", "-k", "not train"],
-    "jit_gemm": ["tests/test_kernels.py", "tests/test_sums.py", "-k", "numba and (dense or products or sums)"],
-    "jit": LANGUAGE,
-    "jit_checks": LANGUAGE,
-    "jit_python": LANGUAGE,
-}
+    "core/jit_gemm": ["tests/test_kernels.py", "tests/test_sums.py", "-k", "numba and (dense or products or sums)"],
+    "core/jit": LANGUAGE,
+    "core/jit_checks": LANGUAGE,
+    "core/jit_python": LANGUAGE,
+}  # fmt: skip
 
 
 def forked(work, arguments, seconds, plugins=()):
@@ -124,18 +135,33 @@ class Recorder:
         self.path.write_text(json.dumps({test: t for test, t in self.times.items() if test not in self.failed}))
 
 
+def lines_of_functions(path):
+    """Mask of the lines in functions. The others run at import: of a module that is imported late, in whichever test
+    comes first."""
+    lines = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            first = node.body if isinstance(node, ast.Lambda) else node.body[0]
+            lines |= {*range(first.lineno, node.end_lineno + 1)}
+    return sum(1 << line for line in lines)
+
+
 def record(work):
     """Which test executes which lines, {file: [(test, mask of its lines)]}, and the seconds of each test."""
     executed, times = collections.defaultdict(list), {}
+    package = work / "copy" / "fastgd"
+    masks = {path.relative_to(package).as_posix(): lines_of_functions(path) for path in package.rglob("*.py")}
     paths = sorted((work / "copy" / "tests").glob("test_*.py"))
-    for path in sorted(paths, key=lambda path: f"tests/{path.name}" in LANGUAGE):
+    for path in sorted(paths, key=lambda path: f"tests/{path.name}" in [*LANGUAGE, *SLOW]):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         data, took = work / f"{path.stem}-{digest}.coverage", work / f"{path.stem}-{digest}.json"
         if not took.exists():
             for old in work.glob(f"{path.stem}-*"):
                 old.unlink()
             # To compile takes each process long: Numba's cases serve where there are no others.
-            arguments = ["-k", "not numba"] if f"tests/{path.name}" not in LANGUAGE else ["-m", ""]
+            name = f"tests/{path.name}"
+            arguments = [] if name in LANGUAGE else ["-k", "not numba"]
+            arguments += ["-m", ""] if name in [*LANGUAGE, *SLOW] else []
             code = forked(work, [f"tests/{path.name}", *arguments], 3600, [Recorder(data, took)])
             print(f"recorded {path.name}: exit code {code}", flush=True)
         times |= json.loads(took.read_text())
@@ -145,7 +171,9 @@ def record(work):
                 "join context on context.id = context_id where context.context != ''"
             )
             for file, test, bits in rows:
-                executed[file.partition("/copy/fastgd/")[2]].append((test, int.from_bytes(bits, "little")))
+                file = file.partition("/copy/fastgd/")[2]
+                if lines := int.from_bytes(bits, "little") & masks[file]:
+                    executed[file].append((test, lines))
     return executed, times
 
 
@@ -161,12 +189,20 @@ def uses_of_names(package):
     return uses
 
 
+def own_tests(name):
+    """The test file of a module: that of its name, or else of its folder; "none" if there is neither."""
+    folder, _, stem = name.rpartition("/")
+    paths = [f"tests/test_{each}.py" for each in (OWN_TESTS.get(name, stem), folder)]
+    return next((path for path in paths if (ROOT / path).exists()), "none")
+
+
 def tests_of(mutant, executed, times, uses, seconds):
     """Arguments of pytest: the tests that execute a mutant, each function's fastest case first."""
-    tests, stem = set(), mutant.file.stem
-    for scope in [] if mutant.compiled or stem.startswith("jit") else [*mutant.scopes, range(1, 2000)]:
+    tests, name = set(), mutant.file.with_suffix("").as_posix()
+    is_jit = mutant.file.stem.startswith("jit")
+    for scope in [] if mutant.compiled or is_jit else [*mutant.scopes, range(1, 2000)]:
         if isinstance(scope, set):
-            places = {place for name in scope for place in uses[name]}
+            places = {place for constant in scope for place in uses[constant]}
         else:
             places = {(mutant.file.as_posix(), line) for line in scope}
         for file in {file for file, _ in places}:
@@ -175,13 +211,14 @@ def tests_of(mutant, executed, times, uses, seconds):
         if tests:
             break
     if not tests:
-        if mutant.compiled and mutant.compiled != "loop" and "jit" not in stem:
+        if mutant.compiled and mutant.compiled != "loop" and not is_jit:
             return [*OF_KERNEL, f"numba and float64 and {mutant.compiled}"]
-        return COMPILED.get(stem, COMPILED[""])
+        return COMPILED.get(name, COMPILED[""])
     # What compiles pays in each process for what a recording pays for once.
-    compiling = {test for file in executed if file.endswith("jit.py") for test, _ in executed[file]}
-    tests = tests if stem in COMPILE_MOST else tests - compiling or tests
-    own = f"tests/test_{stem}.py"  # half of the time is for the test file of the module
+    compiling = {test for test, _ in executed["core/jit.py"]}
+    if name not in COMPILE_MOST and f"{name} {mutant.function}" not in COMPILE_MOST:
+        tests = tests - compiling or tests
+    own = own_tests(name)  # half of the time is for the test file of the module
     ranked, cases, left = [], collections.Counter(), {True: seconds / 2, False: seconds / 2}
     for test in sorted(tests, key=lambda test: (times[test], test)):
         function = test.partition("[")[0]
@@ -190,10 +227,10 @@ def tests_of(mutant, executed, times, uses, seconds):
     chosen = []
     for _, took, test in sorted(ranked):
         is_own = test.startswith(own)
-        if took <= left[is_own]:
+        if took <= left[is_own] or (is_own and left[is_own] == seconds / 2):  # at least one of its own
             left[is_own] -= took
             chosen.append(test)
-    return [ALWAYS, *chosen]
+    return [ALWAYS, *chosen, "-m", ""]
 
 
 def is_killed(mutant, work, tests):
@@ -223,6 +260,8 @@ def run(mutant, work, tests):
     output = (work / "log").read_text(errors="replace").splitlines()
     if missing := [line for line in output if line.startswith("ERROR: not found")]:
         sys.exit(f"delete {work}: it says of other tests which lines they execute: {missing}")
+    if killed == 5:  # pytest's code for no tests
+        sys.exit(f"no tests of {mutant.file}, line {mutant.line}: {tests}")
     by = [line for line in output if line.startswith(("FAILED", "ERROR"))][:1]
     name = [mutant.file.as_posix(), mutant.line, mutant.before, mutant.after]
     took = round(time.monotonic() - start, 1)
@@ -234,7 +273,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=450)
     parser.add_argument("--seconds", type=float, default=6.0, help="of tests for a mutant")
-    parser.add_argument("--only", nargs="*", help="names of files, without .py")
+    parser.add_argument("--only", nargs="*", help="files and folders, such as core/jit or core")
     parser.add_argument("--again", action="store_true", help="skip those that the last run with this seed killed")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build" / "mutants", help="folder to write to")
     options = parser.parse_args()
@@ -253,7 +292,7 @@ def main():
     with results.with_suffix(".new").open("w") as log:
         for mutant in draw(ROOT / "fastgd", options.seed, options.count, options.only):
             file = mutant.file.as_posix()
-            if (f"{mutant.file.name} {mutant.function}".strip(), mutant.before, mutant.after) in equivalent:
+            if (f"{file} {mutant.function}".strip(), mutant.before, mutant.after) in equivalent:
                 counts[file]["equivalent"] += 1
                 continue
             result = killed.get((file, mutant.line, mutant.before, mutant.after))

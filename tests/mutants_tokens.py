@@ -133,11 +133,12 @@ def draw(package, seed, count, only):
     files = {path: sites_of(path) for path in sorted(package.rglob("*.py"))}
     total = sum(len(sites) for _, sites in files.values())
     for path, (source, sites) in files.items():
-        random_of_file = random.Random(f"{seed} {path.relative_to(package)}")
+        file = path.relative_to(package)
+        names = [name.as_posix() for name in (file.with_suffix(""), *file.parents)]
+        random_of_file = random.Random(f"{seed} {file}")
         number = min(len(sites), max(1, round(count * len(sites) / total)))
         for site in sorted(random_of_file.sample(sites, number)):
             changed = source[: site.start] + random_of_file.choice(site.texts) + source[site.end :]
             before, after = (text.splitlines()[site.line - 1].strip() for text in (source, changed))
-            if only is None or path.stem in only:
-                around = site.scopes, site.compiled, site.function
-                yield Mutant(path.relative_to(package), site.line, before, after, changed, *around)
+            if only is None or any(name in only for name in names):
+                yield Mutant(file, site.line, before, after, changed, site.scopes, site.compiled, site.function)

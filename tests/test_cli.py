@@ -254,6 +254,7 @@ def test_find_lr_and_bench(tmp_path, monkeypatch, capsys):
     assert code == 0
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
     assert 1e-4 < float(out.split("--learning-rate")[1].split()[0]) < 0.1
+    assert 20 < len(out.splitlines()) < 50
     code, out, _ = call("bench", "--backend", "cython", **options)
     assert code == 0
     assert "microseconds per step" in out
@@ -316,7 +317,7 @@ def test_bad_data_is_reported_on_one_line(case, houses, monkeypatch, capsys):
     np.savez(houses / "short.npz", X=X, y=[0, 1, 0])
     np.savez(houses / "w.npz", X=np.zeros((4, 3)), y=np.zeros(4))
     np.savez(houses / "none.npz", X=np.zeros((0, 2)), y=[])
-    (houses / "bin.csv").write_bytes(b"\0\xff,\n" * 99 + b"\xfe,,")
+    (houses / "bin.csv").write_bytes(b"a,y\n" * 99 + b"\0\xff,\n\xfe,,")
     (houses / "zip.npz").write_bytes(b"PK\x03\x04" + bytes(100))
     (houses / "row.csv").write_text("a,y\n1,0.5\n")
     (houses / "bad.csv.gz").write_bytes(b"\x1f\x8b" + bytes(100))

@@ -77,6 +77,7 @@ def test_a_rule_of_ones_own_with_low_memory_state(state_dtype, backend, rng):
         mine.step(p, g, backend=backend)
         its.step(q, g, backend=backend)
     assert np.abs(p - q).max() < 1e-2  # a value between two roundings may go either way
+    assert mine.update_kernel.grain == {"bfloat16": 1, "8bit": 256}[state_dtype]  # threads share whole blocks
 
 
 def test_a_mapping_of_any_kind_gives_initial_values():

@@ -10,6 +10,7 @@ from cases import definitions
 
 import fastgd
 from fastgd import SGD, Dense, Network, custom
+from fastgd.engine.program import Program
 
 pytestmark = [pytest.mark.usefixtures("own_definitions"), pytest.mark.slow]  # each compiles a function
 
@@ -102,6 +103,21 @@ def test_steps_one_at_a_time(part, backend):
     with pytest.raises(ValueError, match=RAISED):
         network.train_step(X[70:].tolist(), y[70:].tolist(), optimizer)
     assert optimizer.steps == 0
+
+
+def test_ctrl_c_while_a_failed_update_is_repeated_saves_nothing(tmp_path, monkeypatch):
+    """A part of the parameters has changed."""
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Program, "raise_in_update", interrupt)
+    network, _ = network_of("rule", "cython")
+    saved = custom.optimizer(timid, state=["m"])()  # its name is known, so the run can be saved
+    with pytest.raises(KeyboardInterrupt) as caught:
+        network.fit(*rows_of("rule"), optimizer=saved, batch_size=10, shuffle=False, checkpoint=tmp_path / "m")
+    assert "within a step" in caught.value.__notes__[0]
+    assert not (tmp_path / "m").exists()
 
 
 CALLS = {

@@ -219,7 +219,7 @@ def test_a_file_that_became_shorter_is_an_error(tmp_path):
     os.truncate(path, 4096)
     with pytest.raises(OSError, match="file of a mapped array"):
         optimizer.step(x, X)
-    np.save(path, y)
+    np.save(path, y.astype(network.dtype))
     mapped = np.load(path, mmap_mode="r")
     assert network.fit(X, mapped, epochs=2, callbacks=[lambda run: os.truncate(path, 99)]).stopped == "epochs"
 

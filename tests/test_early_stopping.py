@@ -68,6 +68,7 @@ def test_monitor_is_a_column_of_the_history(rows):
         best = np.argmax if monitor and "accuracy" in monitor else np.argmin
         assert (history.stopped, len(history.loss)) == (stopped, 4)
         assert history.best_epoch == best(history.to_dict()[column]) + 1
+    assert make().fit(X, y, epochs=1).best_epoch is None
     with pytest.raises(ValueError, match="'monitor'.*'loss'.*'validation_loss'"):
         make().fit(X, y, monitor="validation_loss")
 

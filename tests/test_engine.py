@@ -140,7 +140,7 @@ def test_divergence_error_has_the_loss_before(steps):
     x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
     net, optimizer = fastgd.Network(3, [fastgd.Dense(1)], loss="mse"), SGD(1e-3)
     losses = [net.train_step(x, y, optimizer) for _ in range(steps)]
-    with pytest.raises(fastgd.DivergenceError) as caught:
+    with pytest.raises(fastgd.DivergenceError, match="got loss inf; last finite loss") as caught:
         net.train_step(x, y * np.float32(1e30), optimizer)
     assert caught.value.last_loss == losses[-1]
 

@@ -175,6 +175,13 @@ def test_check_gradients_of_single_precision(rng):
     np.testing.assert_array_equal(network.parameters, before)
 
 
+def test_check_gradients_of_large_parameters():
+    """The step is in proportion to the parameter."""
+    network = Network(1, [fastgd.Dense(1)], loss="mse", dtype="float64")
+    network.parameters[:] = 1e6, 0
+    assert max(fastgd.check_gradients(network, np.full((1, 1), 1e-6), np.zeros((1, 1))).values()) < 1e-8
+
+
 def test_check_gradients_of_bad_input(rng):
     network = Network(4, [fastgd.Dense(3)], loss="mse")
     with pytest.raises(TypeError, match="'network'.*3"):

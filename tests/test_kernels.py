@@ -194,12 +194,22 @@ def test_logits_whose_differences_overflow(name, body, dtype):
     assert (loss[0], dz.tolist()) == (0.0, [[0.0, 0.0, 0.0]])
 
 
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
+def test_layer_norm_forward_far_from_zero(body, dtype):
+    """The variance is the mean square of the deviations: a difference of squares would lose every digit."""
+    x = np.array([[0, 0, 1]], dtype) + np.array({"float32": 1e3, "float64": 1e8}[dtype], dtype)
+    y, normal, inverse, one = np.empty_like(x), np.empty_like(x), np.empty(1, dtype), np.ones(3, dtype)
+    KERNELS["layer_norm_forward"].body(body)(y, normal, inverse, x, one, one, 0.0)
+    np.testing.assert_allclose(inverse, np.sqrt(9 / 2), rtol=1e-6)
+
+
 @pytest.mark.parametrize("body", ["numba", "cython"])
 @pytest.mark.parametrize("name", ["momentum_step_bfloat16", "momentum_step_8bit"])
 def test_every_body_rounds_a_state_alike(name, body, rng):
     """Without momentum nothing is rounded beforehand, and all bodies draw the same random numbers."""
     kernel, ends = KERNELS[name], []
     g = rng.normal(size=600).astype(np.float32)
+    g[::7] = 0
     for one in ("numpy", body):
         state = [np.zeros(3 if a.per else 600, a.dtype) for a in kernel.arrays.values() if a.dtype]
         scalars = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "shrink": 0.0, "seed": 12345.0}

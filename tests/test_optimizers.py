@@ -181,10 +181,12 @@ def test_arrays_of_other_classes_are_updated_in_place(tmp_path):
 
 
 def test_learning_rate_may_be_any_function_of_the_step():
-    p = np.zeros(1)
-    optimizer = SGD(lambda step: 1.0 / (step + 1))
+    """It is called once for each step, and not for later ones."""
+    p, called = np.zeros(1), []
+    optimizer = SGD(lambda step: called.append(step) or 1.0 / (step + 1))
     for _ in range(3):
         optimizer.step(p, np.ones(1))
+    assert called == [0, 1, 2]
     assert p[0] == pytest.approx(-(1 + 1 / 2 + 1 / 3))
 
 

@@ -174,18 +174,24 @@ def test_a_second_ctrl_c_does_not_lose_what_is_saved(tmp_path, small, monkeypatc
     _, x, y = small
     real, before = fastgd.training.checkpoint.replace_file, signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def press(run):
+    network, optimizer = trainee(), fastgd.SGD(0.1)
+
+    def press():
         os.kill(os.getpid(), signal.SIGINT)
 
+    def train_and_press(run):
+        network.train_step(x, y, optimizer)  # no step of the run
+        press()
+
     def write(*arguments):
-        press(None)
+        press()
         real(*arguments)
-        press(None)
+        press()
 
     monkeypatch.setattr(fastgd.training.checkpoint, "replace_file", write)
     try:
         with pytest.raises(KeyboardInterrupt) as caught:
-            trainee().fit(x, y, epochs=9, checkpoint=tmp_path / "m", callbacks=[press])
+            network.fit(x, y, optimizer=optimizer, epochs=9, checkpoint=tmp_path / "m", callbacks=[train_and_press])
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)

@@ -7,7 +7,7 @@ import pytest
 from cases import definitions
 
 import fastgd
-from fastgd import BatchNorm, Dense, Dropout, Flatten, LayerNorm, Network, Reshape, Residual, Standardize, _plan
+from fastgd import BatchNorm, Dense, Dropout, Flatten, LayerNorm, Network, Reshape, Residual, Standardize
 from fastgd.engine.program import fold
 from fastgd.losses import LOSSES
 
@@ -188,17 +188,9 @@ def test_onnx(loss, x, tmp_path):
 # ---- threads
 
 
-@pytest.fixture
-def shared():
-    """Makes every step use all threads of its network."""
-    _plan.fix_threads(True)
-    yield
-    _plan.fix_threads(False)
-
-
 @pytest.mark.parametrize("rows", [1, 2, 3, 30])
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-def test_the_same_bits_for_any_number_of_threads(rows, optimizer, backend, dtype, shared, rng):
+def test_the_same_bits_for_any_number_of_threads(rows, optimizer, backend, dtype, every_step_is_shared, rng):
     """Also with fewer rows than threads, which then share the positions."""
     X, y = rng.normal(size=(rows, 70, C)).astype(dtype), rng.integers(0, K, (rows, 70))
     made = [

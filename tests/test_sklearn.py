@@ -36,6 +36,7 @@ from test_sklearn_follows import (
 import fastgd
 from fastgd.sklearn import MLPClassifier, MLPRegressor
 from fastgd.sklearn import training as sklearn_training
+from fastgd.training import sampling
 
 BOTH = pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
 
@@ -84,6 +85,7 @@ def test_pipeline_grid_search_clone_joblib(kind, tmp_path):
 @pytest.mark.parametrize("case", ["adam, weights", "early stopping, numbers", "lbfgs", "adam, all rows"])
 def test_sparse_is_dense_to_rounding(case, container, dense_bytes, monkeypatch):
     monkeypatch.setattr(sklearn_training, "DENSE_BYTES", dense_bytes)
+    monkeypatch.setattr(sampling, "STAGED_BYTES", 4096)  # less than an epoch
     thin = np.where(X > 0, X, 0)
     (_, dense), (_, sparse) = both_fitted(case, thin), both_fitted(case, container(thin))
     assert difference(dense, sparse) <= 1e-12
@@ -143,6 +145,10 @@ def test_predictions_follow_coefs_that_are_set():
     assert ours.predict(X) == pytest.approx(before + 1, rel=1e-12)
     ours.coefs_[-1] *= 0  # in place
     assert ours.predict(X) == pytest.approx(np.full(ROWS, ours.intercepts_[-1][0]))
+    ours = quietly(MLPClassifier(**FEW).fit, X, TARGETS["binary"])
+    ours.coefs_[-1] *= 0
+    for ours.intercepts_[-1][0], label in ((0.01, "yes"), (-0.01, "no")):  # a probability of 0.5025, 0.4975
+        assert (ours.predict(X) == label).all()
 
 
 def test_threads_may_predict_at_once():

@@ -54,7 +54,7 @@ FOLLOWED = {
     "adam, all rows": ("three", {**FEW, "batch_size": ROWS}),
     "adam, no hidden layer": ("three", {**FEW, "hidden_layer_sizes": (), "activation": "logistic"}),
     "early stopping, stratified": ("flag", {**FEW, "early_stopping": True, "n_iter_no_change": 3, "max_iter": 99}),
-    "early stopping": ("three", {**FEW, "early_stopping": True, "validation_fraction": 0.2}, weight),
+    "early stopping": ("three", {**FEW, "early_stopping": True, "validation_fraction": 0.2, "tol": 0.0}, weight),
     "early stopping, numbers": ("numbers", {**SGD, "early_stopping": True, "tol": 0.01, "max_iter": 99}),
     "sgd": ("three", SGD),
     "sgd, heavy ball": ("number", {**SGD, "nesterovs_momentum": False, "alpha": 0.2}, weight),

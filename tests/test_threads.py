@@ -12,17 +12,11 @@ import pytest
 from cases import OPTIMIZERS
 
 import fastgd
-from fastgd import Adam, Dense, Network, _plan
+from fastgd import Adam, Dense, Network
 from fastgd.core import threads
 
 COUNTS = (1, 2, 3, 8, 16)
-
-
-@pytest.fixture(autouse=True)
-def _every_step_is_shared():
-    _plan.fix_threads(True)
-    yield
-    _plan.fix_threads(False)
+pytestmark = pytest.mark.usefixtures("every_step_is_shared")
 
 
 def trained(num_threads, optimizer, *, backend="cython", dtype="float32", hidden=(40, 24), rows=101, l2=0.0, steps=4):
@@ -134,7 +128,7 @@ def test_the_environment_sets_the_default():
     assert "'many'" in bad.stderr
 
 
-def test_cores_and_quotas(tmp_path):
+def test_cores_and_quotas(tmp_path, monkeypatch):
     for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
         folder = tmp_path / f"cpu{cpu}" / "topology"
         folder.mkdir(parents=True)
@@ -149,6 +143,16 @@ def test_cores_and_quotas(tmp_path):
     (inner.parent / "cpu.max").write_text("250000 100000\n")
     assert threads._cgroup_cpus(tmp_path / "cgroup", "a/b") == 2.5
     assert threads._cgroup_cpus(pathlib.Path("/nowhere"), "") == float("inf")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for count, cpus in ((3, {0, 1, 2}), (None, {0})):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert threads._allowed_cpus() == cpus
+    for name in ("FASTGD_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for cores, quota, number in ((6, float("inf"), 6), (6, 2.5, 2), (6, 0.5, 1), (999, float("inf"), 256)):
+        monkeypatch.setattr(threads, "_physical_cores", lambda cpus, cores=cores: cores)
+        monkeypatch.setattr(threads, "_cgroup_cpus", lambda *path, quota=quota: quota)
+        assert threads.default_threads.__wrapped__() == number
 
 
 def test_what_is_wrong_with_the_environment_is_not_the_file_s(tmp_path, monkeypatch):

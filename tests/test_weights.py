@@ -83,6 +83,8 @@ def test_class_weights_of_one_yes_or_no_output(rng):
         network.fit(X, y, epochs=2, **options)
         ends.append(network.parameters.copy())
     np.testing.assert_array_equal(*ends)
+    with pytest.raises(ValueError, match=r"'class_weight'.*\[0, 1\], got 2"):
+        network.fit(X, y, class_weight={2: 1})
 
 
 def test_class_weights_are_of_what_is_trained_on(rng):

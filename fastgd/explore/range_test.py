@@ -120,7 +120,7 @@ def find_learning_rate(
     smoothed, before, noise, index = _found(np.array(losses), steps)
     suggestion = tried.range_test_factor * rates[index or 0]
     doubt = None
-    if len(losses) < steps * SETTLED:
+    if len(losses) <= steps * SETTLED:
         doubt = f"the loss diverged at the lowest rates: try a low below {low:g}"
     elif index is None:
         doubt = (
