@@ -139,7 +139,8 @@ class Network:
             leaf.check_dtype(self.dtype)
             for name, wanted in leaf.shared(shape):
                 if shapes.get(name) != wanted:
-                    got = f"{name!r} of shape {shapes[name]}" if name in shapes else repr(name)
+                    known = ", ".join(shapes)
+                    got = f"{name!r} of shape {shapes[name]}" if name in shapes else f"{name!r}, not one of {known}"
                     raise value_error("tie", f"the name of parameters of shape {wanted}, for {leaf!r}", got)
         # The loss applies its link to raw outputs: it must not be applied twice.
         loss = self.loss_function

@@ -71,8 +71,10 @@ class Schedule:
         return twin
 
     def config(self) -> dict[str, Any] | None:
-        """Name and fields as a dict for JSON, with that of a schedule among the fields nested in it; None if a function
-        of the user is among them."""
+        """Name and fields as a dict for JSON, with that of a schedule among the fields nested in it; None if the class,
+        or a function among the fields, is the user's own."""
+        if SCHEDULES.get(type(self).__name__) is not type(self):
+            return None
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name, value in fields.items():
             if callable(value):
@@ -210,7 +212,7 @@ class cosine(Schedule):
     """Linear warm-up, then half a cosine from learning_rate to final:
     lr(t) = learning_rate (t + 1) / warmup_steps for t < warmup_steps, then
     final + (learning_rate - final) (1 + cos(pi s)) / 2, s = (t - warmup_steps) / (total_steps - warmup_steps),
-    and final after total_steps. Loshchilov & Hutter 2017, arXiv:1608.03983."""
+    and final after total_steps, which include the warm-up. Loshchilov & Hutter 2017, arXiv:1608.03983."""
 
     ranges = Schedule.ranges | {"total_steps": AT_LEAST_ONE}
     learning_rate: float
@@ -289,7 +291,8 @@ class one_cycle(Schedule):
 @dataclasses.dataclass(frozen=True)
 class warmup(Schedule):
     """Linear warm-up before any schedule: lr(t) = start + (schedule(0) - start) (t + 1) / steps for t < steps, then
-    schedule(t - steps). Goyal et al. 2017, arXiv:1706.02677.
+    schedule(t - steps). So a schedule over total_steps ends at step steps + total_steps. Goyal et al. 2017,
+    arXiv:1706.02677.
 
     schedule: a schedule, a number, or a function of the step."""
 

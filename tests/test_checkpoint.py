@@ -532,3 +532,38 @@ def test_long_names(tmp_path):
     rich_network().save(path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     np.testing.assert_array_equal(fastgd.load(path)[0].parameters, rich_network().parameters)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnSchedule(fastgd.schedules.Schedule):
+    learning_rate: float
+
+    def learning_rates(self, step):
+        return self.learning_rate
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: OwnSchedule(0.1),
+        lambda: type("constant", (fastgd.schedules.constant,), {})(0.1),
+        lambda: fastgd.schedules.warmup(OwnSchedule(0.1), 3),
+    ],
+    ids=["own", "a name of the package", "nested"],
+)
+def test_a_schedule_of_ones_own_is_not_saved(small, made, tmp_path):
+    network = small[0]
+    network.save(tmp_path / "m", optimizer=fastgd.Adam())
+    before = (tmp_path / "m").read_bytes()
+    with pytest.raises(ValueError, match="'optimizer'.*schedule of fastgd's own to save"):
+        network.save(tmp_path / "m", optimizer=fastgd.SGD(made()))
+    assert (tmp_path / "m").read_bytes() == before
+
+
+@pytest.mark.parametrize("parent", [fastgd.Dropout, fastgd.Residual])
+def test_a_subclass_of_a_layer_is_not_saved_as_its_parent(parent, tmp_path):
+    made = type("Own", (parent,), {})(0.5 if parent is fastgd.Dropout else [Dense(3)])
+    network = Network(3, [fastgd.Sequential([made]), Dense(3)], loss="mse")
+    with pytest.raises(ValueError, match="'layers': expected layers whose class has the decorator `layer`.* a Own"):
+        network.save(tmp_path / "m")
+    assert not list(tmp_path.iterdir())

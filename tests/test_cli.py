@@ -402,3 +402,22 @@ def test_dropout(houses, monkeypatch, capsys):
     layers = fastgd.load(houses / "kind.safetensors")[0].layers
     assert [type(layer).__name__ for layer in layers] == ["Dense", "Dropout", "Dense", "Dropout", "Dense"]
     assert layers[1].rate == 0.2
+
+
+def test_rows_of_several_axes(tmp_path, rng, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    X, y = rng.normal(size=(20, 3, 2)).astype("f4"), rng.integers(0, 4, (20, 3))
+    network = fastgd.Network((3, 2), [fastgd.Dense(4)], loss="softmax_cross_entropy")
+    network.save("m")
+    np.savez("d.npz", X=X, y=y)
+    assert cli.main(["evaluate", "m", "d.npz", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(network.loss(X, y))
+    assert cli.main(["predict", "m", "d.npz", "--probabilities", "--output", "p.csv"]) == 0
+    header, *rows = csv.reader((tmp_path / "p.csv").read_text().splitlines())
+    assert header == [
+        *(f"prediction {i}" for i in range(3)),
+        *(f"probability of {k} {i}" for i in range(3) for k in range(4)),
+    ]
+    p = network.predict(X)
+    np.testing.assert_array_equal(np.array(rows, float)[:, :3], p.argmax(-1))
+    np.testing.assert_allclose(np.array(rows, float)[:, 3:], p.reshape(20, -1), rtol=1e-6)

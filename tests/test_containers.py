@@ -5,6 +5,7 @@ import pytest
 
 import fastgd
 from fastgd import BatchNorm, Concatenate, Dense, Dropout, Flatten, LayerNorm, Network, Reshape, Residual, Sequential
+from fastgd.engine import plan
 
 SIZE, OUTPUTS, ROWS = 6, 3, 10
 GRADIENT_TOLERANCE = 1e-8
@@ -152,6 +153,8 @@ BAD = {
     "branch": (lambda: Concatenate([Dense(1)], ["relu"]), r"'branches\[1\]'.*list of layers"),
     "layers": (lambda: Residual(Dense(3)), "'layers'.*list of layers"),
     "tie": (lambda: Dense(3, tie=1), "'tie'.*name of the weights.*1"),
+    "empty tie": (lambda: Dense(3, tie=".T"), "'tie'.*name of the weights.*'.T'"),
+    "weights for a tie": (lambda: Dense(3, tie="w1", weight_init="zeros"), "'weight_init'.*none with tie"),
     "unknown tie": (lambda: Network(4, [Dense(3, tie="w7")], loss="mse"), "layers.*has parameters|'tie'.*'w7'"),
     "tie shape": (lambda: Network(4, [Dense(3), Dense(4, tie="w1")], loss="mse"), r"'tie'.*\(3, 4\).*'w1'.*\(4, 3\)"),
     "no parameters": (lambda: Network(4, [Residual([Dropout(0.1)])], loss="mse"), "'layers'.*has parameters"),
@@ -163,3 +166,21 @@ def test_bad_containers(name):
     call, pattern = BAD[name]
     with pytest.raises((TypeError, ValueError), match=pattern):
         call()
+
+
+@pytest.mark.parametrize(
+    ("fused_bytes", "options"), [(2**40, {}), (0, {}), (0, {"clip_norm": 1.0})], ids=["step", "fused", "guarded"]
+)
+@pytest.mark.parametrize("backend", ["numba", "cython"])
+def test_threads_change_no_bit_of_tied_weights(fused_bytes, options, backend, every_step_is_shared, monkeypatch, rng):
+    """The threads share products by rows of w, and the sum of two gradients by elements."""
+    monkeypatch.setattr(plan, "FUSED_BYTES", fused_bytes)
+    x, y = rng.normal(size=(40, 21)), rng.normal(size=(40, 3))
+    layers = [Dense(37, "tanh"), Residual([Dense(21, "tanh", tie="w1.T"), Dense(37, tie="w1")]), Dense(3)]
+    ends = []
+    for threads in (1, 2, 3, 7):
+        net = Network(21, layers, loss="mse", backend=backend, num_threads=threads)
+        net.fit(x, y, optimizer=fastgd.Adam(0.01, **options), epochs=20, batch_size=10)
+        ends.append(np.concatenate([net.parameters, net.loss_and_gradient(x, y)[1]]))
+    for end in ends[1:]:
+        np.testing.assert_array_equal(end, ends[0])

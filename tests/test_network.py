@@ -430,3 +430,21 @@ def test_like_makes_a_fresh_network(small):
     assert not np.array_equal(other.parameters, twin.parameters)
     with pytest.raises(TypeError, match="seeds"):
         network.like(seeds=1)
+
+
+def test_a_gradient_of_bad_rows_leaves_the_last_gradient(small):
+    network, x, y = small
+    network.train_step(x, y, Adam())
+    before, x[3, 1] = network.gradient.copy(), np.nan
+    for training in (False, True):
+        with pytest.raises(ValueError, match="'x'"):
+            network.loss_and_gradient(x, y, training=training)
+        np.testing.assert_array_equal(network.gradient, before)
+
+
+def test_messages_name_the_shapes_that_were_given():
+    network = Network((3, 2), [Dense(1)], loss="mse")
+    with pytest.raises(ValueError, match=r"'x': expected a 3-D array \(rows, 3, 2\), got .*\(2,\)$"):
+        network.predict(np.ones(2))
+    with pytest.raises(ValueError, match=r"'y': expected .*\(4, 3, 1\), got .*\(4, 12\)"):
+        network.loss(np.ones((4, 3, 2)), np.ones((4, 12)))

@@ -491,3 +491,8 @@ def test_the_types_of_the_options_name_all_options():
         (options,) = typing.get_args(typing.get_type_hints(kind.__init__)["options"])
         assert own_options <= {*own, *options.__annotations__}, name
         assert {*keywords} <= set(options.__annotations__), name
+
+
+def test_an_unknown_option_is_named_with_the_options_there_are():
+    with pytest.raises(TypeError, match=r"'Adam\(\)': expected options learning_rate, beta1, .*clip_norm, .*got lr$"):
+        fastgd.Adam(lr=1e-3)

@@ -83,6 +83,49 @@ def test_buffers_have_names_of_their_own(arrays, declare, match, phase):
         plan_of(Dense(3), layer)
 
 
+# ---- mistakes in a layer
+
+
+@pytest.mark.parametrize(
+    ("phase", "arguments", "error", "match"),
+    [
+        ("forwards", ("t2", "x", 1.0), ValueError, "'phase': expected .*'forward', .*got 'forwards'"),
+        ("forward", ("t2", "x"), TypeError, "own_scaled, phase 'forward': expected y, x, scale, got .'t2', 'x'.$"),
+        ("forward", ("t2", "nothing", 1.0), ValueError, "own_scaled: expected names of arrays, got 'nothing'"),
+    ],
+)
+def test_an_operation_that_cannot_be_added(phase, arguments, error, match):
+    made = scaled()
+
+    def forward(plan, path, x):
+        plan.row_buffer("t2", (3,))
+        plan.add(phase, made, *arguments)
+
+    with pytest.raises(error, match=match):
+        plan_of(Dense(3), Own(forward=forward))
+
+
+def test_a_parameter_without_a_gradient_is_an_error():
+    with pytest.raises(ValueError, match="'layers': expected layers that add a gradient for all .*none for 's2'"):
+        plan_of(Dense(3), Own(["s"]))
+
+
+@pytest.mark.parametrize("method", ["forward", "backward"])
+def test_a_layer_that_returns_no_buffer_is_named(method, monkeypatch):
+    monkeypatch.setattr(Own, method, lambda self, *_: None)
+    monkeypatch.setattr(Own, "__repr__", lambda self: "Own()")
+    with pytest.raises(TypeError, match=rf"{method} of Own\(\): expected the name of a buffer, got None"):
+        plan_of(Dense(3), Own())
+
+
+@pytest.mark.parametrize("config", [{"layer": "Own"}, {"layer": "Dense", "units": 3}, {}])
+def test_a_layer_that_could_not_be_loaded_is_not_saved(config, monkeypatch, tmp_path):
+    monkeypatch.setattr(Own, "config", lambda self: config)
+    with pytest.raises(ValueError, match="'layers': expected layers whose class has the decorator `layer`"):
+        Network(3, [Dense(3), Own()], loss="mse").save(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
 # ---- per-step scalars
 
 

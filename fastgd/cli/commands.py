@@ -243,7 +243,7 @@ def predict(arguments):
         decoded = data.preprocessing.decode(prediction)
         title, names = data.preprocessing.target.name, data.preprocessing.target.classes
     elif classes:
-        decoded, title, names = prediction.argmax(axis=1), "prediction", range(prediction.shape[1])
+        decoded, title, names = prediction.argmax(axis=-1), "prediction", range(prediction.shape[-1])
     else:
         decoded, title, names = prediction, "prediction", None
     columns = decoded.reshape(len(decoded), -1).tolist()
@@ -251,8 +251,11 @@ def predict(arguments):
     if arguments.probabilities:
         if not classes:
             raise value_error("--probabilities", "a model of classes", arguments.model)
-        header += [f"probability of {name}" for name in names]
-        columns = [[*row, *p] for row, p in zip(columns, prediction.tolist(), strict=True)]
+        positions = math.prod(prediction.shape[1:-1])
+        suffixes = [""] if prediction.ndim == 2 else [f" {i}" for i in range(positions)]
+        header += [f"probability of {name}{suffix}" for suffix in suffixes for name in names]
+        flat = prediction.reshape(len(prediction), -1).tolist()
+        columns = [[*row, *p] for row, p in zip(columns, flat, strict=True)]
     if arguments.keep:
         if data.table is None:
             raise value_error("--keep", "columns of a table", repr(arguments.data))

@@ -82,6 +82,7 @@ def data_to_train(arguments, fraction):
     if not is_table(path):
         _check_unset(arguments, f"files of arrays ({ARRAYS})", ("categorical", "drop", "delimiter"))
         X, y = _read_arrays(path, arguments, needs_target=True)
+        X = _as_vectors(X)
         y = _checked_labels(path, y, arguments)
         rows, held_out = _split(X, fraction, arguments.seed)
         n_classes = int(y.max()) + 1 if y.ndim == 1 and y.dtype.kind in "iu" else None
@@ -145,6 +146,7 @@ def data_of_model(arguments, network, needs_target):
     if path == "digits":
         return Data(*digits()[1])
     X, y = _read_arrays(path, arguments, needs_target)
+    X = _as_vectors(X) if len(network.input_shape) == 1 else X
     if X.shape[1:] != network.input_shape:
         expected, got = (n[0] if len(n) == 1 else n for n in (network.input_shape, X.shape[1:]))
         what = "features" if len(network.input_shape) == 1 else "numbers in each row"
@@ -183,9 +185,12 @@ def _read_arrays(path, arguments, needs_target):
             raise tables.TableError(path, column, index[0] + 1, "a finite number", f"{array[index]} at index {index}")
     if len(X) == 0:
         raise tables.TableError(path, name, None, "at least 1 row", "none")
-    if X.ndim > 2:  # images
-        X = X.reshape(len(X), -1)
     return X, y
+
+
+def _as_vectors(X):
+    """Rows with several axes, such as images, as vectors."""
+    return X.reshape(len(X), -1) if X.ndim > 2 else X
 
 
 def _checked_labels(path, y, arguments):

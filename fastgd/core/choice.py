@@ -55,7 +55,8 @@ def pick(argument: str, value: str | T, table: Mapping[str, T], cls: type[T]) ->
     if isinstance(value, str):
         entry: T = choose(argument, value, table)
         return entry
-    expected = f"a name ({', '.join(map(repr, table))}) or a {cls.__name__}"
+    article = "an" if cls.__name__[0] in "AEIOU" else "a"
+    expected = f"a name ({', '.join(map(repr, table))}) or {article} {cls.__name__}"
     raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
 
 

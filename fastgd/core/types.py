@@ -16,6 +16,6 @@ Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
 ShapeLike: TypeAlias = int | Sequence[int]
 Shape: TypeAlias = tuple[int, ...]
 # A learning rate: a number, or a function of the number of updates made, such as a schedule.
-Rate: TypeAlias = float | Callable[[int], float]
+Rate: TypeAlias = Number | Callable[[int], Number]
 # Data that `fit` trains on, apart from y: rows, or minibatches (x, y) or (x, y, sample_weight).
 Data: TypeAlias = npt.ArrayLike | Iterable[tuple[npt.ArrayLike, ...]]

@@ -185,7 +185,7 @@ def check_rows(argument, x, shape):
     x = as_array(argument, x)
     if x.ndim != 1 + len(shape):
         hint = f"; use {argument}.reshape(1, {', '.join(map(str, x.shape))}) for one row" if x.shape == shape else ""
-        hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 else hint
+        hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 and len(shape) == 1 else hint
         expected = f"a {1 + len(shape)}-D array (rows, {', '.join(map(str, shape))})"
         raise value_error(argument, expected, f"{shown(x)}{hint}")
     if x.shape[0] == 0:
@@ -200,7 +200,7 @@ def check_rows(argument, x, shape):
 def check_targets(argument, y, rows, loss, output_shape):
     """Returns y as an array, and the kernel of the loss that takes it: integer labels (rows, *positions) if the loss
     takes labels, else values (rows, *output_shape); with one output the last axis may be left out."""
-    y = as_array(argument, y)
+    given = y = as_array(argument, y)
     *positions, n_outputs = output_shape
     if loss.takes_labels and y.ndim == 1 + len(positions):
         if y.dtype.kind not in "iu":
@@ -213,7 +213,7 @@ def check_targets(argument, y, rows, loss, output_shape):
         shape, kernel = (rows, *output_shape), loss.kernels[-1]
     if y.shape != shape:
         labels = f"integer labels of shape {(rows, *positions)} or " if loss.takes_labels else ""
-        raise value_error(argument, f"{labels}values of shape {(rows, *output_shape)}", shown(y))
+        raise value_error(argument, f"{labels}values of shape {(rows, *output_shape)}", shown(given))
     return y, kernel
 
 

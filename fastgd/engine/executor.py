@@ -186,8 +186,9 @@ class Executor:
             plan = self._plan_to_evaluate(len(samples), samples.kernel, backward=True)
         self._set(plan, samples.x, samples.y, samples.weight)
         plan.set_minibatch_number(minibatch)
+        plan.run("inputs")
+        self._check_inputs(plan, samples.x)  # before the network's gradient changes
         plan.run("gradient")
-        self._check_inputs(plan, samples.x)
         return float(plan.buffers["total"][0])
 
     def _check_inputs(self, plan, x):

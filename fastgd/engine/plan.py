@@ -14,6 +14,7 @@ bodies (Cython or Numba) in C, numpy bodies in Python. The phases, in order:
     total        sums over the rows
     largest      largest magnitude in the minibatch
     parameters   gradient of the parameters
+    sums         adds up the gradients of layers that share parameters
     penalty      adds the gradient of the penalty
     check        counts elements of the gradient that exceed the limit
     accumulate   sums the gradients of several minibatches
@@ -28,6 +29,7 @@ Over 400 lines: adding, allocating, binding and running share the same buffers a
 import collections
 import math
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +52,9 @@ from .._plan import (
 )
 from ..core.buffers import aligned_zeros
 from ..core.interrupts import held
+from ..core.kernel import Kernel
 from ..core.types import Shape
-from ..errors import value_error
+from ..errors import choose, value_error
 from .gradient import accumulate_gradient
 from .program import UPDATE_PASS, UPDATE_PHASES, PerStep, Program
 from .rows import (
@@ -69,8 +72,8 @@ from .totals import penalty_gradient, penalty_value, sum_loss
 from .update import write_update
 
 PHASES = (
-    "gather", "weight", "forward", "loss", "backward", "inputs", "max_abs", "total", "largest", "parameters", "penalty",
-    "check", *UPDATE_PHASES, "rank_one", "track",
+    "gather", "weight", "forward", "loss", "backward", "inputs", "max_abs", "total", "largest", "parameters", "sums",
+    "penalty", "check", *UPDATE_PHASES, "rank_one", "track",
 )  # fmt: skip
 # Phases with scalars that change from step to step.
 PER_STEP_PHASES = ("forward", "backward", *UPDATE_PHASES, "rank_one")
@@ -101,27 +104,28 @@ FEW_VALUES = 4
 # thread to arrive runs alone; flags). See plan.pyx.
 _INPUTS = ("inputs", "inputs", "largest", "largest", BY_ROWS)
 _GUARDED = ("weight", "max_abs", "total", "largest", BY_ROWS | CHECK_LOSS | CHECK_MAX_ABS)
-_GRADIENT = ("parameters", "parameters", None, None, 0)
+# The threads share a sum otherwise than the products before it, so it is a stage of its own.
+_GRADIENT = (("parameters", "parameters", None, None, 0), ("sums", "sums", None, None, 0))
 _TRACK = ("track", "track", None, None, 0)
 PASSES = {
     "forward": (_INPUTS, ("forward", "forward", None, None, BY_ROWS)),
     "loss": (_INPUTS, ("weight", "loss", "total", "total", BY_ROWS)),
+    "inputs": (_INPUTS,),
     "gradient": (
-        _INPUTS,
         ("weight", "backward", "total", "total", BY_ROWS),
-        _GRADIENT,
+        *_GRADIENT,
         ("penalty", "penalty", None, None, 0),
     ),
     "step": (
         ("weight", "backward", "total", "total", BY_ROWS | CHECK_LOSS),
-        _GRADIENT,
+        *_GRADIENT,
         ("penalty", "penalty", "check", "check", CHECK_GRADIENT),
         *UPDATE_PASS,
         _TRACK,
     ),
-    "parameters": (_GRADIENT,),
-    "guarded": (_GUARDED, _GRADIENT, *UPDATE_PASS, _TRACK),
-    "fused": (_GUARDED, ("parameters", "parameters", None, None, FUSED), _TRACK),
+    "parameters": _GRADIENT,
+    "guarded": (_GUARDED, *_GRADIENT, *UPDATE_PASS, _TRACK),
+    "fused": (_GUARDED, *((*stage[:-1], FUSED) for stage in _GRADIENT), _TRACK),
     "rank_one": (_GUARDED, ("rank_one", "rank_one", None, None, 0)),
 }
 
@@ -196,10 +200,16 @@ class Plan(Program):
 
     # ---- adding operations
 
-    def add(self, phase, kernel, *arguments, conditional=False):
-        """Appends an operation to a phase. arguments: names of buffers, then scalars. Raises ValueError if an operation
-        outside the update has a per-step scalar that is never set: only PerStep("minibatch") is, in the forward and in
-        the backward pass."""
+    def add(self, phase: str, kernel: Kernel, *arguments: Any, conditional: bool = False) -> None:
+        """Appends an operation to a phase. arguments: names of buffers, then scalars.
+
+        Raises ValueError if the phase is unknown, or if an operation outside the update has a per-step scalar that is
+        never set: only PerStep("minibatch") is, in the forward and in the backward pass. Raises TypeError if the
+        arguments are not as many as the kernel's."""
+        choose("phase", phase, self._phases)
+        if len(arguments) != len(kernel.arrays) + len(kernel.scalars):
+            expected = ", ".join((*kernel.arrays, *kernel.scalars))
+            raise TypeError(f"kernel {kernel.name}, phase {phase!r}: expected {expected}, got {arguments}")
         has_minibatch = phase in ("forward", "backward")
         for name, scalar in zip(kernel.scalars, arguments[len(kernel.arrays) :], strict=True):
             known = phase in (*UPDATE_PHASES, "rank_one") or (has_minibatch and scalar == PerStep("minibatch"))
@@ -240,7 +250,7 @@ class Plan(Program):
             raise value_error("layers", "arrays of different names", f"{name!r} for {kind} and {self._declared[name]}")
         self._declared[name] = kind
 
-    def add_gradient(self, kernel, name, *arguments):
+    def add_gradient(self, kernel: Kernel, name: str, *arguments: Any) -> None:
         """Appends an operation that computes the gradient of an array of parameters. If layers share the array, their
         gradients are summed in the order in which they were added.
 
@@ -261,7 +271,7 @@ class Plan(Program):
         part = self.vector(f"d{name}+{self._written[name]}", np.zeros(whole.shape))
         self.add("parameters", kernel, part, *arguments)
         self.buffers[f"d{name}.flat"], self.buffers[f"{part}.flat"] = whole.reshape(-1), self.buffers[part].reshape(-1)
-        self.add("parameters", accumulate_gradient, f"d{name}.flat", f"{part}.flat", 1.0, 1.0)
+        self.add("sums", accumulate_gradient, f"d{name}.flat", f"{part}.flat", 1.0, 1.0)
 
     def add_rank_one_update(self, b, w, x, dy):
         """Records that for one row of one position the gradient of b is dy and the gradient of w is x^T dy."""
@@ -304,6 +314,11 @@ class Plan(Program):
         self.add("loss", loss, losses, dy, self.output, "y", "weight", *scalars)
         if self.has_backward:
             network.body.backward(self, "", "x", dy, False)
+            for name in network.views():
+                if not self._written[name]:
+                    raise value_error(
+                        "layers", "layers that add a gradient for all their parameters", f"none for {name!r}"
+                    )
         self.terms = max(self._terms.values(), default=1)
         max_abs = self.row_buffer("max_abs")
         self.add("inputs", max_abs_of_rows, max_abs, "x")
@@ -438,7 +453,7 @@ class Plan(Program):
             followed[part] = follower
         begin = self.range_of("parameters", "parameters")[0]
         finished = {}  # by address of an array of the gradient: the last operation that writes it, and the array
-        for i, operation in enumerate(self._phases["parameters"], begin):
+        for i, operation in enumerate((*self._phases["parameters"], *self._phases["sums"]), begin):
             _set_follower(self._table[i], -1, block=0, scale=0, offset=0)
             finished[operation.arguments[0].ctypes.data] = i, operation.arguments[0]
         for address, (i, array) in finished.items():

@@ -9,6 +9,7 @@ Over 400 lines: how operations are bound, pointed at arrays and run follows from
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -187,7 +188,7 @@ class Program:
         self._own_fault = np.zeros(1, np.int64)  # set to 1 when one of the package's Numba bodies raises
         self.users_links = []  # compiled operations that call users' functions
 
-    def add(self, phase, kernel, *arguments, conditional=False):
+    def add(self, phase: str, kernel: Kernel, *arguments: Any, conditional: bool = False) -> None:
         """Appends an operation to a phase. arguments: names of buffers, then scalars."""
         self._phases[phase].append(self.operation(kernel, *arguments, conditional=conditional))
 
@@ -230,6 +231,9 @@ class Program:
     def _bind_link(self, link):
         kernel = link.kernel
         link.body = kernel.choose_body(self.backend)
+        for name in link.buffers:
+            if name not in self.buffers:
+                raise ValueError(f"kernel {kernel.name}: expected names of arrays, got {name!r}")
         link.arguments = [link.view(j, self.buffers[name]) for j, name in enumerate(link.buffers)]
         link.arguments += [0.0 if isinstance(value, PerStep) else value for value in link.scalars]
         for name, spec in zip(link.buffers, kernel.arrays.values(), strict=True):

@@ -123,7 +123,7 @@ def sweep(
     network: Network | Callable[..., Network],
     X: "npt.ArrayLike",
     y: "npt.ArrayLike",
-    grid: "Mapping[str, list[Any] | tuple[Any, ...] | range | npt.NDArray[Any]]",
+    grid: Mapping[str, Any],
     *,
     num_threads: int | None = None,
     progress: bool = False,

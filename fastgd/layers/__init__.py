@@ -1,5 +1,6 @@
 """Layers, and the table of all by name."""
 
+from .base import Layer as Layer
 from .containers import Concatenate, Flatten, Reshape, Residual, Sequential
 from .dense import Dense
 from .dropout import Dropout

@@ -8,7 +8,7 @@ import numpy as np
 from ..activations import ACTIVATIONS, Activation
 from ..core.choice import choice_from_config, pick
 from ..core.types import Shape, ShapeLike
-from ..errors import check_integer, choose, shown, value_error
+from ..errors import check_integer, shown, value_error
 from ..initializers import Initializer
 
 if TYPE_CHECKING:
@@ -91,6 +91,10 @@ class Layer:
         """The least number of rows in a minibatch from which the layer can learn. Only `fit` on arrays refuses smaller
         minibatches: those of an iterable, `train_step` and `loss_and_gradient` take any number."""
         return 1
+
+    def children(self) -> "tuple[Layer, ...]":
+        """The layers directly within it, if it is a container."""
+        return ()
 
     def activations(self) -> tuple[Activation, ...]:
         """The activations that the layer applies. They may be users' functions, which a file identifies."""
@@ -185,8 +189,11 @@ class ActivatedLayer(Layer):
 
 def layer_from_config(config: Mapping[str, Any]) -> Layer:
     """The layer or container described by a `config`."""
-    kind: type[Layer] = choose("layer", config["layer"], LAYERS)
-    return kind.from_config(config)
+    name = config["layer"]
+    if name not in LAYERS:
+        expected = f"one of {', '.join(LAYERS)}, or your own, whose module is imported before the file is loaded"
+        raise value_error("layer", expected, shown(name))
+    return LAYERS[name].from_config(config)
 
 
 def parameter_specs(body: Layer, shape: Shape) -> list[ParameterSpec]:

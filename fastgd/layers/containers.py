@@ -109,13 +109,16 @@ class Sequential(Layer):
             of_input = child.output_activations(of_input)
         return of_input
 
+    def children(self) -> tuple[Layer, ...]:
+        return self.layers
+
     def without_noise(self) -> Layer:
         return type(self)([child.without_noise() for child in self.layers])
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         plan.child_inputs[path] = names = [x]
         for number, child in enumerate(self.layers, 1):
-            names.append(child.forward(plan, _joined(path, number), names[-1]))
+            names.append(_checked_name(child, "forward", child.forward(plan, _joined(path, number), names[-1])))
         return names[-1]
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
@@ -125,7 +128,10 @@ class Sequential(Layer):
         first = 0 if is_wanted else learning[0]
         for i in range(len(children) - 1, first - 1, -1):
             child_path, child, _ = children[i]
-            dy = child.backward(plan, child_path, plan.child_inputs[path][i], dy, is_wanted or i > first)
+            needs_dx = is_wanted or i > first
+            name = child.backward(plan, child_path, plan.child_inputs[path][i], dy, needs_dx)
+            if needs_dx:
+                dy = _checked_name(child, "backward", name)
         return dy if is_wanted else None
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
@@ -148,6 +154,13 @@ class Sequential(Layer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({_indented(self.layers)})"
+
+
+def _checked_name(layer: Layer, method: str, name: str | None) -> str:
+    """The name of a buffer that a layer's method returned."""
+    if not isinstance(name, str):
+        raise TypeError(f"{method} of {layer!r}: expected the name of a buffer, got {name!r}")
+    return name
 
 
 def has_parameters(path: str, one: Layer, shape: Shape) -> bool:
@@ -229,6 +242,9 @@ class Concatenate(Layer):
 
     def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
         return tuple(one for branch in self.branches for one in branch.output_activations(of_input))
+
+    def children(self) -> tuple[Layer, ...]:
+        return self.branches
 
     def without_noise(self) -> Layer:
         return Concatenate(*(branch.without_noise() for branch in self.branches))

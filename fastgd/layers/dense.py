@@ -9,7 +9,7 @@ from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
 from ..core.matrix_product import add_product, product_over_rows
 from ..core.types import Shape
-from ..errors import check_integer, shown, type_error
+from ..errors import check_integer, shown, type_error, value_error
 from ..initializers import Initializer, pick_initializer
 from .base import ActivatedLayer, ParameterSpec, layer
 
@@ -101,8 +101,9 @@ class Dense(ActivatedLayer):
     activation: a name ("relu", "tanh", ...: `fastgd.activations.ACTIVATIONS`) or an `Activation`.
     weight_init, bias_init: a name ("glorot_uniform", ...: `fastgd.initializers`), an `Initializer`, or an array of the
         shape of w or b. "torch" for both gives the initial values of torch.nn.Linear.
-    tie: the name of another layer's weights, such as "w1", that this layer shares; "w1.T" is their transpose. Their
-        gradient is the sum over both layers. Press & Wolf 2017, arXiv:1608.05859.
+    tie: the name of another layer's weights that this layer shares: "w" and the layer's path from the network, such as
+        "w1" or, within the third layer, "w3.2"; with ".T" their transpose. Their gradient is the sum over both layers.
+        Press & Wolf 2017, arXiv:1608.05859.
 
     Raises TypeError or ValueError that names the argument.
     """
@@ -120,8 +121,12 @@ class Dense(ActivatedLayer):
         super().__init__(activation)
         self.weight_init = pick_initializer("weight_init", weight_init)
         self.bias_init = pick_initializer("bias_init", bias_init)
-        if not isinstance(tie, str | None):
+        if tie is not None and not (isinstance(tie, str) and tie.removesuffix(".T")):
             raise type_error("tie", "the name of the weights of another layer, such as 'w1', or None", shown(tie))
+        if tie is not None and not (isinstance(weight_init, str) and weight_init == "glorot_uniform"):
+            raise value_error(
+                "weight_init", "none with tie: the layer has no weights to initialize", shown(weight_init)
+            )
         self.tie = tie
         self.tied_to = tie and tie.removesuffix(".T")
         self.is_transposed = tie is not None and tie != self.tied_to

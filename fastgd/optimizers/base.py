@@ -14,7 +14,7 @@ from .._plan import Stepper, Use, UseLock
 from ..core.buffers import aligned_zeros
 from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE, Range
 from ..core.kernel import Kernel
-from ..core.types import Array, Rate
+from ..core.types import Array, Number, Rate
 from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from ..schedules import Schedule, constant, notify
 from .low_memory import STATE_BLOCK, STATE_DTYPES, low_memory_kernel, new_state, slots_of
@@ -146,7 +146,11 @@ class Optimizer(Stepper):
         ema_decay: float | None = None,
         learning_rate_factors: Mapping[str, float] | Mapping[int, float] | None = None,
         state_dtype: Literal["bfloat16", "8bit"] | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            known = ("learning_rate", *hyper, *Options.__annotations__)
+            raise type_error(f"{type(self).__name__}()", f"options {', '.join(known)}", ", ".join(unknown))
         self.hyper = {name: self.check_hyper(name, value) for name, value in hyper.items()}
         self.decoupled = check_flag("decoupled", self.decoupled if decoupled is None else decoupled)
         self.decay_biases = check_flag("decay_biases", decay_biases)
@@ -171,7 +175,7 @@ class Optimizer(Stepper):
         self._known_rate = None  # (schedule, step, learning rate) of the next step, once the schedule was called for it
         self._converter, self.lock = Converter(), UseLock("optimizer")
 
-    def check_hyper(self, name: str, value: float) -> float:
+    def check_hyper(self, name: str, value: Number) -> float:
         """`value` as a float that is in its range, also when rounded to float32."""
         limits = self.ranges.get(name, {})
         return check_rounded(name, check_number(name, value, **limits), **limits)

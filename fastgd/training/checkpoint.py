@@ -26,7 +26,7 @@ from ..core.kernel import DTYPES
 from ..core.threads import check_threads
 from ..core.types import Path
 from ..errors import CheckpointError, check_integer, check_number, choose, shown, value_error
-from ..layers.base import check_shape, layer_from_config, parameter_specs, statistic_specs
+from ..layers.base import LAYERS, Layer, check_shape, layer_from_config, parameter_specs, statistic_specs
 from ..layers.containers import Sequential
 from ..losses import LOSSES
 from ..optimizers import OPTIMIZERS
@@ -86,9 +86,8 @@ def save(path: Path, network: "Network", optimizer: Optimizer | None = None, run
 def describe(network, optimizer):
     """What a file says of a network and an optimizer, besides arrays. Raises TypeError or ValueError if `load` could
     not construct them from it."""
-    for _, layer, _ in network.body.leaves("", network.input_shape):
-        for activation in layer.activations():
-            _check_known("activation", activation, ACTIVATIONS)
+    for layer in network.layers:
+        _check_layer(layer)
     _check_known("loss", network.loss_function, LOSSES)
     content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
     content["minibatches"] = network.minibatches
@@ -105,6 +104,18 @@ def describe(network, optimizer):
         content["optimizer"] = {**config, "minibatches": optimizer.minibatches}
     content["formulas"] = fingerprint.describe(network, optimizer)
     return content
+
+
+def _check_layer(layer):
+    """Raises unless the configuration of a layer, found in a file, would give it again."""
+    name = None if type(layer).config is Layer.config else layer.config().get("layer")
+    if LAYERS.get(name) is not type(layer):
+        expected = "layers whose class has the decorator `layer`, and its name under 'layer' in config(), to save"
+        raise value_error("layers", expected, f"a {type(layer).__name__} whose config() names {name!r}")
+    for activation in layer.activations():
+        _check_known("activation", activation, ACTIVATIONS)
+    for child in layer.children():
+        _check_layer(child)
 
 
 def _check_known(argument, choice, table):

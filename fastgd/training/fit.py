@@ -4,7 +4,7 @@ import copy
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -37,7 +37,7 @@ def fit(
     epochs: int = 10,
     shuffle: bool = True,
     sample_weight: "npt.ArrayLike | None" = None,
-    class_weight: str | Mapping[int, float] | None = None,
+    class_weight: str | Mapping[Any, float] | None = None,
     validation_data: "Sequence[npt.ArrayLike] | None" = None,
     validation_fraction: float | None = None,
     metrics: "Metrics" = (),
