@@ -28,7 +28,7 @@ BAD_GRADIENT: Final[int]
 OUT_OF_TIME: Final[int]
 ASKED_TO_STOP: Final[int]
 FAULT: Final[int]
-CHAIN_BLOCK: Final[int]
+CHAIN_ELEMENTS: Final[int]
 CHAIN_SLOTS: Final[int]
 CHAIN_ARRAYS: Final[int]
 READERS_SECONDS: Final[float]
@@ -78,9 +78,9 @@ class WaitingLock(_Context):
 class StepInPython(_Context): ...
 
 @final
-class Inputs:
+class InputSlots:
     def __init__(
-        self, *, x: _Ints, y: _Ints, index: _Ints, weight: _Ints, share: _Ints, losses: float, terms: float
+        self, *, x: _Ints, y: _Ints, index: _Ints, weight: _Ints, mean_weight: _Ints, losses: float, terms: float
     ) -> None: ...
 
 @final
@@ -98,12 +98,12 @@ class Runner:
     ) -> None: ...
     def set_work(self, work_of_row: float, max_threads: int, positions: int) -> None: ...
     def threads(self, rows: int) -> int: ...
-    def set_inputs(self, inputs: Inputs, rows: int, x: int, y: int, weight: int) -> None: ...
+    def set_inputs(self, inputs: InputSlots, rows: int, x: int, y: int, weight: int) -> None: ...
     def prepare(
         self,
         stages: _Records,
         *,
-        inputs: Inputs,
+        inputs: InputSlots,
         per_step: _Ints,
         rows: _Ints,
         x: _Ints | None,

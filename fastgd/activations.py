@@ -42,7 +42,7 @@ def sigmoid_of(x: Array) -> Array:
 
 @kernel
 def relu_forward(y: Out("rows", "n"), x: In("rows", "n")):
-    """y <- max(x, 0). NaN stays NaN."""
+    """y <- max(x, 0). NaN stays NaN. Nair & Hinton 2010, ICML 27, pp. 807-814."""
     np.maximum(x, 0, out=y)
 
 
@@ -75,7 +75,7 @@ def relu_backward(dy, y):
 
 @kernel
 def leaky_relu_forward(y: Out("rows", "n"), x: In("rows", "n"), negative_slope: float):
-    """y <- x if x >= 0 else negative_slope x."""
+    """y <- x if x >= 0 else negative_slope x. Maas et al. 2013, "Rectifier nonlinearities", ICML 30."""
     np.copyto(y, np.where(x < 0, negative_slope * x, x))
 
 
@@ -150,7 +150,7 @@ def elu_backward(dy, y, alpha):
 
 @kernel
 def tanh_forward(y: Out("rows", "n"), x: In("rows", "n")):
-    """y <- tanh(x)."""
+    """y <- tanh(x). LeCun et al. 1998, "Efficient BackProp", doi:10.1007/3-540-49430-8_2."""
     np.tanh(x, out=y)
 
 
@@ -181,7 +181,7 @@ def tanh_backward(dy, y):
 
 @kernel
 def sigmoid_forward(y: Out("rows", "n"), x: In("rows", "n")):
-    """y <- 1 / (1 + exp(-x))."""
+    """y <- 1 / (1 + exp(-x)). Rumelhart et al. 1986, doi:10.1038/323533a0."""
     np.copyto(y, sigmoid_of(x))
 
 
@@ -214,7 +214,7 @@ def sigmoid_backward(dy, y):
 
 @kernel
 def softplus_forward(y: Out("rows", "n"), x: In("rows", "n")):
-    """y <- log(1 + exp(x))."""
+    """y <- log(1 + exp(x)). Dugas et al. 2001, NIPS 13, pp. 472-478."""
     np.logaddexp(0, x, out=y)
 
 

@@ -32,7 +32,7 @@ class DivergenceError(ArithmeticError):
         self.update, self.minibatch, self.epoch = update, minibatch, epoch
         self.loss, self.learning_rate, self.last_loss = loss, learning_rate, last_loss
         where = f"update {update} (minibatch {minibatch}{'' if epoch is None else f', epoch {epoch}'})"
-        what = f"loss {loss}" if not math.isfinite(loss) else f"a gradient too large to follow (loss {loss:.4g})"
+        what = f"loss {loss}" if not math.isfinite(loss) else "a gradient that would overflow"
         last = "" if last_loss is None else f"; last finite loss {last_loss:.4g}"
         super().__init__(
             f"training diverged at {where}: expected a finite loss and gradient, got {what}{last}; "

@@ -7,11 +7,13 @@ and for its biases.
     lecun_uniform, lecun_normal     variance 1 / fan_in. LeCun et al. 1998
     torch                           uniform within +-1 / sqrt(fan_in), variance 1 / (3 fan_in): the default of
                                     torch.nn.Linear for weights and biases
-    orthogonal(gain=1.0)            orthonormal rows or columns, times gain. Saxe et al. 2014, arXiv:1312.6120
+    orthogonal(gain=1.0)            orthonormal rows or columns, times gain; rows are all axes but the last, the axis of
+                                    the outputs. Saxe et al. 2014, arXiv:1312.6120
 
-Names in _uniform are uniform distributions within +-sqrt(3 variance), names in _normal normal ones; the mean is 0."""
+The suffix `_uniform` means a uniform distribution within +-sqrt(3 variance), `_normal` a normal one; the mean is 0."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -59,8 +61,9 @@ def _normal(fan, gain, rng, shape, fans):
 
 
 def _orthogonal(rng, shape, fans, gain):
-    """Orthonormal rows or columns, whichever are fewer, times gain."""
-    rows, columns = shape[0], int(np.prod(shape[1:]))
+    """Orthonormal rows or columns, whichever are fewer, times gain. Columns are the last axis, that of the outputs; all
+    other axes are rows: (kh, kw, c, k) is a matrix (kh kw c, k)."""
+    rows, columns = math.prod(shape[:-1]), shape[-1]
     q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
     q *= np.sign(np.diag(r))
     return gain * (q if rows >= columns else q.T).reshape(shape)

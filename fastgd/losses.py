@@ -240,7 +240,8 @@ def poisson_loss(
     weight: In("rows"),
 ):
     """Half the Poisson deviance of the rate exp(z): mean over the k outputs of exp(z) - y z + y log y - y. The first
-    two terms are torch's PoissonNLLLoss; the others make it 0 at exp(z) = y."""
+    two terms are torch's PoissonNLLLoss; the others make it 0 at exp(z) = y. Nelder & Wedderburn 1972,
+    doi:10.2307/2344614."""
     scale = weight / z.shape[1]
     rate = np.exp(z)
     value = (rate - y) + y * (np.log(np.where(y > 0, y, 1)) - z)
@@ -309,7 +310,7 @@ def softmax_forward(graph, x):
 
 
 # Rows for which predictions are computed at a time.
-BLOCK_ROWS = 256
+PREDICTION_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -333,8 +334,8 @@ class Loss(Choice):
         """Predictions for raw outputs (..., k): applies the link in place, with the body for a backend."""
         if self.link is not None:
             body, flat = self.link.body(self.link.choose_body(backend)), outputs.reshape(-1, outputs.shape[-1])
-            for start in range(0, len(flat), BLOCK_ROWS):
-                block = flat[start : start + BLOCK_ROWS]
+            for start in range(0, len(flat), PREDICTION_ROWS):
+                block = flat[start : start + PREDICTION_ROWS]
                 body(block, block.copy())
         return outputs
 

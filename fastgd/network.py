@@ -19,7 +19,7 @@ from .data.samples import check_rows, check_samples
 from .engine.executor import Executor
 from .engine.plan import Plan
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
-from .layers.base import Layer, check_shape, parameter_specs, statistic_specs
+from .layers.base import Layer, check_names, check_shape, parameter_specs, statistic_specs
 from .layers.containers import Sequential, check_layers
 from .losses import LOSSES, Loss
 from .metrics import Metrics, check_metrics
@@ -48,8 +48,15 @@ class Network:
         use fewer threads, and so do all steps while other processes need the cores. The results do not depend on the
         number, bit for bit.
 
+    Raises TypeError or ValueError that names the argument. While one call uses the network, a call from another thread
+    or from a function that must not use it raises RuntimeError, with nothing changed.
+
     Attributes:
 
+    layers              tuple of the layers
+    input_shape         tuple, shape of a row of x
+    output_shape        tuple, shape of a row of outputs
+    n_parameters        number of parameters
     parameters          flat array: all weights, layer by layer, then all biases
     gradient            flat array, as `parameters`
     statistics          arrays by name that training updates besides the parameters (running means of BatchNorm)
@@ -126,6 +133,7 @@ class Network:
         leaves = list(self.body.leaves("", self.input_shape))
         if not any(leaf.parameters(shape) for _, leaf, shape in leaves):
             raise value_error("layers", "a layer that has parameters", shown(list(self.layers)))
+        check_names(self.body, self.input_shape)
         shapes = {spec.name: spec.shape for spec in parameter_specs(self.body, self.input_shape)}
         for _, leaf, shape in leaves:
             leaf.check_dtype(self.dtype)
@@ -134,13 +142,13 @@ class Network:
                     got = f"{name!r} of shape {shapes[name]}" if name in shapes else repr(name)
                     raise value_error("tie", f"the name of parameters of shape {wanted}, for {leaf!r}", got)
         # The loss applies its link to raw outputs: it must not be applied twice.
-        loss, last = self.loss_function, leaves[-1][1]
-        activation = getattr(last, "activation", None)
-        if loss.kernels[0].arrays["y"].domain == "labels" and self.output_shape[-1] == 1:
+        loss = self.loss_function
+        if loss.takes_labels and self.output_shape[-1] == 1:
             raise value_error("layers", f"at least 2 outputs for {loss.name} (or binary_cross_entropy)", "1 output")
-        if loss.link is not None and getattr(activation, "forward", None) is loss.link:
-            expected = f"a last layer of raw outputs: {loss.name} applies {activation.name} itself"
-            raise value_error("layers", expected, repr(last))
+        for activation in self.body.output_activations(()):
+            if loss.link is not None and activation.forward is loss.link:
+                expected = f"layers with raw outputs: {loss.name} applies {activation.name} itself"
+                raise value_error("layers", expected, f"outputs of {activation!r} in {shown(list(self.layers))}")
 
     def _make_buffers(self):
         """Allocates the flat buffers and sets the initial values."""
@@ -210,7 +218,9 @@ class Network:
 
     def like(self, **changes: Any) -> "Network":
         """A new network with the same layers and options and with initial values; `changes` are arguments of the
-        constructor that differ. (Layers loaded from a file have the default initializers.)"""
+        constructor that differ. (Layers loaded from a file have the default initializers.)
+
+        Raises TypeError or ValueError that names the argument."""
         options = {
             "input_shape": self.input_shape, "layers": self.layers, "loss": self.loss_function, "l1": self.l1,
             "l2": self.l2, "dtype": str(self.dtype), "seed": self.seed, "backend": self.backend,
@@ -219,7 +229,9 @@ class Network:
         return Network(**{**options, **changes})
 
     def views(self, flat: "npt.NDArray[Any] | None" = None) -> "dict[str, npt.NDArray[Any]]":
-        """Views of the parameters, or of a flat array of the same layout, by name: "w1", "b1", ..."""
+        """Views of the parameters, or of a flat array of the same layout, by name: "w1", "b1", ...
+
+        Raises ValueError unless `flat` is a numpy array (n_parameters,)."""
         flat = self._parameters if flat is None else flat
         if not isinstance(flat, np.ndarray) or flat.shape != (self.n_parameters,):
             raise value_error("flat", f"a flat array of {self.n_parameters} elements", shown(flat))
@@ -236,7 +248,9 @@ class Network:
             return self.executor.forward(x)
 
     def predict(self, x: "npt.ArrayLike") -> "Array":
-        """Outputs after the loss's link, (rows, *output_shape): probabilities for cross-entropy, values otherwise."""
+        """Outputs after the loss's link, (rows, *output_shape): probabilities for cross-entropy, values otherwise.
+
+        Raises TypeError or ValueError unless x is an array (rows, *input_shape) of finite real numbers."""
         return self.loss_function.predictions(self.forward(x), self.backend)
 
     def loss(self, x: "npt.ArrayLike", y: "npt.ArrayLike", *, sample_weight: "npt.ArrayLike | None" = None) -> float:
@@ -283,7 +297,9 @@ class Network:
         training: True runs the layers in training mode, on all rows as one minibatch: Dropout drops, BatchNorm
             normalizes by these rows and updates its running statistics.
         minibatch: number from which Dropout draws its mask; None is `minibatches`, as in the next training step. This
-            method does not count a step: a loop that updates the parameters itself passes its own numbers."""
+            method does not count a step: a loop that updates the parameters itself passes its own numbers.
+
+        Raises TypeError or ValueError that names the argument."""
         if minibatch is not None:
             check_integer("minibatch", minibatch, 0)
         samples = self._checked(x, y, sample_weight)
@@ -341,7 +357,7 @@ class Network:
         """One line per layer: path, layer, shape of a row of its output, number of parameters."""
         counts = {}
         for path, leaf, shape in self.body.leaves("", self.input_shape):
-            counts[path] = sum(math.prod(of_array) for _, of_array, *_ in leaf.parameters(shape))
+            counts[path] = sum(math.prod(spec.shape) for spec in leaf.parameters(shape))
         lines = []
         for path, text, shape in self.body.describe("", self.input_shape):
             indent = "  " * (1 + path.count("."))
@@ -352,7 +368,9 @@ class Network:
     def memory_estimate(self, batch_size: int, optimizer: Optimizer | None = None) -> dict[str, int]:
         """Bytes of memory that training takes besides the data, as a dict: "parameters", "gradient", "optimizer" (the
         state of `optimizer`; None is Adam), "workspace" (activations and their gradients for `batch_size` rows) and
-        "total"."""
+        "total".
+
+        Raises TypeError or ValueError unless batch_size is an int >= 1."""
         rows = check_integer("batch_size", batch_size, 1)
         optimizer = Adam() if optimizer is None else optimizer
         plan = self.executor.plan or Plan(self, 1, self.loss_function.kernels[0], training=True)
@@ -365,7 +383,10 @@ class Network:
         return {**parts, "total": sum(parts.values())}
 
     def save(self, path: "Path", *, optimizer: Optimizer | None = None) -> None:
-        """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`."""
+        """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`.
+
+        Raises OSError if the file cannot be written, and TypeError or ValueError if `load` could not read it again, as
+        with a function of yours as the schedule. A file that was at `path` is then unchanged."""
         if optimizer is not None:
             check_optimizer(optimizer)
         with self.executor.lock.reading(), contextlib.nullcontext() if optimizer is None else optimizer.lock.reading():
@@ -373,7 +394,10 @@ class Network:
 
     def to_onnx(self, path: "Path", *, unknown: Literal["error", "zeros"] = "error") -> None:
         """Writes an ONNX model that computes what `predict` does, with `preprocessing` before and after it; see
-        `fastgd.onnx`. unknown: as in `Preprocessing.encode`."""
+        `fastgd.onnx`. unknown: as in `Preprocessing.encode`.
+
+        Raises ImportError without the extra `onnx`, OSError if the file cannot be written, and ValueError that names
+        what ONNX does not have. A file that was at `path` is then unchanged."""
         from .onnx import export
 
         with self.executor.lock.reading():
@@ -406,8 +430,11 @@ def load(path: "Path", *, backend: str = "auto") -> tuple[Network, Optimizer | N
     """Returns (network, optimizer) as saved; the optimizer is None if none was saved. If a training run was saved,
     `network.history` is its history.
 
-    Raises OSError if the file cannot be read, and CheckpointError if it is not a complete file of fastgd: it names the
-    file, the field, the value expected and the value found."""
+    backend: as in `Network`; files do not store it.
+
+    Raises TypeError or ValueError for an unknown backend, OSError if the file cannot be read, and CheckpointError if it
+    is not a complete file of fastgd: it names the file, the field, the value expected and the value found."""
+    choose("backend", backend, {name: name for name in BACKENDS})
     return checkpoint.load(path, Network, backend)
 
 

@@ -1,9 +1,10 @@
 # cython: language_level=3, cdivision=True
 """The Cython bodies of the kernels, for one instruction set and one precision.
 
-Each body stands in the .pxi of the same stem as the .py that holds its contract. Its record is a struct that lists the
-contract's arrays, then the names of their dimensions in order of appearance, then the scalars: eight bytes each.
-Record fields of the same shape share one struct. Hyper-parameters arrive as double and are rounded to `real` once.
+Each body is in the .pxi with the folder and name of the .py that has its contract. Its record is a struct that lists
+the contract's arrays, then the sizes of their dimensions in order of appearance, then the scalars: eight bytes each.
+Kernels whose records have the same fields share one struct. Hyper-parameters arrive as double and are rounded to `real`
+once.
 """
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
@@ -80,7 +81,9 @@ cdef void register(str name, kernel_t body, size_t record_size):
 
 constants.update(LINE=LINE * sizeof(real), FIRST_CACHE=FIRST_CACHE * sizeof(real), SUM_TERMS=SUM_TERMS)
 
-include "core/calibration.pxi"
+# The .pxi files share one namespace, this module's, so a name may be defined in only one of them. A file comes after
+# those whose types it uses, and optimizers/base.pxi before the rules: on import `register_rule` calls `check_rule`.
+include "core/test_hooks.pxi"
 include "core/sums.pxi"
 include "core/gemm.pxi"
 include "core/gemv.pxi"

@@ -98,9 +98,9 @@ cpdef enum:
     FAULT = 6               # a user's function raised
 
 cdef enum:
-    FREE_WORK = 1_000_000   # floating-point operations from which on releasing the GIL pays
-    THREAD_WORK = 1_500_000  # floating-point operations per thread from which on another thread pays
-    FREE_ELEMENTS = 50_000  # elements of parameters from which on releasing the GIL for an update pays
+    FREE_WORK = 1_000_000   # a fast step of more floating-point operations releases the GIL
+    THREAD_WORK = 1_500_000  # the team has at most one thread per this many floating-point operations
+    FREE_ELEMENTS = 50_000  # a fast update of more parameters releases the GIL
 
 cdef packed struct Operation:
     int64_t kernel, record          # addresses
@@ -129,9 +129,9 @@ cdef struct Slots:                  # n addresses of slots
     const int64_t *first
     int64_t n
 
-cdef struct InputSlots:             # the slots that receive the inputs of a step:
+cdef struct InputSlotLists:         # the slots that receive the inputs of a step:
     Slots x, y, index, weight       # addresses of its rows, of their indices, and of the weights of its losses
-    Slots share                     # 1 / (number of losses)
+    Slots mean_weight               # 1 / (number of losses)
     double losses, terms            # losses per row; see `Plan`
 
 cdef struct Engine:
@@ -141,7 +141,7 @@ cdef struct Engine:
     int64_t n_stages
     const PerStep *per_step
     int64_t n_per_step
-    const InputSlots *inputs
+    const InputSlotLists *inputs
     const int64_t *rows_of_step     # NULL: all inputs stay as they are
     const int64_t *x_of_step        # addresses; NULL: this input stays as it is
     const int64_t *y_of_step
@@ -200,10 +200,10 @@ cdef void set_inputs(Engine *e, int64_t rows, int64_t x, int64_t y, int64_t inde
                      double limit) noexcept nogil:
     """Sets the number of rows and the addresses of the inputs, where 0 leaves an input as it is. limit: of the
     magnitudes in the gradient."""
-    cdef const InputSlots *to = e.inputs
-    cdef double share = 1 / (rows * to.losses)
+    cdef const InputSlotLists *to = e.inputs
+    cdef double mean_weight = 1 / (rows * to.losses)
     set_rows(e, rows)
-    put(&to.share, (<int64_t *>&share)[0])
+    put(&to.mean_weight, (<int64_t *>&mean_weight)[0])
     e.max_abs_limit = sqrt(limit / (rows * to.terms))
     if x:
         put(&to.x, x)
@@ -231,9 +231,9 @@ cdef void run_operations(Engine *e, int64_t first, int64_t last) noexcept nogil:
             call(&e.operations[i], 0, e.operations[i].end)
 
 
-cdef inline void share(int64_t whole, int64_t grain, int thread, int threads,
-                       int64_t *begin, int64_t *end) noexcept nogil:
-    """The share of a thread in the work [0, whole)."""
+cdef inline void split_work(int64_t whole, int64_t grain, int thread, int threads,
+                            int64_t *begin, int64_t *end) noexcept nogil:
+    """[begin, end) <- the share of a thread in the work [0, whole)."""
     cdef int64_t grains
     if threads == 1:
         begin[0] = 0
@@ -249,7 +249,7 @@ cdef void run_rows(Engine *e, const Stage *stage, int thread, int threads) noexc
     output of the one before in cache."""
     cdef int64_t begin, end, stop, i
     cdef const Operation *o
-    share(e.rows, e.row_grain, thread, threads, &begin, &end)
+    split_work(e.rows, e.row_grain, thread, threads, &begin, &end)
     while begin < end:
         stop = min(begin + e.row_block, end)
         for i in range(stage.first, stage.last):
@@ -265,7 +265,7 @@ cdef void run_positions(Engine *e, const Stage *stage, int thread, int threads) 
     for i in range(stage.first, stage.last):
         if i > stage.first and last_to_arrive(thread, threads):
             release(threads)
-        share(e.operations[i].end, e.operations[i].grain, thread, threads, &begin, &end)
+        split_work(e.operations[i].end, e.operations[i].grain, thread, threads, &begin, &end)
         if begin < end:
             call(&e.operations[i], begin, end)
 
@@ -287,7 +287,7 @@ cdef void run_shares(Engine *e, const Stage *stage, int thread, int threads) noe
     """Runs a thread's share of each operation of the stage."""
     cdef int64_t begin, end, stop, i
     for i in range(stage.first, stage.last):
-        share(e.operations[i].end, e.operations[i].grain, thread, threads, &begin, &end)
+        split_work(e.operations[i].end, e.operations[i].grain, thread, threads, &begin, &end)
         if not stage.flags & FUSED or e.operations[i].follower < 0:
             if begin < end:
                 call(&e.operations[i], begin, end)
@@ -400,23 +400,23 @@ cdef void run_steps(Engine *e, int threads) noexcept nogil:
 
 
 @cython.final
-cdef class Inputs:
+cdef class InputSlots:
     """The slots for the inputs of a step in the operations of some stages.
 
     x, y, index, weight: addresses of the slots for the address of the rows, of their indices, and of the weights of the
         losses.
-    share: addresses of the slots for 1 / (number of losses).
+    mean_weight: addresses of the slots for 1 / (number of losses).
     losses: losses per row.
     terms: see `Plan`.
     """
-    cdef InputSlots to
+    cdef InputSlotLists to
     cdef tuple kept
 
     def __init__(self, *, const int64_t[::1] x, const int64_t[::1] y, const int64_t[::1] index,
-                 const int64_t[::1] weight, const int64_t[::1] share, double losses, double terms):
-        self.kept = (x, y, index, weight, share)
+                 const int64_t[::1] weight, const int64_t[::1] mean_weight, double losses, double terms):
+        self.kept = (x, y, index, weight, mean_weight)
         self.to.x, self.to.y, self.to.index = slots_of(x), slots_of(y), slots_of(index)
-        self.to.weight, self.to.share = slots_of(weight), slots_of(share)
+        self.to.weight, self.to.mean_weight = slots_of(weight), slots_of(mean_weight)
         self.to.losses, self.to.terms = losses, terms
 
 
@@ -476,12 +476,12 @@ cdef class Runner:
             most = min(most, <int64_t>(rows * self.work_of_row / THREAD_WORK))
         return <int>max(1, most)
 
-    def set_inputs(self, Inputs inputs, int64_t rows, uintptr_t x, uintptr_t y, uintptr_t weight):
+    def set_inputs(self, InputSlots inputs, int64_t rows, uintptr_t x, uintptr_t y, uintptr_t weight):
         """Makes `run` use the inputs at these addresses; y = 0 leaves the targets as they are."""
         self.engine.inputs = &inputs.to
         set_inputs(&self.engine, rows, x, y, 0, weight, 0)
 
-    def prepare(self, const Stage[::1] stages, *, Inputs inputs, const int64_t[:, ::1] per_step,
+    def prepare(self, const Stage[::1] stages, *, InputSlots inputs, const int64_t[:, ::1] per_step,
                 const int64_t[::1] rows, const int64_t[::1] x, const int64_t[::1] y, const int64_t[::1] index,
                 const int64_t[::1] weights, const double[::1] limits, const int64_t[::1] epoch_ends, double[::1] times,
                 double[::1] losses, double[::1] sums, int64_t[::1] counter, int64_t[::1] minibatches,

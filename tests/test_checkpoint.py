@@ -107,6 +107,13 @@ def test_what_load_would_refuse_is_not_saved(tmp_path, small):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_loading_for_an_unknown_backend_is_an_error_of_the_argument_not_of_the_file(tmp_path):
+    rich_network().save(tmp_path / "m")
+    for backend, kind in (("cuda", ValueError), (3, TypeError)):
+        with pytest.raises(kind, match="^argument 'backend': expected one of.*'numba'"):
+            fastgd.load(tmp_path / "m", backend=backend)
+
+
 def test_a_file_keeps_its_mode_and_its_link(tmp_path):
     target, link = tmp_path / "model", tmp_path / "link"
     rich_network().save(target)

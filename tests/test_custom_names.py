@@ -145,6 +145,27 @@ def test_a_file_records_what_a_function_reads(tmp_path):
     fastgd.load(tmp_path / "m")
 
 
+@pytest.mark.parametrize(
+    ("nest", "path"),
+    [
+        (lambda layer: [fastgd.Residual([layer])], "1.1"),
+        (lambda layer: [Dense(2), fastgd.Sequential([Dense(3), layer])], "2.2"),
+        (lambda layer: [fastgd.Concatenate([], [fastgd.Residual([Dense(2), layer])])], "1.2.1.2"),
+        (lambda layer: [fastgd.BatchNorm(layer.activation), Dense(1)], "1"),
+    ],
+)
+def test_a_file_records_the_functions_in_containers(nest, path, tmp_path):
+    define(1.0)
+    Network(2, nest(Dense(2, "scaled_activation")), loss="mse", backend="numpy").save(tmp_path / "m")
+    fastgd.load(tmp_path / "m", backend="numpy")
+    define(2.0)
+    with pytest.raises(fastgd.CheckpointError, match=f"field 'layer {path}'.*'scaled_activation'.*another function"):
+        fastgd.load(tmp_path / "m")
+    del ACTIVATIONS["scaled_activation"]
+    with pytest.raises(fastgd.CheckpointError, match="field 'network.activation'.*your own, defined again.*scaled_act"):
+        fastgd.load(tmp_path / "m")
+
+
 def test_functions_that_draw_numbers_are_saved(tmp_path):
     @custom.optimizer
     def noisy(p, g, lr=0.1):

@@ -1,6 +1,7 @@
 """The documentation's code blocks run, and the files and names it mentions exist."""
 
 import importlib
+import inspect
 import pathlib
 import re
 import sys
@@ -87,6 +88,13 @@ def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys
     exec(compile(module, "scale.py", "exec"), vars(made))
     exec(compile(use, "use.py", "exec"), {})
     assert "scale_gradient(ds2[3], " in capsys.readouterr().out
+    for name, method in inspect.getmembers(made.Scale, inspect.isfunction):  # its public signatures have types
+        (_, *given), returned = (
+            inspect.signature(method).parameters.values(),
+            inspect.signature(method).return_annotation,
+        )
+        assert returned is not inspect.Parameter.empty, name
+        assert all(p.annotation is not p.empty for p in given), name
 
     (sources,) = re.findall(r"```cython\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
     records, _ = bodies(sources)

@@ -15,7 +15,8 @@ from cases import OPTIMIZERS
 import fastgd
 from fastgd import SGD, Adam, Dense, Network
 from fastgd.core.buffers import aligned_zeros
-from fastgd.engine import plan
+from fastgd.data.samples import check_samples
+from fastgd.engine import executor, plan
 
 
 def network(hidden=24, **options):
@@ -163,6 +164,28 @@ def test_a_fast_step_refuses_as_the_long_way_does(rows):
         net.train_step(X, y, None)
     np.testing.assert_array_equal(net.parameters, before)
     assert optimizer.steps == 5
+
+
+@pytest.mark.parametrize("make", [SGD, Adam, lambda: SGD(momentum=0.9)])
+def test_only_the_step_that_binds_the_optimizer_checks_every_value(make, monkeypatch, rows):
+    checked = []
+
+    def counted(*given, **options):
+        checked.append(given)
+        return check_samples(*given, **options)
+
+    net, optimizer = network(backend="numpy"), make()
+    monkeypatch.setattr(executor, "check_samples", counted)
+    assert not optimizer.is_bound
+    with pytest.raises(ValueError, match="'x'.*nan"):
+        net.train_step(np.full_like(rows[0], np.nan), rows[1], optimizer)
+    assert not optimizer.is_bound
+    for _ in range(3):
+        net.train_step(*rows, optimizer)
+        assert optimizer.is_bound
+    assert len(checked) == 2
+    with pytest.raises(ValueError, match="'x'.*nan"):
+        net.train_step(np.full_like(rows[0], np.nan), rows[1], optimizer)
 
 
 def test_batch_descent_in_one_piece_is_a_loop_of_steps(rows):

@@ -242,7 +242,7 @@ def entered(lock):
 @pytest.mark.parametrize("turn", [UseLock("thing"), WaitingLock("thing")])
 def test_what_the_forking_thread_holds_it_holds_on(turn):
     with turn:
-        assert "in use by" in in_child(lambda: entered(turn))
+        assert "already in use further up the call stack" in in_child(lambda: entered(turn))
     assert in_child(lambda: entered(turn)) == "entered"
 
 
@@ -277,7 +277,7 @@ def test_what_other_threads_hold_is_free_in_a_child(kind):
         with lock:
             return in_child(lambda: entered(lock))  # in a grandchild, whose only thread holds the lock
 
-    assert "in use by" in in_child(take)
+    assert "already in use further up the call stack" in in_child(take)
     release.set()
     other.join()
     assert entered(lock) == "entered"

@@ -10,7 +10,7 @@ from cases import LAYERS, same
 import fastgd
 from fastgd.cli.self_check import GRADIENT_TOLERANCE
 from fastgd.layers.base import LAYERS as KNOWN
-from fastgd.layers.dropout import kept
+from fastgd.layers.dropout import kept_columns
 
 MODES = {"evaluation": False, "training": True}
 BOTH = pytest.mark.parametrize("training", MODES.values(), ids=MODES)
@@ -158,7 +158,7 @@ def test_steps_are_those_of_fit(names, width, size, backend, rows):
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_keeps_its_share_in_every_row_and_column(rate):
-    mask = kept(np.arange(2000), 2000, rate, 5, 7)
+    mask = kept_columns(np.arange(2000), 2000, rate, 5, 7)
     deviation = (rate * (1 - rate)) ** 0.5
     assert abs(mask.mean() - (1 - rate)) < 5 * deviation / 2000
     for axis in (0, 1):
@@ -173,7 +173,7 @@ def test_dropout_keeps_its_share_in_every_row_and_column(rate):
 ], ids=str)  # fmt: skip
 def test_dropout_masks_have_nothing_in_common(other):
     given = {"row": np.arange(2000), "n": 500, "rate": 0.5, "key": 5, "step": 7}
-    one, two = kept(**given), kept(**{**given, **other})
+    one, two = kept_columns(**given), kept_columns(**{**given, **other})
     for shift in (0, 1, 2, 17):
         agreement = (one[:, shift:] == two[:, : 500 - shift]).mean()
         assert abs(agreement - 0.5) < 5 * 0.5 / (2000 * (500 - shift)) ** 0.5
@@ -187,7 +187,7 @@ def test_dropout_bodies_have_one_mask(backend, dtype):
     for key, step in ((0, 0), (2**53 - 1, 2**53 - 1), (123456789012345, 77)):
         y = np.empty_like(x)
         fastgd.kernels.dropout.body(backend)(y, x, row, 0.3, float(key), float(step))
-        np.testing.assert_array_equal(y, kept(row, 37, 0.3, key, step) * x.dtype.type(1 / 0.7))
+        np.testing.assert_array_equal(y, kept_columns(row, 37, 0.3, key, step) * x.dtype.type(1 / 0.7))
 
 
 def test_what_is_not_finite_is_not_dropped(backend):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastgd
-from fastgd import Adam, Dense, Network
+from fastgd import Adam, Concatenate, Dense, Dropout, Flatten, Network, Reshape, Residual, Sequential, Standardize
 
 
 def classifier(**options):
@@ -50,6 +50,23 @@ def test_a_last_layer_that_does_not_suit_the_loss_is_refused():
         with pytest.raises(ValueError, match=match):
             Network(5, [Dense(8), layer], loss=loss)
     Network(5, [Dense(1, "sigmoid")], loss="mse")
+
+
+def test_the_link_is_applied_once():
+    made = Dense(1, "sigmoid")
+    for layers in (
+        [made, Flatten()],
+        [made, Dropout(0.5), Reshape((1, 1))],
+        [Sequential([made, Sequential([])])],
+        [Concatenate(made, Dense(1))],
+        [Concatenate([Dense(1)], [made]), Flatten()],
+        [fastgd.LayerNorm("sigmoid")],
+    ):
+        with pytest.raises(ValueError, match="'layers'.*raw outputs.*sigmoid itself, got outputs of sigmoid()"):
+            Network(1, [Dense(1), *layers], loss="binary_cross_entropy")
+        Network(1, [Dense(1), *layers], loss="mse")
+    for layers in ([Residual([made])], [made, Dense(1)], [made, Standardize(0.5)], [Residual([made]), Flatten()]):
+        Network(1, layers, loss="binary_cross_entropy")
 
 
 def test_parameters_are_views_of_one_aligned_buffer():
@@ -330,6 +347,15 @@ def test_what_has_a_name_and_parameters_is_equal_to_its_like():
     ):  # fmt: skip
         assert len({choice, choice(), choice(**choice.parameters)}) == 1
         assert len({choice, choice(**other)}) == 2
+
+
+def test_orthogonal_weights_of_several_axes_are_orthogonal_by_unit():
+    orthogonal = fastgd.initializers.orthogonal(gain=2.0)
+    for shape in ((3, 3, 4, 8), (2, 1, 3, 8), (5, 3), (3, 5)):
+        values = orthogonal.values(np.random.default_rng(1), shape, (1, 1), **orthogonal.parameters)
+        matrix = values.reshape(-1, shape[-1])
+        product = matrix.T @ matrix if len(matrix) >= shape[-1] else matrix @ matrix.T
+        np.testing.assert_allclose(product, 4 * np.eye(len(product)), atol=1e-14)
 
 
 def test_user_arrays_and_orthogonal_initializers():

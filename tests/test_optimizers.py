@@ -12,7 +12,7 @@ from cases import OPTIMIZERS, definitions
 import fastgd
 from fastgd import SGD, AdaGrad, Adam, AdamW, RMSProp
 from fastgd.core.kernel import In, InOut, kernel, kernels
-from fastgd.optimizers.base import COMMON, Options
+from fastgd.optimizers.base import COMMON, Optimizer, Options
 from fastgd.optimizers.base import optimizer as entered
 
 RATES = dict.fromkeys(OPTIMIZERS, 0.05) | {
@@ -448,6 +448,31 @@ def test_the_decorator_enters_a_class_and_its_rules_with_low_memory_state():
         made = {name for name in vars(kernels) if name.startswith(("first_step", "second_step", "whole_step"))}
         low = {f"{name}_step_{dtype}" for name in ("first", "second") for dtype in ("bfloat16", "8bit")}
         assert made == low | {"first_step", "second_step", "whole_step"}
+
+
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
+def test_a_rule_that_needs_its_whole_state_refuses_fewer_bits(state_dtype):
+    def precise_step(p: InOut("n"), s: InOut("n"), g: In("n"), lr: float, weight_decay: float, shrink: float):
+        p -= lr * g
+
+    class Precise(Optimizer):
+        kernel = None
+
+        def __init__(self, **options):
+            super().__init__(0.1, {}, **options)
+
+    with definitions():
+        Precise.kernel = kernel(precise_step)
+        Precise(state_dtype=state_dtype)
+        Precise.kernel.whole_state = True
+        with pytest.raises(ValueError, match=f"'state_dtype': expected None.*precise_step.*precision.*'{state_dtype}'"):
+            Precise(state_dtype=state_dtype)
+        assert Precise().state_dtype is None
+    for options in ({}, {"momentum": 0.9}):
+        with pytest.raises(ValueError, match=f"'state_dtype': expected None.*rmsprop_centred_step.*'{state_dtype}'"):
+            RMSProp(centred=True, state_dtype=state_dtype, **options)
+        assert RMSProp(state_dtype=state_dtype, **options).state_dtype == state_dtype
+        assert SGD(state_dtype=state_dtype, **options).state_dtype == state_dtype
 
 
 def test_every_rule_of_the_package_belongs_to_a_class():

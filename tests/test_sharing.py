@@ -45,7 +45,7 @@ def test_each_thread_its_own_network(rng):
 
 def test_one_network_in_two_threads_is_refused(small):
     network, x, y = small
-    with network.executor.lock, pytest.raises(RuntimeError, match="in use by another call"):
+    with network.executor.lock, pytest.raises(RuntimeError, match="already in use further up the call stack"):
         network.train_step(x, y, Adam())
 
 

@@ -10,7 +10,7 @@ import pytest
 from cases import KERNELS
 
 import fastgd
-from fastgd._plan import CHAIN_BLOCK
+from fastgd._plan import CHAIN_ELEMENTS
 from fastgd.core.kernel import DTYPES, variant
 from fastgd.optimizers.low_memory import slots_of
 
@@ -128,7 +128,7 @@ def test_threads_have_room_in_the_pool():
 
 
 def test_blocks_of_a_chain_begin_where_every_kernel_can():
-    assert all(CHAIN_BLOCK % kernel.grain == 0 for kernel in KERNELS.values())
+    assert all(CHAIN_ELEMENTS % kernel.grain == 0 for kernel in KERNELS.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

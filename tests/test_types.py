@@ -108,7 +108,7 @@ def test_stubs_of_the_compiled_modules_are_true(tmp_path):
         textwrap.dedent(r"""
             .*\.__(reduce|setstate)_cython__
             .*\.__test__
-            fastgd\._plan\.Inputs\.__init__
+            fastgd\._plan\.InputSlots\.__init__
         """)
     )
     options = ["--ignore-disjoint-bases", "--allowlist", "allowed", "--ignore-unused-allowlist"]

@@ -366,4 +366,4 @@ def test_describe_names_the_kernels_of_an_update(rng):
         "adam_step",
     ):
         assert kernel in text
-    assert all(program.CHAIN_BLOCK % kernel.grain == 0 for kernel in KERNELS.values())
+    assert all(program.CHAIN_ELEMENTS % kernel.grain == 0 for kernel in KERNELS.values())

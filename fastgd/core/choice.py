@@ -45,6 +45,9 @@ class Choice:
         return {"name": self.name, **self.parameters}
 
 
+C = TypeVar("C", bound=Choice)
+
+
 def pick(argument: str, value: str | T, table: Mapping[str, T], cls: type[T]) -> T:
     """The entry of `table` with the name `value`; or `value` itself if it is an instance of `cls`."""
     if isinstance(value, cls):
@@ -54,6 +57,28 @@ def pick(argument: str, value: str | T, table: Mapping[str, T], cls: type[T]) ->
         return entry
     expected = f"a name ({', '.join(map(repr, table))}) or a {cls.__name__}"
     raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
+
+
+class UndefinedError(ValueError):
+    """A file names an activation or a loss that is not defined. See the attributes `argument`, `expected`, `got`."""
+
+    def __init__(self, argument: str, expected: str, got: str) -> None:
+        super().__init__(argument, expected, got)
+        self.argument, self.expected, self.got = argument, expected, got
+
+    def __str__(self) -> str:
+        return f"argument {self.argument!r}: expected {self.expected}, got {self.got}"
+
+
+def choice_from_config(argument: str, config: Mapping[str, Any], table: Mapping[str, C]) -> C:
+    """The activation or the loss of a `config`; raises UndefinedError if `table` does not have its name."""
+    parameters = dict(config)
+    name = parameters.pop("name")
+    if name not in table:
+        expected = f"one of {', '.join(table)}, or your own, defined again before the file is loaded"
+        raise UndefinedError(argument, expected, shown(name))
+    made: C = table[name].__call__(**parameters)  # mypy takes table[name](...) for a Choice
+    return made
 
 
 # A parameter without a range may be any finite number.

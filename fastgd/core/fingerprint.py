@@ -88,7 +88,8 @@ def of_optimizer(optimizer):
 
 
 def describe(network, optimizer=None):
-    """The fingerprints of the users' functions in a network and an optimizer, by role: "loss", "layer 1", ..."""
+    """The fingerprints of the users' functions in a network and an optimizer, by role: "loss", "layer 1",
+    "layer 3.2", ..."""
     return {role: rows for role, (_, rows) in _functions(network, optimizer).items() if rows is not None}
 
 
@@ -105,9 +106,10 @@ def _functions(network, optimizer):
     """(name, fingerprint) of the functions that may be users', by role."""
     loss = network.loss_function
     found = {"loss": (loss.name, of_loss(loss, network.output_shape[-1]))}
-    for i, layer in enumerate(network.layers, 1):
-        if hasattr(layer, "activation"):
-            found[f"layer {i}"] = layer.activation.name, of_activation(layer.activation)
+    for path, layer, _ in network.body.leaves("", network.input_shape):
+        for i, activation in enumerate(layer.activations(), 1):
+            role = f"layer {path}" if i == 1 else f"layer {path}, activation {i}"
+            found[role] = activation.name, of_activation(activation)
     if optimizer is not None:
         found["optimizer"] = type(optimizer).__name__, of_optimizer(optimizer)
     return found

@@ -9,11 +9,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload, register_jitable
 
-from .product import SUM_ROWS, SUM_TERMS, add_product, product_over_rows
+from .matrix_product import FLOAT32_ROWS, SUM_TERMS, add_product, product_over_rows
 
 TILE_ROWS = 6
 VECTOR_BYTES = 64  # LLVM splits it into vectors that the processor supports
-PANEL_ROWS = SUM_ROWS
+PANEL_ROWS = FLOAT32_ROWS
 FLAGS = ("contract",)
 
 

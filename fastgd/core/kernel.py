@@ -15,6 +15,8 @@ A compiled body is `void body(const void *record, int64_t begin, int64_t end)`. 
 the addresses of the arrays, the sizes of the dimensions in order of first appearance, the scalars, and the address of
 an int64, which a Numba body sets to 1 when something in it raises. [begin, end) is a share of the first dimension of
 the first array.
+
+Over 400 lines: the contract of a kernel, the choice of a body and the checks of a call are one class.
 """
 
 import dataclasses
@@ -27,7 +29,7 @@ import os
 import pickle
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +48,7 @@ DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Array:
+class ArraySpec:
     """The contract of one array.
 
     dtype: None is the dtype of the call, float32 or float64.
@@ -63,19 +65,19 @@ class Array:
     per: int | None = None
 
 
-def In(*dims: str, **options: Any) -> Array:
+def In(*dims: str, **options: Any) -> ArraySpec:
     """An array that the kernel reads."""
-    return Array("in", dims, **options)
+    return ArraySpec("in", dims, **options)
 
 
-def Out(*dims: str, **options: Any) -> Array:
+def Out(*dims: str, **options: Any) -> ArraySpec:
     """An array that the kernel overwrites without reading it."""
-    return Array("out", dims, **options)
+    return ArraySpec("out", dims, **options)
 
 
-def InOut(*dims: str, **options: Any) -> Array:
+def InOut(*dims: str, **options: Any) -> ArraySpec:
     """An array that the kernel reads and updates."""
-    return Array("inout", dims, **options)
+    return ArraySpec("inout", dims, **options)
 
 
 @functools.cache
@@ -117,11 +119,12 @@ class Kernel:
     """
 
     name: str
-    arrays: dict[str, Array]
+    cost: Callable[..., float] | None  # floating-point operations, approximately, given the sizes by name
+    arrays: dict[str, ArraySpec]
     dims: tuple[str, ...]
     scalars: tuple[str, ...]
 
-    def __init__(self, reference: Callable[..., None]) -> None:
+    def __init__(self, reference: Callable[..., None], cost: Callable[..., float] | None = None) -> None:
         self.name = self.__name__ = reference.__name__
         self.__module__ = reference.__module__
         self.__signature__ = inspect.signature(reference)
@@ -133,12 +136,11 @@ class Kernel:
         self.functions: tuple[Callable[..., Any], ...] = ()
         self.loops: dict[np.dtype[Any], Any] = {}  # compiled by Numba, by dtype
         self.onnx_function: Callable[..., str] | None = None
-        # Floating-point operations, approximately, given the sizes by name.
-        self.cost: Callable[..., float] | None = None
+        self.cost = cost
         self.derived: dict[str, Kernel] = {}  # kernels derived from this one; see optimizers/low_memory.py
         self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
-        self.arrays = {name: a for name, a in annotations.items() if isinstance(a, Array)}
+        self.arrays = {name: a for name, a in annotations.items() if isinstance(a, ArraySpec)}
         self.scalars = tuple(name for name, a in annotations.items() if a is float)
         if not self.arrays or (*self.arrays, *self.scalars) != tuple(annotations):
             raise TypeError(f"kernel {self.name}: expected annotated arrays first, then floats, got {annotations}")
@@ -228,7 +230,13 @@ class Kernel:
         if backend == "numpy":
             return "numpy"
         order = ("numba", "cython") if backend == "numba" else ("cython", "numba")
-        return next(name for name in order if name in self.bodies())
+        compiled = next((name for name in order if name in self.bodies()), None)
+        if compiled is None:
+            raise ValueError(
+                f"kernel {self.name}: backend {backend!r}: expected a compiled body, got numpy's alone; attach a loop "
+                f'with @{self.name}.loop, or use backend="numpy"'
+            )
+        return compiled
 
     def address(self, body, dtype):
         """Address of the compiled body for a dtype. The caller must keep the `numba_loop` alive."""
@@ -301,7 +309,7 @@ class Kernel:
         names = ", ".join(repr(function.__name__) for function in self.functions)
         return RuntimeError(
             f"kernel {self.name}: expected {names} to return, got an exception in compiled code that Python does not "
-            'raise (whole numbers have 64 bits there); backend="numpy" runs it in Python'
+            'raise (integers are 64-bit in compiled code); backend="numpy" runs it in Python'
         )
 
     def check(self, arguments):
@@ -390,8 +398,22 @@ def _find(module, name, rows):
     return found
 
 
-def kernel(reference: Callable[..., None]) -> Kernel:
-    """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`."""
-    made = Kernel(reference)
+@overload
+def kernel(reference: Callable[..., None], *, cost: Callable[..., float] | None = None) -> Kernel: ...
+@overload
+def kernel(
+    reference: None = None, *, cost: Callable[..., float] | None = None
+) -> Callable[[Callable[..., None]], Kernel]: ...
+def kernel(
+    reference: Callable[..., None] | None = None, *, cost: Callable[..., float] | None = None
+) -> Kernel | Callable[[Callable[..., None]], Kernel]:
+    """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`.
+
+    cost: function of the sizes of the dimensions, by name, that returns the approximate number of floating-point
+        operations, `@kernel(cost=lambda rows, n: 2 * rows * n)`; the default is one per element of the largest array.
+        The number of threads follows from it, and how often the clock is read."""
+    if reference is None:
+        return functools.partial(kernel, cost=cost)
+    made = Kernel(reference, cost)
     setattr(kernels, made.name, made)
     return made

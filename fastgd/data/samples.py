@@ -202,9 +202,7 @@ def check_targets(argument, y, rows, loss, output_shape):
     takes labels, else values (rows, *output_shape); with one output the last axis may be left out."""
     y = as_array(argument, y)
     *positions, n_outputs = output_shape
-    specs = [kernel.arrays["y"] for kernel in loss.kernels]
-    takes_labels = specs[0].domain == "labels"
-    if takes_labels and y.ndim == 1 + len(positions):
+    if loss.takes_labels and y.ndim == 1 + len(positions):
         if y.dtype.kind not in "iu":
             hint = "; use y.astype(int) for class labels" if y.dtype.kind in "bf" else ""
             raise type_error(argument, f"integer labels in [0, {n_outputs - 1}]", f"{shown(y)}{hint}")
@@ -214,7 +212,7 @@ def check_targets(argument, y, rows, loss, output_shape):
             y = y[..., None]
         shape, kernel = (rows, *output_shape), loss.kernels[-1]
     if y.shape != shape:
-        labels = f"integer labels of shape {(rows, *positions)} or " if takes_labels else ""
+        labels = f"integer labels of shape {(rows, *positions)} or " if loss.takes_labels else ""
         raise value_error(argument, f"{labels}values of shape {(rows, *output_shape)}", shown(y))
     return y, kernel
 

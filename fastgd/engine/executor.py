@@ -18,8 +18,8 @@ from .plan import Plan
 from .steps import Steps
 
 # Rows that evaluation processes at a time, which bounds its memory. If rows have positions, a block also has at most
-# BLOCK_OUTPUTS outputs of layers.
-BLOCK_ROWS, BLOCK_OUTPUTS = 256, 2**22
+# EVALUATION_OUTPUTS outputs of layers.
+EVALUATION_ROWS, EVALUATION_OUTPUTS = 256, 2**22
 # How long training runs natively before Python looks for signals.
 SLICE_SECONDS = 0.05
 # For how many fast steps per-step values are prefetched: at first, and at most.
@@ -47,8 +47,8 @@ class Executor:
         self._totals = None  # losses of the steps in progress
         shapes = [leaf.output_shape(shape) for _, leaf, shape in network.body.leaves("", network.input_shape)]
         has_positions = any(math.prod(shape[:-1]) > 1 for shape in shapes)
-        fitting = BLOCK_OUTPUTS // sum(map(math.prod, shapes)) if has_positions else BLOCK_ROWS
-        self._block_rows = max(1, min(BLOCK_ROWS, fitting))
+        fitting = EVALUATION_OUTPUTS // sum(map(math.prod, shapes)) if has_positions else EVALUATION_ROWS
+        self._block_rows = max(1, min(EVALUATION_ROWS, fitting))
         self.drop_plans()
 
     # ---- plans
@@ -87,14 +87,15 @@ class Executor:
         kernel = kernel or (plan.loss_kernel if plan else self.network.loss_function.kernels[0])
         return Plan(self.network, max(rows, plan.capacity if plan else 0), kernel, **options)
 
-    def _drop_half_set_plans(self):
+    def _discard_disturbed(self):
+        """Drops plans that an exception or a fork may have left inconsistent."""
         if self.lock.disturbed:
             self.drop_plans()
             self.lock.disturbed = False
 
     def training_plan(self, rows: int, kernel: Any = None, optimizer: Any = None) -> Plan:
         """The plan for training on minibatches of up to this many rows; uses the optimizer if one is given."""
-        self._drop_half_set_plans()
+        self._discard_disturbed()
         plan = self.plan
         if plan is None or not self._serves(plan, rows, kernel):
             self._drop_fast_step()
@@ -105,7 +106,7 @@ class Executor:
 
     def _plan_to_evaluate(self, rows, kernel=None, *, backward=False):
         """The plan for evaluation; backward: whether it must have a backward pass."""
-        self._drop_half_set_plans()
+        self._discard_disturbed()
         plan = self._evaluation_plan
         if not self._serves(plan, rows, kernel) or backward > plan.has_backward:
             backward = backward or (plan is not None and plan.has_backward)
@@ -200,7 +201,7 @@ class Executor:
         """`Network.train_step` for any arguments: checks, casts and raises. Prepares `fast_step` for the next steps if
         they qualify. scaled: False uses the weights without scaling."""
         network = self.network
-        if optimizer.state:  # a value that is not finite shows in the loss or the gradient
+        if optimizer.is_bound:  # a value that is not finite shows in the loss or the gradient
             x = check_rows("x", x, network.input_shape)
             y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
         else:  # the first step binds the optimizer, so everything is checked first
@@ -211,7 +212,7 @@ class Executor:
             shape = len(x), *network.output_shape[:-1]
             weights = check_weights("sample_weight", sample_weight, shape, network.dtype, scaled=scaled)
         with self.lock, optimizer.lock:
-            optimizer.settle()
+            optimizer.discard_disturbed()
             plan = self.training_plan(len(x), kernel, optimizer)
             used = [usable(array, plan.own[name].dtype) for name, array in (("x", x), ("y", y))]
             weights = None if weights is None else usable(weights / plan.losses_in(len(x)), network.dtype)

@@ -44,13 +44,14 @@ from .._plan import (
     GRAIN,
     OUT_OF_TIME,
     FastStep,
-    Inputs,
+    InputSlots,
     StepInPython,
     Use,
 )
 from ..core.buffers import aligned_zeros
 from ..core.interrupts import held
 from ..core.types import Shape
+from ..errors import value_error
 from .gradient import accumulate_gradient
 from .program import UPDATE_PASS, UPDATE_PHASES, PerStep, Program
 from .rows import (
@@ -78,6 +79,11 @@ BY_ROWS_PHASES = ("forward", "loss", "backward")
 WORK_PHASES = (*BY_ROWS_PHASES, "parameters")
 # Phases with a penalty term: of the loss, and of the gradient.
 PENALIZED = ("total", "penalty")
+# Names of arrays that the plan makes without declaring them.
+ENGINE_ARRAYS = (
+    "x", "y", "data.x", "data.y", "index", "row", "penalized", "dpenalized", "parameters", "dparameters", "workspace",
+    "gradient", "total", "largest", "bad_gradients",
+)  # fmt: skip
 # Positions that a thread takes through all layers at a time, so that their activations stay in the L2 cache.
 BLOCK = 256
 # Floating-point operations between two readings of the clock.
@@ -124,6 +130,28 @@ def _renamed(names, old, new):
     return tuple(new if name == old else name for name in names)
 
 
+def _terms_per_row(operation):
+    """How many terms per row of a minibatch are summed in an element of a gradient: see `Plan.add_gradient`."""
+    kernel, sizes, rows = operation.kernel, {}, set()
+    gradient, *others = kernel.arrays.values()
+    inputs = [
+        (spec, shape) for spec, shape in zip(others, operation.shapes[1:], strict=True) if spec.direction != "out"
+    ]
+    for spec, shape in inputs:
+        if shape is not None:
+            rows.add(spec.dims[0])
+            sizes |= zip(spec.dims[1:], shape, strict=True)
+    summed = {dim for spec, _ in inputs for dim in spec.dims} - {*gradient.dims, *rows}
+    unknown = [f"dimension {dim!r} of no buffer of rows" for dim in sorted(summed - set(sizes))]
+    if not rows or rows & set(gradient.dims) or unknown:
+        expected = "a gradient that is summed over the rows and other dimensions of buffers of rows"
+        got = (
+            ", ".join(unknown) or f"a gradient {gradient.dims} of {'buffers of rows' if rows else 'no buffer of rows'}"
+        )
+        raise ValueError(f"kernel {kernel.name}: expected {expected}, got {got}")
+    return operation.positions * math.prod(sizes[dim] for dim in summed)
+
+
 def _set_follower(entry, follower, **numbers):
     """Sets the follower of an operation, and other fields, in the runner's table: see `Operation` in plan.pyx."""
     entry["follower"] = follower
@@ -140,14 +168,20 @@ class Plan(Program):
     backward: whether there is a backward pass.
     positions: the most positions in a row that an operation treats independently, such as tokens of a sequence or
         pixels of an image; 1 if a row is a vector.
-    terms: the most products per row of a minibatch that are summed in one element of the gradient."""
+    terms: the most products per row of a minibatch that are summed in one element of the gradient; see
+        `add_gradient`."""
 
     def __init__(self, network, capacity, loss_kernel, *, training, backward=True, backend=None):
         super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
         self.has_backward = backward
         self.rows = 0
-        self.inputs = {}  # names of the inputs of a container's layers, by its path
+        # What each array is, by name: one namespace for the arrays of the network and of all layers.
+        self._declared = dict.fromkeys(ENGINE_ARRAYS, "one of the engine")
+        for name in network.views():
+            self._declared |= {name: "parameters", f"d{name}": f"the gradient of {name!r}"}
+        self._declared |= dict.fromkeys(network.statistics, "statistics")
+        self.child_inputs = {}  # by path of a container: names of the inputs of its layers
         self.rank_one_updates = []
         # By array of parameters: operations that write its gradient; products per row summed in an element of it.
         self._written, self._terms = collections.Counter(), collections.Counter()
@@ -162,15 +196,31 @@ class Plan(Program):
 
     # ---- adding operations
 
+    def add(self, phase, kernel, *arguments, conditional=False):
+        """Appends an operation to a phase. arguments: names of buffers, then scalars. Raises ValueError if an operation
+        outside the update has a per-step scalar that is never set: only PerStep("minibatch") is, in the forward and in
+        the backward pass."""
+        has_minibatch = phase in ("forward", "backward")
+        for name, scalar in zip(kernel.scalars, arguments[len(kernel.arrays) :], strict=True):
+            known = phase in (*UPDATE_PHASES, "rank_one") or (has_minibatch and scalar == PerStep("minibatch"))
+            if isinstance(scalar, PerStep) and not known:
+                expected = "a number or PerStep('minibatch')" if has_minibatch else "a number"
+                raise ValueError(
+                    f"kernel {kernel.name}, phase {phase!r}: scalar {name!r}: expected {expected}, got {scalar}"
+                )
+        super().add(phase, kernel, *arguments, conditional=conditional)
+
     def row_buffer(self, name: str, shape: Shape = ()) -> str:
-        """Declares a workspace buffer (rows, *shape); returns its name."""
+        """Declares a workspace buffer (rows, *shape); returns its name. Raises ValueError if an array has that name."""
+        self._declare(name, "a buffer of rows")
         self.row_shapes[name] = tuple(shape)
         return name
 
     def reshaped(self, name: str, of: str, shape: Shape) -> str:
         """Declares a view `name` of the buffer `of`, with rows of another shape; returns its name."""
-        self._base[name] = self._base.get(of, of)
-        return self.row_buffer(name, shape)
+        view = self.row_buffer(name, shape)
+        self._base[view] = self._base.get(of, of)
+        return view
 
     def shape(self, name: str) -> Shape:
         """The shape of a row of a buffer."""
@@ -178,15 +228,31 @@ class Plan(Program):
         return shape
 
     def vector(self, name: str, values: npt.ArrayLike) -> str:
-        """Declares a buffer that holds these values and does not depend on the minibatch; returns its name."""
+        """Declares a buffer that holds these values and does not depend on the minibatch; returns its name. Raises
+        ValueError if an array has that name."""
+        self._declare(name, "a vector")
         self.buffers[name] = np.array(values, self.dtype)
         return name
 
+    def _declare(self, name, kind):
+        """Records the name of a new array, for which all arrays of the network share one namespace."""
+        if name in self._declared:
+            raise value_error("layers", "arrays of different names", f"{name!r} for {kind} and {self._declared[name]}")
+        self._declared[name] = kind
+
     def add_gradient(self, kernel, name, *arguments):
         """Appends an operation that computes the gradient of an array of parameters. If layers share the array, their
-        gradients are summed in the order in which they were added."""
-        shapes = [self.row_shapes[used] for used in arguments if used in self.row_shapes]
-        self._terms[name] += max(math.prod(shape[:-1]) for shape in shapes)
+        gradients are summed in the order in which they were added.
+
+        kernel: its first array is the gradient. Each element must be a sum of elements of buffers of rows, or of
+            products of two such elements: the guard against overflow knows the largest magnitude in these buffers, and
+            how many terms are summed. Their number is the product of the sizes of the dimensions that inputs have and
+            the gradient has not.
+
+        Raises ValueError if the number cannot be derived from the contract: if no input is a buffer of rows, if the
+        gradient has the dimension of the rows, or if a dimension of an input is neither the gradient's nor that of a
+        buffer of rows."""
+        self._terms[name] += _terms_per_row(self.operation(kernel, f"d{name}", *arguments))
         self._written[name] += 1
         if self._written[name] == 1:
             self.add("parameters", kernel, f"d{name}", *arguments)
@@ -224,7 +290,7 @@ class Plan(Program):
     def _add_operations(self):
         network, loss = self.network, self.loss_kernel
         self.loss_shape = network.output_shape[:-1]  # shape of the losses of a row: one per position
-        labels = len(loss.arrays["y"].dims) == 1
+        labels = network.loss_function.takes_labels and loss is network.loss_function.kernels[0]
         y_shape = self.loss_shape if labels else network.output_shape
         for name, shape in (("x", network.input_shape), ("y", y_shape)):
             self.row_shapes |= {name: shape, f"data.{name}": shape}
@@ -329,7 +395,7 @@ class Plan(Program):
         write_update(self, optimizer, named)
         rank_one = optimizer.rank_one_kernel
         products = [name for b, w, _, _ in self.rank_one_updates for name in (b, w)]
-        is_whole = sorted(products) == sorted(network.views()) and self.is_of_one_position
+        is_whole = sorted(products) == sorted(network.views()) and self.gradient_is_rank_one
         if rank_one and optimizer.is_plain and is_whole:
             for product in self.rank_one_updates:
                 scalars = [PerStep((parts[0].group, name)) for name in rank_one.scalars]
@@ -341,7 +407,7 @@ class Plan(Program):
         self.best_pass = self._choose_pass()
 
     @property
-    def is_of_one_position(self):
+    def gradient_is_rank_one(self):
         """Whether each gradient is one outer product of two vectors."""
         return self.capacity * self.terms == 1
 
@@ -354,7 +420,7 @@ class Plan(Program):
         network, optimizer = self.network, self.optimizer
         if self.runner is None or network.l1 or network.l2:
             return "step"
-        few_values = self.is_of_one_position and self.workspace.size * FEW_VALUES < network.n_parameters
+        few_values = self.gradient_is_rank_one and self.workspace.size * FEW_VALUES < network.n_parameters
         if few_values and self._phases["rank_one"]:
             return "rank_one"
         if network.parameters.nbytes * 2 + optimizer.state_bytes(network) > FUSED_BYTES:
@@ -412,8 +478,8 @@ class Plan(Program):
         if self.runner is None:
             self._set_arguments(x, y, weight)
         else:
-            of_y = 0 if y is None else y.ctypes.data
-            self.runner.set_inputs(self._inputs, self.rows, x.ctypes.data, of_y, weight.ctypes.data)
+            y_address = 0 if y is None else y.ctypes.data
+            self.runner.set_inputs(self._inputs, self.rows, x.ctypes.data, y_address, weight.ctypes.data)
 
     def _set_arguments(self, x, y, weight):
         """What `Runner.set_inputs` does, for numpy bodies."""
@@ -433,13 +499,14 @@ class Plan(Program):
     def _inputs_of(self, stages):
         """The slots for the inputs of a step in the given stages, for the runner."""
         slots = {name: np.array(self._slots(name, stages), np.int64) for name in ("x", "y", "index")}
-        return Inputs(
+        return InputSlots(
             **slots, weight=np.array([self._phases["loss"][0].slot("weight")]),
-            share=np.array([self._phases["weight"][0].slot("value")]), losses=self.losses_in(1), terms=self.terms,
+            mean_weight=np.array([self._phases["weight"][0].slot("value")]), losses=self.losses_in(1), terms=self.terms,
         )  # fmt: skip
 
     def set_minibatch_number(self, number):
-        """Sets the number of the minibatch, from which random layers derive their random numbers."""
+        """Sets the number of the minibatch, from which random layers derive their random numbers. (`add` refuses other
+        per-step scalars in these phases.)"""
         for _, name, links in self.per_step(("forward", "backward")):
             for link in links:
                 link.set_scalars(**{name: float(number)})

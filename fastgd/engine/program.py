@@ -16,7 +16,7 @@ from .._plan import (
     BAD_GRADIENT,
     BAD_LOSS,
     BY_ROWS,
-    CHAIN_BLOCK,
+    CHAIN_ELEMENTS,
     CHECK_GRADIENT,
     CHECK_LOSS,
     DONE,
@@ -394,12 +394,12 @@ class Program:
 
 def _links(links):
     """The argument of `chain_record`: for each link the addresses of body and record, the slots of the record, and for
-    each array the bytes that CHAIN_BLOCK elements occupy, or -1 for the scratch buffer."""
+    each array the bytes that CHAIN_ELEMENTS elements occupy, or -1 for the scratch buffer."""
     described = []
     for link in links:
         shifts = []
         for name, spec, array in zip(link.buffers, link.kernel.arrays.values(), link.arguments, strict=False):
-            moves = spec.dims[0] != "one"
-            shifts.append(-1 if name.startswith(SCRATCH) else moves * array.itemsize * CHAIN_BLOCK // (spec.per or 1))
+            shift = 0 if spec.dims[0] == "one" else array.itemsize * CHAIN_ELEMENTS // (spec.per or 1)
+            shifts.append(-1 if name.startswith(SCRATCH) else shift)
         described.append((link.address, link.record.ctypes.data, len(link.record), shifts))
     return described

@@ -55,10 +55,13 @@ class Steps:
     def of(cls, plan, optimizer, x, y, *, rows, starts, order=None, weights=None, ends=(), sums=None):
         """The next steps of an optimizer: as many as `rows` has, or fewer if learning rates are not known that far.
 
-        Limit of the gradient: the square root of the largest finite number M, divided by the learning rate if that is
-        above 1, so that neither squares nor updates overflow. If clipping bounds the gradient below that limit, it must
-        only be finite. Limit of the parameters: weight decay shrinks them unless it or the learning rate is above 1;
-        then they must stay below sqrt(M) divided by the factor by which they may grow."""
+        Limits of magnitudes, where M is the largest finite number, and lr the learning rate times the largest of 1 and
+        `learning_rate_factors`:
+
+            gradient <= sqrt(M) / max(1, lr)    so that neither squares nor updates overflow; M if `clip_value` or
+                                                `clip_norm` is at most this limit
+            parameters <= sqrt(M) / f           f = max(1, lr) max(1, weight_decay): weight decay may multiply them by
+                                                f; no limit without weight decay, or where f is 1"""
         rows, starts, ends = (np.asarray(numbers, np.int64) for numbers in (rows, starts, ends))
         rates, active, values = optimizer.table(len(rows), plan.dtype, plan.groups)
         rows, starts, ends = rows[: len(rates)], starts[: len(rates)], ends[ends <= len(rates)]

@@ -118,7 +118,7 @@ def find_learning_rate(
         if not losses:
             raise
     smoothed, before, noise, index = _found(np.array(losses), steps)
-    suggestion = tried.rate_found * rates[index or 0]
+    suggestion = tried.range_test_factor * rates[index or 0]
     doubt = None
     if len(losses) <= steps * SETTLED:
         doubt = f"the loss diverged at the lowest rates: try a low below {low:g}"

@@ -137,16 +137,18 @@ def _principal(network, points, end, rng):
 
 
 def _random(network, points, end, rng):
-    """The plane of two random directions through the end. In each direction, the incoming weights of a unit are scaled
-    to the norm of its weights at the end, and biases are 0 (Li et al. 2018, arXiv:1712.09913)."""
+    """The plane of two random directions through the end. In each direction, the incoming weights of a unit, those with
+    its index on the last axis, are scaled to their norm at the end; arrays of one axis, such as biases, are 0 (Li et
+    al. 2018, arXiv:1712.09913)."""
     directions = []
     for _ in range(2):
         direction = np.zeros(network.n_parameters)
         parts, weights = network.views(direction), network.views(end)
         for name, part in parts.items():
-            if part.ndim == 2:
+            if part.ndim >= 2:
                 part[...] = rng.normal(size=part.shape)
-                part *= np.linalg.norm(weights[name], axis=0) / np.linalg.norm(part, axis=0)
+                lengths = [np.linalg.norm(a.reshape(-1, a.shape[-1]), axis=0) for a in (weights[name], part)]
+                part *= lengths[0] / lengths[1]
         directions.append(direction)
     return end, *directions, tuple(f"random direction {i} (1: as long as the weights)" for i in (1, 2))
 

@@ -1,12 +1,12 @@
 """Base class of layers: shapes, arrays, and the operations that a layer adds to a plan. The table of layers by name."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
 from ..activations import ACTIVATIONS, Activation
-from ..core.choice import pick
+from ..core.choice import choice_from_config, pick
 from ..core.types import Shape, ShapeLike
 from ..errors import check_integer, choose, shown, value_error
 from ..initializers import Initializer
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..onnx import Graph
 
 LAYERS: dict[str, type["Layer"]] = {}
-# Name, shape, initializer, whether the penalty applies, (fan_in, fan_out).
-Parameter: TypeAlias = tuple[str, Shape, Initializer, bool, tuple[int, int]]
 T = TypeVar("T", bound="Layer")
 
 
@@ -37,26 +35,48 @@ def check_shape(argument: str, shape: ShapeLike) -> Shape:
 
 
 class ParameterSpec(NamedTuple):
-    """An array of parameters."""
+    """An array of parameters.
+
+    name: without the path of the layer in `Layer.parameters`, with it in `parameter_specs`.
+    is_weight: whether the penalty applies to it.
+    fans: (fan_in, fan_out), for the initializer."""
 
     name: str
     shape: Shape
     initializer: Initializer
-    is_weight: bool  # whether the penalty applies to it
-    fans: tuple[int, int]  # (fan_in, fan_out), for the initializer
+    is_weight: bool
+    fans: tuple[int, int]
 
 
 class Layer:
     """A layer: `x` (rows, *shape) -> `y` (rows, *output_shape(shape)). It holds no arrays: these belong to the network
-    and the plan, and their names end with the layer's path. "3" is the third layer of the network, "3.2" the second
-    layer within that. So one object may be used for several layers."""
+    and the plan. So one object may be used for several layers.
+
+    The path of a layer is its number in the network, "3", or in a container, "3.2": the second layer in the third. It
+    is appended to the names of the layer's arrays: parameters "w3.2", statistics "mean3.2", buffers "a3.2".
+
+    Who calls the methods:
+
+    `Network()`         output_shape, leaves; then for each leaf parameters, shared, statistics and check_dtype
+    `fit`               least_rows of each leaf, for minibatches of arrays
+    `Plan()`            forward of all layers, first to last, then backward, last to first; both only add operations to
+                        the plan. At every new plan: for training and for evaluation, for more rows, another loss kernel
+    `to_onnx`           onnx
+    `describe()`        describe
+    `save`, `load`      config; from_config
+    `plots.loss_surface` without_noise
+
+    Containers call the same methods of their layers.
+
+    Operations must not overwrite x, which other layers may read, but may overwrite dy. The gradients of parameters that
+    `Plan.add_gradient` adds are computed after the backward pass of all layers: what they read must be intact then."""
 
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of a row of y, given that of x; raises ValueError if the layer cannot take rows of that shape."""
         return shape
 
-    def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
-        """(name, shape, initializer, whether the penalty applies, (fan_in, fan_out)) of every parameter array."""
+    def parameters(self, shape: Shape) -> tuple[ParameterSpec, ...]:
+        """The parameter arrays. Each forms the buffers `name` and `d{name}`, its gradient, with the layer's path."""
         return ()
 
     def shared(self, shape: Shape) -> tuple[tuple[str, Shape], ...]:
@@ -68,8 +88,17 @@ class Layer:
         return ()
 
     def least_rows(self, shape: Shape) -> int:
-        """The least number of rows in a minibatch from which the layer can learn."""
+        """The least number of rows in a minibatch from which the layer can learn. Only `fit` on arrays refuses smaller
+        minibatches: those of an iterable, `train_step` and `loss_and_gradient` take any number."""
         return 1
+
+    def activations(self) -> tuple[Activation, ...]:
+        """The activations that the layer applies. They may be users' functions, which a file identifies."""
+        return ()
+
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        """The activations whose outputs are elements of y, given those whose outputs are elements of x."""
+        return ()
 
     def check_dtype(self, dtype: np.dtype[Any]) -> None:
         """Raises if this dtype is not precise enough for the layer."""
@@ -83,11 +112,13 @@ class Layer:
         return self
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
-        """Adds the forward pass to the plan, for training if `plan.training`; returns the name of y."""
+        """Adds the forward pass to the plan, for training if `plan.training`; returns the name of y. x: name of a
+        buffer (rows, *shape), which must not be overwritten."""
         raise NotImplementedError
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
-        """Adds the backward pass to the plan; dy may be overwritten. Returns the name of dx, or None if not wanted."""
+        """Adds the backward pass to the plan. Returns the name of dx, or None if it is not wanted; dx may be dy. x, dy:
+        names of buffers, the gradient of y (rows, *output_shape(shape)) in dy, which may be overwritten."""
         raise NotImplementedError
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
@@ -114,14 +145,22 @@ class ActivatedLayer(Layer):
     def __init__(self, activation: str | Activation) -> None:
         self.activation = pick("activation", activation, ACTIVATIONS, Activation)
 
+    def activations(self) -> tuple[Activation, ...]:
+        return (self.activation,)
+
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return (self.activation,)
+
     def row_buffer_of_z(self, plan: "Plan", path: str, shape: Shape) -> str:
-        """Declares the buffer of z and returns its name, which is that of y if the activation works in place."""
+        """Declares the buffer of z and returns its name. If the activation works in place, this is also that of y."""
         keeps_slope = self.activation.keeps == "slope"  # the forward pass replaces z by the slope
         return plan.row_buffer(f"z{path}" if keeps_slope else f"a{path}", shape)
 
     def activate(self, plan: "Plan", path: str, z: str) -> str:
         """Adds the activation to the plan; returns the name of y."""
-        act, y = self.activation, plan.row_buffer(f"a{path}", plan.shape(z))
+        act, y = self.activation, f"a{path}"
+        if z != y:
+            plan.row_buffer(y, plan.shape(z))
         if act.forward is not None:
             plan.add("forward", act.forward, y, z, *act.parameters.values())
         return y
@@ -141,9 +180,7 @@ class ActivatedLayer(Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         options = {name: value for name, value in config.items() if name not in ("layer", "activation")}
-        chosen = dict(config["activation"])
-        activation = pick("activation", chosen.pop("name"), ACTIVATIONS, Activation)(**chosen)
-        return cls(activation=activation, **options)
+        return cls(activation=choice_from_config("activation", config["activation"], ACTIVATIONS), **options)
 
 
 def layer_from_config(config: Mapping[str, Any]) -> Layer:
@@ -155,9 +192,9 @@ def layer_from_config(config: Mapping[str, Any]) -> Layer:
 def parameter_specs(body: Layer, shape: Shape) -> list[ParameterSpec]:
     """The parameter arrays of a network in order: weights first, so that the penalty applies to a prefix."""
     specs = [
-        ParameterSpec(f"{name}{path}", of_array, initializer, is_weight, fans)
-        for path, leaf, of_x in body.leaves("", shape)
-        for name, of_array, initializer, is_weight, fans in leaf.parameters(of_x)
+        spec._replace(name=f"{spec.name}{path}")
+        for path, leaf, x_shape in body.leaves("", shape)
+        for spec in leaf.parameters(x_shape)
     ]
     return sorted(specs, key=lambda spec: not spec.is_weight)
 
@@ -165,7 +202,21 @@ def parameter_specs(body: Layer, shape: Shape) -> list[ParameterSpec]:
 def statistic_specs(body: Layer, shape: Shape) -> list[tuple[str, Shape, float]]:
     """(name, shape, initial value) of every array of statistics of a network."""
     return [
-        (f"{name}{path}", of_array, value)
-        for path, leaf, of_x in body.leaves("", shape)
-        for name, of_array, value in leaf.statistics(of_x)
+        (f"{name}{path}", array_shape, value)
+        for path, leaf, x_shape in body.leaves("", shape)
+        for name, array_shape, value in leaf.statistics(x_shape)
     ]
+
+
+def check_names(body: Layer, shape: Shape) -> None:
+    """Raises ValueError if two arrays of the layers of a network have the same name: parameters, their gradients,
+    statistics."""
+    parameters = [spec.name for spec in parameter_specs(body, shape)]
+    arrays = [(name, "parameters") for name in parameters]
+    arrays += [(f"d{name}", f"the gradient of {name!r}") for name in parameters]
+    arrays += [(name, "statistics") for name, *_ in statistic_specs(body, shape)]
+    names: dict[str, str] = {}
+    for name, kind in arrays:
+        if name in names:
+            raise value_error("layers", "arrays of different names", f"{name!r} for {kind} and {names[name]}")
+        names[name] = kind

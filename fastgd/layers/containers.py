@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
 from ..core.types import Shape
 from ..errors import check_integer, shown, type_error, value_error
@@ -78,9 +79,11 @@ def _indented(layers):
 
 @layer
 class Sequential(Layer):
-    """Layers one after the other, as one layer. An empty list is the identity, y = x.
+    """Layers one after the other, as one layer: x (rows, *shape) -> y (rows, *shape of the last layer's output). An
+    empty list is the identity, y = x.
 
-    Raises TypeError that names the argument.
+    Raises TypeError that names the argument. `Network` raises ValueError if a layer cannot take the output of the one
+    before.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -101,11 +104,16 @@ class Sequential(Layer):
         for child in self._children(path, shape):
             yield from child[1].leaves(child[0], child[2])
 
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        for child in self.layers:
+            of_input = child.output_activations(of_input)
+        return of_input
+
     def without_noise(self) -> Layer:
         return type(self)([child.without_noise() for child in self.layers])
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
-        plan.inputs[path] = names = [x]
+        plan.child_inputs[path] = names = [x]
         for number, child in enumerate(self.layers, 1):
             names.append(child.forward(plan, _joined(path, number), names[-1]))
         return names[-1]
@@ -117,7 +125,7 @@ class Sequential(Layer):
         first = 0 if is_wanted else learning[0]
         for i in range(len(children) - 1, first - 1, -1):
             child_path, child, _ = children[i]
-            dy = child.backward(plan, child_path, plan.inputs[path][i], dy, is_wanted or i > first)
+            dy = child.backward(plan, child_path, plan.child_inputs[path][i], dy, is_wanted or i > first)
         return dy if is_wanted else None
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
@@ -128,8 +136,8 @@ class Sequential(Layer):
     def describe(self, path: str, shape: Shape) -> Iterator[tuple[str, str, Shape]]:
         if path:
             yield path, type(self).__name__, self.output_shape(shape)
-        for child_path, child, of_x in self._children(path, shape):
-            yield from child.describe(child_path, of_x)
+        for child_path, child, x_shape in self._children(path, shape):
+            yield from child.describe(child_path, x_shape)
 
     def config(self) -> dict[str, Any]:
         return {"layer": type(self).__name__, "layers": [child.config() for child in self.layers]}
@@ -144,12 +152,13 @@ class Sequential(Layer):
 
 def has_parameters(path: str, one: Layer, shape: Shape) -> bool:
     """Whether a layer, or a layer in it, has parameters or shares another layer's."""
-    return any(leaf.parameters(of_x) or leaf.shared(of_x) for _, leaf, of_x in one.leaves(path, shape))
+    return any(leaf.parameters(x_shape) or leaf.shared(x_shape) for _, leaf, x_shape in one.leaves(path, shape))
 
 
 @layer
 class Residual(Sequential):
-    """Layers f with a skip connection: y = x + f(x). f must keep the shape. He et al. 2016, arXiv:1512.03385.
+    """Layers f with a skip connection: y = x + f(x), where x, f(x) and y are (rows, *shape). He et al. 2016,
+    arXiv:1512.03385.
 
     Raises TypeError that names the argument. `Network` raises ValueError if f changes the shape.
     """
@@ -159,6 +168,9 @@ class Residual(Sequential):
         if made != shape:
             raise value_error("layers", f"layers in Residual that keep the shape {shape}", f"{made} of {self!r}")
         return shape
+
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return ()  # a sum is the output of no activation
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         f = super().forward(plan, path, x)
@@ -170,10 +182,10 @@ class Residual(Sequential):
         if not is_wanted:
             return super().backward(plan, path, x, dy, False)
         mark = plan.mark()
-        of_f = super().backward(plan, path, x, dy, True)
-        of_f = plan.keep(dy, mark, of_f)
+        dx_f = super().backward(plan, path, x, dy, True)
+        dx_f = plan.keep(dy, mark, dx_f)
         dx = plan.row_buffer(f"dx{path}", plan.shape(x))
-        plan.add("backward", add_rows, dx, dy, of_f)
+        plan.add("backward", add_rows, dx, dy, dx_f)
         return dx
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
@@ -190,7 +202,8 @@ def _branch(argument, branch):
 @layer
 class Concatenate(Layer):
     """Branches with the same input, each a layer or a list of layers; their outputs are concatenated along the last
-    axis. An empty list is the identity. Szegedy et al. 2015, arXiv:1409.4842; Huang et al. 2017, arXiv:1608.06993.
+    axis: x (rows, *shape), outputs (rows, *axes, n_1), (rows, *axes, n_2), ... -> y (rows, *axes, n_1 + n_2 + ...). An
+    empty list is the identity. Szegedy et al. 2015, arXiv:1409.4842; Huang et al. 2017, arXiv:1608.06993.
 
     Raises TypeError or ValueError that names the argument. `Network` raises ValueError if the outputs of the branches
     differ in other axes than the last.
@@ -214,6 +227,9 @@ class Concatenate(Layer):
         for child_path, branch in self._children(path):
             yield from branch.leaves(child_path, shape)
 
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return tuple(one for branch in self.branches for one in branch.output_activations(of_input))
+
     def without_noise(self) -> Layer:
         return Concatenate(*(branch.without_noise() for branch in self.branches))
 
@@ -229,18 +245,18 @@ class Concatenate(Layer):
         """The gradient of x is the sum over the branches, from the last to the first."""
         shape, stop, dx = plan.shape(x), plan.shape(dy)[-1], None
         for child_path, branch in reversed(self._children(path)):
-            of_part = branch.output_shape(shape)
-            stop -= of_part[-1]
+            part_shape = branch.output_shape(shape)
+            stop -= part_shape[-1]
             if not is_wanted and not has_parameters(child_path, branch, shape):
                 continue
-            part = plan.row_buffer(f"dy{child_path}", of_part)
+            part = plan.row_buffer(f"dy{child_path}", part_shape)
             plan.add("backward", take_columns, part, dy, stop)
-            of_branch = branch.backward(plan, child_path, x, part, is_wanted)
+            dx_branch = branch.backward(plan, child_path, x, part, is_wanted)
             if is_wanted and dx is None:
-                dx = of_branch
+                dx = dx_branch
             elif is_wanted:
                 total = plan.row_buffer(f"dx{child_path}", shape)
-                plan.add("backward", add_rows, total, dx, of_branch)
+                plan.add("backward", add_rows, total, dx, dx_branch)
                 dx = total
         return dx
 
@@ -286,6 +302,9 @@ class Reshape(Layer):
         if math.prod(made) != size:
             raise value_error("shape", f"a shape of {size} elements, as {shape} has", self.shape)
         return made
+
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return of_input
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         return plan.reshaped(f"a{path}", x, self.output_shape(plan.shape(x)))

@@ -7,18 +7,22 @@ import numpy.typing as npt
 
 from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
-from ..core.product import add_product, product_over_rows
+from ..core.matrix_product import add_product, product_over_rows
 from ..core.types import Shape
 from ..errors import check_integer, shown, type_error
 from ..initializers import Initializer, pick_initializer
-from .base import ActivatedLayer, Parameter, layer
+from .base import ActivatedLayer, ParameterSpec, layer
 
 if TYPE_CHECKING:
     from ..engine.plan import Plan
     from ..onnx import Graph
 
 
-@kernel
+def _cost_of_product(rows, n_in, n_out):
+    return 2 * rows * n_in * n_out
+
+
+@kernel(cost=_cost_of_product)
 def dense_forward(y: Out("rows", "n_out"), x: In("rows", "n_in"), w: In("n_in", "n_out"), b: In("n_out")):
     """y <- x w + b."""
     np.matmul(x, w, out=y)
@@ -33,7 +37,7 @@ def dense_forward(y, x, w, b):
     add_product(y, x, w)
 
 
-@kernel
+@kernel(cost=_cost_of_product)
 def dense_backward_input(dx: Out("rows", "n_in"), dy: In("rows", "n_out"), w: In("n_in", "n_out")):
     """dx <- dy w^T."""
     np.matmul(dy, w.T, out=dx)
@@ -47,7 +51,7 @@ def dense_backward_input(dx, dy, w):
     add_product(dx, dy, w.T)
 
 
-@kernel
+@kernel(cost=_cost_of_product)
 def dense_backward_weights(dw: Out("n_in", "n_out"), x: In("rows", "n_in"), dy: In("rows", "n_out")):
     """dw <- x^T dy, with a relative error below 1e-6 for any number of rows."""
     product_over_rows(dw, x.T, dy)
@@ -88,13 +92,6 @@ def add_bias(y, b):
             y[i, j] += b[j]
 
 
-def _cost_of_product(rows, n_in, n_out):
-    return 2 * rows * n_in * n_out
-
-
-dense_forward.cost = dense_backward_input.cost = dense_backward_weights.cost = _cost_of_product
-
-
 @layer
 class Dense(ActivatedLayer):
     """A fully connected layer: y = activation(x w + b), x (..., n_in), w (n_in, units), b (units,). On rows with
@@ -132,14 +129,15 @@ class Dense(ActivatedLayer):
     def output_shape(self, shape: Shape) -> Shape:
         return (*shape[:-1], self.units)
 
-    def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
+    def parameters(self, shape: Shape) -> tuple[ParameterSpec, ...]:
         fans = shape[-1], self.units
-        bias = ("b", (self.units,), self.bias_init, False, fans)
-        return (bias,) if self.tie else (("w", fans, self.weight_init, True, fans), bias)
+        bias = ParameterSpec("b", (self.units,), self.bias_init, is_weight=False, fans=fans)
+        weights = ParameterSpec("w", fans, self.weight_init, is_weight=True, fans=fans)
+        return (bias,) if self.tie else (weights, bias)
 
     def shared(self, shape: Shape) -> tuple[tuple[str, Shape], ...]:
-        of_w = shape[-1], self.units
-        return ((self.tied_to, of_w[::-1] if self.is_transposed else of_w),) if self.tied_to else ()
+        w_shape = shape[-1], self.units
+        return ((self.tied_to, w_shape[::-1] if self.is_transposed else w_shape),) if self.tied_to else ()
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         w, b = self.tied_to or f"w{path}", f"b{path}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..activations import Activation
 from ..core.kernel import In, Out, kernel
 from ..core.random import GOLDEN, GOLDEN_64, LAST_MIX, MIX, mixed
 from ..engine.program import PerStep
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..onnx import Graph
 
 
-def kept(row: npt.NDArray[np.int64], n: int, rate: float, key: float, step: float) -> npt.NDArray[np.bool_]:
+def kept_columns(row: npt.NDArray[np.int64], n: int, rate: float, key: float, step: float) -> npt.NDArray[np.bool_]:
     """Which of n columns are kept in these rows: bools (rows, n), True with probability 1 - rate."""
     steps = np.array([int(step)], np.uint64) * np.uint64(GOLDEN_64)
     hashes = mixed(mixed(np.uint64(int(key)) + steps) + row.astype(np.uint64) * np.uint64(GOLDEN_64))
@@ -41,10 +42,10 @@ def dropout(
     key: float,
     step: float,
 ) -> None:
-    """y <- x / (1 - rate) with probability 1 - rate, else 0 x. Srivastava et al. 2014, "Dropout", scaled in training as
-    in torch. row: numbers of the rows; key, step: integers. The result for an element depends only on row, column, key
-    and step, so the same operation computes dx from dy. y may be x."""
-    np.multiply(x, kept(row, x.shape[1], rate, key, step) * x.dtype.type(1 / (1 - rate)), out=y)
+    """y <- x / (1 - rate) with probability 1 - rate, else 0 x, so that NaN stays. Srivastava et al. 2014, "Dropout",
+    scaled in training as in torch. row: numbers of the rows; key, step: integers. The result for an element depends
+    only on row, column, key and step, so the same operation computes dx from dy. y may be x."""
+    np.multiply(x, kept_columns(row, x.shape[1], rate, key, step) * x.dtype.type(1 / (1 - rate)), out=y)
 
 
 def _loop(jit, dtype):
@@ -87,6 +88,9 @@ class Dropout(Layer):
 
     def __init__(self, rate: float) -> None:
         self.rate = check_number("rate", rate, 0.0, 1.0, high_open=True)
+
+    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
+        return of_input  # in evaluation y is x
 
     def without_noise(self) -> Layer:
         return Dropout(0.0)

@@ -15,7 +15,7 @@ from ..core.types import Shape
 from ..engine.gradient import average_parameters
 from ..errors import check_number
 from ..initializers import ones, zeros
-from .base import ActivatedLayer, Parameter, layer
+from .base import ActivatedLayer, ParameterSpec, layer
 from .dense import dense_backward_bias
 
 if TYPE_CHECKING:
@@ -223,9 +223,12 @@ class Normalization(ActivatedLayer):
         super().__init__(activation)
         self.eps = check_number("eps", eps, 0.0, low_open=True)
 
-    def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
+    def parameters(self, shape: Shape) -> tuple[ParameterSpec, ...]:
         n = shape[-1]
-        return (("gamma", (n,), ones, False, (n, n)), ("beta", (n,), zeros, False, (n, n)))
+        return (
+            ParameterSpec("gamma", (n,), ones, is_weight=False, fans=(n, n)),
+            ParameterSpec("beta", (n,), zeros, is_weight=False, fans=(n, n)),
+        )
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         self.activate_backward(plan, path, dy)
@@ -247,6 +250,8 @@ class LayerNorm(Normalization):
     """A layer that gives each row, or each position of a row, mean 0 and variance 1, then scales and shifts its
     columns: y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's LayerNorm. Ba et al. 2016,
     arXiv:1607.06450.
+
+    x, y (rows, ..., n); mean, variance (rows, ...), each over n columns; gamma, beta (n,), initially 1 and 0.
 
     activation: as in `Dense`. eps: > 0. Raises TypeError or ValueError that names the argument.
     """
@@ -283,6 +288,9 @@ class BatchNorm(Normalization):
     """A layer that gives each column of a minibatch, over all rows and positions, mean 0 and variance 1, then scales
     and shifts it: y = activation(gamma (x - mean) / sqrt(variance + eps) + beta), as torch's BatchNorm1d. Ioffe &
     Szegedy 2015, arXiv:1502.03167.
+
+    x, y (rows, ..., n); gamma, beta (n,), initially 1 and 0; mean, variance (n,), of the minibatch, and the running
+    ones, initially 0 and 1.
 
     Evaluation (`predict`, `loss`, validation) uses running statistics. Each training step moves them towards those of
     the minibatch: running <- (1 - momentum) running + momentum new, with the variance divided by rows - 1. They are

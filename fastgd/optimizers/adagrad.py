@@ -9,7 +9,7 @@ import numpy as np
 from ..core.choice import AT_LEAST_ZERO, FRACTION
 from ..core.kernel import In, InOut, kernel
 from ..core.types import Rate
-from ..errors import check_flag, value_error
+from ..errors import check_flag
 from .base import EPS, Numbers, Optimizer, Options, optimizer
 
 
@@ -276,14 +276,11 @@ class RMSProp(Optimizer):
         weight_decay: float = 0.0,
         **options: "Unpack[Options]",
     ) -> None:
-        hyper = {"alpha": alpha, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(learning_rate, hyper, **options)
         self.centred, self.eps_in_root = check_flag("centred", centred), check_flag("eps_in_root", eps_in_root)
-        moving = rmsprop_momentum_step if self.hyper["momentum"] else rmsprop_step
-        self.kernel = rmsprop_centred_step if centred else moving
-        if centred and self.state_dtype is not None:
-            expected = "None with centred=True, since a variance near 0 needs the whole precision"
-            raise value_error("state_dtype", expected, repr(self.state_dtype))
+        hyper = {"alpha": alpha, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
+        moving = rmsprop_momentum_step if self.check_hyper("momentum", momentum) else rmsprop_step
+        self.kernel = rmsprop_centred_step if self.centred else moving
+        super().__init__(learning_rate, hyper, **options)
 
     def scalars(self, lr: "Numbers", t: "Numbers") -> "tuple[Numbers, ...]":
         plain = lr, self.hyper["alpha"], *placed(self.hyper["eps"], self.eps_in_root)

@@ -78,6 +78,7 @@ class Optimizer(Stepper):
 
     learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made.
     hyper: the rule's hyper-parameters by name, each within its range in the class's `ranges`.
+    A class that chooses its `kernel` by arguments sets it before it calls this constructor.
 
     Every optimizer also takes these options, by keyword:
 
@@ -95,7 +96,8 @@ class Optimizer(Stepper):
     learning_rate_factors: factors of the learning rate, by name of a network's parameter array ("w1", "b1", ...;
         `Network.views`) or by index in a list of arrays. Arrays with factor 0 are not updated and have no state.
     state_dtype: None keeps the state in the precision of the parameters; "bfloat16" in 16 bits; "8bit" in 8 bits with
-        an exponent per block of 256. Both round stochastically (see fastgd.optimizers.low_memory).
+        an exponent per block of 256. Both round stochastically (see fastgd.optimizers.low_memory). Rules whose kernel
+        has `whole_state` take only None.
 
     `steps` counts the updates; `state` maps the name of each slot to a list of flat arrays, one for each part of the
     parameters. An optimizer belongs to the first network, or list of arrays, that it is used with.
@@ -115,7 +117,8 @@ class Optimizer(Stepper):
     # A kernel like `sgd_rank_one_update` with the scalars of `kernel`, if the rule has one.
     rank_one_kernel: Kernel | None = None
     decoupled: bool = False
-    rate_found: ClassVar[float] = 1.0  # the fraction of the rate found by a range test that suits a whole training
+    # The fraction of the rate found by a range test that suits a whole training.
+    range_test_factor: ClassVar[float] = 1.0
 
     schedule: Callable[[int], float]  # the learning rate as a function
     decay_biases: bool
@@ -126,7 +129,7 @@ class Optimizer(Stepper):
     learning_rate_factors: dict[str | int, float]
     state: dict[str, list[npt.NDArray[Any]]]
     _learning_rate: Rate
-    _parts: list[tuple[int, str]] | None
+    _layout: list[tuple[int, str]] | None
     _network: "weakref.ref[Network] | None"
     _known_rate: tuple[Callable[[int], float], int, float] | None
 
@@ -153,13 +156,16 @@ class Optimizer(Stepper):
         self.learning_rate_factors = _checked_factors(learning_rate_factors)
         if state_dtype is not None:
             choose("state_dtype", state_dtype, dict.fromkeys(STATE_DTYPES))
+            if self.kernel.whole_state:
+                expected = f"None, since the state of {self.kernel.name} needs the precision of the parameters"
+                raise value_error("state_dtype", expected, repr(state_dtype))
         self.state_dtype = state_dtype
-        # Minibatches processed, which the native runner counts; changes made by the user.
+        # [minibatches processed, which the native runner counts; `changes`]
         self.counter = np.zeros(2, np.int64)
         self.learning_rate = learning_rate
         self.state = {}
         self.norm = np.zeros(1)
-        self._parts = None
+        self._layout = None
         self._network = None
         self._standalone = None
         self._known_rate = None  # (schedule, step, learning rate) of the next step, once the schedule was called for it
@@ -345,24 +351,29 @@ class Optimizer(Stepper):
 
     @property
     def largest_factor(self) -> float:
-        return max(1.0, *self.learning_rate_factors.values(), 0.0)
+        return max([1.0, *self.learning_rate_factors.values()])
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the optimizer belongs to a network or to arrays. It does from its first step on."""
+        return self._layout is not None
 
     def check_fit(self, parameters: Sequence[Array]) -> None:
         """Raises unless the state, if there is one, fits these flat parameter arrays."""
         shapes = [(p.size, str(p.dtype)) for p in parameters]
-        if self._parts is not None and self._parts != shapes:
-            raise value_error("params", f"arrays with the sizes and dtypes of the first step, {self._parts}", shapes)
+        if self.is_bound and self._layout != shapes:
+            raise value_error("params", f"arrays with the sizes and dtypes of the first step, {self._layout}", shapes)
 
     def allocate(self, parameters: Sequence[Array]) -> None:
         """Allocates the state for flat parameter arrays on first use; later checks that it fits them."""
         self.check_fit(parameters)
-        if self._parts is None:
-            parts = [(p.size, str(p.dtype)) for p in parameters]
+        if not self.is_bound:
+            layout = [(p.size, str(p.dtype)) for p in parameters]
             state: dict[str, list[npt.NDArray[Any]]] = {}
             for p in parameters:
                 for name, array in self._new_state(p).items():
                     state.setdefault(name, []).append(array)
-            self._parts, self.state = parts, state  # complete, even if a signal interrupts
+            self._layout, self.state = layout, state  # complete, even if a signal interrupts
 
     def _new_state(self, p):
         """The state of a flat parameter array, by name."""
@@ -451,11 +462,11 @@ class Optimizer(Stepper):
     def _prepared_step(self, params, grads, num_threads, backend):
         """`step` for any arguments: checks and raises. Prepares the fast path for the next steps."""
         with self.lock:
-            self.settle()
+            self.discard_disturbed()
             self._step_with_lock(params, grads, num_threads, backend)
             self._converter.note_change()
 
-    def settle(self) -> None:
+    def discard_disturbed(self) -> None:
         """Drops prepared data that an exception or a fork may have left inconsistent."""
         if self.lock.disturbed:
             self._standalone, self._fast, self._converter = None, None, Converter()

@@ -40,7 +40,7 @@ class Lion(Optimizer):
 
     kernel, decoupled = lion_step, True
     ranges = Optimizer.ranges | {"beta1": FRACTION, "beta2": FRACTION}
-    rate_found = 0.3  # its steps do not shrink with the gradient
+    range_test_factor = 0.3  # its steps do not shrink with the gradient
 
     def __init__(
         self,

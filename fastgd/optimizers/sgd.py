@@ -109,11 +109,11 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         **options: "Unpack[Options]",
     ) -> None:
-        super().__init__(learning_rate, {"momentum": momentum, "weight_decay": weight_decay}, **options)
-        self.nesterov = check_flag("nesterov", nesterov)
-        if nesterov and self.hyper["momentum"] == 0:
+        self.nesterov, has_momentum = check_flag("nesterov", nesterov), self.check_hyper("momentum", momentum) != 0
+        if nesterov and not has_momentum:
             raise value_error("momentum", "a number > 0 with nesterov=True", momentum)
-        self.kernel = sgd_step if self.hyper["momentum"] == 0 else nesterov_step if nesterov else momentum_step
+        self.kernel = sgd_step if not has_momentum else nesterov_step if nesterov else momentum_step
+        super().__init__(learning_rate, {"momentum": momentum, "weight_decay": weight_decay}, **options)
         self.rank_one_kernel = (
             sgd_rank_one_update if self.kernel is sgd_step and not self.hyper["weight_decay"] else None
         )

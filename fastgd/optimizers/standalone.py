@@ -15,7 +15,7 @@ from ..engine.update import write_update
 from ..errors import choose, shown, type_error, value_error
 from ..schedules import Schedule
 
-# Elements of parameters per thread from which on another thread pays.
+# An update has at most one thread per this many elements of parameters.
 THREAD_ELEMENTS = 64 * 1024
 # The most steps for which scalars are prefetched.
 MAX_STEPS = 4096

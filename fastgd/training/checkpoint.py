@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from ..activations import ACTIVATIONS
 from ..core import fingerprint
-from ..core.choice import pick
+from ..core.choice import UndefinedError, choice_from_config
 from ..core.config import __version__
 from ..core.files import as_path, check_file, replace_file
 from ..core.kernel import DTYPES
@@ -28,7 +28,7 @@ from ..core.types import Path
 from ..errors import CheckpointError, check_integer, check_number, choose, shown, value_error
 from ..layers.base import check_shape, layer_from_config, parameter_specs, statistic_specs
 from ..layers.containers import Sequential
-from ..losses import LOSSES, Loss
+from ..losses import LOSSES
 from ..optimizers import OPTIMIZERS
 from ..optimizers.base import Optimizer, check_optimizer
 from ..schedules import SCHEDULES, from_config
@@ -87,8 +87,8 @@ def describe(network, optimizer):
     """What a file says of a network and an optimizer, besides arrays. Raises TypeError or ValueError if `load` could
     not construct them from it."""
     for _, layer, _ in network.body.leaves("", network.input_shape):
-        if hasattr(layer, "activation"):
-            _check_known("activation", layer.activation, ACTIVATIONS)
+        for activation in layer.activations():
+            _check_known("activation", activation, ACTIVATIONS)
     _check_known("loss", network.loss_function, LOSSES)
     content = {"format": FORMAT, "version": __version__, "network": network.config(), "epochs": network.epochs}
     content["minibatches"] = network.minibatches
@@ -164,6 +164,8 @@ class _File:
             yield
         except CheckpointError:
             raise
+        except UndefinedError as error:
+            raise self.error(f"{name}.{error.argument}", error.expected, error.got) from None
         except (
             AttributeError, ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError
         ) as error:  # fmt: skip
@@ -243,12 +245,8 @@ def _network(file, network_class, backend):
     check_threads(None)  # an error in the environment must not be reported as one of the file
     with file.field("network"):
         config = dict(file.content["network"])
-        _check_defined(file, "loss", config["loss"]["name"], LOSSES)
-        for name in _activations(config["layers"]):
-            _check_defined(file, "activation", name, ACTIVATIONS)
+        loss = choice_from_config("loss", config.pop("loss"), LOSSES)
         layers = [layer_from_config(layer) for layer in config.pop("layers")]
-        chosen = dict(config.pop("loss"))
-        loss = pick("loss", chosen.pop("name"), LOSSES, Loss)(**chosen)
         shape = check_shape("input_shape", config.pop("input_shape"))
         choose("dtype", config["dtype"], DTYPES)
         body = Sequential(layers)
@@ -268,23 +266,9 @@ def _network(file, network_class, backend):
     return network
 
 
-def _activations(config):
-    """The names of the activations in a part of a file's description of layers."""
-    if isinstance(config, dict) and "activation" in config:
-        yield config["activation"]["name"]
-    for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        yield from _activations(part)
-
-
 def _count(minibatches):
     """A count of minibatches, checked."""
     return int(check_number("minibatches", check_integer("minibatches", minibatches, 0), 0, 2**53))
-
-
-def _check_defined(file, kind, name, table):
-    if name not in table:
-        expected = f"one of {', '.join(table)}, or your own, defined again before the file is loaded"
-        raise file.error(f"network.{kind}", expected, shown(name))
 
 
 def _check_formulas(file, network, optimizer=None):

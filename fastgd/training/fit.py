@@ -17,7 +17,7 @@ from ..errors import check_flag, check_integer, check_number, choose, shown, typ
 from ..metrics import Metrics, check_metrics
 from ..optimizers import OPTIMIZERS
 from ..optimizers.base import Optimizer, check_optimizer
-from ..training import checkpoint as files
+from .checkpoint import describe
 from .early_stopping import EarlyStopping
 from .history import History
 from .run import Run
@@ -87,8 +87,8 @@ def fit(
     checkpoint: a file to which network, optimizer and the state of this run are saved at the end, on Ctrl-C, and every
         `checkpoint_every` minibatches (None: once a minute). An existing file is replaced.
     resume: True continues from the file `checkpoint`, if it exists, until `epochs` are done in all. With the same
-        arguments and data the results are, bit for bit, those of a run that was never stopped; other arguments or data
-        raise. Of mapped files only some rows are compared, of iterables nothing.
+        arguments and data the results have the same bits as without the stop; other arguments or data raise. Of mapped
+        files only some rows are compared, of iterables nothing.
 
     Raises TypeError or ValueError that names the argument, with the network unchanged; DivergenceError if a loss or
     gradient is not finite, with the parameters of the last good step; CheckpointError if the file does not hold such a
@@ -132,7 +132,7 @@ def fit(
     file = None
     if checkpoint is not None:
         file = check_file(checkpoint, "checkpoint")
-        files.describe(self, optimizer)
+        describe(self, optimizer)  # raises if the file could not store them
     if checkpoint_every is not None:
         check_integer("checkpoint_every", checkpoint_every, 1)
     for name, value in (("checkpoint_every", checkpoint_every), ("resume", check_flag("resume", resume))):

@@ -29,8 +29,8 @@ class History:
     best_epoch          the epoch with the best monitored value, counted from 1; None if nothing is monitored
     stopped             why the run ended, None before that:
                         "epochs": all epochs are done
-                        "converged", "patience": for `patience` epochs the training loss, or the validation loss or the
-                        monitored metric, has not improved
+                        "converged": the training loss was monitored and has not improved for `patience` epochs
+                        "patience": likewise, where the validation loss or a metric was monitored
                         "callback": a callback returned True
                         "diverged", "interrupted" (Ctrl-C, sys.exit), "error": an exception; the history is then
                         `network.history`"""
@@ -90,8 +90,8 @@ class History:
             check_integer("best_epoch", best, 1)
         if not isinstance(stopped, str | None):
             raise type_error("stopped", "a text or None", shown(stopped))
-        of_metrics = [str(name) for name in content["metrics"]]
-        names = [*COLUMNS, *(f"metrics.{name}" for name in of_metrics)]
+        metric_names = [str(name) for name in content["metrics"]]
+        names = [*COLUMNS, *(f"metrics.{name}" for name in metric_names)]
         lists = [arrays[name].tolist() for name in names]
         epochs = len(lists[0])
         for name, values in zip(names, lists, strict=True):
@@ -103,5 +103,5 @@ class History:
         columns, more = dict(zip(COLUMNS, lists, strict=False)), lists[len(COLUMNS) :]
         columns["rows"] = [check_integer("rows", int(count), 1) for count in columns["rows"]]
         steps = check_integer("steps", content["steps"], 0)
-        metrics = dict(zip(of_metrics, more, strict=True))
+        metrics = dict(zip(metric_names, more, strict=True))
         return cls(**columns, metrics=metrics, steps=steps, best_epoch=best, stopped=stopped)

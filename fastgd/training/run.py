@@ -25,7 +25,7 @@ from ..engine.steps import Steps
 from ..errors import check_integer, check_number, reason, shown, value_error
 from ..optimizers.base import Optimizer
 from ..schedules import Schedule
-from ..training import checkpoint as files
+from . import checkpoint
 from .early_stopping import EarlyStopping
 from .history import History
 from .sampling import Minibatches, Stream
@@ -101,15 +101,15 @@ class Run:
         early_stopping: EarlyStopping,
         callbacks: "list[Callback]",
         bar: ProgressBar | None,
-        checkpoint: str | None,
+        checkpoint_path: str | None,
         checkpoint_every: int | None,
     ) -> None:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
         self.rows_per_epoch = source.rows
-        self._checkpoint, self._checkpoint_every = checkpoint, checkpoint_every
+        self._checkpoint, self._checkpoint_every = checkpoint_path, checkpoint_every
         self._final_state = None  # the network's last state, if the best one has replaced it
-        self._checkpoint_file = checkpoint and os.path.abspath(checkpoint)  # a callback may change the folder
+        self._checkpoint_file = checkpoint_path and os.path.abspath(checkpoint_path)  # a callback may change the folder
         self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
         self._epoch_callbacks = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
         self._step_callbacks = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
@@ -189,11 +189,11 @@ class Run:
         Meanwhile no other thread may use the network or the optimizer; functions of the user that the run calls may."""
         network, optimizer = self._network, self._optimizer
         with network.executor.lock, optimizer.lock, self._lent(Use.TRAIN):
-            optimizer.settle()
+            optimizer.discard_disturbed()
             self._learning_rate = optimizer.config()["learning_rate"]
             self._epochs_before = self._source.epoch = network.epochs
             if resume is not None:
-                files.resume(resume, self)
+                checkpoint.resume(resume, self)
             self._go()
         return self._history
 
@@ -497,7 +497,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Saves network, optimizer and the state of this run to a file from which `fit(resume=True)` continues."""
         with self._lent(Use.BORROW), self._network.executor.lock.reading(), self._optimizer.lock.reading():
-            files.save(path, self._network, self._optimizer, self)
+            checkpoint.save(path, self._network, self._optimizer, self)
 
     def _save(self):
         self.save(self._checkpoint_file)

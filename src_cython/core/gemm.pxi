@@ -328,8 +328,11 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
 cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row, int64_t a_k,
                const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n, int64_t k,
                int64_t terms) noexcept nogil:
-    """c (m, n) <- init + a (m, k) b (k, n); NULL for init is zero. terms: see `tile`. With terms, the last rows of b
-    must not be summed separately, and the ends of panels must not depend on m."""
+    """c (m, n) <- init + a (m, k) b (k, n); NULL for init is zero. terms: see `tile`.
+
+    With terms, B is packed if n is not a multiple of LINE, since otherwise the last rows of b could be summed
+    separately, and if k > KC: packing starts a sum at each panel of KC rows, and whether a shorter k is packed depends
+    on m, which must not show in the bits."""
     cdef real end[LANES * NR]
     cdef int64_t j = 0, columns, over
     cdef bint fits = m < PACK_ROWS or k * b_row < FIRST_CACHE

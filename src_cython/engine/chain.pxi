@@ -1,8 +1,9 @@
 # A chain is a kernel that runs other kernels, its links, one after the other on each block of flat arrays.
 
-cdef enum:
-    MAX_SLOTS = 512         # of the record of a link; kernel.py refuses kernels with more
-    MAX_ARRAYS = 256
+# The largest record of a link; kernel.py refuses larger ones.
+cpdef enum:
+    CHAIN_SLOTS = 512
+    CHAIN_ARRAYS = 256
 
 cdef extern from "core/scratch.h" nogil:
     enum: CHAIN_ELEMENTS
@@ -11,7 +12,7 @@ cdef extern from "core/scratch.h" nogil:
 cdef packed struct Link:
     int64_t kernel, record          # addresses
     int64_t slots, arrays           # of the record: arrays come first
-    int64_t shift[MAX_ARRAYS]       # bytes of a block of each array; -1 is the scratch buffer
+    int64_t shift[CHAIN_ARRAYS]       # bytes of a block of each array; -1 is the scratch buffer
 
 cdef packed struct Chain:
     int64_t n_links
@@ -20,7 +21,7 @@ cdef packed struct Chain:
 
 cdef void run_link(const Link *link, int64_t begin, int64_t end) noexcept nogil:
     """Runs a link on the elements [begin, end), through a copy of its record that points to them."""
-    cdef int64_t record[MAX_SLOTS]
+    cdef int64_t record[CHAIN_SLOTS]
     cdef int64_t i, shift
     memcpy(record, <const void *>link.record, 8 * link.slots)
     for i in range(link.arrays):
@@ -43,9 +44,7 @@ cdef void run_chain(const void *args, int64_t begin, int64_t end) noexcept nogil
 
 
 chain_address = <uintptr_t>&run_chain
-CHAIN_BLOCK = CHAIN_ELEMENTS
-CHAIN_SLOTS = MAX_SLOTS
-CHAIN_ARRAYS = MAX_ARRAYS
+globals()["CHAIN_ELEMENTS"] = CHAIN_ELEMENTS    # to Cython the name is the constant of scratch.h
 
 
 def chain_record(links):
@@ -55,8 +54,8 @@ def chain_record(links):
     record = np.zeros(1 + len(links) * per_link, np.int64)
     record[0] = len(links)
     for row, (kernel, address, slots, shifts) in zip(record[1:].reshape(-1, per_link), links):
-        if slots > MAX_SLOTS or len(shifts) > MAX_ARRAYS:
-            raise ValueError(f"chain: expected at most {MAX_SLOTS} slots and {MAX_ARRAYS} arrays, "
+        if slots > CHAIN_SLOTS or len(shifts) > CHAIN_ARRAYS:
+            raise ValueError(f"chain: expected at most {CHAIN_SLOTS} slots and {CHAIN_ARRAYS} arrays, "
                              f"got a kernel of {slots} and {len(shifts)}")
         row[:4 + len(shifts)] = kernel, address, slots, len(shifts), *shifts
     return record

@@ -26,11 +26,11 @@ cdef class FastStep:
     cdef const int64_t *x_shape         # of a row
     cdef const int64_t *y_shape
     cdef int x_rank, y_rank
-    cdef Inputs inputs
+    cdef InputSlots inputs
     cdef const double[::1] limits
     cdef int64_t[::1] counter, minibatches
     cdef double[::1] pace
-    cdef int64_t capacity, next, count, begin, version, trained
+    cdef int64_t capacity, next, count, begin, changes, trained
     cdef int x_type, y_type
     cdef readonly double last_loss
     cdef list watched
@@ -59,7 +59,7 @@ cdef class FastStep:
         self.x_rank, self.y_rank = x.ndim - 1, y.ndim - 1
         self.x_shape, self.y_shape = &shapes[0], &shapes[self.x_rank]
         self.x_type, self.y_type = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y)
-        self.next, self.count, self.begin, self.version = 0, len(limits), counter[0], counter[1]
+        self.next, self.count, self.begin, self.changes = 0, len(limits), counter[0], counter[1]
         self.last_loss = last_loss
 
     @property
@@ -72,7 +72,7 @@ cdef class FastStep:
             return False
         if not (self.lock.is_open() and self.optimizer_lock.is_open()):
             return False
-        if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
+        if self.counter[0] != self.begin + self.next or self.counter[1] != self.changes:
             return False
         if self.minibatches[0] != self.trained + self.next or (self.watched and not unchanged(self.watched)):
             return False
@@ -145,7 +145,7 @@ cdef class FastUpdate:
     cdef const int64_t[:, ::1] per_step, slots
     cdef int64_t[::1] counter, p_data, g_data, types, ranks, starts, ends
     cdef const int64_t[:, ::1] shapes
-    cdef int64_t n, next, count, begin, version, elements
+    cdef int64_t n, next, count, begin, changes, elements
     cdef int threads
     cdef double[2] pace
     cdef UseLock lock
@@ -178,7 +178,7 @@ cdef class FastUpdate:
     def prefetch_values(self, const int64_t[:, ::1] per_step, int64_t count, held):
         """Sets the values of the next `count` steps: one row per `PerStep`. held: the object that owns the values."""
         self.per_step, self.held = per_step, held
-        self.next, self.count, self.begin, self.version = 0, count, self.counter[0], self.counter[1]
+        self.next, self.count, self.begin, self.changes = 0, count, self.counter[0], self.counter[1]
 
     @property
     def is_used_up(self):
@@ -248,7 +248,7 @@ cdef class FastUpdate:
         """`step` for a caller that has the lock, or has checked that it is free."""
         if self.next == self.count:
             return False
-        if self.counter[0] != self.begin + self.next or self.counter[1] != self.version:
+        if self.counter[0] != self.begin + self.next or self.counter[1] != self.changes:
             return False
         if not self.all_fit(params, grads):
             return False

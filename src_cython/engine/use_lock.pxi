@@ -58,13 +58,8 @@ cdef class UseLock:
         self.readers = [thread for thread in self.readers if thread == forking_thread]
         self.forks = fork_count
 
-    cdef inline bint is_free(self):
-        """Whether there is neither a holder nor a reader, and the lock is not disturbed."""
-        self.check_fork()
-        return not (self.taken or self.disturbed or self.readers)
-
     cdef inline bint is_open(self):
-        """Whether it is free, or lent to this thread for training."""
+        """Whether there is no reader, the lock is not disturbed, and it is free or lent to this thread for training."""
         self.check_fork()
         if self.disturbed or self.readers:
             return False
@@ -79,7 +74,7 @@ cdef class UseLock:
             raise RuntimeError(f"this {self.owner} is in use by another call; give each thread its own {self.owner}")
         if not self.lending:
             raise RuntimeError(
-                f"this {self.owner} is in use by another call, in the middle of which this one was made; "
+                f"this {self.owner} is already in use further up the call stack; "
                 "callbacks, metrics and learning-rate functions may use it, other functions called by it may not"
             )
         if self.lending < use:
@@ -95,8 +90,8 @@ cdef class UseLock:
         while use != EVALUATE and self.readers:
             if thread in self.readers:
                 raise RuntimeError(
-                    f"this {self.owner} is being saved, exported or copied by the call in the middle of which this one "
-                    "was made; it may be evaluated, but not trained"
+                    f"this {self.owner} is being saved, exported or copied further up the call stack; "
+                    "it may be evaluated, but not trained"
                 )
             sleep(READERS_SECONDS)
             self.check(use)
@@ -205,7 +200,7 @@ cdef class WaitingLock:
                     self.lock, self.holder = new, 0
                 self.forks = fork_count
         if self.holder == thread:
-            raise RuntimeError(f"this {self.owner} is in use by the call in the middle of which this one was made")
+            raise RuntimeError(f"this {self.owner} is already in use further up the call stack")
         self.lock.acquire()
         self.holder = thread
 

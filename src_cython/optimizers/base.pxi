@@ -1,9 +1,9 @@
 # Loops that the optimizers' rules share. A rule updates one parameter and is inlined into loops over flat arrays.
 #
 # The arguments of a rule are a pointer to the parameter, the values of its slots, the gradient, and the scalars of its
-# kernel in order. No sum has two products as its terms: the compiler might fuse one of them in vectors and the other in
-# the remainder, and the bits would depend on the share of the thread. Where the formula has such a sum, `multiply_add`
-# says which product is fused.
+# kernel in order. Never write a * b + c * d: the compiler may fuse either product, one in the vector loop and the other
+# in the loop over the remaining elements, and the bits would depend on where a thread's share ends. Write
+# multiply_add(a, b, c * d), which says which product is fused.
 
 ctypedef void (*rule_t)(real *p, real *s, real g, const double *h) noexcept nogil
 
@@ -129,7 +129,7 @@ def check_rule(str name, int slots, int scalars):
     """Raises ValueError unless the arrays on the stack of `for_elements` have room for a rule."""
     if slots > MAX_RULE_SLOTS or scalars > MAX_SCALARS:
         raise ValueError(f"rule {name}: expected at most {MAX_RULE_SLOTS} slots and {MAX_SCALARS} scalars, "
-                         f"got {slots} and {scalars}; see src_cython/optimizers.pxi")
+                         f"got {slots} and {scalars}; see src_cython/optimizers/base.pxi")
 
 
 cdef void register_rule(str name, kernel_t plain, kernel_t bfloat16, kernel_t eight_bit, int slots, int scalars):

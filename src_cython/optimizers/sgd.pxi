@@ -12,7 +12,7 @@ cdef void sgd_step(const void *args, int64_t begin, int64_t end) noexcept nogil:
 register_rule("sgd_step", sgd_step, NULL, NULL, 0, 3)
 
 
-cdef struct SGDOuterStep:
+cdef struct SGDRankOneUpdate:
     real *b
     real *w
     const real *x
@@ -22,14 +22,14 @@ cdef struct SGDOuterStep:
 
 
 cdef void sgd_rank_one_update(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const SGDOuterStep *a = <const SGDOuterStep *>args
+    cdef const SGDRankOneUpdate *a = <const SGDRankOneUpdate *>args
     cdef real lr = <real>a.lr
     cdef int64_t j
     for j in range(begin, end):
         a.b[j] -= lr * a.dy[j]
     subtract_outer(a.w + begin, a.n_out, lr, a.x, a.dy + begin, a.n_in, end - begin)
 
-register("sgd_rank_one_update", sgd_rank_one_update, sizeof(SGDOuterStep))
+register("sgd_rank_one_update", sgd_rank_one_update, sizeof(SGDRankOneUpdate))
 
 
 cdef inline inlined momentum(real *p, real *s, real g, const double *h) noexcept nogil:

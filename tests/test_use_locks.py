@@ -155,7 +155,7 @@ def test_a_function_within_a_step_is_refused(rng, monkeypatch):
     step = network.executor._evaluation_plan._phases["forward"][0]
     run = type(step).run
     monkeypatch.setattr(type(step), "run", lambda self: (network.loss(x, x[:, :1]) if self is step else 0, run(self)))
-    with pytest.raises(RuntimeError, match="in use by another call, in the middle of which this one was made"):
+    with pytest.raises(RuntimeError, match="network is already in use further up the call stack; callbacks, metrics"):
         network.predict(x)
 
 
@@ -299,7 +299,7 @@ def test_a_callback_serves_one_fit_at_a_time(tmp_path, rng):
     for shared in (log, points):
 
         def again(run, shared=shared):
-            with pytest.raises(RuntimeError, match="in use by another call"):
+            with pytest.raises(RuntimeError, match="is already in use further up the call stack"):
                 networks[1].fit(x, x[:, :1], epochs=1, callbacks=[shared])
 
         networks[0].fit(x, x[:, :1], epochs=2, callbacks=[shared, again])
@@ -337,7 +337,7 @@ def test_predictions_of_an_estimator_wait_for_its_fit(rng):
 
     estimator.learning_rate_init = 0.1
     estimator.solver = fastgd.SGD(lambda step: 0.1 + 0 * len(estimator.predict(x)))
-    with pytest.raises(RuntimeError, match="estimator is in use by the call in the middle of which"):
+    with pytest.raises(RuntimeError, match="estimator is already in use further up the call stack"):
         estimator.fit(x, two)
     assert estimator.predict_proba(x).shape == (300, 3)  # unchanged
 
@@ -349,13 +349,13 @@ def test_uses_of_a_lock():
             with lock.lend(lent):
                 for use in (Use.EVALUATE, Use.BORROW, Use.TRAIN):
                     if use <= allowed:
-                        with lock.use(use), pytest.raises(RuntimeError, match="in the middle of which"):
+                        with lock.use(use), pytest.raises(RuntimeError, match="further up the call stack"):
                             lock.reading().__enter__()
                     else:
                         with pytest.raises(RuntimeError, match="not train"), lock.use(use):
                             pass
                 with lock.reading():
                     pass
-        with pytest.raises(RuntimeError, match="in the middle of which"), lock:
+        with pytest.raises(RuntimeError, match="further up the call stack"), lock:
             pass
     assert not pickle.loads(pickle.dumps(lock)).disturbed

@@ -1,4 +1,4 @@
-# For benchmarks and tests: speed of the machine, and accuracy of the elementary functions.
+# Functions for benchmarks and tests only: speed of the machine, accuracy of the elementary functions.
 
 def fused_multiply_adds(int64_t count):
     """Runs `count` rounds of MR x VECTORS independent vector fused multiply-adds; returns the number of floating-point
