@@ -65,6 +65,8 @@ def test_the_median_may_stand_in(tmp_path):
         (list(range(20)), "auto", tuple(range(20))),
         (list(range(21)), "auto", None),
         (list(range(30)), "classification", tuple(range(30))),
+        ([1.0, 2.0, 1.0], "classification", (1, 2)),
+        ([f"n{i % 35}" for i in range(90)], "auto", tuple(sorted(f"n{i}" for i in range(35)))),
     ],
 )
 def test_what_the_target_is(values, task, classes):
@@ -75,7 +77,7 @@ def test_what_the_target_is(values, task, classes):
     if classes:
         assert y.dtype == np.int64
         y = np.eye(len(classes))[y]
-    assert made.decode(y.reshape(len(values), -1)).tolist() == pytest.approx(values) if not classes else values
+    assert made.decode(y.reshape(len(values), -1)).tolist() == (values if classes else pytest.approx(values))
 
 
 def test_every_format_gives_the_same(path, tmp_path):

@@ -198,6 +198,7 @@ def test_a_list_of_arrays_is_one_array_cut(name, extra, backend, dtype, rng):
 
 @pytest.mark.parametrize("extra", EXTRAS)
 @pytest.mark.parametrize("backend", ["numba", "cython"])
+@pytest.mark.usefixtures("every_step_is_shared")
 def test_ways_of_a_step_change_no_bit(extra, backend, monkeypatch, rng):
     """One sweep over all parameters, or each part as its gradient is finished; one call, or step by step; any number of
     threads."""
