@@ -47,7 +47,7 @@ PRELOADED = [
 COMPILE_MOST = ("core/fingerprint", "core/reads", "custom", "engine/plan raise_fault")  # files and functions
 # Test files of modules and folders that have another name.
 OWN_TESTS = {
-    "cli/self_check": "kernels", "core/buffers": "engine", "core/kernel": "kernels", "core/product": "kernels",
+    "cli/self_check": "kernels", "core/buffers": "engine", "core/kernel": "kernels", "core/matrix_product": "kernels",
     "explore/gradient_check": "gradients", "explore/range_test": "finder", "explore/surface": "plots",
     "sklearn/training": "sklearn", "tables/text": "table_text",
 }  # fmt: skip
