@@ -325,7 +325,7 @@ def seconds_of(kernel, arguments, repeats):
 class Process:
     """A peer in its own process."""
 
-    def __init__(self, peer, threads, other):
+    def __init__(self, peer, threads, other=None):
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTGD_NUM_THREADS")
         environment = os.environ | dict.fromkeys(variables, str(threads))
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"

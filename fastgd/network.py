@@ -296,7 +296,7 @@ class Network:
         """`loss`, and its gradient with respect to `parameters` as a flat array (a copy).
 
         training: True runs the layers in training mode, on all rows as one minibatch: Dropout drops, BatchNorm
-            normalizes by these rows and updates its running statistics.
+            normalizes by these rows; its running statistics stay.
         minibatch: number from which Dropout draws its mask; None is `minibatches`, as in the next training step. This
             method does not count a step: a loop that updates the parameters itself passes its own numbers.
 
@@ -358,7 +358,7 @@ class Network:
         """One line per layer: path, layer, shape of a row of its output, number of parameters."""
         counts = {}
         for path, leaf, shape in self.body.leaves("", self.input_shape):
-            counts[path] = sum(math.prod(spec.shape) for spec in leaf.parameters(shape))
+            counts[path] = sum(math.prod(array_shape) for _, array_shape, *_ in leaf.parameters(shape))
         lines = []
         for path, text, shape in self.body.describe("", self.input_shape):
             indent = "  " * (1 + path.count("."))

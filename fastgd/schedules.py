@@ -7,6 +7,7 @@ the rates of schedules beforehand, as arrays that the native loop reads. Only `r
 
 import copy
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,16 @@ Rates: TypeAlias = float | npt.NDArray[np.float64]
 FACTOR: Range = {"low": 0.0, "low_open": True, "high": 1.0}
 
 
+@functools.cache
+def _field_types(cls: type) -> dict[str, Any]:
+    """The types of a schedule's fields by name, also where the module postpones annotations."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:  # a type that only type checkers know
+        named = {"int": int, "float": float, "Rate": Rate}
+        return {field.name: named.get(str(field.type), field.type) for field in dataclasses.fields(cls)}
+
+
 class Schedule:
     """Base of the schedules: dataclasses with a method `learning_rates`. Fields are checked by type (int, float or
     `Rate`) and against the class's `ranges`.
@@ -34,7 +45,8 @@ class Schedule:
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __post_init__(self) -> None:
-        types = typing.get_type_hints(type(self))
+        cls: Any = type(self)  # mypy takes a class for an instance that is not hashable
+        types = _field_types(cls)
         for field in dataclasses.fields(self):
             if not field.init:
                 continue

@@ -154,7 +154,6 @@ BAD = {
     "layers": (lambda: Residual(Dense(3)), "'layers'.*list of layers"),
     "tie": (lambda: Dense(3, tie=1), "'tie'.*name of the weights.*1"),
     "empty tie": (lambda: Dense(3, tie=".T"), "'tie'.*name of the weights.*'.T'"),
-    "weights for a tie": (lambda: Dense(3, tie="w1", weight_init="zeros"), "'weight_init'.*none with tie"),
     "unknown tie": (lambda: Network(4, [Dense(3, tie="w7")], loss="mse"), "layers.*has parameters|'tie'.*'w7'"),
     "tie shape": (lambda: Network(4, [Dense(3), Dense(4, tie="w1")], loss="mse"), r"'tie'.*\(3, 4\).*'w1'.*\(4, 3\)"),
     "no parameters": (lambda: Network(4, [Residual([Dropout(0.1)])], loss="mse"), "'layers'.*has parameters"),

@@ -105,6 +105,12 @@ def test_an_operation_that_cannot_be_added(phase, arguments, error, match):
         plan_of(Dense(3), Own(forward=forward))
 
 
+def test_a_gradient_that_cannot_be_added():
+    made = scaled()
+    with pytest.raises(TypeError, match="own_scaled, phase 'parameters': expected y, x, scale, got .'ds2', 'x'.$"):
+        plan_of(Dense(3), Own(["s"], backward=lambda plan, path, x, dy: plan.add_gradient(made, "s2", "x")))
+
+
 def test_a_parameter_without_a_gradient_is_an_error():
     with pytest.raises(ValueError, match="'layers': expected layers that add a gradient for all .*none for 's2'"):
         plan_of(Dense(3), Own(["s"]))

@@ -277,3 +277,18 @@ def test_a_new_schedule_declares_the_ranges_of_its_fields_itself():
     for arguments, match in bad.items():
         with pytest.raises(ValueError, match=match):
             sawtooth(*arguments)
+
+
+def test_fields_are_checked_where_annotations_are_postponed():
+    names = {"dataclasses": dataclasses, "Schedule": fastgd.schedules.Schedule}
+    exec(
+        "from __future__ import annotations\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class late(Schedule):\n"
+        "    learning_rate: float\n    steps: int = 3\n    other: OnlyForTypes = None\n",
+        names | {"__name__": __name__},
+        made := {},
+    )
+    assert made["late"](1).learning_rate == 1.0
+    with pytest.raises(TypeError, match="'steps'"):
+        made["late"](0.1, steps=2.5)

@@ -207,9 +207,7 @@ class Plan(Program):
         never set: only PerStep("minibatch") is, in the forward and in the backward pass. Raises TypeError if the
         arguments are not as many as the kernel's."""
         choose("phase", phase, self._phases)
-        if len(arguments) != len(kernel.arrays) + len(kernel.scalars):
-            expected = ", ".join((*kernel.arrays, *kernel.scalars))
-            raise TypeError(f"kernel {kernel.name}, phase {phase!r}: expected {expected}, got {arguments}")
+        self._check_arguments(phase, kernel, *arguments)
         has_minibatch = phase in ("forward", "backward")
         for name, scalar in zip(kernel.scalars, arguments[len(kernel.arrays) :], strict=True):
             known = phase in (*UPDATE_PHASES, "rank_one") or (has_minibatch and scalar == PerStep("minibatch"))
@@ -219,6 +217,11 @@ class Plan(Program):
                     f"kernel {kernel.name}, phase {phase!r}: scalar {name!r}: expected {expected}, got {scalar}"
                 )
         super().add(phase, kernel, *arguments, conditional=conditional)
+
+    def _check_arguments(self, phase, kernel, *arguments):
+        if len(arguments) != len(kernel.arrays) + len(kernel.scalars):
+            expected = ", ".join((*kernel.arrays, *kernel.scalars))
+            raise TypeError(f"kernel {kernel.name}, phase {phase!r}: expected {expected}, got {arguments}")
 
     def row_buffer(self, name: str, shape: Shape = ()) -> str:
         """Declares a workspace buffer (rows, *shape); returns its name. Raises ValueError if an array has that name."""
@@ -262,6 +265,7 @@ class Plan(Program):
         Raises ValueError if the number cannot be derived from the contract: if no input is a buffer of rows, if the
         gradient has the dimension of the rows, or if a dimension of an input is neither the gradient's nor that of a
         buffer of rows."""
+        self._check_arguments("parameters", kernel, f"d{name}", *arguments)
         self._terms[name] += _terms_per_row(self.operation(kernel, f"d{name}", *arguments))
         self._written[name] += 1
         if self._written[name] == 1:
@@ -372,6 +376,7 @@ class Plan(Program):
         return sum(self.buffers[name].nbytes for name in self.row_names) // self.capacity
 
     def _bind(self, first=0):
+        self._stages_of_pass = {}  # by name, and whether it gathers
         self.bind(first)
         self.positions = max(operation.positions for phase in BY_ROWS_PHASES for operation in self._phases[phase])
         # Floating-point operations per row, approximately.
@@ -528,12 +533,17 @@ class Plan(Program):
 
     def _stages(self, pass_name, gather=False):
         """The stages of a pass; with `gather`, the pass gathers its rows first."""
-        first = {"weight": "gather"} if gather else {}
-        return self.stages([(first.get(stage[0], stage[0]), *stage[1:]) for stage in PASSES[pass_name]])
+        stages = self._stages_of_pass.get((pass_name, gather))
+        if stages is None:
+            first = {"weight": "gather"} if gather else {}
+            stages = self.stages([(first.get(stage[0], stage[0]), *stage[1:]) for stage in PASSES[pass_name]])
+            self._stages_of_pass[pass_name, gather] = stages
+        return stages
 
     def run(self, pass_name):
         """Runs a pass once on the minibatch set by `set_minibatch`."""
-        self.point("total", self.buffers["total"])
+        if pass_name not in ("inputs", "forward"):
+            self.point("total", self.buffers["total"])
         stages = self._stages(pass_name)
         if self.runner is None:
             self.run_in_python(stages)

@@ -199,7 +199,7 @@ def layer_from_config(config: Mapping[str, Any]) -> Layer:
 def parameter_specs(body: Layer, shape: Shape) -> list[ParameterSpec]:
     """The parameter arrays of a network in order: weights first, so that the penalty applies to a prefix."""
     specs = [
-        spec._replace(name=f"{spec.name}{path}")
+        ParameterSpec(*spec)._replace(name=f"{spec[0]}{path}")
         for path, leaf, x_shape in body.leaves("", shape)
         for spec in leaf.parameters(x_shape)
     ]

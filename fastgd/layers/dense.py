@@ -9,7 +9,7 @@ from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
 from ..core.matrix_product import add_product, product_over_rows
 from ..core.types import Shape
-from ..errors import check_integer, shown, type_error, value_error
+from ..errors import check_integer, shown, type_error
 from ..initializers import Initializer, pick_initializer
 from .base import ActivatedLayer, ParameterSpec, layer
 
@@ -103,7 +103,7 @@ class Dense(ActivatedLayer):
         shape of w or b. "torch" for both gives the initial values of torch.nn.Linear.
     tie: the name of another layer's weights that this layer shares: "w" and the layer's path from the network, such as
         "w1" or, within the third layer, "w3.2"; with ".T" their transpose. Their gradient is the sum over both layers.
-        Press & Wolf 2017, arXiv:1608.05859.
+        `weight_init` is then not used. Press & Wolf 2017, arXiv:1608.05859.
 
     Raises TypeError or ValueError that names the argument.
     """
@@ -123,10 +123,6 @@ class Dense(ActivatedLayer):
         self.bias_init = pick_initializer("bias_init", bias_init)
         if tie is not None and not (isinstance(tie, str) and tie.removesuffix(".T")):
             raise type_error("tie", "the name of the weights of another layer, such as 'w1', or None", shown(tie))
-        if tie is not None and not (isinstance(weight_init, str) and weight_init == "glorot_uniform"):
-            raise value_error(
-                "weight_init", "none with tie: the layer has no weights to initialize", shown(weight_init)
-            )
         self.tie = tie
         self.tied_to = tie and tie.removesuffix(".T")
         self.is_transposed = tie is not None and tie != self.tied_to

@@ -2,9 +2,10 @@
 makes steps on arrays or in a network. Over 400 lines: the options common to all optimizers affect each of these."""
 
 import contextlib
+import inspect
 import numbers
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
@@ -149,7 +150,8 @@ class Optimizer(Stepper):
         **unknown: Any,
     ) -> None:
         if unknown:
-            known = ("learning_rate", *hyper, *Options.__annotations__)
+            parameters = inspect.signature(type(self)).parameters.values()
+            known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD] + list(Options.__annotations__)
             raise type_error(f"{type(self).__name__}()", f"options {', '.join(known)}", ", ".join(unknown))
         self.hyper = {name: self.check_hyper(name, value) for name, value in hyper.items()}
         self.decoupled = check_flag("decoupled", self.decoupled if decoupled is None else decoupled)
@@ -258,7 +260,7 @@ class Optimizer(Stepper):
 
     @np.errstate(all="ignore")
     def table(
-        self, count: int, dtype: npt.DTypeLike, groups: Sequence[UpdateGroup]
+        self, count: int, dtype: npt.DTypeLike, groups: Iterable[UpdateGroup]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], dict[Any, npt.NDArray[np.float64]]]:
         """(rates, active, values) for the next `count` minibatches: learning rates; whether the minibatch ends with an
         update; and per-step scalars by key, with stride 0 if they are constant.
@@ -326,7 +328,7 @@ class Optimizer(Stepper):
         added, shrink = (0.0, lr * decay) if self.decoupled else (decay, 0.0)
         return *self.scalars(lr, t), added, shrink
 
-    def prepare(self, backend: str, dtype: npt.DTypeLike, groups: Sequence[UpdateGroup]) -> None:
+    def prepare(self, backend: str, dtype: npt.DTypeLike, groups: Iterable[UpdateGroup]) -> None:
         """Raises the errors of the first step before the optimizer allocates its state or is bound to parameters."""
         schedule, step = self.schedule, self.steps
         rates, *_ = self.table(1, dtype, groups)
