@@ -376,7 +376,7 @@ class Plan(Program):
         return sum(self.buffers[name].nbytes for name in self.row_names) // self.capacity
 
     def _bind(self, first=0):
-        self._stages_of_pass = {}  # by name, and whether it gathers
+        self._stages_of_pass, self._inputs_of_pass = {}, {}  # by name, and whether rows are gathered
         self.bind(first)
         self.positions = max(operation.positions for phase in BY_ROWS_PHASES for operation in self._phases[phase])
         # Floating-point operations per row, approximately.
@@ -618,7 +618,10 @@ class Plan(Program):
             self.point("weight", self.buffers["weight"])
         else:
             sources["weights"] = addresses(steps.weights, steps.weight_starts)
-        limits, inputs, table = np.ascontiguousarray(steps.gradient_limits), self._inputs_of(used), per_step.table()
+        if (pass_name, steps.in_place) not in self._inputs_of_pass:
+            self._inputs_of_pass[pass_name, steps.in_place] = self._inputs_of(used)
+        inputs, table = self._inputs_of_pass[pass_name, steps.in_place], per_step.table()
+        limits = np.ascontiguousarray(steps.gradient_limits)
         done, rows = np.searchsorted(steps.ends, first, side="right"), int(steps.rows[0])
         self.runner.prepare(
             stages, inputs=inputs, per_step=table, rows=steps.rows, **sources, limits=limits,

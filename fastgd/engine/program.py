@@ -206,7 +206,7 @@ class Program:
 
     def bind(self, first=0):
         """Binds the operations from index `first` on; earlier ones are bound already."""
-        self.operations, self.ends = [], {}
+        self.operations, self.ends, self._uses = [], {}, {}
         for phase in self.phases:
             self.operations += self._phases[phase]
             self.ends[phase] = len(self.operations)
@@ -307,8 +307,10 @@ class Program:
 
     def links_with(self, name):
         """(operation, index of the buffer among the operation's buffers) for each use of a buffer."""
-        links = (link for operation in self.operations for link in operation.links)
-        return [(link, j) for link in links for j, used in enumerate(link.buffers) if used == name]
+        if name not in self._uses:
+            links = (link for operation in self.operations for link in operation.links)
+            self._uses[name] = [(link, j) for link in links for j, used in enumerate(link.buffers) if used == name]
+        return self._uses[name]
 
     def point(self, name, array):
         """Makes the operations use another array for a buffer. It must be C-contiguous, aligned, of the same dtype."""
