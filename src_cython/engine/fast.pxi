@@ -1,12 +1,13 @@
-# Fast paths from Python into a pass, which cost little more than the arithmetic.
+# Fast paths from Python into a pass, which cost little more than the arithmetic. `<cnp.ndarray>` casts without a test:
+# all arrays have passed PyArray_CheckExact.
 
 cdef inline bint has_rows(object array, const int64_t *shape, int rank):
     """Whether each row of an array has this shape."""
     cdef int i
-    if cnp.PyArray_NDIM(array) != rank + 1:
+    if cnp.PyArray_NDIM(<cnp.ndarray>array) != rank + 1:
         return False
     for i in range(rank):
-        if cnp.PyArray_DIM(array, i + 1) != shape[i]:
+        if cnp.PyArray_DIM(<cnp.ndarray>array, i + 1) != shape[i]:
             return False
     return True
 
@@ -58,7 +59,7 @@ cdef class FastStep:
         self.kept, self.capacity = (kept, shapes), capacity
         self.x_rank, self.y_rank = x.ndim - 1, y.ndim - 1
         self.x_shape, self.y_shape = &shapes[0], &shapes[self.x_rank]
-        self.x_type, self.y_type = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y)
+        self.x_type, self.y_type = cnp.PyArray_TYPE(<cnp.ndarray>x), cnp.PyArray_TYPE(<cnp.ndarray>y)
         self.next, self.count, self.begin, self.changes = 0, len(limits), counter[0], counter[1]
         self.last_loss = last_loss
 
@@ -78,14 +79,16 @@ cdef class FastStep:
             return False
         if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_CheckExact(y)):
             return False
-        if not (cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY_RO(y)):
+        if not (cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>y)):
             return False
-        if cnp.PyArray_TYPE(x) != self.x_type or cnp.PyArray_TYPE(y) != self.y_type:
+        if cnp.PyArray_TYPE(<cnp.ndarray>x) != self.x_type or cnp.PyArray_TYPE(<cnp.ndarray>y) != self.y_type:
             return False
-        cdef int y_ndim = cnp.PyArray_NDIM(y)
-        if cnp.PyArray_NDIM(x) == 0 or y_ndim == 0 or not 1 <= cnp.PyArray_DIM(x, 0) <= self.capacity:
+        if cnp.PyArray_NDIM(<cnp.ndarray>x) == 0 or cnp.PyArray_NDIM(<cnp.ndarray>y) == 0:
             return False
-        if cnp.PyArray_DIM(y, 0) != cnp.PyArray_DIM(x, 0) or not has_rows(x, self.x_shape, self.x_rank):
+        cdef int64_t rows = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
+        if not 1 <= rows <= self.capacity or cnp.PyArray_DIM(<cnp.ndarray>y, 0) != rows:
+            return False
+        if not has_rows(x, self.x_shape, self.x_rank):
             return False
         # If there is one number per position, the last axis may be missing.
         return has_rows(y, self.y_shape, self.y_rank) or (
@@ -97,8 +100,8 @@ cdef class FastStep:
             return None
         check_scratch()
         cdef Engine *e = &self.runner.engine
-        cdef int64_t rows = cnp.PyArray_DIM(x, 0), at_x = <int64_t>cnp.PyArray_DATA(x)
-        cdef int64_t at_y = <int64_t>cnp.PyArray_DATA(y)
+        cdef int64_t rows = cnp.PyArray_DIM(<cnp.ndarray>x, 0), at_x = <int64_t>cnp.PyArray_DATA(<cnp.ndarray>x)
+        cdef int64_t at_y = <int64_t>cnp.PyArray_DATA(<cnp.ndarray>y)
         e.inputs = &self.inputs.to
         e.stages, e.n_stages = &self.stages[0], self.stages.shape[0]
         e.per_step, e.n_per_step = NULL, self.per_step.shape[0]
@@ -197,25 +200,26 @@ cdef class FastUpdate:
         return low == 0 or self.ends[low - 1] <= begin
 
     cdef bint fits(self, int64_t i, object p, object g):
-        cdef int64_t size = 1, address
+        cdef int64_t elements = 1, size, address
         cdef int j
         if not (cnp.PyArray_CheckExact(p) and cnp.PyArray_CheckExact(g)):
             return False
-        if not (cnp.PyArray_ISCARRAY(p) and cnp.PyArray_ISCARRAY_RO(g)):
+        if not (cnp.PyArray_ISCARRAY(<cnp.ndarray>p) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>g)):
             return False
-        if cnp.PyArray_TYPE(p) != self.types[i] or cnp.PyArray_TYPE(g) != self.types[i]:
+        if cnp.PyArray_TYPE(<cnp.ndarray>p) != self.types[i] or cnp.PyArray_TYPE(<cnp.ndarray>g) != self.types[i]:
             return False
-        if <int64_t>cnp.PyArray_DATA(p) != self.p_data[i]:
+        if <int64_t>cnp.PyArray_DATA(<cnp.ndarray>p) != self.p_data[i]:
             return False
-        if cnp.PyArray_NDIM(p) != self.ranks[i] or cnp.PyArray_NDIM(g) != self.ranks[i]:
+        if cnp.PyArray_NDIM(<cnp.ndarray>p) != self.ranks[i] or cnp.PyArray_NDIM(<cnp.ndarray>g) != self.ranks[i]:
             return False
         for j in range(self.ranks[i]):
-            if cnp.PyArray_DIM(p, j) != self.shapes[i, j] or cnp.PyArray_DIM(g, j) != self.shapes[i, j]:
+            size = self.shapes[i, j]
+            if cnp.PyArray_DIM(<cnp.ndarray>p, j) != size or cnp.PyArray_DIM(<cnp.ndarray>g, j) != size:
                 return False
-            size *= self.shapes[i, j]
-        address = <int64_t>cnp.PyArray_DATA(g)
+            elements *= size
+        address = <int64_t>cnp.PyArray_DATA(<cnp.ndarray>g)
         if address != self.g_data[i]:
-            if not self.is_apart(address, address + size * cnp.PyArray_ITEMSIZE(g)):
+            if not self.is_apart(address, address + elements * cnp.PyArray_ITEMSIZE(<cnp.ndarray>g)):
                 return False
             self.g_data[i] = address
         return True
