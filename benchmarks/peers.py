@@ -421,8 +421,9 @@ def plot(results, path, threads):
 
     figure = Figure(figsize=(11, 1.2 + 0.62 * len(results)), layout="constrained")
     axes = figure.subplots()
-    height = 0.85 / len(PEERS)
-    for i, (peer, colour) in enumerate(zip(PEERS, colormaps["tab10"].colors, strict=True)):
+    drawn = [peer for peer in PEERS if any(peer in r["microseconds"] for r in results.values())]
+    height, colours = 0.85 / len(drawn), colormaps["tab20"].colors
+    for i, (peer, colour) in enumerate(zip(drawn, colours, strict=False)):
         rows = [(k, r["microseconds"][peer]) for k, r in enumerate(results.values()) if peer in r["microseconds"]]
         if rows:
             axes.barh([k + i * height for k, _ in rows], [t for _, t in rows], height, color=colour, label=peer)
