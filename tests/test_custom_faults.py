@@ -213,7 +213,7 @@ def test_errors_of_compiled_code_alone_name_the_function():
         return dz[0] ** 2 * (n / n)
 
     network = Network(4, [Dense(1)], loss=wide, dtype="float64")
-    with pytest.raises(RuntimeError, match="custom_wide_loss.*'wide'.*64 bits"):
+    with pytest.raises(RuntimeError, match="custom_wide_loss.*'wide'.*64-bit"):
         network.loss(np.ones((1, 4)), np.ones((1, 1)))
     assert np.isfinite(Network(4, [Dense(1)], loss=wide, backend="numpy").loss(np.ones((1, 4)), np.ones((1, 1))))
 
