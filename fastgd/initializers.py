@@ -61,8 +61,8 @@ def _normal(fan, gain, rng, shape, fans):
 
 
 def _orthogonal(rng, shape, fans, gain):
-    """Orthonormal rows or columns, whichever are fewer, times gain. Columns are the last axis, that of the outputs; all
-    other axes are rows: (kh, kw, c, k) is a matrix (kh kw c, k)."""
+    """Orthonormal rows or columns, whichever are fewer, times gain. The last axis, the outputs, gives the columns; all
+    other axes give the rows: (kh, kw, c, k) is a matrix (kh kw c, k)."""
     rows, columns = math.prod(shape[:-1]), shape[-1]
     q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
     q *= np.sign(np.diag(r))

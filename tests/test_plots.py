@@ -159,7 +159,7 @@ def test_a_trajectory_is_the_way_of_the_parameters(trained, rows):
 
 @pytest.mark.parametrize("directions", ["pca", "random", "own"])
 def test_the_path_lies_on_the_plane(directions, trained, rows):
-    """The picture shows all of the path, projected onto the plane; on the plane the loss is that of the network."""
+    """The picture shows all of the path, projected onto the plane; on the plane the loss is the network's."""
     network, path = trained
     before = network.parameters.copy()
     own = directions == "own"
