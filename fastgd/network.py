@@ -117,6 +117,9 @@ class Network:
             self.backend = "cython"
         self.num_threads = check_threads(num_threads)
         self.output_shape = self.body.output_shape(self.input_shape)
+        leaves = self.body.leaves("", self.input_shape)
+        # The least rows of a minibatch, and the layer that needs them.
+        self.least_rows = max(((leaf.least_rows(shape), leaf) for _, leaf, shape in leaves), key=lambda pair: pair[0])
         self._check_layers()
         self._make_buffers()
         self.epochs, self.history, self._preprocessing = 0, None, None

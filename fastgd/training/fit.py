@@ -118,10 +118,9 @@ def fit(
         if class_weight is not None:  # "balanced" counts the rows that are trained on
             samples = check_class_weight(class_weight, samples, self.output_shape[-1], self.dtype)
         size = check_batch_size(batch_size, len(samples))
-        for _, layer, shape in self.body.leaves("", self.input_shape):
-            least = layer.least_rows(shape)
-            if size < least:
-                raise value_error("batch_size", f"at least {least} rows for {layer!r}", size)
+        least, layer = self.least_rows
+        if size < least:
+            raise value_error("batch_size", f"at least {least} rows for {layer!r}", size)
         source = Minibatches(self, samples, size, shuffle=shuffle)
     checked = check_metrics("metrics", metrics)
     if checked and y is None and validation is None:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 SAVE_SECONDS = 60
 
 
+NO_PAUSES = np.zeros(0, np.int64)
+
+
 def _each_once(entries, function_of):
     """The entries without those whose function an earlier entry has."""
     functions = [function_of(entry) for entry in entries]
@@ -113,7 +116,7 @@ class Run:
         self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
         self._epoch_callbacks = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
         self._step_callbacks = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
-        self._learning_rate = None  # at the start; a callback may set another
+        self._schedule = optimizer.schedule  # at the start; a callback may set another
         # Set by _update_observers: whether the schedule observes the loss; whether anything but callbacks is due at the
         # end of an epoch; whether anything is.
         self._schedule_observes, self._observes_epochs, self._pauses_at_epochs = False, False, True
@@ -188,9 +191,10 @@ class Run:
 
         Meanwhile no other thread may use the network or the optimizer; functions of the user that the run calls may."""
         network, optimizer = self._network, self._optimizer
-        with network.executor.lock, optimizer.lock, self._lent(Use.TRAIN):
+        locks = network.executor.lock, optimizer.lock
+        with locks[0], locks[1], locks[0].lend(Use.TRAIN), locks[1].lend(Use.TRAIN):
             optimizer.discard_disturbed()
-            self._learning_rate = optimizer.config()["learning_rate"]
+            self._schedule = optimizer.schedule
             self._epochs_before = self._source.epoch = network.epochs
             if resume is not None:
                 checkpoint.resume(resume, self)
@@ -204,38 +208,46 @@ class Run:
             yield
 
     def _go(self):
-        history = self._history
         self._update_observers()
         if self._checkpoint:
             self.settings()  # reads the data now, not at the first save
         self._saved = time.monotonic()
         self._started = self._saved - self._seconds_before
-        with contextlib.ExitStack() as stack:
-            for entered in _each_once([*self._functions, self._bar], lambda function: function):
-                if hasattr(entered, "__enter__"):
-                    stack.enter_context(entered)
-            self._network.history = history
-            try:
-                if isinstance(self._source, Stream):
-                    self._train_on_stream()
-                else:
-                    with self._network.executor.lock, self._optimizer.lock:
-                        self._train_on_arrays()
-                history.stopped = history.stopped or "epochs"
-                self._finish()
-            except (KeyboardInterrupt, SystemExit) as error:
-                with held(pass_on=False):  # a second Ctrl-C must not interrupt the save
-                    self._undo_epoch_end()
-                    history.stopped = history.stopped or reason(error)
-                    if self._checkpoint:
-                        self._save_interrupted(error)
-                raise
-            except BaseException as error:
+        entered = [*self._functions, self._bar] if self._bar else self._functions
+        entered = [function for function in entered if hasattr(function, "__enter__")]
+        if entered:
+            with contextlib.ExitStack() as stack:
+                for function in _each_once(entered, lambda function: function):
+                    stack.enter_context(function)
+                self._execute()
+        else:
+            self._execute()
+
+    def _execute(self):
+        """The run, within the contexts of the callbacks."""
+        network, history = self._network, self._history
+        network.history = history
+        try:
+            if isinstance(self._source, Stream):
+                self._train_on_stream()
+            else:
+                with network.executor.lock, self._optimizer.lock:
+                    self._train_on_arrays()
+            history.stopped = history.stopped or "epochs"
+            self._finish()
+        except (KeyboardInterrupt, SystemExit) as error:
+            with held(pass_on=False):  # a second Ctrl-C must not interrupt the save
                 self._undo_epoch_end()
-                history.stopped = reason(error)
-                raise
-            finally:
-                self._network.history = history  # a callback may have trained, too
+                history.stopped = history.stopped or reason(error)
+                if self._checkpoint:
+                    self._save_interrupted(error)
+            raise
+        except BaseException as error:
+            self._undo_epoch_end()
+            history.stopped = reason(error)
+            raise
+        finally:
+            network.history = history  # a callback may have trained, too
 
     def _update_observers(self):
         """Updates what depends on the schedule, which a callback may have replaced."""
@@ -291,10 +303,12 @@ class Run:
     def _train_piece(self):
         """Trains until all steps of the piece are done, or the rest of them is out of date."""
         executor, piece = self._network.executor, self._piece
-        steps, pauses = piece.steps, self._pauses()
-        while piece.recorded < len(steps) and self._is_as_laid_out():
+        steps, pauses, is_first = piece.steps, self._pauses(), True
+        while is_first or (piece.recorded < len(steps.rows) and self._is_as_laid_out()):
             try:
-                self._plan()
+                if not is_first:
+                    self._plan()
+                is_first = False
                 failed = executor.train(steps, piece.recorded, pauses, self._notify)
             except Exception:
                 if executor.is_mid_step:  # a function of the user, called from Python, raised in a step
@@ -307,7 +321,9 @@ class Run:
 
     def _pauses(self):
         """The numbers of steps of the piece after which something is due, ascending."""
-        size, done, pauses = len(self._piece.steps), self.step, [np.zeros(0, np.int64)]
+        size, done, pauses = len(self._piece.steps), self.step, [NO_PAUSES]
+        if not (self._pauses_at_epochs or self._step_callbacks or self._checkpoint_every):
+            return NO_PAUSES
         if self._pauses_at_epochs:
             pauses.append(self._piece.steps.ends)
         intervals = [steps for _, _, steps in self._step_callbacks]
@@ -536,7 +552,7 @@ class Run:
             "metrics": [metric.column for metric in early_stopping.metrics],
             "monitor": early_stopping.monitor,
             "restore_best": early_stopping.restore_best,
-            "learning_rate": self._learning_rate,
+            "learning_rate": self._schedule.config() if isinstance(self._schedule, Schedule) else None,
         }
 
     def state(self) -> tuple[dict[str, Any], dict[str, "Array"]]:

@@ -41,20 +41,19 @@ cdef class FastPass:
     cdef Pass forward
     cdef InputSlots inputs
     cdef RowLayout x, y, out
-    cdef int64_t capacity, weight, result
+    cdef int64_t capacity, result
     cdef const int64_t[::1] minibatch   # slots for the number of the minibatch
     cdef int64_t[::1] recorded
     cdef object gradient, raise_fault, kept
     cdef list watched
 
-    def __init__(self, runner, lock, use, *, stages, pace, inputs, capacity, x, y, out, weight, minibatch, gradient,
+    def __init__(self, runner, lock, use, *, stages, pace, inputs, capacity, x, y, out, minibatch, gradient,
                  recorded, watched, raise_fault, kept):
         """use: what it makes of the network.
         inputs: the slots of the inputs in all stages.
         capacity: rows that a pass takes at most.
         x, y: examples of the arrays, for shape and dtype.
         out: the buffer that the pass leaves its result in.
-        weight: address of the weights of the losses.
         minibatch: addresses of the slots for the number of the minibatch.
         gradient: the network's gradient, flat.
         recorded: rows of the last forward pass that a backward pass may follow, or 0; the network's minibatches then.
@@ -62,18 +61,19 @@ cdef class FastPass:
         raise_fault(x, y): raises the exception of a user's function.
         kept: objects to keep alive."""
         self.runner, self.lock, self.use = runner, lock, use
-        self.forward, self.inputs, self.capacity = pass_of(stages, pace), inputs, capacity
+        self.forward, self.inputs, self.capacity = pass_of(stages, pace, inputs), inputs, capacity
         self.x, self.y, self.out = layout_of(x), layout_of(y, True), layout_of(out)
-        self.weight, self.result, self.minibatch = weight, address_of(out), minibatch
+        self.result, self.minibatch = address_of(out), minibatch
         self.gradient, self.recorded = gradient, recorded
         self.watched, self.raise_fault = watched, raise_fault
         self.kept = kept, stages, pace, out
 
-    cdef bint is_ready(self, int64_t rows):
+    cdef bint is_current(self, int64_t rows):
         """Whether nothing has changed that a pass over this many rows depends on."""
-        if rows * self.runner.work_of_row > LONG_WORK or not self.lock.is_open():
-            return False
-        return not (self.watched and not unchanged(self.watched))
+        return rows * self.runner.work_of_row <= LONG_WORK and not (self.watched and not unchanged(self.watched))
+
+    cdef inline bint is_ready(self, int64_t rows):
+        return self.lock.is_open() and self.is_current(rows)
 
     cdef void set_minibatch(self, int64_t number):
         cdef double value = number
@@ -85,7 +85,7 @@ cdef class FastPass:
         """Runs a pass; returns the status."""
         cdef Engine *e = &self.runner.engine
         begin_pass(e, p)
-        set_inputs(e, rows, x, y, 0, self.weight, 0)
+        set_inputs(e, rows, x, y, 0, self.inputs.own_weight, 0)
         e.max_abs_limit = DBL_MAX
         run_steps(e, self.runner.threads(rows))
         return e.status
@@ -102,7 +102,7 @@ cdef class FastPass:
                 return 0
             if out:
                 memcpy(<void *>(out + first * self.out.bytes), <void *>self.result, n * self.out.bytes)
-            elif y:
+            if y:
                 total += e.total[0][0] * n
             first += n
         return total / rows
@@ -154,6 +154,21 @@ cdef class FastPass:
         cdef double loss = self.call(rows, address_of(x), address_of(y), 0)
         return loss if self.is_done(x, y) and isfinite(loss) else None
 
+    def evaluate(self, x, y, out):
+        """`loss`, for a caller that has the lock. The outputs are left in `out`, unless that is None."""
+        cdef int64_t rows = count_rows(x, &self.x)
+        cdef int64_t at_x, at_y, at_out = 0 if out is None else address_of(out)
+        cdef double loss
+        if rows == 0 or count_rows(y, &self.y) != rows or not self.is_current(rows):
+            return None
+        at_x, at_y = address_of(x), address_of(y)
+        check_scratch()
+        with nogil:
+            steps_begin()
+            loss = self.run_blocks(rows, at_x, at_y, at_out)
+            steps_end()
+        return loss if self.is_done(x, y) else None
+
     def loss_and_gradient(self, x, y, int64_t minibatch):
         """The mean loss of rows x with targets y, and a copy of its gradient, which the pass leaves in the network."""
         cdef int64_t rows = count_rows(x, &self.x)
@@ -181,8 +196,8 @@ cdef class FastRecord(FastPass):
         x, dy, dx: the buffers of the input, of the gradient of the outputs, and of the gradient of the input.
         minibatches: the network's minibatches.
         raise_fault(x, y, dy): raises the exception of a user's function."""
-        self.backward_pass = pass_of(stages, pace)
-        self.backward_pass_to_input = pass_of(stages_to_input, pace_to_input)
+        self.backward_pass = pass_of(stages, pace, self.inputs)
+        self.backward_pass_to_input = pass_of(stages_to_input, pace_to_input, self.inputs)
         self.at_x, self.at_dy, self.at_dx = address_of(x), address_of(dy), address_of(dx)
         self.minibatches, self.raise_backward_fault = minibatches, raise_fault
         self.kept = self.kept, stages, stages_to_input, pace, pace_to_input, x, dy, dx
