@@ -476,7 +476,8 @@ class Run:
         if self._schedule_observes:
             with self._lent(Use.BORROW):
                 self._optimizer.observe(history.loss[-1] if loss is None else loss)
-        history.stopped = early_stopping.update(history)
+        why = early_stopping.update(history)
+        history.stopped = history.stopped or why  # another thread may have stopped the run
 
     def _undo_epoch_end(self):
         """Undoes the part of `_end_epoch` that was done before an exception."""
