@@ -219,7 +219,7 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
     "function",
     [
         "lay_out",
-        "_next_minibatches",
+        "_piece",
         "of",
         "use_optimizer",
         "_bind",

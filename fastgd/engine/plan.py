@@ -419,7 +419,7 @@ class Plan(Program):
         return sum(self.buffers[name].nbytes for name in self.row_names) // self.capacity
 
     def _bind(self, first=0):
-        self._stages_of_pass, self._inputs_of_pass = {}, {}  # by name, and whether rows are gathered
+        self._stages_of_pass = {}  # by name, and whether rows are gathered
         self.bind(first)
         self.positions = max(operation.positions for phase in BY_ROWS_PHASES for operation in self._phases[phase])
         # Floating-point operations per row, approximately.
@@ -434,8 +434,7 @@ class Plan(Program):
                 row_grain=max(1, GRAIN // self.positions),
             )
             self.runner.set_work(self.work, self.network.num_threads, self.positions)
-            every = [(phase, phase, None, None, 0) for phase in self.phases if self._phases[phase]]
-            self._inputs = self._inputs_of(self.stages(every))
+            self._inputs = self._input_slots()
 
     def use_optimizer(self, optimizer):
         """Replaces the operations of the update phases by the optimizer's."""
@@ -514,15 +513,9 @@ class Plan(Program):
 
     # ---- for each minibatch
 
-    def _slots(self, name, stages):
-        """Addresses of the slots that hold the address of a buffer, in the operations of the given stages."""
-        used = set()
-        for stage in stages:
-            used |= {*range(stage["first"], stage["last"]), *range(stage["closing"], stage["end"])}
-        links = [link for i in sorted(used) for link in self.operations[i].links]
-        return [
-            link.record.ctypes.data + 8 * j for link in links for j, used in enumerate(link.buffers) if used == name
-        ]
+    def _slots(self, name):
+        """Addresses of the slots that hold the address of a buffer."""
+        return np.array([link.record.ctypes.data + 8 * j for link, j in self.links_with(name)], np.int64)
 
     def losses_in(self, rows):
         """How many losses this many rows have: one per position."""
@@ -559,13 +552,13 @@ class Plan(Program):
         j = loss.buffers.index("weight")
         loss.arguments[j] = loss.view(j, weight)
 
-    def _inputs_of(self, stages):
-        """The slots for the inputs of a step in the given stages, for the runner."""
+    def _input_slots(self):
+        """The slots for the inputs of a step, for the runner."""
         names = {"x": "x", "y": "y", "index": "index", "data_x": "data.x", "data_y": "data.y"}
-        slots = {key: np.array(self._slots(name, stages), np.int64) for key, name in names.items()}
         gathered = [operation.slot("m") for operation in self._phases["gather"]]
         return InputSlots(
-            **slots, weight=np.array([self._phases["loss"][0].slot("weight")]),
+            **{key: self._slots(name) for key, name in names.items()},
+            weight=np.array([self._phases["loss"][0].slot("weight")]),
             mean_weight=np.array([self._phases["weight"][0].slot("value")]), data_rows=np.array(gathered),
             losses=self.losses_in(1), terms=self.terms, own=(self.own["x"], self.own["y"], self.buffers["weight"]),
         )  # fmt: skip
@@ -654,17 +647,13 @@ class Plan(Program):
         # The pass for one row stores no gradient, so the gradient of the last step is computed at the end.
         ending = self._stages("parameters") if pass_name == "rank_one" else None
         per_step = self._table_of(steps.known, steps.penalties)
-        inputs = self._inputs_of_pass.get((pass_name, steps.in_place))
-        if inputs is None:
-            used = stages if ending is None else np.concatenate([stages, ending])
-            inputs = self._inputs_of_pass[pass_name, steps.in_place] = self._inputs_of(used)
         rows = int(steps.rows[0])
         self.runner.prepare(
-            stages, inputs, per_step.table, steps.known, steps, bisect.bisect_right(steps.ends, first),
+            stages, self._inputs, per_step.table, steps.known, steps, bisect.bisect_right(steps.ends, first),
             self.optimizer.counter, self.network.counter, self.pace[pass_name],
             int(max(1, CLOCK_CHECK_WORK // (rows * self.work))),
         )  # fmt: skip
-        kept = per_step, inputs, stages
+        kept = per_step, stages
         self._prepared = steps, pass_name, self.threads(rows), ending, self.runner.uses, kept
 
     def is_ready_for(self, steps):
@@ -738,7 +727,7 @@ class Plan(Program):
         return FastStep(
             self.runner, lock, optimizer, stages=stages, per_step=per_step.table,
             weights=self.buffers["weight"],
-            inputs=self._inputs_of(stages), limits=known.gradient_limits, begin=known.begin, trained=known.trained,
+            inputs=self._inputs, limits=known.gradient_limits, begin=known.begin, trained=known.trained,
             counter=optimizer.counter, minibatches=self.network.counter, pace=self.pace[pass_name],
             capacity=self.capacity, x=self.own["x"], y=self.own["y"], last_loss=last_loss,
             elements=self.network.n_parameters, watched=self.watched(), raise_fault=self.raise_fault,
@@ -765,30 +754,23 @@ class Plan(Program):
     def make_fast_pass(self, lock, use, pass_name):
         """A `FastPass` that runs a pass."""
         result = self.prediction if pass_name == "predict" else self.output
-        return FastPass(
-            **self._fast_pass_options(lock, use, pass_name, self._stages(pass_name)), out=self.rows_of(result)
-        )
+        return FastPass(**self._fast_pass_options(lock, use, pass_name), out=self.rows_of(result))
 
     def make_fast_record(self, lock, use):
         """A `FastRecord` of the outputs, with the backward pass."""
-        record, backward, to_input = (self._stages(name) for name in ("record", "backward", "backward_to_input"))
-        fast = FastRecord(
-            **self._fast_pass_options(lock, use, "record", np.concatenate([record, to_input])),
-            out=self.rows_of(self.output),
-        )
+        fast = FastRecord(**self._fast_pass_options(lock, use, "record"), out=self.rows_of(self.output))
         fast.prepare_backward(
-            stages=backward, stages_to_input=to_input, pace=self.pace["backward"],
-            pace_to_input=self.pace["backward_to_input"], x=self.own["x"], dy=self.rows_of("dz"),
-            dx=self.rows_of(self.dx),
-            minibatches=self.network.counter, raise_fault=self.raise_fault,
+            stages=self._stages("backward"), stages_to_input=self._stages("backward_to_input"),
+            pace=self.pace["backward"], pace_to_input=self.pace["backward_to_input"], x=self.own["x"],
+            dy=self.rows_of("dz"), dx=self.rows_of(self.dx), minibatches=self.network.counter,
+            raise_fault=self.raise_fault,
         )  # fmt: skip
         return fast
 
-    def _fast_pass_options(self, lock, use, pass_name, used):
-        """The options of a `FastPass`; used: all stages that it runs."""
+    def _fast_pass_options(self, lock, use, pass_name):
         return {
             "runner": self.runner, "lock": lock, "use": use, "stages": self._stages(pass_name),
-            "pace": self.pace[pass_name], "inputs": self._inputs_of(used), "capacity": self.capacity,
+            "pace": self.pace[pass_name], "inputs": self._inputs, "capacity": self.capacity,
             "x": self.own["x"], "y": self.own["y"],
             "minibatch": np.array([link.slot(name) for link, name in self._minibatch_scalars()], np.int64),
             "gradient": self.network.gradient, "recorded": self.recorded, "watched": self.watched(),
