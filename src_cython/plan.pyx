@@ -8,6 +8,7 @@ closing operations alone (sums, checks) and decides whether the run continues.
 
 Over 400 lines, since the module also has the native code that is not a kernel: shuffling, reading rows of files, locks.
 """
+from cpython.ref cimport PyObject
 from libc.float cimport DBL_MAX
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t

@@ -203,8 +203,7 @@ class Plan(Program):
         self._prepared = None  # the steps that the runner is prepared for, and what belongs to them
         self.pace = collections.defaultdict(lambda: np.zeros(2))  # by pass: see `Runner.run`
         self.is_mid_step = False  # whether a step was interrupted
-        # Of the last forward pass that a backward pass may follow: rows, and the network's minibatches before it.
-        self.recorded, self.fast_record = np.zeros(2, np.int64), None
+        self.fast_record = None  # a `FastRecord`, once it was needed
         self._add_operations()
         self._lay_out()
         self._bind()
@@ -701,6 +700,16 @@ class Plan(Program):
         """The operations of the penalty, in all phases or in the given ones."""
         return [o for phase in phases or PENALIZED for o in self._phases[phase] if "l2" in o.kernel.scalars]
 
+    @property
+    def can_check_targets(self):
+        """Whether fast paths notice bad targets: the package's kernels of losses give NaN for them, users' may not."""
+        return not self.loss_kernel.functions or self.loss_kernel.arrays["y"].domain in ("real", "labels")
+
+    def _target_options(self):
+        labels = self.loss_kernel.arrays["y"].domain == "labels"
+        classes = self.network.output_shape[-1] if labels else 0
+        return {"y": self.own["y"], "classes": classes, "checks_y": bool(self.loss_kernel.functions)}
+
     def make_fast_step(self, lock, optimizer, count, last_loss):
         """A `FastStep` for the next `count` steps of the optimizer, which must be in use."""
         steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
@@ -718,7 +727,7 @@ class Plan(Program):
             inputs=self._inputs_of(stages), limits=np.ascontiguousarray(steps.gradient_limits),
             counter=optimizer.counter,
             minibatches=self.network.counter, pace=self.pace[pass_name], capacity=self.capacity, x=self.own["x"],
-            y=self.own["y"], last_loss=last_loss, elements=self.network.n_parameters, watched=self.watched(),
+            **self._target_options(), last_loss=last_loss, elements=self.network.n_parameters, watched=self.watched(),
             raise_fault=self.raise_fault, kept=(self, steps, per_step),
         )  # fmt: skip
 
@@ -768,9 +777,9 @@ class Plan(Program):
         return {
             "runner": self.runner, "lock": lock, "use": use, "stages": self._stages(pass_name),
             "pace": self.pace[pass_name], "inputs": self._inputs_of(used), "capacity": self.capacity,
-            "x": self.own["x"], "y": self.own["y"], "weight": self.buffers["weight"].ctypes.data,
+            "x": self.own["x"], **self._target_options(), "weight": self.buffers["weight"].ctypes.data,
             "minibatch": np.array([link.slot(name) for link, name in self._minibatch_scalars()], np.int64),
-            "gradient": self.network.gradient, "recorded": self.recorded, "watched": self.watched(),
+            "gradient": self.network.gradient, "recorded": self.network.executor.recorded, "watched": self.watched(),
             "raise_fault": self.raise_fault, "kept": self,
         }  # fmt: skip
 

@@ -130,7 +130,7 @@ cdef class FastUpdate:
             self.counter[0] += 1
             self.next += 1
             return True
-        begin_pass(e, &self.update)
+        begin_pass(e, &self.update, NULL)
         e.n_per_step = self.per_step.shape[0]
         if e.n_per_step:
             e.per_step = <const PerStep *>&self.per_step[0, 0]
