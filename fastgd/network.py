@@ -199,7 +199,8 @@ class Network:
 
     @property
     def gradient(self) -> "Array":
-        """Flat array: the gradient of the last training step that did not diverge, or of `loss_and_gradient`."""
+        """Flat array: the gradient of the last training step, `backward` or `loss_and_gradient`. After a step that
+        diverged, any numbers."""
         return self._gradient
 
     @property
