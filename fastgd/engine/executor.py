@@ -112,6 +112,16 @@ class Executor:
         return self.last_loss if self._totals is None else self._totals.item(0)
 
     @property
+    def version(self) -> tuple[int, int]:
+        """Differs after any update of the parameters by methods of the network or of an optimizer."""
+        return self.network.minibatches, int(self.recorded[3])
+
+    @property
+    def pass_number(self) -> int:
+        """The number of the forward pass that `backward` would follow; 0 if there is none."""
+        return int(self.recorded[2]) if self.recorded[0] and self._recorded is not None else 0
+
+    @property
     def is_mid_step(self):
         """Whether a step was interrupted."""
         return self.plan is not None and self.plan.is_mid_step
@@ -299,8 +309,9 @@ class Executor:
     def record(self, x, out, training, minibatch):
         """Raw outputs of rows x; keeps what `backward` needs."""
         plan = self._recorders.get(training)
-        if plan is not None and minibatch is None:
-            result = plan.fast_record.record(x, out, -1)
+        number = -1 if minibatch is None else minibatch
+        if plan is not None and type(number) is int and -1 <= number < 2**63 and minibatch != -1:
+            result = plan.fast_record.record(x, out, number)
             if result is not None:
                 self._recorded = plan
                 return result
