@@ -202,7 +202,8 @@ class Network:
 
     @property
     def gradient(self) -> "Array":
-        """Flat array: the gradient of the last training step that did not diverge, or of `loss_and_gradient`."""
+        """Flat array: the gradient of the last training step, `backward` or `loss_and_gradient`. After a step that
+        diverged, any numbers."""
         return self._gradient
 
     @property
@@ -263,17 +264,20 @@ class Network:
         record: True keeps what `backward` needs, as `training` does, too.
         minibatch: with one of both, the number from which Dropout draws its mask; None is `minibatches`.
 
-        Raises TypeError or ValueError that names the argument; then nothing has changed."""
+        Raises TypeError or ValueError that names the argument; then nothing has changed, except that `backward` can no
+        longer follow an earlier pass if x is not finite."""
         executor = self.executor
-        if training is False and record is False and minibatch is None:
-            y: Array | None = executor.fast["forward"](x, out)
-            if y is None:
-                y = executor.outputs("forward", x, out)
-            return y
-        if not (check_flag("training", training) or check_flag("record", record)):
+        if training is not False or record is not False:
+            training, record = check_flag("training", training), check_flag("record", record)
+            if training or record:
+                recorded: Array = executor.record(x, out, training, minibatch)
+                return recorded
+        if minibatch is not None:
             raise value_error("minibatch", "None without training=True or record=True", shown(minibatch))
-        recorded: Array = executor.record(x, out, bool(training), minibatch)
-        return recorded
+        y: Array | None = executor.fast["forward"](x, out)
+        if y is None:
+            y = executor.outputs("forward", x, out)
+        return y
 
     def backward(self, dy: "npt.ArrayLike", *, input_gradient: bool = True) -> "Array | None":
         """Goes back through the last `forward` with training=True or record=True, given dy = dL/dy, the gradient of any
@@ -287,7 +291,9 @@ class Network:
             optimizer.step(network)
 
         Raises TypeError or ValueError unless dy is an array of finite real numbers of that shape, and RuntimeError if
-        there is no such forward pass or the parameters have been updated since."""
+        there is no such forward pass, or the parameters have been updated or `loss_and_gradient` called since."""
+        if type(input_gradient) is not bool:
+            input_gradient = check_flag("input_gradient", input_gradient)
         dx = self.executor.backward(dy, input_gradient)
         return None if dx is True else dx
 
@@ -385,7 +391,7 @@ class Network:
         Raises TypeError or ValueError that names the argument, unless `other` is a network with the same arrays."""
         if type(rate) is not float or not 0 <= rate <= 1:
             rate = check_number("rate", rate, 0.0, 1.0)
-        if type(other) is not Network:
+        if not isinstance(other, Network):
             raise type_error("other", "a fastgd.Network", shown(other))
         if other is not self:
             if other._layout != self._layout:

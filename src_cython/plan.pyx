@@ -8,6 +8,7 @@ closing operations alone (sums, checks) and decides whether the run continues.
 
 Over 400 lines, since the module also has the native code that is not a kernel: shuffling, reading rows of files, locks.
 """
+from cpython.ref cimport PyObject
 from libc.float cimport DBL_MAX
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
@@ -630,13 +631,9 @@ def all_finite(array):
     return is_finite(array)
 
 
-def all_labels(const int64_t[::1] labels, int64_t below):
-    """Whether all labels are in [0, below)."""
-    cdef int64_t i
-    cdef bint bad = False
-    for i in range(labels.shape[0]):
-        bad |= <uint64_t>labels[i] >= <uint64_t>below
-    return not bad
+def all_labels(array, int64_t classes):
+    """Whether all elements of a contiguous int64 array are in [0, classes)."""
+    return are_labels(array, classes)
 
 
 def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):

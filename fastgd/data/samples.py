@@ -253,7 +253,7 @@ def _are_soon_valid(values, dtype, domain, below):
         return False
     if domain.contains is None:
         return values.dtype == dtype and all_finite(values)
-    return domain is LABELS and values.dtype == np.int64 and all_labels(values.reshape(-1), below)
+    return domain is LABELS and values.dtype == np.int64 and all_labels(values, below)
 
 
 def block_rows(x):

@@ -1,11 +1,13 @@
 """The executor runs one network: it owns the network's plans, its lock, and the fast paths of all calls. `Network`,
 `fit`, sweeps and estimators use it. Over 400 lines: evaluation, gradients and training share the plans and the lock."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .._plan import (
     ASKED_TO_STOP,
@@ -20,7 +22,7 @@ from .._plan import (
 )
 from ..data.mapped import check_mapping, leave_pages
 from ..data.samples import Samples, as_array, check_rows, check_samples, check_targets, check_values, check_weights
-from ..errors import DivergenceError, check_flag, check_integer, shown, type_error, value_error
+from ..errors import DivergenceError, check_integer, shown, type_error, value_error
 from .gradient import average_parameters
 from .plan import Plan
 from .steps import Steps
@@ -46,6 +48,9 @@ class Executor:
     fast_step(x, y, optimizer): makes a training step that needs no preparation and returns its loss, or returns None.
     fast_update(optimizer): likewise an update from the network's gradient; returns whether it did.
     fast[door](...): likewise the other calls with a fast path, by name: see `FastPass`.
+    recorded: four numbers. Of the last forward pass that `backward` may follow: its rows, or 0 if there is none; the
+        network's minibatches before it; its number among all such passes. And how often the parameters were changed
+        without a training step.
     last_rate: the learning rate of the last step; None if that was a fast step.
     """
 
@@ -54,13 +59,14 @@ class Executor:
     fast_step: Any
     fast_update: Callable[[Any], bool | None]
     fast: dict[str, Callable[..., Any]]
+    recorded: npt.NDArray[np.int64]
     _recorded: Plan | None
     last_rate: float | None
 
     def __init__(self, network, last_loss=None):
         self.network, self.lock = network, UseLock("network")
         self.fast_step, self.last_rate = _not_ready, None
-        self._last_loss = last_loss
+        self._last_loss, self.recorded = last_loss, np.zeros(4, np.int64)
         self._totals = None  # losses of the steps in progress
         shapes = [leaf.output_shape(shape) for _, leaf, shape in network.body.leaves("", network.input_shape)]
         has_positions = any(math.prod(shape[:-1]) > 1 for shape in shapes)
@@ -76,15 +82,19 @@ class Executor:
         # By kernel of the loss; and by whether layers behave as in training, and that kernel.
         self._evaluation_plans, self._gradient_plans = {}, {}
         self._drop_fast_step()
-        self._drop_fast_passes()
+        self._made, self.fast = {}, dict.fromkeys(DOORS, _not_ready)  # by door and kernel of the loss; those in use
+        self._recorders, self._recorded = {}, None  # by whether layers behave as in training; the last one used
 
     def _drop_fast_step(self):
         self._last_loss, self.fast_step = self.last_loss, _not_ready
         self.fast_update = _not_ready
 
-    def _drop_fast_passes(self):
-        self._made, self.fast = {}, dict.fromkeys(DOORS, _not_ready)
-        self._recorders, self._recorded = {}, None  # by whether layers behave as in training; the last one used
+    def _drop_fast_passes(self, plan, doors):
+        """Drops the fast paths of a plan that is replaced."""
+        for door in doors:
+            made = self._made.pop((door, plan.loss_kernel), None)
+            if self.fast[door] is made:
+                self.fast[door] = _not_ready
 
     @property
     def last_loss(self):
@@ -95,6 +105,16 @@ class Executor:
     def loss_of_step(self):
         """The loss of the last training step, even if an exception prevented its recording."""
         return self.last_loss if self._totals is None else self._totals.item(0)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Differs after any update of the parameters by methods of the network or of an optimizer."""
+        return self.network.minibatches, int(self.recorded[3])
+
+    @property
+    def pass_number(self) -> int:
+        """The number of the forward pass that `backward` would follow; 0 if there is none."""
+        return int(self.recorded[2]) if self.recorded[0] and self._recorded is not None else 0
 
     @property
     def is_mid_step(self):
@@ -126,7 +146,8 @@ class Executor:
         kernel = kernel or self.network.loss_function.kernels[0]
         plan = self._evaluation_plans.get(kernel)
         if plan is None or not plan.is_current():
-            self._drop_fast_passes()
+            if plan is not None:
+                self._drop_fast_passes(plan, ("forward", "predict", "loss"))
             plan = Plan(self.network, self._block_rows, kernel, training=False, backward=False)
             self._evaluation_plans[kernel] = plan
         return plan
@@ -137,9 +158,12 @@ class Executor:
         kernel = kernel or self.network.loss_function.kernels[0]
         plan = self._gradient_plans.get((training, kernel))
         if plan is None or not _serves(plan, rows, kernel):
-            self._drop_fast_passes()
             # Twice as many rows as before, so that slowly growing minibatches rarely need a new plan.
             capacity = rows if plan is None else max(rows, 2 * plan.capacity if rows > plan.capacity else plan.capacity)
+            if plan is not None:
+                self._drop_fast_passes(plan, (TRAINING_GRADIENT if training else GRADIENT,))
+                if self._recorders.get(training) is plan:
+                    del self._recorders[training]
             plan = Plan(self.network, capacity, kernel, training=training, to_input=True)
             self._gradient_plans[training, kernel] = plan
         return plan
@@ -158,7 +182,10 @@ class Executor:
 
     def _prepare_fast(self, door, plan, use, pass_name, method):
         """Makes a method of a `FastPass` the fast path of a door, unless there is one or numpy bodies run."""
-        if plan.runner is not None and (door, plan.loss_kernel) not in self._made:
+        takes_targets = door not in ("forward", "predict")
+        if plan.runner is None or (takes_targets and not plan.can_check_targets):
+            return
+        if (door, plan.loss_kernel) not in self._made:
             fast = getattr(self._fast_pass(pass_name, plan, use), method)
             self.fast[door] = self._made[door, plan.loss_kernel] = fast
 
@@ -285,7 +312,7 @@ class Executor:
         use = Use.TRAIN if training else Use.BORROW
         with self.lock.use(use):
             plan = self.gradient_plan(len(samples), training, samples.kernel)
-            plan.recorded[0] = 0
+            self.recorded[0] = 0
             self._set(plan, samples.x, samples.y, samples.weight)
             plan.set_minibatch_number(minibatch)
             plan.run("gradient")
@@ -297,8 +324,9 @@ class Executor:
     def record(self, x, out, training, minibatch):
         """Raw outputs of rows x; keeps what `backward` needs."""
         plan = self._recorders.get(training)
-        if plan is not None and minibatch is None:
-            result = plan.fast_record.record(x, out, -1)
+        number = -1 if minibatch is None else minibatch
+        if plan is not None and type(number) is int and -1 <= number < 2**63 and minibatch != -1:
+            result = plan.fast_record.record(x, out, number)
             if result is not None:
                 self._recorded = plan
                 return result
@@ -316,14 +344,14 @@ class Executor:
             use = Use.TRAIN if training else Use.BORROW
             with self.lock.use(use):
                 plan = self.gradient_plan(len(x), training)
-                plan.recorded[0] = 0
+                self.recorded[0] = 0
                 own = plan.own["x"][: len(x)]  # the caller may change x
                 np.copyto(own, used)
                 self._set(plan, own)
                 plan.set_minibatch_number(minibatch)
                 plan.run("record")
                 self._check_inputs(plan, x)
-                plan.recorded[:] = len(x), network.minibatches
+                self.recorded[:3] = len(x), network.minibatches, self.recorded[2] + 1
                 result = _copied(out, plan.rows_of(plan.output)[: len(x)])
                 if plan.fast_record is None and plan.runner is not None:
                     plan.fast_record = plan.make_fast_record(self.lock, use)
@@ -343,13 +371,19 @@ class Executor:
     def _backward(self, dy, to_input):
         """`backward` for any arguments: checks, casts and raises."""
         network, plan = self.network, self._recorded
-        rows, made_at = (0, 0) if plan is None else plan.recorded.tolist()
-        if not rows or made_at != network.minibatches:
+        rows, made_at = self.recorded[:2].tolist()
+        got = None
+        if plan is None or not rows:
+            got = "none"
+        elif made_at != network.minibatches:
+            got = "a training step since"
+        elif not plan.is_current():
+            got = "other functions of yours since"
+        if got is not None:
             raise RuntimeError(
                 "backward: expected a call of forward with training=True or record=True before it, and no other use of "
-                f"the network's gradient or parameters since, got {'none' if not rows else 'a training step since'}"
+                f"the network's gradient or parameters since, got {got}"
             )
-        check_flag("input_gradient", to_input)
         dy, shape = as_array("dy", dy), (rows, *network.output_shape)
         if dy.shape != shape:
             raise value_error("dy", f"an array of shape {shape}, as forward returned", shown(dy))
@@ -373,13 +407,20 @@ class Executor:
 
     def copy_from(self, other: "Executor", rate: float) -> None:
         """Moves parameters and statistics towards those of another executor's network, which has the same arrays."""
-        self._recorded, state, source = None, self.network.state, other.network.state
+        state, source = self.network.state, other.network.state
         if not fast_average(self.lock, other.lock, average_parameters, state, source, rate):
             with self.lock, other.lock.reading():
                 if rate == 1:
                     np.copyto(state, source)
                 else:
                     average_parameters(state, source, 1 - rate)
+        self.note_change()
+
+    def note_change(self):
+        """Notes a change of the parameters other than a training step, so that `backward` refuses to continue a forward
+        pass with the parameters before."""
+        self.recorded[0] = 0
+        self.recorded[3] += 1
 
     def step(self, x: Any, y: Any, optimizer: Any, sample_weight: Any = None, *, scaled: bool = True) -> float:
         """`Network.train_step` for any arguments: checks, casts and raises. scaled: False uses the weights without
@@ -387,6 +428,8 @@ class Executor:
         network, weights = self.network, None
         x = check_rows("x", x, network.input_shape)
         y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
+        if kernel.functions and optimizer.is_bound:  # bad targets may not show in the loss
+            check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
         if sample_weight is not None:
             shape = len(x), *network.output_shape[:-1]
             weights = check_weights("sample_weight", sample_weight, shape, network.dtype, scaled=scaled)
@@ -424,8 +467,9 @@ class Executor:
         network = self.network
         with self.lock, optimizer.lock:
             optimizer.discard_disturbed()
-            plan = self.training_plan(1, None, optimizer)
-            known, first = plan.values_of_steps(optimizer, 1)
+            with self._keeping_gradient() if callable(optimizer.learning_rate) else contextlib.nullcontext():
+                plan = self.training_plan(1, None, optimizer)
+                known, first = plan.values_of_steps(optimizer, 1)
             risky, updater, rate = known.parameter_limits, None, float(known.rates[first])
             failed = risky is not None and not np.abs(network.parameters).max() <= risky[first]
             if not failed and plan.runner is None:
@@ -449,11 +493,20 @@ class Executor:
         check_values("x", x, self.network.dtype)
         check_values("y", y, self.network.dtype, kernel.arrays["y"], self.network.output_shape[-1])
 
+    @contextlib.contextmanager
+    def _keeping_gradient(self):
+        """A context that restores the gradient at its end: a learning-rate function may call `loss_and_gradient`."""
+        gradient = self.network.gradient.copy()
+        try:
+            yield
+        finally:
+            np.copyto(self.network.gradient, gradient)
+
     def _prepare_fast_step(self, optimizer):
         """Makes `fast_step` for steps like the last one, unless the present one serves."""
         if self.fast_step is not _not_ready and self.fast_step.is_prepared(optimizer):
             return
-        if self.plan.runner is not None:
+        if self.plan.runner is not None and self.plan.can_check_targets:
             self.fast_step = self.plan.make_fast_step(self.lock, optimizer, self._last_loss) or _not_ready
 
     def train(self, steps, first=0, pauses=(), notify=None):

@@ -210,8 +210,7 @@ class Plan(Program):
         self._known_values, self._ahead = None, FIRST_AHEAD
         self.pace = collections.defaultdict(lambda: np.zeros(2))  # by pass: see `Runner.run`
         self.is_mid_step = False  # whether a step was interrupted
-        # Of the last forward pass that a backward pass may follow: rows, and the network's minibatches before it.
-        self.recorded, self.fast_record = np.zeros(2, np.int64), None
+        self.fast_record = None  # a `FastRecord`, once it was needed
         self.fast_passes = {}  # by name of the pass
         self._add_operations()
         self._lay_out()
@@ -711,6 +710,16 @@ class Plan(Program):
         """The operations of the penalty, in all phases or in the given ones."""
         return [o for phase in phases or PENALIZED for o in self._phases[phase] if "l2" in o.kernel.scalars]
 
+    @property
+    def can_check_targets(self):
+        """Whether fast paths notice bad targets: the package's kernels of losses give NaN for them, users' may not."""
+        return not self.loss_kernel.functions or self.loss_kernel.arrays["y"].domain in ("real", "labels")
+
+    def _target_options(self):
+        labels = self.loss_kernel.arrays["y"].domain == "labels"
+        classes = self.network.output_shape[-1] if labels else 0
+        return {"y": self.own["y"], "classes": classes, "checks_y": bool(self.loss_kernel.functions)}
+
     def make_fast_step(self, lock, optimizer, last_loss):
         """A `FastStep` for the next steps of the optimizer, which must be in use; None if their values are unknown."""
         known = self._known_values
@@ -729,7 +738,7 @@ class Plan(Program):
             weights=self.buffers["weight"],
             inputs=self._inputs, limits=known.gradient_limits, begin=known.begin, trained=known.trained,
             counter=optimizer.counter, minibatches=self.network.counter, pace=self.pace[pass_name],
-            capacity=self.capacity, x=self.own["x"], y=self.own["y"], last_loss=last_loss,
+            capacity=self.capacity, x=self.own["x"], **self._target_options(), last_loss=last_loss,
             elements=self.network.n_parameters, watched=self.watched(), raise_fault=self.raise_fault,
             kept=(self, known, per_step),
         )  # fmt: skip
@@ -771,9 +780,9 @@ class Plan(Program):
         return {
             "runner": self.runner, "lock": lock, "use": use, "stages": self._stages(pass_name),
             "pace": self.pace[pass_name], "inputs": self._inputs, "capacity": self.capacity,
-            "x": self.own["x"], "y": self.own["y"],
+            "x": self.own["x"], **self._target_options(),
             "minibatch": np.array([link.slot(name) for link, name in self._minibatch_scalars()], np.int64),
-            "gradient": self.network.gradient, "recorded": self.recorded, "watched": self.watched(),
+            "gradient": self.network.gradient, "recorded": self.network.executor.recorded, "watched": self.watched(),
             "raise_fault": self.raise_fault, "kept": self,
         }  # fmt: skip
 

@@ -457,6 +457,7 @@ class Optimizer(Stepper):
         with network.executor.lock.use(Use.BORROW), self.lock.use(Use.BORROW):
             parts = [slice(part.start, part.stop) for part in self.parts_of(network)]
             pairs, held = list(zip(parts, self.averages, strict=True)), network.parameters.copy()
+            network.executor.note_change()
             try:
                 for part, average in pairs:
                     network.parameters[part] = average
@@ -464,6 +465,7 @@ class Optimizer(Stepper):
                     yield network
             finally:
                 network.parameters[...] = held
+                network.executor.note_change()
 
     def _step_network(self, network, num_threads, backend):
         """`step` for a network."""

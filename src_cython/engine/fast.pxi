@@ -10,6 +10,11 @@ cdef struct RowLayout:              # the dtype of an array, and the shape of it
     int64_t shape[MAX_RANK]
     int64_t bytes                   # of a row
 
+cdef struct Targets:
+    RowLayout layout
+    int64_t classes                 # of labels; 0 for values
+    bint is_checked                 # whether they are checked here: kernels of the package give NaN for bad ones
+
 cdef struct Pass:
     const Stage *stages
     int64_t n_stages
@@ -18,7 +23,7 @@ cdef struct Pass:
 
 
 cdef RowLayout layout_of(array, bint may_lack_last=False):
-    """The layout of rows like those of an array."""
+    """The layout of rows like those of an array. may_lack_last: whether a last axis of one element may be missing."""
     cdef RowLayout layout
     cdef int i
     layout.type, layout.rank = cnp.PyArray_TYPE(<cnp.ndarray>array), array.ndim - 1
@@ -30,10 +35,21 @@ cdef RowLayout layout_of(array, bint may_lack_last=False):
     return layout
 
 
+cdef inline bint is_plain(object array):
+    """Whether it is an array, and no view of an array of a subclass: a numpy.memmap needs `check_mapping`."""
+    cdef PyObject *base
+    if not cnp.PyArray_CheckExact(array):
+        return False
+    base = cnp.PyArray_BASE(<cnp.ndarray>array)
+    while base != NULL and cnp.PyArray_CheckExact(<object>base):
+        base = cnp.PyArray_BASE(<cnp.ndarray><object>base)
+    return base == NULL or not cnp.PyArray_Check(<object>base)
+
+
 cdef inline int64_t count_rows(object array, const RowLayout *layout):
     """The number of rows of an array that kernels can read in place; 0 if it is none, or has another layout."""
     cdef int i, rank
-    if not cnp.PyArray_CheckExact(array) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array):
+    if not is_plain(array) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array):
         return 0
     rank = cnp.PyArray_NDIM(<cnp.ndarray>array) - 1
     if cnp.PyArray_TYPE(<cnp.ndarray>array) != layout.type:
@@ -48,6 +64,45 @@ cdef inline int64_t count_rows(object array, const RowLayout *layout):
 
 cdef inline int64_t address_of(object array):
     return <int64_t>cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef bint is_finite(object array):
+    """Whether a contiguous float32 or float64 array has only finite elements."""
+    cdef int64_t i, n = cnp.PyArray_SIZE(<cnp.ndarray>array)
+    cdef const uint32_t *small = <const uint32_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    cdef const uint64_t *large = <const uint64_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    cdef bint bad = False           # whether an exponent has only ones; such a loop vectorizes
+    if cnp.PyArray_TYPE(<cnp.ndarray>array) == cnp.NPY_FLOAT32:
+        for i in range(n):
+            bad |= (small[i] & 0x7f800000) == 0x7f800000
+    else:
+        for i in range(n):
+            bad |= (large[i] & <uint64_t>0x7ff0000000000000) == <uint64_t>0x7ff0000000000000
+    return not bad
+
+
+cdef bint are_labels(object array, int64_t classes):
+    """Whether all elements of a contiguous int64 array are in [0, classes)."""
+    cdef int64_t i, n = cnp.PyArray_SIZE(<cnp.ndarray>array)
+    cdef const uint64_t *labels = <const uint64_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    cdef bint bad = False
+    for i in range(n):
+        bad |= labels[i] >= <uint64_t>classes
+    return not bad
+
+
+cdef Targets targets_of(y, int64_t classes, bint is_checked):
+    """Targets like y; see the struct. Values may lack a last axis of one element."""
+    return Targets(layout=layout_of(y, classes == 0), classes=classes, is_checked=is_checked)
+
+
+cdef inline bint are_targets(object y, int64_t rows, const Targets *targets):
+    """Whether y has targets for so many rows that kernels can read in place."""
+    if count_rows(y, &targets.layout) != rows:
+        return False
+    if not targets.is_checked:
+        return True
+    return are_labels(y, targets.classes) if targets.classes else is_finite(y)
 
 
 cdef Pass pass_of(const Stage[::1] stages, double[::1] pace, InputSlots inputs):
@@ -82,7 +137,8 @@ cdef class FastStep:
     cdef object optimizer, kept
     cdef Pass step
     cdef const int64_t[:, ::1] per_step
-    cdef RowLayout x, y, weight
+    cdef RowLayout x, weight
+    cdef Targets y
     cdef InputSlots inputs
     cdef const double[::1] limits
     cdef int64_t[::1] counter, minibatches
@@ -92,8 +148,10 @@ cdef class FastStep:
     cdef object raise_fault
 
     def __init__(self, runner, lock, optimizer, *, stages, per_step, inputs, limits, begin, trained, counter,
-                 minibatches, pace, capacity, x, y, weights, last_loss, elements, watched, raise_fault, kept):
+                 minibatches, pace, capacity, x, y, classes, checks_y, weights, last_loss, elements, watched,
+                 raise_fault, kept):
         """x, y: examples of the arrays, for shape and dtype.
+        classes, checks_y: see `Targets`.
         inputs: the slots of the inputs in these stages.
         limits: largest magnitude allowed in the gradient, by step.
         begin, trained: minibatches of the optimizer and of the network before the first of these steps.
@@ -112,7 +170,7 @@ cdef class FastStep:
         self.limits, self.counter = limits, counter
         self.minibatches, self.trained = minibatches, trained
         self.kept, self.capacity, self.elements = (kept, stages, pace), capacity, elements
-        self.x, self.y, self.weight = layout_of(x), layout_of(y, True), layout_of(weights)
+        self.x, self.y, self.weight = layout_of(x), targets_of(y, classes, checks_y), layout_of(weights)
         self.count, self.begin, self.changes = len(limits), begin, counter[1]
         self.last_loss = last_loss
 
@@ -147,7 +205,7 @@ cdef class FastStep:
 
     cdef object make(self, x, y, optimizer, weight):
         cdef int64_t rows = count_rows(x, &self.x), at_weight = self.inputs.own_weight
-        if not 1 <= rows <= self.capacity or count_rows(y, &self.y) != rows or not self.is_ready(optimizer):
+        if not 1 <= rows <= self.capacity or not are_targets(y, rows, &self.y) or not self.is_ready(optimizer):
             return None
         if weight is not None:
             if count_rows(weight, &self.weight) != rows:

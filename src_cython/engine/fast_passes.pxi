@@ -14,21 +14,6 @@ cdef object new_array(int64_t rows, const RowLayout *layout):
     return cnp.PyArray_EMPTY(layout.rank + 1, shape, layout.type, 0)
 
 
-cdef bint is_finite(object array):
-    """Whether a contiguous float32 or float64 array has only finite elements."""
-    cdef int64_t i, n = cnp.PyArray_SIZE(<cnp.ndarray>array)
-    cdef const uint32_t *small = <const uint32_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
-    cdef const uint64_t *large = <const uint64_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
-    cdef bint bad = False           # whether an exponent has only ones; such a loop vectorizes
-    if cnp.PyArray_TYPE(<cnp.ndarray>array) == cnp.NPY_FLOAT32:
-        for i in range(n):
-            bad |= (small[i] & 0x7f800000) == 0x7f800000
-    else:
-        for i in range(n):
-            bad |= (large[i] & <uint64_t>0x7ff0000000000000) == <uint64_t>0x7ff0000000000000
-    return not bad
-
-
 cdef class FastPass:
     """Runs a pass of a plan per call, at little more than the cost of the arithmetic.
 
@@ -40,29 +25,31 @@ cdef class FastPass:
     cdef int use                        # a `Use`
     cdef Pass forward
     cdef InputSlots inputs
-    cdef RowLayout x, y, out
+    cdef RowLayout x, out
+    cdef Targets y
     cdef int64_t capacity, result
     cdef const int64_t[::1] minibatch   # slots for the number of the minibatch
     cdef int64_t[::1] recorded
     cdef object gradient, raise_fault, kept
     cdef list watched
 
-    def __init__(self, runner, lock, use, *, stages, pace, inputs, capacity, x, y, out, minibatch, gradient,
-                 recorded, watched, raise_fault, kept):
+    def __init__(self, runner, lock, use, *, stages, pace, inputs, capacity, x, y, classes, checks_y, out, minibatch,
+                 gradient, recorded, watched, raise_fault, kept):
         """use: what it makes of the network.
         inputs: the slots of the inputs in all stages.
         capacity: rows that a pass takes at most.
         x, y: examples of the arrays, for shape and dtype.
+        classes, checks_y: see `Targets`.
         out: the buffer that the pass leaves its result in.
         minibatch: addresses of the slots for the number of the minibatch.
         gradient: the network's gradient, flat.
-        recorded: rows of the last forward pass that a backward pass may follow, or 0; the network's minibatches then.
+        recorded: see `Executor.recorded`.
         watched: see `unchanged`.
         raise_fault(x, y): raises the exception of a user's function.
         kept: objects to keep alive."""
         self.runner, self.lock, self.use = runner, lock, use
         self.forward, self.inputs, self.capacity = pass_of(stages, pace, inputs), inputs, capacity
-        self.x, self.y, self.out = layout_of(x), layout_of(y, True), layout_of(out)
+        self.x, self.y, self.out = layout_of(x), targets_of(y, classes, checks_y), layout_of(out)
         self.result, self.minibatch = address_of(out), minibatch
         self.gradient, self.recorded = gradient, recorded
         self.watched, self.raise_fault = watched, raise_fault
@@ -94,11 +81,12 @@ cdef class FastPass:
         """Runs the pass on all rows, `capacity` at a time, and copies its results to `out` unless that is 0; returns
         the mean loss. It stops at the first block that fails a check."""
         cdef Engine *e = &self.runner.engine
-        cdef int64_t first = 0, n
+        cdef int64_t first = 0, n, at_y
         cdef double total = 0
         while first < rows:
             n = min(self.capacity, rows - first)
-            if self.run(&self.forward, n, x + first * self.x.bytes, y + first * self.y.bytes if y else 0) != DONE:
+            at_y = y + first * self.y.layout.bytes if y else 0
+            if self.run(&self.forward, n, x + first * self.x.bytes, at_y) != DONE:
                 return 0
             if out:
                 memcpy(<void *>(out + first * self.out.bytes), <void *>self.result, n * self.out.bytes)
@@ -149,7 +137,7 @@ cdef class FastPass:
     def loss(self, x, y):
         """The mean loss of rows x with targets y."""
         cdef int64_t rows = count_rows(x, &self.x)
-        if rows == 0 or count_rows(y, &self.y) != rows or not self.is_ready(rows):
+        if rows == 0 or not are_targets(y, rows, &self.y) or not self.is_ready(rows):
             return None
         cdef double loss = self.call(rows, address_of(x), address_of(y), 0)
         return loss if self.is_done(x, y) and isfinite(loss) else None
@@ -159,7 +147,7 @@ cdef class FastPass:
         cdef int64_t rows = count_rows(x, &self.x)
         cdef int64_t at_x, at_y, at_out = 0 if out is None else address_of(out)
         cdef double loss
-        if rows == 0 or count_rows(y, &self.y) != rows or not self.is_current(rows):
+        if rows == 0 or not are_targets(y, rows, &self.y) or not self.is_current(rows):
             return None
         at_x, at_y = address_of(x), address_of(y)
         check_scratch()
@@ -172,14 +160,14 @@ cdef class FastPass:
     def loss_and_gradient(self, x, y, int64_t minibatch):
         """The mean loss of rows x with targets y, and a copy of its gradient, which the pass leaves in the network."""
         cdef int64_t rows = count_rows(x, &self.x)
-        if not 1 <= rows <= self.capacity or count_rows(y, &self.y) != rows or not self.is_ready(rows):
+        if not 1 <= rows <= self.capacity or not are_targets(y, rows, &self.y) or not self.is_ready(rows):
             return None
         self.set_minibatch(minibatch)
         self.recorded[0] = 0
-        cdef double loss = self.call(rows, address_of(x), address_of(y), 0)
+        self.call(rows, address_of(x), address_of(y), 0)
         if not self.is_done(x, y):
             return None
-        return loss, cnp.PyArray_NewCopy(<cnp.ndarray>self.gradient, cnp.NPY_CORDER)
+        return self.runner.engine.total[0][0], cnp.PyArray_NewCopy(<cnp.ndarray>self.gradient, cnp.NPY_CORDER)
 
 
 cdef class FastRecord(FastPass):
@@ -218,6 +206,7 @@ cdef class FastRecord(FastPass):
         if not self.is_done(x, None):
             return None
         self.recorded[0], self.recorded[1] = rows, self.minibatches[0]
+        self.recorded[2] += 1
         return out
 
     cdef void run_backward(self, const Pass *p, int64_t rows, const void *dy) noexcept nogil:
