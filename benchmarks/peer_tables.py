@@ -100,7 +100,8 @@ def print_table(run):
         if ratio < 1:
             lost.append(f"{title(result['cell'])} ({best}, {ratio:.2f})")
             text = f"**{text}**"
-        print(f"| {title(result['cell'])} | {figures} | {text} | {ratio / share:.2f} | {share:.2f} |")
+        limit = f"{ratio / share:.2f}" if best else "-"
+        print(f"| {title(result['cell'])} | {figures} | {text} | {limit} | {share:.2f} |")
     if any(summary(r)[0] for r in results.values()):
         print(f"\nRows in which a peer is faster than `fit`: {'; '.join(lost) or 'none'}.")
 
