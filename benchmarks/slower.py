@@ -3,13 +3,15 @@
     python benchmarks/slower.py old.whl                        or an unpacked wheel
     python benchmarks/slower.py old.whl --cells 'fit,predict'  cells whose names contain one of these
 
-This version is the fastgd that `import fastgd` finds, or --new, a wheel or a folder, too. Each version runs in a process of its own, on the same core with
-one thread. They take turns, some tens of short samples each; a sample is the median of bursts of calls. The ratio of a
-cell is the median of the ratios of neighbouring samples. Time that a process waits for its core, because others use it,
-is left out where the system says how long that was (Linux); time asleep counts.
+This version is the installed fastgd, or --new, which is a wheel or a folder, too. Each version runs in its own process,
+on the same core, with one thread. They take turns, some tens of short samples each; a sample is the median of bursts of
+calls. The ratio of a cell is the median of the ratios of neighbouring samples. Time that a process waits for its core,
+because others use it, is left out where the system says how long that was (Linux); time asleep counts.
 
-A new process may be a few percent faster or slower than the last, by chance: its memory lies elsewhere. So a cell that
-looks slower (by over 3 %) is measured again with new processes, --repeats times, and the median of these decides.
+A new process may be a few percent faster or slower than the last, since its memory lies elsewhere. What depends on the
+order of allocations would be the same in every process, so each allocates a random amount before it makes a cell. A
+cell that looks slower (by over 3 %) is measured again with --repeats new processes, and the median of these counts. To
+fail, a cell must be slower by over 5 % three times in a row.
 
 Cells that the older version cannot run are left out, and the output says why.
 """
@@ -17,6 +19,7 @@ Cells that the older version cannot run are left out, and the output says why.
 import argparse
 import contextlib
 import os
+import random
 import sys
 import tempfile
 import time
@@ -28,6 +31,7 @@ from slower_cells import CELLS
 
 LIMIT = 1.05  # slower by more fails
 LOOKS_SLOWER = 1.03
+CONFIRMATIONS = 3
 BURST, SAMPLE = 1e-3, 5e-3  # seconds
 WAITED = "/proc/thread-self/schedstat"
 
@@ -67,6 +71,7 @@ class Version:
         return {"folder": os.path.dirname(fastgd.__file__), "modules": modules}
 
     def cell(self, name):
+        self.blocks = [bytearray(random.randrange(8000)) for _ in range(random.randrange(1000))]
         try:
             self.call = CELLS[name]()
             self.call()
@@ -114,6 +119,7 @@ def measure(pair, cell, rounds):
         return old["error"]
     repeats = max(1, round(BURST / old["seconds"]))
     samples = np.empty((rounds, 2))
+    pair.ask("sample", repeats)
     for i in range(rounds):
         for version in (0, 1) if i % 2 else (1, 0):
             samples[i, version] = pair.processes[version].ask("sample", repeats)
@@ -123,7 +129,7 @@ def measure(pair, cell, rounds):
 def is_slower(first, again):
     """Whether a cell is slower, given the ratio new / old in the first processes, and a function that measures it in
     new processes and returns a list of ratios."""
-    return first > LOOKS_SLOWER and float(np.median(again())) > LIMIT
+    return first > LOOKS_SLOWER and all(np.median(again()) > LIMIT for _ in range(CONFIRMATIONS))
 
 
 def compare(folders, cells, rounds, repeats):
@@ -179,24 +185,16 @@ def unpacked(name, path, stack):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "old", nargs="?", metavar="OLD", help="older version: a wheel, or the folder of an unpacked one"
-    )
+    parser.add_argument("old", metavar="OLD", help="older version: a wheel, or the folder of an unpacked one")
     parser.add_argument("--new", help="newer version (default: the installed one)")
     parser.add_argument("--cells", default="", help="comma-separated parts of the names of cells")
-    parser.add_argument("--rounds", type=int, default=25, help="samples of each version")
-    parser.add_argument("--repeats", type=int, default=5, help="new processes for a cell that looks slower")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=24, help="samples of each version")
+    parser.add_argument("--repeats", type=int, default=5, help="new processes each time that a cell is measured again")
     arguments = parser.parse_args()
-    if arguments.serve:
-        serve(Version)
-        return
     pin(1)
     cells = [cell for cell in CELLS if any(part in cell for part in arguments.cells.split(","))]
     if not cells:
         parser.error(f"--cells: expected parts of {', '.join(CELLS)}, got {arguments.cells!r}")
-    if not arguments.old:
-        parser.error("OLD: expected a wheel or a folder")
     with contextlib.ExitStack() as stack:
         new = arguments.new and unpacked("--new", arguments.new, stack)
         folders = unpacked("OLD", arguments.old, stack), new
@@ -206,4 +204,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--serve"]:
+        serve(Version)
+    else:
+        main()

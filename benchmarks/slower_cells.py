@@ -2,6 +2,8 @@
 made, since the package is then that of either version."""
 
 import functools
+import itertools
+import math
 import warnings
 
 import numpy as np
@@ -13,11 +15,18 @@ STEPS = (
 )  # fmt: skip
 # rows, n_in, n_out
 PRODUCTS = ((1, 64, 10), (32, 64, 64), (64, 200, 50), (128, 784, 512), (256, 256, 256), (256, 1000, 1000))
+OFFSETS = itertools.cycle(range(0, 4096, 320))
 rng = np.random.default_rng(0)
 
 
-def normal(*shape, dtype="float32"):
-    return rng.normal(size=shape).astype(dtype)
+def normal(*shape):
+    """Random numbers in float32, each array at another offset in its page: an update of arrays at the same offset takes
+    longer."""
+    memory = np.empty(4 * math.prod(shape) + 8192, np.uint8)
+    start = -memory.ctypes.data % 4096 + next(OFFSETS)
+    array = memory[start : start + 4 * math.prod(shape)].view(np.float32).reshape(shape)
+    array[...] = rng.normal(size=shape)
+    return array
 
 
 # ---- networks
@@ -116,7 +125,8 @@ def activation(name, rows, n):
 def adam_step(n):
     import fastgd
 
-    p, m, v, g = (np.abs(normal(n)) for _ in range(4))
+    p, m, v, g = (normal(n) for _ in range(4))
+    np.abs(v, out=v)
     return functools.partial(fastgd.kernels.adam_step, p, m, v, g, 1e-4, 0.9, 0.999, 1.0, 1e-8, 0.0, 0.0)
 
 
