@@ -76,17 +76,20 @@ __all__ = [
 __all__ += layers.__all__
 __all__ += optimizers.__all__
 
+LAZY = ("sklearn", "torch")  # modules that need other packages
+
 if TYPE_CHECKING:
     from . import sklearn as sklearn
+    from . import torch as torch
 else:
 
     def __getattr__(name):
-        """`fastgd.sklearn` is imported when it is used."""
-        if name == "sklearn":
-            return importlib.import_module(".sklearn", __name__)
+        """`fastgd.sklearn` and `fastgd.torch` are imported when they are used."""
+        if name in LAZY:
+            return importlib.import_module(f".{name}", __name__)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """The names that are for users."""
-    return sorted([*__all__, "sklearn"])
+    return sorted([*__all__, *LAZY])

@@ -16,7 +16,7 @@ class DivergenceError(ArithmeticError):
     minibatch: number of the minibatch, from 1 on: within the run in `fit`, as `run.step` counts, otherwise among all
         that the network was trained on. It differs from `update` if the optimizer accumulates gradients.
     epoch: from 1 on; None outside `fit`.
-    loss, learning_rate: of the minibatch.
+    loss, learning_rate: of the minibatch; the loss is None after `optimizer.step(network)`, which does not know it.
     last_loss: of the minibatch before, or None."""
 
     def __init__(
@@ -25,14 +25,14 @@ class DivergenceError(ArithmeticError):
         *,
         minibatch: int,
         epoch: int | None = None,
-        loss: float,
+        loss: float | None,
         learning_rate: float,
         last_loss: float | None = None,
     ) -> None:
         self.update, self.minibatch, self.epoch = update, minibatch, epoch
         self.loss, self.learning_rate, self.last_loss = loss, learning_rate, last_loss
         where = f"update {update} (minibatch {minibatch}{'' if epoch is None else f', epoch {epoch}'})"
-        what = f"loss {loss}" if not math.isfinite(loss) else "a gradient that would overflow"
+        what = f"loss {loss}" if loss is not None and not math.isfinite(loss) else "a gradient that would overflow"
         last = "" if last_loss is None else f"; last finite loss {last_loss:.4g}"
         super().__init__(
             f"training diverged at {where}: expected a finite loss and gradient, got {what}{last}; "

@@ -15,8 +15,8 @@ from .core.choice import pick
 from .core.kernel import BACKENDS, DTYPES
 from .core.threads import check_threads
 from .core.types import Array, Path, Shape, ShapeLike
-from .data.samples import check_rows, check_samples
-from .engine.executor import Executor
+from .data.samples import check_samples
+from .engine.executor import GRADIENT, TRAINING_GRADIENT, Executor
 from .engine.plan import Plan
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .layers.base import Layer, check_names, check_shape, parameter_specs, statistic_specs
@@ -161,6 +161,8 @@ class Network:
         statistics = statistic_specs(self.body, self.input_shape)
         self._statistics = {name: shape for name, shape, _ in statistics}
         n_state = self.n_parameters + sum(math.prod(shape) for shape in self._statistics.values())
+        # What another network must have in common with this one for `copy_from`.
+        self._layout = repr((str(self.dtype), self._shapes, self._statistics))
         _, (self._state, self._gradient) = aligned_zeros([n_state, self.n_parameters], self.dtype, eighth=0)
         self._parameters = self._state[: self.n_parameters]
         for name, _, initial in statistics:
@@ -240,19 +242,62 @@ class Network:
 
     # ---- running
 
-    def forward(self, x: "npt.ArrayLike") -> "Array":
+    def forward(
+        self,
+        x: "npt.ArrayLike",
+        *,
+        out: "Array | None" = None,
+        training: bool = False,
+        record: bool = False,
+        minibatch: int | None = None,
+    ) -> "Array":
         """Raw outputs (rows, *output_shape) for x (rows, *input_shape).
 
-        Raises TypeError or ValueError unless x is an array of finite real numbers of that shape."""
-        x = check_rows("x", x, self.input_shape)
-        with self.executor.lock.use(Use.EVALUATE):
-            return self.executor.forward(x)
+        out: an array of the network's dtype and of that shape that receives the outputs and is returned; None is a new
+            one.
+        training: True runs the layers in training mode, on all rows as one minibatch: Dropout drops, BatchNorm
+            normalizes by these rows and updates its running statistics.
+        record: True keeps what `backward` needs, as `training` does, too.
+        minibatch: with one of both, the number from which Dropout draws its mask; None is `minibatches`.
 
-    def predict(self, x: "npt.ArrayLike") -> "Array":
+        Raises TypeError or ValueError that names the argument; then nothing has changed."""
+        executor = self.executor
+        if training is False and record is False and minibatch is None:
+            y: Array | None = executor.fast["forward"](x, out)
+            if y is None:
+                y = executor.outputs("forward", x, out)
+            return y
+        if not (check_flag("training", training) or check_flag("record", record)):
+            raise value_error("minibatch", "None without training=True or record=True", shown(minibatch))
+        recorded: Array = executor.record(x, out, bool(training), minibatch)
+        return recorded
+
+    def backward(self, dy: "npt.ArrayLike", *, input_gradient: bool = True) -> "Array | None":
+        """Goes back through the last `forward` with training=True or record=True, given dy = dL/dy, the gradient of any
+        loss L with respect to its outputs y. Writes dL/dp for all parameters p to `gradient`, plus the gradient of the
+        penalty, and returns dL/dx (rows, *input_shape), or None if `input_gradient` is False, which is faster.
+
+        dy: (rows, *output_shape). It may be called several times for one forward pass; each time replaces `gradient`.
+
+            y = network.forward(x, training=True)
+            dx = network.backward((y - target) / len(y))
+            optimizer.step(network)
+
+        Raises TypeError or ValueError unless dy is an array of finite real numbers of that shape, and RuntimeError if
+        there is no such forward pass or the parameters have been updated since."""
+        dx = self.executor.backward(dy, input_gradient)
+        return None if dx is True else dx
+
+    def predict(self, x: "npt.ArrayLike", *, out: "Array | None" = None) -> "Array":
         """Outputs after the loss's link, (rows, *output_shape): probabilities for cross-entropy, values otherwise.
 
+        out: as in `forward`.
+
         Raises TypeError or ValueError unless x is an array (rows, *input_shape) of finite real numbers."""
-        return self.loss_function.predictions(self.forward(x), self.backend)
+        y: Array | None = self.executor.fast["predict"](x, out)
+        if y is None:
+            y = self.executor.outputs("predict", x, out)
+        return y
 
     def loss(self, x: "npt.ArrayLike", y: "npt.ArrayLike", *, sample_weight: "npt.ArrayLike | None" = None) -> float:
         """Mean loss over the rows and their positions, plus the penalty.
@@ -261,9 +306,8 @@ class Network:
             (rows, *output_shape); with one output the last axis may be left out.
         sample_weight: numbers >= 0 for a weighted mean, (rows,), or one for each position, (rows, *output_shape[:-1]).
         Raises TypeError or ValueError that names the argument."""
-        samples = self._checked(x, y, sample_weight)
-        with self.executor.lock.use(Use.EVALUATE):
-            return self.executor.evaluate(samples)[0]
+        loss: float | None = self.executor.fast["loss"](x, y) if sample_weight is None else None
+        return float(self.executor.loss(x, y, sample_weight)) if loss is None else loss
 
     def evaluate(
         self,
@@ -301,13 +345,12 @@ class Network:
             method does not count a step: a loop that updates the parameters itself passes its own numbers.
 
         Raises TypeError or ValueError that names the argument."""
-        if minibatch is not None:
-            check_integer("minibatch", minibatch, 0)
-        samples = self._checked(x, y, sample_weight)
-        with self.executor.lock.use(Use.TRAIN if check_flag("training", training) else Use.BORROW):
-            minibatch = self.minibatches if minibatch is None else minibatch
-            loss = self.executor.gradient(samples, training=training, minibatch=minibatch)
-            return loss, self._gradient.copy()
+        executor, door = self.executor, TRAINING_GRADIENT if check_flag("training", training) else GRADIENT
+        minibatch = self.counter.item() if minibatch is None else check_integer("minibatch", minibatch, 0)
+        result: tuple[float, Array] | None = None
+        if sample_weight is None:
+            result = executor.fast[door](x, y, minibatch)
+        return result or executor.loss_and_gradient(x, y, sample_weight, training=training, minibatch=minibatch)
 
     def train_step(
         self,
@@ -329,6 +372,22 @@ class Network:
         return loss
 
     fit = fit
+
+    def copy_from(self, other: "Network", rate: float = 1.0) -> None:
+        """Moves parameters and statistics p towards those of another network, q, in place: p <- p + rate (q - p), or
+        p <- q for rate 1. For target networks (soft updates: Lillicrap et al. 2016, arXiv:1509.02971).
+
+        rate: in [0, 1].
+
+        Raises TypeError or ValueError that names the argument, unless `other` is a network with the same arrays."""
+        if type(rate) is not float or not 0 <= rate <= 1:
+            rate = check_number("rate", rate, 0.0, 1.0)
+        if type(other) is not Network:
+            raise type_error("other", "a fastgd.Network", shown(other))
+        if other is not self:
+            if other._layout != self._layout:
+                raise value_error("other", f"a network with the arrays of {self!r}", repr(other))
+            self.executor.copy_from(other.executor, rate)
 
     def _checked(self, x, y, sample_weight):
         return check_samples(self, x, y, sample_weight, names=("x", "y", "sample_weight"), finite=False)

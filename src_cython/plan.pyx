@@ -8,8 +8,9 @@ closing operations alone (sums, checks) and decides whether the run continues.
 
 Over 400 lines, since the module also has the native code that is not a kernel: shuffling, reading rows of files, locks.
 """
+from libc.float cimport DBL_MAX
 from libc.math cimport isfinite, sqrt
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 import os
@@ -96,6 +97,10 @@ cpdef enum:
     OUT_OF_TIME = 4
     ASKED_TO_STOP = 5
     FAULT = 6               # a user's function raised
+
+# An update has at most one thread per this many parameters.
+cpdef enum:
+    THREAD_ELEMENTS = 65_536
 
 cdef enum:
     FREE_WORK = 1_000_000   # a fast step of more floating-point operations releases the GIL
@@ -476,10 +481,15 @@ cdef class Runner:
             most = min(most, <int64_t>(rows * self.work_of_row / THREAD_WORK))
         return <int>max(1, most)
 
+    cdef int threads_of_update(self, int64_t elements) noexcept nogil:
+        """How many threads the update of this many parameters is worth."""
+        return <int>max(1, min(<int64_t>self.max_threads, elements // THREAD_ELEMENTS))
+
     def set_inputs(self, InputSlots inputs, int64_t rows, uintptr_t x, uintptr_t y, uintptr_t weight):
         """Makes `run` use the inputs at these addresses; y = 0 leaves the targets as they are."""
         self.engine.inputs = &inputs.to
         set_inputs(&self.engine, rows, x, y, 0, weight, 0)
+        self.engine.max_abs_limit = DBL_MAX
 
     def prepare(self, const Stage[::1] stages, *, InputSlots inputs, const int64_t[:, ::1] per_step,
                 const int64_t[::1] rows, const int64_t[::1] x, const int64_t[::1] y, const int64_t[::1] index,
@@ -642,4 +652,7 @@ def open_to_read(path):
 
 include "engine/use_lock.pxi"
 include "engine/observed.pxi"
+include "core/kernel.pxi"
 include "engine/fast.pxi"
+include "engine/fast_passes.pxi"
+include "engine/fast_update.pxi"

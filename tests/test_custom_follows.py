@@ -186,9 +186,9 @@ def test_a_callback_changes_what_is_read(patch):
 def test_what_has_not_changed_is_not_compiled_anew():
     network = Network(2, [Dense(2, READS)], loss="mse")
     network.predict(np.eye(2))
-    plan, loop = network.executor._evaluation_plan, READS.forward.numba_loop(np.float32)
+    plan, loop = network.executor.evaluation_plan(), READS.forward.numba_loop(np.float32)
     network.predict(np.eye(2))
-    assert network.executor._evaluation_plan is plan
+    assert network.executor.evaluation_plan() is plan
     assert READS.forward.numba_loop(np.float32) is loop
 
 

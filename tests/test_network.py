@@ -118,9 +118,10 @@ def test_gradient_does_not_depend_on_the_workspace(backend, small):
     network, x, y = small
     network = Network(5, network.layers, loss="softmax_cross_entropy", backend=backend)
     loss, gradient = network.loss_and_gradient(x, y)
-    network.executor._evaluation_plan.workspace[:] = np.nan
+    plan = network.executor.gradient_plan(1, training=False)
+    plan.workspace[:] = np.nan
     network.gradient[:] = np.nan
-    network.executor._evaluation_plan.rows = 0
+    plan.rows = 0
     again = network.loss_and_gradient(x, y)
     assert again[0] == loss
     np.testing.assert_array_equal(again[1], gradient)

@@ -152,7 +152,7 @@ def test_a_function_within_a_step_is_refused(rng, monkeypatch):
     """A body of the numpy backend can call Python code in the middle of a pass over the rows."""
     network, x = Network(2, [Dense(3, "tanh"), Dense(1)], loss="mse", backend="numpy"), rng.normal(size=(5, 2))
     network.predict(x)
-    step = network.executor._evaluation_plan._phases["forward"][0]
+    step = network.executor.evaluation_plan()._phases["forward"][0]
     run = type(step).run
     monkeypatch.setattr(type(step), "run", lambda self: (network.loss(x, x[:, :1]) if self is step else 0, run(self)))
     with pytest.raises(RuntimeError, match="network is already in use further up the call stack; callbacks, metrics"):

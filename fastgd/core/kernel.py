@@ -32,9 +32,8 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 
-from .._plan import CHAIN_ARRAYS, CHAIN_SLOTS, call_kernel
+from .._plan import CHAIN_ARRAYS, CHAIN_SLOTS, CheckedCall, call_kernel
 from ..core import fingerprint
 from ..errors import choose, shown, type_error, value_error
 from .domains import check_domain, domain_of
@@ -111,7 +110,7 @@ def _is_of_package(function):
     return (function.__module__ or "").startswith(f"{PACKAGE}.")
 
 
-class Kernel:
+class Kernel(CheckedCall):
     """One operation with up to three bodies; see the head of this module.
 
     Calling it checks the arguments against the contract and runs the fastest body; `body(name)` returns a callable that
@@ -268,7 +267,17 @@ class Kernel:
         choose("name", name, dict.fromkeys(self.bodies()))
         return functools.partial(self._call, name)
 
-    def __call__(self, *arguments: npt.NDArray[Any] | float) -> None:
+    def _prepare_call(self):
+        """Tells the base class the contract, for calls that it checks in C."""
+        arrays = [
+            (-1 if a.dtype is None else np.dtype(a.dtype).num, [self.dims.index(dim) for dim in a.dims], a.per or 0,
+             a.direction != "in") for a in self.arrays.values()
+        ]  # fmt: skip
+        has_body = self.choose_body("cython") == "cython"
+        bodies = [self.address("cython", dtype) if has_body else 0 for dtype in DTYPES.values()]
+        self._set_contract(arrays, len(self.dims), len(self.scalars), self.dims.index(self.range_dim), *bodies)
+
+    def _call_any(self, arguments):
         self._call(self.choose_body("cython"), *arguments)
 
     def _call(self, body, *arguments):

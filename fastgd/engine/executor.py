@@ -1,5 +1,5 @@
-"""The executor runs one network: it owns the network's plans, its lock, and the fast path of a training step.
-`Network`, `fit`, sweeps and estimators use it."""
+"""The executor runs one network: it owns the network's plans, its lock, and the fast paths of all calls. `Network`,
+`fit`, sweeps and estimators use it. Over 400 lines: evaluation, gradients and training share the plans and the lock."""
 
 import contextlib
 import math
@@ -8,18 +8,35 @@ from typing import Any
 
 import numpy as np
 
-from .._plan import ASKED_TO_STOP, BAD_GRADIENT, BAD_LOSS, FAULT, HIGH_MAX_ABS, Use, UseLock
-from ..core.types import Array
+from .._plan import (
+    ASKED_TO_STOP,
+    BAD_GRADIENT,
+    BAD_LOSS,
+    DONE,
+    FAULT,
+    HIGH_MAX_ABS,
+    FastStep,
+    Use,
+    UseLock,
+    fast_average,
+)
 from ..data.mapped import check_mapping, leave_pages
-from ..data.samples import Samples, check_rows, check_samples, check_targets, check_values, check_weights
-from ..errors import DivergenceError
+from ..data.samples import Samples, as_array, check_rows, check_samples, check_targets, check_values, check_weights
+from ..errors import DivergenceError, check_flag, check_integer, shown, type_error, value_error
 from ..schedules import Schedule
+from .gradient import average_parameters
 from .plan import Plan
 from .steps import Steps
 
 # Rows that evaluation processes at a time, which bounds its memory. If rows have positions, a block also has at most
 # EVALUATION_OUTPUTS outputs of layers.
 EVALUATION_ROWS, EVALUATION_OUTPUTS = 256, 2**22
+# Arguments of more numbers are cast a block of rows at a time.
+CAST_SIZE = 2**20
+# Calls with fast paths: names of passes, and whether layers behave as in training.
+GRADIENT, TRAINING_GRADIENT = "gradient", "training gradient"
+DOORS = ("forward", "predict", "loss", GRADIENT, TRAINING_GRADIENT)
+SAMPLES = ("x", "y", "sample_weight")
 # How long training runs natively before Python looks for signals.
 SLICE_SECONDS = 0.05
 # For how many fast steps per-step values are prefetched: at first, and at most.
@@ -32,12 +49,18 @@ class Executor:
     lock: the network's `UseLock`.
     plan: the plan for training; None until it is needed.
     fast_step(x, y, optimizer): makes a training step that needs no preparation and returns its loss, or returns None.
+    fast_update(optimizer): likewise an update from the network's gradient; returns whether it did.
+    fast[door](...): likewise the other calls with a fast path, by name: see `FastPass`.
     last_rate: the learning rate of the last step; None if that was a fast step.
     """
 
     lock: UseLock
     plan: Plan | None
     fast_step: Callable[[Any, Any, Any], float | None]
+    fast_update: Callable[[Any], bool | None]
+    fast: dict[str, Callable[..., Any]]
+    _updater: FastStep | None
+    _recorded: Plan | None
     last_rate: float | None
 
     def __init__(self, network, last_loss=None):
@@ -55,11 +78,19 @@ class Executor:
 
     def drop_plans(self):
         """Frees the memory of the plans."""
-        self.plan, self._evaluation_plan, self._fast_steps = None, None, FIRST_FAST_STEPS
+        self.plan, self._fast_steps, self._fast_updates = None, FIRST_FAST_STEPS, FIRST_FAST_STEPS
+        # By kernel of the loss; and by whether layers behave as in training, and that kernel.
+        self._evaluation_plans, self._gradient_plans = {}, {}
         self._drop_fast_step()
+        self._drop_fast_passes()
 
     def _drop_fast_step(self):
         self._last_loss, self.fast_step = self.last_loss, _not_ready
+        self._updater, self.fast_update = None, _not_ready
+
+    def _drop_fast_passes(self):
+        self._made, self.fast = {}, dict.fromkeys(DOORS, _not_ready)
+        self._recorders, self._recorded = {}, None  # by whether layers behave as in training; the last one used
 
     @property
     def last_loss(self):
@@ -76,17 +107,6 @@ class Executor:
         """Whether a step was interrupted."""
         return self.plan is not None and self.plan.is_mid_step
 
-    def _serves(self, plan, rows, kernel):
-        """Whether a plan has capacity for these rows, is for this loss kernel (None: any), and its compiled users'
-        functions are up to date."""
-        fits = plan is not None and plan.capacity >= rows and kernel in (None, plan.loss_kernel)
-        return fits and plan.is_current()
-
-    def _new_plan(self, plan, rows, kernel, **options):
-        """A new plan to replace `plan`, with at least its capacity."""
-        kernel = kernel or (plan.loss_kernel if plan else self.network.loss_function.kernels[0])
-        return Plan(self.network, max(rows, plan.capacity if plan else 0), kernel, **options)
-
     def _discard_disturbed(self):
         """Drops plans that an exception or a fork may have left inconsistent."""
         if self.lock.disturbed:
@@ -97,21 +117,47 @@ class Executor:
         """The plan for training on minibatches of up to this many rows; uses the optimizer if one is given."""
         self._discard_disturbed()
         plan = self.plan
-        if plan is None or not self._serves(plan, rows, kernel):
+        if plan is None or not _serves(plan, rows, kernel):
             self._drop_fast_step()
-            plan = self.plan = self._new_plan(plan, rows, kernel, training=True)
+            kernel = kernel or (plan.loss_kernel if plan else self.network.loss_function.kernels[0])
+            plan = self.plan = Plan(self.network, max(rows, plan.capacity if plan else 0), kernel, training=True)
         if optimizer is not None:
             plan.use_optimizer(optimizer)
         return plan
 
-    def _plan_to_evaluate(self, rows, kernel=None, *, backward=False):
-        """The plan for evaluation; backward: whether it must have a backward pass."""
+    def evaluation_plan(self, kernel=None):
+        """The plan for evaluation, of a block of rows at a time."""
         self._discard_disturbed()
-        plan = self._evaluation_plan
-        if not self._serves(plan, rows, kernel) or backward > plan.has_backward:
-            backward = backward or (plan is not None and plan.has_backward)
-            self._evaluation_plan = self._new_plan(plan, rows, kernel, training=False, backward=backward)
-        return self._evaluation_plan
+        kernel = kernel or self.network.loss_function.kernels[0]
+        plan = self._evaluation_plans.get(kernel)
+        if plan is None or not plan.is_current():
+            self._drop_fast_passes()
+            plan = Plan(self.network, self._block_rows, kernel, training=False, backward=False)
+            self._evaluation_plans[kernel] = plan
+        return plan
+
+    def gradient_plan(self, rows, training, kernel=None):
+        """The plan for gradients without an update, of up to this many rows as one minibatch."""
+        self._discard_disturbed()
+        kernel = kernel or self.network.loss_function.kernels[0]
+        plan = self._gradient_plans.get((training, kernel))
+        if plan is None or not _serves(plan, rows, kernel):
+            self._drop_fast_passes()
+            # Twice as many rows as before, so that slowly growing minibatches rarely need a new plan.
+            capacity = rows if plan is None else max(rows, 2 * plan.capacity if rows > plan.capacity else plan.capacity)
+            plan = Plan(self.network, capacity, kernel, training=training, to_input=True)
+            self._gradient_plans[training, kernel] = plan
+        return plan
+
+    def _fast(self, door, kernel=None):
+        """The fast path of a door for a kernel of the loss; calls of any arguments try it once they are cast."""
+        fast = self.fast[door] = self._made.get((door, kernel or self.network.loss_function.kernels[0]), _not_ready)
+        return fast
+
+    def _prepare_fast(self, door, plan, make):
+        """Makes the fast path of a door, unless there is one or numpy bodies run. make(): returns its method."""
+        if plan.runner is not None and (door, plan.loss_kernel) not in self._made:
+            self.fast[door] = self._made[door, plan.loss_kernel] = make()
 
     def is_ready_for(self, steps):
         """Whether the runner is prepared for these steps and may continue them."""
@@ -138,19 +184,53 @@ class Executor:
         y = None if y is None else usable(y, plan.own["y"].dtype)
         plan.set_minibatch(usable(x, plan.dtype), y, weight)
 
-    def forward(self, x: Any) -> "Array":
-        """Raw outputs for checked rows."""
+    def outputs(self, door, x, out=None):
+        """Raw outputs (the door "forward") or predictions ("predict") of rows x, in `out` or a new array. For any
+        arguments: checks, casts and raises. Prepares the fast path."""
         network = self.network
-        result = np.empty((len(x), *network.output_shape), network.dtype)
-        for rows in self._blocks(len(x)):
-            check_mapping(x)
-            plan = self._plan_to_evaluate(rows.stop - rows.start)
-            self._set(plan, x[rows])
-            plan.run("forward")
-            self._check_inputs(plan, x)
-            leave_pages(x)
-            result[rows] = plan.buffers[plan.output][: plan.rows]
-        return result
+        x = check_rows("x", x, network.input_shape)
+        shape = (len(x), *network.output_shape)
+        check_out(out, shape, network.dtype)
+        if x.size <= CAST_SIZE:
+            result = self._fast(door)(usable(x, network.dtype), out)
+            if result is not None:
+                return result
+        with self.lock.use(Use.EVALUATE):
+            result = np.empty(shape, network.dtype)
+            for rows in self._blocks(len(x)):
+                check_mapping(x)
+                plan = self.evaluation_plan()
+                self._set(plan, x[rows])
+                plan.run(door)
+                self._check_inputs(plan, x)
+                leave_pages(x)
+                result[rows] = plan.rows_of(plan.prediction if door == "predict" else plan.output)[: plan.rows]
+            self._prepare_fast(door, plan, lambda: plan.make_fast_pass(self.lock, Use.EVALUATE, door).outputs)
+        return result if out is None else _copied(out, result)
+
+    def loss(self, x, y, sample_weight=None):
+        """`Network.loss` for any arguments: checks, casts and raises. Prepares the fast path."""
+        if sample_weight is None:
+            arrays, kernel = self._cast(x, y)
+            loss = None if arrays is None else self._fast("loss", kernel)(*arrays)
+            if loss is not None:
+                return loss
+        samples = check_samples(self.network, x, y, sample_weight, names=SAMPLES, finite=False)
+        with self.lock.use(Use.EVALUATE):
+            loss = self.evaluate(samples)[0]
+            plan = self.evaluation_plan(samples.kernel)
+            self._prepare_fast("loss", plan, lambda: plan.make_fast_pass(self.lock, Use.EVALUATE, "loss").loss)
+        return loss
+
+    def _cast(self, x, y):
+        """x and y as arrays that kernels read in place, or None if they are large; and the kernel of the loss for y.
+        Raises unless they are arrays of real numbers of the right shapes."""
+        network = self.network
+        x = check_rows("x", x, network.input_shape)
+        y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
+        if x.size + y.size > CAST_SIZE:
+            return None, kernel
+        return (usable(x, network.dtype), usable(y, kernel.arrays["y"].dtype or network.dtype)), kernel
 
     def evaluate(self, samples: Samples, metrics: Any = ()) -> tuple[float, dict[str, float]]:
         """Mean loss of samples, and values of metrics by name."""
@@ -158,7 +238,7 @@ class Executor:
         outputs = np.empty((len(samples) if metrics else 0, *network.output_shape), network.dtype)
         for rows in self._blocks(len(samples)):
             x, y, weight = samples.part(rows.start, rows.stop)
-            plan = self._plan_to_evaluate(len(x), samples.kernel)
+            plan = self.evaluation_plan(samples.kernel)
             self._set(plan, x, y, weight)
             plan.run("loss")
             self._check_inputs(plan, samples.x)
@@ -167,7 +247,7 @@ class Executor:
             # The loss of every block includes the penalty; weighted by rows, it counts once.
             total += float(plan.buffers["total"][0]) * plan.rows
             if metrics:
-                outputs[rows] = plan.buffers[plan.output][: plan.rows]
+                outputs[rows] = plan.rows_of(plan.output)[: plan.rows]
         values = {}
         if metrics:
             predictions = network.loss_function.predictions(outputs, network.backend)
@@ -176,26 +256,116 @@ class Executor:
                 values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
         return total / len(samples), values
 
-    def gradient(self, samples: Samples, *, training: bool, minibatch: int) -> float:
-        """Mean loss of samples as one minibatch; writes its gradient to the network's. training: whether layers behave
-        as in training, in the minibatch of this number."""
-        if training:
-            self._drop_fast_step()
-            plan = self.training_plan(len(samples), samples.kernel)
-        else:
-            plan = self._plan_to_evaluate(len(samples), samples.kernel, backward=True)
-        self._set(plan, samples.x, samples.y, samples.weight)
-        plan.set_minibatch_number(minibatch)
-        plan.run("inputs")
-        self._check_inputs(plan, samples.x)  # before the network's gradient changes
-        plan.run("gradient")
-        return float(plan.buffers["total"][0])
+    # ---- gradients
+
+    def loss_and_gradient(self, x, y, sample_weight, *, training, minibatch):
+        """`Network.loss_and_gradient` for any arguments: checks, casts and raises. Prepares the fast path."""
+        network, door = self.network, TRAINING_GRADIENT if training else GRADIENT
+        if sample_weight is None:
+            arrays, kernel = self._cast(x, y)
+            result = None if arrays is None else self._fast(door, kernel)(*arrays, minibatch)
+            if result is not None:
+                return result
+        samples = check_samples(network, x, y, sample_weight, names=SAMPLES, finite=False)
+        use = Use.TRAIN if training else Use.BORROW
+        with self.lock.use(use):
+            plan = self.gradient_plan(len(samples), training, samples.kernel)
+            plan.recorded[0] = 0
+            self._set(plan, samples.x, samples.y, samples.weight)
+            plan.set_minibatch_number(minibatch)
+            plan.run("gradient")
+            self._check_inputs(plan, samples.x)
+            result = float(plan.buffers["total"][0]), network.gradient.copy()
+            make = plan.make_fast_pass
+            self._prepare_fast(door, plan, lambda: make(self.lock, use, "checked_gradient").loss_and_gradient)
+        return result
+
+    def record(self, x, out, training, minibatch):
+        """Raw outputs of rows x; keeps what `backward` needs."""
+        plan = self._recorders.get(training)
+        if plan is not None and minibatch is None:
+            result = plan.fast_record.record(x, out, -1)
+            if result is not None:
+                self._recorded = plan
+                return result
+        return self._record(x, out, training, minibatch)
+
+    def _record(self, x, out, training, minibatch):
+        """`record` for any arguments: checks, casts and raises. Prepares the fast path."""
+        network = self.network
+        x = check_rows("x", x, network.input_shape)
+        check_out(out, (len(x), *network.output_shape), network.dtype)
+        minibatch = network.minibatches if minibatch is None else check_integer("minibatch", minibatch, 0)
+        used, plan = usable(x, network.dtype), self._recorders.get(training)
+        result = None if plan is None else plan.fast_record.record(used, out, minibatch)
+        if result is None:
+            use = Use.TRAIN if training else Use.BORROW
+            with self.lock.use(use):
+                plan = self.gradient_plan(len(x), training)
+                plan.recorded[0] = 0
+                own = plan.own["x"][: len(x)]  # the caller may change x
+                np.copyto(own, used)
+                self._set(plan, own)
+                plan.set_minibatch_number(minibatch)
+                plan.run("record")
+                self._check_inputs(plan, x)
+                plan.recorded[:] = len(x), network.minibatches
+                result = _copied(out, plan.rows_of(plan.output)[: len(x)])
+                if plan.fast_record is None and plan.runner is not None:
+                    plan.fast_record = plan.make_fast_record(self.lock, use)
+                    self._recorders[training] = plan
+        self._recorded = plan
+        return result
+
+    def backward(self, dy, to_input):
+        """The gradient of the input, or True if `to_input` is false; leaves that of the parameters in the network."""
+        plan = self._recorded
+        if plan is not None and plan.fast_record is not None:
+            dx = plan.fast_record.backward(dy, to_input)
+            if dx is not None:
+                return dx
+        return self._backward(dy, to_input)
+
+    def _backward(self, dy, to_input):
+        """`backward` for any arguments: checks, casts and raises."""
+        network, plan = self.network, self._recorded
+        rows, made_at = (0, 0) if plan is None else plan.recorded.tolist()
+        if not rows or made_at != network.minibatches:
+            raise RuntimeError(
+                "backward: expected a call of forward with training=True or record=True before it, and no other use of "
+                f"the network's gradient or parameters since, got {'none' if not rows else 'a training step since'}"
+            )
+        check_flag("input_gradient", to_input)
+        dy, shape = as_array("dy", dy), (rows, *network.output_shape)
+        if dy.shape != shape:
+            raise value_error("dy", f"an array of shape {shape}, as forward returned", shown(dy))
+        check_values("dy", dy, network.dtype)
+        used = usable(dy, network.dtype)
+        dx = None if plan.fast_record is None else plan.fast_record.backward(used, to_input)
+        if dx is not None:
+            return dx
+        with self.lock.use(Use.TRAIN if plan.training else Use.BORROW):
+            x = plan.own["x"][:rows]
+            self._set(plan, x)
+            np.copyto(plan.rows_of("dz")[:rows], used)
+            plan.run("backward_to_input" if to_input else "backward", dy=used)
+            return plan.rows_of(plan.dx)[:rows].copy() if to_input else True
 
     def _check_inputs(self, plan, x):
         if not np.isfinite(plan.buffers["largest"][0]):
             check_values("x", x, plan.dtype)
 
     # ---- training
+
+    def copy_from(self, other: "Executor", rate: float) -> None:
+        """Moves parameters and statistics towards those of another executor's network, which has the same arrays."""
+        self._recorded, state, source = None, self.network.state, other.network.state
+        if not fast_average(self.lock, other.lock, average_parameters, state, source, rate):
+            with self.lock, other.lock.reading():
+                if rate == 1:
+                    np.copyto(state, source)
+                else:
+                    average_parameters(state, source, 1 - rate)
 
     @np.errstate(all="ignore")
     def step(self, x: Any, y: Any, optimizer: Any, sample_weight: Any = None, *, scaled: bool = True) -> float:
@@ -228,6 +398,32 @@ class Executor:
             if weights is None and used[0] is x and used[1] is y and steps.parameter_limits is None:
                 self._prepare_fast_step(optimizer, grows)
             return float(steps.totals[0])
+
+    @np.errstate(all="ignore")
+    def update(self, optimizer: Any) -> None:
+        """`Optimizer.step(network)` for any optimizer: checks and raises. Prepares `fast_update` for the next ones."""
+        network, used_up = self.network, self._updater is None or self._updater.is_used_up
+        with self.lock, optimizer.lock:
+            optimizer.discard_disturbed()
+            plan = self.training_plan(1, None, optimizer)
+            is_known = plan.runner is not None and isinstance(optimizer.schedule, Schedule)
+            self._fast_updates = min(4 * self._fast_updates, MAX_FAST_STEPS) if is_known and used_up else 1
+            try:
+                updater, steps = plan.make_updater(self.lock, optimizer, self._fast_updates)
+            except (TypeError, ValueError):  # perhaps for a step that is far ahead
+                updater, steps = plan.make_updater(self.lock, optimizer, 1)
+            risky = steps.parameter_limits
+            failed = risky is not None and not np.abs(network.parameters).max() <= risky[0]
+            if not failed:
+                failed = plan.update_in_python(steps) != DONE if updater is None else not updater.run_update(optimizer)
+            if failed:
+                raise DivergenceError(
+                    optimizer.steps + 1, minibatch=network.minibatches + 1, loss=None,
+                    learning_rate=float(steps.rates[0]), last_loss=None,
+                )  # fmt: skip
+            self.last_rate, self._updater = float(steps.rates[0]), updater
+            if updater is not None and risky is None:
+                self.fast_update = updater.update
 
     def _prepare_fast_step(self, optimizer, grows):
         """Makes `fast_step` for steps like the last one; grows: whether to prefetch more steps than last time."""
@@ -277,5 +473,32 @@ def usable(array, dtype):
         return np.require(array, dtype, ["C", "ALIGNED"])
 
 
-def _not_ready(x, y, optimizer):
-    """Stands for a `FastStep` until there is one."""
+def check_out(out, shape, dtype):
+    """Raises unless `out` is None or an array that can hold a result of this shape."""
+    if out is None:
+        return
+    expected = f"None or a writable, C-contiguous, aligned {dtype} array of shape {shape}"
+    if not isinstance(out, np.ndarray):
+        raise type_error("out", expected, shown(out))
+    if out.shape != shape or out.dtype != dtype:
+        raise value_error("out", expected, shown(out))
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise value_error("out", expected, "one that is not")
+
+
+def _copied(out, result):
+    """The result, copied to `out` or a new array."""
+    if out is None:
+        return result.copy()
+    np.copyto(out, result)
+    return out
+
+
+def _serves(plan, rows, kernel):
+    """Whether a plan has capacity for these rows, is for this loss kernel (None: any), and its compiled users'
+    functions are up to date."""
+    return plan.capacity >= rows and kernel in (None, plan.loss_kernel) and plan.is_current()
+
+
+def _not_ready(*arguments):
+    """Stands for a fast path until there is one."""

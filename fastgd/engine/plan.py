@@ -9,6 +9,7 @@ bodies (Cython or Numba) in C, numpy bodies in Python. The phases, in order:
     forward      forward pass through the layers
     loss         losses, and their gradient with respect to the outputs
     backward     gradients with respect to the layers' inputs, from the last layer to the first
+    to_input     the part of it that only the gradient of the network's input needs
     inputs       largest magnitude in each row of the inputs
     max_abs      raises it to the largest magnitude in the other factors of the parameters' gradient
     total        sums over the rows
@@ -23,6 +24,7 @@ bodies (Cython or Numba) in C, numpy bodies in Python. The phases, in order:
     update       the optimizer's rule
     rank_one     the rule for a minibatch of one row, applied without storing the gradient
     track        updates running statistics from the minibatch's
+    link         predictions from the outputs
 
 Over 400 lines: adding, allocating, binding and running share the same buffers and records."""
 
@@ -45,6 +47,8 @@ from .._plan import (
     FUSED,
     GRAIN,
     OUT_OF_TIME,
+    FastPass,
+    FastRecord,
     FastStep,
     InputSlots,
     StepInPython,
@@ -72,13 +76,13 @@ from .totals import penalty_gradient, penalty_value, sum_loss
 from .update import write_update
 
 PHASES = (
-    "gather", "weight", "forward", "loss", "backward", "inputs", "max_abs", "total", "largest", "parameters", "sums",
-    "penalty", "check", *UPDATE_PHASES, "rank_one", "track",
+    "gather", "weight", "forward", "loss", "backward", "to_input", "inputs", "max_abs", "total", "largest",
+    "parameters", "sums", "penalty", "check", *UPDATE_PHASES, "rank_one", "track", "link",
 )  # fmt: skip
 # Phases with scalars that change from step to step.
 PER_STEP_PHASES = ("forward", "backward", *UPDATE_PHASES, "rank_one")
 # Phases whose operations work row by row, and phases that take most of the time.
-BY_ROWS_PHASES = ("forward", "loss", "backward")
+BY_ROWS_PHASES = ("forward", "loss", "backward", "to_input")
 WORK_PHASES = (*BY_ROWS_PHASES, "parameters")
 # Phases with a penalty term: of the loss, and of the gradient.
 PENALIZED = ("total", "penalty")
@@ -102,20 +106,24 @@ FEW_VALUES = 4
 
 # A pass is a list of stages: (first, last phase that the threads share; first, last closing phase, which the last
 # thread to arrive runs alone; flags). See plan.pyx.
-_INPUTS = ("inputs", "inputs", "largest", "largest", BY_ROWS)
+_INPUTS = ("inputs", "inputs", "largest", "largest", BY_ROWS | CHECK_MAX_ABS)  # must be finite
+_FORWARD = ("forward", "forward", None, None, BY_ROWS)
 _GUARDED = ("weight", "max_abs", "total", "largest", BY_ROWS | CHECK_LOSS | CHECK_MAX_ABS)
 # The threads share a sum otherwise than the products before it, so it is a stage of its own.
 _GRADIENT = (("parameters", "parameters", None, None, 0), ("sums", "sums", None, None, 0))
 _TRACK = ("track", "track", None, None, 0)
+_PENALTY = ("penalty", "penalty", None, None, 0)
 PASSES = {
-    "forward": (_INPUTS, ("forward", "forward", None, None, BY_ROWS)),
+    "forward": (_INPUTS, _FORWARD),
+    "predict": (_INPUTS, _FORWARD, ("link", "link", None, None, BY_ROWS)),
     "loss": (_INPUTS, ("weight", "loss", "total", "total", BY_ROWS)),
-    "inputs": (_INPUTS,),
-    "gradient": (
-        ("weight", "backward", "total", "total", BY_ROWS),
-        *_GRADIENT,
-        ("penalty", "penalty", None, None, 0),
-    ),
+    "gradient": (_INPUTS, ("weight", "backward", "total", "total", BY_ROWS), *_GRADIENT, _PENALTY),
+    # Leaves the gradient as it is if the loss is not finite.
+    "checked_gradient": (_INPUTS, ("weight", "backward", "total", "total", BY_ROWS | CHECK_LOSS), *_GRADIENT, _PENALTY),
+    "record": (_INPUTS, _FORWARD, _TRACK),
+    "backward": (("backward", "backward", None, None, BY_ROWS), *_GRADIENT, _PENALTY),
+    "backward_to_input": (("backward", "to_input", None, None, BY_ROWS), *_GRADIENT, _PENALTY),
+    "update": (("check", "check", None, None, CHECK_GRADIENT), *UPDATE_PASS),
     "step": (
         ("weight", "backward", "total", "total", BY_ROWS | CHECK_LOSS),
         *_GRADIENT,
@@ -170,15 +178,16 @@ class Plan(Program):
     loss_kernel: the kernel of the loss, which decides the shape and dtype of the targets.
     training: whether layers behave as in training or as in evaluation.
     backward: whether there is a backward pass.
+    to_input: whether that also computes the gradient of the network's input.
     positions: the most positions in a row that an operation treats independently, such as tokens of a sequence or
         pixels of an image; 1 if a row is a vector.
     terms: the most products per row of a minibatch that are summed in one element of the gradient; see
         `add_gradient`."""
 
-    def __init__(self, network, capacity, loss_kernel, *, training, backward=True, backend=None):
+    def __init__(self, network, capacity, loss_kernel, *, training, backward=True, to_input=False, backend=None):
         super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
-        self.has_backward = backward
+        self.has_backward, self.goes_to_input = backward, to_input
         self.rows = 0
         # What each array is, by name: one namespace for the arrays of the network and of all layers.
         self._declared = dict.fromkeys(ENGINE_ARRAYS, "one of the engine")
@@ -194,6 +203,8 @@ class Plan(Program):
         self._prepared = None  # the steps that the runner is prepared for, and what belongs to them
         self.pace = collections.defaultdict(lambda: np.zeros(2))  # by pass: see `Runner.run`
         self.is_mid_step = False  # whether a step was interrupted
+        # Of the last forward pass that a backward pass may follow: rows, and the network's minibatches before it.
+        self.recorded, self.fast_record = np.zeros(2, np.int64), None
         self._add_operations()
         self._lay_out()
         self._bind()
@@ -317,12 +328,16 @@ class Plan(Program):
         losses = self.row_buffer("losses", self.loss_shape)
         self.add("loss", loss, losses, dy, self.output, "y", "weight", *scalars)
         if self.has_backward:
-            network.body.backward(self, "", "x", dy, False)
+            self.dx = network.body.backward(self, "", "x", dy, self.goes_to_input)
+            if self.goes_to_input:
+                self._part_to_input()
             for name in network.views():
                 if not self._written[name]:
                     raise value_error(
                         "layers", "layers that add a gradient for all their parameters", f"none for {name!r}"
                     )
+        if not self.training:
+            self.prediction = self._add_link()
         self.terms = max(self._terms.values(), default=1)
         max_abs = self.row_buffer("max_abs")
         self.add("inputs", max_abs_of_rows, max_abs, "x")
@@ -334,6 +349,22 @@ class Plan(Program):
             self.add("total", penalty_value, "total", "penalized", network.l1, network.l2)
             self.add("penalty", penalty_gradient, "dpenalized", "penalized", network.l1, network.l2)
         self.add("check", count_exceeding, "bad_gradients", "gradient", 0.0)
+
+    def _add_link(self):
+        """Adds the loss's link; returns the name of the predictions."""
+        link = self.network.loss_function.link
+        if link is None:
+            return self.output
+        prediction = self.row_buffer("prediction", self.network.output_shape)
+        self.add("link", link, prediction, self.output)
+        return prediction
+
+    def _part_to_input(self):
+        """Moves the last operations of the backward pass to a phase of their own if only the gradient of the input
+        needs them."""
+        backward, needed = self._phases["backward"], {n for o in self._phases["parameters"] for n in o.buffers}
+        while backward and not needed.intersection(backward[-1].outputs):
+            self._phases["to_input"].insert(0, backward.pop())
 
     def _guarded(self):
         """The buffers except x whose products make up the gradient of the parameters: a limit on their elements
@@ -370,6 +401,10 @@ class Plan(Program):
         self.buffers["total"] = np.zeros(1, np.float64)
         self.buffers["largest"] = np.zeros(1, np.float64)
         self.buffers["bad_gradients"] = np.zeros(1, np.int64)
+
+    def rows_of(self, name):
+        """The array of a buffer of rows, or of a view of one, for as many rows as the plan has capacity for."""
+        return self.buffers[self._base.get(name, name)].reshape(self.capacity, *self.row_shapes[name])
 
     def bytes_of_a_row(self):
         """Bytes of workspace per row of the minibatch."""
@@ -527,9 +562,11 @@ class Plan(Program):
     def set_minibatch_number(self, number):
         """Sets the number of the minibatch, from which random layers derive their random numbers. (`add` refuses other
         per-step scalars in these phases.)"""
-        for _, name, links in self.per_step(("forward", "backward")):
-            for link in links:
-                link.set_scalars(**{name: float(number)})
+        for link, name in self._minibatch_scalars():
+            link.set_scalars(**{name: float(number)})
+
+    def _minibatch_scalars(self):
+        return [(link, name) for _, name, links in self.per_step(BY_ROWS_PHASES) for link in links]
 
     def _stages(self, pass_name, gather=False):
         """The stages of a pass; with `gather`, the pass gathers its rows first."""
@@ -540,19 +577,19 @@ class Plan(Program):
             self._stages_of_pass[pass_name, gather] = stages
         return stages
 
-    def run(self, pass_name):
-        """Runs a pass once on the minibatch set by `set_minibatch`."""
-        if pass_name not in ("inputs", "forward"):
+    def run(self, pass_name, dy=None):
+        """Runs a pass once on the minibatch set by `set_minibatch`. dy: as in `raise_fault`."""
+        if any("total" in stage for stage in PASSES[pass_name]):
             self.point("total", self.buffers["total"])
         stages = self._stages(pass_name)
         if self.runner is None:
             self.run_in_python(stages)
         elif self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[pass_name]) == FAULT:
-            self.raise_fault(self._minibatch[0], None if pass_name == "forward" else self._minibatch[1])
+            self.raise_fault(*self._minibatch[:2], dy)
 
-    def raise_fault(self, x, y):
+    def raise_fault(self, x, y, dy=None):
         """If a user's function raised in compiled code on these rows, repeats the pass in Python to raise its
-        exception. y: None for a forward pass."""
+        exception. y: None for a forward pass. dy: given for a backward pass from this gradient of the outputs."""
         self.check_memory()
         failed = next((link for link in self.users_links if link.fault[0]), None)
         if failed is None:
@@ -562,19 +599,23 @@ class Plan(Program):
             self.is_mid_step = True
             self.raise_in_update(update)
         twin = Plan(
-            self.network, len(x), self.loss_kernel, training=self.training, backward=self.has_backward, backend="numpy"
-        )
-        arrays = {"x": x} if y is None else {"x": x, "y": y}
+            self.network, len(x), self.loss_kernel, training=self.training, backward=self.has_backward,
+            to_input=self.goes_to_input, backend="numpy",
+        )  # fmt: skip
         with np.errstate(over="ignore"):
             used = {
-                name: np.require(a, twin.own[name].dtype).reshape(twin.own[name].shape) for name, a in arrays.items()
-            }
+                name: np.require(a, twin.own[name].dtype).reshape(twin.own[name].shape)
+                for name, a in (("x", x), ("y", y)) if a is not None
+            }  # fmt: skip
         twin.set_minibatch(**used)
-        for phase in ("forward", "loss", "backward"):
+        for phase in (*BY_ROWS_PHASES, "link"):
             for compiled, operation in zip(self._phases[phase], twin._phases[phase], strict=True):
                 operation.copy_scalars(compiled)
-        pass_name = ("forward", "forward") if y is None else ("weight", "backward")
-        twin.run_in_python(twin.stages([(*pass_name, None, None, 0)]))
+        passes = [_FORWARD, ("link", "link", None, None, 0)] if y is None else [("weight", "backward", None, None, 0)]
+        twin.run_in_python(twin.stages(passes if dy is None else [_FORWARD]))
+        if dy is not None:
+            twin.buffers["dz"][...] = dy
+            twin.run_in_python(twin.stages([("backward", "to_input", None, None, 0)]))
         raise failed.kernel.fault()
 
     # ---- training
@@ -663,21 +704,75 @@ class Plan(Program):
     def make_fast_step(self, lock, optimizer, count, last_loss):
         """A `FastStep` for the next `count` steps of the optimizer, which must be in use."""
         steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
-        per_step = PerStepValues()
-        self.point("weight", self.buffers["weight"])
-        self._add_update_values(per_step, steps)
         # After a single step the caller may read the gradient, so "rank_one" does not serve.
         pass_name = "guarded" if self.best_pass == "rank_one" else self.best_pass
-        stages = self._stages(pass_name)
-        x, y = self.own["x"], self.own["y"]
+        return self._fast_step(pass_name, lock, optimizer, steps, last_loss)
+
+    def _fast_step(self, pass_name, lock, optimizer, steps, last_loss):
+        """A `FastStep` that runs a pass for these steps."""
+        per_step, stages = PerStepValues(), self._stages(pass_name)
+        self.point("weight", self.buffers["weight"])
+        self._add_update_values(per_step, steps)
         return FastStep(
             self.runner, lock, optimizer, stages=stages, per_step=per_step.table(),
             inputs=self._inputs_of(stages), limits=np.ascontiguousarray(steps.gradient_limits),
             counter=optimizer.counter,
-            minibatches=self.network.counter, pace=self.pace[pass_name], capacity=self.capacity, x=x, y=y,
-            last_loss=last_loss, watched=self.watched(),
+            minibatches=self.network.counter, pace=self.pace[pass_name], capacity=self.capacity, x=self.own["x"],
+            y=self.own["y"], last_loss=last_loss, elements=self.network.n_parameters, watched=self.watched(),
             raise_fault=self.raise_fault, kept=(self, steps, per_step),
         )  # fmt: skip
+
+    def make_updater(self, lock, optimizer, count):
+        """A `FastStep` for the next `count` updates from the network's gradient, None for numpy bodies; and the
+        updates' `Steps`."""
+        steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
+        return None if self.runner is None else self._fast_step("update", lock, optimizer, steps, math.nan), steps
+
+    def update_in_python(self, steps):
+        """Makes the first of these updates with numpy bodies; returns the status."""
+        self.prepare_in_python(UPDATE_PHASES, steps.values, 0, steps.active[0])
+        self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[0]))
+        with StepInPython():
+            self.is_mid_step = True
+            status = self.run_in_python(self._stages("update"))
+            if status == DONE:
+                self.optimizer.counter[0] += 1
+                self.network.counter[0] += 1
+            self.is_mid_step = False
+        return status
+
+    def make_fast_pass(self, lock, use, pass_name):
+        """A `FastPass` that runs a pass."""
+        result = self.prediction if pass_name == "predict" else self.output
+        return FastPass(
+            **self._fast_pass_options(lock, use, pass_name, self._stages(pass_name)), out=self.rows_of(result)
+        )
+
+    def make_fast_record(self, lock, use):
+        """A `FastRecord` of the outputs, with the backward pass."""
+        record, backward, to_input = (self._stages(name) for name in ("record", "backward", "backward_to_input"))
+        fast = FastRecord(
+            **self._fast_pass_options(lock, use, "record", np.concatenate([record, to_input])),
+            out=self.rows_of(self.output),
+        )
+        fast.prepare_backward(
+            stages=backward, stages_to_input=to_input, pace=self.pace["backward"],
+            pace_to_input=self.pace["backward_to_input"], x=self.own["x"], dy=self.rows_of("dz"),
+            dx=self.rows_of(self.dx),
+            minibatches=self.network.counter, raise_fault=self.raise_fault,
+        )  # fmt: skip
+        return fast
+
+    def _fast_pass_options(self, lock, use, pass_name, used):
+        """The options of a `FastPass`; used: all stages that it runs."""
+        return {
+            "runner": self.runner, "lock": lock, "use": use, "stages": self._stages(pass_name),
+            "pace": self.pace[pass_name], "inputs": self._inputs_of(used), "capacity": self.capacity,
+            "x": self.own["x"], "y": self.own["y"], "weight": self.buffers["weight"].ctypes.data,
+            "minibatch": np.array([link.slot(name) for link, name in self._minibatch_scalars()], np.int64),
+            "gradient": self.network.gradient, "recorded": self.recorded, "watched": self.watched(),
+            "raise_fault": self.raise_fault, "kept": self,
+        }  # fmt: skip
 
     def _train_in_python(self, steps, first, end, seconds):
         with held() as received:  # no signal interrupts a step

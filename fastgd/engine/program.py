@@ -20,8 +20,10 @@ from .._plan import (
     CHAIN_ELEMENTS,
     CHECK_GRADIENT,
     CHECK_LOSS,
+    CHECK_MAX_ABS,
     DONE,
     GRAIN,
+    HIGH_MAX_ABS,
     OPERATION,
     STAGE,
     Runner,
@@ -371,6 +373,8 @@ class Program:
                 for operation in (*self.operations[first:last], *self.operations[closing:end]):
                     if not operation.is_skipped:
                         self._run_in_python(operation)
+                if flags & CHECK_MAX_ABS and not np.isfinite(self.buffers["largest"][0]):
+                    return HIGH_MAX_ABS
                 if flags & CHECK_LOSS and not np.isfinite(self.buffers["total"][0]):
                     return BAD_LOSS
                 if flags & CHECK_GRADIENT and self.buffers["bad_gradients"][0]:

@@ -463,6 +463,17 @@ class Optimizer(Stepper):
             finally:
                 network.parameters[...] = held
 
+    def _step_network(self, network, num_threads, backend):
+        """`step` for a network."""
+        executor = getattr(network, "executor", None)
+        if executor is None:
+            raise type_error("grads", "arrays like params; only a network has its own gradient", None)
+        for name, value, default in (("num_threads", num_threads, None), ("backend", backend, "auto")):
+            if value != default:
+                raise value_error(name, f"{default!r} for a network, which has its own", shown(value))
+        if not executor.fast_update(self):
+            executor.update(self)
+
     # ---- on arrays
 
     def _prepared_step(self, params, grads, num_threads, backend):

@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 
-from .._plan import FastUpdate, StepInPython
+from .._plan import THREAD_ELEMENTS, FastUpdate, StepInPython
 from ..core.kernel import BACKENDS, DTYPES
 from ..core.threads import check_threads
 from ..data.mapped import check_mapping
@@ -15,8 +15,6 @@ from ..engine.update import write_update
 from ..errors import choose, shown, type_error, value_error
 from ..schedules import Schedule
 
-# An update has at most one thread per this many elements of parameters.
-THREAD_ELEMENTS = 64 * 1024
 # The most steps for which scalars are prefetched.
 MAX_STEPS = 4096
 # Packages whose arrays are immutable, even if they are exported as writable.

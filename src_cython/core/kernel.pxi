@@ -1,0 +1,103 @@
+# Calls of a kernel by name: the contract of fastgd/core/kernel.py, checked in C.
+
+cdef extern from "Python.h":
+    bint PyLong_CheckExact(object value)
+
+cdef enum:
+    KERNEL_ARRAYS = 16          # at most, of a kernel that is called here
+    KERNEL_SLOTS = 40
+    KERNEL_AXES = 6
+
+cdef struct ArrayContract:
+    int type                            # -1: float32 or float64, the same for all arrays of the call
+    int rank, per
+    bint is_written
+    int dims[KERNEL_AXES]               # index of each dimension among the kernel's
+
+
+@cython.auto_pickle(False)
+cdef class CheckedCall:
+    """Base class of kernels. Calling it checks the arguments against the contract and runs the compiled body. Calls
+    that break the contract, and kernels without a body of the package, are left to `_call_any` of the subclass."""
+    cdef int n_arrays, n_dims, n_scalars, range_dim
+    cdef ArrayContract arrays[KERNEL_ARRAYS]
+    cdef uintptr_t float32_body, float64_body
+    cdef bint is_prepared, is_able
+
+    def _set_contract(self, arrays, int n_dims, int n_scalars, int range_dim, uintptr_t float32_body,
+                      uintptr_t float64_body):
+        """arrays: for each array (number of its dtype or -1, indices of its dimensions, elements of the first dimension
+        that one of its elements stands for or 0, whether it is written). Bodies: addresses; 0 is none."""
+        cdef int i, j
+        self.is_prepared = True
+        n_slots = len(arrays) + n_dims + n_scalars + 1
+        if len(arrays) > KERNEL_ARRAYS or n_slots > KERNEL_SLOTS or not float32_body:
+            return
+        for i, (number, dims, per, is_written) in enumerate(arrays):
+            if len(dims) > KERNEL_AXES:
+                return
+            self.arrays[i].type, self.arrays[i].rank = number, len(dims)
+            self.arrays[i].per, self.arrays[i].is_written = per, is_written
+            for j in range(len(dims)):
+                self.arrays[i].dims[j] = dims[j]
+        self.n_arrays, self.n_dims, self.n_scalars, self.range_dim = len(arrays), n_dims, n_scalars, range_dim
+        self.float32_body, self.float64_body, self.is_able = float32_body, float64_body, True
+
+    def __call__(self, *arguments):
+        if not self.is_prepared:
+            self._prepare_call()
+        if not self.is_able or not self.run(arguments):
+            self._call_any(arguments)
+
+    cdef bint run(self, tuple arguments) except -1:
+        """Runs the body and returns True, or returns False with nothing changed."""
+        cdef int64_t record[KERNEL_SLOTS]
+        cdef int64_t sizes[KERNEL_SLOTS]
+        cdef int64_t fault = 0, size
+        cdef int type = -1, i, j
+        cdef const ArrayContract *c
+        cdef uintptr_t body
+        cdef uint64_t before
+        if len(arguments) != self.n_arrays + self.n_scalars:
+            return False
+        for i in range(self.n_dims):
+            sizes[i] = 0
+        for i in range(self.n_arrays):
+            c, array = &self.arrays[i], arguments[i]
+            if not cnp.PyArray_Check(array) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array):
+                return False
+            if c.is_written and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
+                return False
+            if c.type == -1 and type == -1:
+                type = cnp.PyArray_TYPE(<cnp.ndarray>array)
+            if cnp.PyArray_TYPE(<cnp.ndarray>array) != (type if c.type == -1 else c.type):
+                return False
+            if cnp.PyArray_NDIM(<cnp.ndarray>array) != c.rank:
+                return False
+            for j in range(c.rank):
+                size = cnp.PyArray_DIM(<cnp.ndarray>array, j)
+                if size == 0 or (sizes[c.dims[j]] and sizes[c.dims[j]] != size):
+                    return False
+                sizes[c.dims[j]] = size
+            record[i] = address_of(array)
+        if type not in (-1, cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
+            return False
+        for i in range(self.n_arrays):
+            c = &self.arrays[i]
+            if c.per and sizes[c.dims[0]] != (sizes[self.range_dim] + c.per - 1) // c.per:
+                return False
+        for i in range(self.n_dims):
+            record[self.n_arrays + i] = sizes[i]
+        for i in range(self.n_scalars):
+            scalar = arguments[self.n_arrays + i]
+            if not (isinstance(scalar, (float, np.floating, np.integer)) or PyLong_CheckExact(scalar)):    # not bool
+                return False
+            (<double *>&record[self.n_arrays + self.n_dims + i])[0] = scalar
+        record[self.n_arrays + self.n_dims + self.n_scalars] = <int64_t>&fault
+        body = self.float64_body if type == cnp.NPY_FLOAT64 else self.float32_body
+        check_scratch()
+        with nogil:
+            before = flush_subnormals()
+            (<kernel_t><void *>body)(<const void *>&record[0], 0, sizes[self.range_dim])
+            restore_subnormals(before)
+        return True

@@ -1,0 +1,238 @@
+# Fast paths of evaluation and of gradients: they change no parameters. See fast.pxi.
+
+cdef enum:
+    LONG_WORK = 500_000_000     # calls of more floating-point operations are left to Python, which handles signals
+
+
+cdef object new_array(int64_t rows, const RowLayout *layout):
+    """A new array of this many rows."""
+    cdef cnp.npy_intp shape[MAX_RANK]
+    cdef int i
+    shape[0] = rows
+    for i in range(layout.rank):
+        shape[i + 1] = layout.shape[i]
+    return cnp.PyArray_EMPTY(layout.rank + 1, shape, layout.type, 0)
+
+
+cdef bint is_finite(object array):
+    """Whether a contiguous float32 or float64 array has only finite elements."""
+    cdef int64_t i, n = cnp.PyArray_SIZE(<cnp.ndarray>array)
+    cdef const uint32_t *small = <const uint32_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    cdef const uint64_t *large = <const uint64_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    cdef bint bad = False           # whether an exponent has only ones; such a loop vectorizes
+    if cnp.PyArray_TYPE(<cnp.ndarray>array) == cnp.NPY_FLOAT32:
+        for i in range(n):
+            bad |= (small[i] & 0x7f800000) == 0x7f800000
+    else:
+        for i in range(n):
+            bad |= (large[i] & <uint64_t>0x7ff0000000000000) == <uint64_t>0x7ff0000000000000
+    return not bad
+
+
+cdef class FastPass:
+    """Runs a pass of a plan per call, at little more than the cost of the arithmetic.
+
+    It handles only calls that need no preparation: arrays that kernels can read in place. Otherwise, and if an input or
+    the loss is not finite, its methods return None, and the caller runs the pass.
+    """
+    cdef Runner runner
+    cdef UseLock lock
+    cdef int use                        # a `Use`
+    cdef Pass forward
+    cdef InputSlots inputs
+    cdef RowLayout x, y, out
+    cdef int64_t capacity, weight, result
+    cdef const int64_t[::1] minibatch   # slots for the number of the minibatch
+    cdef int64_t[::1] recorded
+    cdef object gradient, raise_fault, kept
+    cdef list watched
+
+    def __init__(self, runner, lock, use, *, stages, pace, inputs, capacity, x, y, out, weight, minibatch, gradient,
+                 recorded, watched, raise_fault, kept):
+        """use: what it makes of the network.
+        inputs: the slots of the inputs in all stages.
+        capacity: rows that a pass takes at most.
+        x, y: examples of the arrays, for shape and dtype.
+        out: the buffer that the pass leaves its result in.
+        weight: address of the weights of the losses.
+        minibatch: addresses of the slots for the number of the minibatch.
+        gradient: the network's gradient, flat.
+        recorded: rows of the last forward pass that a backward pass may follow, or 0; the network's minibatches then.
+        watched: see `unchanged`.
+        raise_fault(x, y): raises the exception of a user's function.
+        kept: objects to keep alive."""
+        self.runner, self.lock, self.use = runner, lock, use
+        self.forward, self.inputs, self.capacity = pass_of(stages, pace), inputs, capacity
+        self.x, self.y, self.out = layout_of(x), layout_of(y, True), layout_of(out)
+        self.weight, self.result, self.minibatch = weight, address_of(out), minibatch
+        self.gradient, self.recorded = gradient, recorded
+        self.watched, self.raise_fault = watched, raise_fault
+        self.kept = kept, stages, pace, out
+
+    cdef bint is_ready(self, int64_t rows):
+        """Whether nothing has changed that a pass over this many rows depends on."""
+        if rows * self.runner.work_of_row > LONG_WORK or not self.lock.is_open():
+            return False
+        return not (self.watched and not unchanged(self.watched))
+
+    cdef void set_minibatch(self, int64_t number):
+        cdef double value = number
+        cdef int64_t i
+        for i in range(self.minibatch.shape[0]):
+            (<double *><void *>self.minibatch[i])[0] = value
+
+    cdef int64_t run(self, const Pass *p, int64_t rows, int64_t x, int64_t y) noexcept nogil:
+        """Runs a pass; returns the status."""
+        cdef Engine *e = &self.runner.engine
+        begin_pass(e, p)
+        set_inputs(e, rows, x, y, 0, self.weight, 0)
+        e.max_abs_limit = DBL_MAX
+        run_steps(e, self.runner.threads(rows))
+        return e.status
+
+    cdef double run_blocks(self, int64_t rows, int64_t x, int64_t y, int64_t out) noexcept nogil:
+        """Runs the pass on all rows, `capacity` at a time, and copies its results to `out` unless that is 0; returns
+        the mean loss. It stops at the first block that fails a check."""
+        cdef Engine *e = &self.runner.engine
+        cdef int64_t first = 0, n
+        cdef double total = 0
+        while first < rows:
+            n = min(self.capacity, rows - first)
+            if self.run(&self.forward, n, x + first * self.x.bytes, y + first * self.y.bytes if y else 0) != DONE:
+                return 0
+            if out:
+                memcpy(<void *>(out + first * self.out.bytes), <void *>self.result, n * self.out.bytes)
+            elif y:
+                total += e.total[0][0] * n
+            first += n
+        return total / rows
+
+    cdef double call(self, int64_t rows, int64_t x, int64_t y, int64_t out) except? -1:
+        """`run_blocks`, without the GIL and with the lock if that takes long."""
+        cdef double loss
+        check_scratch()
+        if rows * self.runner.work_of_row <= FREE_WORK:
+            return self.run_blocks(rows, x, y, out)     # the GIL keeps other threads out
+        self.lock.take(self.use)
+        with nogil:
+            steps_begin()
+            loss = self.run_blocks(rows, x, y, out)
+            steps_end()
+        self.lock.release(False)
+        return loss
+
+    cdef bint is_done(self, object x, object y) except -1:
+        """Whether the last pass ended well; raises the exception of a user's function in it."""
+        if self.runner.engine.status == FAULT:
+            self.raise_fault(x, y)
+        return self.runner.engine.status == DONE
+
+    cdef object result_array(self, int64_t rows, object out):
+        """`out`, or a new array if that is None; None if `out` cannot hold the result of these rows."""
+        if out is None:
+            return new_array(rows, &self.out)
+        return out if count_rows(out, &self.out) == rows and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) else None
+
+    def outputs(self, x, out):
+        """The results of the pass for rows x, in `out` or a new array."""
+        cdef int64_t rows = count_rows(x, &self.x)
+        if rows == 0 or not self.is_ready(rows):
+            return None
+        if out is not None and rows > self.capacity:    # a later block may fail when the first is already in `out`
+            return None
+        out = self.result_array(rows, out)
+        if out is None:
+            return None
+        self.call(rows, address_of(x), 0, address_of(out))
+        return out if self.is_done(x, None) else None
+
+    def loss(self, x, y):
+        """The mean loss of rows x with targets y."""
+        cdef int64_t rows = count_rows(x, &self.x)
+        if rows == 0 or count_rows(y, &self.y) != rows or not self.is_ready(rows):
+            return None
+        cdef double loss = self.call(rows, address_of(x), address_of(y), 0)
+        return loss if self.is_done(x, y) and isfinite(loss) else None
+
+    def loss_and_gradient(self, x, y, int64_t minibatch):
+        """The mean loss of rows x with targets y, and a copy of its gradient, which the pass leaves in the network."""
+        cdef int64_t rows = count_rows(x, &self.x)
+        if not 1 <= rows <= self.capacity or count_rows(y, &self.y) != rows or not self.is_ready(rows):
+            return None
+        self.set_minibatch(minibatch)
+        self.recorded[0] = 0
+        cdef double loss = self.call(rows, address_of(x), address_of(y), 0)
+        if not self.is_done(x, y):
+            return None
+        return loss, cnp.PyArray_NewCopy(<cnp.ndarray>self.gradient, cnp.NPY_CORDER)
+
+
+cdef class FastRecord(FastPass):
+    """A forward pass that keeps what the backward pass needs, and that backward pass, for a gradient of the outputs
+    that the caller computes.
+    """
+    cdef Pass backward_pass, backward_pass_to_input
+    cdef int64_t at_x, at_dy, at_dx
+    cdef object own_x, raise_backward_fault
+    cdef const int64_t[::1] minibatches
+
+    def prepare_backward(self, *, stages, stages_to_input, pace, pace_to_input, x, dy, dx, minibatches, raise_fault):
+        """stages, stages_to_input: of the backward pass, without and with the gradient of the input.
+        x, dy, dx: the buffers of the input, of the gradient of the outputs, and of the gradient of the input.
+        minibatches: the network's minibatches.
+        raise_fault(x, y, dy): raises the exception of a user's function."""
+        self.backward_pass = pass_of(stages, pace)
+        self.backward_pass_to_input = pass_of(stages_to_input, pace_to_input)
+        self.at_x, self.at_dy, self.at_dx = address_of(x), address_of(dy), address_of(dx)
+        self.minibatches, self.raise_backward_fault = minibatches, raise_fault
+        self.kept = self.kept, stages, stages_to_input, pace, pace_to_input, x, dy, dx
+        self.own_x = x
+
+    def record(self, x, out, int64_t minibatch):
+        """`outputs`, in the minibatch of this number, or the next one for -1; `backward` may follow."""
+        cdef int64_t rows = count_rows(x, &self.x)
+        if not 1 <= rows <= self.capacity or not self.is_ready(rows):
+            return None
+        out = self.result_array(rows, out)
+        if out is None:
+            return None
+        self.recorded[0] = 0
+        memcpy(<void *>self.at_x, <void *>address_of(x), rows * self.x.bytes)   # the caller may change x
+        self.set_minibatch(self.minibatches[0] if minibatch < 0 else minibatch)
+        self.call(rows, self.at_x, 0, address_of(out))
+        if not self.is_done(x, None):
+            return None
+        self.recorded[0], self.recorded[1] = rows, self.minibatches[0]
+        return out
+
+    cdef void run_backward(self, const Pass *p, int64_t rows, const void *dy) noexcept nogil:
+        memcpy(<void *>self.at_dy, dy, rows * self.out.bytes)       # the backward pass overwrites it
+        self.run(p, rows, self.at_x, 0)
+
+    def backward(self, dy, bint to_input):
+        """Computes the gradient of sum(dy outputs), which the pass leaves in the network; returns that of the input, or
+        True if `to_input` is false."""
+        cdef const Pass *p = &self.backward_pass_to_input if to_input else &self.backward_pass
+        cdef const void *at = NULL
+        cdef int64_t rows = self.recorded[0]
+        if rows == 0 or self.recorded[1] != self.minibatches[0] or count_rows(dy, &self.out) != rows:
+            return None
+        if not self.is_ready(rows) or not is_finite(dy):
+            return None
+        dx = new_array(rows, &self.x) if to_input else True
+        check_scratch()
+        at = cnp.PyArray_DATA(<cnp.ndarray>dy)
+        if rows * self.runner.work_of_row <= FREE_WORK:
+            self.run_backward(p, rows, at)      # the GIL keeps other threads out
+        else:
+            self.lock.take(self.use)
+            with nogil:
+                steps_begin()
+                self.run_backward(p, rows, at)
+                steps_end()
+            self.lock.release(False)
+        if self.runner.engine.status == FAULT:
+            self.raise_backward_fault(self.own_x[:rows], None, dy)
+        if to_input:
+            memcpy(cnp.PyArray_DATA(<cnp.ndarray>dx), <void *>self.at_dx, rows * self.x.bytes)
+        return dx
