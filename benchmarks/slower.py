@@ -56,9 +56,9 @@ def timed(call, repeats):
 
 
 class Version:
-    """Answers "package" with the folder and the instruction set of fastgd; "cell NAME" with the seconds of a call, or
-    with its error, since an older version may not have what the cell needs; "sample N" with the median seconds of a
-    call in bursts of N calls."""
+    """Answers "package" with the folder and the compiled kernels of fastgd; "cell NAME" with the number of calls for a
+    burst, or with the error, since an older version may not have what the cell needs; "sample N" with the median
+    seconds of a call in bursts of N calls."""
 
     def __call__(self, command, argument):
         return getattr(self, command)(argument)
@@ -67,7 +67,7 @@ class Version:
         import fastgd
 
         fastgd.Network(2, [fastgd.Dense(1)], loss="mse").predict(np.zeros((1, 2), np.float32))
-        modules = [name for name in sys.modules if name.startswith("fastgd._kernels_")]
+        modules = sorted(name for name in sys.modules if name.startswith("fastgd._kernels_"))
         return {"folder": os.path.dirname(fastgd.__file__), "modules": modules}
 
     def cell(self, name):
@@ -77,8 +77,10 @@ class Version:
             self.call()
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}
-        seconds = timed(self.call, 3)
-        return {"seconds": timed(self.call, max(1, min(1000, int(BURST / seconds))))}
+        repeats = 1
+        while timed(self.call, repeats) < BURST / 2 / repeats:
+            repeats *= 2
+        return {"repeats": repeats}
 
     def sample(self, repeats):
         repeats = int(repeats)
@@ -117,8 +119,7 @@ def measure(pair, cell, rounds):
         raise RuntimeError(f"{cell}: {new['error']}")
     if "error" in old:
         return old["error"]
-    repeats = max(1, round(BURST / old["seconds"]))
-    samples = np.empty((rounds, 2))
+    repeats, samples = old["repeats"], np.empty((rounds, 2))
     pair.ask("sample", repeats)
     for i in range(rounds):
         for version in (0, 1) if i % 2 else (1, 0):

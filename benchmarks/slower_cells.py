@@ -61,6 +61,18 @@ def nothing(run):
     pass
 
 
+def own_loop(network, optimizer, x, y):
+    z = network.forward(x, training=True)
+    network.backward(z)
+    optimizer.step(network)
+
+
+def soft_update():
+    """A target network's step towards another network."""
+    (network, _), (target, _) = (fastgd_network(Task("digits_b32")) for _ in range(2))
+    return lambda: target.copy_from(network, 0.01)
+
+
 def minibatches(network, optimizer, x, y):
     import fastgd
 
@@ -131,30 +143,34 @@ def adam_step(n):
 
 
 DOORS = {
-    "predict, 1 row": (1, lambda net, opt, x, y: net.predict(x)),
-    "predict, 32 rows": (32, lambda net, opt, x, y: net.predict(x)),
-    "forward, 1 row": (1, lambda net, opt, x, y: net.forward(x)),
-    "loss, 32 rows": (32, lambda net, opt, x, y: net.loss(x, y)),
-    "loss_and_gradient, 32 rows": (32, lambda net, opt, x, y: net.loss_and_gradient(x, y)),
-    "evaluate, 32 rows": (32, lambda net, opt, x, y: net.evaluate(x, y, metrics=["accuracy"])),
-    "train_step, weighted": (32, lambda net, opt, x, y: net.train_step(x, y, opt, sample_weight=np.ones(32))),
-    "minibatches, 44 of 32 rows": (1408, minibatches),
-    "fit, 8 steps": (256, fit),
-    "fit, 8 steps, validation": (256, lambda *a: fit(*a, validation_data=a[2:])),
-    "fit, 8 steps, early stopping": (256, functools.partial(fit, patience=3, restore_best=True)),
-    "fit, 8 steps, callback": (256, functools.partial(fit, callbacks=[nothing])),
-    "fit, 44 steps": (1408, fit),
+    "predict 1 row": (1, lambda net, opt, x, y: net.predict(x)),
+    "predict 32 rows": (32, lambda net, opt, x, y: net.predict(x)),
+    "predict 1 row of a new array": (1, lambda net, opt, x, y: net.predict(x.copy())),
+    "predict 1 row out=": (1, functools.partial(lambda out, net, opt, x, y: net.predict(x, out=out), normal(1, 10))),
+    "forward 1 row": (1, lambda net, opt, x, y: net.forward(x)),
+    "loss 32 rows": (32, lambda net, opt, x, y: net.loss(x, y)),
+    "loss_and_gradient 32 rows": (32, lambda net, opt, x, y: net.loss_and_gradient(x, y)),
+    "evaluate 32 rows": (32, lambda net, opt, x, y: net.evaluate(x, y, metrics=["accuracy"])),
+    "forward backward step 32 rows": (32, own_loop),
+    "train_step weighted": (32, lambda net, opt, x, y: net.train_step(x, y, opt, sample_weight=np.ones(32))),
+    "minibatches 44 of 32 rows": (1408, minibatches),
+    "fit 8 steps": (256, fit),
+    "fit 8 steps with validation": (256, lambda *a: fit(*a, validation_data=a[2:])),
+    "fit 8 steps with early stopping": (256, functools.partial(fit, patience=3, restore_best=True)),
+    "fit 8 steps with callback": (256, functools.partial(fit, callbacks=[nothing])),
+    "fit 44 steps": (1408, fit),
 }
 CELLS = {
     **{f"train_step {name}": functools.partial(train_step, name) for name in STEPS},
     **{f"fit {name}": functools.partial(epoch, name) for name in STEPS},
-    "train_step, all layers": all_layers,
+    "train_step all layers": all_layers,
     **{name: functools.partial(digits, *door) for name, door in DOORS.items()},
+    "copy_from": soft_update,
     **{f"MLPClassifier.{door}": functools.partial(estimator, door) for door in ("predict", "partial_fit")},
-    **{f"{name}.step, 1,000": functools.partial(step, name, [1000]) for name in ("SGD", "Adam", "NAdam", "Lion")},
-    "Adam.step, 1,000,000": functools.partial(step, "Adam", [1_000_000]),
-    "Adam.step, 200 arrays of 64": functools.partial(step, "Adam", [64] * 200),
-    "Adam.step, 8bit, 100,000": functools.partial(step, "Adam", [100_000], state_dtype="8bit"),
+    **{f"{name}.step 1000": functools.partial(step, name, [1000]) for name in ("SGD", "Adam", "NAdam", "Lion")},
+    "Adam.step 1000000": functools.partial(step, "Adam", [1_000_000]),
+    "Adam.step 200 arrays of 64": functools.partial(step, "Adam", [64] * 200),
+    "Adam.step 8bit 100000": functools.partial(step, "Adam", [100_000], state_dtype="8bit"),
     **{
         f"product {form} {'x'.join(map(str, sizes))}": functools.partial(product, form, *sizes)
         for sizes in PRODUCTS
@@ -162,5 +178,5 @@ CELLS = {
     },
     "kernel relu_forward 1x10": functools.partial(activation, "relu_forward", 1, 10),
     "kernel tanh_forward 128x100": functools.partial(activation, "tanh_forward", 128, 100),
-    "kernel adam_step, 1,000": functools.partial(adam_step, 1000),
+    "kernel adam_step 1000": functools.partial(adam_step, 1000),
 }  # fmt: skip

@@ -48,7 +48,7 @@ def versions(tmp_path_factory):
 
 def slower(old, new, cells):
     command = [sys.executable, str(BENCHMARKS / "slower.py"), str(old), "--new", str(new), "--cells", cells]
-    return subprocess.run([*command, "--rounds", "3", "--repeats", "1"], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*command, "--rounds", "3", "--repeats", "1"], capture_output=True, text=True, timeout=200)
 
 
 def test_a_slower_version_fails(versions):
@@ -68,7 +68,7 @@ def test_a_faster_version_passes_and_what_the_older_lacks_is_named(versions, tmp
     done = slower(wheel, same, "train_step tiny_b1,loss_and_gradient")
     assert (done.returncode, done.stderr) == (0, "")
     lacking = "AttributeError: 'Network' object has no attribute 'loss_and_gradient'"
-    assert f"cannot run:\n  loss_and_gradient, 32 rows ({lacking}" in done.stdout
+    assert f"cannot run:\n  loss_and_gradient 32 rows ({lacking}" in done.stdout
     assert done.stdout.endswith("\nslower by over 5%: none\n")
 
 
@@ -76,7 +76,7 @@ def test_a_cell_that_this_version_cannot_run_is_an_error(versions):
     same, changed = versions
     done = slower(same, changed, "loss_and_gradient")
     assert done.returncode == 1
-    assert "RuntimeError: loss_and_gradient, 32 rows: AttributeError" in done.stderr
+    assert "RuntimeError: loss_and_gradient 32 rows: AttributeError" in done.stderr
 
 
 def test_what_is_no_package_is_refused(tmp_path):
