@@ -315,7 +315,7 @@ class Network:
             (rows, *output_shape); with one output the last axis may be left out.
         sample_weight: numbers >= 0 for a weighted mean, (rows,), or one for each position, (rows, *output_shape[:-1]).
         Raises TypeError or ValueError that names the argument."""
-        loss: float | None = self.executor.fast["loss"](x, y) if sample_weight is None else None
+        loss: float | None = self.executor.fast["loss"](x, y, None) if sample_weight is None else None
         return float(self.executor.loss(x, y, sample_weight)) if loss is None else loss
 
     def evaluate(
@@ -358,7 +358,7 @@ class Network:
         minibatch = self.counter.item() if minibatch is None else check_integer("minibatch", minibatch, 0)
         result: tuple[float, Array] | None = None
         if sample_weight is None:
-            result = executor.fast[door](x, y, minibatch)
+            result = executor.fast[door](x, y, minibatch, None)
         return result or executor.loss_and_gradient(x, y, sample_weight, training=training, minibatch=minibatch)
 
     def train_step(

@@ -134,7 +134,7 @@ def check_weights(argument, weight, shape, dtype, *, scaled=True):
         other = "" if rows == shape else f", or one for each position {shape}"
         raise value_error(argument, f"an array of shape {rows}, one number for each row{other}", shown(weight))
     check_values(argument, weight, dtype)
-    if weight.min() < 0:
+    if (weight < 0).any():
         index = tuple(int(i) for i in np.unravel_index(np.argmin(weight), weight.shape))
         raise value_error(argument, "numbers >= 0", f"{weight[index]} at index {index if len(index) > 1 else index[0]}")
     weight = weight.astype(np.float64)
@@ -251,8 +251,11 @@ def _are_soon_valid(values, dtype, domain, below):
     flags = values.flags
     if values.size > NATIVE_SIZE or not (flags.c_contiguous and flags.aligned and is_in_memory(values)):
         return False
-    if domain.contains is None:
-        return values.dtype == dtype and all_finite(values)
+    if domain.contains is None and values.dtype.kind == "f" and values.dtype.isnative:
+        if values.dtype == dtype:
+            return all_finite(values)
+        with np.errstate(all="ignore"):
+            return values.size <= CHECK_SIZE and all_finite(values.astype(dtype))
     return domain is LABELS and values.dtype == np.int64 and all_labels(values, below)
 
 

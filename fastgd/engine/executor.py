@@ -240,10 +240,9 @@ class Executor:
 
     def loss(self, x, y, sample_weight=None):
         """`Network.loss` for any arguments: checks, casts and raises. Prepares the fast path."""
-        if sample_weight is None:
-            loss = self._try_fast("loss", x, y)
-            if loss is not None:
-                return loss
+        loss = self._try_fast("loss", x, y, sample_weight)
+        if loss is not None:
+            return loss
         samples = check_samples(self.network, x, y, sample_weight, names=SAMPLES, finite=False)
         with self.lock.use(Use.EVALUATE):
             loss = self.evaluate(samples)[0]
@@ -255,15 +254,24 @@ class Executor:
         dtype = self.network.dtype
         return usable(x, dtype), usable(y, kernel.arrays["y"].dtype or dtype)
 
-    def _try_fast(self, door, x, y, *more):
-        """The result of a door's fast path for x and y once they are cast, or None. Raises unless they are arrays of
-        real numbers of the right shapes."""
+    def _try_fast(self, door, x, y, sample_weight, *more):
+        """The result of a door's fast path once the arrays are cast, or None. Raises unless they are arrays of real
+        numbers of the right shapes."""
         network = self.network
         x = check_rows("x", x, network.input_shape)
         y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
         if x.size + y.size > CAST_SIZE:
             return None
-        return self._fast(door, kernel)(*self._cast(x, y, kernel), *more)
+        weights = self._factors(len(x), sample_weight)
+        return self._fast(door, kernel)(*self._cast(x, y, kernel), *more, weights)
+
+    def _factors(self, rows, sample_weight, scaled=True):
+        """Factors of the losses of a minibatch that include 1 / (number of losses), or None without sample weights."""
+        if sample_weight is None:
+            return None
+        shape, dtype = (rows, *self.network.output_shape[:-1]), self.network.dtype
+        weights = check_weights("sample_weight", sample_weight, shape, dtype, scaled=scaled)
+        return usable(weights / math.prod(shape), dtype)
 
     def evaluate(self, samples: Samples, metrics: Any = ()) -> tuple[float, dict[str, float]]:
         """Mean loss of samples, and values of metrics by name. The caller has the lock."""
@@ -304,10 +312,9 @@ class Executor:
     def loss_and_gradient(self, x, y, sample_weight, *, training, minibatch):
         """`Network.loss_and_gradient` for any arguments: checks, casts and raises. Prepares the fast path."""
         network, door = self.network, TRAINING_GRADIENT if training else GRADIENT
-        if sample_weight is None:
-            result = self._try_fast(door, x, y, minibatch)
-            if result is not None:
-                return result
+        result = self._try_fast(door, x, y, sample_weight, minibatch)
+        if result is not None:
+            return result
         samples = check_samples(network, x, y, sample_weight, names=SAMPLES, finite=False)
         use = Use.TRAIN if training else Use.BORROW
         with self.lock.use(use):
@@ -425,15 +432,12 @@ class Executor:
     def step(self, x: Any, y: Any, optimizer: Any, sample_weight: Any = None, *, scaled: bool = True) -> float:
         """`Network.train_step` for any arguments: checks, casts and raises. scaled: False uses the weights without
         scaling."""
-        network, weights = self.network, None
+        network = self.network
         x = check_rows("x", x, network.input_shape)
         y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
         if kernel.functions and optimizer.is_bound:  # bad targets may not show in the loss
             check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
-        if sample_weight is not None:
-            shape = len(x), *network.output_shape[:-1]
-            weights = check_weights("sample_weight", sample_weight, shape, network.dtype, scaled=scaled)
-            weights = usable(weights / math.prod(shape), network.dtype)
+        weights = self._factors(len(x), sample_weight, scaled)
         if self.fast_step is not _not_ready and x.size + y.size <= CAST_SIZE:
             loss: float | None = self.fast_step.weighted(*self._cast(x, y, kernel), optimizer, weights)
             if loss is not None:

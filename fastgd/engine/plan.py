@@ -780,7 +780,7 @@ class Plan(Program):
         return {
             "runner": self.runner, "lock": lock, "use": use, "stages": self._stages(pass_name),
             "pace": self.pace[pass_name], "inputs": self._inputs, "capacity": self.capacity,
-            "x": self.own["x"], **self._target_options(),
+            "x": self.own["x"], **self._target_options(), "weights": self.buffers["weight"],
             "minibatch": np.array([link.slot(name) for link, name in self._minibatch_scalars()], np.int64),
             "gradient": self.network.gradient, "recorded": self.network.executor.recorded, "watched": self.watched(),
             "raise_fault": self.raise_fault, "kept": self,

@@ -25,20 +25,20 @@ cdef class FastPass:
     cdef int use                        # a `Use`
     cdef Pass forward
     cdef InputSlots inputs
-    cdef RowLayout x, out
+    cdef RowLayout x, out, weight
     cdef Targets y
-    cdef int64_t capacity, result
+    cdef int64_t capacity, result, at_weight
     cdef const int64_t[::1] minibatch   # slots for the number of the minibatch
     cdef int64_t[::1] recorded
     cdef object gradient, raise_fault, kept
     cdef list watched
 
-    def __init__(self, runner, lock, use, *, stages, pace, inputs, capacity, x, y, classes, checks_y, out, minibatch,
-                 gradient, recorded, watched, raise_fault, kept):
+    def __init__(self, runner, lock, use, *, stages, pace, inputs, capacity, x, y, classes, checks_y, weights, out,
+                 minibatch, gradient, recorded, watched, raise_fault, kept):
         """use: what it makes of the network.
         inputs: the slots of the inputs in all stages.
         capacity: rows that a pass takes at most.
-        x, y: examples of the arrays, for shape and dtype.
+        x, y, weights: examples of the arrays, for shape and dtype.
         classes, checks_y: see `Targets`.
         out: the buffer that the pass leaves its result in.
         minibatch: addresses of the slots for the number of the minibatch.
@@ -50,6 +50,7 @@ cdef class FastPass:
         self.runner, self.lock, self.use = runner, lock, use
         self.forward, self.inputs, self.capacity = pass_of(stages, pace, inputs), inputs, capacity
         self.x, self.y, self.out = layout_of(x), targets_of(y, classes, checks_y), layout_of(out)
+        self.weight, self.at_weight = layout_of(weights), self.inputs.own_weight
         self.result, self.minibatch = address_of(out), minibatch
         self.gradient, self.recorded = gradient, recorded
         self.watched, self.raise_fault = watched, raise_fault
@@ -72,7 +73,7 @@ cdef class FastPass:
         """Runs a pass; returns the status."""
         cdef Engine *e = &self.runner.engine
         begin_pass(e, p)
-        set_inputs(e, rows, x, y, 0, self.inputs.own_weight, 0)
+        set_inputs(e, rows, x, y, 0, self.at_weight, 0)
         e.max_abs_limit = DBL_MAX
         run_steps(e, self.runner.threads(rows))
         return e.status
@@ -134,12 +135,26 @@ cdef class FastPass:
         self.call(rows, address_of(x), 0, address_of(out))
         return out if self.is_done(x, None) else None
 
-    def loss(self, x, y):
-        """The mean loss of rows x with targets y."""
+    cdef bint fits(self, x, y, weight):
+        """Whether kernels can read rows x with targets y, and factors of their losses or None, in place."""
         cdef int64_t rows = count_rows(x, &self.x)
-        if rows == 0 or not are_targets(y, rows, &self.y) or not self.is_ready(rows):
+        if rows == 0 or not are_targets(y, rows, &self.y):
+            return False
+        return weight is None or (rows <= self.capacity and count_rows(weight, &self.weight) == rows)
+
+    cdef double call_weighted(self, object x, object y, object weight) except? -1:
+        if weight is not None:
+            self.at_weight = address_of(weight)
+        cdef double loss = self.call(cnp.PyArray_DIM(<cnp.ndarray>x, 0), address_of(x), address_of(y), 0)
+        self.at_weight = self.inputs.own_weight
+        return loss
+
+    def loss(self, x, y, weight):
+        """The mean loss of rows x with targets y. weight: the factor of each loss, and 1 / (number of losses), or None
+        for the latter alone."""
+        if not self.fits(x, y, weight) or not self.is_ready(cnp.PyArray_DIM(<cnp.ndarray>x, 0)):
             return None
-        cdef double loss = self.call(rows, address_of(x), address_of(y), 0)
+        cdef double loss = self.call_weighted(x, y, weight)
         return loss if self.is_done(x, y) and isfinite(loss) else None
 
     def evaluate(self, x, y, out):
@@ -157,14 +172,16 @@ cdef class FastPass:
             steps_end()
         return loss if self.is_done(x, y) else None
 
-    def loss_and_gradient(self, x, y, int64_t minibatch):
-        """The mean loss of rows x with targets y, and a copy of its gradient, which the pass leaves in the network."""
-        cdef int64_t rows = count_rows(x, &self.x)
-        if not 1 <= rows <= self.capacity or not are_targets(y, rows, &self.y) or not self.is_ready(rows):
+    def loss_and_gradient(self, x, y, int64_t minibatch, weight):
+        """`loss`, and a copy of its gradient, which the pass leaves in the network."""
+        if not self.fits(x, y, weight):
+            return None
+        cdef int64_t rows = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
+        if rows > self.capacity or not self.is_ready(rows):
             return None
         self.set_minibatch(minibatch)
         self.recorded[0] = 0
-        self.call(rows, address_of(x), address_of(y), 0)
+        self.call_weighted(x, y, weight)
         if not self.is_done(x, y):
             return None
         return self.runner.engine.total[0][0], cnp.PyArray_NewCopy(<cnp.ndarray>self.gradient, cnp.NPY_CORDER)
