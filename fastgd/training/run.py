@@ -126,6 +126,7 @@ class Run:
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         self._last_rate = None  # see _keep_rate
         self._piece = None  # the current `Piece`
+        self._begun: tuple[Steps, int] | None = None  # see `go`
         self._handled = 0  # epochs whose end was handled: validation, early stopping, callbacks
         # A minibatch of an iterable that is not recorded yet: its rows, and the optimizer's minibatches before it.
         self._streamed = None
@@ -143,6 +144,10 @@ class Run:
     @property
     def optimizer(self) -> Optimizer:
         return self._optimizer
+
+    @property
+    def source(self) -> Minibatches | Stream:
+        return self._source
 
     @property
     def history(self) -> History:
@@ -186,8 +191,9 @@ class Run:
 
     # ---- the loop
 
-    def go(self, resume: str | None = None) -> History:
-        """Trains; returns the history. resume: a file from which the run continues.
+    def go(self, resume: str | None = None, begun: tuple[Steps, int] | None = None) -> History:
+        """Trains; returns the history. resume: a file from which the run continues. begun: the first steps, and how
+        many of them were made.
 
         Meanwhile no other thread may use the network or the optimizer; functions of the user that the run calls may."""
         network, optimizer = self._network, self._optimizer
@@ -196,6 +202,7 @@ class Run:
             optimizer.discard_disturbed()
             self._schedule = optimizer.schedule
             self._epochs_before = self._source.epoch = network.epochs
+            self._begun = begun
             if resume is not None:
                 checkpoint.resume(resume, self)
             self._go()
@@ -272,7 +279,9 @@ class Run:
         self._handle_missed()
         while self.epoch < self.epochs and not self._history.stopped:
             self._update_observers()
+            begun = 0 if self._begun is None else self._begun[1]
             self._piece = self._next_piece()
+            self._record(begun)
             self._train_piece()
             piece, loss, rate = self._piece, self.loss, self.learning_rate
             position = source.position_after(piece.steps.ends, piece.recorded)
@@ -284,10 +293,14 @@ class Run:
 
     def _next_piece(self):
         """Lays out the next steps."""
-        optimizer, last_epoch = self._optimizer, self._epochs_before + self.epochs
-        before = optimizer.minibatches, self._network.minibatches
-        whole_epochs = not self._schedule_observes
-        steps = self._source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=whole_epochs)
+        optimizer, last_epoch, done = self._optimizer, self._epochs_before + self.epochs, 0
+        if self._begun is None:
+            whole_epochs = not self._schedule_observes
+            steps = self._source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=whole_epochs)
+        else:
+            (steps, done), self._begun = self._begun, None
+            self._sums = steps.sums
+        before = optimizer.minibatches - done, self._network.minibatches - done
         ends, rates = [*steps.ends.tolist(), math.inf], steps.rates[steps.ends - 1].tolist()
         return Piece(steps, ends, rates, *before, optimizer.changes)
 
