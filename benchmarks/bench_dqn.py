@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "docs"))
-import cartpole  # noqa: E402
+import cartpole
 
 try:
     import torch
@@ -45,7 +45,11 @@ class TorchAgent:
     def __init__(self, network):
         self.network, self.target = self.copy_of(network), self.copy_of(network)
         self.parameters, self.target_parameters = [list(n.parameters()) for n in (self.network, self.target)]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=cartpole.LEARNING_RATE, fused=True)
+        rate = cartpole.LEARNING_RATE
+        self.optimizer = torch.optim.Adam(self.parameters, lr=rate.learning_rate, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LinearLR(
+            self.optimizer, 1.0, rate.final / rate.learning_rate, rate.total_steps
+        )
         self.rows = torch.arange(cartpole.BATCH)
 
     @staticmethod
@@ -61,19 +65,21 @@ class TorchAgent:
             layers += [layer, torch.nn.ReLU()]
         return torch.nn.Sequential(*layers[:-1])
 
-    @torch.no_grad() if torch else lambda method: method
     def values(self, states):
-        return self.network(torch.from_numpy(states)).numpy()
+        with torch.no_grad():
+            return self.network(torch.from_numpy(states)).numpy()
 
     def learn(self, *minibatch):
         states, actions, rewards, next_states, continues = map(torch.from_numpy, minibatch)
         with torch.no_grad():
             best = self.network(next_states).argmax(dim=1)
-            goals = rewards + cartpole.DISCOUNT * continues * self.target(next_states)[self.rows, best]
+            future = continues * self.target(next_states)[self.rows, best]
+            goals = (1 - cartpole.DISCOUNT) * rewards + cartpole.DISCOUNT * future
         loss = torch.nn.functional.smooth_l1_loss(self.network(states)[self.rows, actions], goals)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        self.schedule.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.target_parameters, self.parameters, cartpole.TARGET_RATE)
 

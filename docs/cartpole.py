@@ -4,9 +4,10 @@ A cart is pushed left or right every 0.02 s; each push that keeps the pole uprig
 task is from Barto, Sutton & Anderson 1983, doi:10.1109/TSMC.1983.6313077, with the limits of CartPole-v1. It counts as
 solved once 100 episodes in a row have a mean return of at least 475.
 
-A network estimates Q(state, action), the discounted sum of rewards to come (Mnih et al. 2015, doi:10.1038/nature14236).
-The loss is computed here, outside the network: `forward` gives the values, `backward` takes the gradient of the loss
-with respect to them, and the optimizer updates the parameters."""
+A network estimates Q(state, action), the weighted mean of the rewards to come, where the reward after k more steps has
+weight (1 - DISCOUNT) DISCOUNT^k (Mnih et al. 2015, doi:10.1038/nature14236). The loss is computed here, outside the
+network: `forward` gives the values, `backward` takes the gradient of the loss with respect to them, and the optimizer
+updates the parameters."""
 
 import math
 import sys
@@ -15,15 +16,16 @@ from collections import deque
 
 import numpy as np
 
-from fastgd import Adam, Dense, Network
+from fastgd import Adam, Dense, Network, schedules
 
 GRAVITY, CART_MASS, POLE_MASS, HALF_LENGTH, FORCE, SECONDS = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 MASS, POLE_MOMENT = CART_MASS + POLE_MASS, POLE_MASS * HALF_LENGTH
 LARGEST_X, LARGEST_ANGLE, LONGEST_EPISODE = 2.4, math.radians(12), 500
 SOLVED = 475
 
-BATCH, CAPACITY, RANDOM_STEPS, EXPLORATION_STEPS, LEAST_EPSILON = 64, 50_000, 1_000, 10_000, 0.01
-DISCOUNT, LEARNING_RATE, TARGET_RATE = 0.99, 1e-3, 0.005
+BATCH, CAPACITY, RANDOM_STEPS, EXPLORATION_STEPS, LEAST_EPSILON = 64, 50_000, 1_000, 5_000, 0.01
+DISCOUNT, TARGET_RATE = 0.99, 0.01
+LEARNING_RATE = schedules.polynomial(1e-3, total_steps=50_000, final=2e-5)  # linear
 ROWS = np.arange(BATCH)
 
 
@@ -70,7 +72,8 @@ class Agent:
     """Double DQN (van Hasselt et al. 2016, arXiv:1509.06461), whose target network follows by soft updates."""
 
     def __init__(self, seed):
-        self.network = Network(4, [Dense(64, "relu"), Dense(64, "relu"), Dense(2)], loss="huber", seed=seed)
+        layers = [Dense(64, "relu"), Dense(64, "relu"), Dense(2, weight_init="zeros")]  # Q begins as 0
+        self.network = Network(4, layers, loss="huber", seed=seed)
         self.target = self.network.like()
         self.optimizer = Adam(LEARNING_RATE)
 
@@ -79,9 +82,11 @@ class Agent:
         return self.network.forward(states)
 
     def learn(self, states, actions, rewards, next_states, continues):
-        """Moves Q(state, action) towards reward + DISCOUNT Q(next state, best action there)."""
+        """Moves Q(state, action) towards (1 - DISCOUNT) reward + DISCOUNT Q(next state, best action there). The online
+        network chooses that action, and the target network gives its Q."""
         best = self.network.forward(next_states).argmax(axis=1)
-        goals = rewards + DISCOUNT * continues * self.target.forward(next_states)[ROWS, best]
+        future = continues * self.target.forward(next_states)[ROWS, best]
+        goals = (1 - DISCOUNT) * rewards + DISCOUNT * future
         values = self.network.forward(states, training=True)
         gradient = np.zeros_like(values)  # of the mean Huber loss: only the values of the actions taken count
         gradient[ROWS, actions] = (values[ROWS, actions] - goals).clip(-1, 1) / BATCH

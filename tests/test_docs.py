@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pathlib
 import re
+import runpy
 import sys
 import types
 
@@ -74,6 +75,16 @@ def test_the_code_of_the_readme_runs(block, own_definitions, monkeypatch, tmp_pa
     if "T, C, k = " in block:
         assert names["net"].predict(names["X"]).shape == (200, 12, 5)
         assert names["net"].views()["w2.3"].shape == (32, 8)
+
+
+def test_the_cartpole_learns():
+    """Fewer steps than the task needs, but the policy is clearly better than that of the untrained network."""
+    cartpole = runpy.run_path(str(ROOT / "docs" / "cartpole.py"))
+    agent, memory, rng = cartpole["Agent"](0), cartpole["Memory"](), np.random.default_rng(0)
+    untrained = cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5)
+    returns = list(cartpole["train"](agent, memory, rng, 8000))
+    assert memory.added == 8000 >= sum(returns)
+    assert cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5) > 80 > 4 * untrained
 
 
 def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys):
