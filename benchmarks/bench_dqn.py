@@ -50,7 +50,6 @@ class TorchAgent:
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, rate.final / rate.learning_rate, rate.total_steps
         )
-        self.rows = torch.arange(cartpole.BATCH)
 
     @staticmethod
     def copy_of(network):
@@ -72,10 +71,11 @@ class TorchAgent:
     def learn(self, *minibatch):
         states, actions, rewards, next_states, continues = map(torch.from_numpy, minibatch)
         with torch.no_grad():
-            best = self.network(next_states).argmax(dim=1)
-            future = continues * self.target(next_states)[self.rows, best]
+            best = self.network(next_states).argmax(dim=1, keepdim=True)
+            future = continues * self.target(next_states).gather(1, best).squeeze(1)
             goals = (1 - cartpole.DISCOUNT) * rewards + cartpole.DISCOUNT * future
-        loss = torch.nn.functional.smooth_l1_loss(self.network(states)[self.rows, actions], goals)
+        values = self.network(states).gather(1, actions.unsqueeze(1)).squeeze(1)  # faster than values[rows, actions]
+        loss = torch.nn.functional.smooth_l1_loss(values, goals)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -120,6 +120,7 @@ def main():
     agents = {"fastgd": cartpole.Agent(seed=0)}
     if torch:
         torch.set_num_threads(1)
+        torch.set_flush_denormal(True)  # as fastgd does; Adam's averages become small where units of relu are 0
         agents["torch"] = TorchAgent(agents["fastgd"].network)
     runs = {name: Run(agent) for name, agent in agents.items()} | {"shared": Run(NoAgent())}
     check_agreement(agents, runs["shared"].memory)
