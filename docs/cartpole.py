@@ -21,7 +21,7 @@ from fastgd import Adam, Dense, Network, schedules
 GRAVITY, CART_MASS, POLE_MASS, HALF_LENGTH, FORCE, SECONDS = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 MASS, POLE_MOMENT = CART_MASS + POLE_MASS, POLE_MASS * HALF_LENGTH
 LARGEST_X, LARGEST_ANGLE, LONGEST_EPISODE = 2.4, math.radians(12), 500
-SOLVED = 475
+SOLVED, MOST_STEPS = 475, 150_000
 
 BATCH, CAPACITY, RANDOM_STEPS, EXPLORATION_STEPS, LEAST_EPSILON = 64, 50_000, 1_000, 5_000, 0.01
 DISCOUNT, TARGET_RATE = 0.99, 0.01
@@ -132,7 +132,7 @@ def evaluate(agent, rng, episodes=20):
 def main(seed=0):
     agent, memory, rng = Agent(seed), Memory(), np.random.default_rng(seed)
     begin, returns = time.perf_counter(), deque(maxlen=100)
-    for episode, total in enumerate(train(agent, memory, rng, 500_000), 1):
+    for episode, total in enumerate(train(agent, memory, rng, MOST_STEPS), 1):
         returns.append(total)
         mean, seconds = sum(returns) / len(returns), time.perf_counter() - begin
         if episode % 50 == 0:
@@ -140,6 +140,8 @@ def main(seed=0):
         if len(returns) == 100 and mean >= SOLVED:
             print(f"solved in {episode} episodes, {memory.added:,} steps, {seconds:.1f} s")
             break
+    else:
+        sys.exit(f"not solved in {MOST_STEPS:,} steps")
     print(f"greedy policy: mean return {evaluate(agent, rng):.1f} in 20 episodes")
 
 
