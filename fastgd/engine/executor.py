@@ -83,6 +83,7 @@ class Executor:
         self._evaluation_plans, self._gradient_plans = {}, {}
         self._drop_fast_step()
         self._drop_fast_passes()
+        self._recorders, self._recorded = {}, None  # by whether layers behave as in training; the last one used
 
     def _drop_fast_step(self):
         self._last_loss, self.fast_step = self.last_loss, _not_ready
@@ -90,7 +91,6 @@ class Executor:
 
     def _drop_fast_passes(self):
         self._made, self.fast = {}, dict.fromkeys(DOORS, _not_ready)
-        self._recorders, self._recorded = {}, None  # by whether layers behave as in training; the last one used
 
     @property
     def last_loss(self):
@@ -143,6 +143,10 @@ class Executor:
         plan = self._gradient_plans.get((training, kernel))
         if plan is None or not _serves(plan, rows, kernel):
             self._drop_fast_passes()
+            if plan is not None and self._recorders.get(training) is plan:
+                del self._recorders[training]
+            if self._recorded is plan:  # what it recorded is lost; recordings of other plans stay
+                self._recorded = None
             # Twice as many rows as before, so that slowly growing minibatches rarely need a new plan.
             capacity = rows if plan is None else max(rows, 2 * plan.capacity if rows > plan.capacity else plan.capacity)
             plan = Plan(self.network, capacity, kernel, training=training, to_input=True)
