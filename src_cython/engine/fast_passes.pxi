@@ -81,11 +81,12 @@ cdef class FastPass:
         """Runs the pass on all rows, `capacity` at a time, and copies its results to `out` unless that is 0; returns
         the mean loss. It stops at the first block that fails a check."""
         cdef Engine *e = &self.runner.engine
-        cdef int64_t first = 0, n
+        cdef int64_t first = 0, n, at_y
         cdef double total = 0
         while first < rows:
             n = min(self.capacity, rows - first)
-            if self.run(&self.forward, n, x + first * self.x.bytes, y + first * self.y.layout.bytes if y else 0) != DONE:
+            at_y = y + first * self.y.layout.bytes if y else 0
+            if self.run(&self.forward, n, x + first * self.x.bytes, at_y) != DONE:
                 return 0
             if out:
                 memcpy(<void *>(out + first * self.out.bytes), <void *>self.result, n * self.out.bytes)
