@@ -217,14 +217,3 @@ def test_evaluation_between_forward_and_backward_changes_nothing(use, training, 
         use(net, x, y)
         assert np.array_equal(net.backward(dy), expected)
         assert np.array_equal(net.gradient, other.gradient)
-
-
-def test_a_gradient_of_the_other_mode_between_forward_and_backward_changes_nothing():
-    rng = np.random.default_rng(0)
-    x, y, dy = (rng.normal(size=(5, columns)) for columns in (4, 3, 3))
-    net = make("tanh", "mse")
-    net.forward(x, training=True)
-    expected = net.backward(dy)
-    for rows in (5, 3):
-        net.loss_and_gradient(np.tile(x, (rows, 1)), np.tile(y, (rows, 1)))  # in evaluation mode; needs larger plans
-        assert np.array_equal(net.backward(dy), expected)
