@@ -381,7 +381,7 @@ class Executor:
         rows, made_at = self.recorded[:2].tolist()
         got = None
         if plan is None or not rows:
-            got = "none"
+            got = "no such call"
         elif made_at != network.minibatches:
             got = "a training step since"
         elif not plan.is_current():
