@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 # Seconds between two saves of a run whose checkpoint interval is not given.
 SAVE_SECONDS = 60
-
-
 NO_PAUSES = np.zeros(0, np.int64)
 
 
@@ -220,14 +218,10 @@ class Run:
             self.settings()  # reads the data now, not at the first save
         self._saved = time.monotonic()
         self._started = self._saved - self._seconds_before
-        entered = [*self._functions, self._bar] if self._bar else self._functions
-        entered = [function for function in entered if hasattr(function, "__enter__")]
-        if entered:
-            with contextlib.ExitStack() as stack:
-                for function in _each_once(entered, lambda function: function):
-                    stack.enter_context(function)
-                self._execute()
-        else:
+        with contextlib.ExitStack() as stack:
+            for entered in _each_once([*self._functions, self._bar], lambda function: function):
+                if hasattr(entered, "__enter__"):
+                    stack.enter_context(entered)
             self._execute()
 
     def _execute(self):
@@ -316,12 +310,10 @@ class Run:
     def _train_piece(self):
         """Trains until all steps of the piece are done, or the rest of them is out of date."""
         executor, piece = self._network.executor, self._piece
-        steps, pauses, is_first = piece.steps, self._pauses(), True
-        while is_first or (piece.recorded < len(steps.rows) and self._is_as_laid_out()):
+        steps, pauses = piece.steps, self._pauses()
+        while piece.recorded < len(steps) and self._is_as_laid_out():
             try:
-                if not is_first:
-                    self._plan()
-                is_first = False
+                self._plan()
                 failed = executor.train(steps, piece.recorded, pauses, self._notify)
             except Exception:
                 if executor.is_mid_step:  # a function of the user, called from Python, raised in a step
