@@ -636,6 +636,37 @@ def all_labels(array, int64_t classes):
     return are_labels(array, classes)
 
 
+def all_between(const double[::1] values, double low, double high):
+    """Whether all numbers are in [low, high]."""
+    cdef int64_t i
+    cdef bint good = True
+    for i in range(values.shape[0]):
+        good &= low <= values[i] <= high
+    return good
+
+
+def divide_by_mean(double[::1] values):
+    """Divides numbers >= 0 by their mean; returns whether that is above 0. The largest is divided out first, since
+    their sum might overflow."""
+    cdef double part[4]
+    cdef double largest = 0, mean
+    cdef int64_t i, n = values.shape[0]
+    cdef int j
+    for i in range(n):
+        largest = max(largest, values[i])
+    if largest == 0:
+        return False
+    for j in range(4):
+        part[j] = 0
+    for i in range(n):
+        values[i] /= largest
+        part[i % 4] += values[i]
+    mean = ((part[0] + part[1]) + (part[2] + part[3])) / n
+    for i in range(n):
+        values[i] /= mean
+    return True
+
+
 def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):
     """order <- a random permutation of 0, 1, ..., which depends only on seed and epoch: Durstenfeld's shuffle (1964)
     with the random numbers of SplitMix64."""

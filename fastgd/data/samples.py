@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from .._plan import all_finite, all_labels
+from .._plan import all_between, all_finite, all_labels, divide_by_mean
 from ..core.domains import DOMAINS, domain_of
 from ..errors import check_number, shown, type_error, value_error
 from .mapped import RowReader, check_mapping, is_in_memory, leave_pages, mapped
@@ -18,6 +18,8 @@ CHECK_SIZE, CHECK_ROWS = 2**20, 4096
 # Arrays of at most so many numbers are checked natively, without a look at signals.
 NATIVE_SIZE = 2**23
 LABELS = DOMAINS["labels"]
+# The largest finite number, by the size of a dtype.
+MOST = {np.dtype(dtype).itemsize: float(np.finfo(dtype).max) for dtype in (np.float32, np.float64)}
 # Stands for the number of the epoch in the random order that chooses held-out rows.
 SPLIT_EPOCH = 2**64 - 1
 # Rows of a mapped file, evenly spread, that enter its digest.
@@ -125,7 +127,6 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
     return Samples(x, y, kernel, RowReader(x), target_rows, weight)
 
 
-@np.errstate(all="ignore")
 def check_weights(argument, weight, shape, dtype, *, scaled=True):
     """Returns a factor for each loss, an array of `shape`: (rows,), or (rows, ...) with a factor for each position. A
     weight (rows,) counts for all positions of a row. scaled: whether to divide the weights by their mean."""
@@ -133,16 +134,17 @@ def check_weights(argument, weight, shape, dtype, *, scaled=True):
     if weight.shape not in (rows, shape):
         other = "" if rows == shape else f", or one for each position {shape}"
         raise value_error(argument, f"an array of shape {rows}, one number for each row{other}", shown(weight))
-    check_values(argument, weight, dtype)
-    if (weight < 0).any():
-        index = tuple(int(i) for i in np.unravel_index(np.argmin(weight), weight.shape))
-        raise value_error(argument, "numbers >= 0", f"{weight[index]} at index {index if len(index) > 1 else index[0]}")
-    weight = weight.astype(np.float64)
-    weight = np.broadcast_to(weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)), shape)
-    if not scaled:
-        return weight
-    weight = weight / max(weight.max(), np.finfo(np.float64).tiny)  # else their sum might overflow
-    return weight / _mean_weight(argument, weight)
+    given, weight = weight, np.array(weight, np.float64, order="C")
+    flat = weight.reshape(-1)
+    if not all_between(flat, 0.0, MOST[dtype.itemsize]):
+        check_values(argument, given, dtype)
+        index = tuple(int(i) for i in np.unravel_index(np.argmin(given), given.shape))
+        raise value_error(argument, "numbers >= 0", f"{given[index]} at index {index if len(index) > 1 else index[0]}")
+    if scaled and not divide_by_mean(flat):
+        raise value_error(argument, "a number above 0 among the rows", f"0 in all {weight.size}")
+    if weight.shape != shape:
+        weight = np.broadcast_to(weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)), shape)
+    return weight
 
 
 def _mean_weight(argument, weight):
