@@ -16,7 +16,9 @@ import sys
 import time
 
 import numpy as np
-from peers import CELLS, PEERS, Process
+from cells import CELLS
+from peers import start
+from trainers import PEERS
 
 BUSY = "while True: pass"
 
@@ -60,7 +62,7 @@ def main():
         processes = {}
         for peer in peers:
             for threads in counts:
-                processes[peer, threads] = Process(peer, threads)
+                processes[peer, threads] = start(peer, threads)
                 stack.callback(processes[peer, threads].close)
         columns = [f"{peer}: 1 thread | {arguments.threads} | n / 1" for peer in peers]
         print(f"| cell | busy loops | {' | '.join(columns)} |")

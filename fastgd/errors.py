@@ -88,6 +88,8 @@ def type_error(argument, expected, got):
 
 def check_integer(argument, value, low):
     """`value` as an int of at least `low`, below 2^63."""
+    if type(value) is int and low <= value < 2**63:
+        return value
     expected = f"an integer >= {low}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")
@@ -98,6 +100,8 @@ def check_integer(argument, value, low):
 
 def check_number(argument, value, low=-math.inf, high=math.inf, *, low_open=False, high_open=False):
     """`value` as a finite float in the interval from `low` to `high`."""
+    if type(value) is float and low < value < high:
+        return value
     opening, closing = "(" if low_open or low == -math.inf else "[", ")" if high_open or high == math.inf else "]"
     expected = f"a finite number in {opening}{low:g}, {high:g}{closing}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
@@ -114,7 +118,7 @@ def check_number(argument, value, low=-math.inf, high=math.inf, *, low_open=Fals
 
 def check_flag(argument, value):
     """`value` as a bool."""
-    if not isinstance(value, (bool, np.bool_)):
+    if value is not True and value is not False and not isinstance(value, np.bool_):
         raise type_error(argument, "True or False", shown(value))
     return bool(value)
 

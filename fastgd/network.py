@@ -29,6 +29,7 @@ from .tables import Preprocessing
 from .training import checkpoint
 from .training.fit import fit
 from .training.history import History
+from .training.repeated import RepeatedCalls
 
 
 class Network:
@@ -117,11 +118,14 @@ class Network:
             self.backend = "cython"
         self.num_threads = check_threads(num_threads)
         self.output_shape = self.body.output_shape(self.input_shape)
+        leaves = self.body.leaves("", self.input_shape)
+        # The least rows of a minibatch, and the layer that needs them.
+        self.least_rows = max(((leaf.least_rows(shape), leaf) for _, leaf, shape in leaves), key=lambda pair: pair[0])
         self._check_layers()
         self._make_buffers()
         self.epochs, self.history, self._preprocessing = 0, None, None
         self.counter = np.zeros(1, np.int64)  # minibatches, counted by the native runner
-        self.executor = Executor(self)
+        self.executor, self.repeated_calls = Executor(self), RepeatedCalls()
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -312,7 +316,7 @@ class Network:
             (rows, *output_shape); with one output the last axis may be left out.
         sample_weight: numbers >= 0 for a weighted mean, (rows,), or one for each position, (rows, *output_shape[:-1]).
         Raises TypeError or ValueError that names the argument."""
-        loss: float | None = self.executor.fast["loss"](x, y) if sample_weight is None else None
+        loss: float | None = self.executor.fast["loss"](x, y, None) if sample_weight is None else None
         return float(self.executor.loss(x, y, sample_weight)) if loss is None else loss
 
     def evaluate(
@@ -355,7 +359,7 @@ class Network:
         minibatch = self.counter.item() if minibatch is None else check_integer("minibatch", minibatch, 0)
         result: tuple[float, Array] | None = None
         if sample_weight is None:
-            result = executor.fast[door](x, y, minibatch)
+            result = executor.fast[door](x, y, minibatch, None)
         return result or executor.loss_and_gradient(x, y, sample_weight, training=training, minibatch=minibatch)
 
     def train_step(
@@ -400,7 +404,11 @@ class Network:
 
     def __getstate__(self):
         with self.executor.lock.reading():  # never in the middle of a step
-            state = {name: value for name, value in vars(self).items() if name not in ("executor", "_parameters")}
+            state = {
+                name: value
+                for name, value in vars(self).items()
+                if name not in ("executor", "repeated_calls", "_parameters")
+            }
             arrays = {"_state": self._state.copy(), "_gradient": self._gradient.copy()}
             arrays["counter"] = self.counter.copy()
             return {**state, **arrays, "last_loss": self.executor.last_loss}
@@ -409,7 +417,7 @@ class Network:
         last_loss = state.pop("last_loss")
         vars(self).update(state)
         self._parameters = self._state[: self.n_parameters]
-        self.executor = Executor(self, last_loss)
+        self.executor, self.repeated_calls = Executor(self, last_loss), RepeatedCalls()
 
     # ---- descriptions and files
 

@@ -138,7 +138,12 @@ cdef struct Slots:                  # n addresses of slots
 cdef struct InputSlotLists:         # the slots that receive the inputs of a step:
     Slots x, y, index, weight       # addresses of its rows, of their indices, and of the weights of its losses
     Slots mean_weight               # 1 / (number of losses)
+    Slots data_x, data_y, data_rows     # addresses of the data that rows are gathered from, and the number of its rows
     double losses, terms            # losses per row; see `Plan`
+
+cdef struct Source:                 # of an input: the address for a step is base + stride starts[step]
+    int64_t base, stride            # base 0: the input stays as it is
+    const int64_t *starts
 
 cdef struct Engine:
     Operation *operations
@@ -148,11 +153,9 @@ cdef struct Engine:
     const PerStep *per_step
     int64_t n_per_step
     const InputSlotLists *inputs
+    int64_t first_value             # index of step 0 in the per-step values and limits
     const int64_t *rows_of_step     # NULL: all inputs stay as they are
-    const int64_t *x_of_step        # addresses; NULL: this input stays as it is
-    const int64_t *y_of_step
-    const int64_t *index_of_step
-    const int64_t *weight_of_step
+    Source x, y, index, weight
     const double *limits            # by step: largest magnitude allowed in the gradient
     int64_t rows                    # of the minibatch
     int64_t row_block               # rows that a thread takes through a stage at a time
@@ -221,8 +224,8 @@ cdef void set_inputs(Engine *e, int64_t rows, int64_t x, int64_t y, int64_t inde
         put(&to.weight, weight)
 
 
-cdef inline int64_t of_step(const int64_t *addresses, int64_t step) noexcept nogil:
-    return 0 if addresses == NULL else addresses[step]
+cdef inline int64_t address_for(const Source *source, int64_t step) noexcept nogil:
+    return source.base + source.stride * source.starts[step] if source.base else 0
 
 
 cdef inline void call(const Operation *o, int64_t begin, int64_t end) noexcept nogil:
@@ -306,12 +309,12 @@ cdef void run_shares(Engine *e, const Stage *stage, int thread, int threads) noe
 
 cdef void begin_step(Engine *e) noexcept nogil:
     """Writes the per-step values and the inputs of this step to their slots."""
-    cdef int64_t i
+    cdef int64_t i, value = e.first_value + e.step
     for i in range(e.n_per_step):
-        (<int64_t *>e.per_step[i].slot)[0] = (<const int64_t *>e.per_step[i].values)[e.step]
+        (<int64_t *>e.per_step[i].slot)[0] = (<const int64_t *>e.per_step[i].values)[value]
     if e.rows_of_step != NULL:
-        set_inputs(e, e.rows_of_step[e.step], of_step(e.x_of_step, e.step), of_step(e.y_of_step, e.step),
-                   of_step(e.index_of_step, e.step), of_step(e.weight_of_step, e.step), e.limits[e.step])
+        set_inputs(e, e.rows_of_step[e.step], address_for(&e.x, e.step), address_for(&e.y, e.step),
+                   address_for(&e.index, e.step), address_for(&e.weight, e.step), e.limits[value])
 
 
 cdef void end_step(Engine *e) noexcept nogil:
@@ -412,18 +415,25 @@ cdef class InputSlots:
     x, y, index, weight: addresses of the slots for the address of the rows, of their indices, and of the weights of the
         losses.
     mean_weight: addresses of the slots for 1 / (number of losses).
+    data_x, data_y, data_rows: addresses of the slots for the addresses of the data, and for the number of its rows, in
+        operations that gather.
     losses: losses per row.
     terms: see `Plan`.
+    own: the plan's arrays for gathered rows of x and y, and for equal weights of the losses.
     """
     cdef InputSlotLists to
+    cdef int64_t own_x, own_y, own_weight
     cdef tuple kept
 
     def __init__(self, *, const int64_t[::1] x, const int64_t[::1] y, const int64_t[::1] index,
-                 const int64_t[::1] weight, const int64_t[::1] mean_weight, double losses, double terms):
-        self.kept = (x, y, index, weight, mean_weight)
+                 const int64_t[::1] weight, const int64_t[::1] mean_weight, const int64_t[::1] data_x,
+                 const int64_t[::1] data_y, const int64_t[::1] data_rows, double losses, double terms, tuple own):
+        self.kept = (x, y, index, weight, mean_weight, data_x, data_y, data_rows, own)
         self.to.x, self.to.y, self.to.index = slots_of(x), slots_of(y), slots_of(index)
         self.to.weight, self.to.mean_weight = slots_of(weight), slots_of(mean_weight)
+        self.to.data_x, self.to.data_y, self.to.data_rows = slots_of(data_x), slots_of(data_y), slots_of(data_rows)
         self.to.losses, self.to.terms = losses, terms
+        self.own_x, self.own_y, self.own_weight = address_of(own[0]), address_of(own[1]), address_of(own[2])
 
 
 cdef Slots slots_of(const int64_t[::1] addresses):
@@ -433,8 +443,12 @@ cdef Slots slots_of(const int64_t[::1] addresses):
     return slots
 
 
-cdef const int64_t *or_null(const int64_t[::1] addresses):
-    return NULL if addresses is None else &addresses[0]
+cdef Source source_of(array, starts):
+    """The source of the rows of an array that begin at these indices."""
+    cdef Source source
+    source.base, source.stride = address_of(array), cnp.PyArray_STRIDE(<cnp.ndarray>array, 0)
+    source.starts = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>starts)
+    return source
 
 
 @cython.final
@@ -451,6 +465,7 @@ cdef class Runner:
     cdef Engine engine
     cdef object operations
     cdef const int64_t[::1] faults
+    cdef readonly int64_t uses      # how often another call than `prepare` set what a run needs
     cdef double work_of_row
     cdef int max_threads
     cdef int64_t positions
@@ -492,35 +507,44 @@ cdef class Runner:
         set_inputs(&self.engine, rows, x, y, 0, weight, 0)
         self.engine.max_abs_limit = DBL_MAX
 
-    def prepare(self, const Stage[::1] stages, *, InputSlots inputs, const int64_t[:, ::1] per_step,
-                const int64_t[::1] rows, const int64_t[::1] x, const int64_t[::1] y, const int64_t[::1] index,
-                const int64_t[::1] weights, const double[::1] limits, const int64_t[::1] epoch_ends, double[::1] times,
-                double[::1] losses, double[::1] sums, int64_t[::1] counter, int64_t[::1] minibatches,
-                double[::1] pace, int64_t steps_per_clock_check):
-        """Prepares `train`. The caller keeps the arrays alive.
+    def prepare(self, const Stage[::1] stages, InputSlots inputs, per_step, known, steps, int64_t epochs_done, counter,
+                minibatches, double[::1] pace, int64_t steps_per_clock_check):
+        """Prepares `train`. The caller keeps the arguments alive, and their arrays.
 
         inputs: the slots of the inputs in these stages.
-        per_step: one row per `PerStep`.
-        rows, limits: number of rows, and largest magnitude allowed in the gradient, by step.
-        x, y, index, weights: addresses by step, or None.
-        epoch_ends: numbers of steps after which an epoch ends; `times` and `losses` receive the time and the mean loss.
-        sums: sum of the rows' losses, and number of rows, in the current epoch.
-        counter, minibatches: count the steps.
+        per_step: array with one row per `PerStep`.
+        known, steps: the `StepValues` and the `Steps`.
+        epochs_done: how many of the ends of epochs in `steps` are past.
+        counter, minibatches: arrays that count the steps of the optimizer and the network.
         pace: see `run`.
         """
         cdef Engine *e = &self.engine
+        cdef const InputSlotLists *to = &inputs.to
+        cdef object x = steps.x, y = steps.y, starts = steps.starts, weights = steps.weights
         self.set_stages(stages)
-        if per_step.shape[1] * 8 != sizeof(PerStep):
-            raise ValueError(f"per_step: expected rows of {sizeof(PerStep) // 8} slots, got {per_step.shape[1]}")
-        e.n_per_step, e.n_epoch_ends = per_step.shape[0], epoch_ends.shape[0]
-        if e.n_per_step:
-            e.per_step = <const PerStep *>&per_step[0, 0]
-        if e.n_epoch_ends:
-            e.epoch_ends, e.times, e.losses = &epoch_ends[0], &times[0], &losses[0]
-        e.inputs, e.rows_of_step, e.limits, e.sums = &inputs.to, &rows[0], &limits[0], &sums[0]
-        e.x_of_step, e.y_of_step = or_null(x), or_null(y)
-        e.index_of_step, e.weight_of_step = or_null(index), or_null(weights)
-        e.counter, e.minibatches = &counter[0], &minibatches[0]
+        e.n_per_step, e.per_step = len(per_step), <const PerStep *>cnp.PyArray_DATA(<cnp.ndarray>per_step)
+        e.inputs, e.first_value, e.limits = to, steps.first, <const double *>address_of(known.gradient_limits)
+        e.rows_of_step, e.sums = <const int64_t *>address_of(steps.rows), <double *>address_of(steps.sums)
+        e.index.base = e.x.base = e.y.base = e.weight.base = 0
+        if steps.order is None:
+            e.x, e.y = source_of(x, starts), source_of(y, starts)
+        else:
+            put(&to.x, inputs.own_x)
+            put(&to.y, inputs.own_y)
+            put(&to.data_x, address_of(x))
+            put(&to.data_y, address_of(y))
+            put(&to.data_rows, cnp.PyArray_DIM(<cnp.ndarray>x, 0))
+            e.index = source_of(steps.order, starts)
+        if weights is None:
+            put(&to.weight, inputs.own_weight)
+        else:
+            e.weight = source_of(weights, steps.weight_starts)
+        e.n_epoch_ends = len(steps.ends) - epochs_done
+        e.epoch_ends = <const int64_t *>address_of(steps.ends) + epochs_done
+        e.times, e.losses = <double *>address_of(steps.times), <double *>address_of(steps.losses)
+        e.times += epochs_done
+        e.losses += epochs_done
+        e.counter, e.minibatches = <int64_t *>address_of(counter), <int64_t *>address_of(minibatches)
         e.steps_per_clock_check, e.pace = steps_per_clock_check, &pace[0]
 
     def train(self, int64_t first, const int64_t[::1] pauses, notify, int threads, double seconds):
@@ -546,7 +570,7 @@ cdef class Runner:
         cdef Engine saved = self.engine
         cdef int64_t status
         self.set_stages(stages)
-        self.engine.n_per_step, self.engine.n_epoch_ends = 0, 0
+        self.engine.n_per_step, self.engine.n_epoch_ends, self.engine.first_value = 0, 0, 0
         self.engine.rows_of_step, self.engine.sums = NULL, NULL
         self.engine.counter, self.engine.minibatches = NULL, NULL
         self.engine.pace = &pace[0]
@@ -600,6 +624,16 @@ def fix_threads(bint is_fixed):
 def thread_limit():
     """How many threads a team may have at the moment; a large number if there is no limit."""
     return limit_of_pool()
+
+
+def all_finite(array):
+    """Whether a contiguous float32 or float64 array has only finite elements."""
+    return is_finite(array)
+
+
+def all_labels(array, int64_t classes):
+    """Whether all elements of a contiguous int64 array are in [0, classes)."""
+    return are_labels(array, classes)
 
 
 def fill_shuffled(int64_t[::1] order, uint64_t seed, uint64_t epoch):

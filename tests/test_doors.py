@@ -506,10 +506,10 @@ def refused_in_use(network, other):
 def test_what_may_come_between_forward_and_backward(training, backend, rng):
     network = net([Dense(8, "tanh"), Dropout(0.2), BatchNorm(), Dense(3)], backend=backend)
     optimizer, (x, labels, dy) = Adam(), data(rng, 5)
-    with pytest.raises(RuntimeError, match="backward: expected a call of forward with.* got none"):
+    with pytest.raises(RuntimeError, match="backward: expected a call of forward with.* got no such call"):
         network.backward(dy)
     network.predict(x)
-    with pytest.raises(RuntimeError, match="got none"):
+    with pytest.raises(RuntimeError, match="got no such call"):
         network.backward(dy)
     for _ in range(2):
         for name, call, allowed in between(network, x, labels, optimizer):
@@ -547,11 +547,11 @@ def test_averaged_parameters_end_a_forward_pass(rng):
     network.train_step(x, labels, optimizer)
     for _ in range(2):
         network.forward(x, record=True)
-        with optimizer.averaged(network), pytest.raises(RuntimeError, match="got none"):
+        with optimizer.averaged(network), pytest.raises(RuntimeError, match="got no such call"):
             network.backward(dy)
         with optimizer.averaged(network):
             network.forward(x, record=True)
-        with pytest.raises(RuntimeError, match="got none"):
+        with pytest.raises(RuntimeError, match="got no such call"):
             network.backward(dy)
 
 
@@ -964,7 +964,7 @@ def test_copies_after_fast_calls(rng):
         for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
             assert twin.minibatches == network.minibatches
             same(twin.gradient, network.gradient)
-            with pytest.raises(RuntimeError, match="got none"):
+            with pytest.raises(RuntimeError, match="got no such call"):
                 twin.backward(dy)
             same(everything(twin, x, labels), everything(copy.deepcopy(network), x, labels))
         network.backward(dy)

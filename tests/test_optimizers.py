@@ -392,7 +392,7 @@ def test_a_rate_set_each_step_costs_no_table(small):
     for _ in range(50):
         optimizer.learning_rate = 0.1
         network.train_step(x, y, optimizer)
-    assert network.executor._fast_steps == 1
+    assert network.executor.plan._ahead == 1
 
 
 def test_every_hyper_parameter_has_a_range():

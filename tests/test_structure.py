@@ -18,9 +18,9 @@ PACKAGE = ROOT / "fastgd"
 
 # Folders and modules of the top level, from the top down: each imports only what is below it.
 ORDER = (
-    "__main__", "cli", "sklearn", "plots", "explore", "onnx", "custom", "network", "training", "callbacks", "layers",
-    "optimizers", "engine", "tables", "losses", "activations", "initializers", "schedules", "metrics", "data", "core",
-    "errors", "_plan",
+    "__main__", "cli", "sklearn", "torch", "plots", "explore", "onnx", "custom", "network", "training", "callbacks",
+    "layers", "optimizers", "engine", "tables", "losses", "activations", "initializers", "schedules", "metrics", "data",
+    "core", "errors", "_plan",
 )  # fmt: skip
 # Imports inside functions, which load a module only when it is used: conveniences of a lower class (net.save,
 # history.plot), and modules that need an extra.
@@ -35,7 +35,7 @@ INSIDE_FUNCTIONS = {
 # Public modules at the top level.
 MODULES = (
     "activations", "callbacks", "custom", "initializers", "losses", "metrics", "optimizers", "plots", "schedules",
-    "sklearn", "tables",
+    "sklearn", "tables", "torch",
 )  # fmt: skip
 MAX_LINES, MAX_FUNCTION = 400, 60
 
@@ -163,15 +163,15 @@ def test_a_circle_and_a_wrong_direction_are_noticed():
 
 def test_the_top_level_has_the_names_for_users():
     names = dir(fastgd)
-    assert names == sorted({*fastgd.__all__, "sklearn"})
+    assert names == sorted({*fastgd.__all__, *fastgd.LAZY})
     assert len(fastgd.__all__) == len(set(fastgd.__all__))
     assert [name for name in names if name.startswith("_")] == ["__version__"]
-    assert tuple(n for n in names if n == "sklearn" or isinstance(getattr(fastgd, n), types.ModuleType)) == MODULES
+    assert tuple(n for n in names if n in fastgd.LAZY or isinstance(getattr(fastgd, n), types.ModuleType)) == MODULES
     for name in set(names) - {*MODULES, "__version__"}:
         assert inspect.getdoc(getattr(fastgd, name)), f"{name} has no docstring"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "sklearn"])
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in fastgd.LAZY])
 def test_modules_for_users_have_a_docstring(name):
     assert getattr(fastgd, name).__doc__
 

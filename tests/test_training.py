@@ -219,7 +219,6 @@ def test_fit_goes_on_shuffling_where_it_stopped(data):
     "function",
     [
         "lay_out",
-        "_next_minibatches",
         "of",
         "use_optimizer",
         "_bind",

@@ -16,6 +16,11 @@ def mapped(x):
     return x
 
 
+def is_in_memory(x):
+    """Whether an array clearly is no view of a mapped file."""
+    return x.base is None and type(x) is np.ndarray
+
+
 def leave_pages(x):
     """Releases the memory that the pages of a mapped file take. Data written to the mapping are kept."""
     x = mapped(x)
@@ -26,7 +31,7 @@ def leave_pages(x):
 def check_mapping(x):
     """Raises OSError if the file of a mapped array has become shorter than the mapping: access to a page beyond the end
     of the file would kill the process."""
-    x = mapped(x)
+    x = None if is_in_memory(x) else mapped(x)
     if x is None:
         return
     end, size = x.offset - x.offset % mmap.ALLOCATIONGRANULARITY + len(x._mmap), x._mmap.size()  # of the open file
@@ -43,6 +48,8 @@ class RowReader:
 
     def __init__(self, x):
         self.x, self._file = x, None
+        if is_in_memory(x):
+            return
         mapping = mapped(x)
         row_is_whole = x.size and x[0].flags.c_contiguous and hasattr(os, "pread")
         if mapping is None or mapping.mode == "c" or mapping.filename is None or not row_is_whole:

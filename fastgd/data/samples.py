@@ -7,20 +7,24 @@ import math
 
 import numpy as np
 
-from ..core.domains import domain_of
+from .._plan import all_finite, all_labels
+from ..core.domains import DOMAINS, domain_of
 from ..errors import check_number, shown, type_error, value_error
-from .mapped import RowReader, check_mapping, leave_pages, mapped
+from .mapped import RowReader, check_mapping, is_in_memory, leave_pages, mapped
 from .minibatches import epoch_order
 
 # At most so many numbers, and rows, are checked at a time, which bounds the memory that a check takes.
 CHECK_SIZE, CHECK_ROWS = 2**20, 4096
+# Arrays of at most so many numbers are checked natively, without a look at signals.
+NATIVE_SIZE = 2**23
+LABELS = DOMAINS["labels"]
 # Stands for the number of the epoch in the random order that chooses held-out rows.
 SPLIT_EPOCH = 2**64 - 1
 # Rows of a mapped file, evenly spread, that enter its digest.
 DIGEST_ROWS = 256
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Samples:
     """Checked rows of data.
 
@@ -117,7 +121,7 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
     if finite:
         check_values(names[0], x, network.dtype)
     check_values(names[1], y, network.dtype, kernel.arrays["y"], shape[-1])
-    target_rows = RowReader(y) if y[0].size > 1 and mapped(y) is not None else None
+    target_rows = None if is_in_memory(y) or y[0].size == 1 or mapped(y) is None else RowReader(y)
     return Samples(x, y, kernel, RowReader(x), target_rows, weight)
 
 
@@ -130,7 +134,7 @@ def check_weights(argument, weight, shape, dtype, *, scaled=True):
         other = "" if rows == shape else f", or one for each position {shape}"
         raise value_error(argument, f"an array of shape {rows}, one number for each row{other}", shown(weight))
     check_values(argument, weight, dtype)
-    if weight.min() < 0:
+    if (weight < 0).any():
         index = tuple(int(i) for i in np.unravel_index(np.argmin(weight), weight.shape))
         raise value_error(argument, "numbers >= 0", f"{weight[index]} at index {index if len(index) > 1 else index[0]}")
     weight = weight.astype(np.float64)
@@ -223,6 +227,8 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
     domain, below = domain_of(spec), math.inf if classes is None else classes
     if domain.contains is None and values.dtype.kind in "biu":
         return  # every integer is finite
+    if _are_soon_valid(values, dtype, domain, below):
+        return
     rows = block_rows(values)
     for start in range(0, len(values), rows):
         check_mapping(values)
@@ -238,6 +244,19 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
             expected = domain.expected.format(highest=below - 1)
             raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
         leave_pages(values)
+
+
+def _are_soon_valid(values, dtype, domain, below):
+    """Whether native code finds quickly that all values are valid; if not, they may be."""
+    flags = values.flags
+    if values.size > NATIVE_SIZE or not (flags.c_contiguous and flags.aligned and is_in_memory(values)):
+        return False
+    if domain.contains is None and values.dtype.kind == "f" and values.dtype.isnative:
+        if values.dtype == dtype:
+            return all_finite(values)
+        with np.errstate(all="ignore"):
+            return values.size <= CHECK_SIZE and all_finite(values.astype(dtype))
+    return domain is LABELS and values.dtype == np.int64 and all_labels(values, below)
 
 
 def block_rows(x):

@@ -16,7 +16,6 @@ from .._plan import (
     DONE,
     FAULT,
     HIGH_MAX_ABS,
-    FastStep,
     Use,
     UseLock,
     fast_average,
@@ -24,7 +23,6 @@ from .._plan import (
 from ..data.mapped import check_mapping, leave_pages
 from ..data.samples import Samples, as_array, check_rows, check_samples, check_targets, check_values, check_weights
 from ..errors import DivergenceError, check_integer, shown, type_error, value_error
-from ..schedules import Schedule
 from .gradient import average_parameters
 from .plan import Plan
 from .steps import Steps
@@ -40,8 +38,6 @@ DOORS = ("forward", "predict", "loss", GRADIENT, TRAINING_GRADIENT)
 SAMPLES = ("x", "y", "sample_weight")
 # How long training runs natively before Python looks for signals.
 SLICE_SECONDS = 0.05
-# For how many fast steps per-step values are prefetched: at first, and at most.
-FIRST_FAST_STEPS, MAX_FAST_STEPS = 16, 4096
 
 
 class Executor:
@@ -60,11 +56,10 @@ class Executor:
 
     lock: UseLock
     plan: Plan | None
-    fast_step: Callable[[Any, Any, Any], float | None]
+    fast_step: Any
     fast_update: Callable[[Any], bool | None]
     fast: dict[str, Callable[..., Any]]
     recorded: npt.NDArray[np.int64]
-    _updater: FastStep | None
     _recorded: Plan | None
     last_rate: float | None
 
@@ -83,7 +78,7 @@ class Executor:
 
     def drop_plans(self):
         """Frees the memory of the plans."""
-        self.plan, self._fast_steps, self._fast_updates = None, FIRST_FAST_STEPS, FIRST_FAST_STEPS
+        self.plan = None
         # By kernel of the loss; and by whether layers behave as in training, and that kernel.
         self._evaluation_plans, self._gradient_plans = {}, {}
         self._drop_fast_step()
@@ -92,7 +87,7 @@ class Executor:
 
     def _drop_fast_step(self):
         self._last_loss, self.fast_step = self.last_loss, _not_ready
-        self._updater, self.fast_update = None, _not_ready
+        self.fast_update = _not_ready
 
     def _drop_fast_passes(self, plan, doors):
         """Drops the fast paths of a plan that is replaced."""
@@ -140,7 +135,8 @@ class Executor:
             self._drop_fast_step()
             kernel = kernel or (plan.loss_kernel if plan else self.network.loss_function.kernels[0])
             plan = self.plan = Plan(self.network, max(rows, plan.capacity if plan else 0), kernel, training=True)
-        if optimizer is not None:
+        if optimizer is not None and optimizer is not plan.optimizer:
+            self._drop_fast_step()
             plan.use_optimizer(optimizer)
         return plan
 
@@ -177,13 +173,21 @@ class Executor:
         fast = self.fast[door] = self._made.get((door, kernel or self.network.loss_function.kernels[0]), _not_ready)
         return fast
 
-    def _prepare_fast(self, door, plan, make):
-        """Makes the fast path of a door, unless there is one or numpy bodies run. make(): returns its method."""
+    def _fast_pass(self, pass_name, plan, use):
+        """The `FastPass` that runs a pass of a plan."""
+        fast = plan.fast_passes.get(pass_name)
+        if fast is None:
+            fast = plan.fast_passes[pass_name] = plan.make_fast_pass(self.lock, use, pass_name)
+        return fast
+
+    def _prepare_fast(self, door, plan, use, pass_name, method):
+        """Makes a method of a `FastPass` the fast path of a door, unless there is one or numpy bodies run."""
         takes_targets = door not in ("forward", "predict")
         if plan.runner is None or (takes_targets and not plan.can_check_targets):
             return
         if (door, plan.loss_kernel) not in self._made:
-            self.fast[door] = self._made[door, plan.loss_kernel] = make()
+            fast = getattr(self._fast_pass(pass_name, plan, use), method)
+            self.fast[door] = self._made[door, plan.loss_kernel] = fast
 
     def is_ready_for(self, steps):
         """Whether the runner is prepared for these steps and may continue them."""
@@ -231,37 +235,64 @@ class Executor:
                 self._check_inputs(plan, x)
                 leave_pages(x)
                 result[rows] = plan.rows_of(plan.prediction if door == "predict" else plan.output)[: plan.rows]
-            self._prepare_fast(door, plan, lambda: plan.make_fast_pass(self.lock, Use.EVALUATE, door).outputs)
+            self._prepare_fast(door, plan, Use.EVALUATE, door, "outputs")
         return result if out is None else _copied(out, result)
 
     def loss(self, x, y, sample_weight=None):
         """`Network.loss` for any arguments: checks, casts and raises. Prepares the fast path."""
-        if sample_weight is None:
-            arrays, kernel = self._cast(x, y)
-            loss = None if arrays is None else self._fast("loss", kernel)(*arrays)
-            if loss is not None:
-                return loss
+        loss = self._try_fast("loss", x, y, sample_weight)
+        if loss is not None:
+            return loss
         samples = check_samples(self.network, x, y, sample_weight, names=SAMPLES, finite=False)
         with self.lock.use(Use.EVALUATE):
             loss = self.evaluate(samples)[0]
-            plan = self.evaluation_plan(samples.kernel)
-            self._prepare_fast("loss", plan, lambda: plan.make_fast_pass(self.lock, Use.EVALUATE, "loss").loss)
+            self._prepare_fast("loss", self.evaluation_plan(samples.kernel), Use.EVALUATE, "loss", "loss")
         return loss
 
-    def _cast(self, x, y):
-        """x and y as arrays that kernels read in place, or None if they are large; and the kernel of the loss for y.
-        Raises unless they are arrays of real numbers of the right shapes."""
+    def _cast(self, x, y, kernel):
+        """Checked arrays as arrays that kernels read in place."""
+        dtype = self.network.dtype
+        return usable(x, dtype), usable(y, kernel.arrays["y"].dtype or dtype)
+
+    def _try_fast(self, door, x, y, sample_weight, *more):
+        """The result of a door's fast path once the arrays are cast, or None. Raises unless they are arrays of real
+        numbers of the right shapes."""
         network = self.network
         x = check_rows("x", x, network.input_shape)
         y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
         if x.size + y.size > CAST_SIZE:
-            return None, kernel
-        return (usable(x, network.dtype), usable(y, kernel.arrays["y"].dtype or network.dtype)), kernel
+            return None
+        weights = self._factors(len(x), sample_weight)
+        return self._fast(door, kernel)(*self._cast(x, y, kernel), *more, weights)
+
+    def _factors(self, rows, sample_weight, scaled=True):
+        """Factors of the losses of a minibatch that include 1 / (number of losses), or None without sample weights."""
+        if sample_weight is None:
+            return None
+        shape, dtype = (rows, *self.network.output_shape[:-1]), self.network.dtype
+        weights = check_weights("sample_weight", sample_weight, shape, dtype, scaled=scaled)
+        return usable(weights / math.prod(shape), dtype)
 
     def evaluate(self, samples: Samples, metrics: Any = ()) -> tuple[float, dict[str, float]]:
-        """Mean loss of samples, and values of metrics by name."""
-        network, total = self.network, 0.0
+        """Mean loss of samples, and values of metrics by name. The caller has the lock."""
+        network = self.network
         outputs = np.empty((len(samples) if metrics else 0, *network.output_shape), network.dtype)
+        loss, plan = None, self.evaluation_plan(samples.kernel)
+        if plan.runner is not None and samples.weight is None and samples.index is None:
+            fast = self._fast_pass("loss", plan, Use.EVALUATE)
+            loss = fast.evaluate(samples.x, samples.y, outputs if metrics else None)
+        if loss is None:
+            loss = self._evaluate_in_blocks(samples, outputs)
+        if not metrics:
+            return loss, {}
+        predictions = network.loss_function.predictions(outputs, network.backend)
+        y, weight = samples.targets()
+        with self.lock.lend(Use.BORROW):  # a metric may use the network
+            return loss, {metric.column: metric.value(y, predictions, weight) for metric in metrics}
+
+    def _evaluate_in_blocks(self, samples, outputs):
+        """Mean loss of any samples. outputs: receives the raw outputs, if there is room for them."""
+        total = 0.0
         for rows in self._blocks(len(samples)):
             x, y, weight = samples.part(rows.start, rows.stop)
             plan = self.evaluation_plan(samples.kernel)
@@ -272,26 +303,18 @@ class Executor:
             leave_pages(samples.y)
             # The loss of every block includes the penalty; weighted by rows, it counts once.
             total += float(plan.buffers["total"][0]) * plan.rows
-            if metrics:
+            if len(outputs):
                 outputs[rows] = plan.rows_of(plan.output)[: plan.rows]
-        values = {}
-        if metrics:
-            predictions = network.loss_function.predictions(outputs, network.backend)
-            y, weight = samples.targets()
-            with self.lock.lend(Use.BORROW):  # a metric may use the network
-                values = {metric.column: metric.value(y, predictions, weight) for metric in metrics}
-        return total / len(samples), values
+        return total / len(samples)
 
     # ---- gradients
 
     def loss_and_gradient(self, x, y, sample_weight, *, training, minibatch):
         """`Network.loss_and_gradient` for any arguments: checks, casts and raises. Prepares the fast path."""
         network, door = self.network, TRAINING_GRADIENT if training else GRADIENT
-        if sample_weight is None:
-            arrays, kernel = self._cast(x, y)
-            result = None if arrays is None else self._fast(door, kernel)(*arrays, minibatch)
-            if result is not None:
-                return result
+        result = self._try_fast(door, x, y, sample_weight, minibatch)
+        if result is not None:
+            return result
         samples = check_samples(network, x, y, sample_weight, names=SAMPLES, finite=False)
         use = Use.TRAIN if training else Use.BORROW
         with self.lock.use(use):
@@ -302,8 +325,7 @@ class Executor:
             plan.run("gradient")
             self._check_inputs(plan, samples.x)
             result = float(plan.buffers["total"][0]), network.gradient.copy()
-            make = plan.make_fast_pass
-            self._prepare_fast(door, plan, lambda: make(self.lock, use, "checked_gradient").loss_and_gradient)
+            self._prepare_fast(door, plan, use, "checked_gradient", "loss_and_gradient")
         return result
 
     def record(self, x, out, training, minibatch):
@@ -359,7 +381,7 @@ class Executor:
         rows, made_at = self.recorded[:2].tolist()
         got = None
         if plan is None or not rows:
-            got = "none"
+            got = "no such call"
         elif made_at != network.minibatches:
             got = "a training step since"
         elif not plan.is_current():
@@ -407,68 +429,73 @@ class Executor:
         self.recorded[0] = 0
         self.recorded[3] += 1
 
-    @np.errstate(all="ignore")
     def step(self, x: Any, y: Any, optimizer: Any, sample_weight: Any = None, *, scaled: bool = True) -> float:
-        """`Network.train_step` for any arguments: checks, casts and raises. Prepares `fast_step` for the next steps if
-        they qualify. scaled: False uses the weights without scaling."""
+        """`Network.train_step` for any arguments: checks, casts and raises. scaled: False uses the weights without
+        scaling."""
         network = self.network
-        if optimizer.is_bound:  # a value that is not finite shows in the loss or the gradient
-            x = check_rows("x", x, network.input_shape)
-            y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
-            if kernel.functions:  # ... unless the loss is a user's
-                check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
-        else:  # the first step binds the optimizer, so everything is checked first
-            samples = check_samples(network, x, y, names=("x", "y", ""))
-            x, y, kernel = samples.x, samples.y, samples.kernel
-        weights = None
-        if sample_weight is not None:
-            shape = len(x), *network.output_shape[:-1]
-            weights = check_weights("sample_weight", sample_weight, shape, network.dtype, scaled=scaled)
+        x = check_rows("x", x, network.input_shape)
+        y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
+        if kernel.functions and optimizer.is_bound:  # bad targets may not show in the loss
+            check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
+        weights = self._factors(len(x), sample_weight, scaled)
+        if self.fast_step is not _not_ready and x.size + y.size <= CAST_SIZE:
+            loss: float | None = self.fast_step.weighted(*self._cast(x, y, kernel), optimizer, weights)
+            if loss is not None:
+                self.last_rate = None
+                return loss
+        return float(self._step(x, y, kernel, optimizer, weights))
+
+    @np.errstate(all="ignore")
+    def _step(self, x, y, kernel, optimizer, weights):
+        """A step of checked arrays without the fast path, which it prepares for the next ones. weights: include
+        1 / (number of losses)."""
+        if not optimizer.is_bound:  # later, a value that is not finite shows in the loss or the gradient
+            self._check_values(x, y, kernel)
         with self.lock, optimizer.lock:
             optimizer.discard_disturbed()
             plan = self.training_plan(len(x), kernel, optimizer)
             used = [usable(array, plan.own[name].dtype) for name, array in (("x", x), ("y", y))]
-            weights = None if weights is None else usable(weights / plan.losses_in(len(x)), network.dtype)
             steps = Steps.of(plan, optimizer, *used, rows=[len(x)], starts=[0], weights=weights)
-            grows = getattr(self.fast_step, "is_used_up", True)
             failed = self.train(steps)
             plan.release()
             if failed is not None:
-                check_values("x", x, network.dtype)
-                check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
+                self._check_values(x, y, kernel)
                 raise self.failure(steps, failed, optimizer)
-            if weights is None and used[0] is x and used[1] is y and steps.parameter_limits is None:
-                self._prepare_fast_step(optimizer, grows)
+            if steps.parameter_limits is None:
+                self._prepare_fast_step(optimizer)
             return float(steps.totals[0])
 
     @np.errstate(all="ignore")
     def update(self, optimizer: Any) -> None:
         """`Optimizer.step(network)` for any optimizer: checks and raises. Prepares `fast_update` for the next ones."""
-        network, used_up = self.network, self._updater is None or self._updater.is_used_up
+        network = self.network
         with self.lock, optimizer.lock:
             optimizer.discard_disturbed()
             with self._keeping_gradient() if callable(optimizer.learning_rate) else contextlib.nullcontext():
                 plan = self.training_plan(1, None, optimizer)
-                is_known = plan.runner is not None and isinstance(optimizer.schedule, Schedule)
-                self._fast_updates = min(4 * self._fast_updates, MAX_FAST_STEPS) if is_known and used_up else 1
-                try:
-                    updater, steps = plan.make_updater(self.lock, optimizer, self._fast_updates)
-                except (TypeError, ValueError):  # perhaps for a step that is far ahead
-                    if self._fast_updates == 1:
-                        raise
-                    updater, steps = plan.make_updater(self.lock, optimizer, 1)
-            risky = steps.parameter_limits
-            failed = risky is not None and not np.abs(network.parameters).max() <= risky[0]
-            if not failed:
-                failed = plan.update_in_python(steps) != DONE if updater is None else not updater.run_update(optimizer)
+                known, first = plan.values_of_steps(optimizer, 1)
+            risky, updater, rate = known.parameter_limits, None, float(known.rates[first])
+            failed = risky is not None and not np.abs(network.parameters).max() <= risky[first]
+            if not failed and plan.runner is None:
+                failed = plan.update_in_python(known) != DONE
+            elif not failed:
+                updater = plan.make_updater(self.lock, optimizer, known)
+                failed = not updater.run_update(optimizer)
             if failed:
                 raise DivergenceError(
-                    optimizer.steps + 1, minibatch=network.minibatches + 1, loss=None,
-                    learning_rate=float(steps.rates[0]), last_loss=None,
-                )  # fmt: skip
-            self.last_rate, self._updater = float(steps.rates[0]), updater
+                    optimizer.steps + 1,
+                    minibatch=network.minibatches + 1,
+                    loss=None,
+                    learning_rate=rate,
+                    last_loss=None,
+                )
+            self.last_rate = rate
             if updater is not None and risky is None:
                 self.fast_update = updater.update
+
+    def _check_values(self, x, y, kernel):
+        check_values("x", x, self.network.dtype)
+        check_values("y", y, self.network.dtype, kernel.arrays["y"], self.network.output_shape[-1])
 
     @contextlib.contextmanager
     def _keeping_gradient(self):
@@ -479,21 +506,20 @@ class Executor:
         finally:
             np.copyto(self.network.gradient, gradient)
 
-    def _prepare_fast_step(self, optimizer, grows):
-        """Makes `fast_step` for steps like the last one; grows: whether to prefetch more steps than last time."""
-        is_able = self.plan.runner is not None and self.plan.can_check_targets
-        if not is_able or not isinstance(optimizer.schedule, Schedule):
+    def _prepare_fast_step(self, optimizer):
+        """Makes `fast_step` for steps like the last one, unless the present one serves."""
+        if self.fast_step is not _not_ready and self.fast_step.is_prepared(optimizer):
             return
-        self._fast_steps = min(4 * self._fast_steps, MAX_FAST_STEPS) if grows else 1
-        with contextlib.suppress(TypeError, ValueError):  # a schedule that fails at a later step raises at that step
-            self.fast_step = self.plan.make_fast_step(self.lock, optimizer, self._fast_steps, self._last_loss)
+        if self.plan.runner is not None and self.plan.can_check_targets:
+            self.fast_step = self.plan.make_fast_step(self.lock, optimizer, self._last_loss) or _not_ready
 
     def train(self, steps, first=0, pauses=(), notify=None):
         """Runs training steps from `first` on with the optimizer in use; returns None, or the index of the step that
         failed. notify(s) is called after s steps, for every s in `pauses` and about every SLICE_SECONDS; training stops
         if it returns true."""
-        self._drop_fast_step()  # its prefetched values are for other steps, perhaps of another optimizer
-        plan = self.plan
+        plan, self._last_loss = self.plan, self.last_loss
+        if steps.penalties:  # a fast step has that of the network
+            self._drop_fast_step()
         s, pass_name, risky, self._totals = first, plan.best_pass, steps.parameter_limits, steps.totals
         pauses = np.array([*pauses, len(steps)], np.int64) if risky is None else np.arange(1, len(steps) + 1)
         while s < len(steps):
@@ -507,8 +533,14 @@ class Executor:
                 return s
             elif status == ASKED_TO_STOP or (notify is not None and notify(s)):
                 break
-        self._last_loss, self.last_rate, self._totals = steps.totals.item(s - 1), steps.rates.item(s - 1), None
+        self.note_steps(steps, s)
         return None
+
+    def note_steps(self, steps, s):
+        """Notes that s of these steps were made."""
+        self._last_loss, self.last_rate, self._totals = steps.totals.item(s - 1), steps.rates.item(s - 1), None
+        if self.fast_step is not _not_ready:
+            self.fast_step.last_loss = self._last_loss
 
     def failure(self, steps, s, optimizer, *, minibatch=None, epoch=None):
         """Returns the DivergenceError of a step that failed, or raises the exception of a user's function. minibatch,
@@ -524,6 +556,8 @@ class Executor:
 
 def usable(array, dtype):
     """The array itself if a kernel can read it in place, else a contiguous copy in dtype."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
     with np.errstate(all="ignore"):
         return np.require(array, dtype, ["C", "ALIGNED"])
 

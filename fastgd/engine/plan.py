@@ -28,7 +28,9 @@ bodies (Cython or Numba) in C, numpy bodies in Python. The phases, in order:
 
 Over 400 lines: adding, allocating, binding and running share the same buffers and records."""
 
+import bisect
 import collections
+import contextlib
 import math
 import time
 from typing import Any
@@ -59,6 +61,7 @@ from ..core.interrupts import held
 from ..core.kernel import Kernel
 from ..core.types import Shape
 from ..errors import choose, value_error
+from ..schedules import Schedule
 from .gradient import accumulate_gradient
 from .program import UPDATE_PASS, UPDATE_PHASES, PerStep, Program
 from .rows import (
@@ -71,7 +74,7 @@ from .rows import (
     max_abs_of_rows,
     raise_max_abs_of_rows,
 )
-from .steps import PerStepValues, Steps, addresses
+from .steps import PerStepValues, StepValues, addresses
 from .totals import penalty_gradient, penalty_value, sum_loss
 from .update import write_update
 
@@ -95,6 +98,8 @@ ENGINE_ARRAYS = (
 BLOCK = 256
 # Floating-point operations between two readings of the clock.
 CLOCK_CHECK_WORK = 1_000_000
+# For how many steps per-step values are computed ahead: at first (a quarter), and at most.
+FIRST_AHEAD, MAX_AHEAD = 16, 4096
 # If parameters, gradient and optimizer state together exceed this many bytes, each part of the parameters is updated as
 # soon as its gradient is finished; otherwise one sweep over all of them is faster.
 FUSED_BYTES = 512 * 1024
@@ -201,9 +206,12 @@ class Plan(Program):
         self.groups = []  # the `UpdateGroup`s of the parameters
         self.optimizer = None
         self._prepared = None  # the steps that the runner is prepared for, and what belongs to them
+        # The `StepValues` of the next steps, and for how many steps they were computed.
+        self._known_values, self._ahead = None, FIRST_AHEAD
         self.pace = collections.defaultdict(lambda: np.zeros(2))  # by pass: see `Runner.run`
         self.is_mid_step = False  # whether a step was interrupted
         self.fast_record = None  # a `FastRecord`, once it was needed
+        self.fast_passes = {}  # by name of the pass
         self._add_operations()
         self._lay_out()
         self._bind()
@@ -410,7 +418,7 @@ class Plan(Program):
         return sum(self.buffers[name].nbytes for name in self.row_names) // self.capacity
 
     def _bind(self, first=0):
-        self._stages_of_pass, self._inputs_of_pass = {}, {}  # by name, and whether rows are gathered
+        self._stages_of_pass = {}  # by name, and whether rows are gathered
         self.bind(first)
         self.positions = max(operation.positions for phase in BY_ROWS_PHASES for operation in self._phases[phase])
         # Floating-point operations per row, approximately.
@@ -425,14 +433,13 @@ class Plan(Program):
                 row_grain=max(1, GRAIN // self.positions),
             )
             self.runner.set_work(self.work, self.network.num_threads, self.positions)
-            every = [(phase, phase, None, None, 0) for phase in self.phases if self._phases[phase]]
-            self._inputs = self._inputs_of(self.stages(every))
+            self._inputs = self._input_slots()
 
     def use_optimizer(self, optimizer):
         """Replaces the operations of the update phases by the optimizer's."""
         if optimizer is self.optimizer:
             return
-        self._prepared = None
+        self._prepared, self._known_values, self._ahead = None, None, FIRST_AHEAD
         network = self.network
         optimizer.check_network(network)
         with network.executor.lock.lend(Use.BORROW):  # a learning-rate function may evaluate the network
@@ -505,15 +512,9 @@ class Plan(Program):
 
     # ---- for each minibatch
 
-    def _slots(self, name, stages):
-        """Addresses of the slots that hold the address of a buffer, in the operations of the given stages."""
-        used = set()
-        for stage in stages:
-            used |= {*range(stage["first"], stage["last"]), *range(stage["closing"], stage["end"])}
-        links = [link for i in sorted(used) for link in self.operations[i].links]
-        return [
-            link.record.ctypes.data + 8 * j for link in links for j, used in enumerate(link.buffers) if used == name
-        ]
+    def _slots(self, name):
+        """Addresses of the slots that hold the address of a buffer."""
+        return np.array([link.record.ctypes.data + 8 * j for link, j in self.links_with(name)], np.int64)
 
     def losses_in(self, rows):
         """How many losses this many rows have: one per position."""
@@ -550,12 +551,15 @@ class Plan(Program):
         j = loss.buffers.index("weight")
         loss.arguments[j] = loss.view(j, weight)
 
-    def _inputs_of(self, stages):
-        """The slots for the inputs of a step in the given stages, for the runner."""
-        slots = {name: np.array(self._slots(name, stages), np.int64) for name in ("x", "y", "index")}
+    def _input_slots(self):
+        """The slots for the inputs of a step, for the runner."""
+        names = {"x": "x", "y": "y", "index": "index", "data_x": "data.x", "data_y": "data.y"}
+        gathered = [operation.slot("m") for operation in self._phases["gather"]]
         return InputSlots(
-            **slots, weight=np.array([self._phases["loss"][0].slot("weight")]),
-            mean_weight=np.array([self._phases["weight"][0].slot("value")]), losses=self.losses_in(1), terms=self.terms,
+            **{key: self._slots(name) for key, name in names.items()},
+            weight=np.array([self._phases["loss"][0].slot("weight")]),
+            mean_weight=np.array([self._phases["weight"][0].slot("value")]), data_rows=np.array(gathered),
+            losses=self.losses_in(1), terms=self.terms, own=(self.own["x"], self.own["y"], self.buffers["weight"]),
         )  # fmt: skip
 
     def set_minibatch_number(self, number):
@@ -638,63 +642,69 @@ class Plan(Program):
 
     def _prepare(self, steps, first, pass_name):
         """Prepares the runner for steps from `first` on."""
-        per_step, stages = PerStepValues(), self._stages(pass_name, gather=not steps.in_place)
+        stages = self._stages(pass_name, gather=not steps.in_place)
         # The pass for one row stores no gradient, so the gradient of the last step is computed at the end.
         ending = self._stages("parameters") if pass_name == "rank_one" else None
-        used = stages if ending is None else np.concatenate([stages, ending])
-        self._add_update_values(per_step, steps)
-        sources = dict.fromkeys(("x", "y", "index", "weights"))
-        if steps.in_place:
-            sources |= {"x": addresses(steps.x, steps.starts), "y": addresses(steps.y, steps.starts)}
-        else:
-            for name, array in self.own.items():
-                self.point(name, array)
-            for name, array in (("data.x", steps.x), ("data.y", steps.y)):
-                self.point(name, array)
-                for link, _ in self.links_with(name):
-                    link.record[link.kernel.slots.index("m")] = len(array)
-            sources["index"] = addresses(steps.order, steps.starts)
-        if steps.weights is None:
-            self.point("weight", self.buffers["weight"])
-        else:
-            sources["weights"] = addresses(steps.weights, steps.weight_starts)
-        if (pass_name, steps.in_place) not in self._inputs_of_pass:
-            self._inputs_of_pass[pass_name, steps.in_place] = self._inputs_of(used)
-        inputs, table = self._inputs_of_pass[pass_name, steps.in_place], per_step.table()
-        limits = np.ascontiguousarray(steps.gradient_limits)
-        done, rows = np.searchsorted(steps.ends, first, side="right"), int(steps.rows[0])
+        per_step = self._table_of(steps.known, steps.penalties)
+        rows = int(steps.rows[0])
         self.runner.prepare(
-            stages, inputs=inputs, per_step=table, rows=steps.rows, **sources, limits=limits,
-            epoch_ends=steps.ends[done:], times=steps.times[done:], losses=steps.losses[done:], sums=steps.sums,
-            counter=self.optimizer.counter, minibatches=self.network.counter, pace=self.pace[pass_name],
-            steps_per_clock_check=int(max(1, CLOCK_CHECK_WORK // (rows * self.work))),
+            stages, self._inputs, per_step.table, steps.known, steps, bisect.bisect_right(steps.ends, first),
+            self.optimizer.counter, self.network.counter, self.pace[pass_name],
+            int(max(1, CLOCK_CHECK_WORK // (rows * self.work))),
         )  # fmt: skip
-        kept = per_step, table, sources, limits, inputs, stages
-        self._prepared = steps, pass_name, self.threads(rows), ending, kept
+        kept = per_step, stages
+        self._prepared = steps, pass_name, self.threads(rows), ending, self.runner.uses, kept
 
     def is_ready_for(self, steps):
         """Whether the runner is prepared for these steps, and the plan was not used for anything else since."""
-        return self.runner is None or (self._prepared is not None and self._prepared[0] is steps)
+        prepared = self._prepared
+        return self.runner is None or (
+            prepared is not None and prepared[0] is steps and prepared[4] == self.runner.uses
+        )
 
     def release(self):
         """Drops the steps it has run, and with them the caller's arrays."""
         self._prepared = None
-        if self.runner is not None:
-            self.point("data.x", self.own["x"])
-            self.point("data.y", self.own["y"])
 
-    def _add_update_values(self, per_step, steps):
-        """Adds all per-step values except the minibatch: the address for its loss, scalars, limit of the gradient."""
-        total = self._phases["total"]
-        per_step.add([o.slot("total") for o in total], addresses(steps.totals, np.arange(len(steps))))
-        for key, name, links in self.per_step(PER_STEP_PHASES):
-            per_step.add([link.slot(name) for link in links], steps.values[key])
-        for address, size in self.conditional():
-            per_step.add([address], steps.active * size)
-        for phase in PENALIZED:
-            values = steps.penalties.get(phase, np.broadcast_to(self.network.l2, len(steps)))
-            per_step.add([operation.slot("l2") for operation in self._penalties(phase)], values)
-        per_step.add([self._phases["check"][0].slot("limit")], steps.gradient_limits)
+    def values_of_steps(self, optimizer, count):
+        """(known, first): the `StepValues` of the optimizer's next `count` steps, from index `first` on; fewer if
+        learning rates are not known that far. With a schedule of the package, values of further steps are computed with
+        them: four times as many as last time if all of those were used."""
+        known = self._known_values
+        first = None if known is None else known.first_of_next(optimizer, self.network)
+        may_look_ahead = self.runner is not None and isinstance(optimizer.schedule, Schedule)
+        if first is not None and may_look_ahead and first + count <= len(known):
+            return known, first
+        self._known_values = None
+        if may_look_ahead:
+            self._ahead = min(4 * self._ahead, MAX_AHEAD) if first is not None or known is None else 1
+            with contextlib.suppress(
+                TypeError, ValueError
+            ):  # a schedule that fails at a later step raises at that step
+                known = StepValues.of(self, optimizer, max(count, self._ahead))
+                self._known_values = known
+                return known, 0
+        return StepValues.of(self, optimizer, count), 0
+
+    def _table_of(self, known, penalties):
+        """The `PerStepValues` of known steps: addresses for the losses, scalars, limits of the gradient. penalties: as
+        in `Steps`."""
+        if known.table is None or penalties:
+            known.table = table = PerStepValues()
+            totals = addresses(known.totals, np.arange(len(known)))
+            table.add([o.slot("total") for o in self._phases["total"]], totals)
+            for key, name, links in self.per_step(PER_STEP_PHASES):
+                table.add([link.slot(name) for link in links], known.values[key])
+            for address, size in self.conditional():
+                table.add([address], known.active * size)
+            for phase in PENALIZED:
+                values = penalties.get(phase, np.broadcast_to(self.network.l2, len(known)))
+                table.add([operation.slot("l2") for operation in self._penalties(phase)], values)
+            table.add([self._phases["check"][0].slot("limit")], known.gradient_limits)
+        if penalties:  # later steps have others
+            known.table, self._known_values = None, None
+            return table
+        return known.table
 
     def _penalties(self, *phases):
         """The operations of the penalty, in all phases or in the given ones."""
@@ -710,37 +720,37 @@ class Plan(Program):
         classes = self.network.output_shape[-1] if labels else 0
         return {"y": self.own["y"], "classes": classes, "checks_y": bool(self.loss_kernel.functions)}
 
-    def make_fast_step(self, lock, optimizer, count, last_loss):
-        """A `FastStep` for the next `count` steps of the optimizer, which must be in use."""
-        steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
+    def make_fast_step(self, lock, optimizer, last_loss):
+        """A `FastStep` for the next steps of the optimizer, which must be in use; None if their values are unknown."""
+        known = self._known_values
+        first = None if known is None else known.first_of_next(optimizer, self.network)
+        if first is None or first == len(known):
+            return None
         # After a single step the caller may read the gradient, so "rank_one" does not serve.
         pass_name = "guarded" if self.best_pass == "rank_one" else self.best_pass
-        return self._fast_step(pass_name, lock, optimizer, steps, last_loss)
+        return self._fast_step(pass_name, lock, optimizer, known, last_loss)
 
-    def _fast_step(self, pass_name, lock, optimizer, steps, last_loss):
-        """A `FastStep` that runs a pass for these steps."""
-        per_step, stages = PerStepValues(), self._stages(pass_name)
-        self.point("weight", self.buffers["weight"])
-        self._add_update_values(per_step, steps)
+    def _fast_step(self, pass_name, lock, optimizer, known, last_loss):
+        """A `FastStep` that runs a pass for steps whose `StepValues` are known."""
+        per_step, stages = self._table_of(known, {}), self._stages(pass_name)
         return FastStep(
-            self.runner, lock, optimizer, stages=stages, per_step=per_step.table(),
-            inputs=self._inputs_of(stages), limits=np.ascontiguousarray(steps.gradient_limits),
-            counter=optimizer.counter,
-            minibatches=self.network.counter, pace=self.pace[pass_name], capacity=self.capacity, x=self.own["x"],
-            **self._target_options(), last_loss=last_loss, elements=self.network.n_parameters, watched=self.watched(),
-            raise_fault=self.raise_fault, kept=(self, steps, per_step),
+            self.runner, lock, optimizer, stages=stages, per_step=per_step.table,
+            weights=self.buffers["weight"],
+            inputs=self._inputs, limits=known.gradient_limits, begin=known.begin, trained=known.trained,
+            counter=optimizer.counter, minibatches=self.network.counter, pace=self.pace[pass_name],
+            capacity=self.capacity, x=self.own["x"], **self._target_options(), last_loss=last_loss,
+            elements=self.network.n_parameters, watched=self.watched(), raise_fault=self.raise_fault,
+            kept=(self, known, per_step),
         )  # fmt: skip
 
-    def make_updater(self, lock, optimizer, count):
-        """A `FastStep` for the next `count` updates from the network's gradient, None for numpy bodies; and the
-        updates' `Steps`."""
-        steps = Steps.of(self, optimizer, None, None, rows=np.ones(count), starts=np.zeros(count))
-        return None if self.runner is None else self._fast_step("update", lock, optimizer, steps, math.nan), steps
+    def make_updater(self, lock, optimizer, known):
+        """A `FastStep` for updates from the network's gradient, whose `StepValues` are known."""
+        return self._fast_step("update", lock, optimizer, known, math.nan)
 
-    def update_in_python(self, steps):
-        """Makes the first of these updates with numpy bodies; returns the status."""
-        self.prepare_in_python(UPDATE_PHASES, steps.values, 0, steps.active[0])
-        self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[0]))
+    def update_in_python(self, known):
+        """Makes the first of the updates whose `StepValues` are known, with numpy bodies; returns the status."""
+        self.prepare_in_python(UPDATE_PHASES, known.values, 0, known.active[0])
+        self._phases["check"][0].set_scalars(limit=float(known.gradient_limits[0]))
         with StepInPython():
             self.is_mid_step = True
             status = self.run_in_python(self._stages("update"))
@@ -753,31 +763,24 @@ class Plan(Program):
     def make_fast_pass(self, lock, use, pass_name):
         """A `FastPass` that runs a pass."""
         result = self.prediction if pass_name == "predict" else self.output
-        return FastPass(
-            **self._fast_pass_options(lock, use, pass_name, self._stages(pass_name)), out=self.rows_of(result)
-        )
+        return FastPass(**self._fast_pass_options(lock, use, pass_name), out=self.rows_of(result))
 
     def make_fast_record(self, lock, use):
         """A `FastRecord` of the outputs, with the backward pass."""
-        record, backward, to_input = (self._stages(name) for name in ("record", "backward", "backward_to_input"))
-        fast = FastRecord(
-            **self._fast_pass_options(lock, use, "record", np.concatenate([record, to_input])),
-            out=self.rows_of(self.output),
-        )
+        fast = FastRecord(**self._fast_pass_options(lock, use, "record"), out=self.rows_of(self.output))
         fast.prepare_backward(
-            stages=backward, stages_to_input=to_input, pace=self.pace["backward"],
-            pace_to_input=self.pace["backward_to_input"], x=self.own["x"], dy=self.rows_of("dz"),
-            dx=self.rows_of(self.dx),
-            minibatches=self.network.counter, raise_fault=self.raise_fault,
+            stages=self._stages("backward"), stages_to_input=self._stages("backward_to_input"),
+            pace=self.pace["backward"], pace_to_input=self.pace["backward_to_input"], x=self.own["x"],
+            dy=self.rows_of("dz"), dx=self.rows_of(self.dx), minibatches=self.network.counter,
+            raise_fault=self.raise_fault,
         )  # fmt: skip
         return fast
 
-    def _fast_pass_options(self, lock, use, pass_name, used):
-        """The options of a `FastPass`; used: all stages that it runs."""
+    def _fast_pass_options(self, lock, use, pass_name):
         return {
             "runner": self.runner, "lock": lock, "use": use, "stages": self._stages(pass_name),
-            "pace": self.pace[pass_name], "inputs": self._inputs_of(used), "capacity": self.capacity,
-            "x": self.own["x"], **self._target_options(), "weight": self.buffers["weight"].ctypes.data,
+            "pace": self.pace[pass_name], "inputs": self._inputs, "capacity": self.capacity,
+            "x": self.own["x"], **self._target_options(), "weights": self.buffers["weight"],
             "minibatch": np.array([link.slot(name) for link, name in self._minibatch_scalars()], np.int64),
             "gradient": self.network.gradient, "recorded": self.network.executor.recorded, "watched": self.watched(),
             "raise_fault": self.raise_fault, "kept": self,
@@ -798,15 +801,16 @@ class Plan(Program):
             if steps.weights is not None:
                 weight = steps.weights[steps.weight_starts[s] :][: len(x)]
             self.set_minibatch(x, y, weight)
-            self.prepare_in_python(PER_STEP_PHASES, steps.values, s, steps.active[s])
-            self._phases["check"][0].set_scalars(limit=float(steps.gradient_limits[s]))
+            known, at = steps.known, steps.first + s
+            self.prepare_in_python(PER_STEP_PHASES, known.values, at, known.active[at])
+            self._phases["check"][0].set_scalars(limit=float(known.gradient_limits[at]))
             for phase, values in steps.penalties.items():
                 for operation in self._penalties(phase):
                     operation.set_scalars(l2=float(values[s]))
             with StepInPython():
                 self.is_mid_step = True
                 status = self.run_in_python(stages)
-                steps.totals[s] = self.buffers["total"][0]
+                known.totals[at] = self.buffers["total"][0]
                 if status == DONE:
                     self.optimizer.counter[0] += 1
                     self.network.counter[0] += 1

@@ -276,7 +276,7 @@ class Program:
 
     def is_current(self):
         """Whether the compiled users' functions are up to date: code, globals and closures are unchanged."""
-        return all(link.loop.reads.are_current() for link in self.users_links)
+        return not self.users_links or all(link.loop.reads.are_current() for link in self.users_links)
 
     def watched(self):
         """What `unchanged` compares before a fast step. If a function reads an array, whose elements may change in

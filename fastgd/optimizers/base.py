@@ -281,9 +281,10 @@ class Optimizer(Stepper):
         }
         for group in groups:
             for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *group), strict=True):
-                values[group, name] = column = np.broadcast_to(np.float64(column), count)
-                with np.errstate(all="ignore"):
-                    good = np.isfinite((column[:1] if column.strides == (0,) else column).astype(dtype))
+                is_one = not isinstance(column, np.ndarray) or column.ndim == 0
+                column = np.array([column], np.float64) if is_one else np.asarray(column, np.float64)
+                values[group, name] = repeated(column, count) if is_one else column
+                good = np.isfinite(column.astype(dtype))
                 if not good.all():
                     step, expected = int(np.argmin(good)), f"a number whose step is finite in {dtype}"
                     if name in self.hyper:
@@ -301,7 +302,8 @@ class Optimizer(Stepper):
                 stack.enter_context(lock.lend(Use.BORROW))
             uses, rates, schedule = [lock.uses for lock in locks], [], self.schedule
             if isinstance(schedule, Schedule):
-                rates = np.broadcast_to(np.asarray(schedule(steps), np.float64), len(steps))
+                rates = np.asarray(schedule(steps), np.float64)
+                rates = rates if rates.ndim else repeated(rates.reshape(1), len(steps))
                 known = steps[0] if [lock.uses for lock in locks] != uses else steps[-1]
                 return rates[: np.searchsorted(steps, known, side="right")]
             for step in range(steps[0], steps[-1] + 1):
@@ -545,6 +547,11 @@ class Optimizer(Stepper):
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options().items())
         return f"{type(self).__name__}({self.learning_rate!r}{options})"
+
+
+def repeated(value: "npt.NDArray[np.float64]", count: int) -> "npt.NDArray[np.float64]":
+    """The only element of an array, `count` times, with stride 0."""
+    return np.ndarray((count,), np.float64, value, 0, (0,))
 
 
 T = TypeVar("T", bound=Optimizer)

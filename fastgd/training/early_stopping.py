@@ -62,6 +62,8 @@ class EarlyStopping:
 
     def _check_metrics(self):
         """Raises now, rather than after an epoch, if one of fastgd's own metrics does not suit the targets."""
+        if not self.metrics:
+            return
         functions = [metric.function for metric in METRICS.values()]
         known = [metric for metric in self.metrics if metric.function in functions]
         if known and self.samples is not None:

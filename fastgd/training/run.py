@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # Seconds between two saves of a run whose checkpoint interval is not given.
 SAVE_SECONDS = 60
+NO_PAUSES = np.zeros(0, np.int64)
 
 
 def _each_once(entries, function_of):
@@ -113,7 +114,7 @@ class Run:
         self._functions = [c.callback if isinstance(c, every) else c for c in callbacks]
         self._epoch_callbacks = [(i, c) for i, c in enumerate(callbacks) if not isinstance(c, every)]
         self._step_callbacks = [(i, c.callback, c.steps) for i, c in enumerate(callbacks) if isinstance(c, every)]
-        self._learning_rate = None  # at the start; a callback may set another
+        self._schedule = optimizer.schedule  # at the start; a callback may set another
         # Set by _update_observers: whether the schedule observes the loss; whether anything but callbacks is due at the
         # end of an epoch; whether anything is.
         self._schedule_observes, self._observes_epochs, self._pauses_at_epochs = False, False, True
@@ -123,6 +124,7 @@ class Run:
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         self._last_rate = None  # see _keep_rate
         self._piece = None  # the current `Piece`
+        self._begun: tuple[Steps, int] | None = None  # see `go`
         self._handled = 0  # epochs whose end was handled: validation, early stopping, callbacks
         # A minibatch of an iterable that is not recorded yet: its rows, and the optimizer's minibatches before it.
         self._streamed = None
@@ -140,6 +142,10 @@ class Run:
     @property
     def optimizer(self) -> Optimizer:
         return self._optimizer
+
+    @property
+    def source(self) -> Minibatches | Stream:
+        return self._source
 
     @property
     def history(self) -> History:
@@ -183,15 +189,18 @@ class Run:
 
     # ---- the loop
 
-    def go(self, resume: str | None = None) -> History:
-        """Trains; returns the history. resume: a file from which the run continues.
+    def go(self, resume: str | None = None, begun: tuple[Steps, int] | None = None) -> History:
+        """Trains; returns the history. resume: a file from which the run continues. begun: the first steps, and how
+        many of them were made.
 
         Meanwhile no other thread may use the network or the optimizer; functions of the user that the run calls may."""
         network, optimizer = self._network, self._optimizer
-        with network.executor.lock, optimizer.lock, self._lent(Use.TRAIN):
+        locks = network.executor.lock, optimizer.lock
+        with locks[0], locks[1], locks[0].lend(Use.TRAIN), locks[1].lend(Use.TRAIN):
             optimizer.discard_disturbed()
-            self._learning_rate = optimizer.config()["learning_rate"]
+            self._schedule = optimizer.schedule
             self._epochs_before = self._source.epoch = network.epochs
+            self._begun = begun
             if resume is not None:
                 checkpoint.resume(resume, self)
             self._go()
@@ -204,7 +213,6 @@ class Run:
             yield
 
     def _go(self):
-        history = self._history
         self._update_observers()
         if self._checkpoint:
             self.settings()  # reads the data now, not at the first save
@@ -214,28 +222,33 @@ class Run:
             for entered in _each_once([*self._functions, self._bar], lambda function: function):
                 if hasattr(entered, "__enter__"):
                     stack.enter_context(entered)
-            self._network.history = history
-            try:
-                if isinstance(self._source, Stream):
-                    self._train_on_stream()
-                else:
-                    with self._network.executor.lock, self._optimizer.lock:
-                        self._train_on_arrays()
-                history.stopped = history.stopped or "epochs"
-                self._finish()
-            except (KeyboardInterrupt, SystemExit) as error:
-                with held(pass_on=False):  # a second Ctrl-C must not interrupt the save
-                    self._undo_epoch_end()
-                    history.stopped = history.stopped or reason(error)
-                    if self._checkpoint:
-                        self._save_interrupted(error)
-                raise
-            except BaseException as error:
+            self._execute()
+
+    def _execute(self):
+        """The run, within the contexts of the callbacks."""
+        network, history = self._network, self._history
+        network.history = history
+        try:
+            if isinstance(self._source, Stream):
+                self._train_on_stream()
+            else:
+                with network.executor.lock, self._optimizer.lock:
+                    self._train_on_arrays()
+            history.stopped = history.stopped or "epochs"
+            self._finish()
+        except (KeyboardInterrupt, SystemExit) as error:
+            with held(pass_on=False):  # a second Ctrl-C must not interrupt the save
                 self._undo_epoch_end()
-                history.stopped = reason(error)
-                raise
-            finally:
-                self._network.history = history  # a callback may have trained, too
+                history.stopped = history.stopped or reason(error)
+                if self._checkpoint:
+                    self._save_interrupted(error)
+            raise
+        except BaseException as error:
+            self._undo_epoch_end()
+            history.stopped = reason(error)
+            raise
+        finally:
+            network.history = history  # a callback may have trained, too
 
     def _update_observers(self):
         """Updates what depends on the schedule, which a callback may have replaced."""
@@ -260,7 +273,9 @@ class Run:
         self._handle_missed()
         while self.epoch < self.epochs and not self._history.stopped:
             self._update_observers()
+            begun = 0 if self._begun is None else self._begun[1]
             self._piece = self._next_piece()
+            self._record(begun)
             self._train_piece()
             piece, loss, rate = self._piece, self.loss, self.learning_rate
             position = source.position_after(piece.steps.ends, piece.recorded)
@@ -272,10 +287,14 @@ class Run:
 
     def _next_piece(self):
         """Lays out the next steps."""
-        optimizer, last_epoch = self._optimizer, self._epochs_before + self.epochs
-        before = optimizer.minibatches, self._network.minibatches
-        whole_epochs = not self._schedule_observes
-        steps = self._source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=whole_epochs)
+        optimizer, last_epoch, done = self._optimizer, self._epochs_before + self.epochs, 0
+        if self._begun is None:
+            whole_epochs = not self._schedule_observes
+            steps = self._source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=whole_epochs)
+        else:
+            (steps, done), self._begun = self._begun, None
+            self._sums = steps.sums
+        before = optimizer.minibatches - done, self._network.minibatches - done
         ends, rates = [*steps.ends.tolist(), math.inf], steps.rates[steps.ends - 1].tolist()
         return Piece(steps, ends, rates, *before, optimizer.changes)
 
@@ -307,7 +326,9 @@ class Run:
 
     def _pauses(self):
         """The numbers of steps of the piece after which something is due, ascending."""
-        size, done, pauses = len(self._piece.steps), self.step, [np.zeros(0, np.int64)]
+        size, done, pauses = len(self._piece.steps), self.step, [NO_PAUSES]
+        if not (self._pauses_at_epochs or self._step_callbacks or self._checkpoint_every):
+            return NO_PAUSES
         if self._pauses_at_epochs:
             pauses.append(self._piece.steps.ends)
         intervals = [steps for _, _, steps in self._step_callbacks]
@@ -460,7 +481,8 @@ class Run:
         if self._schedule_observes:
             with self._lent(Use.BORROW):
                 self._optimizer.observe(history.loss[-1] if loss is None else loss)
-        history.stopped = early_stopping.update(history)
+        why = early_stopping.update(history)
+        history.stopped = history.stopped or why  # another thread may have stopped the run
 
     def _undo_epoch_end(self):
         """Undoes the part of `_end_epoch` that was done before an exception."""
@@ -536,7 +558,7 @@ class Run:
             "metrics": [metric.column for metric in early_stopping.metrics],
             "monitor": early_stopping.monitor,
             "restore_best": early_stopping.restore_best,
-            "learning_rate": self._learning_rate,
+            "learning_rate": self._schedule.config() if isinstance(self._schedule, Schedule) else None,
         }
 
     def state(self) -> tuple[dict[str, Any], dict[str, "Array"]]:

@@ -1,12 +1,15 @@
 """The minibatches of a training run: which rows each takes, laid out a piece of the run at a time."""
 
+import bisect
 import collections.abc
+import functools
 import math
 
 import numpy as np
 
 from ..data.mapped import mapped
 from ..data.minibatches import epoch_order
+from ..engine.executor import usable
 from ..engine.steps import Steps
 from ..errors import shown, type_error, value_error
 
@@ -20,50 +23,56 @@ class Minibatches:
 
     rows                rows of an epoch
     size, per_epoch     rows of a minibatch; minibatches of an epoch
+    limit               minibatches that are laid out at a time, at most
+    y                   the targets as kernels read them, or None if they are read from a file
+    is_in_place         whether kernels read the rows in place, or gather them
+    is_shuffled         whether the order of the rows is random
     epoch, position     the epoch of the next minibatch, and how many minibatches of that epoch are done
 
     The order of the rows in an epoch depends on the seed and the number of the epoch alone; without `shuffle` it is the
     order of the data."""
 
-    @np.errstate(all="ignore")
     def __init__(self, network, samples, batch_size, *, shuffle):
         self.network, self.samples, self.size, self.shuffle = network, samples, batch_size, shuffle
         self.epoch, self.position, self.rows = network.epochs, 0, len(samples)
         x = samples.x
         self.per_epoch = -(-self.rows // batch_size)
-        y, self._y_dtype = samples.y, samples.y_dtype(network.dtype)
+        y, self.y_dtype = samples.y, samples.y_dtype(network.dtype)
         if samples.target_rows is None:
             y = y if mapped(y) is None else np.array(y)  # the native loop must not read pages that a file may lose
-            self._y = np.require(y, self._y_dtype, ["C", "ALIGNED"])
+            self.y = usable(y, self.y_dtype)
         else:
-            self._y = None
-        usable = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
-        self._in_place = usable and mapped(x) is None and self._y is not None
-        self._shuffled = shuffle and batch_size < self.rows  # for a single minibatch the order does not matter
-        width = x[0].size + y[0].size
-        rows = PIECE_ROWS if self._in_place else STAGED_BYTES // (width * network.dtype.itemsize)
-        self._limit = max(1, min(PIECE_STEPS, rows // batch_size))
+            self.y = None
+        is_usable = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
+        self.is_in_place = is_usable and mapped(x) is None and self.y is not None
+        self.is_shuffled = shuffle and batch_size < self.rows  # for a single minibatch the order does not matter
+        rows = PIECE_ROWS
+        if not self.is_in_place:
+            rows = STAGED_BYTES // ((x[0].size + y[0].size) * network.dtype.itemsize)
+        self.limit = max(1, min(PIECE_STEPS, rows // batch_size))
         self._order, self._order_of = None, None
 
-    @np.errstate(all="ignore")
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
         """Returns the next steps: up to the end of epoch `last_epoch` - 1, or of the current epoch if not
         `whole_epochs`, but no more than fit in a piece. Kernels read rows in place where they can, or the plan gathers
         them; other rows are gathered and cast here."""
-        rows, index, ends = self._next_minibatches(last_epoch if whole_epochs else self.epoch + 1)
-        x, y, starts, samples = self.samples.x, self._y, np.cumsum(rows) - rows, self.samples
-        order, weights = None, None
+        last_epoch = last_epoch if whole_epochs else self.epoch + 1
+        rows, starts, slices, ends = self.lengths(self.position, last_epoch - self.epoch)
+        parts = [self._order_in(self.epoch + i)[part] for i, part in enumerate(slices)]
+        index = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        x, y, samples, order, weights = self.samples.x, self.y, self.samples, None, None
         if samples.weight is not None:
             weights = samples.weight[index]
             losses = np.repeat(plan.losses_in(rows), rows).reshape(-1, *[1] * (weights.ndim - 1))
-            weights = (weights / losses).astype(plan.dtype)
-        if not self._in_place:
+            with np.errstate(all="ignore"):
+                weights = (weights / losses).astype(plan.dtype)
+        if not self.is_in_place:
             x = samples.rows.take(index, np.empty((len(index), *x.shape[1:]), plan.dtype))
             if y is not None:
                 y = y[index]
             else:
-                y = samples.target_rows.take(index, np.empty((len(index), *samples.y.shape[1:]), self._y_dtype))
-        elif self.size == 1 or not (self._shuffled or samples.index is not None):  # rows of a step lie side by side
+                y = samples.target_rows.take(index, np.empty((len(index), *samples.y.shape[1:]), self.y_dtype))
+        elif self.size == 1 or not (self.is_shuffled or samples.index is not None):  # rows of a step lie side by side
             starts = index[starts]
         else:
             order = index
@@ -71,35 +80,46 @@ class Minibatches:
             plan, optimizer, x, y, rows=rows, starts=starts, order=order, weights=weights, ends=ends, sums=sums
         )
 
-    def _next_minibatches(self, last_epoch):
-        """The number of rows of each minibatch; the indices of all rows in turn; and after how many minibatches an
-        epoch ends."""
-        parts, sizes, ends, count = [], [], [], 0
-        epoch, position = self.epoch, self.position
-        while epoch < last_epoch and count < self._limit:
-            stop = min(self.per_epoch, position + self._limit - count)
-            parts.append(self._order_in(epoch)[position * self.size : stop * self.size])
-            sizes.append(np.full(stop - position, self.size, np.int64))
-            count, position = count + stop - position, stop
-            if stop == self.per_epoch:
-                sizes[-1][-1] = self.rows - (self.per_epoch - 1) * self.size
-                ends.append(count)
-                epoch, position = epoch + 1, 0
-        return np.concatenate(sizes), np.concatenate(parts), ends
+    def lengths(self, position, epochs):
+        """What `_piece` returns for these minibatches, from a position in an epoch on."""
+        return _piece(self.rows, self.size, position, epochs, self.limit)
 
     def _order_in(self, epoch):
         """The indices of the rows of the samples, in the order of an epoch."""
-        if self._order is None or (self._shuffled and self._order_of != epoch):
+        if self._order is None or (self.is_shuffled and self._order_of != epoch):
             index = self.samples.index
-            order = epoch_order(self.rows, self.network.seed, epoch, self._shuffled)
+            order = epoch_order(self.rows, self.network.seed, epoch, self.is_shuffled)
             self._order, self._order_of = order if index is None else index[order], epoch
         return self._order
 
     def position_after(self, ends, s):
         """(epoch, position) after s steps of the piece laid out from the current position; an epoch ends after each
         number of steps in `ends`."""
-        ended = int(np.searchsorted(ends, s, side="right"))
+        ended = bisect.bisect_right(ends, s)
         return self.epoch + ended, s - int(ends[ended - 1]) if ended else self.position + s
+
+
+@functools.lru_cache(8)
+def _piece(rows, size, position, epochs, limit):
+    """Minibatches of at most `size` of `rows` rows, for so many epochs, but at most `limit` minibatches; the first
+    epoch begins at the minibatch `position`. Returns the rows of each, the sum of those before it, a slice of the
+    epoch's rows for each epoch, and after how many minibatches each epoch ends. Repeated calls of `fit` ask for the
+    same."""
+    per_epoch, sizes, slices, ends, count = -(-rows // size), [], [], [], 0
+    while len(ends) < epochs and count < limit:
+        stop = min(per_epoch, position + limit - count)
+        slices.append(slice(position * size, stop * size))
+        sizes.append(np.full(stop - position, size, np.int64))
+        count, position = count + stop - position, stop
+        if stop == per_epoch:
+            sizes[-1][-1] = rows - (per_epoch - 1) * size
+            ends.append(count)
+            position = 0
+    sizes = np.concatenate(sizes)
+    made = sizes, np.cumsum(sizes) - sizes, slices, np.array(ends, np.int64)
+    for array in (made[0], made[1], made[3]):
+        array.flags.writeable = False
+    return made
 
 
 class Stream:

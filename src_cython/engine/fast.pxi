@@ -19,6 +19,7 @@ cdef struct Pass:
     const Stage *stages
     int64_t n_stages
     double *pace                    # see `Runner.run`
+    const InputSlotLists *inputs    # the slots of its inputs, or NULL
 
 
 cdef RowLayout layout_of(array, bint may_lack_last=False):
@@ -104,19 +105,20 @@ cdef inline bint are_targets(object y, int64_t rows, const Targets *targets):
     return are_labels(y, targets.classes) if targets.classes else is_finite(y)
 
 
-cdef Pass pass_of(const Stage[::1] stages, double[::1] pace):
-    """A pass; the caller keeps the arrays alive."""
-    cdef Pass p = Pass(stages=NULL, n_stages=stages.shape[0], pace=&pace[0])
+cdef Pass pass_of(const Stage[::1] stages, double[::1] pace, InputSlots inputs):
+    """A pass; the caller keeps the arguments alive. inputs may be None."""
+    cdef Pass p = Pass(stages=NULL, n_stages=stages.shape[0], pace=&pace[0], inputs=NULL)
+    if inputs is not None:
+        p.inputs = &inputs.to
     if p.n_stages:
         p.stages = &stages[0]
     return p
 
 
-cdef inline void begin_pass(Engine *e, const Pass *p, const InputSlotLists *inputs) noexcept nogil:
-    """Makes the engine run a pass once, with nothing that a run of many steps has. inputs: the slots of the inputs in
-    its stages; the last pass may have had others."""
-    e.stages, e.n_stages, e.pace, e.inputs = p.stages, p.n_stages, p.pace, inputs
-    e.per_step, e.n_per_step = NULL, 0
+cdef inline void begin_pass(Engine *e, const Pass *p) noexcept nogil:
+    """Makes the engine run a pass once, with nothing that a run of many steps has."""
+    e.stages, e.n_stages, e.pace, e.inputs = p.stages, p.n_stages, p.pace, p.inputs
+    e.per_step, e.n_per_step, e.first_value = NULL, 0, 0
     e.rows_of_step, e.n_epoch_ends, e.sums, e.next_clock_check = NULL, 0, NULL, -1
     e.counter = e.minibatches = NULL
     e.step, e.end, e.status = 0, 1, DONE
@@ -135,22 +137,24 @@ cdef class FastStep:
     cdef object optimizer, kept
     cdef Pass step
     cdef const int64_t[:, ::1] per_step
-    cdef RowLayout x
+    cdef RowLayout x, weight
     cdef Targets y
     cdef InputSlots inputs
     cdef const double[::1] limits
     cdef int64_t[::1] counter, minibatches
-    cdef int64_t capacity, elements, next, count, begin, changes, trained
-    cdef readonly double last_loss
+    cdef int64_t capacity, elements, count, begin, changes, trained
+    cdef public double last_loss
     cdef list watched
     cdef object raise_fault
 
-    def __init__(self, runner, lock, optimizer, *, stages, per_step, inputs, limits, counter, minibatches, pace,
-                 capacity, x, y, classes, checks_y, last_loss, elements, watched, raise_fault, kept):
+    def __init__(self, runner, lock, optimizer, *, stages, per_step, inputs, limits, begin, trained, counter,
+                 minibatches, pace, capacity, x, y, classes, checks_y, weights, last_loss, elements, watched,
+                 raise_fault, kept):
         """x, y: examples of the arrays, for shape and dtype.
         classes, checks_y: see `Targets`.
         inputs: the slots of the inputs in these stages.
         limits: largest magnitude allowed in the gradient, by step.
+        begin, trained: minibatches of the optimizer and of the network before the first of these steps.
         counter: the optimizer's minibatches and changes.
         minibatches: the network's minibatches.
         pace: see `Runner.run`.
@@ -162,26 +166,20 @@ cdef class FastStep:
         self.watched, self.raise_fault = watched, raise_fault
         self.runner, self.lock, self.optimizer = runner, lock, optimizer
         self.optimizer_lock = optimizer.lock
-        self.step, self.per_step, self.inputs = pass_of(stages, pace), per_step, inputs
+        self.step, self.per_step, self.inputs = pass_of(stages, pace, inputs), per_step, inputs
         self.limits, self.counter = limits, counter
-        self.minibatches, self.trained = minibatches, minibatches[0]
+        self.minibatches, self.trained = minibatches, trained
         self.kept, self.capacity, self.elements = (kept, stages, pace), capacity, elements
-        self.x, self.y = layout_of(x), targets_of(y, classes, checks_y)
-        self.next, self.count, self.begin, self.changes = 0, len(limits), counter[0], counter[1]
+        self.x, self.y, self.weight = layout_of(x), targets_of(y, classes, checks_y), layout_of(weights)
+        self.count, self.begin, self.changes = len(limits), begin, counter[1]
         self.last_loss = last_loss
 
-    @property
-    def is_used_up(self):
-        """Whether all prefetched steps are done."""
-        return self.next == self.count
-
-    cdef bint is_prepared(self, object optimizer):
+    cpdef bint is_prepared(self, object optimizer):
         """Whether the next step is prepared for this optimizer, and nothing it depends on has changed."""
-        if optimizer is not self.optimizer or self.next == self.count:
+        cdef int64_t next = self.counter[0] - self.begin
+        if optimizer is not self.optimizer or self.counter[1] != self.changes or not 0 <= next < self.count:
             return False
-        if self.counter[0] != self.begin + self.next or self.counter[1] != self.changes:
-            return False
-        return self.minibatches[0] == self.trained + self.next and not (self.watched and not unchanged(self.watched))
+        return self.minibatches[0] == self.trained + next and not (self.watched and not unchanged(self.watched))
 
     cdef inline bint is_ready(self, object optimizer):
         return self.lock.is_open() and self.optimizer_lock.is_open() and self.is_prepared(optimizer)
@@ -189,17 +187,30 @@ cdef class FastStep:
     cdef void set_step(self):
         """Makes the engine run the next step."""
         cdef Engine *e = &self.runner.engine
-        begin_pass(e, &self.step, &self.inputs.to)
+        begin_pass(e, &self.step)
         e.n_per_step = self.per_step.shape[0]
         if e.n_per_step:
             e.per_step = <const PerStep *>&self.per_step[0, 0]
         e.counter, e.minibatches = &self.counter[0], &self.minibatches[0]
-        e.step, e.end = self.next, self.next + 1
+        e.step = self.counter[0] - self.begin
+        e.end = e.step + 1
+        self.runner.uses += 1
 
     def __call__(self, x, y, optimizer):
-        cdef int64_t rows = count_rows(x, &self.x)
+        return self.make(x, y, optimizer, None)
+
+    def weighted(self, x, y, optimizer, weight):
+        """A step in which `weight` has the factor of each loss, and 1 / (number of losses)."""
+        return self.make(x, y, optimizer, weight)
+
+    cdef object make(self, x, y, optimizer, weight):
+        cdef int64_t rows = count_rows(x, &self.x), at_weight = self.inputs.own_weight
         if not 1 <= rows <= self.capacity or not are_targets(y, rows, &self.y) or not self.is_ready(optimizer):
             return None
+        if weight is not None:
+            if count_rows(weight, &self.weight) != rows:
+                return None
+            at_weight = address_of(weight)
         check_scratch()
         cdef Engine *e = &self.runner.engine
         cdef int64_t at_x = address_of(x), at_y = address_of(y)
@@ -209,21 +220,20 @@ cdef class FastStep:
             self.optimizer_lock.take(TRAIN)
             with nogil:
                 steps_begin()
-                set_inputs(e, rows, at_x, at_y, 0, 0, self.limits[self.next])
+                set_inputs(e, rows, at_x, at_y, 0, at_weight, self.limits[e.step])
                 begin_step(e)
                 run_steps(e, self.runner.threads(rows))
                 steps_end()
             self.optimizer_lock.release(False)
             self.lock.release(False)
         else:       # the GIL keeps other threads out
-            set_inputs(e, rows, at_x, at_y, 0, 0, self.limits[self.next])
+            set_inputs(e, rows, at_x, at_y, 0, at_weight, self.limits[e.step])
             begin_step(e)
             run_steps(e, 1)
         if e.status == FAULT:           # an update may have begun, so the step must not be repeated
             self.raise_fault(x, y)
         if e.status != DONE:
             return None
-        self.next += 1
         self.last_loss = e.total[0][0]
         return self.last_loss
 
@@ -256,7 +266,6 @@ cdef class FastStep:
             self.raise_fault(None, None)
         if e.status != DONE:
             return False
-        self.next += 1
         return True
 
 

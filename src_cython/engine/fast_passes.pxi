@@ -25,23 +25,22 @@ cdef class FastPass:
     cdef int use                        # a `Use`
     cdef Pass forward
     cdef InputSlots inputs
-    cdef RowLayout x, out
+    cdef RowLayout x, out, weight
     cdef Targets y
-    cdef int64_t capacity, weight, result
+    cdef int64_t capacity, result, at_weight
     cdef const int64_t[::1] minibatch   # slots for the number of the minibatch
     cdef int64_t[::1] recorded
     cdef object gradient, raise_fault, kept
     cdef list watched
 
-    def __init__(self, runner, lock, use, *, stages, pace, inputs, capacity, x, y, classes, checks_y, out, weight,
+    def __init__(self, runner, lock, use, *, stages, pace, inputs, capacity, x, y, classes, checks_y, weights, out,
                  minibatch, gradient, recorded, watched, raise_fault, kept):
         """use: what it makes of the network.
         inputs: the slots of the inputs in all stages.
         capacity: rows that a pass takes at most.
-        x, y: examples of the arrays, for shape and dtype.
+        x, y, weights: examples of the arrays, for shape and dtype.
         classes, checks_y: see `Targets`.
         out: the buffer that the pass leaves its result in.
-        weight: address of the weights of the losses.
         minibatch: addresses of the slots for the number of the minibatch.
         gradient: the network's gradient, flat.
         recorded: see `Executor.recorded`.
@@ -49,18 +48,20 @@ cdef class FastPass:
         raise_fault(x, y): raises the exception of a user's function.
         kept: objects to keep alive."""
         self.runner, self.lock, self.use = runner, lock, use
-        self.forward, self.inputs, self.capacity = pass_of(stages, pace), inputs, capacity
+        self.forward, self.inputs, self.capacity = pass_of(stages, pace, inputs), inputs, capacity
         self.x, self.y, self.out = layout_of(x), targets_of(y, classes, checks_y), layout_of(out)
-        self.weight, self.result, self.minibatch = weight, address_of(out), minibatch
+        self.weight, self.at_weight = layout_of(weights), self.inputs.own_weight
+        self.result, self.minibatch = address_of(out), minibatch
         self.gradient, self.recorded = gradient, recorded
         self.watched, self.raise_fault = watched, raise_fault
         self.kept = kept, stages, pace, out
 
-    cdef bint is_ready(self, int64_t rows):
+    cdef bint is_current(self, int64_t rows):
         """Whether nothing has changed that a pass over this many rows depends on."""
-        if rows * self.runner.work_of_row > LONG_WORK or not self.lock.is_open():
-            return False
-        return not (self.watched and not unchanged(self.watched))
+        return rows * self.runner.work_of_row <= LONG_WORK and not (self.watched and not unchanged(self.watched))
+
+    cdef inline bint is_ready(self, int64_t rows):
+        return self.lock.is_open() and self.is_current(rows)
 
     cdef void set_minibatch(self, int64_t number):
         cdef double value = number
@@ -71,8 +72,8 @@ cdef class FastPass:
     cdef int64_t run(self, const Pass *p, int64_t rows, int64_t x, int64_t y) noexcept nogil:
         """Runs a pass; returns the status."""
         cdef Engine *e = &self.runner.engine
-        begin_pass(e, p, &self.inputs.to)
-        set_inputs(e, rows, x, y, 0, self.weight, 0)
+        begin_pass(e, p)
+        set_inputs(e, rows, x, y, 0, self.at_weight, 0)
         e.max_abs_limit = DBL_MAX
         run_steps(e, self.runner.threads(rows))
         return e.status
@@ -90,7 +91,7 @@ cdef class FastPass:
                 return 0
             if out:
                 memcpy(<void *>(out + first * self.out.bytes), <void *>self.result, n * self.out.bytes)
-            elif y:
+            if y:
                 total += e.total[0][0] * n
             first += n
         return total / rows
@@ -134,22 +135,53 @@ cdef class FastPass:
         self.call(rows, address_of(x), 0, address_of(out))
         return out if self.is_done(x, None) else None
 
-    def loss(self, x, y):
-        """The mean loss of rows x with targets y."""
+    cdef bint fits(self, x, y, weight):
+        """Whether kernels can read rows x with targets y, and factors of their losses or None, in place."""
         cdef int64_t rows = count_rows(x, &self.x)
-        if rows == 0 or not are_targets(y, rows, &self.y) or not self.is_ready(rows):
+        if rows == 0 or not are_targets(y, rows, &self.y):
+            return False
+        return weight is None or (rows <= self.capacity and count_rows(weight, &self.weight) == rows)
+
+    cdef double call_weighted(self, object x, object y, object weight) except? -1:
+        if weight is not None:
+            self.at_weight = address_of(weight)
+        cdef double loss = self.call(cnp.PyArray_DIM(<cnp.ndarray>x, 0), address_of(x), address_of(y), 0)
+        self.at_weight = self.inputs.own_weight
+        return loss
+
+    def loss(self, x, y, weight):
+        """The mean loss of rows x with targets y. weight: the factor of each loss, and 1 / (number of losses), or None
+        for the latter alone."""
+        if not self.fits(x, y, weight) or not self.is_ready(cnp.PyArray_DIM(<cnp.ndarray>x, 0)):
             return None
-        cdef double loss = self.call(rows, address_of(x), address_of(y), 0)
+        cdef double loss = self.call_weighted(x, y, weight)
         return loss if self.is_done(x, y) and isfinite(loss) else None
 
-    def loss_and_gradient(self, x, y, int64_t minibatch):
-        """The mean loss of rows x with targets y, and a copy of its gradient, which the pass leaves in the network."""
+    def evaluate(self, x, y, out):
+        """`loss`, for a caller that has the lock. The outputs are left in `out`, unless that is None."""
         cdef int64_t rows = count_rows(x, &self.x)
-        if not 1 <= rows <= self.capacity or not are_targets(y, rows, &self.y) or not self.is_ready(rows):
+        cdef int64_t at_x, at_y, at_out = 0 if out is None else address_of(out)
+        cdef double loss
+        if rows == 0 or not are_targets(y, rows, &self.y) or not self.is_current(rows):
+            return None
+        at_x, at_y = address_of(x), address_of(y)
+        check_scratch()
+        with nogil:
+            steps_begin()
+            loss = self.run_blocks(rows, at_x, at_y, at_out)
+            steps_end()
+        return loss if self.is_done(x, y) else None
+
+    def loss_and_gradient(self, x, y, int64_t minibatch, weight):
+        """`loss`, and a copy of its gradient, which the pass leaves in the network."""
+        if not self.fits(x, y, weight):
+            return None
+        cdef int64_t rows = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
+        if rows > self.capacity or not self.is_ready(rows):
             return None
         self.set_minibatch(minibatch)
         self.recorded[0] = 0
-        self.call(rows, address_of(x), address_of(y), 0)
+        self.call_weighted(x, y, weight)
         if not self.is_done(x, y):
             return None
         return self.runner.engine.total[0][0], cnp.PyArray_NewCopy(<cnp.ndarray>self.gradient, cnp.NPY_CORDER)
@@ -169,8 +201,8 @@ cdef class FastRecord(FastPass):
         x, dy, dx: the buffers of the input, of the gradient of the outputs, and of the gradient of the input.
         minibatches: the network's minibatches.
         raise_fault(x, y, dy): raises the exception of a user's function."""
-        self.backward_pass = pass_of(stages, pace)
-        self.backward_pass_to_input = pass_of(stages_to_input, pace_to_input)
+        self.backward_pass = pass_of(stages, pace, self.inputs)
+        self.backward_pass_to_input = pass_of(stages_to_input, pace_to_input, self.inputs)
         self.at_x, self.at_dy, self.at_dx = address_of(x), address_of(dy), address_of(dx)
         self.minibatches, self.raise_backward_fault = minibatches, raise_fault
         self.kept = self.kept, stages, stages_to_input, pace, pace_to_input, x, dy, dx

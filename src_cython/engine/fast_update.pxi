@@ -28,7 +28,7 @@ cdef class FastUpdate:
         self.watched, self.raise_fault = watched, raise_fault
         pace = np.zeros(2)
         self.runner, self.lock, self.slots, self.kept = runner, lock, slots, (kept, stages, pace)
-        self.update = pass_of(stages, pace)
+        self.update = pass_of(stages, pace, None)
         self.counter, self.num_threads, self.backend = counter, num_threads, backend
         self.next = self.count = 0
         self.threads, self.elements, self.n = threads, elements, len(parameters)
@@ -130,7 +130,7 @@ cdef class FastUpdate:
             self.counter[0] += 1
             self.next += 1
             return True
-        begin_pass(e, &self.update, NULL)
+        begin_pass(e, &self.update)
         e.n_per_step = self.per_step.shape[0]
         if e.n_per_step:
             e.per_step = <const PerStep *>&self.per_step[0, 0]
