@@ -94,8 +94,8 @@ def _statistics(network):
 
 
 @functools.cache
-def _module_class() -> Any:
-    """The class of modules, made when torch is first needed."""
+def _function_class() -> Any:
+    """The class of the modules' autograd functions, made when torch is first needed."""
     import torch
 
     class NetworkFunction(torch.autograd.Function):
@@ -105,7 +105,7 @@ def _module_class() -> Any:
         def forward(ctx, x, flat, module):
             ctx.save_for_backward(x, flat)
             made = RecordedPass(
-                module.network, as_numpy(x), training=module.training, minibatch=module.next_minibatch()
+                module.network, _as_numpy(x), training=module.training, minibatch=module.next_minibatch()
             )
             result, made.y, ctx.recorded = torch.from_numpy(made.y), None, made
             return result
@@ -115,14 +115,25 @@ def _module_class() -> Any:
         def backward(ctx, dy):
             x, _ = ctx.saved_tensors  # raises if the parameters have been changed since
             to_input, to_parameters, _ = ctx.needs_input_grad
-            dx = ctx.recorded.backward(as_numpy(x), as_numpy(dy), to_input)
+            dx = ctx.recorded.backward(_as_numpy(x), _as_numpy(dy), to_input)
             ctx.recorded.y = None
             gradient = torch.from_numpy(ctx.recorded.network.gradient.copy()) if to_parameters else None
             return None if dx is None else torch.from_numpy(dx).to(x.dtype), gradient, None
 
-    def as_numpy(x):
-        x = x.detach()
-        return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # numpy has no bfloat16
+    return NetworkFunction
+
+
+def _as_numpy(x):
+    x = x.detach()
+    return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()  # numpy has no bfloat16
+
+
+@functools.cache
+def _module_class() -> Any:
+    """The class of modules, made when torch is first needed."""
+    import torch
+
+    function = _function_class()
 
     class NetworkModule(torch.nn.Module):
         """`fastgd.torch.as_module` of a network."""
@@ -154,8 +165,8 @@ def _module_class() -> Any:
                     "module of a copied network instead"
                 )
             if not self.training and not torch.is_grad_enabled():
-                return torch.from_numpy(self.network.forward(as_numpy(x)))
-            return NetworkFunction.apply(x, self.parameters_, self)
+                return torch.from_numpy(self.network.forward(_as_numpy(x)))
+            return function.apply(x, self.parameters_, self)
 
         def __reduce__(self):
             return _copied, (self.network, self.training, self.parameters_.requires_grad, self._minibatch)

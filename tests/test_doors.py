@@ -18,7 +18,7 @@ from fastgd.layers.base import Layer
 from fastgd.torch import RecordedPass
 
 pytestmark = pytest.mark.usefixtures("own_definitions")
-ROWS = (1, 32, 300, 7, 1)
+ROWS = (1, 32, 300, 1)
 
 
 @pytest.fixture(params=["cython", "numpy", pytest.param("numba", marks=pytest.mark.slow)])  # which compiles for long
@@ -212,18 +212,17 @@ def test_the_loss_with_its_gradient_is_not_rounded_again(rng):
 
 
 def test_a_step_reads_the_inputs_it_was_given(rng):
-    """A step whose inputs are too large for the fast check leaves no address of them behind. The freed array is large,
-    so that its pages do not exist any more."""
-    network, optimizer = net([Dense(100, "tanh"), Dense(8)], inputs=40_000, loss="mse"), SGD(1e-6)
-    twin, twin_optimizer = copy.deepcopy((network, optimizer))
-    y = np.zeros((32, 8), np.float32)
-    for scale in (1e19, 1.0, 1e19, 1.0, 1.0):
-        x = np.full((32, 40_000), scale, np.float32)
-        loss = network.train_step(x, y, optimizer)
-        del x
-        twin.executor.drop_plans()
-        assert loss == twin.train_step(np.full((32, 40_000), scale, np.float32), y, twin_optimizer)
-    same(network.parameters, twin.parameters)
+    """A step whose inputs are too large for the fast check takes another pass, which reads x in fewer places. The next
+    steps read their own x in all places, and not in memory that may be free by then."""
+    network, optimizer = net([Dense(300, "tanh"), Dense(300)], loss="mse"), SGD(1e-6)
+    x, y = data(rng, 32)[0], np.zeros((32, 300), np.float32)
+    large = np.full((32, 6), 1e19, np.float32)
+    for _ in range(2):
+        assert network.train_step(large, y, optimizer) > 0
+        assert network.executor.plan.best_pass == "fused"
+        assert network.executor.fast_step(x, y, optimizer) is not None
+        assert network.executor.fast_step(large, y, optimizer) is None
+        network.train_step(x, y, optimizer)
 
 
 # ---- errors
