@@ -1,4 +1,5 @@
-"""Base of the estimators of `fastgd.sklearn`: scikit-learn's multi-layer perceptron on a network of fastgd."""
+"""Base of the estimators of `fastgd.sklearn`: scikit-learn's multi-layer perceptron on a network of fastgd. Over 400
+lines: arguments, network, fit and predictions share the attributes of one object."""
 
 import contextlib
 import copy
@@ -61,6 +62,7 @@ FLAGS, COUNTS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"
 MORE = ("batch_size", "n_iter_no_change", "verbose", "learning_rate", "solver")
 # The arguments that `_check_parameters` checks: objects that cannot change, or optimizers.
 _arguments_of = operator.attrgetter(*NUMBERS, *FLAGS, *COUNTS, *MORE)
+RECORDS = ("loss_curve_", "validation_scores_")  # lists that training appends to
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
 )
@@ -168,6 +170,12 @@ class Perceptron(BaseEstimator):
         for view, values in zip(views, given, strict=True):
             view[...] = values
 
+    def _take_parameters(self, network, dtype):
+        views = [view.astype(dtype) for view in network.views().values()]
+        if not all(np.isfinite(view).all() for view in views):
+            raise ValueError(NOT_FINITE)
+        self.coefs_, self.intercepts_ = views[: len(self.coefs_)], views[len(self.coefs_) :]
+
     def _share_parameters(self, kept):
         """Makes coefs_ and intercepts_ the parameters of the network in use."""
         if not kept.has((*self.coefs_, *self.intercepts_)):
@@ -218,7 +226,8 @@ class Perceptron(BaseEstimator):
         functions to call in that case, which undo more than the change of attributes and the growth of lists."""
         with self._lock:
             before, undo = vars(self).copy(), []
-            lengths = [(value, len(value)) for value in before.values() if type(value) is list]
+            lists = [before[name] for name in RECORDS if before.get(name) is not None]
+            lengths = [len(values) for values in lists]
             try:
                 yield undo
             except Warning:  # a filter made the warning an error; the fit is complete
@@ -227,7 +236,7 @@ class Perceptron(BaseEstimator):
                 vars(self).update(before)
                 for name in set(vars(self)) - set(before):
                     del vars(self)[name]
-                for values, length in lengths:
+                for values, length in zip(lists, lengths, strict=True):
                     del values[length:]
                 for restore in undo:
                     restore()
@@ -344,6 +353,8 @@ class Perceptron(BaseEstimator):
         if isinstance(samples.rows, SparseRows) or mapped(x) is not None or self.verbose:
             return False
         if self._follows("invscaling") or self._follows("adaptive"):
+            return False
+        if x.dtype != network.dtype and not all_finite(usable(x, network.dtype)):  # a run diverges
             return False
         if getattr(optimizer.schedule, "observes_loss", False):
             return False
