@@ -645,7 +645,7 @@ class Plan(Program):
         stages = self._stages(pass_name, gather=not steps.in_place)
         # The pass for one row stores no gradient, so the gradient of the last step is computed at the end.
         ending = self._stages("parameters") if pass_name == "rank_one" else None
-        per_step = self._table_of(steps.known, steps.penalties)
+        per_step = self._table_of(steps.known, steps.penalties, steps.first)
         rows = int(steps.rows[0])
         self.runner.prepare(
             stages, self._inputs, per_step.table, steps.known, steps, bisect.bisect_right(steps.ends, first),
@@ -686,9 +686,9 @@ class Plan(Program):
                 return known, 0
         return StepValues.of(self, optimizer, count), 0
 
-    def _table_of(self, known, penalties):
+    def _table_of(self, known, penalties, first=0):
         """The `PerStepValues` of known steps: addresses for the losses, scalars, limits of the gradient. penalties: as
-        in `Steps`."""
+        in `Steps`, from step `first` of the known ones on."""
         if known.table is None or penalties:
             known.table = table = PerStepValues()
             totals = addresses(known.totals, np.arange(len(known)))
@@ -698,7 +698,9 @@ class Plan(Program):
             for address, size in self.conditional():
                 table.add([address], known.active * size)
             for phase in PENALIZED:
-                values = penalties.get(phase, np.broadcast_to(self.l2[phase], len(known)))
+                values = np.broadcast_to(self.l2[phase], len(known))
+                if phase in penalties:
+                    values = np.concatenate([np.zeros(first), penalties[phase]])
                 table.add([operation.slot("l2") for operation in self._penalties(phase)], values)
             table.add([self._phases["check"][0].slot("limit")], known.gradient_limits)
         if penalties:  # later steps have others
