@@ -4,7 +4,6 @@ the network, and the epoch that is a single step."""
 import copy
 import os
 import pickle
-import warnings
 
 import numpy as np
 import pytest
@@ -398,11 +397,3 @@ def test_ctrl_c_in_a_step_warns(monkeypatch):
     with pytest.warns(UserWarning, match="interrupted"):
         ours.partial_fit(X, three)
     assert len(ours.loss_curve_) == 2
-
-
-def test_no_warning_where_there_is_nothing_to_warn_of():
-    ours, _ = partly_fitted()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ours.partial_fit(X[:1], three[:1])
-        ours.predict(X[:1].astype(int))

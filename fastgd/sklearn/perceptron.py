@@ -1,5 +1,6 @@
-"""Base of the estimators of `fastgd.sklearn`: scikit-learn's multi-layer perceptron on a network of fastgd. Over 400
-lines: arguments, network, fit and predictions share the attributes of one object."""
+"""Base of the estimators of `fastgd.sklearn`: scikit-learn's multi-layer perceptron on a network of fastgd.
+
+Over 400 lines: arguments, network, training and predictions share the attributes of one object."""
 
 import contextlib
 import copy

@@ -128,14 +128,16 @@ class SameMinibatches(Minibatches):
         self._shuffled = shuffle  # a single minibatch, too: it advances the generator, and the order affects sums
         self._random_state, self._objective, self._alpha = random_state, objective, alpha
         self._first = self.epoch
-        # _orders: the orders of epochs from `_oldest` on. _before: from before the last piece was laid out, the next
-        # epoch to draw, the order of the epoch before it, and the state of the generator.
+        # _orders: the orders of epochs from `_oldest` on. _before: from before the last piece of several epochs was
+        # laid out, the next epoch to draw, the order of the epoch before it, and the state of the generator.
         self._oldest, self._orders, self._before = self.epoch, [], None
 
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
         last_epoch = min(last_epoch, self.epoch + max(FIRST_EPOCHS, self.epoch - self._first))
         order = self._orders[-1] if self._orders else np.arange(self.rows)
-        self._before = self._oldest + len(self._orders), order, self._random_state.get_state()
+        self._before = None
+        if last_epoch > self.epoch + 1:  # training may stop before the last of the epochs; get_state takes long
+            self._before = self._oldest + len(self._orders), order, self._random_state.get_state()
         steps = super().lay_out(plan, optimizer, sums, last_epoch, whole_epochs=whole_epochs)
         starts = np.cumsum(steps.rows) - steps.rows
         steps.weights, steps.penalties = self._objective.terms(
