@@ -54,7 +54,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     Fitted attributes are scikit-learn's: classes_, loss_, best_loss_, loss_curve_, validation_scores_,
     best_validation_score_, t_, coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_,
-    out_activation_. If you set coefs_ or intercepts_, predictions use them.
+    out_activation_. If you set coefs_ or intercepts_, or change them in place, predictions use that. partial_fit
+    changes them in place; each fit makes new ones.
 
     Differences: momentum must be below 1, and sample weights at least 0. Divergence ends a run at once. A fit that
     raises leaves the estimator unchanged. Multi-label predictions are dense. Training is in float32 if X is float32,
@@ -161,13 +162,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     def _are_all(self, classes):
         """Whether these are all the classes."""
-        if (
-            type(classes) is np.ndarray
-            and classes.dtype == self.classes_.dtype
-            and np.array_equal(classes, self.classes_)
-        ):
-            return True
-        return np.array_equal(unique_labels(classes), self.classes_)
+        known, is_like = self.classes_, type(classes) is np.ndarray and classes.dtype == self.classes_.dtype
+        return (is_like and np.array_equal(classes, known)) or np.array_equal(unique_labels(classes), known)
 
     def _are_known(self, y, rows):
         """Whether y is proven to be labels of this many rows that the network has outputs for."""

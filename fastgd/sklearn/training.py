@@ -140,10 +140,12 @@ class SameMinibatches(Minibatches):
             self._before = self._oldest + len(self._orders), order, self._random_state.get_state()
         steps = super().lay_out(plan, optimizer, sums, last_epoch, whole_epochs=whole_epochs)
         starts = np.cumsum(steps.rows) - steps.rows
-        steps.weights, steps.penalties = self._objective.terms(
-            steps.weights, steps.rows, starts, self._alpha, plan.dtype
-        )
+        steps.weights, penalties = self._objective.terms(steps.weights, steps.rows, starts, self._alpha, plan.dtype)
         steps.weight_starts = None if steps.weights is None else starts
+        if all((values == values[0]).all() for values in penalties.values()):
+            plan.set_l2(first_of(penalties))  # the plan keeps the values that it has prepared for further steps
+        else:
+            steps.penalties = penalties
         return steps
 
     def _order_in(self, epoch):
@@ -170,6 +172,11 @@ class SameMinibatches(Minibatches):
                 order = self._next_order(order)
 
 
+def first_of(penalties):
+    """l2 by phase in the first of some minibatches."""
+    return {phase: float(values[0]) for phase, values in penalties.items()}
+
+
 @np.errstate(all="ignore")
 def penalized_step(network, samples, order, optimizer, objective, alpha):
     """The loss of a step on all samples as one minibatch, in this order of the rows; the same bits as in a run."""
@@ -183,8 +190,7 @@ def penalized_step(network, samples, order, optimizer, objective, alpha):
         weight = (weight / rows).astype(network.dtype)
     weight, penalties = objective.terms(weight, rows, FIRST, alpha, network.dtype)
     x, y = usable(x, network.dtype), usable(y, samples.y_dtype(network.dtype))
-    l2 = {phase: float(values[0]) for phase, values in penalties.items()}
-    loss = executor.penalized_step(x, y, samples.kernel, optimizer, weight, l2)
+    loss = executor.penalized_step(x, y, samples.kernel, optimizer, weight, first_of(penalties))
     return n * loss / n  # the mean over the rows of the epoch, as a run computes it
 
 
