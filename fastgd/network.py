@@ -29,6 +29,7 @@ from .tables import Preprocessing
 from .training import checkpoint
 from .training.fit import fit
 from .training.history import History
+from .training.repeated import RepeatedCalls
 
 
 class Network:
@@ -124,7 +125,7 @@ class Network:
         self._make_buffers()
         self.epochs, self.history, self._preprocessing = 0, None, None
         self.counter = np.zeros(1, np.int64)  # minibatches, counted by the native runner
-        self.executor = Executor(self)
+        self.executor, self.repeated_calls = Executor(self), RepeatedCalls()
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -403,7 +404,11 @@ class Network:
 
     def __getstate__(self):
         with self.executor.lock.reading():  # never in the middle of a step
-            state = {name: value for name, value in vars(self).items() if name not in ("executor", "_parameters")}
+            state = {
+                name: value
+                for name, value in vars(self).items()
+                if name not in ("executor", "repeated_calls", "_parameters")
+            }
             arrays = {"_state": self._state.copy(), "_gradient": self._gradient.copy()}
             arrays["counter"] = self.counter.copy()
             return {**state, **arrays, "last_loss": self.executor.last_loss}
@@ -412,7 +417,7 @@ class Network:
         last_loss = state.pop("last_loss")
         vars(self).update(state)
         self._parameters = self._state[: self.n_parameters]
-        self.executor = Executor(self, last_loss)
+        self.executor, self.repeated_calls = Executor(self, last_loss), RepeatedCalls()
 
     # ---- descriptions and files
 

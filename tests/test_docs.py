@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pathlib
 import re
+import runpy
 import sys
 import types
 
@@ -74,6 +75,16 @@ def test_the_code_of_the_readme_runs(block, own_definitions, monkeypatch, tmp_pa
     if "T, C, k = " in block:
         assert names["net"].predict(names["X"]).shape == (200, 12, 5)
         assert names["net"].views()["w2.3"].shape == (32, 8)
+
+
+def test_the_cartpole_learns():
+    """A tenth of the steps that the task needs make the policy clearly better than that of the untrained network."""
+    cartpole = runpy.run_path(str(ROOT / "docs" / "cartpole.py"))
+    agent, memory = cartpole["Agent"](0), cartpole["Memory"]()
+    untrained = cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5)
+    returns = list(cartpole["train"](agent, memory, np.random.default_rng(0), 6000))
+    assert memory.added == 6000 >= sum(returns)
+    assert cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5) > 60 > 5 * untrained
 
 
 def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys):

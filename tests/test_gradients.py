@@ -190,3 +190,30 @@ def test_check_gradients_of_bad_input(rng):
         fastgd.check_gradients(network, np.ones((1, 5)), np.ones((1, 3)))
     with pytest.raises(ValueError, match="'step'"):
         fastgd.check_gradients(network, np.ones((1, 4)), np.ones((1, 3)), step=0.0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net, x, y: net.forward(x[:1]),
+        lambda net, x, y: net.predict(x),
+        lambda net, x, y: net.loss(x, y),
+        lambda net, x, y: net.evaluate(x, y, metrics=["mse"]),
+        lambda net, x, y: net.describe(),
+    ],
+    ids=["forward", "predict", "loss", "evaluate", "describe"],
+)
+def test_evaluation_between_forward_and_backward_changes_nothing(use, training, backend):
+    """Also the first evaluation of a network, which makes a plan."""
+    rng = np.random.default_rng(0)
+    x, y, dy = (rng.normal(size=(5, columns)) for columns in (4, 3, 3))
+    net, other = (make("tanh", "mse", backend) for _ in range(2))
+    flag = {"training": True} if training else {"record": True}
+    net.forward(x, **flag)
+    other.forward(x, **flag)
+    expected = other.backward(dy)
+    for _ in range(2):
+        use(net, x, y)
+        assert np.array_equal(net.backward(dy), expected)
+        assert np.array_equal(net.gradient, other.gradient)

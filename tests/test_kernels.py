@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -331,3 +332,111 @@ def test_subnormal_numbers_are_0_in_compiled_bodies_and_nowhere_else(body, dtype
     net = fastgd.Network(3, [fastgd.Dense(2)], loss="mse", dtype=dtype, backend=body, num_threads=2)
     net.fit(np.ones((8, 3), dtype), np.ones((8, 2), dtype), epochs=2)
     assert (g * g.dtype.type(1) == tiny).all()
+
+
+# ---- calls by name, which are checked in C
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_call_by_name_gives_the_bits_of_its_body(name, dtype, rng):
+    """With scalars of any kind of real number, and arrays that are subclasses or read-only where they are read."""
+    kernel = KERNELS[name]
+    for size in (1, 9):
+        sizes = {d: 1 if d == "one" else size for d in kernel.dims}
+        for array in kernel.arrays.values():
+            if array.per:
+                sizes[array.dims[0]] = -(-sizes[kernel.range_dim] // array.per)
+        given = example(kernel, sizes, dtype, rng)
+        n = len(kernel.arrays)
+        for kind in (float, np.float64, np.longdouble, Fraction, *([int, np.int32] if size == 1 else [])):
+            scalars = [kind(v) if kind is not Fraction else Fraction(float(v)) for v in given[n:]]
+            arrays = [copied(given[:n]) for _ in range(2)]
+            for spec, array in zip(kernel.arrays.values(), arrays[1], strict=True):
+                array.flags.writeable = spec.direction != "in"
+            kernel.body("cython")(*arrays[0], *[float(v) for v in scalars])
+            kernel(*[a.view(Own) for a in arrays[1]], *scalars)
+            for a, b in zip(*arrays, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+class Own(np.ndarray):
+    """A subclass."""
+
+
+def unaligned(a):
+    raw = np.zeros(a.nbytes + 1, np.uint8)
+    raw[1:].view(a.dtype)[:] = a.reshape(-1)
+    return raw[1:].view(a.dtype).reshape(a.shape)
+
+
+def or_list(a):
+    """The array if it is not C-contiguous, else another bad argument."""
+    return a.tolist() if a.flags.c_contiguous else a
+
+
+BAD_ARRAYS = {
+    "list": lambda a: a.tolist(),
+    "None": lambda a: None,
+    "other dtype": lambda a: a.astype({"f": np.float16, "i": np.int16}.get(a.dtype.kind, np.int16)),
+    "byte order": lambda a: a.astype(a.dtype.newbyteorder(">")) if a.dtype.itemsize > 1 else a.astype("f2"),
+    "strided": lambda a: or_list(np.repeat(a, 2, axis=-1)[..., ::2]),
+    "reversed": lambda a: or_list(a[::-1]),
+    "unaligned": lambda a: unaligned(a) if a.dtype.itemsize > 1 else a.tolist(),
+    "another axis": lambda a: a[None],
+    "longer": lambda a: np.concatenate([a, a]),
+    "empty": lambda a: a[:0],
+    "Fortran order": lambda a: or_list(np.asfortranarray(a)),
+}
+BAD_SCALARS = (True, np.True_, None, "1", 1j, np.array(1.0), 10**400)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_calls_by_name_that_break_the_contract(name, rng):
+    """Each argument in turn. The error names it, unless another argument can be the odd one out; no array changes."""
+    kernel = KERNELS[name]
+    sizes = {d: 1 if d == "one" else 3 for d in kernel.dims}
+    for array in kernel.arrays.values():
+        if array.per:
+            sizes[array.dims[0]] = 1
+    given = example(kernel, sizes, "float32", rng)
+    names = [*kernel.arrays, *kernel.scalars]
+    kernel(*copied(given))
+    for i, argument in enumerate(names):
+        is_array = i < len(kernel.arrays)
+        for case, make in BAD_ARRAYS.items() if is_array else [(repr(v), lambda _, v=v: v) for v in BAD_SCALARS]:
+            if case == "longer" and kernel.arrays[argument].dims[0] not in shared_dims(kernel):
+                continue
+            arguments = copied(given)
+            arguments[i] = make(arguments[i])
+            refuse(kernel, arguments, "'" if case in ("longer", "other dtype", "byte order") else f"'{argument}'")
+        if is_array and kernel.arrays[argument].direction != "in":
+            arguments = copied(given)
+            arguments[i].flags.writeable = False
+            refuse(kernel, arguments, f"'{argument}'.*writable")
+    for arguments in (given[:-1], [*given, 0.0], []):
+        refuse(kernel, copied(arguments), f"got {len(arguments)} arguments")
+
+
+def shared_dims(kernel):
+    """Dimensions of several arrays, and those whose size follows from another."""
+    dims = [dim for array in kernel.arrays.values() for dim in array.dims]
+    per = {array.dims[0] for array in kernel.arrays.values() if array.per}
+    return {dim for dim in dims if dims.count(dim) > 1} | per
+
+
+def refuse(kernel, arguments, match):
+    before = copied(arguments)
+    with pytest.raises((TypeError, ValueError), match=match):
+        kernel(*arguments)
+    for a, b in zip(arguments, before, strict=True):
+        if isinstance(a, np.ndarray):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_arguments_by_name_are_refused():
+    p, g, *rest = arguments()
+    with pytest.raises(TypeError, match="keyword"):
+        fastgd.kernels.sgd_step(p=p, g=g, lr=0.1, weight_decay=0.0, shrink=0.0)
+    with pytest.raises(TypeError, match="keyword"):
+        fastgd.kernels.sgd_step(p, g, *rest, shrink=0.0)
+    assert not p.any()

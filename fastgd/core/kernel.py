@@ -353,6 +353,10 @@ class Kernel(CheckedCall):
         for name, value in zip(self.scalars, arguments[len(self.arrays) :], strict=True):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise type_error(name, "a real number", f"{shown(value)} ({type(value).__name__})")
+            try:
+                float(value)
+            except OverflowError:
+                raise value_error(name, "a number that a float can hold", shown(value)) from None
         return dtype or DTYPES["float32"], sizes  # any dtype will do if the kernel has no such arrays
 
     def record(self, arguments, sizes):

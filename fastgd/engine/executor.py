@@ -381,7 +381,7 @@ class Executor:
         rows, made_at = self.recorded[:2].tolist()
         got = None
         if plan is None or not rows:
-            got = "none"
+            got = "no such call"
         elif made_at != network.minibatches:
             got = "a training step since"
         elif not plan.is_current():
@@ -544,10 +544,14 @@ class Executor:
                 return s
             elif status == ASKED_TO_STOP or (notify is not None and notify(s)):
                 break
+        self.note_steps(steps, s)
+        return None
+
+    def note_steps(self, steps, s):
+        """Notes that s of these steps were made."""
         self._last_loss, self.last_rate, self._totals = steps.totals.item(s - 1), steps.rates.item(s - 1), None
         if self.fast_step is not _not_ready:
             self.fast_step.last_loss = self._last_loss
-        return None
 
     def failure(self, steps, s, optimizer, *, minibatch=None, epoch=None):
         """Returns the DivergenceError of a step that failed, or raises the exception of a user's function. minibatch,

@@ -125,7 +125,7 @@ class SameMinibatches(Minibatches):
 
     def __init__(self, network, samples, batch_size, *, shuffle, random_state, objective, alpha):
         super().__init__(network, samples, batch_size, shuffle=shuffle)
-        self._shuffled = shuffle  # a single minibatch, too: it advances the generator, and the order affects sums
+        self.is_shuffled = shuffle  # a single minibatch, too: it advances the generator, and the order affects sums
         self._random_state, self._objective, self._alpha = random_state, objective, alpha
         self._first = self.epoch
         # _orders: the orders of epochs from `_oldest` on. _before: from before the last piece of several epochs was
@@ -149,7 +149,7 @@ class SameMinibatches(Minibatches):
         return steps
 
     def _order_in(self, epoch):
-        if not self._shuffled:
+        if not self.is_shuffled:
             return super()._order_in(epoch)
         while self._oldest < self.epoch and len(self._orders) > 1:
             self._oldest += 1
@@ -165,7 +165,7 @@ class SameMinibatches(Minibatches):
 
     def leave_random_state(self, epochs):
         """Sets the generator to its state after so many epochs; orders of later epochs may have been drawn."""
-        if self._shuffled and self._before is not None and self._first + epochs < self._oldest + len(self._orders):
+        if self.is_shuffled and self._before is not None and self._first + epochs < self._oldest + len(self._orders):
             drawn, order, state = self._before
             self._random_state.set_state(state)
             for _ in range(drawn, self._first + epochs):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import Callback, ProgressBar, check_callbacks
@@ -13,6 +14,7 @@ from ..core.files import check_file
 from ..core.types import Data, Path, Rate
 from ..data.minibatches import check_batch_size
 from ..data.samples import check_class_weight, check_samples
+from ..engine.steps import Steps
 from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from ..metrics import Metrics, check_metrics
 from ..optimizers import OPTIMIZERS
@@ -25,6 +27,9 @@ from .sampling import Minibatches, Stream
 
 if TYPE_CHECKING:
     from ..network import Network
+
+
+TOLERANCE = 1e-4  # the default of `fit`
 
 
 def fit(
@@ -42,7 +47,7 @@ def fit(
     validation_fraction: float | None = None,
     metrics: "Metrics" = (),
     monitor: str | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
     patience: int | None = None,
     restore_best: bool = False,
     callbacks: "Callback | Sequence[Callback]" = (),
@@ -93,6 +98,22 @@ def fit(
     Raises TypeError or ValueError that names the argument, with the network unchanged; DivergenceError if a loss or
     gradient is not finite, with the parameters of the last good step; CheckpointError if the file does not hold such a
     run. After an exception `network.history` has what was done before it."""
+    key: tuple[object, ...] | None = None
+    begun: tuple[Steps, int] | None = None
+    if isinstance(X, np.ndarray) and isinstance(y, np.ndarray) and isinstance(optimizer, Optimizer):
+        is_plain = sample_weight is None and class_weight is None and validation_data is None
+        is_plain = is_plain and validation_fraction is None and monitor is None and patience is None
+        is_plain = is_plain and restore_best is False and tolerance == TOLERANCE and progress is False
+        is_plain = is_plain and checkpoint is None and checkpoint_every is None and resume is False
+        is_plain = is_plain and isinstance(metrics, tuple) and isinstance(callbacks, tuple)
+        is_plain = is_plain and not metrics and not callbacks
+        is_plain = is_plain and type(X) is type(y) is np.ndarray and type(epochs) is int and type(shuffle) is bool
+        if is_plain and (batch_size is None or type(batch_size) is int):
+            key = batch_size, epochs, shuffle, X.shape, y.shape
+            done = self.repeated_calls.repeat(self, X, y, optimizer, key)
+            if isinstance(done, History):
+                return done
+            begun = done
     optimizer = pick_optimizer(optimizer)
     epochs = check_integer("epochs", epochs, 0)
     source: Minibatches | Stream
@@ -138,7 +159,10 @@ def fit(
         if value and checkpoint is None:
             raise value_error("checkpoint", f"a file, for {name}={value}", None)
     run = Run(self, optimizer, source, epochs, early_stopping, callbacks, bar, file, checkpoint_every)
-    return run.go(resume=file if resume and file and os.path.exists(file) else None)
+    history = run.go(resume=file if resume and file and os.path.exists(file) else None, begun=begun)
+    if key is not None:
+        self.repeated_calls.keep(key, run)
+    return history
 
 
 def pick_optimizer(optimizer: str | Optimizer | None) -> Optimizer:

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 # Seconds between two saves of a run whose checkpoint interval is not given.
 SAVE_SECONDS = 60
-
-
 NO_PAUSES = np.zeros(0, np.int64)
 
 
@@ -126,6 +124,7 @@ class Run:
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         self._last_rate = None  # see _keep_rate
         self._piece = None  # the current `Piece`
+        self._begun: tuple[Steps, int] | None = None  # see `go`
         self._handled = 0  # epochs whose end was handled: validation, early stopping, callbacks
         # A minibatch of an iterable that is not recorded yet: its rows, and the optimizer's minibatches before it.
         self._streamed = None
@@ -143,6 +142,10 @@ class Run:
     @property
     def optimizer(self) -> Optimizer:
         return self._optimizer
+
+    @property
+    def source(self) -> Minibatches | Stream:
+        return self._source
 
     @property
     def history(self) -> History:
@@ -186,8 +189,9 @@ class Run:
 
     # ---- the loop
 
-    def go(self, resume: str | None = None) -> History:
-        """Trains; returns the history. resume: a file from which the run continues.
+    def go(self, resume: str | None = None, begun: tuple[Steps, int] | None = None) -> History:
+        """Trains; returns the history. resume: a file from which the run continues. begun: the first steps, and how
+        many of them were made.
 
         Meanwhile no other thread may use the network or the optimizer; functions of the user that the run calls may."""
         network, optimizer = self._network, self._optimizer
@@ -196,6 +200,7 @@ class Run:
             optimizer.discard_disturbed()
             self._schedule = optimizer.schedule
             self._epochs_before = self._source.epoch = network.epochs
+            self._begun = begun
             if resume is not None:
                 checkpoint.resume(resume, self)
             self._go()
@@ -213,14 +218,10 @@ class Run:
             self.settings()  # reads the data now, not at the first save
         self._saved = time.monotonic()
         self._started = self._saved - self._seconds_before
-        entered = [*self._functions, self._bar] if self._bar else self._functions
-        entered = [function for function in entered if hasattr(function, "__enter__")]
-        if entered:
-            with contextlib.ExitStack() as stack:
-                for function in _each_once(entered, lambda function: function):
-                    stack.enter_context(function)
-                self._execute()
-        else:
+        with contextlib.ExitStack() as stack:
+            for entered in _each_once([*self._functions, self._bar], lambda function: function):
+                if hasattr(entered, "__enter__"):
+                    stack.enter_context(entered)
             self._execute()
 
     def _execute(self):
@@ -272,7 +273,9 @@ class Run:
         self._handle_missed()
         while self.epoch < self.epochs and not self._history.stopped:
             self._update_observers()
+            begun = 0 if self._begun is None else self._begun[1]
             self._piece = self._next_piece()
+            self._record(begun)
             self._train_piece()
             piece, loss, rate = self._piece, self.loss, self.learning_rate
             position = source.position_after(piece.steps.ends, piece.recorded)
@@ -284,10 +287,14 @@ class Run:
 
     def _next_piece(self):
         """Lays out the next steps."""
-        optimizer, last_epoch = self._optimizer, self._epochs_before + self.epochs
-        before = optimizer.minibatches, self._network.minibatches
-        whole_epochs = not self._schedule_observes
-        steps = self._source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=whole_epochs)
+        optimizer, last_epoch, done = self._optimizer, self._epochs_before + self.epochs, 0
+        if self._begun is None:
+            whole_epochs = not self._schedule_observes
+            steps = self._source.lay_out(self._plan(), optimizer, self._sums, last_epoch, whole_epochs=whole_epochs)
+        else:
+            (steps, done), self._begun = self._begun, None
+            self._sums = steps.sums
+        before = optimizer.minibatches - done, self._network.minibatches - done
         ends, rates = [*steps.ends.tolist(), math.inf], steps.rates[steps.ends - 1].tolist()
         return Piece(steps, ends, rates, *before, optimizer.changes)
 
@@ -303,12 +310,10 @@ class Run:
     def _train_piece(self):
         """Trains until all steps of the piece are done, or the rest of them is out of date."""
         executor, piece = self._network.executor, self._piece
-        steps, pauses, is_first = piece.steps, self._pauses(), True
-        while is_first or (piece.recorded < len(steps.rows) and self._is_as_laid_out()):
+        steps, pauses = piece.steps, self._pauses()
+        while piece.recorded < len(steps) and self._is_as_laid_out():
             try:
-                if not is_first:
-                    self._plan()
-                is_first = False
+                self._plan()
                 failed = executor.train(steps, piece.recorded, pauses, self._notify)
             except Exception:
                 if executor.is_mid_step:  # a function of the user, called from Python, raised in a step

@@ -23,6 +23,10 @@ class Minibatches:
 
     rows                rows of an epoch
     size, per_epoch     rows of a minibatch; minibatches of an epoch
+    limit               minibatches that are laid out at a time, at most
+    y                   the targets as kernels read them, or None if they are read from a file
+    is_in_place         whether kernels read the rows in place, or gather them
+    is_shuffled         whether the order of the rows is random
     epoch, position     the epoch of the next minibatch, and how many minibatches of that epoch are done
 
     The order of the rows in an epoch depends on the seed and the number of the epoch alone; without `shuffle` it is the
@@ -33,19 +37,19 @@ class Minibatches:
         self.epoch, self.position, self.rows = network.epochs, 0, len(samples)
         x = samples.x
         self.per_epoch = -(-self.rows // batch_size)
-        y, self._y_dtype = samples.y, samples.y_dtype(network.dtype)
+        y, self.y_dtype = samples.y, samples.y_dtype(network.dtype)
         if samples.target_rows is None:
             y = y if mapped(y) is None else np.array(y)  # the native loop must not read pages that a file may lose
-            self._y = usable(y, self._y_dtype)
+            self.y = usable(y, self.y_dtype)
         else:
-            self._y = None
+            self.y = None
         is_usable = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
-        self._in_place = is_usable and mapped(x) is None and self._y is not None
-        self._shuffled = shuffle and batch_size < self.rows  # for a single minibatch the order does not matter
+        self.is_in_place = is_usable and mapped(x) is None and self.y is not None
+        self.is_shuffled = shuffle and batch_size < self.rows  # for a single minibatch the order does not matter
         rows = PIECE_ROWS
-        if not self._in_place:
+        if not self.is_in_place:
             rows = STAGED_BYTES // ((x[0].size + y[0].size) * network.dtype.itemsize)
-        self._limit = max(1, min(PIECE_STEPS, rows // batch_size))
+        self.limit = max(1, min(PIECE_STEPS, rows // batch_size))
         self._order, self._order_of = None, None
 
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
@@ -53,22 +57,22 @@ class Minibatches:
         `whole_epochs`, but no more than fit in a piece. Kernels read rows in place where they can, or the plan gathers
         them; other rows are gathered and cast here."""
         last_epoch = last_epoch if whole_epochs else self.epoch + 1
-        rows, starts, slices, ends = _piece(self.rows, self.size, self.position, last_epoch - self.epoch, self._limit)
+        rows, starts, slices, ends = self.lengths(self.position, last_epoch - self.epoch)
         parts = [self._order_in(self.epoch + i)[part] for i, part in enumerate(slices)]
         index = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        x, y, samples, order, weights = self.samples.x, self._y, self.samples, None, None
+        x, y, samples, order, weights = self.samples.x, self.y, self.samples, None, None
         if samples.weight is not None:
             weights = samples.weight[index]
             losses = np.repeat(plan.losses_in(rows), rows).reshape(-1, *[1] * (weights.ndim - 1))
             with np.errstate(all="ignore"):
                 weights = (weights / losses).astype(plan.dtype)
-        if not self._in_place:
+        if not self.is_in_place:
             x = samples.rows.take(index, np.empty((len(index), *x.shape[1:]), plan.dtype))
             if y is not None:
                 y = y[index]
             else:
-                y = samples.target_rows.take(index, np.empty((len(index), *samples.y.shape[1:]), self._y_dtype))
-        elif self.size == 1 or not (self._shuffled or samples.index is not None):  # rows of a step lie side by side
+                y = samples.target_rows.take(index, np.empty((len(index), *samples.y.shape[1:]), self.y_dtype))
+        elif self.size == 1 or not (self.is_shuffled or samples.index is not None):  # rows of a step lie side by side
             starts = index[starts]
         else:
             order = index
@@ -76,11 +80,15 @@ class Minibatches:
             plan, optimizer, x, y, rows=rows, starts=starts, order=order, weights=weights, ends=ends, sums=sums
         )
 
+    def lengths(self, position, epochs):
+        """What `_piece` returns for these minibatches, from a position in an epoch on."""
+        return _piece(self.rows, self.size, position, epochs, self.limit)
+
     def _order_in(self, epoch):
         """The indices of the rows of the samples, in the order of an epoch."""
-        if self._order is None or (self._shuffled and self._order_of != epoch):
+        if self._order is None or (self.is_shuffled and self._order_of != epoch):
             index = self.samples.index
-            order = epoch_order(self.rows, self.network.seed, epoch, self._shuffled)
+            order = epoch_order(self.rows, self.network.seed, epoch, self.is_shuffled)
             self._order, self._order_of = order if index is None else index[order], epoch
         return self._order
 

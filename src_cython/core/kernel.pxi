@@ -92,7 +92,10 @@ cdef class CheckedCall:
             scalar = arguments[self.n_arrays + i]
             if not (isinstance(scalar, (float, np.floating, np.integer)) or PyLong_CheckExact(scalar)):    # not bool
                 return False
-            (<double *>&record[self.n_arrays + self.n_dims + i])[0] = scalar
+            try:
+                (<double *>&record[self.n_arrays + self.n_dims + i])[0] = scalar
+            except OverflowError:       # an int beyond the largest float
+                return False
         record[self.n_arrays + self.n_dims + self.n_scalars] = <int64_t>&fault
         body = self.float64_body if type == cnp.NPY_FLOAT64 else self.float32_body
         check_scratch()
