@@ -1,13 +1,18 @@
-"""The estimators of fastgd.sklearn against scikit-learn's: time per epoch of a fit, and scores of the models.
+"""The estimators of fastgd.sklearn against scikit-learn's: time per epoch of a fit, and scores of the models; and time
+of short calls.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/bench_sklearn.py      the table, one thread
-    python benchmarks/bench_sklearn.py                                     the table, all threads
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/bench_sklearn.py      the tables, one thread
+    python benchmarks/bench_sklearn.py                                     the tables, all threads
+    python benchmarks/bench_sklearn.py --calls                             the table of short calls alone
     pytest benchmarks/bench_sklearn.py                                     the same fits under pytest-benchmark
 
 Default arguments: 100 relu units, Adam, batches of 200 rows. Digits (1,347 x 64), breast cancer (426 x 30), and a
 random regression of the size of the Californian houses (15,480 x 8); a quarter of the rows is held out. Both fit in
 turn, with the same seeds; a ratio is the median over the turns. Scores (accuracy, R^2) on the held-out rows are means
-and standard deviations over the seeds."""
+and standard deviations over the seeds.
+
+Short calls: a 64-64-10 network, classifier or regressor, predicts a row, or takes 32 rows in partial_fit. Both call in
+turn; times are medians over the turns, the ratio is that of the medians."""
 
 import argparse
 import time
@@ -65,10 +70,47 @@ def bench_fit(benchmark, task, package):
     benchmark(fitted, package, task, X, y, 0)
 
 
+def short_calls(package, dtype):
+    """Functions that make a short call, by name."""
+    rng = np.random.default_rng(0)
+    X, labels = rng.normal(size=(32, 64)).astype(dtype), rng.integers(0, 10, 32)
+    row, targets, module = X[:1].copy(), rng.normal(size=(32, 10)), PACKAGES[package]
+    options = {"hidden_layer_sizes": (64, 64), "random_state": 0}
+    fitted, trained = (module.MLPClassifier(**options).partial_fit(X, labels, classes=range(10)) for _ in range(2))
+    regressor, learner = (module.MLPRegressor(**options).partial_fit(X, targets) for _ in range(2))
+    return {
+        "predict, 1 row": lambda: fitted.predict(row),
+        "predict_proba, 1 row": lambda: fitted.predict_proba(row),
+        "partial_fit, 32 rows": lambda: trained.partial_fit(X, labels),
+        "regressor: predict, 1 row": lambda: regressor.predict(row),
+        "regressor: partial_fit, 32 rows": lambda: learner.partial_fit(X, targets),
+    }
+
+
+def time_short_calls(repeats):
+    print(f"{'us a call':<42}{'scikit-learn':>14}{'fastgd':>10}{'ratio':>8}")
+    for dtype in ("float64", "float32"):
+        calls = [short_calls(package, dtype) for package in PACKAGES]
+        for name in calls[0]:
+            times = np.zeros((repeats, 2))
+            for taken in times:
+                for i, functions in enumerate(calls):
+                    start = time.perf_counter()
+                    functions[name]()
+                    taken[i] = (time.perf_counter() - start) * 1e6
+            theirs, ours = np.median(times, axis=0)
+            print(f"{name + ', ' + dtype:<42}{theirs:>14.1f}{ours:>10.1f}{theirs / ours:>8.1f}", flush=True)
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--repeats", type=int, default=500, help="of a short call")
+    options.add_argument("--calls", action="store_true", help="only the short calls")
     arguments = options.parse_args()
+    time_short_calls(arguments.repeats)
+    if arguments.calls:
+        return
     print(
         f"{'ms an epoch':<24}{'scikit-learn':>14}{'fastgd':>10}{'ratio':>8}{'score of scikit-learn':>24}{'fastgd':>18}"
     )

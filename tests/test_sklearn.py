@@ -232,7 +232,7 @@ def test_dropout_after_hidden_layers():
     assert difference(plain, none) == 0
     assert difference(some, listed) == 0  # both draw the same masks
     assert some.loss_ > plain.loss_ + 0.05
-    assert [repr(layer).split("(")[0] for layer in some._kept[0].layers] == ["Dense", "Dropout"] * 2 + ["Dense"]
+    assert [repr(layer).split("(")[0] for layer in some._kept.network.layers] == ["Dense", "Dropout"] * 2 + ["Dense"]
     a = X
     for w, b in zip(some.coefs_[:-1], some.intercepts_[:-1], strict=True):
         a = np.tanh(a @ w + b)

@@ -445,6 +445,17 @@ class Executor:
                 return loss
         return float(self._step(x, y, kernel, optimizer, weights))
 
+    def penalized_step(self, x, y, kernel, optimizer, weights, l2):
+        """The loss of a step of checked arrays that kernels can read in place. weights: factors of the losses, which
+        include 1 / (number of losses); None for that alone. l2: see `Plan.set_l2`."""
+        self.training_plan(len(x), kernel, optimizer).set_l2(l2)
+        if self.fast_step is not _not_ready:
+            loss = self.fast_step.weighted(x, y, optimizer, weights)
+            if loss is not None:
+                self.last_rate = None
+                return loss
+        return self._step(x, y, kernel, optimizer, weights)
+
     @np.errstate(all="ignore")
     def _step(self, x, y, kernel, optimizer, weights):
         """A step of checked arrays without the fast path, which it prepares for the next ones. weights: include

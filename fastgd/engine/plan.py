@@ -193,6 +193,7 @@ class Plan(Program):
         super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
         self.has_backward, self.goes_to_input = backward, to_input
+        self.l2 = dict.fromkeys(PENALIZED, float(network.l2))  # by phase; see `set_l2`
         self.rows = 0
         # What each array is, by name: one namespace for the arrays of the network and of all layers.
         self._declared = dict.fromkeys(ENGINE_ARRAYS, "one of the engine")
@@ -527,8 +528,7 @@ class Plan(Program):
         plan's dtype; None is 1 / `losses_in`."""
         self.rows, self._prepared = len(x), None
         self._minibatch = x, y, weight  # keeps the arrays alive
-        for operation in self._penalties():
-            operation.set_scalars(l2=self.network.l2)
+        self._write_l2()
         weight = self.buffers["weight"][: self.rows] if weight is None else weight
         if self.runner is None:
             self._set_arguments(x, y, weight)
@@ -645,7 +645,7 @@ class Plan(Program):
         stages = self._stages(pass_name, gather=not steps.in_place)
         # The pass for one row stores no gradient, so the gradient of the last step is computed at the end.
         ending = self._stages("parameters") if pass_name == "rank_one" else None
-        per_step = self._table_of(steps.known, steps.penalties)
+        per_step = self._table_of(steps.known, steps.penalties, steps.first)
         rows = int(steps.rows[0])
         self.runner.prepare(
             stages, self._inputs, per_step.table, steps.known, steps, bisect.bisect_right(steps.ends, first),
@@ -686,9 +686,9 @@ class Plan(Program):
                 return known, 0
         return StepValues.of(self, optimizer, count), 0
 
-    def _table_of(self, known, penalties):
+    def _table_of(self, known, penalties, first=0):
         """The `PerStepValues` of known steps: addresses for the losses, scalars, limits of the gradient. penalties: as
-        in `Steps`."""
+        in `Steps`, from step `first` of the known ones on."""
         if known.table is None or penalties:
             known.table = table = PerStepValues()
             totals = addresses(known.totals, np.arange(len(known)))
@@ -698,13 +698,26 @@ class Plan(Program):
             for address, size in self.conditional():
                 table.add([address], known.active * size)
             for phase in PENALIZED:
-                values = penalties.get(phase, np.broadcast_to(self.network.l2, len(known)))
+                values = np.broadcast_to(self.l2[phase], len(known))
+                if phase in penalties:
+                    values = np.concatenate([np.zeros(first), penalties[phase]])
                 table.add([operation.slot("l2") for operation in self._penalties(phase)], values)
             table.add([self._phases["check"][0].slot("limit")], known.gradient_limits)
         if penalties:  # later steps have others
             known.table, self._known_values = None, None
             return table
         return known.table
+
+    def set_l2(self, values):
+        """Sets l2 in the loss ("total") and in the gradient ("penalty") for steps that have no `penalties`."""
+        if values != self.l2:
+            self.l2 = values
+            self._write_l2()
+
+    def _write_l2(self):
+        for phase, value in self.l2.items():
+            for operation in self._penalties(phase):
+                operation.set_scalars(l2=value)
 
     def _penalties(self, *phases):
         """The operations of the penalty, in all phases or in the given ones."""

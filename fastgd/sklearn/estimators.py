@@ -30,6 +30,7 @@ from ..core.types import Array
 from ..errors import check_number, choose, shown, value_error
 from ..optimizers.base import Optimizer
 from .perceptron import Perceptron, Rows
+from .proofs import are_flags, are_labels, are_numbers
 from .training import dense_if_small, predict
 
 Method = TypeVar("Method", bound=Callable[..., object])
@@ -53,7 +54,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     Fitted attributes are scikit-learn's: classes_, loss_, best_loss_, loss_curve_, validation_scores_,
     best_validation_score_, t_, coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_,
-    out_activation_. If you set coefs_ or intercepts_, predictions use them.
+    out_activation_. If you set coefs_ or intercepts_, or change them in place, predictions use that. partial_fit
+    changes them in place; each fit makes new ones.
 
     Differences: momentum must be below 1, and sample weights at least 0. Divergence ends a run at once. A fit that
     raises leaves the estimator unchanged. Multi-label predictions are dense. Training is in float32 if X is float32,
@@ -100,8 +102,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     def fit(self, X: "Rows", y: "npt.ArrayLike", sample_weight: "npt.ArrayLike | None" = None) -> Self:
         """Trains on X (rows, features), an array or a sparse matrix, and labels y (rows,), or (rows, labels) of 0 and 1
         for multi-label. Returns self."""
-        with self._unchanged_by_errors():
-            self._fit(X, y, sample_weight)
+        with self._unchanged_by_errors() as undo:
+            self._fit(X, y, sample_weight, undo)
         return self
 
     @_if_stochastic
@@ -119,16 +121,33 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         first = not hasattr(self, "classes_")
         if first and classes is None:
             raise value_error("classes", "all labels at the first call of partial_fit", None)
-        if not first and classes is not None and not np.array_equal(unique_labels(classes), self.classes_):
+        if not first and classes is not None and not self._are_all(classes):
             raise value_error("classes", f"{self.classes_} as at the first call", shown(classes))
-        with self._unchanged_by_errors(incremental=True):
+        with self._unchanged_by_errors() as undo:
             if first:
                 self.classes_ = unique_labels(classes)
-            self._fit(X, y, sample_weight, incremental=True)
+            self._fit(X, y, sample_weight, undo, incremental=True)
         return self
 
     def _encoded(self, X, y, *, incremental, reset):
         """Returns X, labels as columns of bool, class weights of the rows or None, and the output activation."""
+        checked = None if reset or self.warm_start else self._finite_rows(X)
+        if checked is not None and self._are_known(y, len(checked)):
+            X = checked
+        else:
+            X, y = self._checked(X, y, incremental=incremental, reset=reset)
+        factor = self._factor(y)
+        out_activation, classes = "logistic", self.classes_
+        if y.ndim == 2:
+            columns = np.asarray(y.toarray() if hasattr(y, "toarray") else y, bool)
+        elif len(classes) > 2:
+            out_activation, columns = "softmax", y[:, None] == classes
+        else:
+            columns = y[:, None] == classes[1:] if len(classes) == 2 else np.zeros((len(y), 1), bool)
+        return dense_if_small(X), columns, factor, out_activation
+
+    def _checked(self, X, y, *, incremental, reset):
+        """X and labels y, checked by scikit-learn; sets or checks classes_."""
         X, y = self._validated(X, y, multi_output=True, dtype=(np.float64, np.float32), order="C", reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
@@ -139,15 +158,19 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             self.classes_ = unique_labels(y)
         else:
             self._check_classes(unique_labels(y))
-        factor = self._factor(y)
-        out_activation, classes = "logistic", self.classes_
-        if y.ndim == 2:
-            columns = np.asarray(y.toarray() if hasattr(y, "toarray") else y, bool)
-        elif len(classes) > 2:
-            out_activation, columns = "softmax", y[:, None] == classes
-        else:
-            columns = y[:, None] == classes[1:] if len(classes) == 2 else np.zeros((len(y), 1), bool)
-        return dense_if_small(X), columns, factor, out_activation
+        return X, y
+
+    def _are_all(self, classes):
+        """Whether these are all the classes."""
+        known, is_like = self.classes_, type(classes) is np.ndarray and classes.dtype == self.classes_.dtype
+        return (is_like and np.array_equal(classes, known)) or np.array_equal(unique_labels(classes), known)
+
+    def _are_known(self, y, rows):
+        """Whether y is proven to be labels of this many rows that the network has outputs for."""
+        classes = self.classes_
+        if self.out_activation_ == "logistic" and self.n_outputs_ > 1:
+            return len(classes) == self.n_outputs_ and are_flags(y, rows, self.n_outputs_)
+        return are_labels(y, rows, classes)
 
     def _factor(self, y):
         """The weight of each row according to class_weight, (rows,), or None."""
@@ -249,25 +272,29 @@ class MLPRegressor(RegressorMixin, Perceptron):
     def fit(self, X: "Rows", y: "npt.ArrayLike", sample_weight: "npt.ArrayLike | None" = None) -> Self:
         """Trains on X (rows, features), an array or a sparse matrix, and numbers y (rows,) or (rows, outputs). Returns
         self."""
-        with self._unchanged_by_errors():
-            self._fit(X, y, sample_weight)
+        with self._unchanged_by_errors() as undo:
+            self._fit(X, y, sample_weight, undo)
         return self
 
     @_if_stochastic
     def partial_fit(self, X: "Rows", y: "npt.ArrayLike", sample_weight: "npt.ArrayLike | None" = None) -> Self:
         """Trains for one more epoch, from where the last call left off."""
-        with self._unchanged_by_errors(incremental=True):
-            self._fit(X, y, sample_weight, incremental=True)
+        with self._unchanged_by_errors() as undo:
+            self._fit(X, y, sample_weight, undo, incremental=True)
         return self
 
     def _encoded(self, X, y, *, incremental, reset):
         """Returns X, y as columns, None for the class weights, and the output activation."""
         out_activation = choose("loss", self.loss, {"squared_error": "identity", "poisson": "exp"})
-        X, y = self._validated(
-            X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), order="C", reset=reset
-        )
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        checked = None if reset else self._finite_rows(X)
+        if checked is not None and are_numbers(y, len(checked), self.n_outputs_):
+            X = checked
+        else:
+            X, y = self._validated(
+                X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), order="C", reset=reset
+            )
+            if y.ndim == 2 and y.shape[1] == 1:
+                y = column_or_1d(y, warn=True)
         return dense_if_small(X), y.reshape(len(y), -1), None, out_activation
 
     def _targets(self, columns, dtype):

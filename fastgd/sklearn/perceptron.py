@@ -1,10 +1,13 @@
-"""Base of the estimators of `fastgd.sklearn`: scikit-learn's multi-layer perceptron on a network of fastgd."""
+"""Base of the estimators of `fastgd.sklearn`: scikit-learn's multi-layer perceptron on a network of fastgd.
+
+Over 400 lines: arguments, network, training and predictions share the attributes of one object."""
 
 import contextlib
 import copy
 import functools
 import math
 import numbers
+import operator
 import warnings
 from collections.abc import Callable
 from typing import TypeAlias
@@ -18,12 +21,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .._plan import WaitingLock
+from .._plan import WaitingLock, all_finite
 from ..activations import ACTIVATIONS, Activation, sigmoid
 from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE, pick
 from ..core.types import Array
-from ..data.mapped import check_mapping
+from ..data.mapped import check_mapping, mapped
 from ..data.samples import check_weights
+from ..engine.executor import CAST_SIZE, usable
 from ..errors import DivergenceError, check_flag, check_integer, check_number, choose, shown, value_error
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
@@ -33,7 +37,19 @@ from ..optimizers.base import Optimizer
 from ..training.early_stopping import EarlyStopping
 from ..training.fit import fresh_optimizer
 from ..training.run import Run
-from .training import ClassicAdam, EpochEnd, Objective, SameMinibatches, falling_rate, minimize, predict, samples_of
+from .proofs import Kept, are_rows, finite_rows, items_of, same
+from .training import (
+    ClassicAdam,
+    EpochEnd,
+    Objective,
+    SameMinibatches,
+    SparseRows,
+    falling_rate,
+    minimize,
+    penalized_step,
+    predict,
+    samples_of,
+)
 
 # X of the estimators: an array or a sparse matrix.
 Rows: TypeAlias = npt.ArrayLike | sparray | spmatrix
@@ -43,6 +59,11 @@ NUMBERS = {
     "alpha": AT_LEAST_ZERO, "learning_rate_init": POSITIVE, "power_t": AT_LEAST_ZERO, "tol": AT_LEAST_ZERO,
     "momentum": FRACTION, "validation_fraction": FRACTION, "beta_1": FRACTION, "beta_2": FRACTION, "epsilon": POSITIVE,
 }  # fmt: skip
+FLAGS, COUNTS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"), ("max_iter", "max_fun")
+MORE = ("batch_size", "n_iter_no_change", "verbose", "learning_rate", "solver")
+# The arguments that `_check_parameters` checks: objects that cannot change, or optimizers.
+_arguments_of = operator.attrgetter(*NUMBERS, *FLAGS, *COUNTS, *MORE)
+RECORDS = ("loss_curve_", "validation_scores_")  # lists that training appends to
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
 )
@@ -69,11 +90,14 @@ class Perceptron(BaseEstimator):
     # ---- arguments
 
     def _check_parameters(self):
+        kept, given = vars(self).get("_kept"), _arguments_of(self)
+        if kept is not None and same(given, kept.checked):
+            return
         for name, limits in NUMBERS.items():
             check_number(name, getattr(self, name), **limits)
-        for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
+        for name in FLAGS:
             check_flag(name, getattr(self, name))
-        for name in ("max_iter", "max_fun"):
+        for name in COUNTS:
             check_integer(name, getattr(self, name), 1)
         if self.batch_size != "auto":
             check_integer("batch_size", self.batch_size, 1)
@@ -84,6 +108,8 @@ class Perceptron(BaseEstimator):
         choose("learning_rate", self.learning_rate, dict.fromkeys(RATES))
         if not isinstance(self.solver, Optimizer):
             choose("solver", self.solver, {**dict.fromkeys(SOLVERS), **OPTIMIZERS})
+        if kept is not None:
+            kept.checked = given
 
     def _follows(self, learning_rate):
         """Whether the learning rate follows this rule of scikit-learn's."""
@@ -133,12 +159,12 @@ class Perceptron(BaseEstimator):
         layers.append(Dense(units[-1], weight_init="zeros"))
         loss = Objective.of(self.out_activation_, units[-1]).loss
         network = Network(self.coefs_[0].shape[0], layers, loss=loss, l2=alpha, dtype=dtype, seed=seed)
-        self._give_parameters(network)
+        self._give_parameters(list(network.views().values()))
         return network
 
-    def _give_parameters(self, network):
-        views, given = network.views().values(), [*self.coefs_, *self.intercepts_]
-        shapes = [view.shape for view in views]
+    def _give_parameters(self, views):
+        """Copies coefs_ and intercepts_ to these views of a network's parameters."""
+        given, shapes = [*self.coefs_, *self.intercepts_], [view.shape for view in views]
         if [np.shape(values) for values in given] != shapes:
             got = [np.shape(values) for values in given]
             raise value_error("coefs_, intercepts_", f"arrays of shapes {shapes}", got)
@@ -151,51 +177,73 @@ class Perceptron(BaseEstimator):
             raise ValueError(NOT_FINITE)
         self.coefs_, self.intercepts_ = views[: len(self.coefs_)], views[len(self.coefs_) :]
 
+    def _share_parameters(self, kept):
+        """Makes coefs_ and intercepts_ the parameters of the network in use."""
+        if not kept.has((*self.coefs_, *self.intercepts_)):
+            n = len(self.coefs_)
+            self.coefs_, self.intercepts_ = list(kept.views[:n]), list(kept.views[n:])
+
+    def _layer_arguments(self):
+        """The arguments from which `_hidden` follows."""
+        return (*items_of(self.activation), *items_of(self.dropout), self.solver)
+
+    def _known(self):
+        """`_kept`, if it was made from the present hidden layers and has coefs_ and intercepts_; else None."""
+        kept = vars(self).get("_kept")
+        is_known = kept is not None and same(kept.layers, self._layer_arguments())
+        return kept if is_known and kept.has((*self.coefs_, *self.intercepts_)) else None
+
     def _network_in_use(self):
-        """The network of the last fit, or a new one if the hidden layers have changed. `_kept` holds it with what it
-        was made from: the hidden layers, and for training all that `_network_to_train` compares."""
-        hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
-        kept = getattr(self, "_kept", None)
-        if kept is None or kept[1][0] != hidden:
-            self._kept = kept = self._make_network(self.coefs_[0].dtype), (hidden,)
-        return kept[0]
+        """The network of the last fit, or a new one if the hidden layers have changed."""
+        kept = self._known()
+        if kept is None:
+            arguments, kept = self._layer_arguments(), vars(self).get("_kept")
+            hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
+            if kept is None or kept.made_from[0] != hidden:
+                self._kept = kept = Kept(self._make_network(self.coefs_[0].dtype), (hidden,), arguments)
+            self._give_parameters(kept.views)
+            kept.layers = arguments
+        return kept.network
 
     @property
     def _lock(self):
         """Lock for the threads that use this estimator: predictions wait for a fit, and a fit for predictions."""
-        return vars(self).setdefault("_own_lock", WaitingLock("estimator"))
+        return vars(self).get("_own_lock") or vars(self).setdefault("_own_lock", WaitingLock("estimator"))
 
     def __getstate__(self):
         # The network is made again when it is needed: its parameters are in coefs_ and intercepts_.
         with vars(self).get("_own_lock", contextlib.nullcontext()):
             state = super().__getstate__()
+            for name in ("coefs_", "intercepts_"):  # views of the network's parameters
+                if isinstance(state.get(name), list):
+                    state[name] = [np.array(array) for array in state[name]]
         return {name: value for name, value in state.items() if name not in ("_kept", "_own_lock")}
 
     # ---- fit
 
     @contextlib.contextmanager
-    def _unchanged_by_errors(self, incremental=False):
-        """Context of a fit: other threads wait, and an exception leaves the estimator unchanged."""
-        with self._lock, self._restored_after_errors(incremental):
-            yield
+    def _unchanged_by_errors(self):
+        """Context of a fit: other threads wait, and an exception leaves the estimator unchanged. Yields a list of
+        functions to call in that case, which undo more than the change of attributes and the growth of lists."""
+        with self._lock:
+            before, undo = vars(self).copy(), []
+            lists = [before[name] for name in RECORDS if before.get(name) is not None]
+            lengths = [len(values) for values in lists]
+            try:
+                yield undo
+            except Warning:  # a filter made the warning an error; the fit is complete
+                raise
+            except Exception:
+                vars(self).update(before)
+                for name in set(vars(self)) - set(before):
+                    del vars(self)[name]
+                for values, length in zip(lists, lengths, strict=True):
+                    del values[length:]
+                for restore in undo:
+                    restore()
+                raise
 
-    @contextlib.contextmanager
-    def _restored_after_errors(self, incremental):
-        before = {name: list(v) if isinstance(v, list) else v for name, v in vars(self).items()}
-        if incremental and before.get("_optimizer") is not None:
-            before["_optimizer"] = copy.deepcopy(self._optimizer)
-            before["_kept"] = None  # that network belongs to the optimizer in use
-        try:
-            yield
-        except Warning:  # a filter made the warning an error; the fit is complete
-            raise
-        except Exception:
-            vars(self).update(before)
-            for name in set(vars(self)) - set(before):
-                del vars(self)[name]
-            raise
-
-    def _fit(self, X, y, sample_weight, *, incremental=False):
+    def _fit(self, X, y, sample_weight, undo, *, incremental=False):
         self._check_parameters()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -207,13 +255,21 @@ class Perceptron(BaseEstimator):
             sample_weight = check_weights("sample_weight", sample_weight, X.shape[:1], X.dtype, scaled=False)
             if not sample_weight.any():
                 raise value_error("sample_weight", "weights that are not all zero", f"0 for all {X.shape[0]} rows")
-        random_state = check_random_state(self.random_state)
+        random_state = self._generator()
         if is_first:
             self._initialize(X.shape[1], y.shape[1], out_activation, X.dtype, random_state)
         if self._is_stochastic():
-            self._fit_in_minibatches(X, y, sample_weight, factor, random_state, is_first, incremental)
+            self._fit_in_minibatches(X, y, sample_weight, factor, random_state, undo, is_first, incremental)
         else:
             self._fit_at_once(X, y, _product(sample_weight, factor))
+
+    def _generator(self):
+        """The RandomState of a fit."""
+        kept = vars(self).get("_kept")
+        if type(self.random_state) is not int or kept is None or kept.generator is None:
+            return check_random_state(self.random_state)
+        kept.generator.seed(self.random_state)
+        return kept.generator
 
     def _fit_at_once(self, X, y, weight):
         dtype = self.coefs_[0].dtype
@@ -231,12 +287,13 @@ class Perceptron(BaseEstimator):
         self._take_parameters(network, dtype)
         self._kept = None
         self._network_in_use()
+        self._share_parameters(self._kept)
         if result.status:
             iterations = f"{self.n_iter_} of max_iter={self.max_iter} iterations"
             message = f"lbfgs did not converge in {iterations}: {result.message}"
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
-    def _fit_in_minibatches(self, X, y, sample_weight, factor, random_state, is_first, incremental):
+    def _fit_in_minibatches(self, X, y, sample_weight, factor, random_state, undo, is_first, incremental):
         if is_first or not hasattr(self, "loss_curve_") or (self.best_loss_ is None) != self.early_stopping:
             self._begin_record()
         held_out = None
@@ -246,34 +303,91 @@ class Perceptron(BaseEstimator):
         if self.batch_size != "auto" and self.batch_size > rows:
             warnings.warn(f"batch_size={self.batch_size} is clipped to the {rows} rows", stacklevel=4)
         size = min(200 if self.batch_size == "auto" else self.batch_size, rows)
+        before = vars(self).get("_kept")
         network, optimizer = self._network_to_train(random_state, incremental)
         objective = Objective.of(self.out_activation_, self.n_outputs_)
-        score = None if held_out is None else functools.partial(self._score, network, *held_out)
-        # A warm start keeps the earlier best score: it has best parameters once a score is better than that.
-        first = network.parameters.copy() if self.early_stopping and is_first else None
-        end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score, first)
+        samples = samples_of(network, X, self._targets(y, network.dtype), _product(sample_weight, factor))
+        self.n_iter_ = 0
+        if incremental and size == rows and self._may_be_one_step(samples, optimizer):
+            warning = self._step(samples, optimizer, random_state, objective)
+        else:
+            if self._kept is before:  # the steps change its parameters and its optimizer in place
+                undo.append(self._training_state())
+            score = None if held_out is None else functools.partial(self._score, network, *held_out)
+            # A warm start keeps the earlier best score: it has best parameters once a score is better than that.
+            first = network.parameters.copy() if self.early_stopping and is_first else None
+            end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score, first)
+            warning = self._run(samples, size, optimizer, random_state, objective, end, incremental)
+        self._minibatches = network.minibatches
+        if not all_finite(network.parameters):
+            raise ValueError(NOT_FINITE)
+        self._share_parameters(self._kept)
+        self._kept.generator = random_state if type(self.random_state) is int else None
+        if warning is not None:
+            warnings.warn(warning, stacklevel=4)
+
+    def _run(self, samples, size, optimizer, random_state, objective, end, incremental):
+        """Trains for one epoch if `incremental`, else until it ends; returns a warning, or None."""
+        network, rows = self._kept.network, len(samples)
         if self._follows("invscaling") and not incremental:
             optimizer.learning_rate = falling_rate(end.rate, self.power_t, rows, -(-rows // size), self.t_)
-        samples = samples_of(network, X, self._targets(y, network.dtype), _product(sample_weight, factor))
         source = SameMinibatches(
             network, samples, size, shuffle=self.shuffle, random_state=random_state, objective=objective,
             alpha=self.alpha,
         )  # fmt: skip
         early_stopping = EarlyStopping(network, (), samples, None, None, 0.0, None, False)
         epochs = 1 if incremental else self.max_iter
-        self.n_iter_ = 0
         warning = self._train(Run(network, optimizer, source, epochs, early_stopping, [end], None, None, None))
-        self._minibatches = network.minibatches
         source.leave_random_state(self.n_iter_)
         if self._follows("invscaling"):
             optimizer.learning_rate = end.rate
         if end.best is not None:
             network.parameters[:] = end.best
-        self._take_parameters(network, network.dtype)
         if self.n_iter_ == self.max_iter and network.history.stopped == "epochs" and not incremental:
             warning = ConvergenceWarning(f"not converged after max_iter={self.max_iter} epochs")
-        if warning is not None:
-            warnings.warn(warning, stacklevel=4)
+        return warning
+
+    def _may_be_one_step(self, samples, optimizer):
+        """Whether an epoch that is one minibatch can be a step without a `Run`: the step is all that happens, and it
+        changes nothing if it fails."""
+        x, network = samples.x, self._kept.network
+        if isinstance(samples.rows, SparseRows) or mapped(x) is not None or self.verbose:
+            return False
+        if self._follows("invscaling") or self._follows("adaptive"):
+            return False
+        if x.dtype != network.dtype and not all_finite(usable(x, network.dtype)):  # a run diverges
+            return False
+        if getattr(optimizer.schedule, "observes_loss", False):
+            return False
+        # An update by a user's function may be half done when that raises.
+        return not network.executor.training_plan(len(x), samples.kernel, optimizer).users_links
+
+    def _step(self, samples, optimizer, random_state, objective):
+        """An epoch of one minibatch; returns a warning, or None."""
+        network, rows = self._kept.network, len(samples)
+        order = None
+        if self.shuffle:
+            order = np.arange(rows)
+            random_state.shuffle(order)
+        try:
+            loss = penalized_step(network, samples, order, optimizer, objective, self.alpha)
+        except KeyboardInterrupt:
+            return UserWarning("training interrupted by the user")
+        except DivergenceError as error:
+            raise ValueError(NOT_FINITE) from error
+        EpochEnd(self, optimizer.learning_rate, rows, objective.reported, None).record(loss, 1)
+        return None
+
+    def _training_state(self):
+        """A function that restores the parameters of the network in use, and its optimizer."""
+        network, optimizer = self._kept.network, copy.deepcopy(self._optimizer)
+        parameters = network.parameters.copy()
+
+        def restore():
+            network.parameters[:] = parameters
+            self._optimizer, self._kept = optimizer, None  # that network belongs to the optimizer in use
+
+        return restore
 
     def _begin_record(self):
         self.loss_curve_, self._no_improvement_count = [], 0
@@ -284,22 +398,28 @@ class Perceptron(BaseEstimator):
     def _network_to_train(self, random_state, incremental):
         """Returns a network with the present parameters, and its optimizer: for partial_fit the previous ones, as long
         as the arguments have not changed, else new ones."""
-        hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
+        kept, arguments = self._known(), self._layer_arguments()
+        if kept is None:
+            hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
+        else:
+            hidden = kept.made_from[0]
         made_from = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
         continues = incremental and getattr(self, "_optimizer", None) is not None
-        kept = getattr(self, "_kept", None)
-        if continues and kept is not None and kept[1] == made_from:
-            self._give_parameters(kept[0])
+        known, kept = kept, getattr(self, "_kept", None)
+        if continues and kept is not None and kept.made_from == made_from:
+            if known is None:
+                self._give_parameters(kept.views)
+                kept.layers = arguments
         else:
             if not continues:
                 is_random = any(rate for _, _, rate in hidden)
                 self._seed = int(random_state.randint(2**31)) if is_random else 0
             network = self._make_network(self.coefs_[0].dtype, self.alpha, self._seed)
             network.counter[0] = getattr(self, "_minibatches", 0)  # masks of Dropout differ from the earlier ones
-            self._kept = network, made_from
+            self._kept = Kept(network, made_from, arguments)
             # An optimizer is bound to its network; a copy is not.
             self._optimizer = copy.deepcopy(self._optimizer) if continues else self._new_optimizer()
-        return self._kept[0], self._optimizer
+        return self._kept.network, self._optimizer
 
     def _new_optimizer(self):
         rate, solver = self.learning_rate_init, self.solver
@@ -363,12 +483,23 @@ class Perceptron(BaseEstimator):
     def _predictions(self, X: "Rows", finish: "Callable[[Array], Array]") -> "Array":
         """Returns finish(predictions) for the network's predictions (rows, n_outputs) for X, with the parameters in
         `coefs_` and `intercepts_`."""
+        own = vars(self)
+        if "coefs_" in own and "feature_names_in_" not in own and are_rows(X, own.get("n_features_in_")):
+            with self._lock:
+                network = self._network_in_use()
+                if X.dtype == network.dtype or X.size <= CAST_SIZE:  # its fast path finds numbers that are not finite
+                    found = network.executor.fast["predict"](usable(X, network.dtype), None)
+                    if found is not None:
+                        return finish(found)
         check_is_fitted(self)
         checked = self._validated(X, reset=False)
         with self._lock:
-            network = self._network_in_use()
-            self._give_parameters(network)
-            return finish(predict(network, checked))
+            return finish(predict(self._network_in_use(), checked))
+
+    def _finite_rows(self, X):
+        """`finite_rows` for the features of the last fit; None if these have names, which scikit-learn checks."""
+        own = vars(self)
+        return None if "feature_names_in_" in own else finite_rows(X, own.get("n_features_in_"))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

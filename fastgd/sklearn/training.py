@@ -15,6 +15,7 @@ from scipy.sparse import issparse
 
 from ..data.mapped import RowReader
 from ..data.samples import Samples, check_targets, check_values
+from ..engine.executor import usable
 from ..errors import value_error
 from ..losses import LOSSES
 from ..network import Network
@@ -25,6 +26,8 @@ from ..training.sampling import Minibatches
 DENSE_BYTES = 2**26
 # Epochs that are laid out at first; later, as many as have been done, since training may stop early.
 FIRST_EPOCHS = 8
+# Where the weights of a single minibatch start.
+FIRST = np.zeros(1, np.int64)
 # scikit-learn's "adaptive" divides the learning rate by the first, and stops when it is at most the second.
 ADAPTIVE_FACTOR, ADAPTIVE_END = 5.0, 1e-6
 
@@ -47,6 +50,20 @@ class Objective:
             return cls(LOSSES["softmax_cross_entropy"], 1.0)
         name = {"logistic": "binary_cross_entropy", "exp": "poisson"}[out_activation]
         return cls(LOSSES[name], float(n_outputs))
+
+    def terms(self, weights, rows, starts, alpha, dtype):
+        """(factors of the losses, or None for 1 / rows; l2 by phase) of minibatches with these numbers of rows.
+        weights: sample weights over the rows of the minibatch, or None; starts: where those of a minibatch start."""
+        totals = rows
+        if weights is not None:
+            means = np.add.reduceat(weights.astype(np.float64), starts)
+            if not means.all():
+                raise value_error("sample_weight", "weights that are not all zero in any minibatch", "such a minibatch")
+            totals = means * rows
+            weights = weights * np.repeat(self.factor / means, rows).astype(dtype)
+        elif self.factor != 1:
+            weights = np.repeat(self.factor / rows, rows).astype(dtype)
+        return weights, {"total": alpha / totals / self.reported, "penalty": alpha / totals}
 
 
 class ClassicAdam(Adam):
@@ -111,28 +128,24 @@ class SameMinibatches(Minibatches):
         self.is_shuffled = shuffle  # a single minibatch, too: it advances the generator, and the order affects sums
         self._random_state, self._objective, self._alpha = random_state, objective, alpha
         self._first = self.epoch
-        # _orders: the orders of epochs from `_oldest` on. _before: from before the last piece was laid out, the next
-        # epoch to draw, the order of the epoch before it, and the state of the generator.
+        # _orders: the orders of epochs from `_oldest` on. _before: from before the last piece of several epochs was
+        # laid out, the next epoch to draw, the order of the epoch before it, and the state of the generator.
         self._oldest, self._orders, self._before = self.epoch, [], None
 
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
         last_epoch = min(last_epoch, self.epoch + max(FIRST_EPOCHS, self.epoch - self._first))
         order = self._orders[-1] if self._orders else np.arange(self.rows)
-        self._before = self._oldest + len(self._orders), order, self._random_state.get_state()
+        self._before = None
+        if last_epoch > self.epoch + 1:  # training may stop before the last of the epochs; get_state takes long
+            self._before = self._oldest + len(self._orders), order, self._random_state.get_state()
         steps = super().lay_out(plan, optimizer, sums, last_epoch, whole_epochs=whole_epochs)
-        objective, rows = self._objective, steps.rows
-        if steps.weights is None:
-            totals = rows
-            if objective.factor != 1:
-                steps.weights = np.repeat(objective.factor / rows, rows).astype(plan.dtype)
-                steps.weight_starts = np.cumsum(rows) - rows
-        else:  # the weights have been divided by the number of rows
-            means = np.add.reduceat(steps.weights.astype(np.float64), steps.weight_starts)
-            if not means.all():
-                raise value_error("sample_weight", "weights that are not all zero in any minibatch", "such a minibatch")
-            totals = means * rows
-            steps.weights *= np.repeat(objective.factor / means, rows).astype(plan.dtype)
-        steps.penalties = {"total": self._alpha / totals / objective.reported, "penalty": self._alpha / totals}
+        starts = np.cumsum(steps.rows) - steps.rows
+        steps.weights, penalties = self._objective.terms(steps.weights, steps.rows, starts, self._alpha, plan.dtype)
+        steps.weight_starts = None if steps.weights is None else starts
+        if all((values == values[0]).all() for values in penalties.values()):
+            plan.set_l2(first_of(penalties))  # the plan keeps the values that it has prepared for further steps
+        else:
+            steps.penalties = penalties
         return steps
 
     def _order_in(self, epoch):
@@ -157,6 +170,28 @@ class SameMinibatches(Minibatches):
             self._random_state.set_state(state)
             for _ in range(drawn, self._first + epochs):
                 order = self._next_order(order)
+
+
+def first_of(penalties):
+    """l2 by phase in the first of some minibatches."""
+    return {phase: float(values[0]) for phase, values in penalties.items()}
+
+
+@np.errstate(all="ignore")
+def penalized_step(network, samples, order, optimizer, objective, alpha):
+    """The loss of a step on all samples as one minibatch, in this order of the rows; the same bits as in a run."""
+    n, executor = len(samples), network.executor
+    rows = np.array([n])
+    x, y, weight = samples.x, samples.y, samples.weight
+    if order is not None:
+        x, y = x[order], y[order]
+        weight = None if weight is None else weight[order]
+    if weight is not None:
+        weight = (weight / rows).astype(network.dtype)
+    weight, penalties = objective.terms(weight, rows, FIRST, alpha, network.dtype)
+    x, y = usable(x, network.dtype), usable(y, samples.y_dtype(network.dtype))
+    loss = executor.penalized_step(x, y, samples.kernel, optimizer, weight, first_of(penalties))
+    return n * loss / n  # the mean over the rows of the epoch, as a run computes it
 
 
 def falling_rate(learning_rate, power, rows, steps_per_epoch, rows_before):
@@ -193,23 +228,28 @@ class EpochEnd:
         self.best = best
 
     def __call__(self, run):
-        estimator, loss = self.estimator, run.history.loss[-1] * self.reported
-        estimator.loss_ = loss
-        estimator.n_iter_ = run.epoch
-        estimator.t_ += self.rows
-        estimator.loss_curve_.append(loss)
-        if estimator.verbose:
-            print(f"Iteration {run.epoch}, loss = {loss:.8f}")
-        if self.score is None:
-            self._count(-loss, -estimator.best_loss_)
-            estimator.best_loss_ = min(loss, estimator.best_loss_)
-        else:
+        estimator = self.estimator
+        self.record(run.history.loss[-1], run.epoch)
+        if self.score is not None:
             self._record_score(run.network)
         if estimator._follows("invscaling"):
             rate = estimator.learning_rate_init / (estimator.t_ + 1) ** estimator.power_t
             set_rate(run.optimizer, self.rate, rate)
             self.rate = rate
         return estimator._no_improvement_count > estimator.n_iter_no_change and self._stops(run.optimizer)
+
+    def record(self, loss, epoch):
+        """Records the mean loss of an epoch, as fastgd defines it."""
+        estimator, loss = self.estimator, loss * self.reported
+        estimator.loss_ = loss
+        estimator.n_iter_ = epoch
+        estimator.t_ += self.rows
+        estimator.loss_curve_.append(loss)
+        if estimator.verbose:
+            print(f"Iteration {epoch}, loss = {loss:.8f}")
+        if self.score is None:
+            self._count(-loss, -estimator.best_loss_)
+            estimator.best_loss_ = min(loss, estimator.best_loss_)
 
     def _count(self, value, best):
         """Counts successive epochs without an improvement by the tolerance; NaN resets the count."""
