@@ -10,7 +10,7 @@ import numbers
 import operator
 import warnings
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -483,12 +483,13 @@ class Perceptron(BaseEstimator):
     def _predictions(self, X: "Rows", finish: "Callable[[Array], Array]") -> "Array":
         """Returns finish(predictions) for the network's predictions (rows, n_outputs) for X, with the parameters in
         `coefs_` and `intercepts_`."""
-        own = vars(self)
-        if "coefs_" in own and "feature_names_in_" not in own and are_rows(X, own.get("n_features_in_")):
+        own, rows = vars(self), cast(Any, X)
+        if "coefs_" in own and "feature_names_in_" not in own and are_rows(rows, own.get("n_features_in_")):
             with self._lock:
                 network = self._network_in_use()
-                if X.dtype == network.dtype or X.size <= CAST_SIZE:  # its fast path finds numbers that are not finite
-                    found = network.executor.fast["predict"](usable(X, network.dtype), None)
+                # Its fast path finds numbers that are not finite.
+                if rows.dtype == network.dtype or rows.size <= CAST_SIZE:
+                    found = network.executor.fast["predict"](usable(rows, network.dtype), None)
                     if found is not None:
                         return finish(found)
         check_is_fitted(self)
