@@ -86,6 +86,7 @@ constants.update(LINE=LINE * sizeof(real), FIRST_CACHE=FIRST_CACHE * sizeof(real
 # those whose types it uses, and optimizers/base.pxi before the rules: on import `register_rule` calls `check_rule`.
 include "core/test_hooks.pxi"
 include "core/sums.pxi"
+include "core/packing.pxi"
 include "core/gemm.pxi"
 include "core/gemv.pxi"
 include "engine/rows.pxi"

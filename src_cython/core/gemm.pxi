@@ -1,8 +1,9 @@
 # C = init + A B, the product under every dense layer. A and B have any strides, so either may be a transpose.
 #
 # `gemm` splits B into panels of NR columns. `gemm_packed` splits it into panels of KC rows and NR columns and packs
-# them, for a B whose rows are not contiguous or are far apart; it also packs blocks of a large A. `sweep` multiplies
-# the rows of A, MR at a time, by a panel and meanwhile packs the following panel. `tile` keeps MR x NR sums in
+# them, for a B whose rows are not contiguous or are far apart. It splits A into blocks that stay in the L2 cache, and
+# packs those whose rows or columns are far apart. `sweep` multiplies the rows of a block, MR at a time, by a panel and
+# meanwhile packs the following panel, which is kept for the next blocks. `tile` keeps MR x NR sums in
 # registers and prefetches data that is too large for a cache. Each element of C has one sum, over k in ascending order
 # (a later panel starts from the result of the one before), so its bits do not depend on tiles, panels, threads or the
 # width of a vector.
@@ -140,28 +141,6 @@ cdef void any_tile(const Product *t, int64_t rows, int64_t vectors) noexcept nog
         tile_rows(t, rows, 2, MR)
 
 
-cdef inline void copy_part(real *to, const real *source, int64_t n) noexcept nogil:
-    """Copies n < NR reals in pieces of constant sizes."""
-    if NR > 16 and n & 16:
-        memcpy(to, source, 16 * sizeof(real))
-        to += 16
-        source += 16
-    if NR > 8 and n & 8:
-        memcpy(to, source, 8 * sizeof(real))
-        to += 8
-        source += 8
-    if NR > 4 and n & 4:
-        memcpy(to, source, 4 * sizeof(real))
-        to += 4
-        source += 4
-    if n & 2:
-        memcpy(to, source, 2 * sizeof(real))
-        to += 2
-        source += 2
-    if n & 1:
-        to[0] = source[0]
-
-
 cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vectors) noexcept nogil:
     """c (rows, columns) <- init + a b, where columns fill only a part of the last vector. The sums start and end in
     scratch memory, where lanes beyond `columns` have arbitrary values."""
@@ -177,53 +156,6 @@ cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vec
     any_tile(&s, rows, vectors)
     for i in range(rows):
         copy_part(t.c + i * t.ldc, scratch + i * NR, columns)
-
-
-cdef inline inlined pack(real *panel, const int width, const real *b, int64_t b_row, int64_t b_column, int64_t k,
-                         int64_t columns) noexcept nogil:
-    """panel (k, width) <- b (k, columns), padded with any numbers. b_row or b_column must be 1. Inlined with constant
-    width. May write a vector's rest beyond the end of the panel."""
-    cdef int64_t p = 0, j, i
-    if b_column == 1 and columns == width:
-        for p in range(k):
-            for j in range(width):
-                panel[p * width + j] = b[p * b_row + j]
-        return
-    if b_row == 1 and k >= BLOCK:
-        # The last lanes of a vector may belong to a later row, which is written later.
-        while True:
-            j = (columns - 1) // LANES * LANES
-            while j >= 0:
-                transpose_strip(panel + p * width + j, width, b + p + j * b_column, b_column, columns - j)
-                j -= LANES
-            if p + BLOCK == k:
-                return
-            p = min(p + BLOCK, k - BLOCK)
-    for p in range(k):
-        if b_column == 1:
-            copy_part(panel + p * width, b + p * b_row, columns)
-        else:
-            for i in range(columns):
-                panel[p * width + i] = b[p * b_row + i * b_column]
-
-
-cdef void transpose(real *to, int64_t ld_to, const real *source, int64_t ld_source, int64_t m,
-                    int64_t n) noexcept nogil:
-    """to (m, n) <- source (n, m) transposed."""
-    cdef int64_t i = 0, j, p, q
-    while i < m:
-        j = 0
-        while j < n:
-            if m >= BLOCK and n >= BLOCK:
-                p = min(i, m - BLOCK)
-                q = min(j, n - BLOCK)
-                transpose_block(to + p * ld_to + q, ld_to, source + q * ld_source + p, ld_source)
-            else:
-                for p in range(i, min(i + BLOCK, m)):
-                    for q in range(j, min(j + BLOCK, n)):
-                        to[p * ld_to + q] = source[q * ld_source + p]
-            j += BLOCK
-        i += BLOCK
 
 
 cdef struct Panel:                  # of B, being packed
@@ -257,14 +189,9 @@ cdef void pack_more(Panel *panel, int64_t rows, Product *t) noexcept nogil:
     t.every = max(1, t.every)
 
 
-cdef inline int64_t rows_of_tile(int64_t m, int64_t most) noexcept nogil:
-    """Rows of the next tile, when m rows are left. The last two are about equal: few rows are slow."""
-    return m if m <= most else (m + 1) // 2 if m < 2 * most else most
-
-
-cdef void sweep(Product t, int64_t m, int64_t columns, Panel *following) noexcept nogil:
+cdef void sweep(Product *t, int64_t m, int64_t columns, Panel *following) noexcept nogil:
     """c (m, columns) <- init + a b, with at most NR columns. Meanwhile it packs the following panel, unless that is
-    NULL, a few rows at a time."""
+    NULL, a few rows at a time. Changes t."""
     cdef int64_t rows, ahead = 0, vectors = (columns + LANES - 1) // LANES
     cdef int64_t most = NARROW_ROWS if vectors == 1 and not t.a_tile else MR
     if following != NULL:
@@ -272,30 +199,19 @@ cdef void sweep(Product t, int64_t m, int64_t columns, Panel *following) noexcep
     while m > 0:
         rows = rows_of_tile(m, most)
         if following != NULL and following.done < following.k:
-            pack_more(following, ahead, &t)
-        else:
+            pack_more(following, ahead, t)
+        elif t.fetch_b:
             t.fetch_b = False
         if columns == vectors * LANES:
-            any_tile(&t, rows, vectors)
+            any_tile(t, rows, vectors)
         else:
-            part_tile(&t, rows, columns, vectors)
+            part_tile(t, rows, columns, vectors)
         t.c += rows * t.ldc
         t.init += rows * t.ld_init
         t.a += t.a_tile if t.a_tile else rows * t.a_row
         m -= rows
     while following != NULL and following.done < following.k:
-        pack_more(following, following.k, &t)
-
-
-cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int64_t m, int64_t k) noexcept nogil:
-    """packed (tiles, k, MR) <- a (m, k)."""
-    cdef int64_t rows
-    while m > 0:
-        rows = rows_of_tile(m, MR)
-        pack(packed, MR, a, a_k, a_row, k, rows)
-        packed += MR * k
-        a += rows * a_row
-        m -= rows
+        pack_more(following, following.k, t)
 
 
 cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_column, int64_t p, int64_t k,
@@ -353,7 +269,7 @@ cdef void gemm_columns(real *c, int64_t ldc, const real *init, int64_t ld_init, 
             t.a_row = 1
             t.a_k = MR
             t.a_tile = MR * panel.k
-        sweep(t, rows, panel.columns, &following)
+        sweep(&t, rows, panel.columns, &following)
         panel = following
         p = next_p
         i = next_i
@@ -405,7 +321,7 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
                 t.ldb = NR
                 t.k = k
                 t.k_end = 0
-        sweep(t, m, columns, NULL)
+        sweep(&t, m, columns, NULL)
         j += NR
 
 
