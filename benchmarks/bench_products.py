@@ -7,8 +7,8 @@ Forms, for x (rows, in), w (in, out), dy (rows, out): forward y = x w + b; dx = 
 and only fastgd sums dW in blocks whose relative error is below 1e-6; the peers compute the bare products, with `out=`.
 
 Every peer runs in its own process with one thread, all pinned to the same processor. They take turns, one sample each
-per round. The time of a call is that of many calls in a row less that of a product of 2x2 matrices. The arrays of all
-peers begin at multiples of 64 bytes. Figures are medians over the rounds. share: floating-point operations per second /
+per round. The time of a call is that of many calls in a row less that of a product of 2x2 matrices, in CPU time of the
+thread, which other processes do not lengthen. The arrays of all peers begin at multiples of 64 bytes. Figures are medians over the rounds. share: floating-point operations per second /
 those of fused multiply-adds in registers with the vectors that fastgd uses. ratio: time of the peer with the best
 median / time of fastgd.
 
@@ -152,15 +152,15 @@ def serve(peer):
 
 
 def seconds_of(call, seconds):
-    """Seconds per call, of calls that take about `seconds`."""
-    start = time.perf_counter()
+    """Seconds of the thread per call, of calls that take about `seconds`."""
+    start = time.thread_time()
     call()
     call()
-    repeats = max(1, min(20_000, int(2 * seconds / (time.perf_counter() - start))))
-    start = time.perf_counter()
+    repeats = max(1, min(20_000, int(2 * seconds / (time.thread_time() - start))))
+    start = time.thread_time()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - start) / repeats
+    return (time.thread_time() - start) / repeats
 
 
 def peak():
@@ -168,9 +168,9 @@ def peak():
     import fastgd
 
     compiled = importlib.import_module(f"fastgd._kernels_{fastgd.core.kernel.variant()}_float32")
-    start = time.perf_counter()
+    start = time.thread_time()
     operations = compiled.fused_multiply_adds(100_000)
-    return operations / (time.perf_counter() - start) / 1e9
+    return operations / (time.thread_time() - start) / 1e9
 
 
 class Process:
