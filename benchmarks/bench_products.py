@@ -7,10 +7,10 @@ Forms, for x (rows, in), w (in, out), dy (rows, out): forward y = x w + b; dx = 
 and only fastgd sums dW in blocks whose relative error is below 1e-6; the peers compute the bare products, with `out=`.
 
 Every peer runs in its own process with one thread, all pinned to the same processor. They take turns, one sample each
-per round. The time of a call is that of many calls in a row less that of a product of 2x2 matrices, in CPU time of the
-thread, which other processes do not lengthen. The arrays of all peers begin at multiples of 64 bytes. Figures are medians over the rounds. share: floating-point operations per second /
-those of fused multiply-adds in registers with the vectors that fastgd uses. ratio: time of the peer with the best
-median / time of fastgd.
+per round; figures are medians over the rounds. The time of a call is that of many calls in a row less that of a product
+of 2x2 matrices, in CPU time of the thread, which other processes do not lengthen. The arrays of all peers begin at
+multiples of 64 bytes. share: floating-point operations per second / those of fused multiply-adds in registers with the
+vectors that fastgd uses. ratio: time of the peer with the best median / time of fastgd.
 
 `--avx2` limits all peers to AVX2: FASTGD_ISA=v3, OPENBLAS_CORETYPE=Haswell, MKL_ENABLE_INSTRUCTIONS=AVX2,
 ONEDNN_MAX_CPU_ISA=AVX2, ATEN_CPU_CAPABILITY=avx2. Without it a variable that selects instructions is an error, since
