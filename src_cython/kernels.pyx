@@ -19,8 +19,9 @@ cdef extern from "core/simd.h" nogil:
     const bits MAGNITUDE
     const real SMALLEST_NORMAL
     ctypedef void inlined
-    enum: LANES, LINE, MR, VECTORS, NR, KC, MC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, BLOCKS
-    enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, FIRST_CACHE, FAR, LISTED, SUM_PARTS, GEMV_VECTORS, OUTER_VECTORS
+    enum: LANES, LINE, MR, VECTORS, NARROW_ROWS, NR, KC, MC, NC, TILE, TILE_VECTORS, TILE_GROUPS, PANEL, BLOCK, BLOCKS
+    enum: PACK_ROWS, PACK_COLUMNS, PACK_STRIDE, PACK_SIZE, FIRST_CACHE, FAR, LISTED, SUM_PARTS
+    enum: GEMV_VECTORS, OUTER_VECTORS
     enum: DOT_ROWS, DOT_PARTS, DOT_VECTORS
     enum: SUM_TERMS, SUM_ROWS, SUMS
     ctypedef char *(*scratch_function)()
@@ -32,6 +33,7 @@ cdef extern from "core/simd.h" nogil:
     void prefetch(const void *address)
     void prefetch_to_write(void *address)
     void transpose_block(real *to, int64_t ld_to, const real *source, int64_t ld_source)
+    void transpose_strip(real *to, int64_t ld_to, const real *source, int64_t ld_source, int64_t rows)
     void sum_parts(real *c, const vec *sums)
     const double NAN, INFINITY
     real sqrt(real x)
@@ -85,6 +87,7 @@ constants.update(LINE=LINE * sizeof(real), FIRST_CACHE=FIRST_CACHE * sizeof(real
 # those whose types it uses, and optimizers/base.pxi before the rules: on import `register_rule` calls `check_rule`.
 include "core/test_hooks.pxi"
 include "core/sums.pxi"
+include "core/packing.pxi"
 include "core/gemm.pxi"
 include "core/gemv.pxi"
 include "engine/rows.pxi"

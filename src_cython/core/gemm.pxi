@@ -1,8 +1,9 @@
 # C = init + A B, the product under every dense layer. A and B have any strides, so either may be a transpose.
 #
 # `gemm` splits B into panels of NR columns. `gemm_packed` splits it into panels of KC rows and NR columns and packs
-# them, for a B whose rows are not contiguous or are far apart; it also packs blocks of a large A. `sweep` multiplies
-# the rows of A, MR at a time, by a panel and meanwhile packs the following panel. `tile` keeps MR x NR sums in
+# them, for a B whose rows are not contiguous or are far apart. It splits A into blocks that stay in the L2 cache, and
+# packs those whose rows or columns are far apart. `sweep` multiplies the rows of a block, MR at a time, by a panel and
+# meanwhile packs the following panel, which is kept for the next blocks. `tile` keeps MR x NR sums in
 # registers and prefetches data that is too large for a cache. Each element of C has one sum, over k in ascending order
 # (a later panel starts from the result of the one before), so its bits do not depend on tiles, panels, threads or the
 # width of a vector.
@@ -22,21 +23,22 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     bint fetch_b, fetch_c           # whether a whole tile prefetches the following panel of b, and its part of c
     const real *ahead               # in the following panel: after every `every` terms, [ahead, ahead + ahead_width] is
     int64_t every, ahead_width, ahead_step                    # prefetched, and ahead moves by ahead_step
-    int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from MR rows of a to the next
+    int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from one packed tile of a to the next, else 0
     int64_t terms                                             # terms of one sum; 0 is all
 
 
 cdef inline inlined tile(const Product *t, const int rows, const int vectors, const bint fetching) noexcept nogil:
-    """c (rows, vectors LANES) <- init + a (rows, k) b (k, vectors LANES), k > 0. Inlined with constant rows and
-    vectors, so that the sums are registers. With `terms`, each sum has that many terms; these sums are added up, then
-    init."""
+    """c (rows, vectors LANES) <- init + a (rows, k + k_end) b (k + k_end, vectors LANES), k > 0. Inlined with constant
+    rows and vectors, so that the sums are registers. With `terms`, each sum has that many terms; these sums are added
+    up, then init."""
     cdef vec sums[TILE_VECTORS]
     cdef vec part[TILE_VECTORS]
     cdef vec b[VECTORS]
     cdef const real *at[TILE_GROUPS]        # address of every third row, from which the rows between are reached
+    cdef const real *a = t.a
     cdef const real *bt = t.b
     cdef const real *ahead = t.ahead
-    cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, left, terms, p
+    cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, end = t.k_end, left, terms, p
     cdef bint is_first = True
     cdef int i, j
     if fetching and t.fetch_c:
@@ -44,7 +46,8 @@ cdef inline inlined tile(const Product *t, const int rows, const int vectors, co
             for j in range(vectors):
                 prefetch_to_write(t.c + i * t.ldc + j * LANES)
     for i in range(0, rows, 3):
-        at[i // 3] = t.a + i * a_row
+        at[i // 3] = a
+        a += 3 * a_row
     while True:
         if t.terms:
             for i in range(rows * vectors):
@@ -75,7 +78,12 @@ cdef inline inlined tile(const Product *t, const int rows, const int vectors, co
                     at[i // 3] += a_k
                 bt += ldb
             if not fetching or left == 0:
-                break
+                if fetching or end == 0:
+                    break
+                bt = t.b_end
+                ldb = NR
+                left = end
+                end = 0
         if not is_first:
             for i in range(rows * vectors):
                 sums[i] = part[i] + sums[i]
@@ -93,10 +101,10 @@ cdef inline inlined tile(const Product *t, const int rows, const int vectors, co
             (<vec *>(t.c + i * t.ldc + j * LANES))[0] = sums[i * vectors + j]
 
 
-cdef inline inlined tile_rows(const Product *t, int64_t rows, const int vectors) noexcept nogil:
-    """`tile` for 1 to MR rows; cases above MR are not compiled."""
-    if rows >= MR:
-        tile(t, MR, vectors, False)
+cdef inline inlined tile_rows(const Product *t, int64_t rows, const int vectors, const int most) noexcept nogil:
+    """`tile` for 1 to `most` rows; cases above are not compiled."""
+    if rows >= most:
+        tile(t, most, vectors, False)
     elif rows == 1:
         tile(t, 1, vectors, False)
     elif rows == 2:
@@ -104,61 +112,39 @@ cdef inline inlined tile_rows(const Product *t, int64_t rows, const int vectors)
     elif rows == 3:
         tile(t, 3, vectors, False)
     elif rows == 4:
-        tile(t, min(MR, 4), vectors, False)
+        tile(t, min(most, 4), vectors, False)
     elif rows == 5:
-        tile(t, min(MR, 5), vectors, False)
+        tile(t, min(most, 5), vectors, False)
     elif rows == 6:
-        tile(t, min(MR, 6), vectors, False)
+        tile(t, min(most, 6), vectors, False)
     elif rows == 7:
-        tile(t, min(MR, 7), vectors, False)
+        tile(t, min(most, 7), vectors, False)
     elif rows == 8:
-        tile(t, min(MR, 8), vectors, False)
+        tile(t, min(most, 8), vectors, False)
     elif rows == 9:
-        tile(t, min(MR, 9), vectors, False)
+        tile(t, min(most, 9), vectors, False)
     elif rows == 10:
-        tile(t, min(MR, 10), vectors, False)
+        tile(t, min(most, 10), vectors, False)
     elif rows == 11:
-        tile(t, min(MR, 11), vectors, False)
+        tile(t, min(most, 11), vectors, False)
 
 
 cdef void any_tile(const Product *t, int64_t rows, int64_t vectors) noexcept nogil:
-    """`tile` for 1 to MR rows and 1 to VECTORS vectors."""
+    """`tile` for 1 to MR rows and 1 to VECTORS vectors, or 1 to NARROW_ROWS rows and one vector."""
     if vectors == VECTORS and rows == MR and (t.fetch_b or t.fetch_c):
         tile(t, MR, VECTORS, True)
     elif vectors == VECTORS:
-        tile_rows(t, rows, VECTORS)
+        tile_rows(t, rows, VECTORS, MR)
     elif vectors == 1:
-        tile_rows(t, rows, 1)
+        tile_rows(t, rows, 1, NARROW_ROWS)
     else:
-        tile_rows(t, rows, 2)
-
-
-cdef inline void copy_part(real *to, const real *source, int64_t n) noexcept nogil:
-    """Copies n < NR reals in pieces of constant sizes."""
-    if NR > 16 and n & 16:
-        memcpy(to, source, 16 * sizeof(real))
-        to += 16
-        source += 16
-    if NR > 8 and n & 8:
-        memcpy(to, source, 8 * sizeof(real))
-        to += 8
-        source += 8
-    if NR > 4 and n & 4:
-        memcpy(to, source, 4 * sizeof(real))
-        to += 4
-        source += 4
-    if n & 2:
-        memcpy(to, source, 2 * sizeof(real))
-        to += 2
-        source += 2
-    if n & 1:
-        to[0] = source[0]
+        tile_rows(t, rows, 2, MR)
 
 
 cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vectors) noexcept nogil:
     """c (rows, columns) <- init + a b, where columns fill only a part of the last vector. The sums start and end in
     scratch memory, where lanes beyond `columns` have arbitrary values."""
-    cdef real scratch[TILE]
+    cdef real scratch[NARROW_ROWS * NR]
     cdef Product s = t[0]
     cdef int64_t i
     for i in range(rows if t.ld_init else 1):
@@ -167,42 +153,9 @@ cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vec
     s.ldc = NR
     s.init = scratch
     s.ld_init = NR if t.ld_init else 0
-    if s.k:
-        any_tile(&s, rows, vectors)
-        s.ld_init = NR
-    if s.k_end:
-        s.a += s.k * s.a_k
-        s.b = s.b_end
-        s.ldb = NR
-        s.k = s.k_end
-        any_tile(&s, rows, vectors)
+    any_tile(&s, rows, vectors)
     for i in range(rows):
         copy_part(t.c + i * t.ldc, scratch + i * NR, columns)
-
-
-cdef inline inlined pack(real *panel, const int width, const real *b, int64_t b_row, int64_t b_column, int64_t k,
-                         int64_t columns) noexcept nogil:
-    """panel (k, width) <- b (k, columns), padded with zeros. b_row or b_column must be 1. Inlined with constant
-    width."""
-    cdef int64_t p = 0, j = 0, i, whole = 0
-    if b_column == 1 and columns == width:
-        for p in range(k):
-            for j in range(width):
-                panel[p * width + j] = b[p * b_row + j]
-        return
-    if b_row == 1:
-        whole = k - k % BLOCK
-        while j + BLOCK <= columns:
-            p = 0
-            while p < whole:
-                transpose_block(panel + p * width + j, width, b + p + j * b_column, b_column)
-                p += BLOCK
-            j += BLOCK
-    for p in range(k):
-        for i in range(j if p < whole else 0, columns):
-            panel[p * width + i] = b[p * b_row + i * b_column]
-        for i in range(columns, width):
-            panel[p * width + i] = 0
 
 
 cdef struct Panel:                  # of B, being packed
@@ -222,47 +175,43 @@ cdef void pack_more(Panel *panel, int64_t rows, Product *t) noexcept nogil:
     panel.fetched = min(panel.k, panel.done + rows)
     rows = panel.fetched - panel.done
     t.fetch_b = t.fetch_b and rows > 0
+    if not t.fetch_b:
+        return
     t.ahead = panel.b + panel.done * panel.b_row
     if panel.b_column == 1:
         t.ahead_step = panel.b_row
         t.ahead_width = panel.columns - 1
-        t.every = t.k // max(1, rows)
+        t.every = t.k // rows
     else:
         t.ahead_step = panel.b_column
         t.ahead_width = rows - 1
-        t.every = t.k // max(1, panel.columns)
+        t.every = t.k // panel.columns
     t.every = max(1, t.every)
 
 
-cdef void sweep(Product t, int64_t m, int64_t columns, Panel *following) noexcept nogil:
+cdef void sweep(Product *t, int64_t m, int64_t columns, Panel *following) noexcept nogil:
     """c (m, columns) <- init + a b, with at most NR columns. Meanwhile it packs the following panel, unless that is
-    NULL, a few rows at a time."""
+    NULL, a few rows at a time. Changes t."""
     cdef int64_t rows, ahead = 0, vectors = (columns + LANES - 1) // LANES
+    cdef int64_t most = NARROW_ROWS if vectors == 1 and not t.a_tile else MR
     if following != NULL:
         ahead = (following.k * MR // m // LINE + 1) * LINE
     while m > 0:
-        rows = min(MR, m)
-        if following != NULL:
-            pack_more(following, ahead, &t)
+        rows = rows_of_tile(m, most)
+        if following != NULL and following.done < following.k:
+            pack_more(following, ahead, t)
+        elif t.fetch_b:
+            t.fetch_b = False
         if columns == vectors * LANES:
-            any_tile(&t, rows, vectors)
+            any_tile(t, rows, vectors)
         else:
-            part_tile(&t, rows, columns, vectors)
+            part_tile(t, rows, columns, vectors)
         t.c += rows * t.ldc
         t.init += rows * t.ld_init
-        t.a += t.a_tile
+        t.a += t.a_tile if t.a_tile else rows * t.a_row
         m -= rows
     while following != NULL and following.done < following.k:
-        pack_more(following, following.k, &t)
-
-
-cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int64_t m, int64_t k) noexcept nogil:
-    """packed (m / MR, k, MR) <- a (m, k), padded with zeros."""
-    while m > 0:
-        pack(packed, MR, a, a_k, a_row, k, min(MR, m))
-        packed += MR * k
-        a += MR * a_row
-        m -= MR
+        pack_more(following, following.k, t)
 
 
 cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_column, int64_t p, int64_t k,
@@ -274,26 +223,24 @@ cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_col
                  k=min((k + units - 1) // units * unit, k - p), columns=min(NR, n - j), done=0, fetched=0)
 
 
-cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row,
-                      int64_t a_k, const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n,
-                      int64_t k, int64_t terms) noexcept nogil:
-    """`gemm` with packed panels of b, and packed blocks of a if that is large: rows that are a multiple of a page apart
-    evict each other from the caches. terms: see `tile`."""
-    cdef int64_t p = 0, i = 0, j = 0, half = 0, next_p, next_i, next_j, rows, mc = m, unit = terms if terms else LINE
-    cdef real *block_of_a = packed_a
-    cdef real *panels = packed_b
+cdef void gemm_columns(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row,
+                       int64_t a_k, const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n,
+                       int64_t k, int64_t terms) noexcept nogil:
+    """`gemm_packed` for at most NC columns."""
+    cdef int64_t p = 0, i = 0, j = 0, next_p, next_i, next_j, rows, first = 0, unit = terms if terms else LINE
     cdef int64_t tiles = (m + MR - 1) // MR, blocks = (tiles + MC - 1) // MC
-    cdef bint pack_a = n >= PACK_COLUMNS and max(a_row, a_k) >= PACK_STRIDE
-    cdef Panel panel = panel_at(panels, b, b_row, b_column, 0, k, 0, n, unit), following
-    cdef Product t
+    cdef int64_t mc = (tiles + blocks - 1) // blocks * MR       # blocks of about equal height
+    cdef int64_t panels = (n + NR - 1) // NR, slots = panels + 1 if blocks > 1 else 2
+    cdef bint pack_a = n >= PACK_COLUMNS and (k * a_k >= PACK_SIZE if a_row == 1 else a_row >= PACK_STRIDE)
     cdef bint fetch_b = k * n >= FAR, fetch_c = m * n >= FAR
-    if pack_a:
-        mc = (tiles + blocks - 1) // blocks * MR    # blocks of about equal height
+    cdef Panel panel = panel_at(packed_b, b, b_row, b_column, 0, k, 0, n, unit), following
+    cdef int64_t size = panel.k * NR
+    cdef Product t
     pack(panel.to, NR, b, b_row, b_column, panel.k, panel.columns)
     while p < k:
         rows = min(mc, m - i)
         if pack_a and j == 0:
-            pack_rows(block_of_a, a + i * a_row + p * a_k, a_row, a_k, rows, panel.k)
+            pack_rows(packed_a, a + i * a_row + p * a_k, a_row, a_k, rows, panel.k)
         next_p = p
         next_i = i
         next_j = j + NR
@@ -303,10 +250,14 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
             if next_i >= m:
                 next_i = 0
                 next_p += panel.k
-        half = PANEL - half
-        following = panel_at(panels + half, b, b_row, b_column, next_p, k, next_j, n, unit)
+        if next_p > p:
+            first += panels
+        following = panel_at(packed_b + (first + next_j // NR) % slots * size, b, b_row, b_column, next_p, k, next_j,
+                             n, unit)
+        if next_i > 0:
+            following.done = following.k
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
-                    ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=MR * a_row, ldb=NR, k=panel.k, k_end=0,
+                    ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=0, ldb=NR, k=panel.k, k_end=0,
                     terms=terms, fetch_b=fetch_b, fetch_c=fetch_c)
         if p > 0:
             t.init = t.c
@@ -314,15 +265,27 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
         elif init != NULL:
             t.init = init + i * ld_init + j
         if pack_a:
-            t.a = block_of_a
+            t.a = packed_a
             t.a_row = 1
             t.a_k = MR
             t.a_tile = MR * panel.k
-        sweep(t, rows, panel.columns, &following)
+        sweep(&t, rows, panel.columns, &following)
         panel = following
         p = next_p
         i = next_i
         j = next_j
+
+
+cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row,
+                      int64_t a_k, const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n,
+                      int64_t k, int64_t terms) noexcept nogil:
+    """`gemm` with packed panels of b, and packed blocks of a if that is large: rows that are a multiple of a page apart
+    evict each other from the caches. terms: see `tile`."""
+    cdef int64_t j = 0
+    while j < n:
+        gemm_columns(c + j, ldc, NULL if init == NULL else init + j, ld_init, a, a_row, a_k, b + j * b_column, b_row,
+                     b_column, m, min(NC, n - j), k, terms)
+        j += NC
 
 
 cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row, int64_t a_k,
@@ -343,7 +306,7 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
     while j < n:
         columns = min(NR, n - j)
         t = Product(c=c + j, init=&zeros[0], a=a, b=b + j, b_end=&end[0], ldc=ldc, ld_init=ld_init, a_row=a_row,
-                    a_k=a_k, a_tile=MR * a_row, ldb=b_row, k=k, k_end=0, terms=terms, fetch_b=False,
+                    a_k=a_k, a_tile=0, ldb=b_row, k=k, k_end=0, terms=terms, fetch_b=False,
                     fetch_c=False)
         if init != NULL:
             t.init = init + j
@@ -353,8 +316,38 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
             t.k_end = min(k, (over + b_row - 1) // b_row)
             t.k -= t.k_end
             pack(end, NR, t.b + t.k * b_row, b_row, 1, t.k_end, columns)
-        sweep(t, m, columns, NULL)
+            if t.k == 0:
+                t.b = end
+                t.ldb = NR
+                t.k = k
+                t.k_end = 0
+        sweep(&t, m, columns, NULL)
         j += NR
+
+
+cdef inline int64_t vectors_of(int64_t n) noexcept nogil:
+    return (n + LANES - 1) // LANES
+
+
+cdef inline int64_t whole_columns(int64_t m, int64_t n, int64_t k) noexcept nogil:
+    """Of the n columns of a^T b, those that are computed as rows of vectors: all, or without the rest of the last tile
+    if its transpose wastes so much fewer lanes that it is worth transposing the result."""
+    cdef int64_t rest = n % NR
+    return n - rest if (vectors_of(rest) * m - vectors_of(m) * rest) * k > m * rest else n
+
+
+cdef void gemm_transposed(real *c, int64_t ldc, const real *a, int64_t lda, const real *b, int64_t ldb, int64_t m,
+                          int64_t n, int64_t k) noexcept nogil:
+    """c (m, n) <- a^T b for n < NR, by b^T a."""
+    cdef real *strip = <real *>sums_under_way
+    cdef int64_t rows, most = SUMS // (NR * <int64_t>sizeof(real))
+    while m > 0:
+        rows = min(m, most)
+        gemm(strip, most, NULL, 0, b, 1, ldb, a, lda, 1, n, rows, k, SUM_TERMS if k > SUM_TERMS else 0)
+        transpose(c, ldc, strip, most, rows, n)
+        c += rows * ldc
+        a += rows
+        m -= rows
 
 
 cdef void gemm_over_rows(real *c, int64_t ldc, const real *a, int64_t lda, const real *b, int64_t ldb, int64_t m,
@@ -365,7 +358,11 @@ cdef void gemm_over_rows(real *c, int64_t ldc, const real *a, int64_t lda, const
     cdef int64_t i = 0, j, p, r, q, rows, columns, width = min(n, 512)
     cdef int64_t strip = SUMS // (width * <int64_t>(sizeof(double) + sizeof(real)))
     if k <= SUM_ROWS:
-        gemm(c, ldc, NULL, 0, a, 1, lda, b, ldb, 1, m, n, k, SUM_TERMS if k > SUM_TERMS else 0)
+        columns = whole_columns(m, n, k)
+        if columns:
+            gemm(c, ldc, NULL, 0, a, 1, lda, b, ldb, 1, m, columns, k, SUM_TERMS if k > SUM_TERMS else 0)
+        if columns < n:
+            gemm_transposed(c + columns, ldc, a, lda, b + columns, ldb, m, n - columns, k)
         return
     part = <real *>(total + strip * width)
     while i < m:

@@ -16,19 +16,19 @@
 #include "core/scratch.h"
 
 /* The register tile of the matrix product, MR rows of VECTORS vectors: as many sums as fit in the registers next to a
- * row of B and a broadcast element of A. For a batch of one, the tile is SUM_PARTS rows of GEMV_VECTORS. */
+ * row of B and a broadcast element of A. A tile of one vector has NARROW_ROWS rows. For a batch of one, the tile is SUM_PARTS rows of GEMV_VECTORS. */
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
-enum { MR = 12, VECTORS = 2, GEMV_VECTORS = 4 };
+enum { MR = 12, VECTORS = 2, NARROW_ROWS = 12, GEMV_VECTORS = 4 };
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
-enum { MR = 6, VECTORS = 2, GEMV_VECTORS = 2 };
+enum { MR = 6, VECTORS = 2, NARROW_ROWS = 12, GEMV_VECTORS = 2 };
 #elif defined(__aarch64__)
 #define VECTOR_BYTES 16
-enum { MR = 8, VECTORS = 3, GEMV_VECTORS = 4 };
+enum { MR = 8, VECTORS = 3, NARROW_ROWS = 8, GEMV_VECTORS = 4 };
 #else
 #define VECTOR_BYTES 16
-enum { MR = 4, VECTORS = 2, GEMV_VECTORS = 2 };
+enum { MR = 4, VECTORS = 2, NARROW_ROWS = 4, GEMV_VECTORS = 2 };
 #endif
 
 typedef REAL real;
@@ -46,9 +46,10 @@ enum {
     SUM_ROWS = 12 * 1536 / sizeof(real),    /* rows whose sums are added in float32, then in float64: 12 KC */
     KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR fits in the L2 cache */
     MC = 43,                      /* tiles of a packed block of A: MC MR x KC fits in the L2 cache */
+    NC = 1024 / NR * NR,          /* columns of B whose panels are kept for several blocks of A */
     TILE = MR * NR,
     TILE_VECTORS = MR * VECTORS,
-    TILE_GROUPS = (MR + 2) / 3,
+    TILE_GROUPS = (NARROW_ROWS + 2) / 3,
     PANEL = KC * NR,
     LISTED = 256,                 /* nonzero elements of a batch of one that are listed at a time */
     OUTER_VECTORS = 2,            /* vectors of a row of an outer product */
@@ -58,12 +59,18 @@ enum {
     FAR = 524288 / sizeof(real),  /* reals that do not stay in the L2 cache from one step to the next */
     PACK_ROWS = 4 * MR,           /* a panel is packed if A has at least this many rows */
     FIRST_CACHE = 32768 / sizeof(real), /* ... and the panel in place is spread over more than the L1 cache holds */
-    PACK_COLUMNS = 16 * NR,       /* A is packed if B has at least this many columns */
-    PACK_STRIDE = 4096 / sizeof(real) /* ... and elements of A that are read together are this many reals apart */
+    PACK_COLUMNS = 1024 / sizeof(real), /* A is packed if B has at least this many columns */
+    PACK_STRIDE = 4096 / sizeof(real), /* ... and its rows are this many reals apart */
+    PACK_SIZE = 131072 / sizeof(real) /* ... or its columns, contiguous, are spread over this many reals */
 };
 
-/* A thread's scratch memory, in bytes: a packed block of A, two panels of B, and partial sums over rows. */
-enum { PACKED_A = MC * MR * KC * sizeof(real), PACKED_B = 2 * PANEL * sizeof(real), SUMS = 1 << 18 };
+/* A thread's scratch memory, in bytes: a packed block of A, whose last vector may reach beyond its end, the panels of NC
+ * columns of B and the following panel, and partial sums over rows. */
+enum {
+    PACKED_A = MC * MR * KC * sizeof(real) + 64,
+    PACKED_B = (NC / NR + 1) * PANEL * sizeof(real),
+    SUMS = 1 << 18
+};
 _Static_assert(PACKED_A % 64 == 0 && PACKED_A + PACKED_B + SUMS <= KERNEL_BYTES, "scratch.h");
 static scratch_function scratch_of_thread;
 #define packed_a ((real *)(scratch_of_thread() + CHAIN_BYTES))
@@ -137,6 +144,62 @@ static inline void transpose_block(real *to, int64_t ld_to, const real *from, in
     TO(0) = __builtin_shufflevector(r0, r1, 0, 2);
     TO(1) = __builtin_shufflevector(r0, r1, 1, 3);
 #endif
+#undef ROW
+#undef TO
+}
+
+/* to (BLOCK, LANES) <- from (LANES, BLOCK) transposed: BLOCKS blocks at a time. Of `from` only `rows` rows exist; the
+ * last of them stands for those that follow. */
+static inline __attribute__((always_inline)) void transpose_strip(real *to, int64_t ld_to, const real *from,
+                                                                  int64_t ld_from, int64_t rows)
+{
+#define ROW(i) (*(const block *)(from + ((i) < rows ? (i) : rows - 1) * ld_from))
+#define TO(i) (*(vec *)(to + (i) * ld_to))
+#if REAL_BYTES == 4
+#define FIRST_8 0, 1, 2, 3, 4, 5, 6, 7
+#define FIRST_16 FIRST_8, 8, 9, 10, 11, 12, 13, 14, 15
+#else
+#define FIRST_8 0, 1, 2, 3
+#define FIRST_16 FIRST_8, 4, 5, 6, 7
+#endif
+#if VECTOR_BYTES == 16
+#define EACH_BLOCK(lanes) lanes(0)
+#define ROWS_FROM(i) ROW(i)
+#elif VECTOR_BYTES == 32
+#define EACH_BLOCK(lanes) lanes(0), lanes(1)
+#define ROWS_FROM(i) __builtin_shufflevector(ROW(i), ROW((i) + BLOCK), FIRST_8)
+#else
+#define EACH_BLOCK(lanes) lanes(0), lanes(1), lanes(2), lanes(3)
+#define ROWS_FROM(i) __builtin_shufflevector(__builtin_shufflevector(ROW(i), ROW((i) + BLOCK), FIRST_8), \
+    __builtin_shufflevector(ROW((i) + 2 * BLOCK), ROW((i) + 3 * BLOCK), FIRST_8), FIRST_16)
+#endif
+#if REAL_BYTES == 4
+#define LOW(q) 4 * (q), 4 * (q) + LANES, 4 * (q) + 1, 4 * (q) + 1 + LANES
+#define HIGH(q) 4 * (q) + 2, 4 * (q) + 2 + LANES, 4 * (q) + 3, 4 * (q) + 3 + LANES
+#define EVEN(q) 4 * (q), 4 * (q) + 1, 4 * (q) + LANES, 4 * (q) + 1 + LANES
+#define ODD(q) 4 * (q) + 2, 4 * (q) + 3, 4 * (q) + 2 + LANES, 4 * (q) + 3 + LANES
+    vec r0 = ROWS_FROM(0), r1 = ROWS_FROM(1), r2 = ROWS_FROM(2), r3 = ROWS_FROM(3);
+    vec low01 = __builtin_shufflevector(r0, r1, EACH_BLOCK(LOW)), high01 = __builtin_shufflevector(r0, r1, EACH_BLOCK(HIGH));
+    vec low23 = __builtin_shufflevector(r2, r3, EACH_BLOCK(LOW)), high23 = __builtin_shufflevector(r2, r3, EACH_BLOCK(HIGH));
+    TO(0) = __builtin_shufflevector(low01, low23, EACH_BLOCK(EVEN));
+    TO(1) = __builtin_shufflevector(low01, low23, EACH_BLOCK(ODD));
+    TO(2) = __builtin_shufflevector(high01, high23, EACH_BLOCK(EVEN));
+    TO(3) = __builtin_shufflevector(high01, high23, EACH_BLOCK(ODD));
+#undef LOW
+#undef HIGH
+#else
+#define EVEN(q) 2 * (q), 2 * (q) + LANES
+#define ODD(q) 2 * (q) + 1, 2 * (q) + 1 + LANES
+    vec r0 = ROWS_FROM(0), r1 = ROWS_FROM(1);
+    TO(0) = __builtin_shufflevector(r0, r1, EACH_BLOCK(EVEN));
+    TO(1) = __builtin_shufflevector(r0, r1, EACH_BLOCK(ODD));
+#endif
+#undef EVEN
+#undef ODD
+#undef ROWS_FROM
+#undef EACH_BLOCK
+#undef FIRST_8
+#undef FIRST_16
 #undef ROW
 #undef TO
 }
