@@ -1,6 +1,4 @@
-"""A network as a module of torch: part of a graph that torch's autograd differentiates. Needs torch.
-
-`_module_class` has over 60 lines, since it holds the classes that subclass torch's."""
+"""A network as a module of torch: part of a graph that torch's autograd differentiates. Needs torch."""
 
 import contextlib
 import functools
