@@ -48,9 +48,9 @@ class Executor:
     fast_step(x, y, optimizer): makes a training step that needs no preparation and returns its loss, or returns None.
     fast_update(optimizer): likewise an update from the network's gradient; returns whether it did.
     fast[door](...): likewise the other calls with a fast path, by name: see `FastPass`.
-    recorded: four numbers. Of the last forward pass that `backward` may follow: its rows, or 0 if there is none; the
-        network's minibatches before it; its number among all such passes. And how often the parameters were changed
-        without a training step.
+    recorded: three numbers of the last forward pass that `backward` may follow: its rows, or 0 if there is none; the
+        network's minibatches before it; its number among all such passes.
+    changes: how often the parameters were changed without a training step.
     last_rate: the learning rate of the last step; None if that was a fast step.
     """
 
@@ -66,7 +66,7 @@ class Executor:
     def __init__(self, network, last_loss=None):
         self.network, self.lock = network, UseLock("network")
         self.fast_step, self.last_rate = _not_ready, None
-        self._last_loss, self.recorded = last_loss, np.zeros(4, np.int64)
+        self._last_loss, self.recorded, self.changes = last_loss, np.zeros(3, np.int64), 0
         self._totals = None  # losses of the steps in progress
         shapes = [leaf.output_shape(shape) for _, leaf, shape in network.body.leaves("", network.input_shape)]
         has_positions = any(math.prod(shape[:-1]) > 1 for shape in shapes)
@@ -109,7 +109,7 @@ class Executor:
     @property
     def version(self) -> tuple[int, int]:
         """Differs after any update of the parameters by methods of the network or of an optimizer."""
-        return self.network.minibatches, int(self.recorded[3])
+        return self.network.minibatches, self.changes
 
     @property
     def pass_number(self) -> int:
@@ -358,7 +358,7 @@ class Executor:
                 plan.set_minibatch_number(minibatch)
                 plan.run("record")
                 self._check_inputs(plan, x)
-                self.recorded[:3] = len(x), network.minibatches, self.recorded[2] + 1
+                self.recorded[:] = len(x), network.minibatches, self.recorded[2] + 1
                 result = _copied(out, plan.rows_of(plan.output)[: len(x)])
                 if plan.fast_record is None and plan.runner is not None:
                     plan.fast_record = plan.make_fast_record(self.lock, use)
@@ -427,7 +427,7 @@ class Executor:
         """Notes a change of the parameters other than a training step, so that `backward` refuses to continue a forward
         pass with the parameters before."""
         self.recorded[0] = 0
-        self.recorded[3] += 1
+        self.changes += 1
 
     def step(self, x: Any, y: Any, optimizer: Any, sample_weight: Any = None, *, scaled: bool = True) -> float:
         """`Network.train_step` for any arguments: checks, casts and raises. scaled: False uses the weights without
