@@ -134,7 +134,7 @@ class Executor:
         if plan is None or not _serves(plan, rows, kernel):
             self._drop_fast_step()
             kernel = kernel or (plan.loss_kernel if plan else self.network.loss_function.kernels[0])
-            plan = self.plan = Plan(self.network, max(rows, plan.capacity if plan else 0), kernel, training=True)
+            plan = self.plan = Plan(self.network, _capacity(plan, rows), kernel, training=True)
         if optimizer is not None and optimizer is not plan.optimizer:
             self._drop_fast_step()
             plan.use_optimizer(optimizer)
@@ -158,8 +158,7 @@ class Executor:
         kernel = kernel or self.network.loss_function.kernels[0]
         plan = self._gradient_plans.get((training, kernel))
         if plan is None or not _serves(plan, rows, kernel):
-            # Twice as many rows as before, so that slowly growing minibatches rarely need a new plan.
-            capacity = rows if plan is None else max(rows, 2 * plan.capacity if rows > plan.capacity else plan.capacity)
+            capacity = _capacity(plan, rows)
             if plan is not None:
                 self._drop_fast_passes(plan, (TRAINING_GRADIENT if training else GRADIENT,))
                 if self._recorders.get(training) is plan:
@@ -592,6 +591,14 @@ def _copied(out, result):
         return result.copy()
     np.copyto(out, result)
     return out
+
+
+def _capacity(plan, rows):
+    """The capacity of a plan for this many rows that replaces `plan`, which may be None. It at least doubles, so that
+    slowly growing minibatches rarely need a new plan."""
+    if plan is None:
+        return rows
+    return plan.capacity if rows <= plan.capacity else max(rows, 2 * plan.capacity)
 
 
 def _serves(plan, rows, kernel):
