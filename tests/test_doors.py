@@ -1134,3 +1134,37 @@ def test_functions_that_change_between_calls(function, backend, monkeypatch, rng
         monkeypatch.setattr(f"{__name__}.ELEMENTS", np.array([3.0]))
         with pytest.raises(RuntimeError, match="got other functions of yours since"):
             network.backward(dy)
+
+
+def test_backward_never_continues_the_pass_of_another_plan(rng):
+    """As after Ctrl-C between the native pass of `forward` and the line that notes its plan."""
+    network, (x, _, dy) = net(), data(rng, 400)
+    for rows in (4, 400):
+        network.forward(x[:rows], training=rows == 4, record=rows == 400)
+        network.forward(x[:rows], training=rows == 4, record=rows == 400)
+        if rows == 4:
+            first = network.executor._recorded
+    network.executor._recorded = first
+    with pytest.raises(RuntimeError, match="got no such call"):
+        network.backward(dy)
+
+
+def test_refused_calls_keep_the_plans(rng):
+    network, (x, labels, dy) = net(), data(rng, 5)
+    optimizer, busy = Adam(), network.like()
+    network.train_step(x, labels, optimizer)
+    network.loss_and_gradient(x, labels)
+    network.forward(x, training=True)
+    plans = network.executor.plan, network.executor.evaluation_plan(), network.executor.gradient_plan(1, True)
+    bad = np.full_like(x, np.nan)
+    for call in (
+        lambda: network.predict(bad), lambda: network.forward(bad), lambda: network.loss(bad, labels),
+        lambda: network.loss_and_gradient(bad, labels), lambda: network.forward(bad, record=True),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="'x'.*nan"):
+            call()
+    with busy.executor.lock, pytest.raises(RuntimeError, match="already in use"):
+        network.copy_from(busy, 0.5)
+    assert not network.executor.lock.disturbed
+    now = network.executor.plan, network.executor.evaluation_plan(), network.executor.gradient_plan(1, True)
+    assert all(one is other for one, other in zip(plans, now, strict=True))

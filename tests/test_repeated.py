@@ -133,3 +133,22 @@ def test_a_repeated_call_of_a_network_in_use(data):
     network.fit(X, y, optimizer=optimizer, epochs=2, callbacks=lambda run: within.append(
         network.fit(X, y, optimizer=optimizer, epochs=1)))  # fmt: skip
     assert [history.stopped for history in within] == ["epochs", "epochs"]
+
+
+def test_an_interrupted_repetition_is_recorded(data, monkeypatch):
+    """Ctrl-C arrives as soon as Python runs again: what was done is in the history, as for other calls."""
+    X, y = data
+    network, optimizer = make(), Adam(0.01)
+    network.fit(X, y, optimizer=optimizer, batch_size=10, epochs=2)
+    before, train_at_once = network.parameters.copy(), network.executor.train_at_once
+
+    def interrupted(*given):
+        train_at_once(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(network.executor, "train_at_once", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        network.fit(X, y, optimizer=optimizer, batch_size=10, epochs=2)
+    assert not np.array_equal(network.parameters, before)
+    assert (network.history.stopped, network.history.steps, len(network.history.loss)) == ("interrupted", 10, 2)
+    assert (network.epochs, network.minibatches) == (4, 20)

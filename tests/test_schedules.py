@@ -292,3 +292,13 @@ def test_fields_are_checked_where_annotations_are_postponed():
     assert made["late"](1).learning_rate == 1.0
     with pytest.raises(TypeError, match="'steps'"):
         made["late"](0.1, steps=2.5)
+
+
+def test_a_schedule_that_returns_too_few_rates_is_refused():
+    class Wrong(fastgd.schedules.Schedule):
+        def learning_rates(self, step):
+            return np.full(3, 0.01)
+
+    network = fastgd.Network(2, [fastgd.Dense(1)], loss="mse")
+    with pytest.raises(ValueError, match="broadcast"):
+        network.fit(np.ones((50, 2)), np.ones(50), optimizer=fastgd.SGD(Wrong()), batch_size=5, epochs=2)

@@ -51,7 +51,7 @@ class Executor:
     recorded: three numbers of the last forward pass that `backward` may follow: its rows, or 0 if there is none; the
         network's minibatches before it; its number among all such passes.
     changes: how often the parameters were changed without a training step.
-    last_rate: the learning rate of the last step; None if that was a fast step.
+    last_rate: the learning rate of the last step that was no fast step.
     """
 
     lock: UseLock
@@ -108,7 +108,7 @@ class Executor:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Differs after any update of the parameters by methods of the network or of an optimizer."""
+        """Differs after any update of the parameters by methods of the network or by `optimizer.step(network)`."""
         return self.network.minibatches, self.changes
 
     @property
@@ -224,6 +224,7 @@ class Executor:
             result = self._fast(door)(usable(x, network.dtype), out)
             if result is not None:
                 return result
+            check_values("x", x, network.dtype)  # an error within the lock would cost the plans
         with self.lock.use(Use.EVALUATE):
             result = np.empty(shape, network.dtype)
             for rows in self._blocks(len(x)):
@@ -242,11 +243,16 @@ class Executor:
         loss = self._try_fast("loss", x, y, sample_weight)
         if loss is not None:
             return loss
-        samples = check_samples(self.network, x, y, sample_weight, names=SAMPLES, finite=False)
+        samples = self._samples(x, y, sample_weight)
         with self.lock.use(Use.EVALUATE):
             loss = self.evaluate(samples)[0]
             self._prepare_fast("loss", self.evaluation_plan(samples.kernel), Use.EVALUATE, "loss", "loss")
         return loss
+
+    def _samples(self, x, y, sample_weight):
+        """Checked `Samples`. Passes check themselves whether x is finite; small arrays are checked before, since an
+        error within the lock would cost the plans."""
+        return check_samples(self.network, x, y, sample_weight, names=SAMPLES, finite=np.size(x) <= CAST_SIZE)
 
     def _cast(self, x, y, kernel):
         """Checked arrays as arrays that kernels read in place."""
@@ -314,7 +320,7 @@ class Executor:
         result = self._try_fast(door, x, y, sample_weight, minibatch)
         if result is not None:
             return result
-        samples = check_samples(network, x, y, sample_weight, names=SAMPLES, finite=False)
+        samples = self._samples(x, y, sample_weight)
         use = Use.TRAIN if training else Use.BORROW
         with self.lock.use(use):
             plan = self.gradient_plan(len(samples), training, samples.kernel)
@@ -347,6 +353,7 @@ class Executor:
         used, plan = usable(x, network.dtype), self._recorders.get(training)
         result = None if plan is None else plan.fast_record.record(used, out, minibatch)
         if result is None:
+            check_values("x", x, network.dtype)  # an error within the lock would cost the plans
             use = Use.TRAIN if training else Use.BORROW
             with self.lock.use(use):
                 plan = self.gradient_plan(len(x), training)
@@ -357,11 +364,15 @@ class Executor:
                 plan.set_minibatch_number(minibatch)
                 plan.run("record")
                 self._check_inputs(plan, x)
-                self.recorded[:] = len(x), network.minibatches, self.recorded[2] + 1
                 result = _copied(out, plan.rows_of(plan.output)[: len(x)])
                 if plan.fast_record is None and plan.runner is not None:
                     plan.fast_record = plan.make_fast_record(self.lock, use)
                     self._recorders[training] = plan
+                number = int(self.recorded[2]) + 1
+                plan.pass_number = number
+                if plan.fast_record is not None:
+                    plan.fast_record.pass_number = number
+                self.recorded[:] = len(x), network.minibatches, number
         self._recorded = plan
         return result
 
@@ -377,9 +388,9 @@ class Executor:
     def _backward(self, dy, to_input):
         """`backward` for any arguments: checks, casts and raises."""
         network, plan = self.network, self._recorded
-        rows, made_at = self.recorded[:2].tolist()
+        rows, made_at, number = self.recorded.tolist()
         got = None
-        if plan is None or not rows:
+        if plan is None or not rows or (plan.fast_record or plan).pass_number != number:
             got = "no such call"
         elif made_at != network.minibatches:
             got = "a training step since"
@@ -415,7 +426,7 @@ class Executor:
         """Moves parameters and statistics towards those of another executor's network, which has the same arrays."""
         state, source = self.network.state, other.network.state
         if not fast_average(self.lock, other.lock, average_parameters, state, source, rate):
-            with self.lock, other.lock.reading():
+            with other.lock.reading(), self.lock:
                 if rate == 1:
                     np.copyto(state, source)
                 else:
@@ -440,7 +451,6 @@ class Executor:
         if self.fast_step is not _not_ready and x.size + y.size <= CAST_SIZE:
             loss: float | None = self.fast_step.weighted(*self._cast(x, y, kernel), optimizer, weights)
             if loss is not None:
-                self.last_rate = None
                 return loss
         return float(self._step(x, y, kernel, optimizer, weights))
 
@@ -451,7 +461,6 @@ class Executor:
         if self.fast_step is not _not_ready:
             loss = self.fast_step.weighted(x, y, optimizer, weights)
             if loss is not None:
-                self.last_rate = None
                 return loss
         return self._step(x, y, kernel, optimizer, weights)
 
@@ -545,6 +554,16 @@ class Executor:
                 break
         self.note_steps(steps, s)
         return None
+
+    def train_at_once(self, steps, pauses):
+        """Makes steps of the plan in use in one native call, without a look at signals. Returns how many were made, and
+        whether that is all; `train` may make the rest. pauses: their number, as an array."""
+        plan = self.plan
+        s, status = plan.train(steps, 0, pauses, plan.best_pass, SLICE_SECONDS)
+        plan.release()
+        if status == DONE:
+            self.note_steps(steps, s)
+        return s, status == DONE
 
     def note_steps(self, steps, s):
         """Notes that s of these steps were made."""

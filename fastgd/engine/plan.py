@@ -212,6 +212,7 @@ class Plan(Program):
         self.pace = collections.defaultdict(lambda: np.zeros(2))  # by pass: see `Runner.run`
         self.is_mid_step = False  # whether a step was interrupted
         self.fast_record = None  # a `FastRecord`, once it was needed
+        self.pass_number = 0  # of the last recorded forward pass: see `Executor.recorded`
         self.fast_passes = {}  # by name of the pass
         self._add_operations()
         self._lay_out()

@@ -283,7 +283,7 @@ class Optimizer(Stepper):
             for name, column in zip(self.kernel.scalars, self._columns(once, steps + 1.0, *group), strict=True):
                 is_one = not isinstance(column, np.ndarray) or column.ndim == 0
                 column = np.array([column], np.float64) if is_one else np.asarray(column, np.float64)
-                values[group, name] = repeated(column, count) if is_one else column
+                values[group, name] = repeated(column, count) if is_one else np.broadcast_to(column, count)
                 good = np.isfinite(column.astype(dtype))
                 if not good.all():
                     step, expected = int(np.argmin(good)), f"a number whose step is finite in {dtype}"
@@ -303,7 +303,7 @@ class Optimizer(Stepper):
             uses, rates, schedule = [lock.uses for lock in locks], [], self.schedule
             if isinstance(schedule, Schedule):
                 rates = np.asarray(schedule(steps), np.float64)
-                rates = rates if rates.ndim else repeated(rates.reshape(1), len(steps))
+                rates = np.broadcast_to(rates, len(steps)) if rates.ndim else repeated(rates.reshape(1), len(steps))
                 known = steps[0] if [lock.uses for lock in locks] != uses else steps[-1]
                 return rates[: np.searchsorted(steps, known, side="right")]
             for step in range(steps[0], steps[-1] + 1):

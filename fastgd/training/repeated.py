@@ -4,18 +4,19 @@ A loop that calls `fit` for a few steps at a time, such as one that trains on wh
 layout and history. A call is plain if it does nothing but train on arrays that kernels read in place: no validation,
 callbacks, weights or files."""
 
+import bisect
 import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._plan import DONE, fill_shuffled
+from .._plan import fill_shuffled
 from ..core.kernel import Kernel
 from ..data.mapped import is_in_memory, mapped
 from ..data.samples import check_values
-from ..engine.executor import SLICE_SECONDS
 from ..engine.steps import Steps
+from ..errors import reason
 from ..optimizers.base import Optimizer
 from ..schedules import Schedule
 from .history import History
@@ -60,6 +61,8 @@ class Repeated:
         if plan.optimizer is not optimizer or executor.lock.disturbed or optimizer.lock.disturbed:
             return False
         if not isinstance(schedule, Schedule) or schedule.observes_loss:
+            return False
+        if plan.users_links:  # a user's rule may raise halfway
             return False
         if X.dtype is not self.x_dtype or y.dtype is not self.y_dtype:
             return False
@@ -108,12 +111,17 @@ class RepeatedCalls:
             steps = _lay_out(network, plan, kept, optimizer, X, y)
             if steps.parameter_limits is not None or len(steps) < kept.pauses[0]:
                 return None
-            s, status = plan.train(steps, 0, kept.pauses, plan.best_pass, SLICE_SECONDS)
-            plan.release()
-            if status != DONE:
-                return steps, s
-            executor.note_steps(steps, s)
-            history: History = _record(network, steps, optimizer, started)
+            history, begun = History(), optimizer.minibatches
+            try:
+                s, is_done = executor.train_at_once(steps, kept.pauses)
+                if not is_done:
+                    return steps, s
+                _record(network, history, steps, optimizer, started, s, "epochs")
+            except BaseException as error:
+                if network.history is not history:
+                    done = optimizer.minibatches - begun
+                    _record(network, history, steps, optimizer, started, done, reason(error))
+                raise
             return history
 
 
@@ -130,17 +138,15 @@ def _lay_out(network, plan, kept, optimizer, X, y):
     return Steps.of(plan, optimizer, X, y, rows=kept.rows, starts=starts, order=order, ends=kept.ends)
 
 
-def _record(network, steps, optimizer, started):
-    """Records a repeated call; returns its history."""
-    epochs, minibatches, accumulate = len(steps.ends), optimizer.minibatches, optimizer.accumulate
-    history = History(
-        loss=steps.losses.tolist(),
-        learning_rate=steps.rates[steps.ends - 1].tolist(),
-        rows=[len(steps.x) * (i + 1) for i in range(epochs)],
-        seconds=(steps.times - started).tolist(),
-        steps=minibatches // accumulate - (minibatches - len(steps)) // accumulate,
-        stopped="epochs",
-    )
+def _record(network, history, steps, optimizer, started, done, stopped):
+    """Fills the history of a repeated call, of which so many steps are done, and gives it to the network."""
+    epochs, minibatches, accumulate = bisect.bisect_right(steps.ends, done), optimizer.minibatches, optimizer.accumulate
+    history.loss = steps.losses[:epochs].tolist()
+    history.learning_rate = steps.rates[steps.ends[:epochs] - 1].tolist()
+    history.rows = [len(steps.x) * (i + 1) for i in range(epochs)]
+    history.seconds = (steps.times[:epochs] - started).tolist()
+    history.steps = minibatches // accumulate - (minibatches - done) // accumulate
+    history.stopped = stopped
+    # Both or nothing: Python handles signals at calls and jumps, and here there are none.
     network.epochs += epochs
     network.history = history
-    return history

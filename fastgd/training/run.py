@@ -294,6 +294,8 @@ class Run:
         else:
             (steps, done), self._begun = self._begun, None
             self._sums = steps.sums
+            if optimizer.minibatches != steps.known.begin + steps.first + done:
+                raise RuntimeError("this network was trained by another call; give each thread its own network")
         before = optimizer.minibatches - done, self._network.minibatches - done
         ends, rates = [*steps.ends.tolist(), math.inf], steps.rates[steps.ends - 1].tolist()
         return Piece(steps, ends, rates, *before, optimizer.changes)

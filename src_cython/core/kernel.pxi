@@ -49,8 +49,9 @@ cdef class CheckedCall:
         if not self.is_able or not self.run(arguments):
             self._call_any(arguments)
 
-    cdef bint run(self, tuple arguments) except -1:
-        """Runs the body and returns True, or returns False with nothing changed."""
+    cdef bint run(self, tuple arguments, bint keeps_gil=False) except -1:
+        """Runs the body and returns True, or returns False with nothing changed. keeps_gil: whether the GIL keeps other
+        threads out meanwhile."""
         cdef int64_t record[KERNEL_SLOTS]
         cdef int64_t sizes[KERNEL_SLOTS]
         cdef int64_t fault = 0, size
@@ -99,6 +100,11 @@ cdef class CheckedCall:
         record[self.n_arrays + self.n_dims + self.n_scalars] = <int64_t>&fault
         body = self.float64_body if type == cnp.NPY_FLOAT64 else self.float32_body
         check_scratch()
+        if keeps_gil:
+            before = flush_subnormals()
+            (<kernel_t><void *>body)(<const void *>&record[0], 0, sizes[self.range_dim])
+            restore_subnormals(before)
+            return True
         with nogil:
             before = flush_subnormals()
             (<kernel_t><void *>body)(<const void *>&record[0], 0, sizes[self.range_dim])

@@ -16,7 +16,8 @@
 #include "core/scratch.h"
 
 /* The register tile of the matrix product, MR rows of VECTORS vectors: as many sums as fit in the registers next to a
- * row of B and a broadcast element of A. A tile of one vector has NARROW_ROWS rows. For a batch of one, the tile is SUM_PARTS rows of GEMV_VECTORS. */
+ * row of B and a broadcast element of A. A tile of one vector has NARROW_ROWS rows. For a batch of one, the tile is
+ * SUM_PARTS rows of GEMV_VECTORS. */
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 enum { MR = 12, VECTORS = 2, NARROW_ROWS = 12, GEMV_VECTORS = 4 };
@@ -179,8 +180,10 @@ static inline __attribute__((always_inline)) void transpose_strip(real *to, int6
 #define EVEN(q) 4 * (q), 4 * (q) + 1, 4 * (q) + LANES, 4 * (q) + 1 + LANES
 #define ODD(q) 4 * (q) + 2, 4 * (q) + 3, 4 * (q) + 2 + LANES, 4 * (q) + 3 + LANES
     vec r0 = ROWS_FROM(0), r1 = ROWS_FROM(1), r2 = ROWS_FROM(2), r3 = ROWS_FROM(3);
-    vec low01 = __builtin_shufflevector(r0, r1, EACH_BLOCK(LOW)), high01 = __builtin_shufflevector(r0, r1, EACH_BLOCK(HIGH));
-    vec low23 = __builtin_shufflevector(r2, r3, EACH_BLOCK(LOW)), high23 = __builtin_shufflevector(r2, r3, EACH_BLOCK(HIGH));
+    vec low01 = __builtin_shufflevector(r0, r1, EACH_BLOCK(LOW));
+    vec low23 = __builtin_shufflevector(r2, r3, EACH_BLOCK(LOW));
+    vec high01 = __builtin_shufflevector(r0, r1, EACH_BLOCK(HIGH));
+    vec high23 = __builtin_shufflevector(r2, r3, EACH_BLOCK(HIGH));
     TO(0) = __builtin_shufflevector(low01, low23, EACH_BLOCK(EVEN));
     TO(1) = __builtin_shufflevector(low01, low23, EACH_BLOCK(ODD));
     TO(2) = __builtin_shufflevector(high01, high23, EACH_BLOCK(EVEN));

@@ -274,7 +274,7 @@ def fast_average(UseLock lock, UseLock other_lock, CheckedCall kernel, cnp.ndarr
     whether it did. lock, other_lock: of the networks that p and q belong to."""
     if cnp.PyArray_SIZE(p) > FREE_ELEMENTS or not (lock.is_open() and other_lock.is_open()):
         return False
-    if rate == 1:       # the GIL keeps other threads out
+    if rate == 1:
         memcpy(cnp.PyArray_DATA(p), cnp.PyArray_DATA(q), cnp.PyArray_NBYTES(p))
         return True
-    return kernel.run((p, q, 1 - rate))
+    return kernel.run((p, q, 1 - rate), True)

@@ -17,8 +17,9 @@ cdef object new_array(int64_t rows, const RowLayout *layout):
 cdef class FastPass:
     """Runs a pass of a plan per call, at little more than the cost of the arithmetic.
 
-    It handles only calls that need no preparation: arrays that kernels can read in place. Otherwise, and if an input or
-    the loss is not finite, its methods return None, and the caller runs the pass.
+    It handles only calls that need no preparation: arrays that kernels can read in place. Otherwise, and if an input
+    is not finite, its methods return None, and the caller runs the pass; so do `loss` and `loss_and_gradient` if the
+    loss is not finite.
     """
     cdef Runner runner
     cdef UseLock lock
@@ -127,13 +128,17 @@ cdef class FastPass:
         cdef int64_t rows = count_rows(x, &self.x)
         if rows == 0 or not self.is_ready(rows):
             return None
-        if out is not None and rows > self.capacity:    # a later block may fail when the first is already in `out`
+        result = self.result_array(rows, out)
+        if result is None:
             return None
-        out = self.result_array(rows, out)
-        if out is None:
+        if out is not None and rows > self.capacity:    # a later block may fail when the first is done
+            result = new_array(rows, &self.out)
+        self.call(rows, address_of(x), 0, address_of(result))
+        if not self.is_done(x, None):
             return None
-        self.call(rows, address_of(x), 0, address_of(out))
-        return out if self.is_done(x, None) else None
+        if out is not None and result is not out:
+            memcpy(cnp.PyArray_DATA(<cnp.ndarray>out), cnp.PyArray_DATA(<cnp.ndarray>result), rows * self.out.bytes)
+        return result if out is None else out
 
     cdef bint fits(self, x, y, weight):
         """Whether kernels can read rows x with targets y, and factors of their losses or None, in place."""
@@ -145,9 +150,10 @@ cdef class FastPass:
     cdef double call_weighted(self, object x, object y, object weight) except? -1:
         if weight is not None:
             self.at_weight = address_of(weight)
-        cdef double loss = self.call(cnp.PyArray_DIM(<cnp.ndarray>x, 0), address_of(x), address_of(y), 0)
-        self.at_weight = self.inputs.own_weight
-        return loss
+        try:
+            return self.call(cnp.PyArray_DIM(<cnp.ndarray>x, 0), address_of(x), address_of(y), 0)
+        finally:
+            self.at_weight = self.inputs.own_weight
 
     def loss(self, x, y, weight):
         """The mean loss of rows x with targets y. weight: the factor of each loss, and 1 / (number of losses), or None
@@ -190,10 +196,13 @@ cdef class FastPass:
 cdef class FastRecord(FastPass):
     """A forward pass that keeps what the backward pass needs, and that backward pass, for a gradient of the outputs
     that the caller computes.
+
+    pass_number: of the forward pass whose values it holds; see `Executor.recorded`.
     """
     cdef Pass backward_pass, backward_pass_to_input
     cdef int64_t at_x, at_dy, at_dx
     cdef object own_x, raise_backward_fault
+    cdef public int64_t pass_number
     cdef const int64_t[::1] minibatches
 
     def prepare_backward(self, *, stages, stages_to_input, pace, pace_to_input, x, dy, dx, minibatches, raise_fault):
@@ -224,6 +233,7 @@ cdef class FastRecord(FastPass):
             return None
         self.recorded[0], self.recorded[1] = rows, self.minibatches[0]
         self.recorded[2] += 1
+        self.pass_number = self.recorded[2]
         return out
 
     cdef void run_backward(self, const Pass *p, int64_t rows, const void *dy) noexcept nogil:
@@ -236,7 +246,9 @@ cdef class FastRecord(FastPass):
         cdef const Pass *p = &self.backward_pass_to_input if to_input else &self.backward_pass
         cdef const void *at = NULL
         cdef int64_t rows = self.recorded[0]
-        if rows == 0 or self.recorded[1] != self.minibatches[0] or count_rows(dy, &self.out) != rows:
+        if self.pass_number != self.recorded[2] or self.recorded[1] != self.minibatches[0]:
+            return None
+        if not 1 <= rows <= self.capacity or count_rows(dy, &self.out) != rows:
             return None
         if not self.is_ready(rows) or not is_finite(dy):
             return None
