@@ -292,7 +292,8 @@ class Network:
             optimizer.step(network)
 
         Raises TypeError or ValueError unless dy is an array of finite real numbers of that shape, and RuntimeError if
-        there is no such forward pass, or the parameters have been updated or `loss_and_gradient` called since."""
+        there is no such forward pass, or the parameters have been updated or `loss_and_gradient` called since. Changes
+        that you make to `parameters` yourself are not noticed."""
         if type(input_gradient) is not bool:
             input_gradient = check_flag("input_gradient", input_gradient)
         dx = self.executor.backward(dy, input_gradient)
