@@ -1150,7 +1150,7 @@ def test_backward_never_continues_the_pass_of_another_plan(rng):
 
 
 def test_refused_calls_keep_the_plans(rng):
-    network, (x, labels, dy) = net(), data(rng, 5)
+    network, (x, labels, _) = net(), data(rng, 5)
     optimizer, busy = Adam(), network.like()
     network.train_step(x, labels, optimizer)
     network.loss_and_gradient(x, labels)
