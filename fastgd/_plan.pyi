@@ -141,7 +141,19 @@ class FastPass:
 
 class FastRecord(FastPass):
     pass_number: int
-    def prepare_backward(self, **prepared: Any) -> None: ...
+    def prepare_backward(
+        self,
+        *,
+        stages: _Records,
+        stages_to_input: _Records,
+        pace: _Floats,
+        pace_to_input: _Floats,
+        x: npt.NDArray[Any],
+        dy: npt.NDArray[Any],
+        dx: npt.NDArray[Any],
+        minibatches: _Ints,
+        raise_fault: Callable[..., None],
+    ) -> None: ...
     def record(self, x: object, out: object, minibatch: int) -> npt.NDArray[Any] | None: ...
     def backward(self, dy: object, to_input: bool) -> npt.NDArray[Any] | Literal[True] | None: ...
 
