@@ -348,3 +348,18 @@ def test_a_step_allocates_nothing(tmp_path):
         env=os.environ | {"LD_PRELOAD": str(library)}, cwd=pathlib.Path(__file__).parent,
     )  # fmt: skip
     assert done.stdout.strip() == "fused 0", done.stdout + done.stderr
+
+
+def test_a_callback_trains_with_another_optimizer(rows):
+    """The operations of the update are then bound anew, twice in each epoch; the run's values go where they are now."""
+    X, y = rows
+    ends = []
+    for backend in ("numpy", "cython"):
+        net, other = network(backend=backend, dtype="float64"), SGD(0.01)
+        schedule = fastgd.schedules.cosine(0.01, 40)
+        net.fit(
+            X, y, optimizer=Adam(schedule), batch_size=10, epochs=4,
+            callbacks=fastgd.callbacks.every(2, lambda run, net=net, other=other: net.train_step(X[:5], y[:5], other)),
+        )  # fmt: skip
+        ends.append(net.parameters.copy())
+    np.testing.assert_allclose(*ends, rtol=1e-9)

@@ -421,6 +421,7 @@ class Plan(Program):
 
     def _bind(self, first=0):
         self._stages_of_pass = {}  # by name, and whether rows are gathered
+        self._binding = object()  # another one as soon as records have other addresses
         self.bind(first)
         self.positions = max(operation.positions for phase in BY_ROWS_PHASES for operation in self._phases[phase])
         # Floating-point operations per row, approximately.
@@ -690,7 +691,8 @@ class Plan(Program):
     def _table_of(self, known, penalties, first=0):
         """The `PerStepValues` of known steps: addresses for the losses, scalars, limits of the gradient. penalties: as
         in `Steps`, from step `first` of the known ones on."""
-        if known.table is None or penalties:
+        if known.table is None or known.binding is not self._binding or penalties:
+            known.binding = self._binding
             known.table = table = PerStepValues()
             totals = addresses(known.totals, np.arange(len(known)))
             table.add([o.slot("total") for o in self._phases["total"]], totals)

@@ -21,7 +21,8 @@ class StepValues:
     gradient_limits     (n,) largest magnitude allowed in the gradient
     parameter_limits    (n,) largest magnitude allowed in the parameters; None if no check is needed
     totals              (n,) result: losses
-    table               the runner's table of the values, once it is made; see `PerStepValues`"""
+    table, binding      the runner's table of the values, once it is made (see `PerStepValues`), and the binding of a
+                        plan's operations whose addresses it has"""
 
     optimizer: object
     begin: int
@@ -34,6 +35,7 @@ class StepValues:
     parameter_limits: np.ndarray | None
     totals: np.ndarray
     table: "PerStepValues | None" = None
+    binding: object = None
 
     @classmethod
     @np.errstate(all="ignore")
