@@ -626,6 +626,11 @@ def thread_limit():
     return limit_of_pool()
 
 
+def is_in_memory(array):
+    """Whether it is a numpy array that is no view of an array of a subclass, such as a numpy.memmap."""
+    return is_plain(array)
+
+
 def all_finite(array):
     """Whether a contiguous float32 or float64 array has only finite elements."""
     return is_finite(array)

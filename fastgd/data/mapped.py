@@ -6,7 +6,7 @@ import weakref
 
 import numpy as np
 
-from .._plan import open_to_read, read_rows
+from .._plan import is_in_memory, open_to_read, read_rows
 
 
 def mapped(x):
@@ -14,11 +14,6 @@ def mapped(x):
     while x is not None and getattr(x, "_mmap", None) is None:
         x = getattr(x, "base", None)
     return x
-
-
-def is_in_memory(x):
-    """Whether an array clearly is no view of a mapped file."""
-    return x.base is None and type(x) is np.ndarray
 
 
 def leave_pages(x):

@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from .._plan import all_between, all_finite, all_labels, divide_by_mean
+from .._plan import all_between, all_finite, all_labels, divide_by_mean, is_in_memory
 from ..core.domains import DOMAINS, domain_of
 from ..errors import check_number, shown, type_error, value_error
-from .mapped import RowReader, check_mapping, is_in_memory, leave_pages, mapped
+from .mapped import RowReader, check_mapping, leave_pages, mapped
 from .minibatches import epoch_order
 
 # At most so many numbers, and rows, are checked at a time, which bounds the memory that a check takes.

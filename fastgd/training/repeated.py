@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._plan import fill_shuffled
+from .._plan import fill_shuffled, is_in_memory
 from ..core.kernel import Kernel
-from ..data.mapped import is_in_memory, mapped
 from ..data.samples import check_values
 from ..engine.steps import Steps
 from ..errors import reason
@@ -68,7 +67,7 @@ class Repeated:
             return False
         if not (x_flags.c_contiguous and x_flags.aligned and y_flags.c_contiguous and y_flags.aligned):
             return False
-        return (is_in_memory(X) or mapped(X) is None) and (is_in_memory(y) or mapped(y) is None)
+        return bool(is_in_memory(X) and is_in_memory(y))
 
 
 class RepeatedCalls:
