@@ -20,14 +20,15 @@ Peers that are not installed are left out.
 
 import argparse
 import contextlib
+import functools
+import importlib
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 import time
 
 import numpy as np
+from processes import Process, pin, serve
 
 SHAPES = (  # rows, in, out
     (32, 17, 64), (32, 64, 6), (32, 64, 10), (32, 64, 64), (64, 64, 64), (96, 96, 96), (100, 100, 100),
@@ -123,32 +124,30 @@ PEERS = {
 OWN = ("fastgd", "other")
 
 
-# ---- a peer's process: reads a line of JSON, answers with a line
+# ---- a peer's process
 
 
-def serve(peer):
-    """Commands: ["about"]; ["peak"], GFLOP/s; ["form", form, shape, seconds], seconds per call."""
-    product, about, module = PEERS[peer]
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes to stderr
-    if module == "torch":
-        import torch
+class Peer:
+    """Answers "about"; "peak" with GFLOP/s; "form" and (form, shape, seconds) as JSON with seconds per call."""
 
-        torch.set_num_threads(1)
-    made = {}
-    for line in sys.stdin:
-        command, *arguments = json.loads(line)
+    def __init__(self, name):
+        self.product, self.about, module = PEERS[name]
+        self.made = {}
+        if module == "torch":
+            import torch
+
+            torch.set_num_threads(1)
+
+    def __call__(self, command, argument):
         if command == "about":
-            answer = about()
-        elif command == "peak":
-            answer = peak()
-        else:
-            form, shape, seconds = arguments
-            if (form, *shape) not in made:
-                made = {(form, *s): product(form, tuple(s)) for s in (shape, NO_WORK)}
-            call, empty = (seconds_of(made[form, *s][0], seconds) for s in (shape, NO_WORK))
-            answer = call - empty
-        print(json.dumps(answer), file=answers, flush=True)
+            return self.about()
+        if command == "peak":
+            return peak()
+        form, shape, seconds = json.loads(argument)
+        if (form, *shape) not in self.made:
+            self.made = {(form, *s): self.product(form, tuple(s)) for s in (shape, NO_WORK)}
+        call, empty = (seconds_of(self.made[form, *s][0], seconds) for s in (shape, NO_WORK))
+        return call - empty
 
 
 def seconds_of(call, seconds):
@@ -173,31 +172,6 @@ def peak():
     return operations / (time.thread_time() - start) / 1e9
 
 
-class Process:
-    """A peer in its own process."""
-
-    def __init__(self, peer, variables, other):
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        environment = os.environ | threads | variables
-        if peer == "other":
-            environment["PYTHONPATH"] = os.path.abspath(other)
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", peer],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-
-    def ask(self, *command):
-        print(json.dumps(command), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args} ended with code {self.process.wait()}")
-        return json.loads(line)
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
 # ---- the comparison
 
 
@@ -207,7 +181,7 @@ def compare(form, shape, processes, rounds, seconds):
     for _ in range(rounds):
         rates.append(processes["fastgd"].ask("peak"))
         for peer, process in processes.items():
-            samples[peer].append(process.ask("form", form, shape, seconds))
+            samples[peer].append(process.ask("form", json.dumps((form, shape, seconds))))
     times, rates = {peer: np.array(s) for peer, s in samples.items()}, np.array(rates)
     peers = [peer for peer in processes if peer not in OWN]
     best = min(peers, key=lambda peer: np.median(times[peer])) if peers else "fastgd"
@@ -281,13 +255,12 @@ def main():
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve)
+        serve(functools.partial(Peer, arguments.serve))
         return
     chosen = [name for name in AVX2 if name in os.environ]
     if chosen:
         parser.error(f"environment variable {chosen[0]}: expected none that selects instructions; see --avx2")
-    if hasattr(os, "sched_setaffinity"):  # the children inherit it
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    pin(1)
     shapes = SHAPES
     if arguments.shapes:
         shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes.split(",")]
@@ -300,7 +273,8 @@ def main():
             if not importlib.util.find_spec(PEERS[peer][2]):
                 print(f"{peer}: not installed")
                 continue
-            processes[peer] = Process(peer, variables, arguments.other)
+            package = arguments.other if peer == "other" else None
+            processes[peer] = Process([__file__, "--serve", peer], 1, package, variables)
             stack.callback(processes[peer].close)
         about = {peer: process.ask("about") for peer, process in processes.items()}
         for peer, text in about.items():

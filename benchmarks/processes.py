@@ -11,13 +11,14 @@ PACKAGE = "BENCHMARK_PACKAGE"  # environment variable: the folder to import fast
 
 class Process:
     """A script of this folder in a process with `threads` threads; it calls `serve`. With `package`, it imports fastgd
-    from that folder."""
+    from that folder. more: further environment variables."""
 
-    def __init__(self, command, threads, package=None):
+    def __init__(self, command, threads, package=None, more=None):
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTGD_NUM_THREADS")
         environment = os.environ | dict.fromkeys(variables, str(threads))
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+        environment |= more or {}
         environment.pop(PACKAGE, None)
         if package:
             environment[PACKAGE] = os.path.abspath(package)

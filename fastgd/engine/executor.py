@@ -377,7 +377,8 @@ class Executor:
         return result
 
     def backward(self, dy, to_input):
-        """The gradient of the input, or True if `to_input` is false; leaves that of the parameters in the network."""
+        """Returns the gradient of the input, or True if `to_input` is false. Writes the gradient of the parameters to
+        the network's."""
         plan = self._recorded
         if plan is not None and plan.fast_record is not None:
             dx = plan.fast_record.backward(dy, to_input)
@@ -537,7 +538,7 @@ class Executor:
         failed. notify(s) is called after s steps, for every s in `pauses` and about every SLICE_SECONDS; training stops
         if it returns true."""
         plan, self._last_loss = self.plan, self.last_loss
-        if steps.penalties:  # a fast step has that of the network
+        if steps.penalties:  # a fast step uses the network's own penalty
             self._drop_fast_step()
         s, pass_name, risky, self._totals = first, plan.best_pass, steps.parameter_limits, steps.totals
         pauses = np.array([*pauses, len(steps)], np.int64) if risky is None else np.arange(1, len(steps) + 1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._plan import fill_shuffled, is_in_memory
+from .._plan import LONG_WORK, fill_shuffled, is_in_memory
 from ..core.kernel import Kernel
 from ..data.samples import check_values
 from ..engine.steps import Steps
@@ -25,9 +25,8 @@ from .sampling import Minibatches
 if TYPE_CHECKING:
     from ..network import Network
 
-# A repeated call has at most so many floating-point operations, since it does not look at signals. A network remembers
-# at most so many calls.
-LONG_WORK, REMEMBERED = 500_000_000, 16
+# A network remembers at most so many calls.
+REMEMBERED = 16
 
 
 @dataclasses.dataclass(eq=False)
@@ -103,10 +102,12 @@ class RepeatedCalls:
         if kept is None or not kept.serves(executor, optimizer, X, y):
             return None
         started = time.monotonic()
-        plan: Any = executor.plan
         check_values("X", X, network.dtype)
         check_values("y", y, network.dtype, kept.kernel.arrays["y"], network.output_shape[-1])
         with executor.lock, optimizer.lock:
+            if not kept.serves(executor, optimizer, X, y):  # another thread came first
+                return None
+            plan: Any = executor.plan
             steps = _lay_out(network, plan, kept, optimizer, X, y)
             if steps.parameter_limits is not None or len(steps) < kept.pauses[0]:
                 return None

@@ -1,7 +1,8 @@
 # Fast paths of evaluation and of gradients: they change no parameters. See fast.pxi.
 
-cdef enum:
-    LONG_WORK = 500_000_000     # calls of more floating-point operations are left to Python, which handles signals
+# Calls of more floating-point operations are not made at once in native code, since that does not look at signals.
+cpdef enum:
+    LONG_WORK = 500_000_000
 
 
 cdef object new_array(int64_t rows, const RowLayout *layout):
@@ -241,8 +242,8 @@ cdef class FastRecord(FastPass):
         self.run(p, rows, self.at_x, 0)
 
     def backward(self, dy, bint to_input):
-        """Computes the gradient of sum(dy outputs), which the pass leaves in the network; returns that of the input, or
-        True if `to_input` is false."""
+        """Writes the gradient of sum(dy outputs) with respect to the parameters to the network's gradient; returns the
+        gradient of the input, or True if `to_input` is false."""
         cdef const Pass *p = &self.backward_pass_to_input if to_input else &self.backward_pass
         cdef const void *at = NULL
         cdef int64_t rows = self.recorded[0]
