@@ -5,11 +5,8 @@
 # in the loop over the remaining elements, and the bits would depend on where a thread's share ends. Write
 # multiply_add(a, b, c * d), which says which product is fused.
 
-ctypedef void (*rule_t)(real *p, real *s, real g, const double *h) noexcept nogil
-
 cdef enum:
     MAX_SCALARS = 8
-    MAX_RULE_SLOTS = 3
 
 
 cdef inline int64_t head_of(const real *p, int64_t begin, int64_t end) noexcept nogil:
@@ -66,36 +63,6 @@ cdef inline inlined for_elements_bfloat16(const void *args, int64_t begin, int64
         begin, stop = stop, end
 
 
-cdef inline inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t *bases, const int64_t n, rule_t rule,
-                               const double *h, uint32_t salt, const int slots, const int signs) noexcept nogil:
-    """Runs a rule on a block of n elements, with the codes and the base of the block for each slot."""
-    cdef real held[MAX_RULE_SLOTS][STATE_BLOCK]
-    cdef int32_t largest[MAX_RULE_SLOTS]
-    cdef real s[MAX_RULE_SLOTS]
-    cdef int32_t magnitude
-    cdef uint32_t noise
-    cdef int64_t i
-    cdef int k
-    for k in range(slots):
-        largest[k] = 0
-    for i in range(n):
-        for k in range(slots):
-            s[k] = from_code(codes[k][i], bases[k], signs >> k & 1)
-        rule(p + i, s, g[i], h)
-        for k in range(slots):
-            magnitude = magnitude_of(s[k])
-            largest[k] = magnitude if magnitude > largest[k] else largest[k]
-            held[k][i] = s[k]
-    for k in range(slots):
-        bases[k] = base_of(largest[k], signs >> k & 1)
-    for i in range(n):
-        for k in range(slots):
-            s[k] = held[k][i]
-        noise = noise_of(s, slots, salt)
-        for k in range(slots):
-            codes[k][i] = to_code(s[k], bases[k], noise, signs >> k & 1)
-
-
 cdef inline inlined for_elements_8bit(const void *args, int64_t begin, int64_t end, rule_t rule,
                                       const int slots, const int scalars, const int signs) noexcept nogil:
     """`for_elements` with 8-bit slots; bit i of `signs` says whether slot i is signed. The record has p, for each slot
@@ -116,10 +83,7 @@ cdef inline inlined for_elements_8bit(const void *args, int64_t begin, int64_t e
         for k in range(slots):
             codes[k] = (<uint8_t **>args)[1 + 2 * k] + begin
             bases[k] = (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK]
-        if n == STATE_BLOCK:
-            block_8bit(p + begin, g + begin, codes, bases, STATE_BLOCK, rule, h, salt, slots, signs)
-        else:
-            block_8bit(p + begin, g + begin, codes, bases, n, rule, h, salt, slots, signs)
+        block_8bit(p + begin, g + begin, codes, bases, n, rule, h, salt, slots, signs)
         for k in range(slots):
             (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK] = bases[k]
         begin += n
