@@ -147,11 +147,11 @@ static inline __attribute__((always_inline)) void pack_group(uint8_t *codes, con
 /* The base of a block with these largest magnitudes, from bit 4 on. */
 static inline int32_t base_of(words_vec largest, int is_signed)
 {
-    int32_t top = 0;
+    uint16_t top = 0;
     for (int i = 0; i < WORDS; i++)
         top = largest[i] > top ? largest[i] : top;
-    top = (top >> 4) - (is_signed ? LARGEST_SIGNED : LARGEST_UNSIGNED);
-    return top > 0 ? top : 0;
+    int32_t base = (top >> 4) - (is_signed ? LARGEST_SIGNED : LARGEST_UNSIGNED);
+    return base > 0 ? base : 0;
 }
 
 /* Runs a rule on a group; `s` has the bits of the numbers of its slots, and gets those of the new numbers, rounded.
@@ -183,12 +183,14 @@ static inline __attribute__((always_inline)) void block_8bit(real *p, const real
                                                              int64_t n, rule_function rule, const double *h,
                                                              uint32_t salt, int slots, int signs)
 {
-    uint16_t magnitudes[MAX_RULE_SLOTS][STATE_BLOCK];
-    uint8_t sign_bits[MAX_RULE_SLOTS][STATE_BLOCK];
-    words_vec largest[MAX_RULE_SLOTS] = {{0}};
+    uint16_t magnitudes[MAX_RULE_SLOTS][STATE_BLOCK] __attribute__((aligned(64)));
+    uint8_t sign_bits[MAX_RULE_SLOTS][STATE_BLOCK] __attribute__((aligned(64)));
+    words_vec largest[MAX_RULE_SLOTS];
     /* The last elements if they do not fill a group. */
     int64_t whole = n - n % GROUP, rest = n % GROUP;
     uint8_t last_codes[MAX_RULE_SLOTS][GROUP];
+    for (int k = 0; k < slots; k++)
+        largest[k] = (words_vec){0};
 #pragma GCC unroll 1
     for (int64_t i = 0; i < whole; i += GROUP) {
         uint32_t s[MAX_RULE_SLOTS][GROUP];
@@ -216,7 +218,6 @@ static inline __attribute__((always_inline)) void block_8bit(real *p, const real
     for (int k = 0; k < slots; k++) {
         int is_signed = signs >> k & 1;
         bases[k] = base_of(largest[k], is_signed);
-#pragma GCC unroll 2
         for (int64_t i = 0; i < whole; i += GROUP)
             pack_group(codes[k] + i, magnitudes[k] + i, sign_bits[k] + i, bases[k], is_signed);
         if (rest) {
