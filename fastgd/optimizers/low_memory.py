@@ -30,8 +30,7 @@ from ..core.random import GOLDEN, MIX
 
 STATE_DTYPES = ("bfloat16", "8bit")
 STATE_BLOCK = 256
-DROPPED = 20  # bits of a float32 below the 3 bits of mantissa that an 8-bit code keeps
-MAGNITUDE = 0x7FF  # the bits above them, without the sign
+MANTISSA = 20  # bits of a float32 below the 3 bits of mantissa that an 8-bit code keeps
 LARGEST_SIGNED, LARGEST_UNSIGNED = 127, 255  # the largest codes
 
 
@@ -84,18 +83,20 @@ def _pack_bfloat16(q, x, noise):
 
 
 def _unpack_8bit(q, base, largest):
-    bits = ((q & largest) + _spread(base, q.size).astype(np.uint32)) << np.uint32(DROPPED)
+    bits = ((q & largest) + _spread(base, q.size).astype(np.uint32)) << np.uint32(MANTISSA)
     if largest == LARGEST_SIGNED:
         bits = np.where(q & largest, bits | (q & np.uint32(128)) << np.uint32(24), np.uint32(0))
     return bits.view(np.float32)
 
 
 def _pack_8bit(q, base, x, noise, largest):
-    rounded = (_bits(x) + (noise >> np.uint32(32 - DROPPED))) >> np.uint32(DROPPED)
-    upper = (rounded & np.uint32(MAGNITUDE)).astype(np.int32)
-    base[...] = np.maximum(np.maximum.reduceat(upper, np.arange(0, x.size, STATE_BLOCK)) - largest, 0)
-    code = np.maximum(upper - _spread(base, q.size), 0)
-    q[...] = code | (rounded >> np.uint32(4)) & 128 if largest == LARGEST_SIGNED else code
+    bits = _bits(x)
+    size = bits & np.uint32(0x7FFFFFFF)
+    top = (np.maximum.reduceat(size, np.arange(0, x.size, STATE_BLOCK)) >> MANTISSA).astype(np.int32) + 1
+    base[...] = np.maximum(top - largest, 0)
+    code = ((size + (noise >> np.uint32(32 - MANTISSA))) >> np.uint32(MANTISSA)).astype(np.int32)
+    code = np.maximum(code - _spread(base, q.size), 0)
+    q[...] = code | (bits >> np.uint32(24)) & 128 if largest == LARGEST_SIGNED else code
 
 
 def _spread(base, n):
@@ -131,23 +132,22 @@ def _loop_pack_bfloat16(q, x, noise):
 def _loop_unpack_8bit(x, q, base, largest):
     for i in range(q.size):
         code = np.int32(q[i] & largest)
-        bits = np.uint32((code + base) << DROPPED)
+        bits = np.uint32((code + base) << MANTISSA)
         if largest == LARGEST_SIGNED:
             bits = np.uint32(bits | (np.uint32(q[i] & 128) << np.uint32(24))) if code else np.uint32(0)
         x[i] = np.uint32(bits).view(np.float32)
 
 
 def _loop_pack_8bit(q, x, noise, largest):
-    top = np.uint32(0)
+    size = np.uint32(0)
     for i in range(q.size):
-        rounded = np.uint32(np.float32(x[i]).view(np.uint32) + (noise[i] >> np.uint32(32 - DROPPED)))
-        top = max(top, (rounded >> np.uint32(DROPPED)) & np.uint32(MAGNITUDE))
-    base = max(np.int32(top) - largest, 0)
+        size = max(size, np.float32(x[i]).view(np.uint32) & np.uint32(0x7FFFFFFF))
+    base = max(np.int32(size >> np.uint32(MANTISSA)) + 1 - largest, 0)
     for i in range(q.size):
-        rounded = np.uint32(np.float32(x[i]).view(np.uint32) + (noise[i] >> np.uint32(32 - DROPPED)))
-        rounded >>= np.uint32(DROPPED)
-        code = np.uint32(max(np.int32(rounded & np.uint32(MAGNITUDE)) - base, 0))
-        q[i] = code | (rounded >> np.uint32(4)) & np.uint32(128) if largest == LARGEST_SIGNED else code
+        bits = np.float32(x[i]).view(np.uint32)
+        size = np.uint32((bits & np.uint32(0x7FFFFFFF)) + (noise[i] >> np.uint32(32 - MANTISSA)))
+        code = np.uint32(max(np.int32(size >> np.uint32(MANTISSA)) - base, 0))
+        q[i] = code | (bits >> np.uint32(24)) & np.uint32(128) if largest == LARGEST_SIGNED else code
     return base
 
 

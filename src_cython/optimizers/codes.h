@@ -20,6 +20,7 @@ enum {
     STATE_BLOCK = 256,          /* codes that share a base */
     LARGEST_SIGNED = 127,       /* the largest codes */
     LARGEST_UNSIGNED = 255,
+    NO_SIGN = 0x7FFFFFFF,
     MAX_RULE_SLOTS = 3,
     GROUP = VECTOR_BYTES,       /* codes that are unpacked together */
 };
@@ -32,19 +33,19 @@ typedef uint32_t lanes_vec __attribute__((vector_size(VECTOR_BYTES), aligned(4),
 /* Updates one parameter; see optimizers/base.pxi. */
 typedef void (*rule_function)(real *p, real *s, real g, const double *h);
 
-/* max(a, b), and max(a - b, 0), of unsigned words. */
+/* max(a, b) of unsigned lanes, and max(a - b, 0) of unsigned words. */
 #if defined(__AVX512BW__)
-#define larger(a, b) ((words_vec)_mm512_max_epu16((__m512i)(a), (__m512i)(b)))
+#define larger(a, b) ((lanes_vec)_mm512_max_epu32((__m512i)(a), (__m512i)(b)))
 #define excess(a, b) ((words_vec)_mm512_subs_epu16((__m512i)(a), (__m512i)(b)))
 #elif defined(__AVX2__)
-#define larger(a, b) ((words_vec)_mm256_max_epu16((__m256i)(a), (__m256i)(b)))
+#define larger(a, b) ((lanes_vec)_mm256_max_epu32((__m256i)(a), (__m256i)(b)))
 #define excess(a, b) ((words_vec)_mm256_subs_epu16((__m256i)(a), (__m256i)(b)))
 #elif defined(__SSE4_1__)
-#define larger(a, b) ((words_vec)_mm_max_epu16((__m128i)(a), (__m128i)(b)))
+#define larger(a, b) ((lanes_vec)_mm_max_epu32((__m128i)(a), (__m128i)(b)))
 #define excess(a, b) ((words_vec)_mm_subs_epu16((__m128i)(a), (__m128i)(b)))
 #else
+#define larger(a, b) ((b) + (((a) - (b)) & (lanes_vec)((a) > (b))))
 #define excess(a, b) (((a) - (b)) & (words_vec)((a) > (b)))
-#define larger(a, b) ((b) + excess(a, b))
 #endif
 
 /* Orders of bytes within 16 bytes, of words of two vectors, and of 32-bit lanes. */
@@ -113,22 +114,34 @@ static inline __attribute__((always_inline)) void unpack_group(uint32_t *to, con
     t[3] = second & 0xFFFF0000;
 }
 
-/* Keeps of rounded numbers what their codes need: 11 bits of magnitude from bit 4 of a word on, and the signs where
- * the codes will have them. Updates the largest magnitudes. */
-static inline __attribute__((always_inline)) void shorten_group(uint16_t *magnitudes, uint8_t *signs,
-                                                                words_vec *largest, const uint32_t *rounded,
-                                                                int is_signed)
+/* Updates the largest magnitudes of a block by those of a group. Only NaN has a sign in an unsigned slot, and it is
+ * the largest with it and without. */
+static inline __attribute__((always_inline)) void update_largest(lanes_vec *largest, const uint32_t *numbers,
+                                                                 int is_signed)
 {
-    const lanes_vec *r = (const lanes_vec *)rounded;
-    words_vec ab = __builtin_shufflevector((words_vec)(r[0] >> 16), (words_vec)r[1], EACH_8(EVEN_AND_ODD));
-    words_vec cd = __builtin_shufflevector((words_vec)(r[2] >> 16), (words_vec)r[3], EACH_8(EVEN_AND_ODD));
+    for (int i = 0; i < 4; i++) {
+        lanes_vec x = ((const lanes_vec *)numbers)[i];
+        if (is_signed)
+            x &= NO_SIGN;
+        *largest = larger(*largest, x);
+    }
+}
+
+/* Rounds the numbers of a group and keeps what their codes need: 11 bits of magnitude from bit 4 of a word on, and the
+ * signs where the codes will have them. */
+static inline __attribute__((always_inline)) void round_group(uint16_t *magnitudes, uint8_t *signs,
+                                                              const uint32_t *numbers, const uint32_t *noise,
+                                                              int is_signed)
+{
+    const lanes_vec *x = (const lanes_vec *)numbers, *z = (const lanes_vec *)noise;
+    words_vec ab = __builtin_shufflevector((words_vec)((x[0] + z[0]) >> 16), (words_vec)(x[1] + z[1]),
+                                           EACH_8(EVEN_AND_ODD));
+    words_vec cd = __builtin_shufflevector((words_vec)((x[2] + z[2]) >> 16), (words_vec)(x[3] + z[3]),
+                                           EACH_8(EVEN_AND_ODD));
     if (is_signed)
         *(words_vec *)signs = ((ab >> 8) | (cd & 0xFF00)) & 0x8080;
-    ab &= 0x7FF0;
-    cd &= 0x7FF0;
-    ((words_vec *)magnitudes)[0] = ab;
-    ((words_vec *)magnitudes)[1] = cd;
-    *largest = larger(*largest, larger(ab, cd));
+    ((words_vec *)magnitudes)[0] = ab & 0x7FF0;
+    ((words_vec *)magnitudes)[1] = cd & 0x7FF0;
 }
 
 /* Writes the codes of a group. */
@@ -144,38 +157,39 @@ static inline __attribute__((always_inline)) void pack_group(uint8_t *codes, con
     *(bytes_vec *)codes = in_order(x);
 }
 
-/* The base of a block with these largest magnitudes, from bit 4 on. */
-static inline int32_t base_of(words_vec largest, int is_signed)
+/* The base of a block with these largest magnitudes. */
+static inline int32_t base_of(lanes_vec largest, int is_signed)
 {
-    uint16_t top = 0;
-    for (int i = 0; i < WORDS; i++)
+    uint32_t top = 0;
+    for (int i = 0; i < VECTOR_BYTES / 4; i++)
         top = largest[i] > top ? largest[i] : top;
-    int32_t base = (top >> 4) - (is_signed ? LARGEST_SIGNED : LARGEST_UNSIGNED);
+    int32_t base = (int32_t)((top & NO_SIGN) >> DROPPED) + 1 - (is_signed ? LARGEST_SIGNED : LARGEST_UNSIGNED);
     return base > 0 ? base : 0;
 }
 
-/* Runs a rule on a group; `s` has the bits of the numbers of its slots, and gets those of the new numbers, rounded.
- * Numbers from `n` on do not exist. */
+/* Runs a rule on a group; `numbers` has the bits of the numbers of its slots, before and after. `noise` gets the random
+ * bits for rounding them. Numbers from `n` on do not exist. */
 static inline __attribute__((always_inline)) void update_group(real *restrict p, const real *restrict g,
-                                                               uint32_t (*s)[GROUP], int64_t n, rule_function rule,
-                                                               const double *h, uint32_t salt, int slots)
+                                                               uint32_t (*numbers)[GROUP], uint32_t *noise, int64_t n,
+                                                               rule_function rule, const double *h, uint32_t salt,
+                                                               int slots)
 {
 #pragma GCC ivdep
     for (int i = 0; i < GROUP; i++) {
-        real values[MAX_RULE_SLOTS];
-        uint32_t noise = 0;
+        real s[MAX_RULE_SLOTS];
+        uint32_t sum = 0;
         for (int k = 0; k < slots; k++)
-            values[k] = float_of_bits(s[k][i]);
-        rule(p + i, values, g[i], h);
-        for (int k = 0; k < slots; k++)
-            noise += bits_of_float((float)values[k]);
-        noise = (noise ^ salt) * GOLDEN >> (32 - DROPPED);
-        for (int k = 0; k < slots; k++)
-            s[k][i] = bits_of_float((float)values[k]) + noise;
+            s[k] = float_of_bits(numbers[k][i]);
+        rule(p + i, s, g[i], h);
+        for (int k = 0; k < slots; k++) {
+            numbers[k][i] = bits_of_float((float)s[k]);
+            sum += numbers[k][i];
+        }
+        noise[i] = (sum ^ salt) * GOLDEN >> (32 - DROPPED);
     }
     if (n < GROUP)
         for (int k = 0; k < slots; k++)
-            memset(s[k] + n, 0, (GROUP - n) * sizeof(uint32_t));
+            memset(numbers[k] + n, 0, (GROUP - n) * sizeof(uint32_t));
 }
 
 /* Runs a rule on a block of n elements, with the codes and the base of the block for each slot. */
@@ -185,34 +199,37 @@ static inline __attribute__((always_inline)) void block_8bit(real *p, const real
 {
     uint16_t magnitudes[MAX_RULE_SLOTS][STATE_BLOCK] __attribute__((aligned(64)));
     uint8_t sign_bits[MAX_RULE_SLOTS][STATE_BLOCK] __attribute__((aligned(64)));
-    words_vec largest[MAX_RULE_SLOTS];
+    lanes_vec largest[MAX_RULE_SLOTS];
+    uint32_t numbers[MAX_RULE_SLOTS][GROUP], noise[GROUP];
     /* The last elements if they do not fill a group. */
-    int64_t whole = n - n % GROUP, rest = n % GROUP;
+    int64_t rest = n % GROUP, whole = n - rest;
     uint8_t last_codes[MAX_RULE_SLOTS][GROUP];
     for (int k = 0; k < slots; k++)
-        largest[k] = (words_vec){0};
+        largest[k] = (lanes_vec){0};
 #pragma GCC unroll 1
     for (int64_t i = 0; i < whole; i += GROUP) {
-        uint32_t s[MAX_RULE_SLOTS][GROUP];
         for (int k = 0; k < slots; k++)
-            unpack_group(s[k], codes[k] + i, bases[k], signs >> k & 1);
-        update_group(p + i, g + i, s, GROUP, rule, h, salt, slots);
-        for (int k = 0; k < slots; k++)
-            shorten_group(magnitudes[k] + i, sign_bits[k] + i, largest + k, s[k], signs >> k & 1);
+            unpack_group(numbers[k], codes[k] + i, bases[k], signs >> k & 1);
+        update_group(p + i, g + i, numbers, noise, GROUP, rule, h, salt, slots);
+        for (int k = 0; k < slots; k++) {
+            update_largest(largest + k, numbers[k], signs >> k & 1);
+            round_group(magnitudes[k] + i, sign_bits[k] + i, numbers[k], noise, signs >> k & 1);
+        }
     }
     if (rest) {
         real last_p[GROUP] = {0}, last_g[GROUP] = {0};
-        uint32_t s[MAX_RULE_SLOTS][GROUP];
         memcpy(last_p, p + whole, rest * sizeof(real));
         memcpy(last_g, g + whole, rest * sizeof(real));
         for (int k = 0; k < slots; k++) {
             memset(last_codes[k], 0, GROUP);
             memcpy(last_codes[k], codes[k] + whole, rest);
-            unpack_group(s[k], last_codes[k], bases[k], signs >> k & 1);
+            unpack_group(numbers[k], last_codes[k], bases[k], signs >> k & 1);
         }
-        update_group(last_p, last_g, s, rest, rule, h, salt, slots);
-        for (int k = 0; k < slots; k++)
-            shorten_group(magnitudes[k] + whole, sign_bits[k] + whole, largest + k, s[k], signs >> k & 1);
+        update_group(last_p, last_g, numbers, noise, rest, rule, h, salt, slots);
+        for (int k = 0; k < slots; k++) {
+            update_largest(largest + k, numbers[k], signs >> k & 1);
+            round_group(magnitudes[k] + whole, sign_bits[k] + whole, numbers[k], noise, signs >> k & 1);
+        }
         memcpy(p + whole, last_p, rest * sizeof(real));
     }
     for (int k = 0; k < slots; k++) {

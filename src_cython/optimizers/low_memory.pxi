@@ -10,7 +10,7 @@ cdef extern from "optimizers/codes.h" nogil:
     inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t *bases, int64_t n, rule_t rule, const double *h,
                        uint32_t salt, int slots, int signs)
 
-constants.update(DROPPED=DROPPED, STATE_BLOCK=STATE_BLOCK, LARGEST_SIGNED=LARGEST_SIGNED,
+constants.update(MANTISSA=DROPPED, STATE_BLOCK=STATE_BLOCK, LARGEST_SIGNED=LARGEST_SIGNED,
                  LARGEST_UNSIGNED=LARGEST_UNSIGNED, GOLDEN=GOLDEN, MIX=MIX)
 
 
