@@ -21,6 +21,7 @@ enum {
     LARGEST_SIGNED = 127,       /* the largest codes */
     LARGEST_UNSIGNED = 255,
     NO_SIGN = 0x7FFFFFFF,
+    AHEAD = 4096 / sizeof(real),    /* elements: from memory, the processor alone fetches p and g too late */
     MAX_RULE_SLOTS = 3,
     GROUP = VECTOR_BYTES,       /* codes that are unpacked together */
 };
@@ -210,6 +211,10 @@ static inline __attribute__((always_inline)) void block_8bit(real *p, const real
     for (int64_t i = 0; i < whole; i += GROUP) {
         for (int k = 0; k < slots; k++)
             unpack_group(numbers[k], codes[k] + i, bases[k], signs >> k & 1);
+        for (int64_t j = i + AHEAD; j < i + AHEAD + GROUP; j += LINE) {
+            prefetch_to_write(p + j);
+            prefetch(g + j);
+        }
         update_group(p + i, g + i, numbers, noise, GROUP, rule, h, salt, slots);
         for (int k = 0; k < slots; k++) {
             update_largest(largest + k, numbers[k], signs >> k & 1);
