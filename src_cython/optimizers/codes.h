@@ -107,8 +107,8 @@ static inline __attribute__((always_inline)) void unpack_group(uint32_t *to, con
         cd = (x >> 4) & 0x0FF0;
     }
     lanes_vec *t = (lanes_vec *)to;
-    lanes_vec first = (lanes_vec)upper_halves(ab, (uint16_t)(base << 4), is_signed);
-    lanes_vec second = (lanes_vec)upper_halves(cd, (uint16_t)(base << 4), is_signed);
+    lanes_vec first = (lanes_vec)upper_halves(ab, (uint16_t)((uint32_t)base << 4), is_signed);
+    lanes_vec second = (lanes_vec)upper_halves(cd, (uint16_t)((uint32_t)base << 4), is_signed);
     t[0] = first << 16;
     t[1] = first & 0xFFFF0000;
     t[2] = second << 16;
@@ -149,7 +149,7 @@ static inline __attribute__((always_inline)) void round_group(uint16_t *magnitud
 static inline __attribute__((always_inline)) void pack_group(uint8_t *codes, const uint16_t *magnitudes,
                                                              const uint8_t *signs, int32_t base, int is_signed)
 {
-    words_vec shifted = (words_vec){0} + (uint16_t)(base << 4);
+    words_vec shifted = (words_vec){0} + (uint16_t)((uint32_t)base << 4);
     words_vec ab = excess(((const words_vec *)magnitudes)[0], shifted);
     words_vec cd = excess(((const words_vec *)magnitudes)[1], shifted);
     words_vec x = (ab >> 4) | (cd << 4);
