@@ -1,11 +1,11 @@
 /* Optimizer state in 8-bit codes; see fastgd/optimizers/low_memory.py.
  *
  * A code is 12 upper bits of a float32 less the base of its block, so codes are unpacked and packed in 16-bit words, the
- * upper halves of float32 numbers. A group is four vectors of float32, a, b, c, d. Its codes in memory are a vector of
- * bytes; as words, a and b share one vector, a in the lower half of each 32-bit lane and b in the upper, and c and d
- * share another.
+ * upper halves of float32 numbers. A vector of bytes holds the codes of four vectors of float32, a, b, c, d; as words,
+ * a and b share one vector, a in the lower half of each 32-bit lane and b in the upper, and c and d share another.
  *
- * The loop over a group reads and writes local arrays of constant size, which the compiler keeps in registers. */
+ * Elements are updated in groups, whose numbers are in local arrays of constant size. The compiler vectorizes the loop
+ * over a group, unrolls it, and keeps what it can of the arrays in registers. */
 #ifndef FASTGD_CODES_H
 #define FASTGD_CODES_H
 
@@ -23,7 +23,8 @@ enum {
     NO_SIGN = 0x7FFFFFFF,
     AHEAD = 4096 / sizeof(real),    /* elements: from memory, the processor alone fetches p and g too late */
     MAX_RULE_SLOTS = 3,
-    GROUP = VECTOR_BYTES,       /* codes that are unpacked together */
+    /* More than the 32 iterations of a loop that GCC unrolls before it vectorizes (CMakeLists.txt). */
+    GROUP = 64,
 };
 
 typedef uint8_t bytes_vec __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
@@ -73,7 +74,7 @@ typedef void (*rule_function)(real *p, real *s, real g, const double *h);
 #define ROWS COLUMNS
 #endif
 
-/* The codes of a group in the order of memory, as 32-bit lanes that hold one each of a, c, b and d; and back. */
+/* A vector of codes in the order of memory, as 32-bit lanes that hold one each of a, c, b and d; and back. */
 static inline words_vec quartered(bytes_vec x)
 {
     lanes_vec y = (lanes_vec)x;
@@ -98,21 +99,24 @@ static inline words_vec upper_halves(words_vec x, uint16_t base, int is_signed)
 static inline __attribute__((always_inline)) void unpack_group(uint32_t *to, const uint8_t *codes, int32_t base,
                                                                int is_signed)
 {
-    words_vec x = quartered(*(const bytes_vec *)codes), ab, cd;
-    if (is_signed) {
-        ab = (words_vec)((signed_words)(x << 8) >> 4) & 0x87F0;
-        cd = (words_vec)((signed_words)x >> 4) & 0x87F0;
-    } else {
-        ab = (x << 4) & 0x0FF0;
-        cd = (x >> 4) & 0x0FF0;
+    uint16_t shifted = (uint16_t)((uint32_t)base << 4);
+    for (int i = 0; i < GROUP; i += VECTOR_BYTES) {
+        words_vec x = quartered(*(const bytes_vec *)(codes + i)), ab, cd;
+        if (is_signed) {
+            ab = (words_vec)((signed_words)(x << 8) >> 4) & 0x87F0;
+            cd = (words_vec)((signed_words)x >> 4) & 0x87F0;
+        } else {
+            ab = (x << 4) & 0x0FF0;
+            cd = (x >> 4) & 0x0FF0;
+        }
+        lanes_vec *t = (lanes_vec *)(to + i);
+        lanes_vec first = (lanes_vec)upper_halves(ab, shifted, is_signed);
+        lanes_vec second = (lanes_vec)upper_halves(cd, shifted, is_signed);
+        t[0] = first << 16;
+        t[1] = first & 0xFFFF0000;
+        t[2] = second << 16;
+        t[3] = second & 0xFFFF0000;
     }
-    lanes_vec *t = (lanes_vec *)to;
-    lanes_vec first = (lanes_vec)upper_halves(ab, (uint16_t)((uint32_t)base << 4), is_signed);
-    lanes_vec second = (lanes_vec)upper_halves(cd, (uint16_t)((uint32_t)base << 4), is_signed);
-    t[0] = first << 16;
-    t[1] = first & 0xFFFF0000;
-    t[2] = second << 16;
-    t[3] = second & 0xFFFF0000;
 }
 
 /* Updates the largest magnitudes of a block by those of a group. Only NaN has a sign in an unsigned slot, and it is
@@ -120,8 +124,8 @@ static inline __attribute__((always_inline)) void unpack_group(uint32_t *to, con
 static inline __attribute__((always_inline)) void update_largest(lanes_vec *largest, const uint32_t *numbers,
                                                                  int is_signed)
 {
-    for (int i = 0; i < 4; i++) {
-        lanes_vec x = ((const lanes_vec *)numbers)[i];
+    for (int i = 0; i < GROUP; i += VECTOR_BYTES / 4) {
+        lanes_vec x = *(const lanes_vec *)(numbers + i);
         if (is_signed)
             x &= NO_SIGN;
         *largest = larger(*largest, x);
@@ -134,28 +138,32 @@ static inline __attribute__((always_inline)) void round_group(uint16_t *magnitud
                                                               const uint32_t *numbers, const uint32_t *noise,
                                                               int is_signed)
 {
-    const lanes_vec *x = (const lanes_vec *)numbers, *z = (const lanes_vec *)noise;
-    words_vec ab = __builtin_shufflevector((words_vec)((x[0] + z[0]) >> 16), (words_vec)(x[1] + z[1]),
-                                           EACH_8(EVEN_AND_ODD));
-    words_vec cd = __builtin_shufflevector((words_vec)((x[2] + z[2]) >> 16), (words_vec)(x[3] + z[3]),
-                                           EACH_8(EVEN_AND_ODD));
-    if (is_signed)
-        *(words_vec *)signs = ((ab >> 8) | (cd & 0xFF00)) & 0x8080;
-    ((words_vec *)magnitudes)[0] = ab & 0x7FF0;
-    ((words_vec *)magnitudes)[1] = cd & 0x7FF0;
+    for (int i = 0; i < GROUP; i += VECTOR_BYTES) {
+        const lanes_vec *x = (const lanes_vec *)(numbers + i), *z = (const lanes_vec *)(noise + i);
+        words_vec ab = __builtin_shufflevector((words_vec)((x[0] + z[0]) >> 16), (words_vec)(x[1] + z[1]),
+                                               EACH_8(EVEN_AND_ODD));
+        words_vec cd = __builtin_shufflevector((words_vec)((x[2] + z[2]) >> 16), (words_vec)(x[3] + z[3]),
+                                               EACH_8(EVEN_AND_ODD));
+        if (is_signed)
+            *(words_vec *)(signs + i) = ((ab >> 8) | (cd & 0xFF00)) & 0x8080;
+        ((words_vec *)(magnitudes + i))[0] = ab & 0x7FF0;
+        ((words_vec *)(magnitudes + i))[1] = cd & 0x7FF0;
+    }
 }
 
-/* Writes the codes of a group. */
-static inline __attribute__((always_inline)) void pack_group(uint8_t *codes, const uint16_t *magnitudes,
-                                                             const uint8_t *signs, int32_t base, int is_signed)
+/* Writes the codes of n elements, whole groups. */
+static inline __attribute__((always_inline)) void pack(uint8_t *codes, const uint16_t *magnitudes,
+                                                       const uint8_t *signs, int32_t base, int64_t n, int is_signed)
 {
     words_vec shifted = (words_vec){0} + (uint16_t)((uint32_t)base << 4);
-    words_vec ab = excess(((const words_vec *)magnitudes)[0], shifted);
-    words_vec cd = excess(((const words_vec *)magnitudes)[1], shifted);
-    words_vec x = (ab >> 4) | (cd << 4);
-    if (is_signed)
-        x |= *(const words_vec *)signs;
-    *(bytes_vec *)codes = in_order(x);
+    for (int64_t i = 0; i < n; i += VECTOR_BYTES) {
+        words_vec ab = excess(*(const words_vec *)(magnitudes + i), shifted);
+        words_vec cd = excess(*(const words_vec *)(magnitudes + i + WORDS), shifted);
+        words_vec x = (ab >> 4) | (cd << 4);
+        if (is_signed)
+            x |= *(const words_vec *)(signs + i);
+        *(bytes_vec *)(codes + i) = in_order(x);
+    }
 }
 
 /* The base of a block with these largest magnitudes. */
@@ -240,10 +248,9 @@ static inline __attribute__((always_inline)) void block_8bit(real *p, const real
     for (int k = 0; k < slots; k++) {
         int is_signed = signs >> k & 1;
         bases[k] = base_of(largest[k], is_signed);
-        for (int64_t i = 0; i < whole; i += GROUP)
-            pack_group(codes[k] + i, magnitudes[k] + i, sign_bits[k] + i, bases[k], is_signed);
+        pack(codes[k], magnitudes[k], sign_bits[k], bases[k], whole, is_signed);
         if (rest) {
-            pack_group(last_codes[k], magnitudes[k] + whole, sign_bits[k] + whole, bases[k], is_signed);
+            pack(last_codes[k], magnitudes[k] + whole, sign_bits[k] + whole, bases[k], GROUP, is_signed);
             memcpy(codes[k] + whole, last_codes[k], rest);
         }
     }
