@@ -1,8 +1,9 @@
 /* Optimizer state in 8-bit codes; see fastgd/optimizers/low_memory.py.
  *
- * A code is 12 upper bits of a float32 less the base of its block, so codes are unpacked and packed in 16-bit words, the
- * upper halves of float32 numbers. A vector of bytes holds the codes of four vectors of float32, a, b, c, d; as words,
- * a and b share one vector, a in the lower half of each 32-bit lane and b in the upper, and c and d share another.
+ * A code is the 12 upper bits of a float32 less the base of its block, so codes are unpacked and packed in 16-bit
+ * words, the upper halves of float32 numbers. A vector of bytes holds the codes of four vectors of float32, a, b, c, d;
+ * as words, a and b share one vector, a in the lower half of each 32-bit lane and b in the upper, and c and d share
+ * another.
  *
  * Elements are updated in groups, whose numbers are in local arrays of constant size. The compiler vectorizes the loop
  * over a group, unrolls it, and keeps what it can of the arrays in registers. */
