@@ -247,6 +247,17 @@ def test_every_body_updates_codes_alike(name, body, rng):
         assert (ends[0][0] != q).any()
 
 
+def test_elements_beyond_the_last_do_not_enter_the_base():
+    """In AdaDelta with eps = 0 they would be 0 / 0."""
+    kernel, g = KERNELS["adadelta_step_8bit"], np.ones(31, np.float32)
+    s, s_base, u, u_base = np.zeros(31, np.uint8), np.zeros(1, np.int32), np.zeros(31, np.uint8), np.zeros(1, np.int32)
+    options = dict.fromkeys(kernel.scalars, 0.0) | {"lr": 1.0, "rho": 0.5}
+    kernel.body("cython")(
+        np.zeros(31, np.float32), s, s_base, u, u_base, g, *(options[name] for name in kernel.scalars)
+    )
+    assert (s_base[0], u_base[0]) == ((126 << 3) + 1 - 255, 0)
+
+
 def test_extreme_logits_are_finite(dtype):
     for body in ("numpy", "numba", "cython"):
         z = np.array([[1e4, -1e4, 0.0]], dtype)
