@@ -6,7 +6,7 @@ the contract's arrays, then the sizes of their dimensions in order of appearance
 Kernels whose records have the same fields share one struct. Hyper-parameters arrive as double and are rounded to `real`
 once.
 """
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 cdef extern from "core/simd.h" nogil:

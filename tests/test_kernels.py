@@ -221,6 +221,43 @@ def test_every_body_rounds_a_state_alike(name, body, rng):
     assert ends[0][0].any()
 
 
+@pytest.mark.parametrize("body", ["numba", "cython"])
+@pytest.mark.parametrize("name", ["momentum_step_8bit", "adagrad_step_8bit"])
+def test_every_body_updates_codes_alike(name, body, rng):
+    """Signed and unsigned slots, every code, incomplete vectors and blocks. With momentum 1 and eighths as gradients, a
+    slot is one rounded sum."""
+    kernel = KERNELS[name]
+    options = dict.fromkeys(kernel.scalars, 0.0) | {"momentum": 1.0, "lr": 0.5, "eps": 1.0}
+    for n in (1, 31, 257, 300, 831):
+        blocks = -(-n // 256)
+        q = (np.arange(n) % 256).astype(np.uint8)
+        base = rng.integers(1016 - 192, 1016 - 64, blocks).astype(np.int32)
+        g = rng.integers(-9, 10, n).astype(np.float32) / 8
+        if n > 300:
+            g[[300, 301]] = np.inf, np.nan  # spoil the second block
+        ends = []
+        for one in ("numpy", body):
+            p, state = np.zeros(n, np.float32), [q.copy(), base.copy()]
+            for seed in range(3):
+                scalars = options | {"seed": float(seed)}
+                kernel.body(one)(p, *state, g, *(scalars[name] for name in kernel.scalars))
+            ends.append(state)
+        for one, other in zip(*ends, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert (ends[0][0] != q).any()
+
+
+def test_elements_beyond_the_last_do_not_enter_the_base():
+    """In AdaDelta with eps = 0 they would be 0 / 0."""
+    kernel, g = KERNELS["adadelta_step_8bit"], np.ones(31, np.float32)
+    s, s_base, u, u_base = np.zeros(31, np.uint8), np.zeros(1, np.int32), np.zeros(31, np.uint8), np.zeros(1, np.int32)
+    options = dict.fromkeys(kernel.scalars, 0.0) | {"lr": 1.0, "rho": 0.5}
+    kernel.body("cython")(
+        np.zeros(31, np.float32), s, s_base, u, u_base, g, *(options[name] for name in kernel.scalars)
+    )
+    assert (s_base[0], u_base[0]) == ((126 << 3) + 1 - 255, 0)
+
+
 def test_extreme_logits_are_finite(dtype):
     for body in ("numpy", "numba", "cython"):
         z = np.array([[1e4, -1e4, 0.0]], dtype)

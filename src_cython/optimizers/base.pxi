@@ -5,11 +5,8 @@
 # in the loop over the remaining elements, and the bits would depend on where a thread's share ends. Write
 # multiply_add(a, b, c * d), which says which product is fused.
 
-ctypedef void (*rule_t)(real *p, real *s, real g, const double *h) noexcept nogil
-
 cdef enum:
     MAX_SCALARS = 8
-    MAX_RULE_SLOTS = 3
 
 
 cdef inline int64_t head_of(const real *p, int64_t begin, int64_t end) noexcept nogil:
@@ -66,34 +63,19 @@ cdef inline inlined for_elements_bfloat16(const void *args, int64_t begin, int64
         begin, stop = stop, end
 
 
-cdef inline inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t *bases, const int64_t n, rule_t rule,
-                               const double *h, uint32_t salt, const int slots, const int signs) noexcept nogil:
-    """Runs a rule on a block of n elements, with the codes and the base of the block for each slot."""
-    cdef real held[MAX_RULE_SLOTS][STATE_BLOCK]
-    cdef int32_t largest[MAX_RULE_SLOTS]
-    cdef real s[MAX_RULE_SLOTS]
-    cdef int32_t magnitude
-    cdef uint32_t noise
-    cdef int64_t i
+cdef inline inlined block_of_record(const void *args, int64_t begin, const int64_t n, rule_t rule, const double *h,
+                                    uint32_t salt, const int slots, const int signs) noexcept nogil:
+    """Runs a rule on the block of n elements from `begin` on."""
+    cdef uint8_t *codes[MAX_RULE_SLOTS]
+    cdef int32_t bases[MAX_RULE_SLOTS]
     cdef int k
     for k in range(slots):
-        largest[k] = 0
-    for i in range(n):
-        for k in range(slots):
-            s[k] = from_code(codes[k][i], bases[k], signs >> k & 1)
-        rule(p + i, s, g[i], h)
-        for k in range(slots):
-            magnitude = magnitude_of(s[k])
-            largest[k] = magnitude if magnitude > largest[k] else largest[k]
-            held[k][i] = s[k]
+        codes[k] = (<uint8_t **>args)[1 + 2 * k] + begin
+        bases[k] = (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK]
+    block_8bit((<real **>args)[0] + begin, (<real **>args)[1 + 2 * slots] + begin, codes, bases, n, rule, h, salt,
+               slots, signs)
     for k in range(slots):
-        bases[k] = base_of(largest[k], signs >> k & 1)
-    for i in range(n):
-        for k in range(slots):
-            s[k] = held[k][i]
-        noise = noise_of(s, slots, salt)
-        for k in range(slots):
-            codes[k][i] = to_code(s[k], bases[k], noise, signs >> k & 1)
+        (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK] = bases[k]
 
 
 cdef inline inlined for_elements_8bit(const void *args, int64_t begin, int64_t end, rule_t rule,
@@ -101,28 +83,16 @@ cdef inline inlined for_elements_8bit(const void *args, int64_t begin, int64_t e
     """`for_elements` with 8-bit slots; bit i of `signs` says whether slot i is signed. The record has p, for each slot
     an array of codes and one of bases, then g, n, the number of blocks, the scalars, the seed. `begin` must be the
     beginning of a block."""
-    cdef real *p = (<real **>args)[0]
-    cdef const real *g = (<real **>args)[1 + 2 * slots]
     cdef double h[MAX_SCALARS]
     cdef uint32_t salt = salt_of((<const double *>args)[4 + 2 * slots + scalars])
-    cdef uint8_t *codes[MAX_RULE_SLOTS]
-    cdef int32_t bases[MAX_RULE_SLOTS]
-    cdef int64_t n
     cdef int k
     for k in range(scalars):
         h[k] = (<const double *>args)[4 + 2 * slots + k]
-    while begin < end:
-        n = min(end - begin, <int64_t>STATE_BLOCK)
-        for k in range(slots):
-            codes[k] = (<uint8_t **>args)[1 + 2 * k] + begin
-            bases[k] = (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK]
-        if n == STATE_BLOCK:
-            block_8bit(p + begin, g + begin, codes, bases, STATE_BLOCK, rule, h, salt, slots, signs)
-        else:
-            block_8bit(p + begin, g + begin, codes, bases, n, rule, h, salt, slots, signs)
-        for k in range(slots):
-            (<int32_t **>args)[2 + 2 * k][begin // STATE_BLOCK] = bases[k]
-        begin += n
+    while end - begin >= STATE_BLOCK:
+        block_of_record(args, begin, STATE_BLOCK, rule, h, salt, slots, signs)
+        begin += STATE_BLOCK
+    if begin < end:
+        block_of_record(args, begin, end - begin, rule, h, salt, slots, signs)
 
 
 def check_rule(str name, int slots, int scalars):

@@ -4,16 +4,13 @@ cdef extern from "core/simd.h" nogil:
     uint32_t bits_of_float(float x)
     float float_of_bits(uint32_t bits)
 
-cdef enum:
-    MANTISSA = 20           # bits of a float32 below those that an 8-bit code keeps
-    STATE_BLOCK = 256       # 8-bit codes that share a base
-    LARGEST_SIGNED = 127      # the largest codes
-    LARGEST_UNSIGNED = 255
-    NO_SIGN = 0x7FFFFFFF
-    SIGN_AND_CODE = 0x87F00000  # bits of a code that is shifted by MANTISSA
-    UPPER_MAGNITUDE = 0x7FF     # bits of a float32 above MANTISSA, without the sign
+cdef extern from "optimizers/codes.h" nogil:
+    ctypedef void (*rule_t "rule_function")(real *p, real *s, real g, const double *h) noexcept nogil
+    enum: DROPPED, STATE_BLOCK, LARGEST_SIGNED, LARGEST_UNSIGNED, MAX_RULE_SLOTS
+    inlined block_8bit(real *p, const real *g, uint8_t **codes, int32_t *bases, int64_t n, rule_t rule, const double *h,
+                       uint32_t salt, int slots, int signs)
 
-constants.update(MANTISSA=MANTISSA, STATE_BLOCK=STATE_BLOCK, LARGEST_SIGNED=LARGEST_SIGNED,
+constants.update(MANTISSA=DROPPED, STATE_BLOCK=STATE_BLOCK, LARGEST_SIGNED=LARGEST_SIGNED,
                  LARGEST_UNSIGNED=LARGEST_UNSIGNED, GOLDEN=GOLDEN, MIX=MIX)
 
 
@@ -38,31 +35,3 @@ cdef inline real from_bfloat16(uint16_t q) noexcept nogil:
 
 cdef inline uint16_t to_bfloat16(real x, uint32_t noise) noexcept nogil:
     return <uint16_t>((bits_of_float(<float>x) + (noise >> 16)) >> 16)
-
-
-cdef inline real from_code(uint8_t q, int32_t base, const bint signed) noexcept nogil:
-    """The number with code q in a block with this base."""
-    cdef uint32_t low = <uint32_t>base << MANTISSA
-    cdef uint32_t b = <uint32_t><int8_t>q << MANTISSA
-    if not signed:
-        return float_of_bits((<uint32_t>q << MANTISSA) + low)
-    return float_of_bits((b & <uint32_t>SIGN_AND_CODE) + low if q & LARGEST_SIGNED else 0)
-
-
-cdef inline int32_t magnitude_of(real x) noexcept nogil:
-    """The bits without the sign, which as integers have the order of the magnitudes."""
-    return <int32_t>(bits_of_float(<float>x) & <uint32_t>NO_SIGN)
-
-
-cdef inline int32_t base_of(int32_t largest, const bint signed) noexcept nogil:
-    """The base of a block with this largest magnitude."""
-    cdef int32_t base = (largest >> MANTISSA) + 1 - (LARGEST_SIGNED if signed else LARGEST_UNSIGNED)
-    return base if base > 0 else 0
-
-
-cdef inline uint8_t to_code(real x, int32_t base, uint32_t noise, const bint signed) noexcept nogil:
-    # 16-bit numbers from here on, twice as many per vector.
-    cdef uint16_t upper = <uint16_t>((bits_of_float(<float>x) + (noise >> (32 - MANTISSA))) >> MANTISSA)
-    cdef uint16_t code = upper & UPPER_MAGNITUDE, low = <uint16_t>base
-    code = (code if code > low else low) - low
-    return <uint8_t>(code | upper >> 4 & 128) if signed else <uint8_t>code
