@@ -3,10 +3,10 @@
 # `gemm` splits B into panels of NR columns. `gemm_packed` splits it into panels of KC rows and NR columns and packs
 # them, for a B whose rows are not contiguous or are far apart. It splits A into blocks that stay in the L2 cache, and
 # packs those whose rows or columns are far apart. `sweep` multiplies the rows of a block, MR at a time, by a panel and
-# meanwhile packs the following panel, which is kept for the next blocks. `tile` keeps MR x NR sums in
-# registers and prefetches data that is too large for a cache. Each element of C has one sum, over k in ascending order
-# (a later panel starts from the result of the one before), so its bits do not depend on tiles, panels, threads or the
-# width of a vector.
+# meanwhile packs the following panel, which is kept for the next blocks, and prefetches what is too large for a cache:
+# between tiles, since interrupting the loop of a tile loses more. `tile` keeps MR x NR sums in registers. Each element
+# of C has one sum, over k in ascending order (a later panel starts from the result of the one before), so its bits do
+# not depend on tiles, panels, threads or the width of a vector.
 #
 # If k counts the rows of a minibatch, of which there may be millions, a single sum of similar terms would lose digits.
 # `gemm_over_rows` therefore has sums of SUM_TERMS terms, sums of those within a panel, sums over panels of up to
@@ -20,125 +20,132 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     const real *a
     const real *b                   # rows of contiguous elements, readable to a whole vector
     const real *b_end               # copy of the last rows of b, if a whole vector would read beyond its memory
-    bint fetch_b, fetch_c           # whether a whole tile prefetches the following panel of b, and its part of c
-    const real *ahead               # in the following panel: after every `every` terms, [ahead, ahead + ahead_width] is
-    int64_t every, ahead_width, ahead_step                    # prefetched, and ahead moves by ahead_step
+    bint fetch_b, fetch_c           # whether the next rows to be packed are prefetched, and the next tile of c
     int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from one packed tile of a to the next, else 0
     int64_t terms                                             # terms of one sum; 0 is all
 
 
-cdef inline inlined tile(const Product *t, const int rows, const int vectors, const bint fetching) noexcept nogil:
-    """c (rows, vectors LANES) <- init + a (rows, k + k_end) b (k + k_end, vectors LANES), k > 0. Inlined with constant
-    rows and vectors, so that the sums are registers. With `terms`, each sum has that many terms; these sums are added
-    up, then init."""
-    cdef vec sums[TILE_VECTORS]
-    cdef vec part[TILE_VECTORS]
-    cdef vec b[VECTORS]
-    cdef const real *at[TILE_GROUPS]        # address of every third row, from which the rows between are reached
-    cdef const real *a = t.a
-    cdef const real *bt = t.b
-    cdef const real *ahead = t.ahead
-    cdef int64_t a_row = t.a_row, a_k = t.a_k, ldb = t.ldb, k = t.k, end = t.k_end, left, terms, p
-    cdef bint is_first = True
+cdef inline inlined add_terms(vec *sums, const real **at, const real *b, int64_t ldb, int64_t a_row, int64_t a_k,
+                              int64_t terms, const int rows, const int vectors) noexcept nogil:
+    """sums (rows, vectors) += a (rows, terms) b (terms, vectors LANES), terms > 0. `at` has the address of every third
+    row of a, from which the rows between are reached, and is moved on by `terms` columns."""
+    cdef vec row[VECTORS]
+    cdef int64_t p
     cdef int i, j
-    if fetching and t.fetch_c:
+    assume(terms > 0)
+    for p in range(terms):
+        for j in range(vectors):
+            row[j] = (<vec *>(b + j * LANES))[0]
         for i in range(rows):
             for j in range(vectors):
-                prefetch_to_write(t.c + i * t.ldc + j * LANES)
+                sums[i * vectors + j] = sums[i * vectors + j] + at[i // 3][i % 3 * a_row] * row[j]
+        for i in range(0, rows, 3):
+            at[i // 3] += a_k
+        b += ldb
+
+
+cdef inline inlined tile(const Product *t, const int rows, const int vectors, const bint summed) noexcept nogil:
+    """c (rows, vectors LANES) <- init + a (rows, k + k_end) b (k + k_end, vectors LANES), k > 0. Inlined with constant
+    rows, vectors and summed, so that the sums are registers. If `summed`, each sum has t.terms terms; these sums are
+    added up, then init, and k_end must be 0."""
+    cdef vec sums[TILE_VECTORS]
+    cdef real memory[TILE]
+    cdef real *part = &memory[0]    # the sums so far, which would take the registers of the next
+    cdef const real *at[TILE_GROUPS]
+    cdef const real *b = t.b
+    cdef int64_t left = t.k, terms, end = t.k_end, ldb = t.ldb
+    cdef int i, j
     for i in range(0, rows, 3):
-        at[i // 3] = a
-        a += 3 * a_row
+        at[i // 3] = t.a + i * t.a_row
+    if not summed:
+        for i in range(rows):
+            for j in range(vectors):
+                sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0]
+        while True:
+            add_terms(sums, at, b, ldb, t.a_row, t.a_k, left, rows, vectors)
+            if end == 0:
+                break
+            b = t.b_end
+            ldb = NR
+            left = end
+            end = 0
+        for i in range(rows):
+            for j in range(vectors):
+                (<vec *>(t.c + i * t.ldc + j * LANES))[0] = sums[i * vectors + j]
+        return
     while True:
-        if t.terms:
-            for i in range(rows * vectors):
-                sums[i] = ZERO
-            left = min(k, t.terms)
+        for i in range(rows * vectors):
+            sums[i] = ZERO
+        terms = min(left, t.terms)
+        add_terms(sums, at, b, ldb, t.a_row, t.a_k, terms, rows, vectors)
+        if left == t.k:
+            for i in range(rows):
+                for j in range(vectors):
+                    (<vec *>(part + (i * vectors + j) * LANES))[0] = sums[i * vectors + j]
         else:
             for i in range(rows):
                 for j in range(vectors):
-                    sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0]
-            left = k
-        k -= left
-        while True:
-            terms = left
-            if fetching and t.fetch_b:
-                prefetch(ahead)
-                prefetch(ahead + t.ahead_width)
-                ahead += t.ahead_step
-                terms = min(left, t.every)
-            assume(terms > 0)
-            left -= terms
-            for p in range(terms):
-                for j in range(vectors):
-                    b[j] = (<vec *>(bt + j * LANES))[0]
-                for i in range(rows):
-                    for j in range(vectors):
-                        sums[i * vectors + j] = sums[i * vectors + j] + at[i // 3][i % 3 * a_row] * b[j]
-                for i in range(0, rows, 3):
-                    at[i // 3] += a_k
-                bt += ldb
-            if not fetching or left == 0:
-                if fetching or end == 0:
-                    break
-                bt = t.b_end
-                ldb = NR
-                left = end
-                end = 0
-        if not is_first:
-            for i in range(rows * vectors):
-                sums[i] = part[i] + sums[i]
-        if k == 0:
+                    (<vec *>(part + (i * vectors + j) * LANES))[0] = \
+                        (<vec *>(part + (i * vectors + j) * LANES))[0] + sums[i * vectors + j]
+        left -= terms
+        if left == 0:
             break
-        for i in range(rows * vectors):
-            part[i] = sums[i]
-        is_first = False
-    if t.terms and t.ld_init:
+        b += terms * ldb
+    if not t.ld_init:
         for i in range(rows):
             for j in range(vectors):
-                sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0] + sums[i * vectors + j]
-    for i in range(rows):
-        for j in range(vectors):
-            (<vec *>(t.c + i * t.ldc + j * LANES))[0] = sums[i * vectors + j]
+                (<vec *>(t.c + i * t.ldc + j * LANES))[0] = (<vec *>(part + (i * vectors + j) * LANES))[0]
+    else:
+        for i in range(rows):
+            for j in range(vectors):
+                (<vec *>(t.c + i * t.ldc + j * LANES))[0] = \
+                    (<vec *>(t.init + i * t.ld_init + j * LANES))[0] + (<vec *>(part + (i * vectors + j) * LANES))[0]
 
 
-cdef inline inlined tile_rows(const Product *t, int64_t rows, const int vectors, const int most) noexcept nogil:
+cdef inline inlined tile_rows(const Product *t, int64_t rows, const int vectors, const int most,
+                              const bint summed) noexcept nogil:
     """`tile` for 1 to `most` rows; cases above are not compiled."""
     if rows >= most:
-        tile(t, most, vectors, False)
+        tile(t, most, vectors, summed)
     elif rows == 1:
-        tile(t, 1, vectors, False)
+        tile(t, 1, vectors, summed)
     elif rows == 2:
-        tile(t, 2, vectors, False)
+        tile(t, 2, vectors, summed)
     elif rows == 3:
-        tile(t, 3, vectors, False)
+        tile(t, 3, vectors, summed)
     elif rows == 4:
-        tile(t, min(most, 4), vectors, False)
+        tile(t, min(most, 4), vectors, summed)
     elif rows == 5:
-        tile(t, min(most, 5), vectors, False)
+        tile(t, min(most, 5), vectors, summed)
     elif rows == 6:
-        tile(t, min(most, 6), vectors, False)
+        tile(t, min(most, 6), vectors, summed)
     elif rows == 7:
-        tile(t, min(most, 7), vectors, False)
+        tile(t, min(most, 7), vectors, summed)
     elif rows == 8:
-        tile(t, min(most, 8), vectors, False)
+        tile(t, min(most, 8), vectors, summed)
     elif rows == 9:
-        tile(t, min(most, 9), vectors, False)
+        tile(t, min(most, 9), vectors, summed)
     elif rows == 10:
-        tile(t, min(most, 10), vectors, False)
+        tile(t, min(most, 10), vectors, summed)
     elif rows == 11:
-        tile(t, min(most, 11), vectors, False)
+        tile(t, min(most, 11), vectors, summed)
+
+
+cdef inline inlined any_tile_of(const Product *t, int64_t rows, int64_t vectors, const bint summed) noexcept nogil:
+    if vectors == VECTORS:
+        tile_rows(t, rows, VECTORS, MR, summed)
+    elif vectors == 1:
+        tile_rows(t, rows, 1, NARROW_ROWS, summed)
+    else:
+        tile_rows(t, rows, 2, MR, summed)
 
 
 cdef void any_tile(const Product *t, int64_t rows, int64_t vectors) noexcept nogil:
     """`tile` for 1 to MR rows and 1 to VECTORS vectors, or 1 to NARROW_ROWS rows and one vector."""
-    if vectors == VECTORS and rows == MR and (t.fetch_b or t.fetch_c):
-        tile(t, MR, VECTORS, True)
-    elif vectors == VECTORS:
-        tile_rows(t, rows, VECTORS, MR)
-    elif vectors == 1:
-        tile_rows(t, rows, 1, NARROW_ROWS)
+    if t.terms:
+        any_tile_of(t, rows, vectors, True)
     else:
-        tile_rows(t, rows, 2, MR)
+        any_tile_of(t, rows, vectors, False)
 
 
 cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vectors) noexcept nogil:
@@ -161,47 +168,51 @@ cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vec
 cdef struct Panel:                  # of B, being packed
     real *to
     const real *b
-    int64_t b_row, b_column, k, columns
-    int64_t done, fetched           # rows
+    int64_t b_row, b_column, k, columns, done
 
 
-cdef void pack_more(Panel *panel, int64_t rows, Product *t) noexcept nogil:
-    """Packs the rows that were prefetched, and makes t prefetch this many more rows while it runs."""
+cdef void pack_more(Panel *panel, int64_t rows) noexcept nogil:
+    """Packs this many more rows."""
     cdef int64_t i = panel.done
-    if i < panel.fetched:
-        pack(panel.to + i * NR, NR, panel.b + i * panel.b_row, panel.b_row, panel.b_column, panel.fetched - i,
-             panel.columns)
-    panel.done = panel.fetched
-    panel.fetched = min(panel.k, panel.done + rows)
-    rows = panel.fetched - panel.done
-    t.fetch_b = t.fetch_b and rows > 0
-    if not t.fetch_b:
-        return
-    t.ahead = panel.b + panel.done * panel.b_row
+    rows = min(rows, panel.k - i)
+    pack(panel.to + i * NR, NR, panel.b + i * panel.b_row, panel.b_row, panel.b_column, rows, panel.columns)
+    panel.done = i + rows
+
+
+cdef void prefetch_more(const Panel *panel, int64_t rows) noexcept nogil:
+    """Prefetches the rows that `pack_more` will pack next."""
+    cdef const real *b = panel.b + panel.done * panel.b_row
+    cdef int64_t i
+    rows = min(rows, panel.k - panel.done)
     if panel.b_column == 1:
-        t.ahead_step = panel.b_row
-        t.ahead_width = panel.columns - 1
-        t.every = t.k // rows
-    else:
-        t.ahead_step = panel.b_column
-        t.ahead_width = rows - 1
-        t.every = t.k // panel.columns
-    t.every = max(1, t.every)
+        for i in range(rows):
+            prefetch(b + i * panel.b_row)
+            prefetch(b + i * panel.b_row + panel.columns - 1)
+    elif rows > 0:
+        for i in range(panel.columns):
+            prefetch(b + i * panel.b_column)
+            prefetch(b + i * panel.b_column + rows - 1)
 
 
 cdef void sweep(Product *t, int64_t m, int64_t columns, Panel *following) noexcept nogil:
     """c (m, columns) <- init + a b, with at most NR columns. Meanwhile it packs the following panel, unless that is
     NULL, a few rows at a time. Changes t."""
-    cdef int64_t rows, ahead = 0, vectors = (columns + LANES - 1) // LANES
+    cdef int64_t i, rows, ahead = 0, vectors = (columns + LANES - 1) // LANES
     cdef int64_t most = NARROW_ROWS if vectors == 1 and not t.a_tile else MR
     if following != NULL:
         ahead = (following.k * MR // m // LINE + 1) * LINE
     while m > 0:
         rows = rows_of_tile(m, most)
+        if t.fetch_c:
+            # `tile` first reads the tile of c, which is therefore prefetched during the tile before; with terms, last.
+            for i in range(rows):
+                prefetch_to_write(t.c + (i if t.terms else rows + i) * t.ldc)
+                prefetch_to_write(t.c + (i if t.terms else rows + i) * t.ldc + columns - 1)
         if following != NULL and following.done < following.k:
-            pack_more(following, ahead, t)
-        elif t.fetch_b:
-            t.fetch_b = False
+            pack_more(following, ahead)
+            # More than LINE rows would take all the buffers of the L1 cache and delay the tile's own loads.
+            if t.fetch_b and ahead == LINE:
+                prefetch_more(following, ahead)
         if columns == vectors * LANES:
             any_tile(t, rows, vectors)
         else:
@@ -210,8 +221,8 @@ cdef void sweep(Product *t, int64_t m, int64_t columns, Panel *following) noexce
         t.init += rows * t.ld_init
         t.a += t.a_tile if t.a_tile else rows * t.a_row
         m -= rows
-    while following != NULL and following.done < following.k:
-        pack_more(following, following.k, t)
+    if following != NULL and following.done < following.k:
+        pack_more(following, following.k)
 
 
 cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_column, int64_t p, int64_t k,
@@ -220,7 +231,7 @@ cdef inline Panel panel_at(real *to, const real *b, int64_t b_row, int64_t b_col
     multiples of `unit`."""
     cdef int64_t units = (k + KC - 1) // KC * unit
     return Panel(to=to, b=b + p * b_row + j * b_column, b_row=b_row, b_column=b_column,
-                 k=min((k + units - 1) // units * unit, k - p), columns=min(NR, n - j), done=0, fetched=0)
+                 k=min((k + units - 1) // units * unit, k - p), columns=min(NR, n - j), done=0)
 
 
 cdef void gemm_columns(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row,
@@ -258,7 +269,8 @@ cdef void gemm_columns(real *c, int64_t ldc, const real *init, int64_t ld_init, 
             following.done = following.k
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
                     ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=0, ldb=NR, k=panel.k, k_end=0,
-                    terms=terms, fetch_b=fetch_b, fetch_c=fetch_c)
+                    terms=terms, fetch_b=fetch_b,
+                    fetch_c=fetch_c)
         if p > 0:
             t.init = t.c
             t.ld_init = ldc

@@ -78,10 +78,16 @@ cdef inline int64_t rows_of_tile(int64_t m, int64_t most) noexcept nogil:
 
 cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int64_t m, int64_t k) noexcept nogil:
     """packed (tiles, k, MR) <- a (m, k)."""
-    cdef int64_t rows
-    while m > 0:
-        rows = rows_of_tile(m, MR)
-        pack(packed, MR, a, a_k, a_row, k, rows)
-        packed += MR * k
-        a += rows * a_row
-        m -= rows
+    cdef int64_t p = 0, i, rows, step = PACKED_TERMS if a_row == 1 else k
+    cdef real *to
+    # Where a's columns are contiguous, a cache holds few of those that are a page apart: a few at a time for all tiles.
+    while p < k:
+        step = min(step, k - p)
+        to = packed + p * MR
+        i = 0
+        while i < m:
+            rows = rows_of_tile(m - i, MR)
+            pack(to, MR, a + i * a_row + p * a_k, a_k, a_row, step, rows)
+            to += MR * k
+            i += rows
+        p += step

@@ -52,6 +52,7 @@ enum {
     TILE_VECTORS = MR * VECTORS,
     TILE_GROUPS = (NARROW_ROWS + 2) / 3,
     PANEL = KC * NR,
+    PACKED_TERMS = 8,             /* contiguous columns of A that are packed together */
     LISTED = 256,                 /* nonzero elements of a batch of one that are listed at a time */
     OUTER_VECTORS = 2,            /* vectors of a row of an outer product */
     DOT_ROWS = 4,                 /* dot products computed together, each in DOT_PARTS sums, 64 bytes */
