@@ -3,10 +3,9 @@
 # `gemm` splits B into panels of NR columns. `gemm_packed` splits it into panels of KC rows and NR columns and packs
 # them, for a B whose rows are not contiguous or are far apart. It splits A into blocks that stay in the L2 cache, and
 # packs those whose rows or columns are far apart. `sweep` multiplies the rows of a block, MR at a time, by a panel and
-# meanwhile packs the following panel, which is kept for the next blocks, and prefetches what is too large for a cache:
-# between tiles, since interrupting the loop of a tile loses more. `tile` keeps MR x NR sums in registers. Each element
-# of C has one sum, over k in ascending order (a later panel starts from the result of the one before), so its bits do
-# not depend on tiles, panels, threads or the width of a vector.
+# meanwhile packs the following panel, which is kept for the next blocks, and prefetches what is too large for a cache.
+# `tile` keeps MR x NR sums in registers. Each element of C has one sum, over k in ascending order (a later panel starts
+# from the result of the one before), so its bits do not depend on tiles, panels, threads or the width of a vector.
 #
 # If k counts the rows of a minibatch, of which there may be millions, a single sum of similar terms would lose digits.
 # `gemm_over_rows` therefore has sums of SUM_TERMS terms, sums of those within a panel, sums over panels of up to
@@ -20,9 +19,12 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     const real *a
     const real *b                   # rows of contiguous elements, readable to a whole vector
     const real *b_end               # copy of the last rows of b, if a whole vector would read beyond its memory
-    bint fetch_b, fetch_c           # whether the next rows to be packed are prefetched, and the next tile of c
+    bint fetch_b, fetch_c           # whether the next rows to be packed are prefetched, and the next tile of c = init
     int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from one packed tile of a to the next, else 0
-    int64_t terms                                             # terms of one sum; 0 is all
+    const real *next                # every `pause` terms of a sum, PREFETCHED rows from here on are prefetched
+    int64_t next_row, pause
+    int64_t terms                   # terms of one sum, 0 for all: then there is no `next`
+    vec *part                       # memory for the sums so far, which the compiler must not take for registers
 
 
 cdef inline inlined add_terms(vec *sums, const real **at, const real *b, int64_t ldb, int64_t a_row, int64_t a_k,
@@ -44,62 +46,79 @@ cdef inline inlined add_terms(vec *sums, const real **at, const real *b, int64_t
         b += ldb
 
 
-cdef inline inlined tile(const Product *t, const int rows, const int vectors, const bint summed) noexcept nogil:
-    """c (rows, vectors LANES) <- init + a (rows, k + k_end) b (k + k_end, vectors LANES), k > 0. Inlined with constant
-    rows, vectors and summed, so that the sums are registers. If `summed`, each sum has t.terms terms; these sums are
-    added up, then init, and k_end must be 0."""
+cdef inline inlined tile_at_once(const Product *t, const real **at, const int rows, const int vectors) noexcept nogil:
+    """`tile` with one sum of k + k_end terms for each element."""
     cdef vec sums[TILE_VECTORS]
-    cdef real memory[TILE]
-    cdef real *part = &memory[0]    # the sums so far, which would take the registers of the next
-    cdef const real *at[TILE_GROUPS]
     cdef const real *b = t.b
-    cdef int64_t left = t.k, terms, end = t.k_end, ldb = t.ldb
+    cdef const real *next = t.next
+    cdef int64_t left = t.k, end = t.k_end, ldb = t.ldb, terms
     cdef int i, j
-    for i in range(0, rows, 3):
-        at[i // 3] = t.a + i * t.a_row
-    if not summed:
-        for i in range(rows):
-            for j in range(vectors):
-                sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0]
-        while True:
-            add_terms(sums, at, b, ldb, t.a_row, t.a_k, left, rows, vectors)
-            if end == 0:
-                break
-            b = t.b_end
-            ldb = NR
-            left = end
-            end = 0
-        for i in range(rows):
-            for j in range(vectors):
-                (<vec *>(t.c + i * t.ldc + j * LANES))[0] = sums[i * vectors + j]
-        return
+    for i in range(rows):
+        for j in range(vectors):
+            sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0]
+    while True:
+        terms = min(left, t.pause)
+        add_terms(sums, at, b, ldb, t.a_row, t.a_k, terms, rows, vectors)
+        left -= terms
+        if left > 0:
+            b += terms * ldb
+            for i in range(PREFETCHED):
+                prefetch(next)
+                next += t.next_row
+            continue
+        if end == 0:
+            break
+        b = t.b_end
+        ldb = NR
+        left = end
+        end = 0
+    for i in range(rows):
+        for j in range(vectors):
+            (<vec *>(t.c + i * t.ldc + j * LANES))[0] = sums[i * vectors + j]
+
+
+cdef inline inlined tile_of_sums(const Product *t, const real **at, const int rows, const int vectors) noexcept nogil:
+    """`tile` with sums of t.terms terms, which are added up, then init. k_end must be 0."""
+    cdef vec sums[TILE_VECTORS]
+    cdef vec *part = t.part
+    cdef const real *b = t.b
+    cdef int64_t left = t.k, terms
+    cdef int i, j
     while True:
         for i in range(rows * vectors):
             sums[i] = ZERO
         terms = min(left, t.terms)
-        add_terms(sums, at, b, ldb, t.a_row, t.a_k, terms, rows, vectors)
+        add_terms(sums, at, b, t.ldb, t.a_row, t.a_k, terms, rows, vectors)
         if left == t.k:
-            for i in range(rows):
-                for j in range(vectors):
-                    (<vec *>(part + (i * vectors + j) * LANES))[0] = sums[i * vectors + j]
+            for i in range(rows * vectors):
+                part[i] = sums[i]
         else:
-            for i in range(rows):
-                for j in range(vectors):
-                    (<vec *>(part + (i * vectors + j) * LANES))[0] = \
-                        (<vec *>(part + (i * vectors + j) * LANES))[0] + sums[i * vectors + j]
+            for i in range(rows * vectors):
+                part[i] = part[i] + sums[i]
         left -= terms
         if left == 0:
             break
-        b += terms * ldb
-    if not t.ld_init:
-        for i in range(rows):
-            for j in range(vectors):
-                (<vec *>(t.c + i * t.ldc + j * LANES))[0] = (<vec *>(part + (i * vectors + j) * LANES))[0]
-    else:
-        for i in range(rows):
-            for j in range(vectors):
+        b += terms * t.ldb
+    for i in range(rows):
+        for j in range(vectors):
+            if not t.ld_init:
+                (<vec *>(t.c + i * t.ldc + j * LANES))[0] = part[i * vectors + j]
+            else:
                 (<vec *>(t.c + i * t.ldc + j * LANES))[0] = \
-                    (<vec *>(t.init + i * t.ld_init + j * LANES))[0] + (<vec *>(part + (i * vectors + j) * LANES))[0]
+                    (<vec *>(t.init + i * t.ld_init + j * LANES))[0] + part[i * vectors + j]
+
+
+cdef inline inlined tile(const Product *t, const int rows, const int vectors, const bint summed) noexcept nogil:
+    """c (rows, vectors LANES) <- init + a (rows, k + k_end) b (k + k_end, vectors LANES), k > 0. Inlined with constant
+    rows, vectors and summed, so that the sums are registers."""
+    cdef const real *at[TILE_GROUPS]
+    cdef int i
+    for i in range(0, rows, 3):
+        at[i // 3] = t.a + i * t.a_row
+    if summed:
+        tile_of_sums(t, at, rows, vectors)
+    else:
+        tile_at_once(t, at, rows, vectors)
 
 
 cdef inline inlined tile_rows(const Product *t, int64_t rows, const int vectors, const int most,
@@ -179,12 +198,19 @@ cdef void pack_more(Panel *panel, int64_t rows) noexcept nogil:
     panel.done = i + rows
 
 
-cdef void prefetch_more(const Panel *panel, int64_t rows) noexcept nogil:
-    """Prefetches the rows that `pack_more` will pack next."""
+cdef void prefetch_more(Product *t, const Panel *panel, int64_t rows) noexcept nogil:
+    """Prefetches the rows that `pack_more` will pack next: a few at a time within the next tile, or now. More than LINE
+    at once would take all the buffers of the L1 cache and delay the tile's own loads."""
     cdef const real *b = panel.b + panel.done * panel.b_row
     cdef int64_t i
     rows = min(rows, panel.k - panel.done)
-    if panel.b_column == 1:
+    if panel.b_column == 1 and not t.terms:
+        t.next = b + panel.columns - 1
+        t.next_row = panel.b_row
+        t.pause = max(t.k * PREFETCHED // rows, 4 * PREFETCHED) if rows > 0 else t.k
+    elif rows > LINE:
+        pass
+    elif panel.b_column == 1:
         for i in range(rows):
             prefetch(b + i * panel.b_row)
             prefetch(b + i * panel.b_row + panel.columns - 1)
@@ -199,6 +225,8 @@ cdef void sweep(Product *t, int64_t m, int64_t columns, Panel *following) noexce
     NULL, a few rows at a time. Changes t."""
     cdef int64_t i, rows, ahead = 0, vectors = (columns + LANES - 1) // LANES
     cdef int64_t most = NARROW_ROWS if vectors == 1 and not t.a_tile else MR
+    cdef vec part[TILE_VECTORS]
+    t.part = part
     if following != NULL:
         ahead = (following.k * MR // m // LINE + 1) * LINE
     while m > 0:
@@ -210,9 +238,8 @@ cdef void sweep(Product *t, int64_t m, int64_t columns, Panel *following) noexce
                 prefetch_to_write(t.c + (i if t.terms else rows + i) * t.ldc + columns - 1)
         if following != NULL and following.done < following.k:
             pack_more(following, ahead)
-            # More than LINE rows would take all the buffers of the L1 cache and delay the tile's own loads.
-            if t.fetch_b and ahead == LINE:
-                prefetch_more(following, ahead)
+            if t.fetch_b:
+                prefetch_more(t, following, ahead)
         if columns == vectors * LANES:
             any_tile(t, rows, vectors)
         else:
@@ -268,9 +295,8 @@ cdef void gemm_columns(real *c, int64_t ldc, const real *init, int64_t ld_init, 
         if next_i > 0:
             following.done = following.k
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
-                    ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=0, ldb=NR, k=panel.k, k_end=0,
-                    terms=terms, fetch_b=fetch_b,
-                    fetch_c=fetch_c)
+                    ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=0, ldb=NR, k=panel.k, k_end=0, terms=terms,
+                    fetch_b=fetch_b, fetch_c=fetch_c and p > 0, next=NULL, next_row=0, pause=panel.k, part=NULL)
         if p > 0:
             t.init = t.c
             t.ld_init = ldc
@@ -310,7 +336,7 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
     on m, which must not show in the bits."""
     cdef real end[LANES * NR]
     cdef int64_t j = 0, columns, over
-    cdef bint fits = m < PACK_ROWS or k * b_row < FIRST_CACHE
+    cdef bint fits = k * b_row < FIRST_CACHE or m < (PACK_ROWS // 2 if k * b_row > 2 * FAR else PACK_ROWS)
     cdef Product t
     if b_column != 1 or not fits or (terms and (n % LINE or k > KC)):
         gemm_packed(c, ldc, init, ld_init, a, a_row, a_k, b, b_row, b_column, m, n, k, terms)
@@ -318,8 +344,8 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
     while j < n:
         columns = min(NR, n - j)
         t = Product(c=c + j, init=&zeros[0], a=a, b=b + j, b_end=&end[0], ldc=ldc, ld_init=ld_init, a_row=a_row,
-                    a_k=a_k, a_tile=0, ldb=b_row, k=k, k_end=0, terms=terms, fetch_b=False,
-                    fetch_c=False)
+                    a_k=a_k, a_tile=0, ldb=b_row, k=k, k_end=0, terms=terms, fetch_b=False, fetch_c=False, next=NULL,
+                    next_row=0, pause=k, part=NULL)
         if init != NULL:
             t.init = init + j
         if columns % LANES:

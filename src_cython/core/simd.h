@@ -48,10 +48,10 @@ enum {
     KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR fits in the L2 cache */
     MC = 43,                      /* tiles of a packed block of A: MC MR x KC fits in the L2 cache */
     NC = 1024 / NR * NR,          /* columns of B whose panels are kept for several blocks of A */
-    TILE = MR * NR,
     TILE_VECTORS = MR * VECTORS,
     TILE_GROUPS = (NARROW_ROWS + 2) / 3,
     PANEL = KC * NR,
+    PREFETCHED = 4,               /* lines prefetched at a time within a tile: more delay its own loads */
     PACKED_TERMS = 8,             /* contiguous columns of A that are packed together */
     LISTED = 256,                 /* nonzero elements of a batch of one that are listed at a time */
     OUTER_VECTORS = 2,            /* vectors of a row of an outer product */
@@ -59,7 +59,7 @@ enum {
     DOT_PARTS = 64 / sizeof(real),
     DOT_VECTORS = 64 / VECTOR_BYTES,
     FAR = 524288 / sizeof(real),  /* reals that do not stay in the L2 cache from one step to the next */
-    PACK_ROWS = 4 * MR,           /* a panel is packed if A has at least this many rows */
+    PACK_ROWS = 4 * MR,           /* a panel is packed if A has this many rows, or half as many and B is large */
     FIRST_CACHE = 32768 / sizeof(real), /* ... and the panel in place is spread over more than the L1 cache holds */
     PACK_COLUMNS = 1024 / sizeof(real), /* A is packed if B has at least this many columns */
     PACK_STRIDE = 4096 / sizeof(real), /* ... and its rows are this many reals apart */
