@@ -12,10 +12,9 @@ of 2x2 matrices, in CPU time of the thread, which other processes do not lengthe
 multiples of 64 bytes. share: floating-point operations per second / those of fused multiply-adds in registers with the
 vectors that fastgd uses. ratio: time of the peer with the best median / time of fastgd.
 
-`--avx2` limits all peers to AVX2: FASTGD_ISA=v3, OPENBLAS_CORETYPE=Haswell, MKL_ENABLE_INSTRUCTIONS=AVX2,
-ONEDNN_MAX_CPU_ISA=AVX2, ATEN_CPU_CAPABILITY=avx2. Without it a variable that selects instructions is an error, since
-users have none. `--other FOLDER` adds another version of fastgd: FOLDER holds its package, such as an unpacked wheel.
-Peers that are not installed are left out.
+`--avx2` limits all peers to AVX2, by environment variables. Without it a variable that selects instructions is an
+error, since users have none. `--other FOLDER` adds another version of fastgd: FOLDER holds its package, such as an
+unpacked wheel. Peers that are not installed are left out.
 """
 
 import argparse
@@ -24,11 +23,10 @@ import functools
 import importlib
 import importlib.util
 import json
-import os
 import time
 
 import numpy as np
-from processes import Process, pin, serve
+from processes import Process, choose_instructions, pin, serve
 
 SHAPES = (  # rows, in, out
     (32, 17, 64), (32, 64, 6), (32, 64, 10), (32, 64, 64), (64, 64, 64), (96, 96, 96), (100, 100, 100),
@@ -40,13 +38,6 @@ SHAPES = (  # rows, in, out
 )  # fmt: skip
 FORMS = ("forward", "dx", "dW")
 NO_WORK = (2, 2, 2)  # the time of a call
-AVX2 = {
-    "FASTGD_ISA": "v3",
-    "OPENBLAS_CORETYPE": "Haswell",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "ATEN_CPU_CAPABILITY": "avx2",
-}
 
 
 def aligned(*shape):
@@ -257,24 +248,22 @@ def main():
     if arguments.serve:
         serve(functools.partial(Peer, arguments.serve))
         return
-    chosen = [name for name in AVX2 if name in os.environ]
-    if chosen:
-        parser.error(f"environment variable {chosen[0]}: expected none that selects instructions; see --avx2")
+    choose_instructions(parser, arguments.avx2)
     pin(1)
     shapes = SHAPES
     if arguments.shapes:
         shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes.split(",")]
-    variables, results = AVX2 if arguments.avx2 else {}, []
+    results = []
     with contextlib.ExitStack() as stack:
         processes = {}
         for peer in arguments.peers.split(","):
             if peer == "other" and not arguments.other:
                 continue
-            if not importlib.util.find_spec(PEERS[peer][2]):
+            if peer not in OWN and not importlib.util.find_spec(PEERS[peer][2]):
                 print(f"{peer}: not installed")
                 continue
             package = arguments.other if peer == "other" else None
-            processes[peer] = Process([__file__, "--serve", peer], 1, package, variables)
+            processes[peer] = Process([__file__, "--serve", peer], 1, package)
             stack.callback(processes[peer].close)
         about = {peer: process.ask("about") for peer, process in processes.items()}
         for peer, text in about.items():
@@ -282,12 +271,10 @@ def main():
         for shape in shapes:
             for form in arguments.forms.split(","):
                 results.append(compare(form, shape, processes, arguments.rounds, arguments.seconds))
-    if variables:
-        print(" ".join(f"{name}={value}" for name, value in variables.items()))
     print_tables(results, list(processes))
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"about": about, "environment": variables, "results": results}, file, indent=1)
+            json.dump({"about": about, "avx2": arguments.avx2, "results": results}, file, indent=1)
     if arguments.plot:
         plot(results, list(processes), arguments.plot, "; ".join(f"{peer}: {text}" for peer, text in about.items()))
 

@@ -22,6 +22,9 @@ as if their bandwidths added up. "best peer / limit" is how many times faster th
 would be. Below the table: the rates of bare matrix products. With `--threads 2`, "fastgd 1 thread" is `fit` with one
 thread.
 
+`--avx2` limits all peers to AVX2, by environment variables that the file of results keeps. Without it a variable that
+selects instructions is an error, since users have none.
+
 `--other FOLDER` compares `fit` and `step` with those of another version in the same run: FOLDER holds its package, such
 as an unpacked wheel. (slower.py compares two versions alone, and says whether one is slower.)
 """
@@ -35,7 +38,7 @@ import time
 import numpy as np
 from cells import CELLS, Task
 from peer_tables import ALONE, OTHERS, PRODUCTS, describe_run, plot, print_details, print_table
-from processes import Process, pin, serve
+from processes import Process, choose_instructions, pin, serve
 from trainers import PEERS
 
 # ---- a peer's process
@@ -153,19 +156,23 @@ def compare(name, processes, rounds, seconds, threads):
     }
 
 
-def arguments_of():
+def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated names")
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated names")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="length of each sample")
+    parser.add_argument("--avx2", action="store_true", help="limit all peers to AVX2")
     parser.add_argument("--other", help="folder with the package of another version of fastgd")
     parser.add_argument("--json", help="file for the results")
     parser.add_argument("--plot", help="file for the picture")
     parser.add_argument("--table", nargs="+", metavar="FILE", help="print the tables of saved results; run nothing")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.serve:
+        choose_instructions(parser, arguments.avx2)
+    return arguments
 
 
 def print_saved(paths):
@@ -176,7 +183,7 @@ def print_saved(paths):
 
 
 def main():
-    arguments = arguments_of()
+    arguments = parsed()
     if arguments.serve:
         serve(lambda: Peer(arguments.serve, arguments.threads))
         return

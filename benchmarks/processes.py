@@ -7,18 +7,27 @@ import subprocess
 import sys
 
 PACKAGE = "BENCHMARK_PACKAGE"  # environment variable: the folder to import fastgd from
+AVX2 = {  # environment variables that limit fastgd and its peers to AVX2
+    "FASTGD_ISA": "v3",
+    "NUMBA_CPU_NAME": "haswell",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+}
 
 
 class Process:
     """A script of this folder in a process with `threads` threads; it calls `serve`. With `package`, it imports fastgd
-    from that folder. more: further environment variables."""
+    from that folder."""
 
-    def __init__(self, command, threads, package=None, more=None):
+    def __init__(self, command, threads, package=None):
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTGD_NUM_THREADS")
         environment = os.environ | dict.fromkeys(variables, str(threads))
-        environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
+        eigen = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {eigen}"
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-        environment |= more or {}
         environment.pop(PACKAGE, None)
         if package:
             environment[PACKAGE] = os.path.abspath(package)
@@ -65,6 +74,16 @@ def serve(make):
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")
         print(json.dumps(answer(command, argument)), file=answers, flush=True)
+
+
+def choose_instructions(parser, avx2):
+    """Limits this process, and those it starts, to AVX2 if asked; an error if the environment has chosen already, since
+    users have no such variables."""
+    chosen = [name for name in AVX2 if name in os.environ]
+    if chosen:
+        parser.error(f"environment variable {chosen[0]}: expected none that selects instructions; see --avx2")
+    if avx2:
+        os.environ.update(AVX2)
 
 
 def pin(count):

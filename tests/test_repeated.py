@@ -1,5 +1,7 @@
 """Plain calls of `fit` like an earlier one, which take a short way, give what other calls give."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,13 @@ def repeats(monkeypatch):
     results, record = [], repeated._record
     monkeypatch.setattr(repeated, "_record", lambda *given: results.append(record(*given)) or results[-1])
     return results
+
+
+def test_every_option_of_fit_is_known():
+    """An option that PLAIN lacks would be ignored by a repeated call."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(Network.fit).parameters.items()}
+    after = list(defaults).index("shuffle") + 1
+    assert tuple(defaults.values())[after:] == repeated.PLAIN
 
 
 OPTIONS = {

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import Callback, ProgressBar, check_callbacks
@@ -22,14 +21,12 @@ from ..optimizers.base import Optimizer, check_optimizer
 from .checkpoint import describe
 from .early_stopping import EarlyStopping
 from .history import History
+from .repeated import TOLERANCE, key_of_plain
 from .run import Run
 from .sampling import Minibatches, Stream
 
 if TYPE_CHECKING:
     from ..network import Network
-
-
-TOLERANCE = 1e-4  # the default of `fit`
 
 
 def fit(
@@ -98,22 +95,15 @@ def fit(
     Raises TypeError or ValueError that names the argument, with the network unchanged; DivergenceError if a loss or
     gradient is not finite, with the parameters of the last good step; CheckpointError if the file does not hold such a
     run. After an exception `network.history` has what was done before it."""
-    key: tuple[object, ...] | None = None
     begun: tuple[Steps, int] | None = None
-    if isinstance(X, np.ndarray) and isinstance(y, np.ndarray) and isinstance(optimizer, Optimizer):
-        is_plain = sample_weight is None and class_weight is None and validation_data is None
-        is_plain = is_plain and validation_fraction is None and monitor is None and patience is None
-        is_plain = is_plain and restore_best is False and tolerance == TOLERANCE and progress is False
-        is_plain = is_plain and checkpoint is None and checkpoint_every is None and resume is False
-        is_plain = is_plain and isinstance(metrics, tuple) and isinstance(callbacks, tuple)
-        is_plain = is_plain and not metrics and not callbacks
-        is_plain = is_plain and type(X) is type(y) is np.ndarray and type(epochs) is int and type(shuffle) is bool
-        if is_plain and (batch_size is None or type(batch_size) is int):
-            key = batch_size, epochs, shuffle, X.shape, y.shape
-            done = self.repeated_calls.repeat(self, X, y, optimizer, key)
-            if isinstance(done, History):
-                return done
-            begun = done
+    options = (sample_weight, class_weight, validation_data, validation_fraction, metrics, monitor, tolerance, patience,
+               restore_best, callbacks, progress, checkpoint, checkpoint_every, resume)  # fmt: skip
+    key = key_of_plain(X, y, optimizer, batch_size, epochs, shuffle, options)
+    if key is not None:
+        done = self.repeated_calls.repeat(self, X, y, optimizer, key)
+        if isinstance(done, History):
+            return done
+        begun = done
     optimizer = pick_optimizer(optimizer)
     epochs = check_integer("epochs", epochs, 0)
     source: Minibatches | Stream

@@ -6,6 +6,7 @@ callbacks, weights or files."""
 
 import bisect
 import dataclasses
+import operator
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,23 @@ if TYPE_CHECKING:
 
 # A network remembers at most so many calls.
 REMEMBERED = 16
+TOLERANCE = 1e-4  # the default of `fit`
+# The options of `fit` after `shuffle`, in its order, in a plain call: their defaults.
+PLAIN = (None, None, None, None, (), None, TOLERANCE, None, False, (), False, None, None, False)
+
+
+def key_of_plain(
+    X: object, y: object, optimizer: object, batch_size: object, epochs: object, shuffle: object,
+    options: tuple[object, ...],
+) -> tuple[object, ...] | None:  # fmt: skip
+    """What identifies a plain call with these arguments of `fit`, or None if it is not plain."""
+    if not (type(X) is type(y) is np.ndarray and isinstance(optimizer, Optimizer) and type(epochs) is int):
+        return None
+    if type(shuffle) is not bool or not (batch_size is None or type(batch_size) is int):
+        return None
+    if not all(map(operator.is_, options, PLAIN)):
+        return None
+    return batch_size, epochs, shuffle, X.shape, y.shape
 
 
 @dataclasses.dataclass(eq=False)
@@ -94,7 +112,7 @@ class RepeatedCalls:
         )  # fmt: skip
 
     def repeat(
-        self, network: "Network", X: Any, y: Any, optimizer: Optimizer, key: tuple[object, ...]
+        self, network: "Network", X: Any, y: Any, optimizer: Any, key: tuple[object, ...]
     ) -> "History | tuple[Steps, int] | None":
         """Trains if the call is remembered. Returns the history; or the steps, and how many were done, if a `Run` must
         go on; or None if it did nothing."""
