@@ -22,8 +22,9 @@ as if their bandwidths added up. "best peer / limit" is how many times faster th
 would be. Below the table: the rates of bare matrix products. With `--threads 2`, "fastgd 1 thread" is `fit` with one
 thread.
 
-`--avx2` limits all peers to AVX2, by environment variables that the file of results keeps. Without it a variable that
-selects instructions is an error, since users have none.
+`--avx2` limits all peers to AVX2, by environment variables that the file of results keeps. JAX, whose products use
+AVX-512 whatever its options say, and torch.compile, whose losses then differ, are left out. Without `--avx2` a variable
+that selects instructions is an error, since users have none.
 
 `--other FOLDER` compares `fit` and `step` with those of another version in the same run: FOLDER holds its package, such
 as an unpacked wheel. (slower.py compares two versions alone, and says whether one is slower.)
@@ -40,6 +41,9 @@ from cells import CELLS, Task
 from peer_tables import ALONE, OTHERS, PRODUCTS, describe_run, plot, print_details, print_table
 from processes import Process, choose_instructions, pin, serve
 from trainers import PEERS
+
+# Peers that `--avx2` leaves out.
+UNLIMITED = ("torch compile", "JAX jit", "JAX scan")
 
 # ---- a peer's process
 
@@ -195,6 +199,8 @@ def main():
     with contextlib.ExitStack() as stack:
         processes = {}
         for peer in arguments.peers.split(","):
+            if arguments.avx2 and peer in UNLIMITED:
+                continue
             if arguments.threads > 1 if peer == ALONE else arguments.other or peer not in OTHERS:
                 processes[peer] = start(peer, 1 if peer == ALONE else arguments.threads, arguments.other)
                 stack.callback(processes[peer].close)

@@ -7,14 +7,13 @@ import subprocess
 import sys
 
 PACKAGE = "BENCHMARK_PACKAGE"  # environment variable: the folder to import fastgd from
-AVX2 = {  # environment variables that limit fastgd and its peers to AVX2
+AVX2 = {  # environment variables that limit fastgd, Numba, OpenBLAS, MKL, oneDNN and torch to AVX2
     "FASTGD_ISA": "v3",
     "NUMBA_CPU_NAME": "haswell",
     "OPENBLAS_CORETYPE": "Haswell",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "ATEN_CPU_CAPABILITY": "avx2",
-    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
 }
 
 
@@ -25,8 +24,7 @@ class Process:
     def __init__(self, command, threads, package=None):
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTGD_NUM_THREADS")
         environment = os.environ | dict.fromkeys(variables, str(threads))
-        eigen = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
-        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {eigen}"
+        environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         environment.pop(PACKAGE, None)
         if package:
