@@ -26,7 +26,8 @@ import json
 import time
 
 import numpy as np
-from processes import Process, choose_instructions, pin, serve
+from peer_tables import describe_run
+from processes import Process, check_names, choose_instructions, pin, serve
 
 SHAPES = (  # rows, in, out
     (32, 17, 64), (32, 64, 6), (32, 64, 10), (32, 64, 64), (64, 64, 64), (96, 96, 96), (100, 100, 100),
@@ -232,9 +233,18 @@ def plot(results, peers, path, title):
     figure.savefig(path, dpi=120)
 
 
+def shapes_of(text):
+    shapes = [tuple(map(int, shape.split("x"))) for shape in text.split(",")]
+    if any(len(shape) != 3 or min(shape) < 1 for shape in shapes):
+        raise ValueError(text)
+    return shapes
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", help="comma-separated, such as 128x784x512 (rows x in x out)")
+    parser.add_argument(
+        "--shapes", type=shapes_of, default=SHAPES, help="comma-separated, such as 128x784x512 (rows x in x out)"
+    )
     parser.add_argument("--forms", default=",".join(FORMS), help="comma-separated names")
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated names")
     parser.add_argument("--rounds", type=int, default=9)
@@ -248,11 +258,12 @@ def main():
     if arguments.serve:
         serve(functools.partial(Peer, arguments.serve))
         return
+    check_names(parser, "peers", arguments.peers, PEERS)
+    check_names(parser, "forms", arguments.forms, FORMS)
+    if "fastgd" not in arguments.peers.split(","):
+        parser.error(f"--peers: expected fastgd among them, got {arguments.peers!r}")
     choose_instructions(parser, arguments.avx2)
     pin(1)
-    shapes = SHAPES
-    if arguments.shapes:
-        shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes.split(",")]
     results = []
     with contextlib.ExitStack() as stack:
         processes = {}
@@ -268,13 +279,13 @@ def main():
         about = {peer: process.ask("about") for peer, process in processes.items()}
         for peer, text in about.items():
             print(f"{peer}: {text}", flush=True)
-        for shape in shapes:
+        for shape in arguments.shapes:
             for form in arguments.forms.split(","):
                 results.append(compare(form, shape, processes, arguments.rounds, arguments.seconds))
     print_tables(results, list(processes))
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"about": about, "avx2": arguments.avx2, "results": results}, file, indent=1)
+            json.dump(describe_run(1) | {"about": about, "results": results}, file, indent=1)
     if arguments.plot:
         plot(results, list(processes), arguments.plot, "; ".join(f"{peer}: {text}" for peer, text in about.items()))
 

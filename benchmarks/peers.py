@@ -22,9 +22,9 @@ as if their bandwidths added up. "best peer / limit" is how many times faster th
 would be. Below the table: the rates of bare matrix products. With `--threads 2`, "fastgd 1 thread" is `fit` with one
 thread.
 
-`--avx2` limits all peers to AVX2, by environment variables that the file of results keeps. JAX, whose products use
-AVX-512 whatever its options say, and torch.compile, whose losses then differ, are left out. Without `--avx2` a variable
-that selects instructions is an error, since users have none.
+`--avx2` limits the peers to AVX2, by environment variables that the file of results keeps (of numpy and scikit-learn
+the products only). JAX, whose products use AVX-512 whatever its options say, torch.compile, whose losses then differ,
+and Numba are left out. Without `--avx2` a variable that selects instructions is an error, since users have none.
 
 `--other FOLDER` compares `fit` and `step` with those of another version in the same run: FOLDER holds its package, such
 as an unpacked wheel. (slower.py compares two versions alone, and says whether one is slower.)
@@ -39,11 +39,11 @@ import time
 import numpy as np
 from cells import CELLS, Task
 from peer_tables import ALONE, OTHERS, PRODUCTS, describe_run, plot, print_details, print_table
-from processes import Process, choose_instructions, pin, serve
+from processes import Process, check_names, choose_instructions, pin, serve
 from trainers import PEERS
 
 # Peers that `--avx2` leaves out.
-UNLIMITED = ("torch compile", "JAX jit", "JAX scan")
+UNLIMITED = ("fastgd numba", "torch compile", "JAX jit", "JAX scan")
 
 # ---- a peer's process
 
@@ -174,7 +174,9 @@ def parsed():
     parser.add_argument("--table", nargs="+", metavar="FILE", help="print the tables of saved results; run nothing")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not arguments.serve:
+    if not arguments.serve and not arguments.table:
+        for option, known in (("cells", CELLS), ("peers", PEERS)):
+            check_names(parser, option, getattr(arguments, option), known)
         choose_instructions(parser, arguments.avx2)
     return arguments
 

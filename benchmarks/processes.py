@@ -7,9 +7,8 @@ import subprocess
 import sys
 
 PACKAGE = "BENCHMARK_PACKAGE"  # environment variable: the folder to import fastgd from
-AVX2 = {  # environment variables that limit fastgd, Numba, OpenBLAS, MKL, oneDNN and torch to AVX2
+AVX2 = {  # environment variables that limit fastgd, OpenBLAS, MKL, oneDNN and torch to AVX2
     "FASTGD_ISA": "v3",
-    "NUMBA_CPU_NAME": "haswell",
     "OPENBLAS_CORETYPE": "Haswell",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -72,6 +71,13 @@ def serve(make):
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")
         print(json.dumps(answer(command, argument)), file=answers, flush=True)
+
+
+def check_names(parser, option, names, known):
+    """An error that names the option unless its comma-separated names are known."""
+    for name in names.split(","):
+        if name not in known:
+            parser.error(f"--{option}: expected names out of {', '.join(known)}, got {name!r}")
 
 
 def choose_instructions(parser, avx2):

@@ -6,7 +6,6 @@ callbacks, weights or files."""
 
 import bisect
 import dataclasses
-import operator
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ def key_of_plain(
         return None
     if type(shuffle) is not bool or not (batch_size is None or type(batch_size) is int):
         return None
-    if not all(map(operator.is_, options, PLAIN)):
+    if not all(option is default for option, default in zip(options, PLAIN, strict=True)):
         return None
     return batch_size, epochs, shuffle, X.shape, y.shape
 

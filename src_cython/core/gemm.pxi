@@ -20,9 +20,9 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     const real *b_end               # copy of the last rows of b, if a whole vector would read beyond its memory
     bint fetch_b, fetch_c           # whether the next rows to be packed are prefetched, and the next tile of c = init
     int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from one packed tile of a to the next, else 0
-    const real *next                # every `pause` terms of a sum, PREFETCHED rows from here on are prefetched
+    const real *next                # PREFETCHED rows from here on are prefetched every `pause` terms of a sum
     int64_t next_row, pause
-    int64_t terms                   # terms of one sum, 0 for all: then there is no `next`
+    int64_t terms                   # terms of one sum, or 0 for all. With terms there is no `next`
     vec *part                       # memory for the sums so far, which the compiler must not take for registers
 
 
@@ -77,7 +77,7 @@ cdef inline inlined tile_at_once(const Product *t, const real **at, const int ro
 
 
 cdef inline inlined tile_of_sums(const Product *t, const real **at, const int rows, const int vectors) noexcept nogil:
-    """`tile` with sums of t.terms terms, which are added up, then init. k_end must be 0."""
+    """`tile` with sums of t.terms terms, which are added up, then init if ld_init > 0. k_end must be 0."""
     cdef vec sums[TILE_VECTORS]
     cdef vec *part = t.part
     cdef const real *b = t.b
@@ -109,7 +109,7 @@ cdef inline inlined tile_of_sums(const Product *t, const real **at, const int ro
 
 cdef inline inlined tile(const Product *t, const int rows, const int vectors, const bint summed) noexcept nogil:
     """c (rows, vectors LANES) <- init + a (rows, k + k_end) b (k + k_end, vectors LANES), k > 0. Inlined with constant
-    rows, vectors and summed, so that the sums are registers."""
+    rows, vectors and summed (whether t.terms > 0), so that the sums are registers."""
     cdef const real *at[TILE_GROUPS]
     cdef int i
     for i in range(0, rows, 3):
@@ -154,7 +154,7 @@ cdef inline inlined any_tile_of(const Product *t, int64_t rows, int64_t vectors,
         tile_rows(t, rows, VECTORS, MR, summed)
     elif vectors == 1:
         tile_rows(t, rows, 1, NARROW_ROWS, summed)
-    else:
+    elif VECTORS > 2:
         tile_rows(t, rows, 2, MR, summed)
 
 
@@ -186,7 +186,8 @@ cdef void part_tile(const Product *t, int64_t rows, int64_t columns, int64_t vec
 cdef struct Panel:                  # of B, being packed
     real *to
     const real *b
-    int64_t b_row, b_column, k, columns, done
+    int64_t b_row, b_column, k, columns
+    int64_t done                    # rows that are packed
 
 
 cdef void pack_more(Panel *panel, int64_t rows) noexcept nogil:
@@ -198,16 +199,17 @@ cdef void pack_more(Panel *panel, int64_t rows) noexcept nogil:
 
 
 cdef void prefetch_more(Product *t, const Panel *panel, int64_t rows) noexcept nogil:
-    """Prefetches the rows that `pack_more` will pack next: a few at a time within the next tile, or now. More than LINE
-    at once would take all the buffers of the L1 cache and delay the tile's own loads."""
+    """Prefetches what `pack_more` will pack next: of contiguous rows the last line (the panel before had the first), a
+    few within the next tile; else all now, but not so many that they take all the buffers of the L1 cache, which would
+    delay the tile's own loads."""
     cdef const real *b = panel.b + panel.done * panel.b_row
     cdef int64_t i
     rows = min(rows, panel.k - panel.done)
     if panel.b_column == 1 and not t.terms:
         t.next = b + panel.columns - 1
         t.next_row = panel.b_row
-        t.pause = max(t.k * PREFETCHED // rows, 4 * PREFETCHED) if rows > 0 else t.k
-    elif rows > LINE:
+        t.pause = max(t.k * PREFETCHED // rows, LEAST_PAUSE) if rows > 0 else t.k
+    elif rows > MOST_PREFETCHED:
         pass
     elif panel.b_column == 1:
         for i in range(rows):
@@ -221,7 +223,7 @@ cdef void prefetch_more(Product *t, const Panel *panel, int64_t rows) noexcept n
 
 cdef void sweep(Product *t, int64_t m, int64_t columns, Panel *following) noexcept nogil:
     """c (m, columns) <- init + a b, with at most NR columns. Meanwhile it packs the following panel, unless that is
-    NULL, a few rows at a time. Changes t."""
+    NULL, a few rows at a time. Changes t and following."""
     cdef int64_t i, rows, ahead = 0, vectors = (columns + LANES - 1) // LANES
     cdef int64_t most = NARROW_ROWS if vectors == 1 and not t.a_tile else MR
     cdef vec part[TILE_VECTORS]
@@ -231,8 +233,9 @@ cdef void sweep(Product *t, int64_t m, int64_t columns, Panel *following) noexce
     while m > 0:
         rows = rows_of_tile(m, most)
         if t.fetch_c:
-            # `tile` first reads the tile of c, which is therefore prefetched during the tile before; with terms, last.
-            for i in range(rows):
+            # Without terms, a tile starts with its part of c, which is therefore prefetched during the tile before;
+            # with terms, it ends with it.
+            for i in range(rows if t.terms else min(rows, m - rows)):
                 prefetch_to_write(t.c + (i if t.terms else rows + i) * t.ldc)
                 prefetch_to_write(t.c + (i if t.terms else rows + i) * t.ldc + columns - 1)
         if following != NULL and following.done < following.k:
@@ -317,7 +320,7 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
                       int64_t a_k, const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n,
                       int64_t k, int64_t terms) noexcept nogil:
     """`gemm` with packed panels of b, and packed blocks of a if that is large: rows that are a multiple of a page apart
-    evict each other from the caches. terms: see `tile`."""
+    evict each other from the caches."""
     cdef int64_t j = 0
     while j < n:
         gemm_columns(c + j, ldc, NULL if init == NULL else init + j, ld_init, a, a_row, a_k, b + j * b_column, b_row,
@@ -328,16 +331,17 @@ cdef void gemm_packed(real *c, int64_t ldc, const real *init, int64_t ld_init, c
 cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const real *a, int64_t a_row, int64_t a_k,
                const real *b, int64_t b_row, int64_t b_column, int64_t m, int64_t n, int64_t k,
                int64_t terms) noexcept nogil:
-    """c (m, n) <- init + a (m, k) b (k, n); NULL for init is zero. terms: see `tile`.
+    """c (m, n) <- init + a (m, k) b (k, n), for m, n, k > 0; NULL for init is zero. terms: those of one sum; such sums
+    are added up (`tile_of_sums`). 0 is one sum of k terms.
 
     With terms, B is packed if n is not a multiple of LINE, since otherwise the last rows of b could be summed
     separately, and if k > KC: packing starts a sum at each panel of KC rows, and whether a shorter k is packed depends
     on m, which must not show in the bits."""
     cdef real end[LANES * NR]
     cdef int64_t j = 0, columns, over
-    cdef bint fits = k * b_row < FIRST_CACHE or m < (PACK_ROWS // 2 if k * b_row > 2 * FAR else PACK_ROWS)
+    cdef bint in_place = k * b_row < FIRST_CACHE or m < (PACK_ROWS // 2 if k * b_row > SPREAD else PACK_ROWS)
     cdef Product t
-    if b_column != 1 or not fits or (terms and (n % LINE or k > KC)):
+    if b_column != 1 or not in_place or (terms and (n % LINE or k > KC)):
         gemm_packed(c, ldc, init, ld_init, a, a_row, a_k, b, b_row, b_column, m, n, k, terms)
         return
     while j < n:

@@ -1,7 +1,8 @@
 # C = A^T B, the gradient of a dense layer's weights: sums over the rows of a minibatch.
 #
-# There may be millions of rows, and a single sum of similar terms would lose digits. `gemm_over_rows` therefore has sums
-# of SUM_TERMS terms, sums of those within a panel, sums over panels of up to SUM_ROWS rows, and sums of these in float64.
+# There may be millions of rows, and a single sum of similar terms would lose digits. `gemm_over_rows` therefore has
+# sums of SUM_TERMS terms, sums of those within a panel, sums over panels of up to SUM_ROWS rows, and sums of these in
+# float64.
 
 cdef inline int64_t vectors_of(int64_t n) noexcept nogil:
     return (n + LANES - 1) // LANES

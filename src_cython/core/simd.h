@@ -52,6 +52,8 @@ enum {
     TILE_GROUPS = (NARROW_ROWS + 2) / 3,
     PANEL = KC * NR,
     PREFETCHED = 4,               /* lines prefetched at a time within a tile: more delay its own loads */
+    LEAST_PAUSE = 4 * PREFETCHED, /* terms between them, for the same reason */
+    MOST_PREFETCHED = LINE,       /* rows prefetched between tiles */
     PACKED_TERMS = 8,             /* contiguous columns of A that are packed together */
     LISTED = 256,                 /* nonzero elements of a batch of one that are listed at a time */
     OUTER_VECTORS = 2,            /* vectors of a row of an outer product */
@@ -59,7 +61,8 @@ enum {
     DOT_PARTS = 64 / sizeof(real),
     DOT_VECTORS = 64 / VECTOR_BYTES,
     FAR = 524288 / sizeof(real),  /* reals that do not stay in the L2 cache from one step to the next */
-    PACK_ROWS = 4 * MR,           /* a panel is packed if A has this many rows, or half as many and B is large */
+    PACK_ROWS = 4 * MR,           /* a panel is packed if A has this many rows, or half as many and B is larger ... */
+    SPREAD = 2 * FAR,             /* ... than this: then the L2 cache may not keep it in place until the next tile */
     FIRST_CACHE = 32768 / sizeof(real), /* ... and the panel in place is spread over more than the L1 cache holds */
     PACK_COLUMNS = 1024 / sizeof(real), /* A is packed if B has at least this many columns */
     PACK_STRIDE = 4096 / sizeof(real), /* ... and its rows are this many reals apart */
