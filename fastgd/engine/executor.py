@@ -393,7 +393,7 @@ class Executor:
         rows, made_at, number = self.recorded.tolist()
         got = None
         if plan is None or not rows or (plan.fast_record or plan).pass_number != number:
-            got = "no such call"
+            got = "no such call since the last other use or change"
         elif made_at != network.minibatches:
             got = "a training step since"
         elif not plan.is_current():
