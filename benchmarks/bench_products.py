@@ -23,6 +23,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import re
 import time
 
 import numpy as np
@@ -234,10 +235,11 @@ def plot(results, peers, path, title):
 
 
 def shapes_of(text):
-    shapes = [tuple(map(int, shape.split("x"))) for shape in text.split(",")]
-    if any(len(shape) != 3 or min(shape) < 1 for shape in shapes):
-        raise ValueError(text)
-    return shapes
+    names = text.split(",")
+    for name in names:
+        if not re.fullmatch("[1-9][0-9]*(x[1-9][0-9]*){2}", name):
+            raise argparse.ArgumentTypeError(f"expected rows x in x out, such as 128x784x512, got {name!r}")
+    return [tuple(map(int, name.split("x"))) for name in names]
 
 
 def main():

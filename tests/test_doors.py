@@ -1168,3 +1168,24 @@ def test_refused_calls_keep_the_plans(rng):
     assert not network.executor.lock.disturbed
     now = network.executor.plan, network.executor.evaluation_plan(), network.executor.gradient_plan(1, True)
     assert all(one is other for one, other in zip(plans, now, strict=True))
+
+
+class Tensor:
+    """What other libraries' arrays are to numpy; their `size` is a method."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+    def size(self):
+        return self.array.shape
+
+
+def test_arrays_of_other_libraries(rng):
+    network, (x, labels, _) = net(), data(rng, 5)
+    x, same_x = Tensor(x), x
+    assert network.loss(x, labels) == network.loss(same_x, labels)
+    same(network.loss_and_gradient(x, labels), network.loss_and_gradient(same_x, labels))
+    same(network.predict(x), network.predict(same_x))
