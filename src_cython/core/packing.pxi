@@ -81,7 +81,7 @@ cdef void pack_rows(real *packed, const real *a, int64_t a_row, int64_t a_k, int
     cdef int64_t p = 0, i, rows, step = PACKED_TERMS if a_row == 1 else k
     cdef real *to
     # Where a's columns are contiguous, a cache holds few of those that are a page apart: a few at a time for all tiles.
-    # Then `pack` writes no further than it is told, since its rows have the width of a tile or are copied in parts.
+    # In that case `pack` writes nothing beyond the `step` rows, so it cannot overwrite the next tile.
     while p < k:
         step = min(step, k - p)
         to = packed + p * MR
