@@ -49,6 +49,11 @@ cdef extern from "engine/forks.h":
     void step_done() nogil
     void steps_end() nogil
 
+cdef extern from "engine/shares.h" nogil:
+    int number_of_shares()
+    double share_end(int thread)
+    void adapt_shares(double *end, const int64_t *taken, int threads)
+
 cdef extern from "engine/pool.h" nogil:
     ctypedef void (*team_work)(void *context, int thread, int threads) noexcept nogil
     void pool_initialize()
@@ -249,8 +254,8 @@ cdef inline void split_work(int64_t whole, int64_t grain, int thread, int thread
         end[0] = whole
         return
     grains = (whole + grain - 1) // grain
-    begin[0] = grains * thread // threads * grain
-    end[0] = min(whole, grains * (thread + 1) // threads * grain)
+    begin[0] = <int64_t>(grains * share_end(thread - 1) + 0.5) * grain
+    end[0] = min(whole, <int64_t>(grains * share_end(thread) + 0.5) * grain)
 
 
 cdef void run_rows(Engine *e, const Stage *stage, int thread, int threads) noexcept nogil:
@@ -619,6 +624,19 @@ def fix_threads(bint is_fixed):
     global threads_are_fixed
     threads_are_fixed = is_fixed
     set_fixed(is_fixed)
+
+
+def shares_of_team():
+    """Where the shares of the threads of the last team end, as fractions of the work; see shares.h."""
+    return np.array([share_end(i) for i in range(number_of_shares())])
+
+
+def adapted_shares(const double[::1] ends, const int64_t[::1] taken):
+    """For tests: where the shares end that follow those that end here, after a stage in which the threads took this
+    many nanoseconds."""
+    cdef double[::1] end = np.array(ends)
+    adapt_shares(&end[0], &taken[0], <int>taken.size)
+    return np.asarray(end)
 
 
 def thread_limit():

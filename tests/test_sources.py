@@ -123,7 +123,7 @@ def test_constants_agree_in_both_languages(dtype):
 
 
 def test_threads_have_room_in_the_pool():
-    (limit,) = re.findall(r"^\s*MAX_THREADS = (\d+),", (SOURCES / "engine" / "pool.h").read_text(), re.M)
+    (limit,) = re.findall(r"^\s*MAX_THREADS = (\d+),", (SOURCES / "engine" / "shares.h").read_text(), re.M)
     assert int(limit) == fastgd.core.threads.MAX_THREADS
 
 

@@ -12,7 +12,7 @@ import pytest
 from cases import OPTIMIZERS
 
 import fastgd
-from fastgd import Adam, Dense, Network
+from fastgd import Adam, Dense, Network, _plan
 from fastgd.core import threads
 
 COUNTS = (1, 2, 3, 8, 16)
@@ -165,3 +165,36 @@ def test_what_is_wrong_with_the_environment_is_not_the_file_s(tmp_path, monkeypa
             fastgd.load(path)
     finally:
         fastgd.core.threads.default_threads.cache_clear()
+
+
+def test_shares_follow_the_speed_of_the_threads():
+    equal = np.array([0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(_plan.adapted_shares(equal, np.full(4, 100_000)), equal, rtol=1e-12)
+    ends, speeds = equal, np.array([1, 2, 0.5, 1])
+    for _ in range(200):  # a thread's time is its share divided by its speed
+        ends = _plan.adapted_shares(ends, (1e6 * np.diff(ends, prepend=0) / speeds).astype(np.int64))
+    np.testing.assert_allclose(np.diff(ends, prepend=0), speeds / speeds.sum(), rtol=1e-3)
+
+
+def test_an_interruption_changes_the_shares_little():
+    ends = _plan.adapted_shares(np.array([0.5, 1]), np.array([100_000, 900_000_000]))
+    assert 0.5 < ends[0] < 0.55
+    np.testing.assert_array_equal(_plan.adapted_shares(np.array([0.5, 1]), np.array([1, 20_000])), [0.5, 1])
+
+
+def test_the_bits_do_not_depend_on_the_shares():
+    def step(num_threads):
+        rng = np.random.default_rng(0)
+        X, y = rng.normal(size=(2000, 300)).astype("float32"), rng.integers(0, 5, 2000)
+        layers = [Dense(300, "relu"), Dense(5)]
+        network = Network(300, layers, loss="softmax_cross_entropy", num_threads=num_threads)
+        network.fit(X, y, optimizer=Adam(), batch_size=500, epochs=5)
+        return network.parameters
+
+    alone, together = step(1), step(3)
+    shares = np.diff(_plan.shares_of_team(), prepend=0)
+    assert len(shares) == 3
+    assert len(set(shares)) > 1
+    assert _plan.shares_of_team()[-1] == 1
+    assert shares.min() > 0
+    np.testing.assert_array_equal(together, alone)

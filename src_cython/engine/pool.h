@@ -22,6 +22,7 @@
 
 #include "core/clock.h"
 #include "core/scratch.h"
+#include "engine/shares.h"
 
 static __thread always_there char *scratch;
 
@@ -80,7 +81,6 @@ static void work_flushed(team_work work, void *context, int thread, int threads)
 #endif
 
 enum {
-    MAX_THREADS = 256,
     SPIN_TIME = 100000,         /* nanoseconds: longer than a barrier should take, shorter than a burst of steps */
     SPINS = 32                  /* between two readings of the clock */
 };
@@ -179,9 +179,10 @@ static int last_to_arrive(int thread, int threads)
     if (threads == 1)
         return 1;
     unsigned gate = atomic_load(&pool.gate.value);
-    int64_t taken = note_arrival();
+    int64_t taken = shares.taken[thread] = note_arrival();
     if (atomic_fetch_add(&pool.arrived, 1) == (unsigned)threads - 1) {
         team.elapsed += taken;
+        adapt_shares(shares.end, shares.taken, threads);
         return 1;
     }
     watched_wait(&pool.gate, gate, &has_slept);
@@ -311,6 +312,7 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
         pool.work = work;
         pool.context = context;
         pool.threads = threads;
+        shares_for(threads);
         pool.job++;
         settle(0);
         for (int i = 0; i < threads - 1; i++)
