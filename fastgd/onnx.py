@@ -88,7 +88,7 @@ def model(network: "Network", *, unknown: str = "error") -> "ModelProto":
 class Graph:
     """An ONNX graph under construction: layers, kernels and columns add their nodes. Values are identified by name.
 
-    dtype, statistics   of the network
+    dtype, parameters, statistics   of the network
     shapes              shape of a row of each layer's input, by the path of the layer
     unknown             as in `export`
     metadata            text by name"""
@@ -103,7 +103,7 @@ class Graph:
     def __init__(self, network: "Network", unknown: str = "error") -> None:
         choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
         self.dtype, self.unknown, self.metadata = network.dtype, unknown, {}
-        self._parameters, self.statistics = network.views(), network.statistics
+        self.parameters, self.statistics = network.views(), network.statistics
         self.shapes = {path: shape for path, _, shape in network.body.leaves("", network.input_shape)}
         self._inputs, self._outputs, self._constants, self._nodes = [], [], [], []
         self._names, self._numbers = set(OUTPUTS), {}  # names in use; the last number appended to a name
@@ -124,7 +124,7 @@ class Graph:
 
     def parameter(self, name: str) -> str:
         """Adds an array of the network's parameters ("w1", ...); returns the name of the value."""
-        return self.constant(self._parameters[name], name)
+        return self.constant(self.parameters[name], name)
 
     def constant(self, values: "npt.NDArray[Any] | float", name: str = "constant") -> str:
         """Adds a constant; returns the name of the value. values: an array (text as dtype object), or a float, which

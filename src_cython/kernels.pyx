@@ -20,6 +20,9 @@ cdef extern from "core/simd.h" nogil:
     const real SMALLEST_NORMAL
     ctypedef void inlined
     enum: LANES, LINE, MR, VECTORS, NARROW_ROWS, NR, KC, MC, NC, TILE_VECTORS, TILE_GROUPS, PANEL
+    enum: IMAGES, IMAGE_VECTORS, CONV_VECTORS, CONV_ROWS, MOST_VECTORS, PACKED_B, PIXELS, CONV_GROUPS
+    enum: PIXELS_OF_A_SUM, CHUNK_COLUMNS, CHUNK, PACKED_TERMS_OF_CONV
+    enum: LANE_ROWS, LANE_COLUMNS, FEW_OUTPUTS, SHORT_RUN, MANY_OUTPUTS, PACKED_A
     enum: PREFETCHED, LEAST_PAUSE, MOST_PREFETCHED, PACKED_TERMS
     enum: BLOCK, BLOCKS
     enum: PACK_ROWS, SPREAD, PACK_COLUMNS, PACK_STRIDE, PACK_SIZE, FIRST_CACHE, FAR, LISTED, SUM_PARTS
@@ -31,6 +34,9 @@ cdef extern from "core/simd.h" nogil:
     real *packed_a
     real *packed_b
     double *sums_under_way
+    vec larger_or_nan(vec a, vec b)
+    vec where_equal(vec a, vec b, vec x)
+    vec where_different(vec a, vec b, vec x)
     void assume(bint condition)
     void prefetch(const void *address)
     void prefetch_to_write(void *address)
@@ -100,6 +106,8 @@ include "layers/dense.pxi"
 include "layers/standardize.pxi"
 include "layers/containers.pxi"
 include "layers/dropout.pxi"
+include "layers/convolution.pxi"
+include "layers/pooling.pxi"
 include "layers/normalization.pxi"
 include "activations.pxi"
 include "losses.pxi"

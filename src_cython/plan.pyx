@@ -94,6 +94,10 @@ cpdef enum:
 cpdef enum:
     GRAIN = 8
 
+# Images that lie side by side in a block: see fastgd/engine/rows.py.
+cpdef enum:
+    IMAGES = 16
+
 # Status: why a run stopped.
 cpdef enum:
     DONE = 0
@@ -118,8 +122,9 @@ cdef packed struct Operation:
     int64_t end                     # its work is [0, end); 0 in steps that skip it
     int64_t grain                   # shares of the work begin at multiples of this
     int64_t rows                    # address of the slot of its record for (rows of the minibatch) * positions, or 0
-    int64_t positions               # positions in a row
-    int64_t by_rows                 # whether that product is also the size of its work
+    int64_t blocks                  # ... for (blocks of IMAGES rows) * positions, or 0
+    int64_t positions               # positions in a row, or in a block
+    int64_t images                  # 1 if its work is the first product, IMAGES if it is the second, else 0
     int64_t follower                # index of the operation that reads its output block by block, or -1
     int64_t block, scale, offset    # block [b, e) is followed by the follower's [offset + scale b, offset + scale e)
 
@@ -130,7 +135,8 @@ cdef packed struct Stage:
 
 # The fields of both structs in order, eight bytes each, for the arrays that Python fills.
 OPERATION = np.dtype([(name, np.int64) for name in (
-    "kernel", "record", "end", "grain", "rows", "positions", "by_rows", "follower", "block", "scale", "offset")])
+    "kernel", "record", "end", "grain", "rows", "blocks", "positions", "images", "follower", "block", "scale",
+    "offset")])
 STAGE = np.dtype([(name, np.int64) for name in ("first", "last", "closing", "end", "flags")])
 
 cdef packed struct PerStep:         # before step s, *slot = values[s]; both are addresses
@@ -193,15 +199,19 @@ include "engine/chain.pxi"
 
 cdef void set_rows(Engine *e, int64_t rows) noexcept nogil:
     """Sets the number of rows in every operation."""
-    cdef int64_t i
+    cdef int64_t i, blocks = (rows + IMAGES - 1) // IMAGES
+    cdef Operation *o
     if rows == e.rows:
         return
     e.rows = rows
     for i in range(e.n_operations):
-        if e.operations[i].rows:
-            (<int64_t *>e.operations[i].rows)[0] = rows * e.operations[i].positions
-            if e.operations[i].by_rows:
-                e.operations[i].end = rows * e.operations[i].positions
+        o = &e.operations[i]
+        if o.rows:
+            (<int64_t *>o.rows)[0] = rows * o.positions
+        if o.blocks:
+            (<int64_t *>o.blocks)[0] = blocks * o.positions
+        if o.images:
+            o.end = (rows if o.images == 1 else blocks) * o.positions
 
 
 cdef inline void put(const Slots *slots, int64_t value) noexcept nogil:
@@ -268,7 +278,10 @@ cdef void run_rows(Engine *e, const Stage *stage, int thread, int threads) noexc
         stop = min(begin + e.row_block, end)
         for i in range(stage.first, stage.last):
             o = &e.operations[i]
-            call(o, begin * o.positions, stop * o.positions)
+            if o.images == IMAGES:
+                call(o, begin // IMAGES * o.positions, (stop + IMAGES - 1) // IMAGES * o.positions)
+            else:
+                call(o, begin * o.positions, stop * o.positions)
         begin = stop
 
 

@@ -6,7 +6,7 @@ import contextlib
 import numpy as np
 
 import fastgd
-from fastgd.core.kernel import kernels
+from fastgd.core.kernel import FIXED_SIZES, kernels
 
 
 @contextlib.contextmanager
@@ -44,6 +44,12 @@ OPTIMIZERS = {
     "RAdam": lambda lr, **options: fastgd.RAdam(lr, **options),
     "Lion": lambda lr, **options: fastgd.Lion(lr, **options),
 }
+
+
+def _of_images(*layers):
+    return fastgd.Sequential([fastgd.Reshape((-1, 1, 1)), *layers, fastgd.Flatten()])
+
+
 # Layers to put between two dense ones.
 LAYERS = {
     "Dense": lambda: fastgd.Dense(7, "tanh"),
@@ -56,6 +62,11 @@ LAYERS = {
     "Concatenate": lambda: fastgd.Concatenate([], [fastgd.Dense(5, "tanh"), fastgd.Dropout(0.2)], fastgd.LayerNorm()),
     "Reshape": lambda: fastgd.Reshape((-1,)),
     "Flatten": lambda: fastgd.Flatten(),
+    # Rows become images of one column.
+    "Conv2D": lambda: _of_images(fastgd.Conv2D(3, (3, 1), "tanh", padding="same"), fastgd.Conv2D(2, (2, 1), "silu")),
+    "MaxPool2D": lambda: _of_images(fastgd.MaxPool2D((2, 1), strides=1, padding="same")),
+    "AvgPool2D": lambda: _of_images(fastgd.AvgPool2D((2, 1), padding=(1, 0))),
+    "GlobalAvgPool2D": lambda: _of_images(fastgd.Conv2D(3, 1, "tanh"), fastgd.GlobalAvgPool2D()),
 }
 # Sizes of dimensions at which kernels are timed, as in a small and a medium network; "parameters" is the length of a
 # flat buffer.
@@ -71,6 +82,7 @@ def benchmark_sizes(kernel, size):
     sizes = {dim: BENCHMARKED[size].get(dim, OTHER_DIMENSION) for dim in kernel.dims}
     if all(len(array.dims) == 1 for array in kernel.arrays.values()) and "n" in sizes:
         sizes["n"] = BENCHMARKED[size]["parameters"]
+    sizes |= FIXED_SIZES
     for array in kernel.arrays.values():
         if array.per:
             sizes[array.dims[0]] = -(-sizes[kernel.range_dim] // array.per)
@@ -79,11 +91,16 @@ def benchmark_sizes(kernel, size):
 
 def awkward_sizes(kernel):
     """Yields sizes of the kernel's dimensions: each in turn awkward and the others 5, then all awkward."""
-    dims = [dim for dim in kernel.dims if dim not in ("one", "blocks")]
+    counted = {array.dims[0] for array in kernel.arrays.values() if array.per}
+    dims = [dim for dim in kernel.dims if dim not in ("one", "images", *counted)]
+    has_images, usual = "images" in kernel.dims, 5
+    if has_images and len(dims) > 4:  # convolutions and pooling, for which sizes multiply
+        usual = 3
     for size in AWKWARD:
         for dim in dims:
-            yield {"one": 1} | dict.fromkeys(dims, 5) | {dim: size}
-        if size < 1000:
+            if size < 1000 or usual == 5:
+                yield {"one": 1} | dict.fromkeys(dims, usual) | {dim: size}
+        if size < 1000 and (usual == 5 or size < 10):
             yield {"one": 1} | dict.fromkeys(dims, size)
 
 

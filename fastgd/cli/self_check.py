@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.config import show_config
 from ..core.domains import domain_of
-from ..core.kernel import BODIES, DTYPES, kernels
+from ..core.kernel import BODIES, DTYPES, FIXED_SIZES, kernels
 from ..explore.gradient_check import check_gradients
 from ..layers.dense import Dense
 from ..network import Network
@@ -33,10 +33,10 @@ TIMED = (
 
 def example(kernel, sizes, dtype, rng):
     """Arguments for a kernel: random arrays of the given sizes in the domains of its contract; scalars in (0, 1)."""
-    arguments = []
+    arguments, sizes = [], sizes | FIXED_SIZES
     for spec in kernel.arrays.values():
-        blocks = -(-sizes[kernel.range_dim] // spec.per) if spec.per else None
-        shape = (blocks,) if spec.per else tuple(sizes[dim] for dim in spec.dims)
+        first = -(-sizes[kernel.range_dim] // spec.per) if spec.per else sizes[spec.dims[0]]
+        shape = (first, *(sizes[dim] for dim in spec.dims[1:]))
         values = domain_of(spec).example(rng, shape, sizes[spec.below] if spec.below else None)
         arguments.append(values.astype(spec.dtype or dtype))
     return arguments + list(rng.uniform(0.1, 0.9, len(kernel.scalars)))

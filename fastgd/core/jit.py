@@ -119,16 +119,19 @@ def _compile(kernel, dtype):
         array_dtype = np.dtype(spec.dtype or dtype)
         names[f"_{name}_dtype"] = array_dtype.type
         address, sizes, cut = f"record.{name}", [f"record.{dim}" for dim in spec.dims], ""
-        if spec.dims[0] == kernel.range_dim:  # with an explicit address Numba knows that the slice is contiguous
+        if kernel.loop_gets_share:
+            pass
+        elif spec.dims[0] == kernel.range_dim:  # with an explicit address Numba knows that the slice is contiguous
             address += f" + begin * {' * '.join([*sizes[1:], str(array_dtype.itemsize)])}"
             sizes[0] = "end - begin"
         elif spec.per:
-            address += f" + begin // {spec.per} * {array_dtype.itemsize}"
+            address += f" + begin // {spec.per} * {' * '.join([*sizes[1:], str(array_dtype.itemsize)])}"
             sizes[0] = f"(end - begin + {spec.per - 1}) // {spec.per}"
         elif kernel.range_dim in spec.dims:
             cut = "[" + ", ".join("begin:end" if dim == kernel.range_dim else ":" for dim in spec.dims) + "]"
         values.append(f"_carray(_pointer({address}), ({', '.join(sizes)},), _{name}_dtype){cut}")
     values += [f"record.{name}" for name in kernel.scalars]
+    values += ["begin", "end"] if kernel.loop_gets_share else []
     # Numba needs a fixed signature, so the code that unpacks the record is generated for each kernel.
     arguments = [f"_{i}" for i in range(len(values))]
     lines = [

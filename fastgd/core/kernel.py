@@ -33,7 +33,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from .._plan import CHAIN_ARRAYS, CHAIN_SLOTS, CheckedCall, call_kernel
+from .._plan import CHAIN_ARRAYS, CHAIN_SLOTS, IMAGES, CheckedCall, call_kernel
 from ..core import fingerprint
 from ..errors import choose, shown, type_error, value_error
 from .domains import check_domain, domain_of
@@ -44,6 +44,8 @@ BODIES = ("numpy", "numba", "cython")
 # The backends that a user may choose: a body, or "auto", which is "cython".
 BACKENDS = ("auto", "cython", "numba", "numpy")
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+# Sizes of dimensions that are the same in every call, by name.
+FIXED_SIZES = {"images": IMAGES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Kernel(CheckedCall):
         self.__signature__ = inspect.signature(reference)
         self.reference = reference
         self.loop_function: Callable[..., None] | None = None
+        self.loop_gets_share = False  # see `loop`
         # Makes the loop, given a `jit.Compiler` and a dtype.
         self.build_loop: Callable[..., Callable[..., None]] | None = None
         # Users' functions that the loop calls: they may raise, and what they read may change.
@@ -164,7 +167,8 @@ class Kernel(CheckedCall):
         does = {"in": "read", "out": "overwritten", "inout": "read and updated"}
         lines = []
         for name, a in self.arrays.items():
-            shape = f"({', '.join(a.dims)}{',' if len(a.dims) == 1 else ''})"
+            dims = [str(FIXED_SIZES.get(dim, dim)) for dim in a.dims]
+            shape = f"({', '.join(dims)}{',' if len(dims) == 1 else ''})"
             per = f", one for every {a.per} of {self.range_dim}" if a.per else ""
             values = "" if a.domain == "real" else f", {domain_of(a).expected.format(highest=f'{a.below} - 1')}"
             lines.append(f"{name}: {a.dtype or 'float32 or float64'} array {shape}{per}{values}; {does[a.direction]}.")
@@ -179,8 +183,12 @@ class Kernel(CheckedCall):
         return "\n".join(lines)
 
     def loop(self, function: Callable[..., None]) -> "Kernel":
-        """Decorator: attaches the loop that Numba compiles, with the arguments of the numpy body."""
+        """Decorator: attaches the loop that Numba compiles, with the arguments of the numpy body. It gets the parts of
+        the arrays that belong to its share of the work; or, if it also takes `begin` and `end`, whole arrays and the
+        share."""
         names = tuple(inspect.signature(function).parameters)
+        self.loop_gets_share = names[-2:] == ("begin", "end")
+        names = names[:-2] if self.loop_gets_share else names
         if names != tuple(self.__signature__.parameters):
             raise TypeError(
                 f"kernel {self.name}: its loop takes {names}, expected {tuple(self.__signature__.parameters)}"
@@ -275,7 +283,8 @@ class Kernel(CheckedCall):
         ]  # fmt: skip
         has_body = self.choose_body("cython") == "cython"
         bodies = [self.address("cython", dtype) if has_body else 0 for dtype in DTYPES.values()]
-        self._set_contract(arrays, len(self.dims), len(self.scalars), self.dims.index(self.range_dim), *bodies)
+        fixed = [FIXED_SIZES.get(dim, 0) for dim in self.dims]
+        self._set_contract(arrays, fixed, len(self.scalars), self.dims.index(self.range_dim), *bodies)
 
     def _call_any(self, arguments):
         self._call(self.choose_body("cython"), *arguments)
@@ -325,7 +334,7 @@ class Kernel(CheckedCall):
         """The dtype of the call and the sizes of the dimensions; raises if the arguments break the contract."""
         if len(arguments) != len(self.arrays) + len(self.scalars):
             raise TypeError(f"{self.name}{self.__signature__}: got {len(arguments)} arguments")
-        dtype, sizes = None, {}
+        dtype, sizes = None, {dim: size for dim, size in FIXED_SIZES.items() if dim in self.dims}
         for (name, spec), array in zip(self.arrays.items(), arguments, strict=False):
             if not isinstance(array, np.ndarray):
                 raise type_error(name, "a numpy array", type(array).__name__)

@@ -48,6 +48,7 @@ from .._plan import (
     FAULT,
     FUSED,
     GRAIN,
+    IMAGES,
     OUT_OF_TIME,
     FastPass,
     FastRecord,
@@ -68,11 +69,14 @@ from .rows import (
     copy_rows,
     count_exceeding,
     fill_rows,
+    from_blocks,
     gather_labels,
     gather_rows,
     largest_max_abs,
     max_abs_of_rows,
+    raise_max_abs_of_images,
     raise_max_abs_of_rows,
+    to_blocks,
 )
 from .steps import PerStepValues, StepValues, addresses
 from .totals import penalty_gradient, penalty_value, sum_loss
@@ -200,7 +204,8 @@ class Plan(Program):
         for name in network.views():
             self._declared |= {name: "parameters", f"d{name}": f"the gradient of {name!r}"}
         self._declared |= dict.fromkeys(network.statistics, "statistics")
-        self.child_inputs = {}  # by path of a container: names of the inputs of its layers
+        # By path of a container: names of the inputs of its layers, and of their outputs.
+        self.child_inputs, self.child_outputs = {}, {}
         self.rank_one_updates = []
         # By array of parameters: operations that write its gradient; products per row summed in an element of it.
         self._written, self._terms = collections.Counter(), collections.Counter()
@@ -243,11 +248,31 @@ class Plan(Program):
             expected = ", ".join((*kernel.arrays, *kernel.scalars))
             raise TypeError(f"kernel {kernel.name}, phase {phase!r}: expected {expected}, got {arguments}")
 
-    def row_buffer(self, name: str, shape: Shape = ()) -> str:
-        """Declares a workspace buffer (rows, *shape); returns its name. Raises ValueError if an array has that name."""
+    def row_buffer(self, name: str, shape: Shape = (), *, in_blocks: bool = False) -> str:
+        """Declares a workspace buffer (rows, *shape); returns its name. Raises ValueError if an array has that name.
+
+        in_blocks: whether its rows are images that lie side by side in blocks: see rows.py."""
         self._declare(name, "a buffer of rows")
         self.row_shapes[name] = tuple(shape)
+        if in_blocks:
+            self.block_names.add(name)
         return name
+
+    def is_in_blocks(self, name: str) -> bool:
+        """Whether the rows of a buffer lie in blocks of images."""
+        return name in self.block_names
+
+    def laid_out(self, phase: str, name: str, in_blocks: bool) -> str:
+        """A buffer's contents with its rows in blocks of images, or not: itself, or a copy that the phase makes."""
+        if self.is_in_blocks(name) == in_blocks:
+            return name
+        copy = f"{name}.{'blocks' if in_blocks else 'rows'}"
+        if phase == "backward":  # where a gradient may be overwritten after it was copied
+            copy += str(len(self._phases[phase]))
+        if copy not in self.row_shapes:
+            self.row_buffer(copy, self.row_shapes[name], in_blocks=in_blocks)
+            self.add(phase, *((to_blocks, name, copy) if in_blocks else (from_blocks, copy, name)))
+        return copy
 
     def reshaped(self, name: str, of: str, shape: Shape) -> str:
         """Declares a view `name` of the buffer `of`, with rows of another shape; returns its name."""
@@ -273,7 +298,7 @@ class Plan(Program):
             raise value_error("layers", "arrays of different names", f"{name!r} for {kind} and {self._declared[name]}")
         self._declared[name] = kind
 
-    def add_gradient(self, kernel: Kernel, name: str, *arguments: Any) -> None:
+    def add_gradient(self, kernel: Kernel, name: str, *arguments: Any, terms: int | None = None) -> None:
         """Appends an operation that computes the gradient of an array of parameters. If layers share the array, their
         gradients are summed in the order in which they were added.
 
@@ -281,12 +306,13 @@ class Plan(Program):
             products of two such elements: the guard against overflow knows the largest magnitude in these buffers, and
             how many terms are summed. Their number is the product of the sizes of the dimensions that inputs have and
             the gradient has not.
+        terms: the number of terms per row, if it is another.
 
         Raises ValueError if the number cannot be derived from the contract: if no input is a buffer of rows, if the
         gradient has the dimension of the rows, or if a dimension of an input is neither the gradient's nor that of a
         buffer of rows."""
         self._check_arguments("parameters", kernel, f"d{name}", *arguments)
-        self._terms[name] += _terms_per_row(self.operation(kernel, f"d{name}", *arguments))
+        self._terms[name] += terms or _terms_per_row(self.operation(kernel, f"d{name}", *arguments))
         self._written[name] += 1
         if self._written[name] == 1:
             self.add("parameters", kernel, f"d{name}", *arguments)
@@ -313,7 +339,7 @@ class Plan(Program):
         backward, parameters, products = mark
         if not any(base in operation.outputs for operation in self._phases["backward"][backward:]):
             return result
-        copy = self.row_buffer(f"{base}.copy{backward}", self.row_shapes[base])
+        copy = self.row_buffer(f"{base}.copy{backward}", self.row_shapes[base], in_blocks=self.is_in_blocks(base))
         for operation in (*self._phases["backward"][backward:], *self._phases["parameters"][parameters:]):
             operation.buffers = _renamed(operation.buffers, base, copy)
         self.rank_one_updates[products:] = [_renamed(p, base, copy) for p in self.rank_one_updates[products:]]
@@ -332,11 +358,13 @@ class Plan(Program):
         self.add("gather", gather_rows, "x", "data.x", "index")
         self.add("gather", gather_labels if labels else gather_rows, "y", "data.y", "index")
         self.add("weight", fill_rows, self.row_buffer("weight", self.loss_shape), 1.0)
-        self.output = network.body.forward(self, "", "x")
+        output = network.body.forward(self, "", "x")
+        self.output = self.laid_out("forward", output, in_blocks=False)
         scalars, dy = network.loss_function.parameters.values(), self.row_buffer("dz", network.output_shape)
         losses = self.row_buffer("losses", self.loss_shape)
         self.add("loss", loss, losses, dy, self.output, "y", "weight", *scalars)
         if self.has_backward:
+            dy = self.laid_out("backward", dy, self.is_in_blocks(output))
             self.dx = network.body.backward(self, "", "x", dy, self.goes_to_input)
             if self.goes_to_input:
                 self._part_to_input()
@@ -351,7 +379,9 @@ class Plan(Program):
         max_abs = self.row_buffer("max_abs")
         self.add("inputs", max_abs_of_rows, max_abs, "x")
         for name in ("workspace",) if self.capacity == 1 else self._guarded():
-            self.add("max_abs", raise_max_abs_of_rows, max_abs, name)
+            self.add(
+                "max_abs", raise_max_abs_of_images if self.is_in_blocks(name) else raise_max_abs_of_rows, max_abs, name
+            )
         self.add("total", sum_loss, "total", losses)
         self.add("largest", largest_max_abs, "largest", max_abs)
         if network.n_weights and (network.l1 or network.l2):
@@ -379,17 +409,21 @@ class Plan(Program):
         """The buffers except x whose products make up the gradient of the parameters: a limit on their elements
         implies one on the gradient."""
         used = {name: None for operation in self._phases["parameters"] for name in operation.buffers}
-        return [name for name in used if name in self.row_shapes and name != "x"]
+        return [name for name in used if name in self.row_shapes and name not in ("x", "x.blocks")]
 
     # ---- allocating and binding
 
     def _lay_out(self):
         network, capacity = self.network, self.capacity
         given = {"x", "y", "index", "row", "data.x", "data.y", *self._base}
-        shapes = {name: shape for name, shape in self.row_shapes.items() if name not in given}
-        self.workspace, pieces = aligned_zeros([capacity * math.prod(s) for s in shapes.values()], self.dtype)
+        blocks = -(-capacity // IMAGES)
+        shapes = {
+            name: (blocks, *shape, IMAGES) if name in self.block_names else (capacity, *shape)
+            for name, shape in self.row_shapes.items() if name not in given
+        }  # fmt: skip
+        self.workspace, pieces = aligned_zeros([math.prod(shape) for shape in shapes.values()], self.dtype)
         for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
-            self.buffers[name] = piece.reshape(capacity, *shape)
+            self.buffers[name] = piece.reshape(shape)
         # Buffers for rows that are gathered or cast; `set_minibatch` may point x and y to other arrays.
         y_dtype = self.loss_kernel.arrays["y"].dtype or self.dtype
         self.own = {
@@ -432,8 +466,8 @@ class Plan(Program):
                 total=total.slot("total"),
                 largest=self.buffers["largest"].ctypes.data,
                 bad_gradients=self.buffers["bad_gradients"].ctypes.data,
-                row_block=max(1, BLOCK // self.positions),
-                row_grain=max(1, GRAIN // self.positions),
+                row_block=IMAGES if self.block_names else max(1, BLOCK // self.positions),
+                row_grain=IMAGES if self.block_names else max(1, GRAIN // self.positions),
             )
             self.runner.set_work(self.work, self.network.num_threads, self.positions)
             self._inputs = self._input_slots()
@@ -544,7 +578,8 @@ class Plan(Program):
             for link in operation.links:
                 for j, name in enumerate(link.buffers):
                     if name in self.row_names:
-                        link.arguments[j] = link.view(j, self.buffers[name][: self.rows])
+                        rows = -(-self.rows // IMAGES) if name in self.block_names else self.rows
+                        link.arguments[j] = link.view(j, self.buffers[name][:rows])
         self.point("x", x)
         if y is not None:
             self.point("y", y)

@@ -24,6 +24,7 @@ from .._plan import (
     DONE,
     GRAIN,
     HIGH_MAX_ABS,
+    IMAGES,
     OPERATION,
     STAGE,
     Runner,
@@ -54,7 +55,7 @@ class PerStep:
     key: object
 
 
-def fold(kernel, row_shapes):
+def fold(kernel, row_shapes, in_blocks=None):
     """How a kernel sees the rows of its buffers: (positions in a row, shape of each array at a position).
 
     row_shapes: for each array of the kernel, the shape of a row of the minibatch: () for one number per row, None for
@@ -63,17 +64,26 @@ def fold(kernel, row_shapes):
     A row may have more axes than the kernel's contract. The leading axes that all arrays share are positions: the
     kernel sees rows x positions rows. Further axes are flattened into the last dimension. So a kernel with the contract
     (rows, n) sees tokens (rows, T, C) as rows T rows of n = C. If it also takes one number per row of the minibatch,
-    such as the row's index, it sees rows of n = T C."""
+    such as the row's index, it sees rows of n = T C.
+
+    in_blocks: for each array, whether its rows lie in blocks of images. A kernel that takes both kinds of rows sees no
+    positions. In a block, further axes are flattened into the last dimension but "images"."""
+    in_blocks = in_blocks or [False] * len(row_shapes)
     pairs = list(zip(kernel.arrays.values(), row_shapes, strict=True))
     spare = [row[: max(0, len(row) + 1 - len(spec.dims))] for spec, row in pairs if row is not None]
+    if len({is_block for row, is_block in zip(row_shapes, in_blocks, strict=True) if row is not None}) > 1:
+        spare = []
     shared = tuple(sizes[0] for sizes in itertools.takewhile(_all_equal, zip(*spare, strict=False)))
     shapes = []
-    for (name, spec), row in zip(kernel.arrays.items(), row_shapes, strict=True):
+    for (name, spec), row, is_block in zip(kernel.arrays.items(), row_shapes, in_blocks, strict=True):
         rest, rank = None if row is None else row[len(shared) :], len(spec.dims) - 1
         if rest is not None and len(rest) != rank:
-            if rank != 1:
+            if len(rest) > rank > 1 and is_block:
+                rest = (math.prod(rest[: len(rest) - rank + 1]), *rest[len(rest) - rank + 1 :])
+            elif rank == 1:
+                rest = (math.prod(rest),)
+            else:
                 raise ValueError(f"kernel {kernel.name}: array {name!r} has no place for rows of shape {row}")
-            rest = (math.prod(rest),)
         shapes.append(rest)
     return math.prod(shared), tuple(shapes)
 
@@ -97,6 +107,7 @@ class Operation:
     loop: object = None  # the Numba function that owns the code at the address
     fault: np.ndarray | None = None  # a compiled kernel sets it to 1 when a user's function raises
     row_dim: str | None = None  # the dimension that counts the rows of the minibatch, if any
+    block_dim: str | None = None  # the dimension that counts blocks of images, if any
     arguments: list | None = None
     record: np.ndarray | None = None
     size: int = 0  # of the dimension that the threads share
@@ -116,7 +127,7 @@ class Operation:
     @property
     def is_by_rows(self):
         """Whether the threads share it by rows of the minibatch."""
-        return self.row_dim == self.kernel.range_dim
+        return self.kernel.range_dim in (self.row_dim, self.block_dim)
 
     @property
     def per_step(self):
@@ -126,8 +137,10 @@ class Operation:
 
     def view(self, j, array):
         """An array with the shape that the kernel sees for its j-th buffer."""
-        shape = self.shapes[j]
-        return array if shape is None else array.reshape(len(array) * self.positions, *shape)
+        shape, rank = self.shapes[j], len(list(self.kernel.arrays.values())[j].dims)
+        if shape is not None:
+            return array.reshape(len(array) * self.positions, *shape)
+        return array if array.ndim <= rank else array.reshape(-1, *array.shape[array.ndim - rank + 1 :])
 
     def slot(self, name):
         """Address of the slot of the record that holds an array, a dimension or a scalar."""
@@ -182,6 +195,7 @@ class Program:
         self.phases, self.backend, self.dtype = phases, backend, dtype
         self.buffers, self.row_names = {}, set()
         self.row_shapes = {}  # shape of a row, by name of a buffer in `row_names` or of a view of one
+        self.block_names = set()  # those in `row_names` whose rows lie in blocks of images: see engine/rows.py
         self._base = {}  # {name of a view with another row shape: name of its buffer}
         self._phases = {phase: [] for phase in phases}
         self.operations, self.ends = [], {}
@@ -202,7 +216,19 @@ class Program:
 
     def operation(self, kernel, *arguments, conditional=False):
         names, scalars = arguments[: len(kernel.arrays)], arguments[len(kernel.arrays) :]
-        positions, shapes = fold(kernel, [self.row_shapes.get(name) for name in names])
+        in_blocks = [name in self.block_names for name in names]
+        row_shapes = [self.row_shapes.get(name) for name in names]
+        if any(in_blocks):
+            specs = list(kernel.arrays.values())
+            is_elementwise = (
+                all(in_blocks) and {spec.dims for spec in specs} == {specs[0].dims} and len(specs[0].dims) == 2
+            )
+            for name, spec, is_block in zip(names, specs, in_blocks, strict=True):
+                if is_block and spec.dims[-1] != "images" and not is_elementwise:
+                    raise ValueError(f"kernel {kernel.name}: expected {name!r} by rows, got blocks of images")
+            pairs = zip(row_shapes, in_blocks, strict=True)
+            row_shapes = [(*shape, IMAGES) if is_block else shape for shape, is_block in pairs]
+        positions, shapes = fold(kernel, row_shapes, in_blocks)
         buffers = tuple(self._base.get(name, name) for name in names)
         return Operation(kernel, buffers, scalars, conditional, positions, shapes)
 
@@ -239,7 +265,9 @@ class Program:
         link.arguments = [link.view(j, self.buffers[name]) for j, name in enumerate(link.buffers)]
         link.arguments += [0.0 if isinstance(value, PerStep) else value for value in link.scalars]
         for name, spec in zip(link.buffers, kernel.arrays.values(), strict=True):
-            if name in self.row_names:
+            if name in self.block_names:
+                link.block_dim = spec.dims[0]
+            elif name in self.row_names:
                 link.row_dim = spec.dims[0]
         dtype, sizes = kernel.check(link.arguments)
         link.size, link.work = sizes[kernel.range_dim], kernel.operations(sizes)
@@ -259,9 +287,11 @@ class Program:
             entry["kernel"], operation.record = chain_address, chain_record(_links(operation.links))
             operation.size = operation.links[0].size
         else:
-            entry["kernel"], entry["by_rows"] = operation.address, operation.is_by_rows
+            entry["kernel"], entry["positions"] = operation.address, operation.positions
             entry["rows"] = operation.slot(operation.row_dim) if operation.row_dim else 0
-            entry["positions"] = operation.positions
+            entry["blocks"] = operation.slot(operation.block_dim) if operation.block_dim else 0
+            counts = {operation.row_dim: 1, operation.block_dim: IMAGES}
+            entry["images"] = counts.get(operation.kernel.range_dim, 0)
         entry["record"], entry["end"], entry["grain"] = operation.record.ctypes.data, operation.size, grain
         entry["follower"] = -1
 

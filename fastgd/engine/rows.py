@@ -1,7 +1,14 @@
-"""Kernels on the rows of a minibatch that belong to no layer: gather, fill, copy, largest magnitudes."""
+"""Kernels on the rows of a minibatch that belong to no layer: gather, fill, copy, blocks, largest magnitudes.
+
+Images may lie in blocks of IMAGES: element j of all images of a block side by side, then element j + 1 of all. Then
+every operation on pixels works on whole vectors, whatever the number of channels. A buffer in blocks has the shape
+(blocks, h, w, c, IMAGES). If the minibatch does not fill the last block, the rest of it holds arbitrary finite numbers
+in the forward pass, and zeros in gradients, which therefore add nothing to sums over rows.
+"""
 
 import numpy as np
 
+from .._plan import IMAGES
 from ..core.kernel import In, InOut, Out, kernel
 
 
@@ -94,6 +101,57 @@ def raise_max_abs_of_rows(max_abs, x):
             if v > top or v != v:
                 top = v
         max_abs[i] = top
+
+
+@kernel
+def raise_max_abs_of_images(max_abs: InOut("rows", domain="nonnegative"), x: In("blocks", "n", "images", per=IMAGES)):
+    """max_abs <- the larger of max_abs >= 0 and the largest magnitude in each image of x; NaN if either is NaN."""
+    top = np.max(np.abs(x), axis=1).reshape(-1)
+    np.maximum(max_abs, top[: len(max_abs)], out=max_abs)
+
+
+@raise_max_abs_of_images.loop
+def raise_max_abs_of_images(max_abs, x):
+    for i in range(max_abs.size):
+        top = max_abs[i]
+        for j in range(x.shape[1]):
+            v = abs(x[i // IMAGES, j, i % IMAGES])
+            if v > top or v != v:
+                top = v
+        max_abs[i] = top
+
+
+@kernel
+def to_blocks(x: In("rows", "n"), y: Out("blocks", "n", "images", per=IMAGES)):
+    """y[i // 16, j, i % 16] <- x[i, j]; 0 for images beyond the last row."""
+    y[...] = 0
+    for i in range(min(IMAGES, len(x))):
+        part = x[i::IMAGES]
+        y[: len(part), :, i] = part
+
+
+@to_blocks.loop
+def to_blocks(x, y):
+    for b in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            for i in range(IMAGES):
+                row = b * IMAGES + i
+                y[b, j, i] = x[row, j] if row < x.shape[0] else 0
+
+
+@kernel
+def from_blocks(y: Out("rows", "n"), x: In("blocks", "n", "images", per=IMAGES)):
+    """y[i, j] <- x[i // 16, j, i % 16]."""
+    for i in range(min(IMAGES, len(y))):
+        part = y[i::IMAGES]
+        part[...] = x[: len(part), :, i]
+
+
+@from_blocks.loop
+def from_blocks(y, x):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] = x[i // IMAGES, j, i % IMAGES]
 
 
 @kernel

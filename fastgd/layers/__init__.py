@@ -2,18 +2,24 @@
 
 from .base import Layer as Layer
 from .containers import Concatenate, Flatten, Reshape, Residual, Sequential
+from .convolution import Conv2D
 from .dense import Dense
 from .dropout import Dropout
 from .normalization import BatchNorm, LayerNorm
+from .pooling import AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from .standardize import Standardize
 
 __all__ = [
+    "AvgPool2D",
     "BatchNorm",
     "Concatenate",
+    "Conv2D",
     "Dense",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool2D",
     "LayerNorm",
+    "MaxPool2D",
     "Reshape",
     "Residual",
     "Sequential",

@@ -71,6 +71,9 @@ class Layer:
     Operations must not overwrite x, which other layers may read, but may overwrite dy. The gradients of parameters that
     `Plan.add_gradient` adds are computed after the backward pass of all layers: what they read must be intact then."""
 
+    # Whether x and y lie in blocks of images (see engine/rows.py); None if the layer works on any buffer as it is.
+    in_blocks: bool | None = False
+
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of a row of y, given that of x; raises ValueError if the layer cannot take rows of that shape."""
         return shape
@@ -158,13 +161,13 @@ class ActivatedLayer(Layer):
     def row_buffer_of_z(self, plan: "Plan", path: str, shape: Shape) -> str:
         """Declares the buffer of z and returns its name. If the activation works in place, this is also that of y."""
         keeps_slope = self.activation.keeps == "slope"  # the forward pass replaces z by the slope
-        return plan.row_buffer(f"z{path}" if keeps_slope else f"a{path}", shape)
+        return plan.row_buffer(f"z{path}" if keeps_slope else f"a{path}", shape, in_blocks=bool(self.in_blocks))
 
     def activate(self, plan: "Plan", path: str, z: str) -> str:
         """Adds the activation to the plan; returns the name of y."""
         act, y = self.activation, f"a{path}"
         if z != y:
-            plan.row_buffer(y, plan.shape(z))
+            plan.row_buffer(y, plan.shape(z), in_blocks=plan.is_in_blocks(z))
         if act.forward is not None:
             plan.add("forward", act.forward, y, z, *act.parameters.values())
         return y

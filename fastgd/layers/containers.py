@@ -86,6 +86,8 @@ class Sequential(Layer):
     before.
     """
 
+    in_blocks = None  # the layers within decide
+
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = check_layers("layers", layers)
 
@@ -116,10 +118,12 @@ class Sequential(Layer):
         return type(self)([child.without_noise() for child in self.layers])
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
-        plan.child_inputs[path] = names = [x]
+        plan.child_inputs[path], plan.child_outputs[path] = inputs, outputs = [], []
         for number, child in enumerate(self.layers, 1):
-            names.append(_checked_name(child, "forward", child.forward(plan, _joined(path, number), names[-1])))
-        return names[-1]
+            inputs.append(x if child.in_blocks is None else plan.laid_out("forward", x, child.in_blocks))
+            x = _checked_name(child, "forward", child.forward(plan, _joined(path, number), inputs[-1]))
+            outputs.append(x)
+        return x
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         """If dx is not wanted, the pass ends at the first layer that has parameters."""
@@ -131,7 +135,8 @@ class Sequential(Layer):
             needs_dx = is_wanted or i > first
             name = child.backward(plan, child_path, plan.child_inputs[path][i], dy, needs_dx)
             if needs_dx:
-                dy = _checked_name(child, "backward", name)
+                before = plan.child_outputs[path][i - 1] if i else x
+                dy = plan.laid_out("backward", _checked_name(child, "backward", name), plan.is_in_blocks(before))
         return dy if is_wanted else None
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
@@ -187,8 +192,9 @@ class Residual(Sequential):
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         f = super().forward(plan, path, x)
-        y = plan.row_buffer(f"a{path}", plan.shape(x))
-        plan.add("forward", add_rows, y, x, f)
+        in_blocks = plan.is_in_blocks(f)
+        y = plan.row_buffer(f"a{path}", plan.shape(x), in_blocks=in_blocks)
+        plan.add("forward", add_rows, y, plan.laid_out("forward", x, in_blocks), f)
         return y
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
@@ -197,8 +203,9 @@ class Residual(Sequential):
         mark = plan.mark()
         dx_f = super().backward(plan, path, x, dy, True)
         dx_f = plan.keep(dy, mark, dx_f)
-        dx = plan.row_buffer(f"dx{path}", plan.shape(x))
-        plan.add("backward", add_rows, dx, dy, dx_f)
+        in_blocks = plan.is_in_blocks(x)
+        dx = plan.row_buffer(f"dx{path}", plan.shape(x), in_blocks=in_blocks)
+        plan.add("backward", add_rows, dx, plan.laid_out("backward", dy, in_blocks), dx_f)
         return dx
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
@@ -252,7 +259,7 @@ class Concatenate(Layer):
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         y, first = plan.row_buffer(f"a{path}", self.output_shape(plan.shape(x))), 0
         for child_path, branch in self._children(path):
-            part = branch.forward(plan, child_path, x)
+            part = plan.laid_out("forward", branch.forward(plan, child_path, x), in_blocks=False)
             plan.add("forward", put_columns, y, part, first)
             first += plan.shape(part)[-1]
         return y
@@ -267,11 +274,13 @@ class Concatenate(Layer):
                 continue
             part = plan.row_buffer(f"dy{child_path}", part_shape)
             plan.add("backward", take_columns, part, dy, stop)
+            output = [x, *plan.child_outputs[child_path]][-1]
+            part = plan.laid_out("backward", part, plan.is_in_blocks(output))
             dx_branch = branch.backward(plan, child_path, x, part, is_wanted)
             if is_wanted and dx is None:
                 dx = dx_branch
             elif is_wanted:
-                total = plan.row_buffer(f"dx{child_path}", shape)
+                total = plan.row_buffer(f"dx{child_path}", shape, in_blocks=plan.is_in_blocks(x))
                 plan.add("backward", add_rows, total, dx, dx_branch)
                 dx = total
         return dx

@@ -21,14 +21,16 @@ cdef class CheckedCall:
     that break the contract, and kernels without a body of the package, are left to `_call_any` of the subclass."""
     cdef int n_arrays, n_dims, n_scalars, range_dim
     cdef ArrayContract arrays[KERNEL_ARRAYS]
+    cdef int64_t fixed[KERNEL_SLOTS]    # sizes of dimensions that every call has, or 0
     cdef uintptr_t float32_body, float64_body
     cdef bint is_prepared, is_able
 
-    def _set_contract(self, arrays, int n_dims, int n_scalars, int range_dim, uintptr_t float32_body,
+    def _set_contract(self, arrays, fixed, int n_scalars, int range_dim, uintptr_t float32_body,
                       uintptr_t float64_body):
         """arrays: for each array (number of its dtype or -1, indices of its dimensions, elements of the first dimension
-        that one of its elements stands for or 0, whether it is written). Bodies: addresses; 0 is none."""
-        cdef int i, j
+        that one of its elements stands for or 0, whether it is written). fixed: for each dimension its size, or 0 if
+        that is the call's. Bodies: addresses; 0 is none."""
+        cdef int i, j, n_dims = len(fixed)
         self.is_prepared = True
         n_slots = len(arrays) + n_dims + n_scalars + 1
         if len(arrays) > KERNEL_ARRAYS or n_slots > KERNEL_SLOTS or not float32_body:
@@ -41,6 +43,8 @@ cdef class CheckedCall:
             for j in range(len(dims)):
                 self.arrays[i].dims[j] = dims[j]
         self.n_arrays, self.n_dims, self.n_scalars, self.range_dim = len(arrays), n_dims, n_scalars, range_dim
+        for i in range(n_dims):
+            self.fixed[i] = fixed[i]
         self.float32_body, self.float64_body, self.is_able = float32_body, float64_body, True
 
     def __call__(self, *arguments):
@@ -62,7 +66,7 @@ cdef class CheckedCall:
         if len(arguments) != self.n_arrays + self.n_scalars:
             return False
         for i in range(self.n_dims):
-            sizes[i] = 0
+            sizes[i] = self.fixed[i]
         for i in range(self.n_arrays):
             c, array = &self.arrays[i], arguments[i]
             if not cnp.PyArray_Check(array) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array):

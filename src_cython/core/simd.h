@@ -49,6 +49,23 @@ enum {
     MC = 43,                      /* tiles of a packed block of A: MC MR x KC fits in the L2 cache */
     NC = 1024 / NR * NR,          /* columns of B whose panels are kept for several blocks of A */
     TILE_VECTORS = MR * VECTORS,
+    IMAGES = 16,                  /* side by side in a block: see fastgd/engine/rows.py */
+    IMAGE_VECTORS = IMAGES / LANES, /* at least 1 */
+    /* The register tile of a convolution, CONV_ROWS outputs of CONV_VECTORS vectors: parts of one pixel, or pixels. */
+    CONV_VECTORS = IMAGE_VECTORS == 1 ? 3 : 2,
+    CONV_ROWS = IMAGE_VECTORS == 1 ? 8 : VECTORS == 2 ? MR : 8,
+    CONV_GROUPS = (CONV_ROWS + 2) / 3,
+    PIXELS = IMAGE_VECTORS == 1 ? CONV_VECTORS : 1,
+    PIXELS_OF_A_SUM = SUM_TERMS / IMAGES,   /* see SUM_TERMS */
+    /* Where there are few outputs: a tile of LANE_ROWS x LANE_COLUMNS sums, each a vector of images. */
+    LANE_ROWS = MR >= 8 ? 6 : 3,
+    LANE_COLUMNS = MR >= 8 ? 4 : 3,
+    FEW_OUTPUTS = 8,
+    SHORT_RUN = 8,                /* terms: windows with shorter runs are copied, which makes one run of them ... */
+    MANY_OUTPUTS = 16,            /* ... if at least as many outputs use the copies */
+    CHUNK_COLUMNS = 1024,         /* outputs whose gradients are packed together, for the gradient of weights */
+    CHUNK = 65536,                /* reals that are packed together */
+    MOST_VECTORS = VECTORS > CONV_VECTORS ? VECTORS : CONV_VECTORS,
     TILE_GROUPS = (NARROW_ROWS + 2) / 3,
     PANEL = KC * NR,
     PREFETCHED = 4,               /* lines prefetched at a time within a tile: more delay its own loads */
@@ -74,7 +91,8 @@ enum {
 enum {
     PACKED_A = MC * MR * KC * sizeof(real) + 64,
     PACKED_B = (NC / NR + 1) * PANEL * sizeof(real),
-    SUMS = 1 << 18
+    SUMS = 1 << 18,
+    PACKED_TERMS_OF_CONV = PACKED_B / sizeof(real)  /* terms of one row of packed weights */
 };
 _Static_assert(PACKED_A % 64 == 0 && PACKED_A + PACKED_B + SUMS <= KERNEL_BYTES, "scratch.h");
 static scratch_function scratch_of_thread;
@@ -123,6 +141,16 @@ static inline float float_of_bits(uint32_t b)
 #else
 #define multiply_add(a, b, c) ((a) * (b) + (c))
 #endif
+
+/* Lane by lane: b where it is larger than a, or NaN, else a; x where a = b, else 0; x where a differs from b, else 0. */
+typedef bits vec_bits __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+static inline vec larger_or_nan(vec a, vec b)
+{
+    vec_bits is_larger = (vec_bits)((b > a) | (b != b));
+    return (vec)(((vec_bits)b & is_larger) | ((vec_bits)a & ~is_larger));
+}
+static inline vec where_equal(vec a, vec b, vec x) { return (vec)((vec_bits)x & (vec_bits)(a == b)); }
+static inline vec where_different(vec a, vec b, vec x) { return (vec)((vec_bits)x & (vec_bits)(a != b)); }
 
 /* Tells the compiler what it cannot see. */
 #define assume(condition) do { if (!(condition)) __builtin_unreachable(); } while (0)

@@ -52,6 +52,18 @@ LAYERS = {
     "BatchNorm()": lambda n: torch.nn.BatchNorm1d(n),
     "BatchNorm(eps=0.1, momentum=0.3)": lambda n: torch.nn.BatchNorm1d(n, eps=0.1, momentum=0.3),
 }
+# A layer on images of 6 x 5 pixels and 4 channels, channels first in torch.
+IMAGE_LAYERS = {
+    "Conv2D(6, 3)": torch.nn.Conv2d(4, 6, 3),
+    "Conv2D(6, (2, 3), strides=(2, 1), padding=(1, 2))": torch.nn.Conv2d(4, 6, (2, 3), (2, 1), (1, 2)),
+    "Conv2D(6, 3, padding='same', groups=2)": torch.nn.Conv2d(4, 6, 3, padding="same", groups=2),
+    "Conv2D(4, 3, groups=4, use_bias=False)": torch.nn.Conv2d(4, 4, 3, groups=4, bias=False),
+    "MaxPool2D(2)": torch.nn.MaxPool2d(2),
+    "MaxPool2D((3, 2), strides=(1, 2), padding=1)": torch.nn.MaxPool2d((3, 2), (1, 2), 1),
+    "AvgPool2D(3, strides=2)": torch.nn.AvgPool2d(3, 2),
+    "AvgPool2D((3, 2), padding=1)": torch.nn.AvgPool2d((3, 2), padding=1, count_include_pad=False),
+    "GlobalAvgPool2D()": torch.nn.AdaptiveAvgPool2d(1),
+}
 # name: torch's name of the optimizer and its options; slots by torch's names of the state
 ADAM = {"m": "exp_avg", "v": "exp_avg_sq"}
 RMS = {"v": "square_avg"}
@@ -217,6 +229,27 @@ def layers(rng, out):
             out[f"layer.{name}.next.{key}"] = statistic.numpy().copy()
 
 
+def images(rng, out):
+    """Layers on images: output, gradients of the input and of the parameters, all in this package's order of axes."""
+    x = rng.normal(size=(17, 6, 5, 4))
+    out["image.x"] = x
+    for name, layer in IMAGE_LAYERS.items():
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter[...] = torch.tensor(rng.normal(size=parameter.shape))
+        inputs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+        y = layer(inputs)
+        dy = torch.tensor(rng.normal(size=y.shape))
+        y.backward(dy)
+        found = {"y": y, "dy": dy, "dx": inputs.grad}
+        for kind, parameter in layer.named_parameters():
+            found |= {kind[0]: parameter, f"d{kind[0]}": parameter.grad}
+        for key, tensor in found.items():
+            array = tensor.detach().numpy()
+            axes = (2, 3, 1, 0) if key in ("w", "dw") else (0, 2, 3, 1)
+            out[f"image.{name}.{key}"] = (array.transpose(axes) if array.ndim == 4 else array).copy()
+
+
 class Torch:
     """Runs a torch optimizer on an array."""
 
@@ -282,6 +315,6 @@ def optimizers(rng, out):
 
 if __name__ == "__main__":
     out = {}
-    for part in (activations, losses, network, layers, optimizers):
+    for part in (activations, losses, network, layers, images, optimizers):
         part(np.random.default_rng(0), out)
     np.savez_compressed(pathlib.Path(__file__).with_name("peers.npz"), **out)

@@ -1,0 +1,270 @@
+"""Layers on images: values of torch, every geometry on every body, threads, layouts of buffers, memory, ONNX."""
+
+import types
+
+import numpy as np
+import pytest
+from test_golden import GOLDEN, cases, close, evaluate
+
+import fastgd
+from fastgd import (
+    AvgPool2D,
+    Concatenate,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    MaxPool2D,
+    Network,
+    Residual,
+)
+from fastgd._plan import IMAGES
+from fastgd.cli.self_check import GRADIENT_TOLERANCE, TOLERANCES
+
+NAMES = types.SimpleNamespace(**vars(fastgd), **fastgd.activations.ACTIVATIONS)
+
+
+def network(layers, shape=(8, 7, 4), **options):
+    return Network(shape, layers, **{"loss": "mse", "seed": 3, **options})
+
+
+@pytest.mark.parametrize("name", cases("image", "y"))
+def test_values_of_torch(name, backend, dtype):
+    """After a convolution that changes nothing, since a network needs parameters."""
+    same = Conv2D(4, 1, use_bias=False, weight_init=np.eye(4).reshape(1, 1, 4, 4))
+    net = network([same, evaluate(name, fastgd)], shape=GOLDEN["image.x"].shape[1:], backend=backend, dtype=dtype)
+    found = {key: GOLDEN[f"image.{name}.{key}"] for key in ("y", "dy", "dx")}
+    for key, view in net.views().items():
+        if key != "w1":
+            view[...] = GOLDEN[f"image.{name}.{key[0]}"]
+    x, dy = (a.astype(dtype) for a in (GOLDEN["image.x"], found["dy"]))
+    flat = [a.reshape(len(a), *net.output_shape) for a in (found["y"], dy)]
+    y = net.forward(x, training=True)
+    close(y, flat[0], dtype)
+    close(net.backward(np.ascontiguousarray(flat[1]), input_gradient=True), found["dx"], dtype)
+    for key, part in net.views(net.gradient).items():
+        if key != "w1":
+            close(part, GOLDEN[f"image.{name}.d{key[0]}"], dtype)
+
+
+# ---- kernels
+
+
+def geometries(seed, count):
+    """Random geometries: blocks, shape of x, outputs, window, strides, padding, groups."""
+    rng = np.random.default_rng(seed)
+    while count:
+        h, w = rng.integers(1, 13, 2)
+        c, o, groups = ((1, 1, 1), (1, 6, 1), (3, 8, 1), (6, 16, 1), (4, 6, 2), (5, 5, 5), (3, 9, 3), (17, 33, 1),
+                        (2, 70, 1), (16, 32, 1))[rng.integers(10)]  # fmt: skip
+        size, strides = rng.integers(1, 6, 2), rng.integers(1, 4, 2)
+        before = rng.integers(0, size)
+        counts = (np.array([h, w]) + 2 * before - size) // strides + 1
+        if (counts >= 1).all():
+            count -= 1
+            yield int(rng.integers(1, 4)), (h, w), c, o, groups, size, strides, before, counts
+
+
+@pytest.mark.parametrize("body", ["cython", "numba"])
+def test_convolutions_of_every_geometry(body, dtype, rng):
+    kernels = fastgd.kernels
+    for blocks, image, c, o, groups, size, strides, before, counts in geometries(0, 60):
+        k = size.prod() * (c // groups)
+        x, weights, bias = (rng.normal(size=s) for s in ((blocks, *image, c, IMAGES), (k, o), o))
+        dy = rng.normal(size=(blocks, *counts, o, IMAGES))
+        options = [float(v) for v in (size[1], c // groups, *strides, *before)]
+
+        def run(body, dtype, x=x, weights=weights, bias=bias, dy=dy, options=options):
+            given = [a.astype(dtype) for a in (x, weights, bias, dy)]
+            y, dx, dweights = (np.full(a.shape, 7, dtype) for a in (dy, x, weights))
+            kernels.conv2d_forward.body(body)(y, *given[:3], *options, 0.0)
+            kernels.conv2d_backward_input.body(body)(dx, given[3], given[1], *options)
+            kernels.conv2d_backward_weights.body(body)(dweights, given[0], given[3], *options)
+            return y, dx, dweights
+
+        for got, exact in zip(run(body, dtype), run("numpy", "float64"), strict=True):
+            assert np.abs(got - exact).max() <= TOLERANCES[dtype] * max(np.abs(exact).max(), 1)
+
+
+@pytest.mark.parametrize("body", ["cython", "numba"])
+def test_pools_of_every_geometry(body, dtype, rng):
+    for blocks, image, c, _, _, size, strides, before, counts in geometries(1, 60):
+        x = np.round(rng.normal(size=(blocks, *image, c, IMAGES)), 1).astype(dtype)  # with equal values
+        dy = rng.normal(size=(blocks, *counts, c, IMAGES)).astype(dtype)
+        options = [float(v) for v in (*size, *strides, *before)]
+
+        def run(body, x=x, dy=dy, options=options):
+            y, mean, dx, dmean = (np.full(a.shape, 7, a.dtype) for a in (dy, dy, x, x))
+            fastgd.kernels.max_pool_forward.body(body)(y, x, *options)
+            fastgd.kernels.max_pool_backward.body(body)(dx, dy, y, x, *options)
+            fastgd.kernels.average_pool_forward.body(body)(mean, x, *options)
+            fastgd.kernels.average_pool_backward.body(body)(dmean, dy, *options)
+            return y, dx, mean, dmean
+
+        for got, expected in zip(run(body), run("numpy"), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=20 * TOLERANCES[dtype])
+
+
+def test_windows_of_more_weights_than_are_packed(dtype, rng):
+    """Over 1.6 MB of weights for one output channel."""
+    c = 3000 if dtype == "float64" else 6000
+    x, dy = rng.normal(size=(1, 9, 9, c, IMAGES)).astype(dtype), rng.normal(size=(1, 1, 1, 2, IMAGES)).astype(dtype)
+    weights, bias = rng.normal(size=(81 * c, 2)).astype(dtype), np.ones(2, dtype)
+    results = []
+    for body in ("cython", "numpy"):
+        y, dx = np.empty_like(dy), np.empty_like(x)
+        fastgd.kernels.conv2d_forward.body(body)(y, x, weights, bias, 9.0, c, 1.0, 1.0, 0.0, 0.0, -np.inf)
+        fastgd.kernels.conv2d_backward_input.body(body)(dx, dy, weights, 9.0, c, 1.0, 1.0, 0.0, 0.0)
+        results.append((y, dx))
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
+def test_pooling_lets_nan_through(body):
+    x = np.zeros((1, 2, 2, 1, IMAGES))
+    x[0, 1, 0, 0, 3], x[0, :, :, 0, 4] = np.nan, -np.inf
+    y = np.empty((1, 1, 1, 1, IMAGES))
+    fastgd.kernels.max_pool_forward.body(body)(y, x, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0)
+    assert np.isnan(y[0, 0, 0, 0, 3])
+    assert y[0, 0, 0, 0, 4] == -np.inf
+    assert (np.delete(y, (3, 4)) == 0).all()
+
+
+def test_a_gradient_of_a_million_like_terms_is_exact(rng):
+    x, dy = (np.full((64, 32, 32, 1, IMAGES), v, np.float32) for v in (0.1, 0.3))
+    dweights = np.empty((1, 1), np.float32)
+    exact = np.float64(np.float32(0.1)) * np.float32(0.3) * x.size
+    for body in ("numpy", "numba", "cython"):
+        fastgd.kernels.conv2d_backward_weights.body(body)(dweights, x, dy, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0)
+        assert abs(dweights[0, 0] - exact) <= 1e-6 * exact
+
+
+# ---- networks
+
+
+SHAPE = (7, 6, 2)
+
+
+def mixed(pool=MaxPool2D):
+    """Layers on images and on rows, in containers, in each other's place."""
+    return [
+        Residual([Conv2D(2, 3, "tanh", padding="same", groups=2)]), Conv2D(3, (3, 2), "gelu", strides=2),
+        Concatenate([Conv2D(2, 1)], [Dense(1)], []), Dropout(0.2), AvgPool2D(2, strides=1, padding=1),
+        Residual([Dense(6, "silu"), Residual([Conv2D(6, 2, padding="same", groups=3)])]), pool(2, strides=1),
+        Concatenate([GlobalAvgPool2D()], [Conv2D(2, 2), Flatten()]), Dense(3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradient_of_mixed_layers(training, backend, rng):
+    """Without maxima, whose derivatives jump."""
+    net = network(mixed(AvgPool2D), SHAPE, dtype="float64", backend=backend)
+    x, y = rng.normal(size=(19, *SHAPE)), rng.normal(size=(19, 3))
+    assert max(fastgd.check_gradients(net, x, y, training=training).values()) <= GRADIENT_TOLERANCE
+
+
+def test_relu_within_the_convolution(backend, rng):
+    """As the same function in an operation of its own."""
+    x, y = rng.normal(size=(19, 8, 7, 4)), rng.normal(size=(19, 3))
+    found = []
+    for activation in ("relu", fastgd.activations.leaky_relu(negative_slope=0.0)):
+        net = network(
+            [Conv2D(6, 3, activation), Conv2D(5, 2, activation), GlobalAvgPool2D(), Dense(3)], backend=backend
+        )
+        found.append((*net.loss_and_gradient(x, y), net.predict(x)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_gradient_of_the_input(backend, rng):
+    net = network(mixed(), SHAPE, dtype="float64", backend=backend)
+    x, y = rng.normal(size=(5, *SHAPE)), rng.normal(size=(5, 3))
+    net.forward(x, training=True)
+    dx = net.backward(y, input_gradient=True)
+    direction = rng.normal(size=x.shape)
+
+    def value(h):
+        again = network(mixed(), SHAPE, dtype="float64", backend=backend)
+        return np.sum(again.forward(x + h * direction, training=True) * y)
+
+    assert (value(1e-5) - value(-1e-5)) / 2e-5 == pytest.approx(np.sum(dx * direction), rel=1e-6)
+
+
+@pytest.mark.parametrize("compiled", ["numba", "cython"])
+def test_bits_do_not_depend_on_threads(compiled, rng):
+    x, y = rng.normal(size=(150, *SHAPE)).astype("float32"), rng.normal(size=(150, 3)).astype("float32")
+    states = []
+    for num_threads in (1, 2, 3, 5):
+        net = network(mixed(), SHAPE, backend=compiled, num_threads=num_threads)
+        net.fit(x, y, optimizer=fastgd.Adam(0.01), epochs=2, batch_size=67)
+        states.append((net.parameters, net.predict(x), net.loss(x, y)))
+    for other in states[1:]:
+        for a, b in zip(other, states[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_results_do_not_depend_on_the_other_images_of_a_block(backend, rng):
+    net, x = network(mixed(), SHAPE, backend=backend), rng.normal(size=(37, *SHAPE)).astype("float32")
+    whole = net.predict(x)
+    for rows in (slice(0, 2), slice(3, 20), slice(30, 37)):
+        np.testing.assert_array_equal(net.predict(x[rows]), whole[rows])
+
+
+def test_missing_images_of_a_block_add_nothing_to_the_gradient(backend, rng):
+    """As many minibatches as fill a block give the same gradient."""
+    x, y = rng.normal(size=(48, *SHAPE)), rng.normal(size=(48, 3))
+    net = network(mixed(), SHAPE, dtype="float64", backend=backend)
+    _, whole = net.loss_and_gradient(x, y)
+    parts = [net.loss_and_gradient(x[i : i + 6], y[i : i + 6])[1].copy() for i in range(0, 48, 6)]
+    np.testing.assert_allclose(np.mean(parts, axis=0), whole, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("layer", [
+    Conv2D(5, 3), Conv2D(6, (2, 3), "gelu", strides=(1, 2), padding="same", groups=2, use_bias=False),
+    MaxPool2D(2), AvgPool2D((3, 2), strides=2, padding=1), GlobalAvgPool2D(),
+], ids=repr)  # fmt: skip
+def test_saved_networks_and_descriptions(layer, tmp_path, rng):
+    net = network([layer, Flatten(), Dense(2)])
+    net.save(tmp_path / "net.safetensors")
+    (other, _), x = fastgd.load(tmp_path / "net.safetensors"), rng.normal(size=(3, 8, 7, 4))
+    assert repr(other.layers[0]) == repr(layer) == repr(evaluate(repr(layer), NAMES))
+    np.testing.assert_array_equal(other.predict(x), net.predict(x))
+    assert repr(layer) in net.describe()
+
+
+@pytest.mark.parametrize(("make", "expected"), [
+    (lambda: Conv2D(0, 3), "'filters': expected"),
+    (lambda: Conv2D(4, (3, 3, 3)), "'kernel_size': expected an integer or a pair"),
+    (lambda: Conv2D(4, 3, padding="full"), "'padding': expected 'valid', 'same'"),
+    (lambda: Conv2D(4, 3, padding=3), "'padding': expected less than the size of a window, 3, got 3"),
+    (lambda: Conv2D(4, 3, groups=3), "'groups': expected a divisor of filters = 4, got 3"),
+    (lambda: network([Conv2D(6, 3, groups=3)]), "'groups': expected a divisor of the 4 channels"),
+    (lambda: network([Conv2D(6, 9)]), "images of at least 9 pixels"),
+    (lambda: network([Flatten(), Conv2D(6, 3)]), "expected images (height, width, channels) as input of Conv2D(6, 3)"),
+    (lambda: network([MaxPool2D(9)]), "images of at least 9 pixels"),
+], ids=str)  # fmt: skip
+def test_errors_name_the_argument(make, expected):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        make()
+    assert expected in str(caught.value)
+
+
+def test_a_kernel_refuses_blocks_of_another_size():
+    x = np.zeros((1, 3, 3, 1, 8))
+    with pytest.raises(ValueError, match="16"):
+        fastgd.kernels.global_average_forward(np.zeros((1, 1, 8)), x.reshape(1, 9, 1, 8))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_onnx(dtype, tmp_path, rng):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layers = [
+        Conv2D(6, (3, 2), "relu", padding="same"), Conv2D(4, 3, "tanh", strides=2, padding=1, groups=2, use_bias=False),
+        MaxPool2D((2, 3), strides=1, padding="same"), AvgPool2D(2, padding=(1, 0)), Conv2D(5, 1), GlobalAvgPool2D(),
+    ]  # fmt: skip
+    net, x = network(layers, dtype=dtype), rng.normal(size=(7, 8, 7, 4)).astype(dtype)
+    net.to_onnx(tmp_path / "net.onnx")
+    (got,) = onnxruntime.InferenceSession(tmp_path / "net.onnx").run(["prediction"], {"x": x})
+    np.testing.assert_allclose(got, net.predict(x), rtol=0, atol=2e-6 if dtype == "float32" else 1e-14)
