@@ -158,10 +158,10 @@ class ActivatedLayer(Layer):
     def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
         return (self.activation,)
 
-    def row_buffer_of_z(self, plan: "Plan", path: str, shape: Shape) -> str:
+    def row_buffer_of_z(self, plan: "Plan", path: str, shape: Shape, *, in_blocks: bool = False) -> str:
         """Declares the buffer of z and returns its name. If the activation works in place, this is also that of y."""
         keeps_slope = self.activation.keeps == "slope"  # the forward pass replaces z by the slope
-        return plan.row_buffer(f"z{path}" if keeps_slope else f"a{path}", shape, in_blocks=bool(self.in_blocks))
+        return plan.row_buffer(f"z{path}" if keeps_slope else f"a{path}", shape, in_blocks=in_blocks)
 
     def activate(self, plan: "Plan", path: str, z: str) -> str:
         """Adds the activation to the plan; returns the name of y."""

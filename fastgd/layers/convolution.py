@@ -313,7 +313,7 @@ class Conv2D(ActivatedLayer):
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         shape = plan.shape(x)
-        z = self.row_buffer_of_z(plan, path, self.output_shape(shape))
+        z = self.row_buffer_of_z(plan, path, self.output_shape(shape), in_blocks=True)
         b = f"b{path}" if self.use_bias else plan.vector(f"zero{path}", np.zeros(self.filters))
         is_relu = self.activation.forward is relu_forward
         plan.add("forward", conv2d_forward, z, x, f"w{path}", b, *self._geometry(shape), 0.0 if is_relu else -np.inf)

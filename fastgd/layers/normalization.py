@@ -16,7 +16,15 @@ from ..engine.gradient import average_parameters
 from ..errors import check_number
 from ..initializers import ones, zeros
 from .base import ActivatedLayer, ParameterSpec, layer
+from .convolution import conv2d_backward_bias
 from .dense import dense_backward_bias
+from .normalization_of_images import (
+    image_norm_backward,
+    image_norm_backward_gamma,
+    image_norm_forward,
+    image_norm_means,
+    image_statistics,
+)
 
 if TYPE_CHECKING:
     from ..engine.plan import Plan
@@ -231,12 +239,19 @@ class Normalization(ActivatedLayer):
         )
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
+        in_blocks, shape = plan.is_in_blocks(x), plan.shape(x)
         self.activate_backward(plan, path, dy)
-        plan.add_gradient(normalization_backward_gamma, f"gamma{path}", dy, f"normal{path}")
-        plan.add_gradient(dense_backward_bias, f"beta{path}", dy)
+        gamma, beta = (
+            (image_norm_backward_gamma, conv2d_backward_bias)
+            if in_blocks
+            else (normalization_backward_gamma, dense_backward_bias)
+        )
+        terms = math.prod(shape[:-1])
+        plan.add_gradient(gamma, f"gamma{path}", dy, f"normal{path}", terms=terms)
+        plan.add_gradient(beta, f"beta{path}", dy, terms=terms)
         if not is_wanted:
             return None
-        dx = plan.row_buffer(f"dx{path}", plan.shape(x))
+        dx = plan.row_buffer(f"dx{path}", shape, in_blocks=in_blocks)
         self.backward_input(plan, path, dx, dy)
         return dx
 
@@ -298,11 +313,15 @@ class BatchNorm(Normalization):
 
     activation: as in `Dense`. eps: > 0. momentum: in (0, 1].
 
+    On images (rows, h, w, c) these are mean and variance of each channel, as torch's BatchNorm2d.
+
     A minibatch of one row gives y = activation(beta) and does not change the running variance; `fit` refuses
     batch_size=1 for rows that are vectors.
 
     Raises TypeError or ValueError that names the argument.
     """
+
+    in_blocks = None  # as its input
 
     def __init__(self, activation: str | Activation = "identity", *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(activation, eps)
@@ -315,26 +334,33 @@ class BatchNorm(Normalization):
         return 2 if math.prod(shape[:-1]) == 1 else 1
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
-        shape, n = plan.shape(x), plan.shape(x)[-1]
-        z, normal = self.row_buffer_of_z(plan, path, shape), plan.row_buffer(f"normal{path}", shape)
+        shape, n, in_blocks = plan.shape(x), plan.shape(x)[-1], plan.is_in_blocks(x)
+        z = self.row_buffer_of_z(plan, path, shape, in_blocks=in_blocks)
+        normal = plan.row_buffer(f"normal{path}", shape, in_blocks=in_blocks)
         inverse = plan.vector(f"inverse{path}", np.ones(n))
         if plan.training:
             mean, unbiased = (plan.vector(f"minibatch.{name}{path}", np.zeros(n)) for name in ("mean", "unbiased"))
-            plan.add("forward", batch_statistics, mean, inverse, unbiased, x, f"variance{path}", self.eps)
+            statistics, inputs = (image_statistics, (x, "row")) if in_blocks else (batch_statistics, (x,))
+            plan.add("forward", statistics, mean, inverse, unbiased, *inputs, f"variance{path}", self.eps)
             plan.add("track", average_parameters, f"mean{path}", mean, 1 - self.momentum)
             plan.add("track", average_parameters, f"variance{path}", unbiased, 1 - self.momentum)
         else:
             mean = f"mean{path}"
             plan.add("forward", inverse_deviation, inverse, f"variance{path}", self.eps)
-        plan.add("forward", batch_norm_forward, z, normal, x, mean, inverse, f"gamma{path}", f"beta{path}")
+        forward = image_norm_forward if in_blocks else batch_norm_forward
+        plan.add("forward", forward, z, normal, x, mean, inverse, f"gamma{path}", f"beta{path}")
         return self.activate(plan, path, z)
 
     def backward_input(self, plan: "Plan", path: str, dx: str, dy: str) -> None:
         n = plan.shape(dy)[-1]
         mean, part = (plan.vector(f"d{name}{path}", np.zeros(n)) for name in ("mean", "part"))
+        in_blocks = plan.is_in_blocks(dy)
+        means, backward = (image_norm_means, image_norm_backward) if in_blocks else (batch_norm_means, batch_norm_backward)
+        row = ("row",) if in_blocks else ()
         if plan.training:
-            plan.add("backward", batch_norm_means, mean, part, dy, f"normal{path}")
-        plan.add("backward", batch_norm_backward, dx, dy, f"normal{path}", f"inverse{path}", f"gamma{path}", mean, part)
+            plan.add("backward", means, mean, part, dy, f"normal{path}", *row)
+        arrays = f"normal{path}", f"inverse{path}", f"gamma{path}", mean, part
+        plan.add("backward", backward, dx, dy, *arrays, *row)
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
         # Not BatchNormalization, whose eps is a float32.
