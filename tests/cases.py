@@ -62,6 +62,7 @@ LAYERS = {
     "Concatenate": lambda: fastgd.Concatenate([], [fastgd.Dense(5, "tanh"), fastgd.Dropout(0.2)], fastgd.LayerNorm()),
     "Reshape": lambda: fastgd.Reshape((-1,)),
     "Flatten": lambda: fastgd.Flatten(),
+    "Activation": lambda: fastgd.Activation("gelu"),
     # Rows become images of one column.
     "Conv2D": lambda: _of_images(fastgd.Conv2D(3, (3, 1), "tanh", padding="same"), fastgd.Conv2D(2, (2, 1), "silu")),
     "MaxPool2D": lambda: _of_images(fastgd.MaxPool2D((2, 1), strides=1, padding="same")),

@@ -8,7 +8,9 @@ from test_golden import GOLDEN, cases, close, evaluate
 
 import fastgd
 from fastgd import (
+    Activation,
     AvgPool2D,
+    BatchNorm,
     Concatenate,
     Conv2D,
     Dense,
@@ -141,6 +143,36 @@ def test_a_gradient_of_a_million_like_terms_is_exact(rng):
         assert abs(dweights[0, 0] - exact) <= 1e-6 * exact
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_of_images_is_that_of_pixels(training, backend, dtype, rng):
+    """In blocks of images, the last of them not full, as in rows of pixels."""
+    same = Conv2D(3, 1, use_bias=False, weight_init=np.eye(3).reshape(1, 1, 3, 3))
+    x, y = rng.normal(2, 3, size=(37, 5, 4, 3)).astype(dtype), rng.normal(size=(37, 5, 4, 3)).astype(dtype)
+    found = []
+    for layers in ([same, BatchNorm("tanh")], [Dense(3, weight_init=np.eye(3)), BatchNorm("tanh")]):
+        net = network(layers, (5, 4, 3), backend=backend, dtype=dtype)
+        loss, gradient = net.loss_and_gradient(x, y, training=training)
+        gradient = [part.copy() for name, part in net.views(gradient).items() if name[0] != "b" or name == "beta2"]
+        out = net.forward(x, training=training)
+        net.fit(x, y, optimizer=fastgd.SGD(0.01), epochs=1, batch_size=37)
+        found.append((loss, *[g.reshape(-1) for g in gradient], out, *net.statistics.values()))
+    for one, other in zip(*found, strict=True):
+        scale = max(np.abs(other).max(), 0.1)
+        np.testing.assert_allclose(one, other, rtol=0, atol=20 * TOLERANCES[dtype] * scale)
+
+
+def test_statistics_far_from_zero(backend):
+    """A difference of squares would lose every digit."""
+    x = (1e4 + np.random.default_rng(0).normal(size=(40, 6, 6, 1))).astype(np.float32)
+    blocks = np.zeros((3, 36, 1, IMAGES), np.float32)
+    fastgd.kernels.to_blocks(x.reshape(40, 36), blocks.reshape(3, 36, IMAGES))
+    mean, inverse, unbiased, running = (np.zeros(1, np.float32) for _ in range(4))
+    row = np.arange(40)
+    fastgd.kernels.image_statistics.body(backend)(mean, inverse, unbiased, blocks, row, running, 0.0)
+    assert mean[0] == pytest.approx(x.astype("f8").mean(), rel=1e-7)
+    assert unbiased[0] == pytest.approx(x.astype("f8").var(ddof=1), rel=1e-5)
+
+
 # ---- networks
 
 
@@ -153,7 +185,8 @@ def mixed(pool=MaxPool2D):
         Residual([Conv2D(2, 3, "tanh", padding="same", groups=2)]), Conv2D(3, (3, 2), "gelu", strides=2),
         Concatenate([Conv2D(2, 1)], [Dense(1)], []), Dropout(0.2), AvgPool2D(2, strides=1, padding=1),
         Residual([Dense(6, "silu"), Residual([Conv2D(6, 2, padding="same", groups=3)])]), pool(2, strides=1),
-        Concatenate([GlobalAvgPool2D()], [Conv2D(2, 2), Flatten()]), Dense(3),
+        Residual([BatchNorm("tanh"), Conv2D(4, 2, strides=2)], [Conv2D(4, 2, strides=2)]), Activation("gelu"),
+        Concatenate([GlobalAvgPool2D()], [Conv2D(2, 1), Flatten()]), Dense(3),
     ]  # fmt: skip
 
 

@@ -1,15 +1,18 @@
 """Layers, and the table of all by name."""
 
+from .activation import Activation
 from .base import Layer as Layer
-from .containers import Concatenate, Flatten, Reshape, Residual, Sequential
+from .containers import Concatenate, Residual, Sequential
 from .convolution import Conv2D
 from .dense import Dense
 from .dropout import Dropout
 from .normalization import BatchNorm, LayerNorm
 from .pooling import AvgPool2D, GlobalAvgPool2D, MaxPool2D
+from .reshape import Flatten, Reshape
 from .standardize import Standardize
 
 __all__ = [
+    "Activation",
     "AvgPool2D",
     "BatchNorm",
     "Concatenate",

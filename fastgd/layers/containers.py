@@ -1,6 +1,5 @@
-"""Containers, which are layers made of layers, and layers that only change the shape of their input."""
+"""Containers: layers made of layers."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,7 +8,7 @@ import numpy as np
 from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
 from ..core.types import Shape
-from ..errors import check_integer, shown, type_error, value_error
+from ..errors import shown, type_error, value_error
 from .base import Layer, layer, layer_from_config
 
 if TYPE_CHECKING:
@@ -175,41 +174,96 @@ def has_parameters(path: str, one: Layer, shape: Shape) -> bool:
 
 @layer
 class Residual(Sequential):
-    """Layers f with a skip connection: y = x + f(x), where x, f(x) and y are (rows, *shape). He et al. 2016,
-    arXiv:1512.03385.
+    """Layers f with a skip connection: y = x + f(x), where x, f(x) and y are (rows, *shape). With a shortcut g,
+    y = g(x) + f(x), where g(x), f(x) and y have the same shape. He et al. 2016, arXiv:1512.03385.
 
-    Raises TypeError that names the argument. `Network` raises ValueError if f changes the shape.
+    shortcut: a layer or a list of layers, such as a `Conv2D` with strides where f changes the size of images; None is
+        the identity.
+
+    Raises TypeError that names the argument. `Network` raises ValueError if f(x) has another shape than x or g(x).
     """
+
+    def __init__(self, layers: Sequence[Layer], shortcut: Layer | Sequence[Layer] | None = None) -> None:
+        super().__init__(layers)
+        self.shortcut = None if shortcut is None else _branch("shortcut", shortcut)
 
     def output_shape(self, shape: Shape) -> Shape:
         made = super().output_shape(shape)
-        if made != shape:
-            raise value_error("layers", f"layers in Residual that keep the shape {shape}", f"{made} of {self!r}")
-        return shape
+        expected = self.shortcut.output_shape(shape) if self.shortcut else shape
+        if made != expected:
+            kept = f"make the shape {expected} of the shortcut" if self.shortcut else f"keep the shape {shape}"
+            raise value_error("layers", f"layers in Residual that {kept}", f"{made} of {self!r}")
+        return made
+
+    def _path_of_shortcut(self, path):
+        return _joined(path, len(self.layers) + 1)
+
+    def leaves(self, path: str, shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
+        yield from super().leaves(path, shape)
+        if self.shortcut:
+            yield from self.shortcut.leaves(self._path_of_shortcut(path), shape)
+
+    def children(self) -> tuple[Layer, ...]:
+        return (*self.layers, self.shortcut) if self.shortcut else self.layers
+
+    def without_noise(self) -> Layer:
+        shortcut = self.shortcut and self.shortcut.without_noise()
+        return Residual([child.without_noise() for child in self.layers], shortcut)
 
     def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
         return ()  # a sum is the output of no activation
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         f = super().forward(plan, path, x)
+        other = self.shortcut.forward(plan, self._path_of_shortcut(path), x) if self.shortcut else x
         in_blocks = plan.is_in_blocks(f)
-        y = plan.row_buffer(f"a{path}", plan.shape(x), in_blocks=in_blocks)
-        plan.add("forward", add_rows, y, plan.laid_out("forward", x, in_blocks), f)
+        y = plan.row_buffer(f"a{path}", plan.shape(f), in_blocks=in_blocks)
+        plan.add("forward", add_rows, y, plan.laid_out("forward", other, in_blocks), f)
         return y
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
-        if not is_wanted:
-            return super().backward(plan, path, x, dy, False)
-        mark = plan.mark()
-        dx_f = super().backward(plan, path, x, dy, True)
-        dx_f = plan.keep(dy, mark, dx_f)
+        """dx is the sum of the gradients through f and through the shortcut. Either may overwrite dy."""
+        shape, mark, dx_f, dx_g = plan.shape(x), plan.mark(), None, None
+        if is_wanted or any(has_parameters(*child) for child in self._children(path, shape)):
+            dx_f = plan.keep(dy, mark, super().backward(plan, path, x, dy, is_wanted))
+        path_of_g = self._path_of_shortcut(path)
+        if self.shortcut is None:
+            dx_g = dy
+        elif is_wanted or has_parameters(path_of_g, self.shortcut, shape):
+            output = [x, *plan.child_outputs[path_of_g]][-1]
+            dy_g = plan.laid_out("backward", dy, plan.is_in_blocks(output))
+            dx_g = self.shortcut.backward(plan, path_of_g, x, dy_g, is_wanted)
+        if not is_wanted or dx_g is None:
+            return None
         in_blocks = plan.is_in_blocks(x)
-        dx = plan.row_buffer(f"dx{path}", plan.shape(x), in_blocks=in_blocks)
-        plan.add("backward", add_rows, dx, plan.laid_out("backward", dy, in_blocks), dx_f)
+        dx = plan.row_buffer(f"dx{path}", shape, in_blocks=in_blocks)
+        plan.add("backward", add_rows, dx, plan.laid_out("backward", dx_g, in_blocks), dx_f)
         return dx
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
-        return graph.add("Add", x, super().onnx(graph, path, x))
+        other = self.shortcut.onnx(graph, self._path_of_shortcut(path), x) if self.shortcut else x
+        return graph.add("Add", other, super().onnx(graph, path, x))
+
+    def describe(self, path: str, shape: Shape) -> Iterator[tuple[str, str, Shape]]:
+        yield from super().describe(path, shape)
+        if self.shortcut:
+            yield self._path_of_shortcut(path), "shortcut", self.shortcut.output_shape(shape)
+            for number, text, made in self.shortcut.describe(self._path_of_shortcut(path), shape):
+                if number != self._path_of_shortcut(path):
+                    yield number, text, made
+
+    def config(self) -> dict[str, Any]:
+        config = super().config()
+        return config | {"shortcut": self.shortcut.config()["layers"]} if self.shortcut else config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        shortcut = config.get("shortcut")
+        made = None if shortcut is None else [layer_from_config(child) for child in shortcut]
+        return cls([layer_from_config(child) for child in config["layers"]], made)
+
+    def __repr__(self) -> str:
+        return f"Residual({_indented(self.layers)}{f', {_indented(self.shortcut.layers)}' if self.shortcut else ''})"
 
 
 def _branch(argument, branch):
@@ -302,61 +356,3 @@ class Concatenate(Layer):
 
     def __repr__(self) -> str:
         return f"Concatenate({', '.join(_indented(branch.layers) for branch in self.branches)})"
-
-
-@layer
-class Reshape(Layer):
-    """A layer that changes the shape of the rows without moving data: y has the elements of x in C order.
-
-    shape: a tuple of ints >= 1, one of which may be -1: it is inferred.
-
-    Raises TypeError or ValueError that names the argument. `Network` raises ValueError if the number of elements
-    differs.
-    """
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        if not isinstance(shape, (list, tuple)) or not shape:
-            raise type_error("shape", "a tuple of ints such as (28, 28, 1)", shown(shape))
-        self.shape = tuple(n if n == -1 else check_integer(f"shape[{i}]", n, 1) for i, n in enumerate(shape))
-        if self.shape.count(-1) > 1:
-            raise value_error("shape", "at most one -1", shown(shape))
-
-    def output_shape(self, shape: Shape) -> Shape:
-        size, given = math.prod(shape), math.prod(n for n in self.shape if n != -1)
-        made = tuple(size // given if n == -1 else n for n in self.shape)
-        if math.prod(made) != size:
-            raise value_error("shape", f"a shape of {size} elements, as {shape} has", self.shape)
-        return made
-
-    def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
-        return of_input
-
-    def forward(self, plan: "Plan", path: str, x: str) -> str:
-        return plan.reshaped(f"a{path}", x, self.output_shape(plan.shape(x)))
-
-    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
-        return plan.reshaped(f"dx{path}", dy, plan.shape(x)) if is_wanted else None
-
-    def onnx(self, graph: "Graph", path: str, x: str) -> str:
-        shape = self.output_shape(graph.shapes[path])
-        return graph.add("Reshape", x, np.array([-1, *shape]))
-
-    def config(self) -> dict[str, Any]:
-        return {"layer": "Reshape", "shape": list(self.shape)}
-
-    def __repr__(self) -> str:
-        return f"Reshape({self.shape})"
-
-
-@layer
-class Flatten(Reshape):
-    """A layer that makes each row a vector: `Reshape((-1,))`."""
-
-    def __init__(self) -> None:
-        super().__init__((-1,))
-
-    def config(self) -> dict[str, Any]:
-        return {"layer": "Flatten"}
-
-    def __repr__(self) -> str:
-        return "Flatten()"

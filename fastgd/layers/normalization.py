@@ -355,7 +355,9 @@ class BatchNorm(Normalization):
         n = plan.shape(dy)[-1]
         mean, part = (plan.vector(f"d{name}{path}", np.zeros(n)) for name in ("mean", "part"))
         in_blocks = plan.is_in_blocks(dy)
-        means, backward = (image_norm_means, image_norm_backward) if in_blocks else (batch_norm_means, batch_norm_backward)
+        means, backward = (
+            (image_norm_means, image_norm_backward) if in_blocks else (batch_norm_means, batch_norm_backward)
+        )
         row = ("row",) if in_blocks else ()
         if plan.training:
             plan.add("backward", means, mean, part, dy, f"normal{path}", *row)
