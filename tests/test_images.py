@@ -254,6 +254,22 @@ def test_missing_images_of_a_block_add_nothing_to_the_gradient(backend, rng):
     np.testing.assert_allclose(np.mean(parts, axis=0), whole, rtol=1e-10, atol=1e-13)
 
 
+def test_bytes_and_images_without_an_axis_for_channels(tmp_path, rng):
+    """As floats of four axes, from memory and from a mapped file."""
+    images, y = rng.integers(0, 256, (50, 9, 8), np.uint8), rng.integers(0, 3, 50)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    layers = [fastgd.Standardize(127.0, 64.0), Conv2D(4, 3, "relu"), Flatten(), Dense(3)]
+    found = []
+    for x in (images[..., np.newaxis].astype(np.float32), images[..., np.newaxis], images, mapped):
+        net = network(layers, (9, 8, 1), loss="softmax_cross_entropy")
+        net.fit(x, y, optimizer=fastgd.Adam(1e-2), epochs=2, batch_size=20)
+        found.append((net.parameters, net.predict(x), net.loss(x, y), net.train_step(x[:20], y[:20], fastgd.SGD(0.1))))
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("layer", [
     Conv2D(5, 3), Conv2D(6, (2, 3), "gelu", strides=(1, 2), padding="same", groups=2, use_bias=False),
     MaxPool2D(2), AvgPool2D((3, 2), strides=2, padding=1), GlobalAvgPool2D(),

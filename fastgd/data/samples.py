@@ -186,9 +186,11 @@ def check_class_weight(class_weight, samples, n_outputs, dtype):
 
 
 def check_rows(argument, x, shape):
-    """Returns x as an array (rows, *shape) of real numbers, of any dtype and layout; nothing is copied. Raises
-    TypeError or ValueError that names the argument."""
+    """Returns x as an array (rows, *shape) of real numbers, of any dtype and layout; nothing is copied. Images of one
+    channel may lack that axis. Raises TypeError or ValueError that names the argument."""
     x = as_array(argument, x)
+    if len(shape) == 3 and shape[-1] == 1 and x.shape[1:] == shape[:-1]:
+        x = x[..., np.newaxis]
     if x.ndim != 1 + len(shape):
         hint = f"; use {argument}.reshape(1, {', '.join(map(str, x.shape))}) for one row" if x.shape == shape else ""
         hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 and len(shape) == 1 else hint
