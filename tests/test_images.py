@@ -24,6 +24,8 @@ from fastgd import (
 from fastgd._plan import IMAGES
 from fastgd.cli.self_check import GRADIENT_TOLERANCE, TOLERANCES
 
+# Numba takes long to compile these kernels; those of float32 are compiled in other tests, too.
+BACKENDS = pytest.mark.parametrize("backend", ["numpy", "cython", pytest.param("numba", marks=pytest.mark.slow)])
 NAMES = types.SimpleNamespace(**vars(fastgd), **fastgd.activations.ACTIVATIONS)
 
 
@@ -31,6 +33,7 @@ def network(layers, shape=(8, 7, 4), **options):
     return Network(shape, layers, **{"loss": "mse", "seed": 3, **options})
 
 
+@BACKENDS
 @pytest.mark.parametrize("name", cases("image", "y"))
 def test_values_of_torch(name, backend, dtype):
     """After a convolution that changes nothing, since a network needs parameters."""
@@ -143,6 +146,7 @@ def test_a_gradient_of_a_million_like_terms_is_exact(rng):
         assert abs(dweights[0, 0] - exact) <= 1e-6 * exact
 
 
+@BACKENDS
 @pytest.mark.parametrize("training", [False, True])
 def test_batch_norm_of_images_is_that_of_pixels(training, backend, dtype, rng):
     """In blocks of images, the last of them not full, as in rows of pixels."""
@@ -190,6 +194,7 @@ def mixed(pool=MaxPool2D):
     ]  # fmt: skip
 
 
+@BACKENDS
 @pytest.mark.parametrize("training", [False, True])
 def test_gradient_of_mixed_layers(training, backend, rng):
     """Without maxima, whose derivatives jump."""
@@ -211,6 +216,7 @@ def test_relu_within_the_convolution(backend, rng):
         np.testing.assert_array_equal(one, other)
 
 
+@BACKENDS
 def test_gradient_of_the_input(backend, rng):
     net = network(mixed(), SHAPE, dtype="float64", backend=backend)
     x, y = rng.normal(size=(5, *SHAPE)), rng.normal(size=(5, 3))
@@ -229,7 +235,7 @@ def test_gradient_of_the_input(backend, rng):
 def test_bits_do_not_depend_on_threads(compiled, rng):
     x, y = rng.normal(size=(150, *SHAPE)).astype("float32"), rng.normal(size=(150, 3)).astype("float32")
     states = []
-    for num_threads in (1, 2, 3, 5):
+    for num_threads in (1, 2, 3, 8):
         net = network(mixed(), SHAPE, backend=compiled, num_threads=num_threads)
         net.fit(x, y, optimizer=fastgd.Adam(0.01), epochs=2, batch_size=67)
         states.append((net.parameters, net.predict(x), net.loss(x, y)))
@@ -245,6 +251,7 @@ def test_results_do_not_depend_on_the_other_images_of_a_block(backend, rng):
         np.testing.assert_array_equal(net.predict(x[rows]), whole[rows])
 
 
+@BACKENDS
 def test_missing_images_of_a_block_add_nothing_to_the_gradient(backend, rng):
     """As many minibatches as fill a block give the same gradient."""
     x, y = rng.normal(size=(48, *SHAPE)), rng.normal(size=(48, 3))

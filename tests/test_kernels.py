@@ -16,7 +16,8 @@ from fastgd.core.kernel import DTYPES, In, InOut, Kernel, Out
 
 def is_slow(name, body, dtype):
     """Whether it takes long to compile."""
-    return (body, dtype) == ("numba", "float64") and name.endswith(("_bfloat16", "_8bit"))
+    is_large = name.endswith(("_bfloat16", "_8bit")) or "images" in KERNELS[name].dims
+    return is_large and (body, dtype) == ("numba", "float64")
 
 
 COMPILED_BODIES = [
