@@ -124,7 +124,7 @@ class CheckedCall:
     def _set_contract(
         self,
         arrays: Sequence[tuple[int, Sequence[int], int, bool]],
-        n_dims: int,
+        fixed: Sequence[int],
         n_scalars: int,
         range_dim: int,
         float32_body: int,
