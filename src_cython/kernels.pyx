@@ -7,7 +7,7 @@ Kernels whose records have the same fields share one struct. Hyper-parameters ar
 once.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cdef extern from "core/simd.h" nogil:
     ctypedef double real
@@ -37,6 +37,7 @@ cdef extern from "core/simd.h" nogil:
     vec larger_or_nan(vec a, vec b)
     vec where_equal(vec a, vec b, vec x)
     vec where_different(vec a, vec b, vec x)
+    vec where_larger(vec a, vec b, vec x)
     void assume(bint condition)
     void prefetch(const void *address)
     void prefetch_to_write(void *address)
