@@ -293,6 +293,9 @@ cdef void conv2d_forward(const void *args, int64_t begin, int64_t end) noexcept 
     cdef Geometry g = geometry_of(a.c, a.k, a.width, a.channels, a.down, a.across, a.top, a.left)
     cdef int64_t terms = g.height * g.width * g.channels, group, n, last, rows, b
     cdef int64_t size_x = a.h * a.w * a.c * IMAGES, size_y = a.oh * a.ow * a.o * IMAGES
+    if takes_winograd(&g, a.c, a.o):
+        winograd_forward(a, &g, begin, end)
+        return
     if terms > PACKED_TERMS_OF_CONV:
         conv2d_forward_plain(a, &g, begin, end)
         return
@@ -406,6 +409,9 @@ cdef void conv2d_backward_input(const void *args, int64_t begin, int64_t end) no
     cdef const Conv2DBackwardInput *a = <const Conv2DBackwardInput *>args
     cdef Geometry g = geometry_of(a.c, a.k, a.width, a.channels, a.down, a.across, a.top, a.left)
     cdef int64_t taps = g.height * g.width, size = a.h * a.w * a.c * IMAGES, group, n, outputs, ch, rows, b, i
+    if takes_winograd(&g, a.c, a.o):
+        winograd_backward_input(a, &g, begin, end)
+        return
     if taps * a.o > PACKED_TERMS_OF_CONV:
         conv2d_backward_input_plain(a, &g, begin, end)
         return
@@ -786,6 +792,9 @@ cdef void conv2d_backward_weights(const void *args, int64_t begin, int64_t end) 
     cdef Geometry g = geometry_of(a.c, a.k, a.width, a.channels, a.down, a.across, a.top, a.left)
     cdef bint is_inside = g.groups == 1 and g.left == 0 and (a.ow - 1) * g.across + g.width <= a.w
     cdef int64_t group, n, last, columns, rows, i, stop, j, p
+    if takes_winograd(&g, a.c, a.o):
+        winograd_backward_weights(a, &g, begin, end)
+        return
     for group in range(g.groups):
         n = first_of_group(group, g.groups, a.o)
         last = first_of_group(group + 1, g.groups, a.o)
