@@ -7,7 +7,7 @@ Kernels whose records have the same fields share one struct. Hyper-parameters ar
 once.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cdef extern from "core/simd.h" nogil:
     ctypedef double real
@@ -106,6 +106,7 @@ include "layers/dense.pxi"
 include "layers/standardize.pxi"
 include "layers/containers.pxi"
 include "layers/dropout.pxi"
+include "layers/augmentation.pxi"
 include "layers/convolution.pxi"
 include "layers/pooling.pxi"
 include "layers/normalization.pxi"
