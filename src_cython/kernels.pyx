@@ -37,6 +37,7 @@ cdef extern from "core/simd.h" nogil:
     vec larger_or_nan(vec a, vec b)
     vec where_equal(vec a, vec b, vec x)
     vec where_different(vec a, vec b, vec x)
+    vec where_larger(vec a, vec b, vec x)
     void assume(bint condition)
     void prefetch(const void *address)
     void prefetch_to_write(void *address)

@@ -172,7 +172,9 @@ def test_statistics_far_from_zero(backend):
     fastgd.kernels.to_blocks(x.reshape(40, 36), blocks.reshape(3, 36, IMAGES))
     mean, inverse, unbiased, running = (np.zeros(1, np.float32) for _ in range(4))
     row = np.arange(40)
-    fastgd.kernels.image_statistics.body(backend)(mean, inverse, unbiased, blocks, row, running, 0.0)
+    moments = [np.zeros((3, 1, IMAGES), np.float32) for _ in range(3)]
+    fastgd.kernels.image_moments.body(backend)(*moments, blocks)
+    fastgd.kernels.image_statistics.body(backend)(mean, inverse, unbiased, *moments, row, running, 0.0, 36.0)
     assert mean[0] == pytest.approx(x.astype("f8").mean(), rel=1e-7)
     assert unbiased[0] == pytest.approx(x.astype("f8").var(ddof=1), rel=1e-5)
 

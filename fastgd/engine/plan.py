@@ -64,7 +64,7 @@ from ..core.types import Shape
 from ..errors import choose, value_error
 from ..schedules import Schedule
 from .gradient import accumulate_gradient
-from .program import UPDATE_PASS, UPDATE_PHASES, PerStep, Program
+from .program import UPDATE_PASS, UPDATE_PHASES, Operation, PerStep, Program
 from .rows import (
     copy_rows,
     count_exceeding,
@@ -74,7 +74,6 @@ from .rows import (
     gather_rows,
     largest_max_abs,
     max_abs_of_rows,
-    raise_max_abs_of_images,
     raise_max_abs_of_rows,
     to_blocks,
 )
@@ -209,6 +208,8 @@ class Plan(Program):
         self.rank_one_updates = []
         # By array of parameters: operations that write its gradient; products per row summed in an element of it.
         self._written, self._terms = collections.Counter(), collections.Counter()
+        # For each operation of "parameters": how many of "backward" come before it; whether `_interleave` moved some.
+        self._marks, self.is_interleaved = [], False
         self.groups = []  # the `UpdateGroup`s of the parameters
         self.optimizer = None
         self._prepared = None  # the steps that the runner is prepared for, and what belongs to them
@@ -313,6 +314,7 @@ class Plan(Program):
         buffer of rows."""
         self._check_arguments("parameters", kernel, f"d{name}", *arguments)
         self._terms[name] += terms or _terms_per_row(self.operation(kernel, f"d{name}", *arguments))
+        self._marks.append(len(self._phases["backward"]))
         self._written[name] += 1
         if self._written[name] == 1:
             self.add("parameters", kernel, f"d{name}", *arguments)
@@ -344,6 +346,7 @@ class Plan(Program):
             operation.buffers = _renamed(operation.buffers, base, copy)
         self.rank_one_updates[products:] = [_renamed(p, base, copy) for p in self.rank_one_updates[products:]]
         self._phases["backward"].insert(backward, self.operation(copy_rows, copy, base))
+        self._marks[parameters:] = [mark + 1 for mark in self._marks[parameters:]]
         is_copy = self._base.get(result, result) == base
         return self.reshaped(f"{copy}.view", copy, self.row_shapes[result]) if is_copy else result
 
@@ -378,10 +381,10 @@ class Plan(Program):
         self.terms = max(self._terms.values(), default=1)
         max_abs = self.row_buffer("max_abs")
         self.add("inputs", max_abs_of_rows, max_abs, "x")
-        for name in ("workspace",) if self.capacity == 1 else self._guarded():
-            self.add(
-                "max_abs", raise_max_abs_of_images if self.is_in_blocks(name) else raise_max_abs_of_rows, max_abs, name
-            )
+        if self.block_names:
+            self._interleave()
+        for name in self._guarded():
+            self.add("max_abs", raise_max_abs_of_rows, max_abs, name)
         self.add("total", sum_loss, "total", losses)
         self.add("largest", largest_max_abs, "largest", max_abs)
         if network.n_weights and (network.l1 or network.l2):
@@ -407,9 +410,31 @@ class Plan(Program):
 
     def _guarded(self):
         """The buffers except x whose products make up the gradient of the parameters: a limit on their elements
-        implies one on the gradient."""
+        implies one on the gradient. Networks on images check the gradient itself, which is smaller."""
+        if self.block_names:
+            return []
+        if self.capacity == 1:
+            return ["workspace"]
         used = {name: None for operation in self._phases["parameters"] for name in operation.buffers}
-        return [name for name in used if name in self.row_shapes and name not in ("x", "x.blocks")]
+        return [name for name in used if name in self.row_shapes and name != "x"]
+
+    def _interleave(self):
+        """Moves gradients of parameters into the backward pass, to the next operation for which the threads wait for
+        each other anyway: then their inputs are still in a cache, and their memory is free sooner."""
+        backward, parameters = self._phases["backward"], self._phases["parameters"]
+        waiting, ordered = list(zip(self._marks, parameters, strict=True)), []
+        for i, operation in enumerate(backward):
+            if not self._goes_by_rows(operation):
+                self.is_interleaved = True
+                ordered += [gradient for mark, gradient in waiting if mark <= i]
+                waiting = [(mark, gradient) for mark, gradient in waiting if mark > i]
+            ordered.append(operation)
+        backward[:], parameters[:] = ordered, [gradient for _, gradient in waiting]
+
+    def _goes_by_rows(self, operation):
+        """`Operation.is_by_rows` before the operation is bound."""
+        named = zip(operation.buffers, operation.kernel.arrays.values(), strict=True)
+        return operation.kernel.range_dim in {spec.dims[0] for name, spec in named if name in self.row_shapes}
 
     # ---- allocating and binding
 
@@ -421,9 +446,10 @@ class Plan(Program):
             name: (blocks, *shape, IMAGES) if name in self.block_names else (capacity, *shape)
             for name, shape in self.row_shapes.items() if name not in given
         }  # fmt: skip
-        self.workspace, pieces = aligned_zeros([math.prod(shape) for shape in shapes.values()], self.dtype)
-        for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
-            self.buffers[name] = piece.reshape(shape)
+        places, sizes = self._places({name: math.prod(shape) for name, shape in shapes.items()})
+        self.workspace, pieces = aligned_zeros(sizes, self.dtype)
+        for name, shape in shapes.items():
+            self.buffers[name] = pieces[places[name]].reshape(shape)
         # Buffers for rows that are gathered or cast; `set_minibatch` may point x and y to other arrays.
         y_dtype = self.loss_kernel.arrays["y"].dtype or self.dtype
         self.own = {
@@ -445,13 +471,38 @@ class Plan(Program):
         self.buffers["largest"] = np.zeros(1, np.float64)
         self.buffers["bad_gradients"] = np.zeros(1, np.int64)
 
+    def _places(self, sizes):
+        """({name: index of a piece of memory}, sizes of the pieces), given the sizes of the buffers. Buffers in blocks
+        share a piece if they have the same size, so that all rows stay in their place, and none is used after the next
+        was written. The backward pass may be run again, so it keeps what it reads from the forward pass."""
+        first, last = {}, {}
+        for i, operation in enumerate(o for phase in PHASES for o in self._phases[phase]):
+            for name in operation.buffers if isinstance(operation, Operation) else ():
+                first.setdefault(name, i)
+                last[name] = i
+        backward = sum(len(self._phases[phase]) for phase in PHASES[: PHASES.index("backward")])
+        places, pieces, free = {}, [], collections.defaultdict(list)
+        for name in sorted(sizes, key=lambda name: first.get(name, -1)):
+            size = sizes[name]
+            if name in self.block_names and name in first:
+                end = math.inf if first[name] < backward <= last[name] else last[name]
+                found = next((entry for entry in free[size] if entry[0] < first[name]), None)
+                if found is not None:
+                    found[0], places[name] = end, found[1]
+                    continue
+                free[size].append([end, len(pieces)])
+            places[name] = len(pieces)
+            pieces.append(size)
+        return places, pieces
+
     def rows_of(self, name):
         """The array of a buffer of rows, or of a view of one, for as many rows as the plan has capacity for."""
         return self.buffers[self._base.get(name, name)].reshape(self.capacity, *self.row_shapes[name])
 
     def bytes_of_a_row(self):
         """Bytes of workspace per row of the minibatch."""
-        return sum(self.buffers[name].nbytes for name in self.row_names) // self.capacity
+        inputs = *self.own.values(), self.buffers["index"], self.buffers["row"]
+        return (self.workspace.nbytes + sum(array.nbytes for array in inputs)) // self.capacity
 
     def _bind(self, first=0):
         self._stages_of_pass = {}  # by name, and whether rows are gathered
@@ -516,7 +567,7 @@ class Plan(Program):
     def _choose_pass(self):
         """The fastest pass for a training step. With a penalty it is "step": only that adds the penalty."""
         network, optimizer = self.network, self.optimizer
-        if self.runner is None or network.l1 or network.l2:
+        if self.runner is None or network.l1 or network.l2 or self.block_names:
             return "step"
         few_values = self.gradient_is_rank_one and self.workspace.size * FEW_VALUES < network.n_parameters
         if few_values and self._phases["rank_one"]:
@@ -613,9 +664,17 @@ class Plan(Program):
         stages = self._stages_of_pass.get((pass_name, gather))
         if stages is None:
             first = {"weight": "gather"} if gather else {}
-            stages = self.stages([(first.get(stage[0], stage[0]), *stage[1:]) for stage in PASSES[pass_name]])
+            parts = [part for stage in PASSES[pass_name] for part in self._parts_of(stage)]
+            stages = self.stages([(first.get(part[0], part[0]), *part[1:]) for part in parts])
             self._stages_of_pass[pass_name, gather] = stages
         return stages
+
+    def _parts_of(self, stage):
+        """A stage, or two if it would compute gradients of parameters before it has checked the loss."""
+        first, last, *closing, flags = stage
+        if not self.is_interleaved or (first, last) != ("weight", "backward"):
+            return (stage,)
+        return (first, "loss", *closing, flags), ("backward", last, None, None, BY_ROWS)
 
     def run(self, pass_name, dy=None):
         """Runs a pass once on the minibatch set by `set_minibatch`. dy: as in `raise_fault`."""

@@ -104,24 +104,6 @@ def raise_max_abs_of_rows(max_abs, x):
 
 
 @kernel
-def raise_max_abs_of_images(max_abs: InOut("rows", domain="nonnegative"), x: In("blocks", "n", "images", per=IMAGES)):
-    """max_abs <- the larger of max_abs >= 0 and the largest magnitude in each image of x; NaN if either is NaN."""
-    top = np.max(np.abs(x), axis=1).reshape(-1)
-    np.maximum(max_abs, top[: len(max_abs)], out=max_abs)
-
-
-@raise_max_abs_of_images.loop
-def raise_max_abs_of_images(max_abs, x):
-    for i in range(max_abs.size):
-        top = max_abs[i]
-        for j in range(x.shape[1]):
-            v = abs(x[i // IMAGES, j, i % IMAGES])
-            if v > top or v != v:
-                top = v
-        max_abs[i] = top
-
-
-@kernel
 def to_blocks(x: In("rows", "n"), y: Out("blocks", "n", "images", per=IMAGES)):
     """y[i // 16, j, i % 16] <- x[i, j]; 0 for images beyond the last row."""
     y[...] = 0

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..activations import Activation
+from ..activations import Activation, relu_forward
 from ..core.kernel import In, Out, kernel
 from ..core.types import Shape
 from ..engine.gradient import average_parameters
 from ..errors import check_number
 from ..initializers import ones, zeros
 from .base import ActivatedLayer, ParameterSpec, layer
-from .convolution import conv2d_backward_bias
 from .dense import dense_backward_bias
 from .normalization_of_images import (
+    image_moments,
     image_norm_backward,
-    image_norm_backward_gamma,
     image_norm_forward,
-    image_norm_means,
+    image_norm_sums,
+    image_norm_total,
     image_statistics,
 )
 
@@ -239,19 +239,14 @@ class Normalization(ActivatedLayer):
         )
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
-        in_blocks, shape = plan.is_in_blocks(x), plan.shape(x)
+        shape = plan.shape(x)
         self.activate_backward(plan, path, dy)
-        gamma, beta = (
-            (image_norm_backward_gamma, conv2d_backward_bias)
-            if in_blocks
-            else (normalization_backward_gamma, dense_backward_bias)
-        )
         terms = math.prod(shape[:-1])
-        plan.add_gradient(gamma, f"gamma{path}", dy, f"normal{path}", terms=terms)
-        plan.add_gradient(beta, f"beta{path}", dy, terms=terms)
+        plan.add_gradient(normalization_backward_gamma, f"gamma{path}", dy, f"normal{path}", terms=terms)
+        plan.add_gradient(dense_backward_bias, f"beta{path}", dy, terms=terms)
         if not is_wanted:
             return None
-        dx = plan.row_buffer(f"dx{path}", shape, in_blocks=in_blocks)
+        dx = plan.row_buffer(f"dx{path}", shape)
         self.backward_input(plan, path, dx, dy)
         return dx
 
@@ -334,35 +329,72 @@ class BatchNorm(Normalization):
         return 2 if math.prod(shape[:-1]) == 1 else 1
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
-        shape, n, in_blocks = plan.shape(x), plan.shape(x)[-1], plan.is_in_blocks(x)
+        shape, in_blocks = plan.shape(x), plan.is_in_blocks(x)
         z = self.row_buffer_of_z(plan, path, shape, in_blocks=in_blocks)
-        normal = plan.row_buffer(f"normal{path}", shape, in_blocks=in_blocks)
-        inverse = plan.vector(f"inverse{path}", np.ones(n))
-        if plan.training:
-            mean, unbiased = (plan.vector(f"minibatch.{name}{path}", np.zeros(n)) for name in ("mean", "unbiased"))
-            statistics, inputs = (image_statistics, (x, "row")) if in_blocks else (batch_statistics, (x,))
-            plan.add("forward", statistics, mean, inverse, unbiased, *inputs, f"variance{path}", self.eps)
-            plan.add("track", average_parameters, f"mean{path}", mean, 1 - self.momentum)
-            plan.add("track", average_parameters, f"variance{path}", unbiased, 1 - self.momentum)
-        else:
-            mean = f"mean{path}"
-            plan.add("forward", inverse_deviation, inverse, f"variance{path}", self.eps)
-        forward = image_norm_forward if in_blocks else batch_norm_forward
-        plan.add("forward", forward, z, normal, x, mean, inverse, f"gamma{path}", f"beta{path}")
+        inverse = plan.vector(f"inverse{path}", np.ones(shape[-1]))
+        mean = self._add_statistics(plan, path, x, inverse)
+        arrays = mean, inverse, f"gamma{path}", f"beta{path}"
+        if in_blocks:
+            plan.add("forward", image_norm_forward, z, x, *arrays, self._least())
+            return z if self._is_relu() else self.activate(plan, path, z)
+        plan.add("forward", batch_norm_forward, z, plan.row_buffer(f"normal{path}", shape), x, *arrays)
         return self.activate(plan, path, z)
+
+    def _add_statistics(self, plan, path, x, inverse):
+        """Adds the operations that compute mean and inverse; returns the name of the mean."""
+        if not plan.training:
+            plan.add("forward", inverse_deviation, inverse, f"variance{path}", self.eps)
+            return f"mean{path}"
+        shape = plan.shape(x)
+        n, pixels = shape[-1], math.prod(shape[:-1])
+        mean, unbiased = (plan.vector(f"minibatch.{name}{path}", np.zeros(n)) for name in ("mean", "unbiased"))
+        arrays = mean, inverse, unbiased
+        if plan.is_in_blocks(x):
+            names = [f"image.{name}{path}" for name in ("mean", "rest", "variance")]
+            moments = [plan.row_buffer(name, (n,), in_blocks=True) for name in names]
+            plan.add("forward", image_moments, *moments, x)
+            plan.add("forward", image_statistics, *arrays, *moments, "row", f"variance{path}", self.eps, pixels)
+        else:
+            plan.add("forward", batch_statistics, *arrays, x, f"variance{path}", self.eps)
+        plan.add("track", average_parameters, f"mean{path}", mean, 1 - self.momentum)
+        plan.add("track", average_parameters, f"variance{path}", unbiased, 1 - self.momentum)
+        return mean
+
+    def _is_relu(self):
+        return self.activation.forward is relu_forward
+
+    def _least(self):
+        """The least output of `image_norm_forward`."""
+        return 0.0 if self._is_relu() else -math.inf
+
+    def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
+        if not plan.is_in_blocks(x):
+            return super().backward(plan, path, x, dy, is_wanted)
+        if not self._is_relu():
+            self.activate_backward(plan, path, dy)
+        shape, mean = plan.shape(x), f"minibatch.mean{path}" if plan.training else f"mean{path}"
+        n, terms = shape[-1], math.prod(shape[:-1])
+        arrays = x, mean, f"inverse{path}", f"gamma{path}", f"beta{path}"
+        sums = [plan.row_buffer(f"image.{name}{path}", (n,), in_blocks=True) for name in ("sum", "product")]
+        plan.add("backward", image_norm_sums, *sums, dy, *arrays, self._least())
+        totals = [plan.vector(f"total.{name}{path}", np.zeros(n)) for name in ("sum", "product")]
+        for total, of_images, name in zip(totals, sums, ("beta", "gamma"), strict=True):
+            plan.add_gradient(image_norm_total, f"{name}{path}", of_images, terms=terms)
+            if plan.training and is_wanted:
+                plan.add("backward", image_norm_total, total, of_images)
+        if not is_wanted:
+            return None
+        dx = plan.row_buffer(f"dx{path}", shape, in_blocks=True)
+        plan.add("backward", image_norm_backward, dx, dy, *arrays, *totals, "row", self._least())
+        return dx
 
     def backward_input(self, plan: "Plan", path: str, dx: str, dy: str) -> None:
         n = plan.shape(dy)[-1]
         mean, part = (plan.vector(f"d{name}{path}", np.zeros(n)) for name in ("mean", "part"))
-        in_blocks = plan.is_in_blocks(dy)
-        means, backward = (
-            (image_norm_means, image_norm_backward) if in_blocks else (batch_norm_means, batch_norm_backward)
-        )
-        row = ("row",) if in_blocks else ()
         if plan.training:
-            plan.add("backward", means, mean, part, dy, f"normal{path}", *row)
+            plan.add("backward", batch_norm_means, mean, part, dy, f"normal{path}")
         arrays = f"normal{path}", f"inverse{path}", f"gamma{path}", mean, part
-        plan.add("backward", backward, dx, dy, *arrays, *row)
+        plan.add("backward", batch_norm_backward, dx, dy, *arrays)
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
         # Not BatchNormalization, whose eps is a float32.

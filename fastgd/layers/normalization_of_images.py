@@ -1,5 +1,9 @@
 """Kernels of `BatchNorm` on blocks of 16 images (see engine/rows.py): each channel is normalized over all pixels of all
-images. `row` has a number for each image, and so says how many the last block holds."""
+images. Sums over the pixels of each image are made block by block, with the layers in front; then few numbers are left
+to be summed over the images. `row` has a number for each image, and so says how many the last block holds.
+
+relu is computed within: `least` is 0 for relu, or -infinity, and y <- max(y, least). The backward pass computes y once
+more, instead of reading it."""
 
 import numpy as np
 
@@ -7,10 +11,42 @@ from .._plan import IMAGES
 from ..core.kernel import In, Out, kernel
 
 
-def _values_of(x, row):
-    """The values of each channel in the images that exist: (n, pixels, images), in float64."""
-    apart = np.moveaxis(x, 0, 2).astype(np.float64)  # (pixels, n, blocks, 16)
-    return apart.reshape(*apart.shape[:2], -1)[:, :, : len(row)].swapaxes(0, 1)
+def _normalized(x, mean, inverse, gamma, beta):
+    """(x - mean, y before relu)."""
+    apart = x - mean[:, None]
+    return apart, apart * (gamma * inverse)[:, None] + beta[:, None]
+
+
+@kernel
+def image_moments(
+    means: Out("blocks", "n", "images"),
+    rests: Out("blocks", "n", "images"),
+    variances: Out("blocks", "n", "images"),
+    x: In("blocks", "pixels", "n", "images"),
+):
+    """means, variances <- mean and variance of each channel of each image over its pixels; rests <- what rounding took
+    from the means, which counts where they are far from 0."""
+    exact = x.mean(axis=1, dtype=np.float64)
+    means[...] = exact
+    rests[...] = exact - means
+    variances[...] = x.var(axis=1, dtype=np.float64)
+
+
+@image_moments.loop
+def image_moments(means, rests, variances, x):
+    pixels = x.shape[1]
+    for b in range(x.shape[0]):
+        for j in range(x.shape[2]):
+            for i in range(x.shape[3]):
+                total, squares = 0.0, 0.0
+                for p in range(pixels):
+                    total += x[b, p, j, i]
+                mean = total / pixels
+                for p in range(pixels):
+                    squares += (x[b, p, j, i] - mean) * (x[b, p, j, i] - mean)
+                means[b, j, i] = mean
+                rests[b, j, i] = mean - means[b, j, i]
+                variances[b, j, i] = squares / pixels
 
 
 @kernel
@@ -18,140 +54,157 @@ def image_statistics(
     mean: Out("n"),
     inverse: Out("n"),
     unbiased: Out("n"),
-    x: In("blocks", "pixels", "n", "images"),
+    means: In("blocks", "n", "images"),
+    rests: In("blocks", "n", "images"),
+    variances: In("blocks", "n", "images"),
     row: In("rows", dtype="int64", domain="count"),
     running: In("n"),
     eps: float,
+    pixels: float,
 ):
-    """mean <- mean of each channel of x over its values, the pixels of all images; inverse <- 1 / sqrt(variance + eps),
-    NaN if the variance overflows; unbiased <- values / (values - 1) variance, or `running` for a single value."""
-    values = _values_of(x, row)
-    number = values[0].size
-    variance = values.var(axis=(1, 2))
-    mean[...] = values.mean(axis=(1, 2))
+    """mean <- mean of each channel over the pixels of all images, given `image_moments`; inverse <- 1 / sqrt(variance +
+    eps), NaN if the variance overflows; unbiased <- values / (values - 1) variance, or `running`
+    for a single value."""
+    in_images, within = (
+        a.swapaxes(1, 2).reshape(-1, a.shape[1])[: len(row)] for a in (np.add(means, rests, dtype=np.float64), variances)
+    )
+    exact = in_images.mean(axis=0)
+    variance = (within + np.square(in_images - exact)).mean(axis=0)
+    number = len(row) * pixels
+    mean[...] = exact
     unbiased[...] = running if number == 1 else variance * (number / (number - 1))
     inverse[...] = np.where(np.isfinite(unbiased), 1 / np.sqrt(variance + eps), np.nan)
 
 
 @image_statistics.loop
-def image_statistics(mean, inverse, unbiased, x, row, running, eps):
-    blocks, pixels, n, _ = x.shape
-    rows = min(row.size, blocks * IMAGES)
+def image_statistics(mean, inverse, unbiased, means, rests, variances, row, running, eps, pixels):
+    rows = min(row.size, means.shape[0] * IMAGES)
     number = rows * pixels
-    for j in range(n):
+    for j in range(mean.size):
         total, squares = 0.0, 0.0
         for i in range(rows):
-            for p in range(pixels):
-                total += x[i // IMAGES, p, j, i % IMAGES]
-        exact = total / number
+            total += np.float64(means[i // IMAGES, j, i % IMAGES]) + rests[i // IMAGES, j, i % IMAGES]
+        exact = total / rows
         for i in range(rows):
-            for p in range(pixels):
-                squares += (x[i // IMAGES, p, j, i % IMAGES] - exact) * (x[i // IMAGES, p, j, i % IMAGES] - exact)
+            apart = means[i // IMAGES, j, i % IMAGES] - exact + rests[i // IMAGES, j, i % IMAGES]
+            squares += variances[i // IMAGES, j, i % IMAGES] + apart * apart
+        variance = squares / rows
         mean[j] = exact
-        unbiased[j] = running[j] if number == 1 else squares / (number - 1)
-        inverse[j] = 1 / np.sqrt(squares / number + eps) if unbiased[j] < np.inf else np.nan
+        unbiased[j] = running[j] if number == 1 else variance * (number / (number - 1))
+        inverse[j] = 1 / np.sqrt(variance + eps) if unbiased[j] < np.inf else np.nan
 
 
 @kernel
 def image_norm_forward(
     y: Out("blocks", "pixels", "n", "images"),
-    normal: Out("blocks", "pixels", "n", "images"),
     x: In("blocks", "pixels", "n", "images"),
     mean: In("n"),
     inverse: In("n"),
     gamma: In("n"),
     beta: In("n"),
+    least: float,
 ):
-    """normal <- (x - mean) inverse, y <- gamma normal + beta, with mean and inverse of each channel. Ioffe & Szegedy
-    2015, arXiv:1502.03167."""
-    np.subtract(x, mean[:, None], out=normal)
-    normal *= inverse[:, None]
-    np.multiply(normal, gamma[:, None], out=y)
-    y += beta[:, None]
+    """y <- max(gamma inverse (x - mean) + beta, least), with mean and inverse of each channel. Ioffe & Szegedy 2015,
+    arXiv:1502.03167."""
+    np.maximum(_normalized(x, mean, inverse, gamma, beta)[1], x.dtype.type(least), out=y)
 
 
 @image_norm_forward.loop
-def image_norm_forward(y, normal, x, mean, inverse, gamma, beta):
+def image_norm_forward(y, x, mean, inverse, gamma, beta, least):
     for b in range(x.shape[0]):
         for p in range(x.shape[1]):
             for j in range(x.shape[2]):
                 for i in range(x.shape[3]):
-                    normal[b, p, j, i] = (x[b, p, j, i] - mean[j]) * inverse[j]
-                    y[b, p, j, i] = normal[b, p, j, i] * gamma[j] + beta[j]
+                    value = (x[b, p, j, i] - mean[j]) * (gamma[j] * inverse[j]) + beta[j]
+                    y[b, p, j, i] = least if value < least else value
 
 
 @kernel
-def image_norm_backward_gamma(
-    dgamma: Out("n"), dy: In("blocks", "pixels", "n", "images"), normal: In("blocks", "pixels", "n", "images")
-):
-    """dgamma <- sum of dy normal over the pixels of all images."""
-    dgamma[...] = np.sum(dy * normal, axis=(0, 1, 3), dtype=np.float64)
-
-
-@image_norm_backward_gamma.loop
-def image_norm_backward_gamma(dgamma, dy, normal):
-    total = np.zeros(dgamma.size)
-    for b in range(dy.shape[0]):
-        for p in range(dy.shape[1]):
-            for j in range(dgamma.size):
-                for i in range(dy.shape[3]):
-                    total[j] += dy[b, p, j, i] * normal[b, p, j, i]
-    for j in range(dgamma.size):
-        dgamma[j] = total[j]
-
-
-@kernel
-def image_norm_means(
-    mean: Out("n"),
-    part: Out("n"),
+def image_norm_sums(
+    sums: Out("blocks", "n", "images"),
+    products: Out("blocks", "n", "images"),
     dy: In("blocks", "pixels", "n", "images"),
-    normal: In("blocks", "pixels", "n", "images"),
-    row: In("rows", dtype="int64", domain="count"),
+    x: In("blocks", "pixels", "n", "images"),
+    mean: In("n"),
+    inverse: In("n"),
+    gamma: In("n"),
+    beta: In("n"),
+    least: float,
 ):
-    """mean <- mean of dy in each channel over the pixels of all images; part <- mean of dy normal."""
-    for out, values in ((mean, dy), (part, dy * normal)):
-        out[...] = _values_of(values, row).mean(axis=(1, 2))
+    """sums <- sum of d over the pixels of each image, products <- sum of d (x - mean) inverse, where d is dy where y >
+    least, else 0. Their sums over the images are the gradients of beta and gamma."""
+    apart, y = _normalized(x, mean, inverse, gamma, beta)
+    d = np.where(y > least, dy, 0)
+    sums[...] = d.sum(axis=1, dtype=np.float64)
+    products[...] = np.sum(d * apart, axis=1, dtype=np.float64) * inverse[:, None]
 
 
-@image_norm_means.loop
-def image_norm_means(mean, part, dy, normal, row):
-    blocks, pixels, n, _ = dy.shape
-    rows = min(row.size, blocks * IMAGES)
-    for j in range(n):
-        total, products = 0.0, 0.0
-        for i in range(rows):
-            for p in range(pixels):
-                total += dy[i // IMAGES, p, j, i % IMAGES]
-                products += dy[i // IMAGES, p, j, i % IMAGES] * normal[i // IMAGES, p, j, i % IMAGES]
-        mean[j] = total / (rows * pixels)
-        part[j] = products / (rows * pixels)
+@image_norm_sums.loop
+def image_norm_sums(sums, products, dy, x, mean, inverse, gamma, beta, least):
+    for b in range(x.shape[0]):
+        for j in range(x.shape[2]):
+            factor = gamma[j] * inverse[j]
+            for i in range(x.shape[3]):
+                total, with_x = 0.0, 0.0
+                for p in range(x.shape[1]):
+                    apart = x[b, p, j, i] - mean[j]
+                    if apart * factor + beta[j] > least:
+                        total += dy[b, p, j, i]
+                        with_x += dy[b, p, j, i] * apart
+                sums[b, j, i] = total
+                products[b, j, i] = with_x * inverse[j]
+
+
+@kernel
+def image_norm_total(total: Out("n"), sums: In("blocks", "n", "images")):
+    """total <- the sum over all images of sums over their pixels."""
+    total[...] = np.sum(sums, axis=(0, 2), dtype=np.float64)
+
+
+@image_norm_total.loop
+def image_norm_total(total, sums):
+    for j in range(total.size):
+        whole = 0.0
+        for b in range(sums.shape[0]):
+            for i in range(sums.shape[2]):
+                whole += sums[b, j, i]
+        total[j] = whole
 
 
 @kernel
 def image_norm_backward(
     dx: Out("blocks", "pixels", "n", "images"),
     dy: In("blocks", "pixels", "n", "images"),
-    normal: In("blocks", "pixels", "n", "images"),
+    x: In("blocks", "pixels", "n", "images"),
+    mean: In("n"),
     inverse: In("n"),
     gamma: In("n"),
-    mean: In("n"),
-    part: In("n"),
+    beta: In("n"),
+    total: In("n"),
+    product: In("n"),
     row: In("rows", dtype="int64", domain="count"),
+    least: float,
 ):
-    """dx <- gamma inverse (dy - mean - normal part), 0 for images beyond the last. With the means of `image_norm_means`
-    this is the gradient for statistics of the minibatch; with zeros, for constant statistics."""
-    np.multiply(normal, part[:, None], out=dx)
-    np.subtract(dy - mean[:, None], dx, out=dx)
-    dx *= (gamma * inverse)[:, None]
+    """dx <- gamma inverse (d - (total + (x - mean) inverse product) / values), d as in `image_norm_sums`; 0 for images
+    beyond the last. With the sums of d and of d (x - mean) inverse over all values of a channel this is the gradient
+    for statistics of the minibatch; with zeros, for constant statistics."""
+    apart, y = _normalized(x, mean, inverse, gamma, beta)
+    number = len(row) * x.shape[1]
+    off, slope = (total / number)[:, None], (inverse * (product / number))[:, None]
+    np.multiply(np.where(y > least, dy, 0) - off - apart * slope, (gamma * inverse)[:, None], out=dx)
     missing = np.arange(len(dx) * IMAGES).reshape(-1, 1, 1, IMAGES) >= len(row)
     dx[np.broadcast_to(missing, dx.shape)] = 0
 
 
 @image_norm_backward.loop
-def image_norm_backward(dx, dy, normal, inverse, gamma, mean, part, row, begin, end):
+def image_norm_backward(dx, dy, x, mean, inverse, gamma, beta, total, product, row, least, begin, end):
+    number = row.size * x.shape[1]
     for b in range(begin, end):
         for p in range(dx.shape[1]):
             for j in range(dx.shape[2]):
+                factor = gamma[j] * inverse[j]
+                off, slope = total[j] / number, inverse[j] * (product[j] / number)
                 for i in range(dx.shape[3]):
-                    value = gamma[j] * inverse[j] * (dy[b, p, j, i] - mean[j] - normal[b, p, j, i] * part[j])
-                    dx[b, p, j, i] = value if b * IMAGES + i < row.size else 0
+                    apart = x[b, p, j, i] - mean[j]
+                    d = dy[b, p, j, i] if apart * factor + beta[j] > least else 0
+                    dx[b, p, j, i] = factor * (d - off - apart * slope) if b * IMAGES + i < row.size else 0

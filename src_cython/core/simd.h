@@ -142,7 +142,8 @@ static inline float float_of_bits(uint32_t b)
 #define multiply_add(a, b, c) ((a) * (b) + (c))
 #endif
 
-/* Lane by lane: b where it is larger than a, or NaN, else a; x where a = b, else 0; x where a differs from b, else 0. */
+/* Lane by lane: b where it is larger than a, or NaN, else a; x where a = b, else 0; x where a differs from b, else 0; x
+ * where a > b, else 0. */
 typedef bits vec_bits __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 static inline vec larger_or_nan(vec a, vec b)
 {
@@ -151,6 +152,7 @@ static inline vec larger_or_nan(vec a, vec b)
 }
 static inline vec where_equal(vec a, vec b, vec x) { return (vec)((vec_bits)x & (vec_bits)(a == b)); }
 static inline vec where_different(vec a, vec b, vec x) { return (vec)((vec_bits)x & (vec_bits)(a != b)); }
+static inline vec where_larger(vec a, vec b, vec x) { return (vec)((vec_bits)x & (vec_bits)(a > b)); }
 
 /* Tells the compiler what it cannot see. */
 #define assume(condition) do { if (!(condition)) __builtin_unreachable(); } while (0)

@@ -114,34 +114,6 @@ cdef void raise_max_abs_of_rows(const void *args, int64_t begin, int64_t end) no
 register("raise_max_abs_of_rows", raise_max_abs_of_rows, sizeof(MaxAbsOfRows))
 
 
-cdef struct MaxAbsOfImages:
-    real *max_abs
-    const real *x
-    int64_t rows, blocks, n, images
-
-
-cdef void raise_max_abs_of_images(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const MaxAbsOfImages *a = <const MaxAbsOfImages *>args
-    cdef const bits *x
-    cdef bits top[IMAGES]
-    cdef bits v
-    cdef int64_t i = begin, j, p
-    while i < end:
-        x = <const bits *>(a.x + i // IMAGES * a.n * IMAGES)
-        for p in range(IMAGES):
-            top[p] = 0
-        for j in range(a.n):
-            for p in range(IMAGES):
-                v = x[j * IMAGES + p] & MAGNITUDE
-                top[p] = v if v > top[p] else top[p]
-        for p in range(i % IMAGES, min(<int64_t>IMAGES, i % IMAGES + end - i)):
-            v = (<bits *>a.max_abs)[i] & MAGNITUDE
-            (<bits *>a.max_abs)[i] = v if v > top[p] else top[p]
-            i += 1
-
-register("raise_max_abs_of_images", raise_max_abs_of_images, sizeof(MaxAbsOfImages))
-
-
 cdef struct ToBlocks:
     const real *x
     real *y

@@ -1,207 +1,289 @@
 # Bodies of fastgd/layers/normalization_of_images.py.
+#
+# A channel of a pixel is a vector of 16 images, whose sums never mix: so they are sums over the pixels of one image,
+# each in blocks of BLOCK_TERMS pixels, which are then added in float64.
 
 cdef enum:
     CHANNELS = 32                   # whose sums are kept at a time
+    CHANNELS_OF_DX = 256            # whose factors are kept at a time
 
 
-cdef void add_values(double *total, double *products, const real *x, const real *y, const real *shift, int64_t ld,
-                     int64_t m, int64_t n, int64_t images) noexcept nogil:
-    """total (n) += the sums of d = x - shift over m pixels and the first `images` images, products (n) += those of d y,
-    or of d d if y is NULL. Blocks of BLOCK_TERMS pixels are summed for each image apart."""
-    cdef real sums[CHANNELS * IMAGES]
-    cdef real sums_of_products[CHANNELS * IMAGES]
-    cdef int64_t first = 0, i, j, k, last
-    cdef const real *a
-    cdef vec d
-    while first < m:
-        last = min(first + BLOCK_TERMS, m)
-        for k in range(n * IMAGES):
-            sums[k] = sums_of_products[k] = 0
-        for i in range(first, last):
-            for j in range(n):
-                a = x + i * ld + j * IMAGES
-                k = j * IMAGES
-                while k < (j + 1) * IMAGES:
-                    d = (<vec *>a)[0] - shift[j]
-                    (<vec *>(sums + k))[0] = (<vec *>(sums + k))[0] + d
-                    if y != NULL:
-                        d = d * (<vec *>(y + i * ld + k))[0]
-                    else:
-                        d = d * d
-                    (<vec *>(sums_of_products + k))[0] = (<vec *>(sums_of_products + k))[0] + d
-                    a += LANES
-                    k += LANES
-        for j in range(n):
-            for k in range(images, IMAGES):
-                sums[j * IMAGES + k] = sums_of_products[j * IMAGES + k] = 0
-            total[j] += sum_of_parts(sums + j * IMAGES)
-            products[j] += sum_of_parts(sums_of_products + j * IMAGES)
-        first = last
+cdef struct Sums:
+    # (CHANNELS, 16) each, over the pixels so far
+    double first[CHANNELS * IMAGES]
+    double second[CHANNELS * IMAGES]
 
 
-cdef void sum_values(double *total, double *products, const real *x, const real *y, const real *shift, int64_t channels,
-                     int64_t pixels, int64_t n, int64_t rows) noexcept nogil:
-    """`add_values` from 0 for all pixels of `rows` images."""
-    cdef int64_t whole = rows // IMAGES, ld = channels * IMAGES, j
-    for j in range(n):
-        total[j] = products[j] = 0
-    add_values(total, products, x, y, shift, ld, whole * pixels, n, IMAGES)
-    if rows % IMAGES:
-        x += whole * pixels * ld
-        y = y + whole * pixels * ld if y != NULL else NULL
-        add_values(total, products, x, y, shift, ld, pixels, n, rows % IMAGES)
+cdef struct Moments:
+    # of a channel over up to BLOCK_TERMS pixels, in each image: a mean with a rounding error, the sum of the deviations
+    # from it, which corrects it, and the sum of their squares
+    real mean[IMAGES]
+    real rest[IMAGES]
+    real squares[IMAGES]
+
+
+cdef inline inlined moments_of_block(Moments *m, const real *x, int64_t ld, int64_t pixels) noexcept nogil:
+    cdef int64_t p
+    cdef int i
+    cdef real share = 1 / <real>pixels
+    cdef vec mean[IMAGE_VECTORS]
+    cdef vec rest[IMAGE_VECTORS]
+    cdef vec squares[IMAGE_VECTORS]
+    cdef vec apart
+    for i in range(IMAGE_VECTORS):
+        mean[i] = rest[i] = squares[i] = ZERO
+    for p in range(pixels):
+        for i in range(IMAGE_VECTORS):
+            mean[i] = mean[i] + (<vec *>(x + p * ld + i * LANES))[0]
+    for i in range(IMAGE_VECTORS):
+        mean[i] = mean[i] * share
+    for p in range(pixels):
+        for i in range(IMAGE_VECTORS):
+            apart = (<vec *>(x + p * ld + i * LANES))[0] - mean[i]
+            rest[i] = rest[i] + apart
+            squares[i] = squares[i] + apart * apart
+    for i in range(IMAGE_VECTORS):
+        (<vec *>(m.mean + i * LANES))[0] = mean[i]
+        (<vec *>(m.rest + i * LANES))[0] = rest[i]
+        (<vec *>(m.squares + i * LANES))[0] = squares[i]
+
+
+cdef inline void add_moments(double *mean, double *squares, const Moments *m, int64_t before,
+                             int64_t pixels) noexcept nogil:
+    """mean and squares (16) of `before` pixels <- those with `pixels` more. Chan et al. 1983,
+    doi:10.1080/00031305.1983.10483115."""
+    cdef double share = 1 / <double>pixels, weight = pixels / <double>(before + pixels), rest, apart
+    cdef int i
+    for i in range(IMAGES):
+        rest = m.rest[i] * share
+        apart = m.mean[i] + rest - mean[i]
+        mean[i] += apart * weight
+        squares[i] += m.squares[i] - rest * m.rest[i] + apart * apart * weight * before
+
+
+cdef struct ImageMoments:
+    real *means
+    real *rests
+    real *variances
+    const real *x
+    int64_t blocks, n, images, pixels
+
+
+cdef void image_moments(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const ImageMoments *a = <const ImageMoments *>args
+    cdef int64_t ld = a.n * IMAGES, b, first, last, channels, j, p, k, pixels
+    cdef Sums s
+    cdef Moments moments
+    cdef const real *x
+    for b in range(begin, end):
+        first = 0
+        while first < a.n:
+            channels = min(a.n - first, <int64_t>CHANNELS)
+            memset(&s, 0, sizeof(s))
+            p = 0
+            while p < a.pixels:
+                pixels = min(a.pixels - p, <int64_t>BLOCK_TERMS)
+                x = a.x + (b * a.pixels + p) * ld + first * IMAGES
+                for j in range(channels):
+                    moments_of_block(&moments, x + j * IMAGES, ld, pixels)
+                    add_moments(s.first + j * IMAGES, s.second + j * IMAGES, &moments, p, pixels)
+                p += pixels
+            for k in range(channels * IMAGES):
+                a.means[b * ld + first * IMAGES + k] = <real>s.first[k]
+                a.rests[b * ld + first * IMAGES + k] = <real>(s.first[k] - <real>s.first[k])
+                a.variances[b * ld + first * IMAGES + k] = <real>(s.second[k] / a.pixels)
+            first += channels
+
+register("image_moments", image_moments, sizeof(ImageMoments))
 
 
 cdef struct ImageStatistics:
     real *mean
     real *inverse
     real *unbiased
-    const real *x
+    const real *means
+    const real *rests
+    const real *variances
     const int64_t *row
     const real *running
-    int64_t n, blocks, pixels, images, rows
-    double eps
+    int64_t n, blocks, images, rows
+    double eps, pixels
+
+
+cdef inline int64_t of_image(int64_t i, int64_t j, int64_t n) noexcept nogil:
+    """Index of channel j of image i in (blocks, n, 16)."""
+    return (i // IMAGES * n + j) * IMAGES + i % IMAGES
 
 
 cdef void image_statistics(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    """The mean of the deviations from the rounded mean corrects for its rounding."""
     cdef const ImageStatistics *a = <const ImageStatistics *>args
-    cdef int64_t rows = min(a.rows, a.blocks * IMAGES), n, j
-    cdef double number = rows * a.pixels, off, squares
-    cdef double total[CHANNELS]
-    cdef double products[CHANNELS]
-    cdef real unbiased
-    while begin < end:
-        n = min(end - begin, <int64_t>CHANNELS)
-        for j in range(n):
-            a.mean[begin + j] = 0
-        sum_values(total, products, a.x + begin * IMAGES, NULL, a.mean + begin, a.n, a.pixels, n, rows)
-        for j in range(n):
-            a.mean[begin + j] = <real>(total[j] / number)
-        sum_values(total, products, a.x + begin * IMAGES, NULL, a.mean + begin, a.n, a.pixels, n, rows)
-        for j in range(n):
-            off = total[j] / number
-            squares = products[j] - off * total[j]
-            a.mean[begin + j] = <real>(a.mean[begin + j] + off)
-            unbiased = a.running[begin + j] if number == 1 else <real>(squares / (number - 1))
-            a.unbiased[begin + j] = unbiased
-            a.inverse[begin + j] = inverse_of(<real>(squares / number), a.eps) if unbiased < INFINITY else <real>NAN
-        begin += n
+    cdef int64_t rows = min(a.rows, a.blocks * IMAGES), i, j
+    cdef double number = rows * a.pixels, mean, apart, squares
+    for j in range(begin, end):
+        mean = squares = 0
+        for i in range(rows):
+            mean += <double>a.means[of_image(i, j, a.n)] + a.rests[of_image(i, j, a.n)]
+        mean /= rows
+        for i in range(rows):
+            apart = a.means[of_image(i, j, a.n)] - mean + a.rests[of_image(i, j, a.n)]
+            squares += a.variances[of_image(i, j, a.n)] + apart * apart
+        squares /= rows
+        a.mean[j] = <real>mean
+        a.unbiased[j] = a.running[j] if number == 1 else <real>(squares * (number / (number - 1)))
+        a.inverse[j] = inverse_of(<real>squares, a.eps) if a.unbiased[j] < INFINITY else <real>NAN
 
 register("image_statistics", image_statistics, sizeof(ImageStatistics))
 
 
 cdef struct ImageNormForward:
     real *y
-    real *normal
     const real *x
     const real *mean
     const real *inverse
     const real *gamma
     const real *beta
     int64_t blocks, pixels, n, images
+    double least
 
 
 cdef void image_norm_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const ImageNormForward *a = <const ImageNormForward *>args
-    cdef int64_t at = begin * a.pixels * a.n * IMAGES, p, j, k
-    cdef vec normal
+    cdef int64_t at = begin * a.pixels * a.n * IMAGES, p, j
+    cdef int i
+    cdef vec least = ZERO + <real>a.least
     for p in range(begin * a.pixels, end * a.pixels):
         for j in range(a.n):
-            k = 0
-            while k < IMAGES:
-                normal = ((<vec *>(a.x + at))[0] - a.mean[j]) * a.inverse[j]
-                (<vec *>(a.normal + at))[0] = normal
-                (<vec *>(a.y + at))[0] = normal * a.gamma[j] + a.beta[j]
+            for i in range(IMAGE_VECTORS):
+                (<vec *>(a.y + at))[0] = larger_or_nan(
+                    least, ((<vec *>(a.x + at))[0] - a.mean[j]) * (a.gamma[j] * a.inverse[j]) + a.beta[j])
                 at += LANES
-                k += LANES
 
 register("image_norm_forward", image_norm_forward, sizeof(ImageNormForward))
 
 
-cdef struct ImageNormBackwardGamma:
-    real *dgamma
+cdef struct ImageNormSums:
+    real *sums
+    real *products
     const real *dy
-    const real *normal
-    int64_t n, blocks, pixels, images
+    const real *x
+    const real *mean
+    const real *inverse
+    const real *gamma
+    const real *beta
+    int64_t blocks, n, images, pixels
+    double least
 
 
-cdef void image_norm_backward_gamma(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const ImageNormBackwardGamma *a = <const ImageNormBackwardGamma *>args
-    cdef double total[CHANNELS]
-    cdef double products[CHANNELS]
-    cdef real zero[CHANNELS]
-    cdef int64_t n, j
-    for j in range(CHANNELS):
-        zero[j] = 0
-    while begin < end:
-        n = min(end - begin, <int64_t>CHANNELS)
-        sum_values(total, products, a.dy + begin * IMAGES, a.normal + begin * IMAGES, zero, a.n, a.pixels, n,
-                   a.blocks * IMAGES)
-        for j in range(n):
-            a.dgamma[begin + j] = <real>products[j]
-        begin += n
-
-register("image_norm_backward_gamma", image_norm_backward_gamma, sizeof(ImageNormBackwardGamma))
-
-
-cdef struct ImageNormMeans:
-    real *mean
-    real *part
-    const real *dy
-    const real *normal
-    const int64_t *row
-    int64_t n, blocks, pixels, images, rows
+cdef inline inlined sums_of_block(vec *sums, vec *products, const ImageNormSums *a, int64_t at, int64_t j,
+                                  int64_t pixels) noexcept nogil:
+    """sums <- the sums of d of channel j over up to BLOCK_TERMS pixels, products <- those of d (x - mean)."""
+    cdef vec least = ZERO + <real>a.least, apart, d
+    cdef real factor = a.gamma[j] * a.inverse[j], mean = a.mean[j], beta = a.beta[j]
+    cdef int64_t p
+    cdef int i
+    for i in range(IMAGE_VECTORS):
+        sums[i] = products[i] = ZERO
+    for p in range(pixels):
+        for i in range(IMAGE_VECTORS):
+            apart = (<vec *>(a.x + at + i * LANES))[0] - mean
+            d = where_larger(apart * factor + beta, least, (<vec *>(a.dy + at + i * LANES))[0])
+            sums[i] = sums[i] + d
+            products[i] = products[i] + d * apart
+        at += a.n * IMAGES
 
 
-cdef void image_norm_means(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const ImageNormMeans *a = <const ImageNormMeans *>args
-    cdef int64_t rows = min(a.rows, a.blocks * IMAGES), n, j
-    cdef double total[CHANNELS]
-    cdef double products[CHANNELS]
-    cdef real zero[CHANNELS]
-    for j in range(CHANNELS):
-        zero[j] = 0
-    while begin < end:
-        n = min(end - begin, <int64_t>CHANNELS)
-        sum_values(total, products, a.dy + begin * IMAGES, a.normal + begin * IMAGES, zero, a.n, a.pixels, n, rows)
-        for j in range(n):
-            a.mean[begin + j] = <real>(total[j] / (rows * a.pixels))
-            a.part[begin + j] = <real>(products[j] / (rows * a.pixels))
-        begin += n
+cdef void image_norm_sums(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const ImageNormSums *a = <const ImageNormSums *>args
+    cdef int64_t ld = a.n * IMAGES, b, first, channels, j, p, k, pixels, at
+    cdef int i
+    cdef Sums s
+    cdef vec sums[IMAGE_VECTORS]
+    cdef vec products[IMAGE_VECTORS]
+    for b in range(begin, end):
+        first = 0
+        while first < a.n:
+            channels = min(a.n - first, <int64_t>CHANNELS)
+            memset(&s, 0, sizeof(s))
+            p = 0
+            while p < a.pixels:
+                pixels = min(a.pixels - p, <int64_t>BLOCK_TERMS)
+                for j in range(channels):
+                    at = (b * a.pixels + p) * ld + (first + j) * IMAGES
+                    sums_of_block(sums, products, a, at, first + j, pixels)
+                    for i in range(IMAGES):
+                        s.first[j * IMAGES + i] += (<real *>sums)[i]
+                        s.second[j * IMAGES + i] += (<real *>products)[i]
+                p += pixels
+            for k in range(channels * IMAGES):
+                a.sums[b * ld + first * IMAGES + k] = <real>s.first[k]
+                a.products[b * ld + first * IMAGES + k] = <real>(s.second[k] * a.inverse[first + k // IMAGES])
+            first += channels
 
-register("image_norm_means", image_norm_means, sizeof(ImageNormMeans))
+register("image_norm_sums", image_norm_sums, sizeof(ImageNormSums))
+
+
+cdef struct ImageNormTotal:
+    real *total
+    const real *sums
+    int64_t n, blocks, images
+
+
+cdef void image_norm_total(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const ImageNormTotal *a = <const ImageNormTotal *>args
+    cdef int64_t i, j
+    cdef double total
+    for j in range(begin, end):
+        total = 0
+        for i in range(a.blocks * IMAGES):
+            total += a.sums[of_image(i, j, a.n)]
+        a.total[j] = <real>total
+
+register("image_norm_total", image_norm_total, sizeof(ImageNormTotal))
 
 
 cdef struct ImageNormBackward:
     real *dx
     const real *dy
-    const real *normal
+    const real *x
+    const real *mean
     const real *inverse
     const real *gamma
-    const real *mean
-    const real *part
+    const real *beta
+    const real *total
+    const real *product
     const int64_t *row
     int64_t blocks, pixels, n, images, rows
+    double least
 
 
 cdef void image_norm_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const ImageNormBackward *a = <const ImageNormBackward *>args
-    cdef int64_t size = a.pixels * a.n * IMAGES, b, at, p, j, k
-    cdef real factor
-    for b in range(begin, end):
-        at = b * size
-        for p in range(a.pixels):
-            for j in range(a.n):
-                factor = a.gamma[j] * a.inverse[j]
-                k = 0
-                while k < IMAGES:
-                    (<vec *>(a.dx + at))[0] = \
-                        ((<vec *>(a.dy + at))[0] - a.mean[j] - (<vec *>(a.normal + at))[0] * a.part[j]) * factor
+    cdef int64_t ld = a.n * IMAGES, first, channels, p, j, k, at
+    cdef int64_t full = max(begin, min(end, a.rows // IMAGES))
+    cdef double number = <double>a.rows * a.pixels
+    cdef real factor[CHANNELS_OF_DX]
+    cdef real off[CHANNELS_OF_DX]
+    cdef real slope[CHANNELS_OF_DX]
+    cdef vec least = ZERO + <real>a.least, apart
+    first = 0
+    while first < a.n:
+        channels = min(a.n - first, <int64_t>CHANNELS_OF_DX)
+        for j in range(channels):
+            factor[j] = a.gamma[first + j] * a.inverse[first + j]
+            off[j] = <real>(a.total[first + j] / number)
+            slope[j] = a.inverse[first + j] * <real>(a.product[first + j] / number)
+        for p in range(begin * a.pixels, end * a.pixels):
+            at = p * ld + first * IMAGES
+            for j in range(channels):
+                for k in range(IMAGE_VECTORS):
+                    apart = (<vec *>(a.x + at))[0] - a.mean[first + j]
+                    (<vec *>(a.dx + at))[0] = factor[j] * (where_larger(
+                        apart * factor[j] + a.beta[first + j], least, (<vec *>(a.dy + at))[0]
+                    ) - off[j] - apart * slope[j])
                     at += LANES
-                    k += LANES
-        for p in range(a.pixels * a.n if (b + 1) * IMAGES > a.rows else 0):
-            for k in range(max(0, a.rows - b * IMAGES), IMAGES):
-                a.dx[b * size + p * IMAGES + k] = 0
+        first += channels
+    for p in range(full * a.pixels * a.n, end * a.pixels * a.n):
+        for k in range(max(0, a.rows - p // (a.pixels * a.n) * IMAGES), IMAGES):
+            a.dx[p * IMAGES + k] = 0
 
 register("image_norm_backward", image_norm_backward, sizeof(ImageNormBackward))
