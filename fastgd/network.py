@@ -442,8 +442,9 @@ class Network:
 
     def memory_estimate(self, batch_size: int, optimizer: Optimizer | None = None) -> dict[str, int]:
         """Bytes of memory that training takes besides the data, as a dict: "parameters", "gradient", "optimizer" (the
-        state of `optimizer`; None is Adam), "workspace" (activations and their gradients for `batch_size` rows) and
-        "total".
+        state of `optimizer`; None is Adam), "workspace" (activations and their gradients for `batch_size` rows, where
+        buffers share memory if they are not needed at the same time) and "total". `predict` and validation need less,
+        besides these.
 
         Raises TypeError or ValueError unless batch_size is an int >= 1."""
         rows = check_integer("batch_size", batch_size, 1)
@@ -453,7 +454,7 @@ class Network:
             "parameters": self._parameters.nbytes,
             "gradient": self._gradient.nbytes,
             "optimizer": optimizer.state_bytes(self),
-            "workspace": rows * plan.bytes_of_a_row(),
+            "workspace": plan.bytes_for(rows),
         }
         return {**parts, "total": sum(parts.values())}
 
