@@ -198,7 +198,7 @@ class Network:
 
     @property
     def minibatches(self) -> int:
-        """Number of minibatches that the network was trained on, by any optimizer. Dropout draws its masks from it."""
+        """Number of minibatches that the network was trained on, by any optimizer. Random layers draw from it."""
         return int(self.counter[0])
 
     @property
@@ -263,7 +263,7 @@ class Network:
         training: True runs the layers in training mode, on all rows as one minibatch: Dropout drops, BatchNorm
             normalizes by these rows and updates its running statistics.
         record: True keeps what `backward` needs, as `training` does, too.
-        minibatch: with one of both, the number from which Dropout draws its mask; None is `minibatches`.
+        minibatch: with one of both, the number from which random layers draw; None is `minibatches`.
 
         Raises TypeError or ValueError that names the argument; then nothing has changed, except that `backward` can no
         longer follow an earlier pass if x is not finite."""
@@ -352,7 +352,7 @@ class Network:
 
         training: True runs the layers in training mode, on all rows as one minibatch: Dropout drops, BatchNorm
             normalizes by these rows; its running statistics stay.
-        minibatch: number from which Dropout draws its mask; None is `minibatches`, as in the next training step. This
+        minibatch: number from which random layers draw; None is `minibatches`, as in the next training step. This
             method does not count a step: a loop that updates the parameters itself passes its own numbers.
 
         Raises TypeError or ValueError that names the argument."""
@@ -442,8 +442,9 @@ class Network:
 
     def memory_estimate(self, batch_size: int, optimizer: Optimizer | None = None) -> dict[str, int]:
         """Bytes of memory that training takes besides the data, as a dict: "parameters", "gradient", "optimizer" (the
-        state of `optimizer`; None is Adam), "workspace" (activations and their gradients for `batch_size` rows) and
-        "total".
+        state of `optimizer`; None is Adam), "workspace" (activations and their gradients for `batch_size` rows, where
+        buffers share memory if they are not needed at the same time) and "total". `predict` and validation need less,
+        besides these.
 
         Raises TypeError or ValueError unless batch_size is an int >= 1."""
         rows = check_integer("batch_size", batch_size, 1)
@@ -453,7 +454,7 @@ class Network:
             "parameters": self._parameters.nbytes,
             "gradient": self._gradient.nbytes,
             "optimizer": optimizer.state_bytes(self),
-            "workspace": rows * plan.bytes_of_a_row(),
+            "workspace": plan.bytes_for(rows),
         }
         return {**parts, "total": sum(parts.values())}
 

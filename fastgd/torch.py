@@ -46,7 +46,7 @@ def as_module(network: Network) -> "torch.nn.Module":
 class RecordedPass:
     """A forward pass that a backward pass may follow even after other calls of the network. `y` is its result.
 
-    minibatch: the number from which Dropout draws its masks."""
+    minibatch: the number from which random layers draw."""
 
     y: Array
 

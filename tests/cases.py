@@ -67,6 +67,8 @@ LAYERS = {
     "Conv2D": lambda: _of_images(fastgd.Conv2D(3, (3, 1), "tanh", padding="same"), fastgd.Conv2D(2, (2, 1), "silu")),
     "MaxPool2D": lambda: _of_images(fastgd.MaxPool2D((2, 1), strides=1, padding="same")),
     "AvgPool2D": lambda: _of_images(fastgd.AvgPool2D((2, 1), padding=(1, 0))),
+    "RandomFlip": lambda: _of_images(fastgd.RandomFlip(0.5, 0.5)),
+    "RandomCrop": lambda: _of_images(fastgd.RandomCrop((2, 0))),
     "GlobalAvgPool2D": lambda: _of_images(fastgd.Conv2D(3, 1, "tanh"), fastgd.GlobalAvgPool2D()),
 }
 # Sizes of dimensions at which kernels are timed, as in a small and a medium network; "parameters" is the length of a

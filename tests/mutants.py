@@ -62,6 +62,7 @@ COMPILED = {
         "tests/test_update.py", "tests/test_clipping.py", "tests/test_kernels.py",
         "-k", "numba and (clip_gradient or clip_value or limits) and not threads",
     ],
+    "layers/augmentation": ["tests/test_augmentation.py", "-k", "numba and (body or padding or probabilities)"],
     "layers/dropout": [*OF_KERNEL, "numba and float64 and dropout"],
     "optimizers/low_memory": [*OF_KERNEL, "numba and (rounds or float32 and (adam_step or momentum_step))"],
     "__main__": ["tests/test_cli.py", "-k", "not train"],

@@ -5,6 +5,14 @@ import numpy as np
 LINE, PAGE, FIRST_CACHE = 64, 4096, 32768
 
 
+def aligned_bytes(sizes, dtype):
+    """Bytes of the arrays that `aligned_zeros(sizes, dtype)` returns, from the first to the end of the last."""
+    end = 0
+    for size in sizes:
+        end = -(-end // LINE) * LINE + size * np.dtype(dtype).itemsize
+    return end
+
+
 def aligned_zeros(sizes, dtype, eighth=None, like=None):
     """One allocation and, within it, arrays of the given sizes, each beginning a cache line (but see `like`).
 

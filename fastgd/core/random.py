@@ -2,6 +2,7 @@
 doi:10.1145/2063384.2063405. src_cython/core/random.h has the same functions."""
 
 import numpy as np
+import numpy.typing as npt
 
 GOLDEN = 0x9E3779B1  # the fractional part of the golden ratio, as a prime: multiples of it spread evenly over 2^32
 MIX = 0x85EBCA6B  # a round of MurmurHash3's last mixing (Appleby), so that the numbers of different steps are unrelated
@@ -16,3 +17,20 @@ def mixed(z):
     z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_64)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(LAST_MIX_64)
     return z ^ (z >> np.uint64(31))
+
+
+def hashes_of_rows(row: npt.NDArray[np.int64], key: float, step: float) -> npt.NDArray[np.uint64]:
+    """64 random bits for each row. row: numbers of the rows; key, step: integers."""
+    steps = np.array([int(step)], np.uint64) * np.uint64(GOLDEN_64)
+    hashes: npt.NDArray[np.uint64] = mixed(
+        mixed(np.uint64(int(key)) + steps) + row.astype(np.uint64) * np.uint64(GOLDEN_64)
+    )
+    return hashes
+
+
+def key_of_layer(seed: int, path: str) -> float:
+    """The key of a layer's random numbers: an integer below 2^53, which a double can hold."""
+    key = np.array([seed], np.uint64)
+    for number in path.split("."):
+        key = mixed(key + np.array([int(number)], np.uint64) * np.uint64(GOLDEN_64))
+    return float(key[0] >> np.uint64(11))

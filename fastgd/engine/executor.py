@@ -16,6 +16,7 @@ from .._plan import (
     DONE,
     FAULT,
     HIGH_MAX_ABS,
+    IMAGES,
     Use,
     UseLock,
     fast_average,
@@ -28,8 +29,8 @@ from .plan import Plan
 from .steps import Steps
 
 # Rows that evaluation processes at a time, which bounds its memory. If rows have positions, a block also has at most
-# EVALUATION_OUTPUTS outputs of layers.
-EVALUATION_ROWS, EVALUATION_OUTPUTS = 256, 2**22
+# EVALUATION_OUTPUTS outputs of layers. On images, whose layers share memory, no layer has more than EVALUATION_PIXELS.
+EVALUATION_ROWS, EVALUATION_OUTPUTS, EVALUATION_PIXELS = 256, 2**22, 2**21
 # Arguments of more numbers are cast a block of rows at a time.
 CAST_SIZE = 2**20
 # Calls with fast paths: names of passes, and whether layers behave as in training.
@@ -68,10 +69,7 @@ class Executor:
         self.fast_step, self.last_rate = _not_ready, None
         self._last_loss, self.recorded, self.changes = last_loss, np.zeros(3, np.int64), 0
         self._totals = None  # losses of the steps in progress
-        shapes = [leaf.output_shape(shape) for _, leaf, shape in network.body.leaves("", network.input_shape)]
-        has_positions = any(math.prod(shape[:-1]) > 1 for shape in shapes)
-        fitting = EVALUATION_OUTPUTS // sum(map(math.prod, shapes)) if has_positions else EVALUATION_ROWS
-        self._block_rows = max(1, min(EVALUATION_ROWS, fitting))
+        self._block_rows = _rows_at_a_time(network)
         self.drop_plans()
 
     # ---- plans
@@ -612,6 +610,19 @@ def _copied(out, result):
         return result.copy()
     np.copyto(out, result)
     return out
+
+
+def _rows_at_a_time(network):
+    """How many rows evaluation processes at a time. Images fill blocks, and the number is a power of two, so that
+    threads have equal shares. It must not depend on the number of threads, since the rounding of the loss follows."""
+    leaves = list(network.body.leaves("", network.input_shape))
+    shapes = [leaf.output_shape(shape) for _, leaf, shape in leaves]
+    if any(leaf.in_blocks for _, leaf, _ in leaves):
+        fitting = EVALUATION_PIXELS // max(map(math.prod, shapes))
+        return max(IMAGES, min(EVALUATION_ROWS, 2 ** (fitting.bit_length() - 1) if fitting else 0))
+    has_positions = any(math.prod(shape[:-1]) > 1 for shape in shapes)
+    fitting = EVALUATION_OUTPUTS // sum(map(math.prod, shapes)) if has_positions else EVALUATION_ROWS
+    return max(1, min(EVALUATION_ROWS, fitting))
 
 
 def _capacity(plan, rows):

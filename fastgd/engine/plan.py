@@ -57,7 +57,7 @@ from .._plan import (
     StepInPython,
     Use,
 )
-from ..core.buffers import aligned_zeros
+from ..core.buffers import aligned_bytes, aligned_zeros
 from ..core.interrupts import held
 from ..core.kernel import Kernel
 from ..core.types import Shape
@@ -441,13 +441,9 @@ class Plan(Program):
     def _lay_out(self):
         network, capacity = self.network, self.capacity
         given = {"x", "y", "index", "row", "data.x", "data.y", *self._base}
-        blocks = -(-capacity // IMAGES)
-        shapes = {
-            name: (blocks, *shape, IMAGES) if name in self.block_names else (capacity, *shape)
-            for name, shape in self.row_shapes.items() if name not in given
-        }  # fmt: skip
-        places, sizes = self._places({name: math.prod(shape) for name, shape in shapes.items()})
-        self.workspace, pieces = aligned_zeros(sizes, self.dtype)
+        shapes = {name: self._shape_for(name, capacity) for name in self.row_shapes if name not in given}
+        places, self._pieces = self._places({name: math.prod(shape) for name, shape in shapes.items()})
+        self.workspace, pieces = aligned_zeros(self._sizes_for(capacity), self.dtype)
         for name, shape in shapes.items():
             self.buffers[name] = pieces[places[name]].reshape(shape)
         # Buffers for rows that are gathered or cast; `set_minibatch` may point x and y to other arrays.
@@ -471,10 +467,20 @@ class Plan(Program):
         self.buffers["largest"] = np.zeros(1, np.float64)
         self.buffers["bad_gradients"] = np.zeros(1, np.int64)
 
+    def _shape_for(self, name, rows):
+        """The shape of a buffer for minibatches of up to so many rows."""
+        shape = self.row_shapes[name]
+        return (-(-rows // IMAGES), *shape, IMAGES) if name in self.block_names else (rows, *shape)
+
+    def _sizes_for(self, rows):
+        """The sizes of the pieces of the workspace for minibatches of up to so many rows."""
+        return [math.prod(self._shape_for(name, rows)) for name in self._pieces]
+
     def _places(self, sizes):
-        """({name: index of a piece of memory}, sizes of the pieces), given the sizes of the buffers. Buffers in blocks
-        share a piece if they have the same size, so that all rows stay in their place, and none is used after the next
-        was written. The backward pass may be run again, so it keeps what it reads from the forward pass."""
+        """({name: index of a piece of memory}, [name of a buffer in each piece]), given the sizes of the buffers.
+        Buffers in blocks share a piece if they have the same size, so that all rows stay in their place, and none is
+        used after the next was written. After a recorded forward pass the backward pass may be run again, so plans that
+        go to the input keep what it reads from the forward pass."""
         first, last = {}, {}
         for i, operation in enumerate(o for phase in PHASES for o in self._phases[phase]):
             for name in operation.buffers if isinstance(operation, Operation) else ():
@@ -485,24 +491,27 @@ class Plan(Program):
         for name in sorted(sizes, key=lambda name: first.get(name, -1)):
             size = sizes[name]
             if name in self.block_names and name in first:
-                end = math.inf if first[name] < backward <= last[name] else last[name]
+                is_kept = self.goes_to_input and first[name] < backward <= last[name]
+                end = math.inf if is_kept else last[name]
                 found = next((entry for entry in free[size] if entry[0] < first[name]), None)
                 if found is not None:
                     found[0], places[name] = end, found[1]
                     continue
                 free[size].append([end, len(pieces)])
             places[name] = len(pieces)
-            pieces.append(size)
+            pieces.append(name)
         return places, pieces
 
     def rows_of(self, name):
         """The array of a buffer of rows, or of a view of one, for as many rows as the plan has capacity for."""
         return self.buffers[self._base.get(name, name)].reshape(self.capacity, *self.row_shapes[name])
 
-    def bytes_of_a_row(self):
-        """Bytes of workspace per row of the minibatch."""
+    def bytes_for(self, rows):
+        """Bytes of the arrays of a plan like this for minibatches of up to so many rows: workspace, inputs, vectors."""
         inputs = *self.own.values(), self.buffers["index"], self.buffers["row"]
-        return (self.workspace.nbytes + sum(array.nbytes for array in inputs)) // self.capacity
+        vectors = sum(self.buffers[name].nbytes for name, kind in self._declared.items() if kind == "a vector")
+        of_a_row = sum(array.nbytes for array in inputs) // self.capacity
+        return aligned_bytes(self._sizes_for(rows), self.dtype) + rows * of_a_row + vectors
 
     def _bind(self, first=0):
         self._stages_of_pass = {}  # by name, and whether rows are gathered

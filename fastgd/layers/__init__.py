@@ -1,6 +1,7 @@
 """Layers, and the table of all by name."""
 
 from .activation import Activation
+from .augmentation import RandomCrop, RandomFlip
 from .base import Layer as Layer
 from .containers import Concatenate, Residual, Sequential
 from .convolution import Conv2D
@@ -23,6 +24,8 @@ __all__ = [
     "GlobalAvgPool2D",
     "LayerNorm",
     "MaxPool2D",
+    "RandomCrop",
+    "RandomFlip",
     "Reshape",
     "Residual",
     "Sequential",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..activations import Activation
 from ..core.kernel import In, Out, kernel
-from ..core.random import GOLDEN, GOLDEN_64, LAST_MIX, MIX, mixed
+from ..core.random import GOLDEN, GOLDEN_64, LAST_MIX, MIX, hashes_of_rows, key_of_layer, mixed
 from ..engine.program import PerStep
 from ..errors import check_number
 from .base import Layer, layer
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 def kept_columns(row: npt.NDArray[np.int64], n: int, rate: float, key: float, step: float) -> npt.NDArray[np.bool_]:
     """Which of n columns are kept in these rows: bools (rows, n), True with probability 1 - rate."""
-    steps = np.array([int(step)], np.uint64) * np.uint64(GOLDEN_64)
-    hashes = mixed(mixed(np.uint64(int(key)) + steps) + row.astype(np.uint64) * np.uint64(GOLDEN_64))
+    hashes = hashes_of_rows(row, key, step)
     low, high = hashes.astype(np.uint32)[:, None], (hashes >> np.uint64(32)).astype(np.uint32)[:, None]
     z = (low + np.arange(n, dtype=np.uint32) * np.uint32(GOLDEN)) ^ high
     z = (z ^ (z >> np.uint32(16))) * np.uint32(MIX)
@@ -96,10 +95,7 @@ class Dropout(Layer):
         return Dropout(0.0)
 
     def _scalars(self, plan, path):
-        key = np.array([plan.network.seed], np.uint64)
-        for number in path.split("."):
-            key = mixed(key + np.array([int(number)], np.uint64) * np.uint64(GOLDEN_64))
-        return self.rate, float(key[0] >> np.uint64(11)), PerStep("minibatch")  # a double holds 53 bits
+        return self.rate, key_of_layer(plan.network.seed, path), PerStep("minibatch")
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         if not plan.training or not self.rate:
