@@ -111,6 +111,23 @@ def test_pools_of_every_geometry(body, dtype, rng):
             np.testing.assert_allclose(got, expected, rtol=0, atol=20 * TOLERANCES[dtype])
 
 
+@pytest.mark.parametrize(("c", "o", "size", "blocks"), [(8, 9, 5, 1), (16, 16, 32, 2), (70, 64, 7, 8)])
+def test_convolutions_are_precise(c, o, size, blocks, rng):
+    """As exact as direct sums: transforms with larger factors would lose a digit or two."""
+    x, dy = (rng.normal(size=(blocks, size, size, n, IMAGES)).astype(np.float32) for n in (c, o))
+    weights, bias = rng.normal(size=(9 * c, o)).astype(np.float32), np.ones(o, np.float32)
+    options, results = (3.0, float(c), 1.0, 1.0, 1.0, 1.0), []
+    for dtype in (np.float32, np.float64):
+        y, dx, dweights = (np.empty(a.shape, dtype) for a in (dy, x, weights))
+        args = [a.astype(dtype) for a in (x, dy, weights, bias)]
+        fastgd.kernels.conv2d_forward.body("cython")(y, args[0], *args[2:], *options, -np.inf)
+        fastgd.kernels.conv2d_backward_input.body("cython")(dx, args[1], args[2], *options)
+        fastgd.kernels.conv2d_backward_weights.body("cython")(dweights, *args[:2], *options)
+        results.append((y, dx, dweights))
+    for got, exact in zip(*results, strict=True):
+        np.testing.assert_allclose(got, exact, rtol=0, atol=1e-6 * np.abs(exact).max())
+
+
 def test_windows_of_more_weights_than_are_packed(dtype, rng):
     """Over 1.6 MB of weights for one output channel."""
     c = 3000 if dtype == "float64" else 6000

@@ -2,7 +2,9 @@
 
 Both compute x' = (x - mean) / sqrt(variance + eps) and y = gamma x' + beta, where the variance is divided by the number
 of elements. `normal` is x', `inverse` is 1 / sqrt(variance + eps). Sums are in float64, or in blocks whose sums are
-added in float64."""
+added in float64.
+
+Over 400 lines: two layers share parameters, kernels and the backward pass."""
 
 import math
 from typing import TYPE_CHECKING, Any

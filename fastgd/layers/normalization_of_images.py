@@ -66,7 +66,8 @@ def image_statistics(
     eps), NaN if the variance overflows; unbiased <- values / (values - 1) variance, or `running`
     for a single value."""
     in_images, within = (
-        a.swapaxes(1, 2).reshape(-1, a.shape[1])[: len(row)] for a in (np.add(means, rests, dtype=np.float64), variances)
+        a.swapaxes(1, 2).reshape(-1, a.shape[1])[: len(row)]
+        for a in (np.add(means, rests, dtype=np.float64), variances)
     )
     exact = in_images.mean(axis=0)
     variance = (within + np.square(in_images - exact)).mean(axis=0)

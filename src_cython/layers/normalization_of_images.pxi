@@ -8,15 +8,14 @@ cdef enum:
     CHANNELS_OF_DX = 256            # whose factors are kept at a time
 
 
-cdef struct Sums:
-    # (CHANNELS, 16) each, over the pixels so far
+cdef struct Sums:                   # (CHANNELS, 16), over the pixels so far
     double first[CHANNELS * IMAGES]
     double second[CHANNELS * IMAGES]
 
 
+# Of a channel over up to BLOCK_TERMS pixels, in each image: a mean with a rounding error, the sum of the deviations
+# from it, which corrects it, and the sum of their squares.
 cdef struct Moments:
-    # of a channel over up to BLOCK_TERMS pixels, in each image: a mean with a rounding error, the sum of the deviations
-    # from it, which corrects it, and the sum of their squares
     real mean[IMAGES]
     real rest[IMAGES]
     real squares[IMAGES]

@@ -1,4 +1,4 @@
-# Convolutions 3 x 3 with strides of 1 by Winograd's minimal filtering F(2 x 2, 3 x 3), for the bodies of convolution.py:
+# Convolutions 3 x 3 with strides of 1 by Winograd's minimal filtering F(2 x 2, 3 x 3), for convolution.py.
 # Lavin & Gray 2016, arXiv:1509.09308. A tile of 2 x 2 outputs takes 16 products of channels instead of 36:
 #
 #     v = B^T d B     of the 4 x 4 pixels d of a window, channel by channel
@@ -233,8 +233,8 @@ cdef void winograd_forward(const Conv2DForward *a, const Geometry *geometry, int
 cdef void winograd_backward_input(const Conv2DBackwardInput *a, const Geometry *geometry, int64_t begin,
                                   int64_t end) noexcept nogil:
     cdef int64_t most = winograd_outputs(a.o), ch = 0, channels, ld, b
-    cdef Winograd g = Winograd(y=NULL, x=NULL, init=NULL, h=a.oh, w=a.ow, c=a.o, oh=a.h, ow=a.w, o=a.c, top=2 - geometry.top,
-                               left=2 - geometry.left, channels=a.o, least=-INFINITY)
+    cdef Winograd g = Winograd(y=NULL, x=NULL, init=NULL, h=a.oh, w=a.ow, c=a.o, oh=a.h, ow=a.w, o=a.c,
+                               top=2 - geometry.top, left=2 - geometry.left, channels=a.o, least=-INFINITY)
     while ch < a.c:
         channels = min(a.c - ch, most)
         ld = (channels + LANES - 1) // LANES * LANES
