@@ -125,7 +125,8 @@ def _images_to_train(arguments, fraction):
     if arguments.network is None:
         raise value_error("--model", f"for images one of {', '.join(MODELS)}", None)
     if not (holds_images(path) or path.lower().endswith(ARRAYS)):
-        raise value_error("DATA", f"for --model {OF_IMAGES}", repr(path))
+        got = repr(path) if os.path.exists(path) else f"{path!r}, which does not exist"
+        raise value_error("DATA", f"for --model {OF_IMAGES}", got)
     check_model(arguments)
     _check_unset(arguments, "images", ("categorical", "drop", "delimiter"))
     if arguments.target is not None and not path.lower().endswith(ARRAYS):
@@ -139,7 +140,8 @@ def _images_to_train(arguments, fraction):
         raise images.ImageError(
             [images.Problem(path, "at least 2 classes", f"only {shown(data.classes[data.labels[0]])}")]
         )
-    rest, part = (data, None) if fraction == 0 else data.split(fraction, arguments.seed)
+    rows, held_out = _split(data, fraction, arguments.seed)
+    rest, part = data.part(rows), None if held_out is None else data.part(held_out)
     _decode(rest, part)
     held_out = None if part is None else (part.images, part.labels)
     front = (Standardize.of(rest.images),)

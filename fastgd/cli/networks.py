@@ -35,7 +35,12 @@ def make_network(arguments, data):
     if arguments.network is not None:
         given = {name: getattr(arguments, name) for name in MODELS[arguments.network]}
         given = {name: value for name, value in given.items() if value is not None}
-        network = getattr(models, arguments.network)(data.X.shape[1:], data.n_classes, **given, **options)
+        try:
+            network = getattr(models, arguments.network)(data.X.shape[1:], data.n_classes, **given, **options)
+        except ValueError as error:
+            if "images of at least" in str(error):
+                error.add_note("--size resizes the images")
+            raise
         network = network.like(layers=[*data.front, *network.layers])
     else:
         hidden = []

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..data.minibatches import check_batch_size, epoch_order
 from ..data.samples import split_rows
 from ..errors import check_flag, check_integer, check_number, value_error
 from .errors import ImageError
-from .pictures import decode, in_threads
+from .pictures import decode, in_threads, thread_pool
 from .preprocessing import Preprocessing
 
 _Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -75,7 +74,17 @@ class Images:
         the fraction lies in (0, 1) and both have images."""
         fraction = check_number("fraction", fraction, 0.0, 1.0, low_open=True, high_open=True)
         rest, part = split_rows("fraction", len(self), fraction, check_integer("seed", seed, 0))
-        return self._part(rest), self._part(part)
+        return self.part(rest), self.part(part)
+
+    def part(self, index: npt.NDArray[np.integer[Any] | np.bool_] | slice) -> "Images":
+        """The images that an index (integers, truth values or a slice) selects, in its order."""
+        index = np.arange(len(self))[index]
+        return dataclasses.replace(
+            self,
+            labels=None if self.labels is None else self.labels[index],
+            paths=None if self.paths is None else [self.paths[i] for i in index],
+            _pixels=None if self._pixels is None else self._pixels[index],
+        )
 
     def minibatches(
         self, batch_size: int | None, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
@@ -93,15 +102,6 @@ class Images:
         size = check_batch_size(batch_size, len(self))
         seed, epoch = check_integer("seed", seed, 0), check_integer("epoch", epoch, 0)
         return Minibatches(self, size, seed, epoch, check_flag("shuffle", shuffle))
-
-    def _part(self, index):
-        """The images of these indices."""
-        return dataclasses.replace(
-            self,
-            labels=None if self.labels is None else self.labels[index],
-            paths=None if self.paths is None else [self.paths[i] for i in index],
-            _pixels=None if self._pixels is None else self._pixels[index],
-        )
 
     def _decoded(self, index):
         """The images of these indices, decoded now."""
@@ -137,7 +137,7 @@ class Minibatches:
         images, size, threads = self._images, self._size, default_threads()
         order = epoch_order(len(images), self._seed, epoch, self._shuffle)
         ahead = collections.deque()  # at most threads + 1 minibatches are decoded or being decoded
-        with ThreadPoolExecutor(threads) as pool:
+        with thread_pool() as pool:
             try:
                 for start in range(0, len(order), size):
                     index = order[start : start + size]

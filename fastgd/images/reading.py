@@ -18,6 +18,7 @@ from .preprocessing import Preprocessing
 # Files and folders that file managers, notebooks and unpackers leave behind, besides those whose names begin with ".".
 HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")
 CHANNELS = {1: "grey", 3: "RGB"}
+AS_TRAINED = "as in training, which had no size= (--size) to resize to"
 
 
 def read(
@@ -114,7 +115,7 @@ class _Wanted:
         if size is None and sizes:
             size = max(sizes, key=lambda size: sizes[size])  # the first among the most frequent
         if not self.resize:
-            hint = "or size= (--size) to resize all" if self.size is None else "as in training, which resized none"
+            hint = "or size= (--size) to resize all" if self.size is None else AS_TRAINED
             bad += [
                 Problem(path, f"{size_text(size)} pixels (height x width), {hint}", size_text(header.size))
                 for path, header in good if header.size != size
@@ -127,7 +128,7 @@ class _Wanted:
             f"resized to {size_text(size)}": len(good) - sizes[size],
             "grey, read as RGB": grey if channels == 3 else 0,
             "coloured, read as grey": len(good) - grey if channels == 1 else 0,
-            "with transparency, put in front of white": sum(header.is_transparent for _, header in good),
+            "with an alpha channel, put in front of white": sum(header.is_transparent for _, header in good),
         }
         notes = notes + [f"{count:,} of {len(good):,} pictures {text}" for text, count in counts.items() if count]
         return Images((*size, channels), labels, classes, paths, self.resize, notes)
@@ -137,7 +138,7 @@ class _Wanted:
         size, channels = self.size or pixels.shape[1:3], self.channels or pixels.shape[3]
         if size != pixels.shape[1:3]:
             if not self.resize:
-                expected = f"images of {size_text(size)} pixels (height x width) as in training, which resized none"
+                expected = f"{size_text(size)} pixels (height x width), {AS_TRAINED}"
                 raise ImageError([Problem(source, expected, size_text(pixels.shape[1:3]))])
             notes.append(f"{len(pixels):,} images of {size_text(pixels.shape[1:3])} resized to {size_text(size)}")
         if channels != pixels.shape[3]:
@@ -184,7 +185,8 @@ def _read_folder(folder, wanted, part):
     files = [entry for entry in entries if entry not in folders]
     idx = [entry.name for entry in files if is_idx(entry.name)]
     if idx and not folders:
-        return _read_idx(images_in(folder, idx, part), wanted)
+        chosen = images_in(folder, idx, part)
+        return _read_idx(chosen, wanted, [f"read from {plain(os.path.basename(chosen))}"])
     if not folders:
         if not files:
             expected = "a folder of pictures for each class, or pictures, or IDX files"
@@ -238,14 +240,15 @@ def _ignored(names):
     return [f"ignored: {', '.join(different[:3])}{more}"]
 
 
-def _read_idx(path, wanted):
+def _read_idx(path, wanted, notes=()):
     pixels, beside = read_images(path), labels_beside(path)
     if beside is None:
-        return wanted.arrays(pixels, None, path, "", ["no labels: there is no IDX file of labels beside the images"])
+        notes = [*notes, "no labels: there is no IDX file of labels beside the images"]
+        return wanted.arrays(pixels, None, path, "", notes)
     labels = read_labels(beside)
     if len(labels) != len(pixels):
         raise ImageError([Problem(beside, f"{len(pixels):,} labels for the images in {path}", f"{len(labels):,}")])
-    return wanted.arrays(pixels, labels, path, beside, [])
+    return wanted.arrays(pixels, labels, path, beside, [*notes])
 
 
 def _read_npz(path, wanted, target):
