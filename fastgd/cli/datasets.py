@@ -196,7 +196,7 @@ def _images_of_model(arguments, preprocessing, paths, needs_target):
     if arguments.unknown != "error":
         raise value_error("--unknown", "no such option for images", repr(arguments.unknown))
     path = paths[0] if len(paths) == 1 else paths
-    data = images.read(path, like=preprocessing, target=arguments.target or "y", part="test")
+    data = images.read(path, like=preprocessing, labels=needs_target, target=arguments.target or "y", part="test")
     if needs_target:
         _check_labelled(path, data)
     return Data(data.images, data.labels, preprocessing=preprocessing, paths=data.paths, notes=data.notes)

@@ -42,10 +42,8 @@ def labels_beside(path):
     """The path of the file of labels for a file of images, or None if there is none."""
     folder, name = os.path.split(path)
     stem = name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
-    for other in (stem, f"{stem}.gz"):
-        if other != name and os.path.exists(os.path.join(folder, other)):
-            return os.path.join(folder, other)
-    return None
+    paths = [] if stem == name.removesuffix(".gz") else [os.path.join(folder, stem + end) for end in ("", ".gz")]
+    return next(filter(os.path.exists, paths), None)
 
 
 def read_images(path):

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..data.minibatches import check_batch_size, epoch_order
 from ..data.samples import split_rows
 from ..errors import check_flag, check_integer, check_number, value_error
 from .errors import ImageError
-from .pictures import decode, in_threads, thread_pool
+from .pictures import decode, in_threads
 from .preprocessing import Preprocessing
 
 _Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -137,7 +138,7 @@ class Minibatches:
         images, size, threads = self._images, self._size, default_threads()
         order = epoch_order(len(images), self._seed, epoch, self._shuffle)
         ahead = collections.deque()  # at most threads + 1 minibatches are decoded or being decoded
-        with thread_pool() as pool:
+        with ThreadPoolExecutor(threads) as pool:
             try:
                 for start in range(0, len(order), size):
                     index = order[start : start + size]

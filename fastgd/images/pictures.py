@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -42,17 +43,10 @@ def pillow():
     return PIL.Image
 
 
-def thread_pool():
-    """As many threads as there are cores to run on."""
-    from concurrent.futures import ThreadPoolExecutor  # here, so that `import fastgd` does not load it
-
-    return ThreadPoolExecutor(default_threads())
-
-
 def in_threads(function, items):
     """[function(start, part)] of consecutive parts of a list, from several threads."""
     starts = range(0, len(items), CHUNK)
-    with thread_pool() as pool:
+    with ThreadPoolExecutor(default_threads()) as pool:
         return list(pool.map(lambda start: function(start, items[start : start + CHUNK]), starts))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core.types import Path
-from ..errors import check_integer, choose, shown, type_error, value_error
+from ..errors import check_flag, check_integer, choose, shown, type_error, value_error
 from ..tables.arrays import ARRAYS, MOST_CLASSES, read_arrays
 from .errors import ImageError, Problem, plain, size_text
 from .idx import images_in, is_idx, labels_beside, read_images, read_labels
@@ -27,6 +27,7 @@ def read(
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     like: Preprocessing | None = None,
+    labels: bool = True,
     target: str = "y",
     part: str = "train",
 ) -> Images:
@@ -46,18 +47,19 @@ def read(
     like: the preprocessing of other images (`Images.preprocessing`) or of a network, whose size, channels and classes
         are those of these images, too. Other classes raise, and so do other sizes, unless size was given for the other
         images. Without it classes are the names of the folders, or the integer labels as text.
+    labels: False reads no labels: folders may have any names, and labels beside an IDX file are left alone.
     target: name of the array of labels in an npz file.
     part: which part of a folder of IDX files to read: "train", or "test" (t10k).
 
     Raises ImageError that names every file that cannot be used, with what was expected and what came; TableError for
-    an npz file without such arrays; OSError if a folder cannot be read; TypeError or ValueError that names the
-    argument."""
-    wanted = _Wanted(size, channels, like)
+    an npz file without such arrays; OSError if a folder or an IDX file cannot be opened; TypeError or ValueError that
+    names the argument."""
+    wanted = _Wanted(size, channels, like, labels)
     choose("part", part, dict.fromkeys(("train", "test")))
     if isinstance(path, Sequence) and not isinstance(path, str):
         if not path:
             raise value_error("path", "at least 1 picture", shown(path))
-        images: Images = wanted.pictures([_text(one) for one in path], None, None, [])
+        images: Images = wanted.pictures([_text(one) for one in path], None, wanted.classes, [])
         return images
     name = _text(path)
     if os.path.isdir(name):
@@ -67,7 +69,7 @@ def read(
     elif is_idx(name):
         images = _read_idx(name, wanted)
     else:
-        images = wanted.pictures([name], None, None, [])
+        images = wanted.pictures([name], None, wanted.classes, [])
     return images
 
 
@@ -86,7 +88,8 @@ def _text(path):
 class _Wanted:
     """The options of `read` that say how images are converted, checked."""
 
-    def __init__(self, size, channels, like):
+    def __init__(self, size, channels, like, labels):
+        self.labels = check_flag("labels", labels)
         if like is not None:
             if not isinstance(like, Preprocessing):
                 raise type_error("like", "a fastgd.images.Preprocessing or None", shown(like))
@@ -145,7 +148,7 @@ class _Wanted:
             notes.append(f"{len(pixels):,} images {CHANNELS[pixels.shape[3]]}, read as {CHANNELS[channels]}")
         classes = self.classes
         if labels is not None:
-            labels, classes = self._labels(labels, labels_source)
+            labels, classes = self._indices(labels, labels_source)
             empty = set(range(len(classes))) - set(labels.tolist()) if self.classes is None else ()
             notes += [f"no image of class {', '.join(classes[i] for i in sorted(empty))}"] if empty else []
         if (size, channels) != (pixels.shape[1:3], pixels.shape[3]):
@@ -153,7 +156,7 @@ class _Wanted:
             convert(given, pixels)
         return Images((*size, channels), labels, classes, None, self.resize, notes, pixels)
 
-    def _labels(self, values, source):
+    def _indices(self, values, source):
         """Labels and classes for integers, whose classes are named by their text."""
         if self.classes is None:
             strange = (values < 0) | (values >= MOST_CLASSES)
@@ -175,14 +178,15 @@ def _entries(folder):
     """Entries of a folder by name, and the names of those to be ignored."""
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
-    hidden = [e.name for e in entries if e.name.startswith(".") or e.name.lower() in HIDDEN]
-    return [entry for entry in entries if entry.name not in hidden], hidden
+    hidden = {entry.name for entry in entries if entry.name.startswith(".") or entry.name.lower() in HIDDEN}
+    return [entry for entry in entries if entry.name not in hidden], sorted(hidden)
 
 
 def _read_folder(folder, wanted, part):
     entries, hidden = _entries(folder)
-    folders = [entry for entry in entries if os.path.isdir(entry.path)]
-    files = [entry for entry in entries if entry not in folders]
+    folders, files = [], []
+    for entry in entries:  # isdir is False for a link to nothing, where entry.is_dir() may raise
+        (folders if os.path.isdir(entry.path) else files).append(entry)
     idx = [entry.name for entry in files if is_idx(entry.name)]
     if idx and not folders:
         chosen = images_in(folder, idx, part)
@@ -191,21 +195,26 @@ def _read_folder(folder, wanted, part):
         if not files:
             expected = "a folder of pictures for each class, or pictures, or IDX files"
             raise ImageError([Problem(folder, expected, "an empty folder")])
-        return wanted.pictures([entry.path for entry in files], None, None, _ignored(hidden))
+        return wanted.pictures([entry.path for entry in files], None, wanted.classes, _ignored(hidden))
     expected = "pictures in the folder of their class, or no folders beside them"
-    loose = [entry for entry in files if entry.name.lower().endswith(ENDINGS)]
-    problems = [Problem(entry.path, expected, "a picture beside folders") for entry in loose]
-    hidden += [entry.name for entry in files if entry not in loose]
+    problems = []
+    for entry in files:
+        if entry.name.lower().endswith(ENDINGS):
+            problems.append(Problem(entry.path, expected, "a picture beside folders"))
+        else:
+            hidden.append(entry.name)
     classes = tuple(entry.name for entry in folders) if wanted.classes is None else wanted.classes
+    index = {name: i for i, name in enumerate(classes)}
     paths, labels = [], []
     for entry in folders:
-        if entry.name not in classes:
+        if wanted.labels and entry.name not in index:
             problems.append(Problem(entry.path, f"one of the classes {shown(list(classes))}", "another folder"))
         else:
             of_class = _files_of_class(entry, hidden, problems)
             paths += of_class
-            labels += [classes.index(entry.name)] * len(of_class)
-    return wanted.pictures(paths, np.array(labels, np.int64), classes, _ignored(hidden), problems)
+            labels += [index.get(entry.name, -1)] * len(of_class)
+    labels, classes = (np.array(labels, np.int64), classes) if wanted.labels else (None, wanted.classes)
+    return wanted.pictures(paths, labels, classes, _ignored(hidden), problems)
 
 
 def _files_of_class(folder, hidden, problems):
@@ -224,7 +233,7 @@ def _files_of_class(folder, hidden, problems):
         problems.append(Problem(folder.path, "at least 1 picture of the class", "none"))
     files = []
     for entry in entries:
-        if os.path.isdir(entry.path):  # False for a link to nothing, unlike entry.is_dir(), which may raise
+        if os.path.isdir(entry.path):
             problems.append(Problem(entry.path, "pictures in the folder of a class", "a folder"))
         else:
             files.append(entry.path)
@@ -241,7 +250,10 @@ def _ignored(names):
 
 
 def _read_idx(path, wanted, notes=()):
-    pixels, beside = read_images(path), labels_beside(path)
+    pixels = read_images(path)
+    if not wanted.labels:
+        return wanted.arrays(pixels, None, path, "", [*notes])
+    beside = labels_beside(path)
     if beside is None:
         notes = [*notes, "no labels: there is no IDX file of labels beside the images"]
         return wanted.arrays(pixels, None, path, "", notes)
@@ -263,6 +275,7 @@ def _read_npz(path, wanted, target):
             value = pixels[tuple(np.argwhere(strange)[0])]
             raise ImageError([Problem(path, "pixels that are whole numbers from 0 to 255", f"{shown(X)} with {value}")])
         pixels = pixels.astype(np.uint8)
+    y = y if wanted.labels else None
     if y is not None and (y.ndim != 1 or y.dtype.kind not in "iu"):
         raise ImageError([Problem(path, f"integer labels ({len(X)},) in the array {target!r}", shown(y))])
     return wanted.arrays(pixels, y, path, path, [])
