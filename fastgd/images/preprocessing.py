@@ -61,7 +61,7 @@ class Preprocessing:
 
     def config(self) -> dict[str, Any]:
         """What a file stores, as a dict for JSON."""
-        return {"images": dataclasses.asdict(self)}
+        return {"images": {**dataclasses.asdict(self), "classes": list(self.classes), "size": list(self.size)}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
