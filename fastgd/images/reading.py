@@ -124,7 +124,7 @@ class _Wanted:
                 for path, header in good if header.size != size
             ]  # fmt: skip
         if bad:
-            raise ImageError(bad)
+            raise ImageError(sorted(bad))
         grey = sum(header.is_grey for _, header in good)
         channels = self.channels or (1 if grey == len(good) else 3)
         counts = {
