@@ -159,7 +159,7 @@ def _decode(*parts):
         except images.ImageError as error:
             problems += error.problems
     if problems:
-        raise images.ImageError(problems)
+        raise images.ImageError(sorted(problems))
 
 
 def _check_labelled(path, data):

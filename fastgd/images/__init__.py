@@ -11,8 +11,8 @@ Pictures are decoded by Pillow (extra `images`), in threads.
 """
 
 from .errors import ImageError, Problem
-from .images import Images, Minibatches
+from .images import ImageMinibatches, Images
 from .preprocessing import Preprocessing
 from .reading import read
 
-__all__ = ["ImageError", "Images", "Minibatches", "Preprocessing", "Problem", "read"]
+__all__ = ["ImageError", "ImageMinibatches", "Images", "Preprocessing", "Problem", "read"]

@@ -89,7 +89,7 @@ class Images:
 
     def minibatches(
         self, batch_size: int | None, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
-    ) -> "Minibatches":
+    ) -> "ImageMinibatches":
         """Minibatches (images, labels) for `fit`, which are decoded by threads some minibatches ahead, and not kept:
 
             net.fit(data.minibatches(32), epochs=10)
@@ -102,7 +102,7 @@ class Images:
             raise value_error("labels", "images with labels", None)
         size = check_batch_size(batch_size, len(self))
         seed, epoch = check_integer("seed", seed, 0), check_integer("epoch", epoch, 0)
-        return Minibatches(self, size, seed, epoch, check_flag("shuffle", shuffle))
+        return ImageMinibatches(self, size, seed, epoch, check_flag("shuffle", shuffle))
 
     def _decoded(self, index):
         """The images of these indices, decoded now."""
@@ -117,7 +117,7 @@ class Images:
         return f"Images({len(self):,} of {'x'.join(map(str, self.shape))}{classes})"
 
 
-class Minibatches:
+class ImageMinibatches:
     """An iterable of minibatches (images, labels); see `Images.minibatches`. Each iteration is the next epoch."""
 
     def __init__(self, images: Images, batch_size: int, seed: int, epoch: int, shuffle: bool) -> None:
