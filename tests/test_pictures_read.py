@@ -377,6 +377,7 @@ BAD_IDX = {
     "no image": (lambda p: idx(p, X[:0]), "at least 1 image"),
     "channels": (lambda p: idx(p, np.zeros((2, 3, 3, 2), np.uint8)), "1 or 3 channels"),
     "a folder": (lambda p: p.mkdir(), "an empty folder"),
+    "a pipe": (os.mkfifo, "expected a regular file, got a pipe"),
     "fewer labels": (lambda p: (idx(p, X), idx(p.with_name("the-labels.idx1-ubyte"), Y[:5])),
                      "the-labels.idx1-ubyte: expected 7 labels for the images in .*the-images.idx3-ubyte, got 5"),
     "bad labels": (lambda p: (idx(p, X), idx(p.with_name("the-labels.idx1-ubyte"), X)),

@@ -83,11 +83,16 @@ def is_table(path):
     return ending(path) != ARRAYS
 
 
+def _is_of_images(path):
+    """Whether a path is that of a folder or file of images, and neither of a table nor of arrays."""
+    return path != "digits" and ending(path) is None and holds_images(path)
+
+
 def data_to_train(arguments, fraction):
     """The data that `arguments.data` names, with a fraction of the rows held out. The preprocessing of a table is
     learnt from the other rows."""
     path = arguments.data
-    if arguments.network is not None or (path != "digits" and holds_images(path)):
+    if arguments.network is not None or _is_of_images(path):
         return _images_to_train(arguments, fraction)
     if arguments.size is not None:
         raise value_error("--size", "no such option without --model", shown(arguments.size))
@@ -210,7 +215,7 @@ def data_of_model(arguments, network, paths, needs_target):
     if len(paths) > 1:
         expected = f"one file, since {arguments.model} was not trained on images"
         raise value_error("DATA", expected, shown(paths))
-    if path != "digits" and holds_images(path):
+    if _is_of_images(path):
         expected = f"no images: {arguments.model} was not trained on images"
         raise value_error("DATA", expected, repr(path))
     if path != "digits" and is_table(path):
