@@ -160,6 +160,7 @@ BAD_COMMANDS = {
     "nothing": (["predict", "m", "none.png"], "none.png: expected a file that can be read, got No such file"),
     "columns": (["predict", "m", "test", "--keep", "a"], "'--keep': expected columns of a table"),
     "unknown": (["predict", "m", "test", "--unknown", "zeros"], "'--unknown'.*images"),
+    "target of pictures": (["evaluate", "m", "test", "--target", "y"], "'--target'.*no such option for images but in"),
     "delimiter": (["evaluate", "m", "test", "--delimiter", ";"], "'--delimiter'.*images"),
     "output": (["predict", "m", "large.png", "deep.png", "--output", "deep.png"], "'--output'.*than DATA"),
     "no label": (["evaluate", "m", "large.png"], "expected 8x8 pixels"),

@@ -134,8 +134,7 @@ def _images_to_train(arguments, fraction):
         raise value_error("DATA", f"for --model {OF_IMAGES}", got)
     check_model(arguments)
     _check_unset(arguments, "images", ("categorical", "drop", "delimiter"))
-    if arguments.target is not None and not path.lower().endswith(ARRAYS):
-        raise value_error("--target", "no such option but for npz files", repr(arguments.target))
+    _check_target(arguments, path)
     for name, default in (("task", ("auto", "classification")), ("missing", ("mean",))):
         if getattr(arguments, name) not in default:
             raise value_error(f"--{name}", "no such option for images", repr(getattr(arguments, name)))
@@ -153,6 +152,11 @@ def _images_to_train(arguments, fraction):
     return Data(
         rest.images, rest.labels, held_out, len(data.classes), data.preprocessing, front=front, notes=data.notes
     )
+
+
+def _check_target(arguments, path):
+    if arguments.target is not None and not path.lower().endswith(ARRAYS):
+        raise value_error("--target", f"no such option for images but in an {ARRAYS} file", repr(arguments.target))
 
 
 def _decode(*parts):
@@ -200,6 +204,7 @@ def _images_of_model(arguments, preprocessing, paths, needs_target):
     _check_unset(arguments, "images", ("delimiter",))
     if arguments.unknown != "error":
         raise value_error("--unknown", "no such option for images", repr(arguments.unknown))
+    _check_target(arguments, paths[0])
     path = paths[0] if len(paths) == 1 else paths
     data = images.read(path, like=preprocessing, labels=needs_target, target=arguments.target or "y", part="test")
     if needs_target:

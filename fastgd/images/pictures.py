@@ -91,14 +91,13 @@ def _problems(path, expected):
         found.append(Problem(path, *error.args))
     except (image.DecompressionBombError, image.DecompressionBombWarning) as error:
         found.append(Problem(path, "a picture that is no decompression bomb", str(error).rstrip(".")))
-    except OSError as error:
-        from_system = error.errno is not None and error.strerror
-        got = error.strerror if from_system else _first_line(error)
-        if isinstance(error, image.UnidentifiedImageError):
-            got = "an empty file" if os.stat(path).st_size == 0 else "other contents"
-        found.append(Problem(path, "a file that can be read" if from_system else expected, got))
+    except image.UnidentifiedImageError:
+        found.append(Problem(path, expected, "other contents"))
     except Exception as error:  # damaged bytes make Pillow raise nearly anything
-        found.append(Problem(path, expected, _first_line(error)))
+        if isinstance(error, OSError) and error.strerror:
+            found.append(Problem(path, "a file that can be read", error.strerror))
+        else:
+            found.append(Problem(path, expected, _first_line(error)))
 
 
 def _first_line(error):
@@ -131,9 +130,11 @@ def _decoded(path, out, resize):
 @contextlib.contextmanager
 def _opened(path):
     """Context of a picture whose header is read and checked."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):  # to open a pipe may wait for ever
-        raise _Unusable(A_PICTURE, "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device")
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # to open a pipe may wait for ever
+        raise _Unusable(A_PICTURE, "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device")
+    if found.st_size == 0:
+        raise _Unusable(A_PICTURE, "an empty file")
     image = pillow()
     with image.open(path, formats=FORMATS) as picture:
         limit = image.MAX_IMAGE_PIXELS
