@@ -58,6 +58,10 @@ def test_from_a_folder_to_predictions_and_onnx(folder, capsys):
     code, out, err = call(capsys, "predict", "train.safetensors", *few)
     assert (code, err) == (0, "")
     assert [row[0] for row in csv.reader(out.splitlines())] == ["path", *few]
+    os.rename("test/eins", "test/new")  # names of folders do not matter to predictions
+    _, out, _ = call(capsys, "predict", "train.safetensors", "test")
+    assert sorted(row[1] for row in csv.reader(out.splitlines()[1:])) == sorted(row[1] for row in rows)
+    os.rename("test/new", "test/eins")
     code, out, _ = call(capsys, "info", "train.safetensors")
     assert "Preprocessing(images, 8x8 pixels, grey; 3 classes)\n  classes: Null, eins, zwei €\n" in out
     assert (

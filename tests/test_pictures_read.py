@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -104,6 +105,13 @@ def test_modes(mode, ending, channels, tmp_path):
     assert other.images.shape == (1, 5, 6, 4 - channels)
     if channels == 1:
         np.testing.assert_array_equal(other.images, np.repeat(data.images, 3, axis=3))
+
+
+def test_a_photo_that_holds_its_preview(tmp_path):
+    """As of many phones: JPEG files with a second picture (MPO)."""
+    photo, preview = (Image.new("RGB", size, (200, 100, 50)) for size in ((16, 8), (4, 2)))
+    photo.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    np.testing.assert_allclose(read(tmp_path / "a.jpg").images, np.full((1, 8, 16, 3), (200, 100, 50)), rtol=0, atol=3)
 
 
 def test_transparency_of_palettes_and_colours(tmp_path):
@@ -299,6 +307,7 @@ def test_few_minibatches_are_decoded_ahead(folder, monkeypatch):
     data = read(folder)
     batches = iter(data.minibatches(2))
     next(batches)
+    time.sleep(0.05)  # in which more would be decoded
     batches.close()  # an epoch may end early
     assert len(decoded) <= 3
     assert data._pixels is None
