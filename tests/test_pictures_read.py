@@ -367,6 +367,8 @@ def test_idx_files(mnist):
         np.testing.assert_array_equal(data.labels, arrays[part][1])
         assert (data.classes, data.paths) == (tuple("01234"), None)
     assert read(folder).notes == ["read from train-images-idx3-ubyte.gz"]
+    (folder / "unpacked").mkdir()
+    assert read(folder).notes == ["read from train-images-idx3-ubyte.gz", "ignored: unpacked"]
     idx(folder / "x.idx4-ubyte", np.zeros((3, 5, 4, 3), np.uint8))
     data = read(folder / "x.idx4-ubyte", size=(2, 6), channels=1)
     assert (data.images.shape, data.labels, len(data.notes)) == ((3, 2, 6, 1), None, 3)

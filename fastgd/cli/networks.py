@@ -44,8 +44,9 @@ def make_network(arguments, data):
         network = network.like(layers=[*data.front, *network.layers])
     else:
         hidden = []
+        activation = ACTIVATION if arguments.activation is None else arguments.activation
         for units in HIDDEN if arguments.hidden is None else arguments.hidden:
-            hidden.append(Dense(units, arguments.activation or ACTIVATION, weight_init="he_uniform"))
+            hidden.append(Dense(units, activation, weight_init="he_uniform"))
             hidden += [Dropout(arguments.dropout)] if arguments.dropout else []
         network = Network(data.X.shape[1], [*data.front, *hidden, Dense(data.n_outputs)], **options)
     network.preprocessing = data.preprocessing

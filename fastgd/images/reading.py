@@ -188,9 +188,10 @@ def _read_folder(folder, wanted, part):
     for entry in entries:  # isdir is False for a link to nothing, where entry.is_dir() may raise
         (folders if os.path.isdir(entry.path) else files).append(entry)
     idx = [entry.name for entry in files if is_idx(entry.name)]
-    if idx and not folders:
+    if idx and (not folders or any("images" in name.lower() for name in idx)):
         chosen = images_in(folder, idx, part)
-        return _read_idx(chosen, wanted, [f"read from {plain(os.path.basename(chosen))}"])
+        notes = _ignored(entry.name for entry in folders)
+        return _read_idx(chosen, wanted, [f"read from {plain(os.path.basename(chosen))}", *notes])
     if not folders:
         if not files:
             expected = "a folder of pictures for each class, or pictures, or IDX files"
@@ -242,11 +243,9 @@ def _files_of_class(folder, hidden, problems):
 
 def _ignored(names):
     """A note of files that are ignored."""
-    if not names:
-        return []
     different = sorted({plain(name) for name in names})
     more = f" and {len(different) - 3:,} more names" if len(different) > 3 else ""
-    return [f"ignored: {', '.join(different[:3])}{more}"]
+    return [f"ignored: {', '.join(different[:3])}{more}"] if different else []
 
 
 def _read_idx(path, wanted, notes=()):
