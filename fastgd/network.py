@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from . import images, tables
 from ._plan import Use
 from .core.buffers import aligned_zeros
 from .core.choice import pick
@@ -25,7 +26,6 @@ from .losses import LOSSES, Loss
 from .metrics import Metrics, check_metrics
 from .optimizers import Adam
 from .optimizers.base import Optimizer, check_optimizer
-from .tables import Preprocessing
 from .training import checkpoint
 from .training.fit import fit
 from .training.history import History
@@ -66,8 +66,8 @@ class Network:
     minibatches         training steps made, by any method
     history             `History` of the last `fit`, however it ended, or of the run in the file that the network was
                         loaded from; or None
-    preprocessing       None, or a `fastgd.tables.Preprocessing`, which encodes a table as rows of numbers; may be set,
-                        and is saved with the network
+    preprocessing       None, a `fastgd.tables.Preprocessing`, which encodes a table as rows of numbers, or a
+                        `fastgd.images.Preprocessing`; may be set, and is saved with the network
 
     The name of an array ends with the path of its layer: "w1" belongs to the first layer, "w3.2" to the second layer in
     the third. `train_step` and `fit` run layers in training mode (Dropout drops, BatchNorm normalizes by the
@@ -90,7 +90,7 @@ class Network:
     _state: "Array"
     _parameters: "Array"
     _gradient: "Array"
-    _preprocessing: Preprocessing | None
+    _preprocessing: tables.Preprocessing | images.Preprocessing | None
 
     def __init__(
         self,
@@ -208,17 +208,18 @@ class Network:
         return self._gradient
 
     @property
-    def preprocessing(self) -> Preprocessing | None:
-        """The `fastgd.tables.Preprocessing` that encodes a table as rows of numbers, or None."""
+    def preprocessing(self) -> tables.Preprocessing | images.Preprocessing | None:
+        """The `fastgd.tables.Preprocessing` that encodes a table as rows of numbers, the `fastgd.images.Preprocessing`
+        that says how images were read, or None."""
         return self._preprocessing
 
     @preprocessing.setter
-    def preprocessing(self, preprocessing: Preprocessing | None) -> None:
-        if not isinstance(preprocessing, Preprocessing | None):
-            raise type_error("preprocessing", "a fastgd.tables.Preprocessing or None", shown(preprocessing))
+    def preprocessing(self, preprocessing: tables.Preprocessing | images.Preprocessing | None) -> None:
+        if not isinstance(preprocessing, tables.Preprocessing | images.Preprocessing | None):
+            raise type_error("preprocessing", "a Preprocessing of tables or images, or None", shown(preprocessing))
         if preprocessing is not None:
-            made = preprocessing.n_features, preprocessing.n_outputs
-            expected = tuple(s[0] if len(s) == 1 else s for s in (self.input_shape, self.output_shape))
+            shapes = (preprocessing.input_shape, (preprocessing.n_outputs,)), (self.input_shape, self.output_shape)
+            made, expected = (tuple(s[0] if len(s) == 1 else s for s in pair) for pair in shapes)
             if made != expected:
                 text = "{} features and {} outputs"
                 raise value_error("preprocessing", text.format(*expected), text.format(*made))

@@ -5,13 +5,15 @@ net.to_onnx("model.onnx")
 session = onnxruntime.InferenceSession("model.onnx")
 session.run(["prediction"], {"x": X})[0]  # as net.predict(X)
 
-The input "x" is (rows, *input_shape), the output "prediction" (rows, *output_shape). A network with `preprocessing`
-has an input (rows, 1) for each column of the table instead, under the column's name: numbers as float64, NaN if
-missing; categories as text, "" if missing. Its "prediction" (rows,) is the result of `Preprocessing.decode`: numbers or
-classes. For classes there is also the output "probabilities" (rows, n_out), or "scores" if the loss has no link; the
-metadata "classes" lists their order, as JSON. Unlike fastgd, the model does not raise for numbers that are not finite.
+The input "x" is (rows, *input_shape), the output "prediction" (rows, *output_shape). A network with `preprocessing` has
+an input (rows, 1) for each column of the table instead, under the column's name: numbers as float64, NaN if missing;
+categories as text, "" if missing; with the preprocessing of images an input "images" of bytes. Its "prediction" (rows,)
+is the result of `Preprocessing.decode`: numbers or classes. For classes there is also the output "probabilities" (rows,
+n_out), or "scores" if the loss has no link; the metadata "classes" lists their order, as JSON. Unlike fastgd, the model
+does not raise for numbers that are not finite.
 """
 
+import json
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +81,7 @@ def model(network: "Network", *, unknown: str = "error") -> "ModelProto":
         graph.output("prediction", value, network.dtype, *network.output_shape)
         return graph.model()
     graph.output("prediction", *preprocessing.onnx_decode(graph, value))
-    if preprocessing.target.classes is not None:
+    if "classes" in graph.metadata:
         name = "scores" if loss.link is None else "probabilities"
         graph.output(name, value, network.dtype, *network.output_shape)
     return graph.model()
@@ -160,6 +162,12 @@ class Graph:
             raise value_error(argument, expected, repr(choice))
         output: str = kernel.onnx_function(self, x, *(choice.parameters[name] for name in kernel.scalars))
         return output
+
+    def most_probable(self, classes: "npt.NDArray[Any]", prediction: str) -> tuple[str, "npt.DTypeLike"]:
+        """Adds nodes for the class with the largest prediction, and the metadata "classes"; returns the name of the
+        classes (rows,), and their dtype. classes: (n_out,), text as dtype object."""
+        self.metadata["classes"] = json.dumps(classes.tolist())
+        return self.add("Gather", classes, self.add("ArgMax", prediction, axis=1, keepdims=0)), classes.dtype
 
     def cast(self, value: str, dtype: "npt.DTypeLike") -> str:
         return self.add("Cast", value, to=_element_type(dtype))

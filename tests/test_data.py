@@ -319,6 +319,23 @@ def test_standardized_features_train_like_standardized_data(backend, dtype, rng)
     assert "da1" not in by_layer.describe()  # the gradient of the input is not computed
 
 
+@pytest.mark.parametrize("shape", [(9, 8, 1), (5, 7, 3), (2, 40, 2), (3, 100), (70, 1)])
+def test_standardize_takes_a_number_a_channel(shape, backend, dtype, rng):
+    """As a formula, for images and sequences; so does the gradient of its input."""
+    X, (*_, channels) = rng.integers(0, 256, (11, *shape)).astype(np.uint8), shape
+    layer = Standardize.of(X)
+    assert layer.shift.shape == layer.scale.shape == (channels,)
+    mean, deviation = X.mean(axis=tuple(range(X.ndim - 1))), X.std(axis=tuple(range(X.ndim - 1)))
+    layers = [layer, fastgd.Flatten(), Dense(2)]
+    network = fastgd.Network(shape, layers, loss="mse", dtype=dtype, backend=backend, seed=1)
+    plain = fastgd.Network(shape, layers[1:], loss="mse", dtype=dtype, backend=backend, seed=1)
+    tolerance = {"rtol": 0, "atol": 1e-5 if dtype == "float32" else 1e-12}
+    standardized = (X - mean) / deviation
+    np.testing.assert_allclose(network.forward(X, record=True), plain.forward(standardized, record=True), **tolerance)
+    dy = rng.normal(size=(11, 2))
+    np.testing.assert_allclose(network.backward(dy), plain.backward(dy) / deviation, **tolerance)
+
+
 def test_standardize_within_a_network_has_the_right_gradient(backend, rng):
     layers = [Dense(4, "tanh"), Standardize([1, 2, 3, 4], [0.1, 2, 3, 4]), Dense(2), Standardize(scale=2.0)]
     network = fastgd.Network(5, layers, loss="mse", dtype="float64", backend=backend)

@@ -13,6 +13,7 @@ import onnxruntime
 import pandas
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import csv
 from pyarrow import parquet as pq
 from test_sources import bodies, fields_of, structs
@@ -53,6 +54,9 @@ def given_to(block):
     histories = {f"history_{i}": net.like(seed=i).fit(X, y, epochs=2) for i in (1, 2, 3)}
     pq.write_table(table(40), "houses.parquet")
     csv.write_csv(table(5), "new.csv")
+    for i, name in enumerate(("pictures/cat/1", "pictures/cat/2", "pictures/dog/1", "pictures/dog/2", "new")):
+        pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 8), (40 * i, 0, 0)).save(f"{name}.png")
     np.save("images.npy", (255 * rng.random((120, 784))).astype(np.uint8))
     net.to_onnx("model.onnx")
     modules = {"np": np, "pandas": pandas, "onnxruntime": onnxruntime, "fastgd": fastgd}

@@ -19,8 +19,8 @@ PACKAGE = ROOT / "fastgd"
 # Folders and modules of the top level, from the top down: each imports only what is below it.
 ORDER = (
     "__main__", "cli", "sklearn", "torch", "plots", "explore", "onnx", "models", "custom", "network", "training",
-    "callbacks", "layers", "optimizers", "engine", "tables", "losses", "activations", "initializers", "schedules",
-    "metrics", "data", "core", "errors", "_plan",
+    "callbacks", "layers", "optimizers", "engine", "images", "tables", "losses", "activations", "initializers",
+    "schedules", "metrics", "data", "core", "errors", "_plan",
 )  # fmt: skip
 # Imports inside functions, which load a module only when it is used: conveniences of a lower class (net.save,
 # history.plot), and modules that need an extra.
@@ -34,8 +34,8 @@ INSIDE_FUNCTIONS = {
 }
 # Public modules at the top level.
 MODULES = (
-    "activations", "callbacks", "custom", "initializers", "losses", "metrics", "models", "optimizers", "plots",
-    "schedules", "sklearn", "tables", "torch",
+    "activations", "callbacks", "custom", "images", "initializers", "losses", "metrics", "models", "optimizers",
+    "plots", "schedules", "sklearn", "tables", "torch",
 )  # fmt: skip
 MAX_LINES, MAX_FUNCTION = 400, 60
 

@@ -13,51 +13,20 @@ import time
 
 import numpy as np
 
-from .. import callbacks, tables
+from .. import callbacks, images, tables
 from ..core.config import show_config
 from ..core.files import check_file, check_path, replace_file
 from ..data.minibatches import check_batch_size
-from ..errors import CheckpointError, check_integer, check_number, choose, shown, value_error
+from ..errors import CheckpointError, check_integer, check_number, shown, value_error
 from ..explore.range_test import find_learning_rate
-from ..layers.dense import Dense
-from ..layers.dropout import Dropout
-from ..losses import softmax_cross_entropy
 from ..network import Network, load
-from ..optimizers import OPTIMIZERS
 from ..schedules import cosine
 from ..tables.columns import missing
 from ..tables.preprocessing import column_of
 from ..training.checkpoint import description, load_described
-from .datasets import data_of_model, data_to_train, ending, names_in
+from .datasets import data_of_model, data_to_train, names_in, stem
+from .networks import make_network, make_optimizer
 from .self_check import installed_backends, time_steps
-
-
-def make_network(arguments, data):
-    hidden = []
-    for units in arguments.hidden:
-        hidden.append(Dense(units, arguments.activation, weight_init="he_uniform"))
-        hidden += [Dropout(arguments.dropout)] if arguments.dropout else []
-    smoothing = arguments.label_smoothing
-    if data.n_classes is None and smoothing:
-        raise value_error("--label-smoothing", "0 for targets other than classes", smoothing)
-    loss = "mse" if data.n_classes is None else softmax_cross_entropy(label_smoothing=smoothing)
-    network = Network(
-        data.X.shape[1],
-        [*data.front, *hidden, Dense(data.n_outputs)],
-        loss=loss,
-        dtype=arguments.dtype,
-        seed=arguments.seed,
-        backend=arguments.backend,
-        num_threads=arguments.threads,
-    )
-    network.preprocessing = data.preprocessing
-    return network
-
-
-def make_optimizer(arguments, learning_rate):
-    names, given = {name.lower(): name for name in OPTIMIZERS}, arguments.optimizer
-    options = {} if arguments.weight_decay is None else {"weight_decay": arguments.weight_decay}
-    return choose("--optimizer", names.get(given.lower(), given), OPTIMIZERS)(learning_rate, **options)
 
 
 def train(arguments):
@@ -70,7 +39,9 @@ def train(arguments):
         logs.append(callbacks.tensorboard(arguments.tensorboard))
     fraction = check_number("--validation", arguments.validation, 0.0, 1.0, high_open=True)
     data = data_to_train(arguments, fraction)
-    if data.preprocessing is not None:
+    if isinstance(data.preprocessing, images.Preprocessing):
+        print(f"{arguments.data}: {_images_text(data)}")
+    elif data.preprocessing is not None:
         print(f"{arguments.data}: {_columns_text(data)}")
     network = make_network(arguments, data)
     batch_size = check_batch_size(arguments.batch_size, len(data.X))
@@ -112,9 +83,7 @@ def train(arguments):
 def _outputs(arguments):
     """The paths of the model and of the loss curve, or None for the latter. Raises before the training if they cannot
     be written."""
-    stem = os.path.basename(arguments.data)
-    stem = stem[: len(stem) - len(ending(stem) or "")]
-    save = check_file(f"{stem}.safetensors" if arguments.save is None else arguments.save, "--save")
+    save = check_file(f"{stem(arguments.data)}.safetensors" if arguments.save is None else arguments.save, "--save")
     if os.path.isfile(save) and not (arguments.resume or arguments.overwrite):
         expected = "a new file (or --overwrite to replace it, or --resume to continue the run in it)"
         raise value_error("--save", expected, repr(save))
@@ -193,6 +162,14 @@ def _columns_text(data):
     return "; ".join([*parts, f"to be predicted: {_plain(target.name)}, {values}", *data.notes])
 
 
+def _images_text(data):
+    """What the images are, as one line."""
+    made, count = data.preprocessing, len(data.X) + (len(data.held_out[0]) if data.held_out else 0)
+    size, colours = "x".join(map(str, made.size)), "grey" if made.channels == 1 else "RGB"
+    classes = f"{len(made.classes)} classes: {shown(list(made.classes))}"
+    return "; ".join([f"{count:,} images of {size} pixels, {colours}", classes, *data.notes])
+
+
 def _resumed(path):
     """A message that says from where a run continues."""
     if not os.path.exists(path):
@@ -234,12 +211,15 @@ def predict(arguments):
         raise value_error("--output", "a file, since the standard output is closed", None)
     if arguments.output is not None:
         check_path(arguments.output, "--output")
-        _check_different({"MODEL": arguments.model, "DATA": arguments.data, "--output": arguments.output})
+        for path in arguments.data:
+            _check_different({"MODEL": arguments.model, "DATA": path, "--output": arguments.output})
     network, _ = load(arguments.model, backend=arguments.backend)
-    data = data_of_model(arguments, network, needs_target=False)
+    data = data_of_model(arguments, network, arguments.data, needs_target=False)
     prediction = network.predict(data.X)
     classes = network.loss_function.takes_labels
-    if data.preprocessing is not None:
+    if isinstance(data.preprocessing, images.Preprocessing):
+        decoded, title, names = data.preprocessing.decode(prediction), "class", data.preprocessing.classes
+    elif data.preprocessing is not None:
         decoded = data.preprocessing.decode(prediction)
         title, names = data.preprocessing.target.name, data.preprocessing.target.classes
     elif classes:
@@ -256,21 +236,32 @@ def predict(arguments):
         header += [f"probability of {name}{suffix}" for suffix in suffixes for name in names]
         flat = prediction.reshape(len(prediction), -1).tolist()
         columns = [[*row, *p] for row, p in zip(columns, flat, strict=True)]
+    if data.paths is not None:
+        header, columns = ["path", *header], [[path, *row] for path, row in zip(data.paths, columns, strict=True)]
     if arguments.keep:
         if data.table is None:
-            raise value_error("--keep", "columns of a table", repr(arguments.data))
+            raise value_error("--keep", "columns of a table", shown(arguments.data))
         kept = names_in(data.table, arguments.keep)
-        columns_kept = [column_of(data.table, name, arguments.data, "--keep").to_pylist() for name in kept]
+        columns_kept = [column_of(data.table, name, arguments.data[0], "--keep").to_pylist() for name in kept]
         header = [*kept, *(f"predicted {name}" if name in kept else name for name in header)]
         columns = [[*row, *predicted] for *row, predicted in zip(*columns_kept, columns, strict=True)]
     lines = io.StringIO()
     csv.writer(lines, lineterminator="\n").writerows([header, *columns])
+    _note(data)
     _write_text(lines.getvalue(), arguments.output)
 
 
+def _note(data):
+    """Prints notes on the data of a model to the standard error, if there is one."""
+    if sys.stderr is not None:
+        for note in data.notes:
+            print(f"note: {note}", file=sys.stderr)
+
+
 def _write_text(text, path):
-    """Writes text in UTF-8 to a file, or, if path is None, to the standard output, whatever its encoding."""
-    data = text.encode("utf-8")
+    """Writes text in UTF-8 to a file, or, if path is None, to the standard output, whatever its encoding. Bytes in
+    names of files that are not UTF-8 stay as they are."""
+    data = text.encode("utf-8", "surrogateescape")
     if path is not None:
         _write(data, path)
     elif hasattr(sys.stdout, "buffer"):
@@ -306,10 +297,11 @@ def _save_picture(figure, path):
 def evaluate(arguments):
     """`fastgd evaluate`: loss and metrics of a model on data."""
     network, _ = load(arguments.model, backend=arguments.backend)
-    data = data_of_model(arguments, network, needs_target=True)
+    data = data_of_model(arguments, network, [arguments.data], needs_target=True)
+    _note(data)
     metrics = ["accuracy"] if network.loss_function.takes_labels else ["mae", "rmse", "r2"]
     values = {"rows": len(data.X), **network.evaluate(data.X, data.y, metrics=metrics)}
-    scaled = data.preprocessing is not None and data.preprocessing.target.classes is None
+    scaled = isinstance(data.preprocessing, tables.Preprocessing) and data.preprocessing.target.classes is None
     if scaled:  # in the units of the column
         for name in ("mae", "rmse"):
             values[name] /= data.preprocessing.target.scale
@@ -334,7 +326,10 @@ def info(arguments):
         stopped = network.history.stopped
         print(f"training run: {run['step']} minibatches, stopped: {stopped}, {run['seconds']:.1f} s")
         _print_end(network.history, run["best_is_kept"])
-    if network.preprocessing is not None:
+    if isinstance(network.preprocessing, images.Preprocessing):
+        print(network.preprocessing)
+        print(f"  classes: {', '.join(_plain(name) for name in network.preprocessing.classes)}")
+    elif network.preprocessing is not None:
         print(network.preprocessing)
         for column in network.preprocessing.columns:
             print(f"  {column}")
@@ -347,8 +342,11 @@ def export(arguments):
     _check_different({"MODEL": arguments.model, "FILE": arguments.output})
     network, _ = load(arguments.model)
     network.to_onnx(arguments.output, unknown=arguments.unknown)
-    columns = None if network.preprocessing is None else [column.name for column in network.preprocessing.columns]
-    print(f"ONNX model with inputs {shown(columns or ['x'])} written to {arguments.output}")
+    made, names = network.preprocessing, ["x"]
+    if made is not None:
+        is_images = isinstance(made, images.Preprocessing)
+        names = ["images"] if is_images else [column.name for column in made.columns]
+    print(f"ONNX model with inputs {shown(names)} written to {arguments.output}")
 
 
 def find_lr(arguments):

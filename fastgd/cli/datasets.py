@@ -1,21 +1,24 @@
-"""Data sets of the command line: digits, tables, and npz files of arrays."""
+"""Data sets of the command line: digits, tables, npz files of arrays, and images."""
 
 import dataclasses
 import difflib
+import os
 
 import numpy as np
 
-from .. import tables
+from .. import images, tables
 from ..data.samples import split_rows
 from ..errors import shown, value_error
+from ..images.idx import is_idx
+from ..images.reading import holds_images
 from ..layers.standardize import Standardize
 from ..tables import files as table_files
+from ..tables.arrays import ARRAYS, MOST_CLASSES, read_arrays
 from ..tables.preprocessing import learn
+from .networks import MODELS, check_model
 
-ARRAYS = ".npz"
-# Larger integers are not accepted as labels, unless there are as many rows.
-MOST_CLASSES = 1000
-KINDS = f"digits, or a file ending in {', '.join([*table_files.READERS, ARRAYS])}"
+KINDS = f"digits, a file ending in {', '.join([*table_files.READERS, ARRAYS])}, or a folder or file of images"
+OF_IMAGES = "a folder with a folder of pictures for each class, an IDX file, a folder of such files, or an npz file"
 
 
 def digits():
@@ -37,17 +40,19 @@ class Data:
 
     held_out        rows that are not trained on, (X, y), or None
     n_classes       number of classes, None for regression
-    preprocessing   the `Preprocessing` that encoded the table, or None
+    preprocessing   the `Preprocessing` of the table or of the images, or None
     table           the table, or None
+    paths           paths of the files of pictures, or None
     front           layers that scale the features, to be put first in the network
-    notes           messages on columns for the user"""
+    notes           messages for the user"""
 
     X: np.ndarray
     y: np.ndarray | None
     held_out: tuple | None = None
     n_classes: int | None = None
-    preprocessing: tables.Preprocessing | None = None
+    preprocessing: tables.Preprocessing | images.Preprocessing | None = None
     table: object = None
+    paths: list | None = None
     front: tuple = ()
     notes: list = dataclasses.field(default_factory=list)
 
@@ -63,6 +68,13 @@ def ending(path):
     return ARRAYS if path.lower().endswith(ARRAYS) else table_files.ending(path)
 
 
+def stem(path):
+    """What a model is called that is trained on a path: the name without the endings."""
+    name = os.path.basename(os.path.abspath(path))
+    end = ending(name) or (".gz" if is_idx(name) and name.lower().endswith(".gz") else "")
+    return name[: len(name) - len(end)]
+
+
 def is_table(path):
     """Whether a file, by its name, holds a table rather than arrays. Raises ValueError if it is neither."""
     if ending(path) is None:
@@ -71,17 +83,26 @@ def is_table(path):
     return ending(path) != ARRAYS
 
 
+def _is_of_images(path):
+    """Whether a path is that of a folder or file of images, and neither of a table nor of arrays."""
+    return path != "digits" and ending(path) is None and holds_images(path)
+
+
 def data_to_train(arguments, fraction):
     """The data that `arguments.data` names, with a fraction of the rows held out. The preprocessing of a table is
     learnt from the other rows."""
     path = arguments.data
+    if arguments.network is not None or _is_of_images(path):
+        return _images_to_train(arguments, fraction)
+    if arguments.size is not None:
+        raise value_error("--size", "no such option without --model", shown(arguments.size))
     if path == "digits":
         _check_unset(arguments, "digits", ("target", "categorical", "drop", "delimiter"))
         (X, y), held_out = digits()
         return Data(X, y, held_out, n_classes=10)
     if not is_table(path):
         _check_unset(arguments, f"files of arrays ({ARRAYS})", ("categorical", "drop", "delimiter"))
-        X, y = _read_arrays(path, arguments, needs_target=True)
+        X, y = read_arrays(path, arguments.target or "y", needs_target=True)
         X = _as_vectors(X)
         y = _checked_labels(path, y, arguments)
         rows, held_out = _split(X, fraction, arguments.seed)
@@ -101,6 +122,58 @@ def data_to_train(arguments, fraction):
     X, y = preprocessing.encode(table, dtype=arguments.dtype, source=path), preprocessing.targets(table, source=path)
     n_classes = None if preprocessing.target.classes is None else preprocessing.n_outputs
     return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, preprocessing, table, notes=notes)
+
+
+def _images_to_train(arguments, fraction):
+    """As `data_to_train`, for images and a network by name."""
+    path = arguments.data
+    if arguments.network is None:
+        raise value_error("--model", f"for images one of {', '.join(MODELS)}", None)
+    if not (holds_images(path) or path.lower().endswith(ARRAYS)):
+        got = repr(path) if os.path.exists(path) else f"{path!r}, which does not exist"
+        raise value_error("DATA", f"for --model {OF_IMAGES}", got)
+    check_model(arguments)
+    _check_unset(arguments, "images", ("categorical", "drop", "delimiter"))
+    _check_target(arguments, path)
+    for name, default in (("task", ("auto", "classification")), ("missing", ("mean",))):
+        if getattr(arguments, name) not in default:
+            raise value_error(f"--{name}", "no such option for images", repr(getattr(arguments, name)))
+    data = images.read(path, size=arguments.size, target=arguments.target or "y")
+    _check_labelled(path, data)
+    if len(np.unique(data.labels)) < 2:
+        raise images.ImageError(
+            [images.Problem(path, "at least 2 classes", f"only {shown(data.classes[data.labels[0]])}")]
+        )
+    rows, held_out = _split(data, fraction, arguments.seed)
+    rest, part = data.part(rows), None if held_out is None else data.part(held_out)
+    _decode(rest, part)
+    held_out = None if part is None else (part.images, part.labels)
+    front = (Standardize.of(rest.images),)
+    return Data(
+        rest.images, rest.labels, held_out, len(data.classes), data.preprocessing, front=front, notes=data.notes
+    )
+
+
+def _check_target(arguments, path):
+    if arguments.target is not None and not path.lower().endswith(ARRAYS):
+        raise value_error("--target", f"no such option for images but in an {ARRAYS} file", repr(arguments.target))
+
+
+def _decode(*parts):
+    """Decodes images. Raises one ImageError for the files of all parts."""
+    problems = []
+    for part in filter(None, parts):
+        try:
+            part.images  # noqa: B018
+        except images.ImageError as error:
+            problems += error.problems
+    if problems:
+        raise images.ImageError(sorted(problems))
+
+
+def _check_labelled(path, data):
+    if data.labels is None:
+        raise images.ImageError([images.Problem(path, f"images with labels: {OF_IMAGES}", "images without labels")])
 
 
 def names_in(table, names):
@@ -127,9 +200,29 @@ def _part(X, y, rows):
     return None if rows is None else (X[rows], y[rows])
 
 
-def data_of_model(arguments, network, needs_target):
-    """The data that `arguments.data` names, encoded for the network; for digits, the test rows."""
-    path, preprocessing = arguments.data, network.preprocessing
+def _images_of_model(arguments, preprocessing, paths, needs_target):
+    _check_unset(arguments, "images", ("delimiter",))
+    if arguments.unknown != "error":
+        raise value_error("--unknown", "no such option for images", repr(arguments.unknown))
+    _check_target(arguments, paths[0])
+    path = paths[0] if len(paths) == 1 else paths
+    data = images.read(path, like=preprocessing, labels=needs_target, target=arguments.target or "y", part="test")
+    if needs_target:
+        _check_labelled(path, data)
+    return Data(data.images, data.labels, preprocessing=preprocessing, paths=data.paths, notes=data.notes)
+
+
+def data_of_model(arguments, network, paths, needs_target):
+    """The data that DATA names, encoded for the network; for digits and folders of IDX files, the test rows."""
+    path, preprocessing = paths[0], network.preprocessing
+    if isinstance(preprocessing, images.Preprocessing):
+        return _images_of_model(arguments, preprocessing, paths, needs_target)
+    if len(paths) > 1:
+        expected = f"one file, since {arguments.model} was not trained on images"
+        raise value_error("DATA", expected, shown(paths))
+    if _is_of_images(path):
+        expected = f"no images: {arguments.model} was not trained on images"
+        raise value_error("DATA", expected, repr(path))
     if path != "digits" and is_table(path):
         if preprocessing is None:
             expected = f"digits or a file ending in {ARRAYS}: {arguments.model} was not trained on a table"
@@ -145,7 +238,7 @@ def data_of_model(arguments, network, needs_target):
         raise value_error("DATA", expected, repr(path))
     if path == "digits":
         return Data(*digits()[1])
-    X, y = _read_arrays(path, arguments, needs_target)
+    X, y = read_arrays(path, arguments.target or "y", needs_target=needs_target)
     X = _as_vectors(X) if len(network.input_shape) == 1 else X
     if X.shape[1:] != network.input_shape:
         expected, got = (n[0] if len(n) == 1 else n for n in (network.input_shape, X.shape[1:]))
@@ -158,34 +251,6 @@ def data_of_model(arguments, network, needs_target):
             expected = f"labels in [0, {network.output_shape[-1] - 1}] as {arguments.model}"
             raise tables.TableError(path, arguments.target or "y", row + 1, expected, f"{y[row]}")
     return Data(X, y)
-
-
-def _read_arrays(path, arguments, needs_target):
-    """X and y of an npz file: y is the array named by --target (or "y"), X is "X" or the only other array."""
-    with table_files.open_file(path) as opened, table_files.decoding(path, "an npz file of arrays"):
-        file = np.load(opened, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError("a single array")
-        with file:
-            arrays = {name: file[name] for name in file.files}
-    target = arguments.target or "y"
-    others = [name for name in arrays if name != target]
-    name = "X" if "X" in others else others[0] if len(others) == 1 else None
-    if name is None:
-        raise tables.TableError(path, None, None, f"an array 'X' beside {target!r}", shown(list(arrays)))
-    if needs_target and target not in arrays:
-        raise tables.TableError(path, target, None, "such an array (--target)", shown(list(arrays)))
-    X, y = arrays[name], arrays.get(target)
-    for column, array in ((name, X), (target, y)):
-        if array is not None and (array.ndim == 0 or array.dtype.kind not in "biuf" or len(array) != len(X)):
-            expected = f"an array of {len(X) if X.ndim else 'some'} rows of numbers"
-            raise tables.TableError(path, column, None, expected, shown(array))
-        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise tables.TableError(path, column, index[0] + 1, "a finite number", f"{array[index]} at index {index}")
-    if len(X) == 0:
-        raise tables.TableError(path, name, None, "at least 1 row", "none")
-    return X, y
 
 
 def _as_vectors(X):

@@ -13,6 +13,7 @@ from ..core.config import __version__
 from ..core.kernel import BACKENDS, DTYPES
 from ..optimizers import OPTIMIZERS
 from ..tables.columns import TASKS
+from .networks import ACTIVATION, HIDDEN, MODELS
 from .self_check import run as self_check
 
 EXAMPLES = """examples:
@@ -20,6 +21,8 @@ EXAMPLES = """examples:
   fastgd train houses.csv --target price --hidden 128,64 --epochs 100 --patience 10 --save houses.safetensors
   fastgd predict houses.safetensors new.csv --output prices.csv
   fastgd evaluate houses.safetensors test.parquet
+  fastgd train pictures/ --model small_cnn --size 32 --epochs 10
+  fastgd predict pictures.safetensors new.png
   fastgd COMMAND --help
 
 exit codes: 0 success, 1 error (one line; --debug shows the traceback), 2 wrong usage, 130 Ctrl-C, 143 SIGTERM
@@ -29,10 +32,13 @@ TRAIN = """examples:
   fastgd train people.csv --target income --categorical zip --drop name,id
   fastgd train images.npz --target labels --hidden 512,256 --batch-size 128 --optimizer adamw
   fastgd train people.csv --target income --resume       (continues after Ctrl-C)
+  fastgd train pictures/ --model resnet20 --size 32      (a folder with a folder of pictures for each class)
+  fastgd train train-images-idx3-ubyte.gz --model lenet5 --epochs 5      (MNIST's format, the labels beside it)
 """
 PREDICT = """examples:
   fastgd predict people.safetensors new.csv
   fastgd predict people.safetensors new.parquet --keep id --probabilities --output out.csv
+  fastgd predict pictures.safetensors a.png b.jpg --probabilities
 """
 EVALUATE = """example:
   fastgd evaluate people.safetensors test.csv --json
@@ -64,6 +70,15 @@ def _units(text):
         return [int(units) for units in text.split(",") if units]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected integers such as 128,64, got {text!r}") from None
+
+
+def _size(text):
+    """The size of images: "32", or "32x48", height by width."""
+    height, _, width = text.lower().partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected pixels such as 32 or 32x48, got {text!r}") from None
 
 
 def _names(text):
@@ -98,10 +113,17 @@ def _add_delimiter(one):
 
 
 def _add_network(one):
-    one.add_argument("--hidden", type=_units, default="128,64", metavar="N,N", help="units of the hidden layers")
-    one.add_argument("--activation", default="relu", help=f"activation of the hidden layers: {', '.join(ACTIVATIONS)}")
-    one.add_argument("--dropout", type=float, default=0.0, metavar="RATE",
-                     help="fraction of the outputs of hidden layers that training drops")  # fmt: skip
+    one.add_argument("--model", dest="network", choices=MODELS, help="network by name, for images (fastgd.models)")
+    one.add_argument("--size", type=_size, metavar="N|HxW",
+                     help="height and width to which images are resized (default: that of all images)")  # fmt: skip
+    # Options of which a network by name takes only some have no default here, so that it is known which are given.
+    one.add_argument("--hidden", type=_units, metavar="N,N",
+                     help=f"units of the hidden layers (default: {','.join(map(str, HIDDEN))})")  # fmt: skip
+    one.add_argument(
+        "--activation", help=f"activation of the hidden layers: {', '.join(ACTIVATIONS)} (default: {ACTIVATION})"
+    )
+    one.add_argument("--dropout", type=float, metavar="RATE",
+                     help="fraction of the outputs of hidden layers that training drops (default: 0)")  # fmt: skip
     one.add_argument("--optimizer", default="Adam", help=f"optimizer: {', '.join(OPTIMIZERS)}")
     one.add_argument("--weight-decay", type=float, metavar="X", help="weight decay (default: the optimizer's)")
     one.add_argument(
@@ -128,9 +150,9 @@ def _add_unknown(one):
     )
 
 
-def _add_model(one):
+def _add_model(one, **several):
     _add_model_file(one)
-    one.add_argument("data", metavar="DATA", help=datasets.KINDS)
+    one.add_argument("data", metavar="DATA", help=datasets.KINDS, **several)
     one.add_argument(
         "--target", type=_name, metavar="ARRAY", help="array of an npz file with the targets (default: 'y')"
     )
@@ -180,7 +202,7 @@ def parser():
     one.add_argument("--quiet", action="store_true", help="show no progress bar")
 
     one = command("predict", commands.predict, "predict the target of each row, as CSV", PREDICT)
-    _add_model(one)
+    _add_model(one, nargs="+")
     one.add_argument("--output", metavar="FILE", help="file for the predictions (default: printed)")
     one.add_argument("--probabilities", action="store_true", help="also write the probability of each class")
     one.add_argument("--keep", type=_names, default="", metavar="A,B", help="columns of DATA to write as well")

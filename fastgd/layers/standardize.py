@@ -44,6 +44,8 @@ def standardize_backward(dx, dy, scale):
             dx[i, j] = dy[i, j] * scale[j]
 
 
+# Kernels work on rows of at least so many numbers, if there are as many, so that they use whole vectors.
+WIDE = 64
 # The largest error of a standardised feature that rounding of the data may cause.
 COARSEST = 0.01
 
@@ -94,20 +96,24 @@ class Standardize(Layer):
             raise value_error("shift", expected, f"{feature}{ratio}{hint}, or subtract a constant from X before")
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
-        y = plan.row_buffer(f"a{path}", plan.shape(x))
+        shape = plan.shape(x)
+        wide = _wide(shape)
+        y, x = plan.row_buffer(f"a{path}.wide", wide), plan.reshaped(f"x{path}.wide", x, wide)
         constants = [
-            plan.vector(f"{name}{path}", np.broadcast_to(values, plan.shape(x)[-1]))
+            plan.vector(f"{name}{path}", np.tile(np.broadcast_to(values, shape[-1]), wide[-1] // shape[-1]))
             for name, values in (("shift", self.shift), ("scale", self.scale))
         ]
         plan.add("forward", standardize_forward, y, x, *constants)
-        return y
+        return plan.reshaped(f"a{path}", y, shape)
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         if not is_wanted:
             return None
-        dx = plan.row_buffer(f"dx{path}", plan.shape(x))
+        shape = plan.shape(x)
+        wide = _wide(shape)
+        dx, dy = plan.row_buffer(f"dx{path}.wide", wide), plan.reshaped(f"dy{path}.wide", dy, wide)
         plan.add("backward", standardize_backward, dx, dy, f"scale{path}")
-        return dx
+        return plan.reshaped(f"dx{path}", dx, shape)
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
         shift, scale = (values.astype(graph.dtype) for values in (self.shift, self.scale))
@@ -118,6 +124,13 @@ class Standardize(Layer):
 
     def __repr__(self) -> str:
         return f"Standardize(shift={shown(self.shift[()])}, scale={shown(self.scale[()])})"
+
+
+def _wide(shape):
+    """A shape of as many elements whose last axis is wide: the last axes are one."""
+    while len(shape) > 1 and shape[-1] < WIDE:
+        shape = (*shape[:-2], shape[-2] * shape[-1])
+    return shape
 
 
 def _numbers(name, values):

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import itertools
-import json
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ..core.types import Array
+from ..core.types import Array, Shape
 from ..errors import check_flag, check_integer, check_number, choose, shown, value_error
 from .columns import (
     TASKS,
@@ -88,6 +87,11 @@ class Preprocessing:
     def n_features(self) -> int:
         """Number of features of an encoded row."""
         return sum(column.width for column in self.columns)
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of an encoded row: (n_features,)."""
+        return (self.n_features,)
 
     @property
     def feature_names(self) -> list[str]:
@@ -175,9 +179,7 @@ class Preprocessing:
     def onnx_decode(self, graph: "Graph", prediction: str) -> tuple[str, "npt.DTypeLike"]:
         """Adds nodes that do what `decode` does; returns the name of the numbers or classes, and their dtype."""
         if self.target.classes is not None:
-            classes = self.target.class_array()
-            graph.metadata["classes"] = json.dumps(classes.tolist())
-            return graph.add("Gather", classes, graph.add("ArgMax", prediction, axis=1, keepdims=0)), classes.dtype
+            return graph.most_probable(self.target.class_array(), prediction)
         number = graph.cast(graph.add("Squeeze", prediction, np.array([1])), np.float64)
         number = graph.add("Div", number, np.array(self.target.scale))
         return graph.add("Add", number, np.array(self.target.shift)), np.float64

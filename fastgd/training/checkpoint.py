@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from .. import images, tables
 from ..activations import ACTIVATIONS
 from ..core import fingerprint
 from ..core.choice import UndefinedError, choice_from_config
@@ -32,7 +33,6 @@ from ..losses import LOSSES
 from ..optimizers import OPTIMIZERS
 from ..optimizers.base import Optimizer, check_optimizer
 from ..schedules import SCHEDULES, from_config
-from ..tables import Preprocessing
 from .history import History
 
 if TYPE_CHECKING:
@@ -272,7 +272,9 @@ def _network(file, network_class, backend):
         network.counter[0] = _count(file.content["minibatches"])
     if file.content.get("preprocessing") is not None:
         with file.field("preprocessing"):
-            network.preprocessing = Preprocessing.from_config(file.content["preprocessing"])
+            config = file.content["preprocessing"]
+            kind = images if "images" in config else tables
+            network.preprocessing = kind.Preprocessing.from_config(config)
     file.fill({**network.views(), **network.statistics})
     return network
 

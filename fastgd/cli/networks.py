@@ -1,0 +1,59 @@
+"""Networks and optimizers from the options of the command line."""
+
+from .. import models
+from ..errors import choose, value_error
+from ..layers.dense import Dense
+from ..layers.dropout import Dropout
+from ..losses import softmax_cross_entropy
+from ..network import Network
+from ..optimizers import OPTIMIZERS
+
+# Networks by name, and the options that each of them takes.
+MODELS = {"mlp": ("hidden", "activation"), "lenet5": (), "small_cnn": ("dropout",), "resnet20": ()}
+HIDDEN, ACTIVATION = (128, 64), "relu"
+
+
+def check_model(arguments):
+    """Raises ValueError if an option is given that the network of --model does not have."""
+    for name in ("hidden", "activation", "dropout"):
+        given = getattr(arguments, name)
+        if given is not None and name not in MODELS[arguments.network]:
+            raise value_error(f"--{name}", f"no such option for --model {arguments.network}", repr(given))
+
+
+def make_network(arguments, data):
+    smoothing = arguments.label_smoothing
+    if data.n_classes is None and smoothing:
+        raise value_error("--label-smoothing", "0 for targets other than classes", smoothing)
+    options = {
+        "loss": "mse" if data.n_classes is None else softmax_cross_entropy(label_smoothing=smoothing),
+        "dtype": arguments.dtype,
+        "seed": arguments.seed,
+        "backend": arguments.backend,
+        "num_threads": arguments.threads,
+    }
+    if arguments.network is not None:
+        given = {name: getattr(arguments, name) for name in MODELS[arguments.network]}
+        given = {name: value for name, value in given.items() if value is not None}
+        try:
+            network = getattr(models, arguments.network)(data.X.shape[1:], data.n_classes, **given, **options)
+        except ValueError as error:
+            if "images of at least" in str(error):
+                error.add_note("--size resizes the images")
+            raise
+        network = network.like(layers=[*data.front, *network.layers])
+    else:
+        hidden = []
+        activation = ACTIVATION if arguments.activation is None else arguments.activation
+        for units in HIDDEN if arguments.hidden is None else arguments.hidden:
+            hidden.append(Dense(units, activation, weight_init="he_uniform"))
+            hidden += [Dropout(arguments.dropout)] if arguments.dropout else []
+        network = Network(data.X.shape[1], [*data.front, *hidden, Dense(data.n_outputs)], **options)
+    network.preprocessing = data.preprocessing
+    return network
+
+
+def make_optimizer(arguments, learning_rate):
+    names, given = {name.lower(): name for name in OPTIMIZERS}, arguments.optimizer
+    options = {} if arguments.weight_decay is None else {"weight_decay": arguments.weight_decay}
+    return choose("--optimizer", names.get(given.lower(), given), OPTIMIZERS)(learning_rate, **options)
