@@ -130,7 +130,7 @@ class CNNClassifier(Classifier):
     def _checked(self, X, y, *, incremental, reset):
         X, y = super()._checked(X, y, incremental=incremental, reset=reset)
         if len(self.classes_) < 2:
-            raise value_error("y", "labels of at least 2 classes", f"one class, {self.classes_[0]!r}")
+            raise value_error("y", "labels of at least 2 classes", f"one class, {shown(self.classes_[0])}")
         return X, y
 
     def _predictions(self, X: "Rows", finish: "Callable[[Array], Array]") -> "Array":
