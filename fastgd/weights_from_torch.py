@@ -161,7 +161,7 @@ def _modules(tensors):
     modules = {}
     for name, array in tensors.items():
         prefix, dot, kind = name.rpartition(".")
-        if kind not in (*NORM, IGNORED):
+        if kind not in (*NORM, IGNORED) or (dot and "" in prefix.split(".")):
             expected = f"tensors of layers, named {', '.join(NORM)}"
             raise value_error("source", expected, f"{name!r} of shape {array.shape}")
         if kind != IGNORED:
@@ -257,7 +257,7 @@ def _misfit(module, target):
             return f"{name!r} of shape {shape} for {target}", f"shape {array.shape}"
     for kind in target.shapes:
         is_optional = _name(target, kind) in CONSTANTS or getattr(target.layer, "tie", None)
-        if kind not in module.tensors and (kind == "running_mean" or not is_optional):
+        if kind not in module.tensors and not is_optional:
             names = ", ".join(repr(module.name + kind) for kind in module.tensors)
             return f"{module.name + kind!r} for {target}", f"only {names}"
     return None
@@ -303,13 +303,14 @@ def _tree(modules):
 def _in_order(modules, targets):
     """The modules in the order of the layers that they fit. Raises ValueError if there is none or more than one."""
     worst = (-1, None)  # the farthest layer that a search has reached in vain, and why
+    expected = "names that give an order of the layers"
 
     @functools.cache
     def orders(node, at):
         """Up to two orders of the modules in a node, which fit the layers from `at` on."""
         nonlocal worst
         if orders.cache_info().misses > SEARCHED:
-            raise value_error("source", "names that give an order of the layers", "too many orders; pass a dict")
+            raise RecursionError
         if isinstance(node, int):
             problem = _misfit(modules[node], targets[at] if at < len(targets) else None)
             worst = worst if problem is None or at <= worst[0] else (at, problem)
@@ -328,14 +329,18 @@ def _in_order(modules, targets):
                 break
         return tuple(found[:2])
 
-    found = orders(_tree(modules), 0)
+    try:
+        found = orders(_tree(modules), 0)
+    except RecursionError:
+        got = f"{len(modules)} modules, too many to try; pass a dict in the order of the layers"
+        raise value_error("source", expected, got) from None
     if not found:
         raise value_error("source", *worst[1])
     if len(found) > 1:
         i, pair = next((i, pair) for i, pair in enumerate(zip(*found, strict=True)) if pair[0] != pair[1])
         names = [modules[number].name[:-1] for number in pair]
         got = f"{names[0]!r} and {names[1]!r}, which both fit {targets[i]}; pass a dict in the order of the layers"
-        raise value_error("source", "names that give an order of the layers", got)
+        raise value_error("source", expected, got)
     return [modules[i] for i in found[0]]
 
 

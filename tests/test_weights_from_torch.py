@@ -176,6 +176,10 @@ def test_order_of_names(rng, tmp_path):
         from_torch(path, net)
     from_torch(tensors, net)
     np.testing.assert_array_equal(net.views()["w1"], tensors["up.weight"].T)
+    tensors = {f"{stem}{i}.weight": np.eye(3) for i in range(600) for stem in "ab"}
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(ValueError, match="1200 modules, too many"):
+        from_torch(path, Network(3, [Dense(3)] * 1200, loss="mse"))
     net = Network(3, [Dense(4), Dense(3)], loss="mse")  # shapes give an order
     safetensors.numpy.save_file(linear(4, 3, rng, "up.", bias=True) | linear(3, 4, rng, "down."), path)
     from_torch(path, net)
@@ -197,6 +201,7 @@ WRONG = {
     "layer left over": (lambda: changed("lenet", **{"9_weight": None, "9_bias": None}), "layer 8, Dense.*no more"),
     "no weights": (lambda: changed("lenet", **{"3_weight": None}), "'3.weight' for layer 3.*only '3.bias'"),
     "no statistics": (lambda: changed("mlp", **{"4_running_var": None}), "'4.running_var' for layer 3.2"),
+    "no name": (lambda: {".weight": ONES, **state("lenet")}, "'.weight' of shape"),
     "empty": (dict, "layer 1, Conv2D.*no more"),
     "name": (lambda: {"in_proj_weight": ONES, **state("lenet")}, "'in_proj_weight'"),
     "not finite": (lambda: changed("lenet", **{"9_bias": np.array([0, np.nan, 0])}), "'9.bias' of numbers.*finite"),

@@ -174,6 +174,9 @@ class CNNClassifier(Classifier):
         self._layers, self.n_outputs_, self.out_activation_ = network.layers, n_outputs, out_activation
         self.n_iter_, self.t_, self._minibatches = 0, 0, 0
 
+    def _arrays(self):
+        return *super()._arrays(), *self.statistics_
+
     def _make_network(self, dtype, alpha=0.0, seed=0):
         loss = Objective.of(self.out_activation_, self.n_outputs_).loss
         network = Network(self.image_shape_, self._layers, loss=loss, l2=alpha, dtype=dtype, seed=seed)

@@ -173,8 +173,8 @@ class Perceptron(BaseEstimator):
         return network
 
     def _arrays(self):
-        """The arrays of the network: coefs_, intercepts_."""
-        return [array for name in self._held for array in getattr(self, name)]
+        """The arrays of the network, those of `_held`."""
+        return *self.coefs_, *self.intercepts_
 
     def _give_parameters(self, views):
         """Copies coefs_ and intercepts_ to these views of a network's parameters."""
