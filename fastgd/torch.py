@@ -5,9 +5,9 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from .core.types import Array
+from .data.tensors import as_numpy
 from .errors import shown, type_error, value_error
 from .network import Network
-from .weights_from_torch import as_numpy
 
 if TYPE_CHECKING:
     import torch

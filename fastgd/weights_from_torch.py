@@ -1,26 +1,20 @@
 """`fastgd.models.from_torch`: the weights of a torch model in a network of fastgd. Needs no torch."""
 
-import functools
 import itertools
 import math
 import os
 import re
-import stat
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-from safetensors import SafetensorError
 
-from .core.files import as_path
 from .core.types import Path, Shape
-from .data.mapped import check_mapping
+from .data.tensors import as_array, read_tensors
 from .errors import shown, type_error, value_error
 from .layers import BatchNorm, Concatenate, Conv2D, Dense, Layer, LayerNorm, Reshape, Residual, Sequential
 from .network import Network
-from .training.checkpoint import FOREIGN
 
 # The tensors of torch's modules in the order of a state_dict, and the names that they have here.
 LINEAR = {"weight": "w", "bias": "b"}
@@ -28,12 +22,7 @@ NORM = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var"
 IGNORED = "num_batches_tracked"
 # A tensor that torch leaves out with bias=False or affine=False is a constant there.
 CONSTANTS = {"b": 0.0, "beta": 0.0, "gamma": 1.0}
-# numpy's dtype by the code of a safetensors file. BF16 is the upper half of a float32.
-CODES = {
-    "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
-    **{f"{kind}{bits}": f"<{kind.lower()}{bits // 8}" for kind in "IU" for bits in (8, 16, 32, 64)},
-}  # fmt: skip
-SEARCHED = 100_000  # up to so many parts of orders of modules are tried
+SEARCHED = 50_000  # steps of a search for the order of modules
 
 
 class Target(NamedTuple):
@@ -65,8 +54,8 @@ def from_torch(source: "Mapping[str, Any] | Path", net: Network) -> Network:
 
     source: a `state_dict()`, or any mapping from names to torch tensors or numpy arrays in the order of the layers; or
         the path of a .safetensors file. A file has no order, and neither has what `safetensors.torch.load_file` makes
-        of it: then numbers in the names count ("conv2" follows "conv1"), tensors of one module stay together, and the
-        only order in which all tensors fit is taken.
+        of it: then the only order in which all tensors fit is taken. In it numbers in names rise ("conv2" follows
+        "conv1"), tensors within one module follow each other, and modules of like names have a like order.
 
     Linear.weight (out, in) becomes w (in, out); Conv2d.weight (filters, c / groups, kh, kw) becomes (kh, kw, c /
     groups, filters); features that torch has flattened from images (c, h, w) are put in the order (h, w, c) of
@@ -81,10 +70,10 @@ def from_torch(source: "Mapping[str, Any] | Path", net: Network) -> Network:
     if not isinstance(net, Network):
         raise type_error("net", "a fastgd.Network", shown(net))
     if isinstance(source, Mapping):
-        tensors = {name: _as_array(name, value) for name, value in source.items()}
+        tensors = {name: as_array(name, value) for name, value in source.items()}
         is_ordered = not _is_sorted(list(tensors))
     elif isinstance(source, (str, bytes, os.PathLike)):
-        tensors, is_ordered = _read(source), False
+        tensors, is_ordered = read_tensors(source), False
     else:
         raise type_error("source", "a state_dict, as model.state_dict() gives it, or a path", shown(source))
     modules, (targets, _) = _modules(tensors), _targets(net.body, "", net.input_shape, None)
@@ -105,55 +94,7 @@ def from_torch(source: "Mapping[str, Any] | Path", net: Network) -> Network:
     return net
 
 
-# ---- reading
-
-
-def as_numpy(tensor):
-    """The numbers of a torch tensor on the CPU, as an array over its memory if numpy has its dtype."""
-    tensor = tensor.detach()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()  # numpy has no bfloat16
-
-
-def _as_array(name, value):
-    """A tensor of a mapping as an array."""
-    if not isinstance(name, str):
-        raise type_error("source", "names of tensors", shown(name))
-    expected = f"{name!r} as a torch tensor or a numpy array of real numbers"
-    if hasattr(value, "detach"):
-        try:
-            value = as_numpy(value.cpu())
-        except (TypeError, RuntimeError) as error:  # sparse, quantized, without storage
-            raise type_error("source", expected, f"{type(value).__name__}: {error}") from None
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
-        raise type_error("source", expected, shown(value))
-    check_mapping(value)
-    return value
-
-
-def _read(path):
-    """The tensors of a safetensors file."""
-    path = as_path(path, "source")
-    expected = "a whole safetensors file"
-    if not stat.S_ISREG(os.stat(path).st_mode):  # open() of a pipe may wait for ever
-        raise value_error("source", expected, f"{path!r}, which is no regular file")
-    with open(path, "rb") as file:
-        data = file.read()
-    try:
-        tensors = safetensors.deserialize(data)
-    except SafetensorError as error:
-        got = next((format for magic, format in FOREIGN.items() if data.startswith(magic)), f"{error}")
-        raise value_error("source", expected, f"{path!r}: {got}") from None
-    return {name: _decoded(path, name, tensor) for name, tensor in tensors}
-
-
-def _decoded(path, name, tensor):
-    code = tensor["dtype"]
-    if code not in CODES:
-        raise type_error("source", f"tensors of {', '.join(CODES)}", f"{name!r} of {code} in {path!r}")
-    array = np.frombuffer(tensor["data"], CODES[code])
-    if code == "BF16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array.reshape(tensor["shape"])
+# ---- torch's modules
 
 
 def _modules(tensors):
@@ -279,63 +220,90 @@ def _is_sorted(names):
     return names == sorted(names) and names != sorted(names, key=natural)
 
 
+class Node(NamedTuple):
+    """A torch module that has others in it, some of which a search has taken.
+
+    groups: those left, (name, number of a `Module` or a node), in groups whose names differ only by numbers, in order.
+    taken: the names of the others. names: all, sorted."""
+
+    groups: tuple[tuple[tuple[str, Any], ...], ...]
+    taken: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def without(self, i: int) -> "Node":
+        """This node after the first module of group i has been taken."""
+        (name, _), *others = self.groups[i]
+        groups = (*self.groups[:i], tuple(others), *self.groups[i + 1 :])
+        return self._replace(groups=tuple(filter(None, groups)), taken=(*self.taken, name))
+
+
 def _tree(modules):
-    """The modules by number, as nested tuples. A module that has others in it is a tuple of groups, each of which is a
-    tuple of modules whose order their numbers give."""
+    """The `Node` of a whole model. Its own tensors have the name ""."""
     root = {}
     for i, module in enumerate(modules):
         node = root
         for part in module.name.split(".")[:-1]:
             node = node.setdefault(part, {})
-        node[""] = i  # its own tensors
+        node[""] = i
 
-    def frozen(node):
-        if not isinstance(node, dict):
-            return node
+    def made(node):
+        if list(node) == [""]:
+            return node[""]
         groups = {}
         for part in sorted(node, key=lambda part: _stem(part)[1]):
-            groups.setdefault(_stem(part)[0], []).append(frozen(node[part]))
-        return tuple(map(tuple, groups.values()))
+            child = node[part]
+            groups.setdefault(_stem(part)[0], []).append((part, made(child) if isinstance(child, dict) else child))
+        return Node(tuple(map(tuple, groups.values())), (), tuple(sorted(node)))
 
-    return frozen(root)
+    return made(root)
+
+
+def _orders(modules, targets, problems):
+    """Yields each order of the modules, as numbers, in which they fit the layers. Modules within one follow each other,
+    numbers in names rise, and where modules have the same names within them, the order of these is the same. Appends
+    (number of modules that fit, why the next does not) to `problems`."""
+    steps = itertools.count()
+
+    def search(tasks, known, order):
+        order = order.copy()
+        while tasks is not None:
+            if next(steps) > SEARCHED:
+                raise RecursionError
+            node, tasks = tasks
+            if isinstance(node, int):
+                at = len(order)
+                problem = _misfit(modules[node], targets[at] if at < len(targets) else None)
+                if problem is not None:
+                    problems.append((at, problem))
+                    return
+                order.append(node)
+            elif not node.groups:
+                known = {**known, node.names: node.taken}
+            else:
+                first = known.get(node.names, ())[len(node.taken) : len(node.taken) + 1]
+                found = [(group[0][1], node.without(i)) for i, group in enumerate(node.groups)
+                         if not first or group[0][0] == first[0]]  # fmt: skip
+                *others, (child, rest) = found
+                for other, left in others:
+                    yield from search((other, (left, tasks)), known, order)
+                tasks = child, (rest, tasks)
+        yield order
+
+    return search((_tree(modules), None), {}, [])
 
 
 def _in_order(modules, targets):
     """The modules in the order of the layers that they fit. Raises ValueError if there is none or more than one."""
-    worst = (-1, None)  # the farthest layer that a search has reached in vain, and why
-    expected = "names that give an order of the layers"
-
-    @functools.cache
-    def orders(node, at):
-        """Up to two orders of the modules in a node, which fit the layers from `at` on."""
-        nonlocal worst
-        if orders.cache_info().misses > SEARCHED:
-            raise RecursionError
-        if isinstance(node, int):
-            problem = _misfit(modules[node], targets[at] if at < len(targets) else None)
-            worst = worst if problem is None or at <= worst[0] else (at, problem)
-            return ((node,),) if problem is None else ()
-        if len(node) == 1:
-            found = [()]
-            for child in node[0]:
-                found = [one + more for one in found for more in orders(child, at + len(one))][:2]
-            return tuple(found)
-        found = [] if node else [()]
-        for i, (first, *others) in enumerate(node):
-            left = tuple(group for group in (*node[:i], tuple(others), *node[i + 1 :]) if group)
-            for part in orders(first, at):
-                found += [part + more for more in orders(left, at + len(part))]
-            if len(found) > 1:
-                break
-        return tuple(found[:2])
-
+    expected, problems = "names that give an order of the layers", []
+    if not modules:
+        return []
     try:
-        found = orders(_tree(modules), 0)
+        found = list(itertools.islice(_orders(modules, targets, problems), 2))
     except RecursionError:
         got = f"{len(modules)} modules, too many to try; pass a dict in the order of the layers"
         raise value_error("source", expected, got) from None
     if not found:
-        raise value_error("source", *worst[1])
+        raise value_error("source", *max(problems, key=lambda pair: pair[0])[1])
     if len(found) > 1:
         i, pair = next((i, pair) for i, pair in enumerate(zip(*found, strict=True)) if pair[0] != pair[1])
         names = [modules[number].name[:-1] for number in pair]

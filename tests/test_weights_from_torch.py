@@ -176,13 +176,46 @@ def test_order_of_names(rng, tmp_path):
         from_torch(path, net)
     from_torch(tensors, net)
     np.testing.assert_array_equal(net.views()["w1"], tensors["up.weight"].T)
-    tensors = {f"{stem}{i}.weight": np.eye(3) for i in range(600) for stem in "ab"}
+    tensors = {f"{letter}.weight": np.eye(3) for letter in "abcdefghijklmnopqrs"}
     safetensors.numpy.save_file(tensors, path)
-    with pytest.raises(ValueError, match="1200 modules, too many"):
-        from_torch(path, Network(3, [Dense(3)] * 1200, loss="mse"))
+    with pytest.raises(ValueError, match="19 modules, too many"):
+        from_torch(path, Network(3, [*[Dense(3)] * 18, Dense(4)], loss="mse"))
     net = Network(3, [Dense(4), Dense(3)], loss="mse")  # shapes give an order
     safetensors.numpy.save_file(linear(4, 3, rng, "up.", bias=True) | linear(3, 4, rng, "down."), path)
     from_torch(path, net)
+
+
+def normalized(name, channels, inputs, rng):
+    """The tensors of a convolution 1 x 1 without bias and of BatchNorm, with torchvision's names."""
+    norm = {f"{name.format('bn')}.{kind}": rng.uniform(1, 2, channels) for kind in (
+        "weight", "bias", "running_mean", "running_var")}  # fmt: skip
+    return {f"{name.format('conv')}.weight": rng.normal(size=(channels, inputs, 1, 1)), **norm}
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_like_modules_have_a_like_order(blocks, rng, tmp_path):
+    """In a file of a residual network, the first bn1 might also follow layer1, if the blocks there began with bn1. A
+    block in layer2 with the same names shows that they do not."""
+    source, layers = normalized("{}1", 2, 1, rng), [convolution(2, 1), BatchNorm()]
+    for name, channels, inputs in (("layer1.0", 2, 2), ("layer2.0", 3, 2), ("layer2.1", 3, 3))[: blocks + 1]:
+        f = [convolution(channels, 1), BatchNorm(), convolution(channels, 1), BatchNorm()]
+        source |= normalized(f"{name}.{{}}1", channels, inputs, rng) | normalized(
+            f"{name}.{{}}2", channels, channels, rng
+        )
+        if channels > inputs:
+            shortcut = normalized("{}", channels, inputs, rng)
+            source |= {f"{name}.downsample.{int(key[0] == 'b')}.{key.split('.')[1]}": a for key, a in shortcut.items()}
+        layers.append(Residual(f, [convolution(channels, 1), BatchNorm()] if channels > inputs else None))
+    source["fc.weight"] = rng.normal(size=(2, 3))
+    expected, net = (Network((1, 1, 1), [*layers, Flatten(), Dense(2)], loss="mse", seed=i) for i in (1, 2))
+    from_torch(source, expected)
+    safetensors.numpy.save_file(source, tmp_path / "model.safetensors")
+    if blocks == 1:
+        with pytest.raises(ValueError, match="'(layer1.0.)?bn1' and '(layer1.0.)?bn1', which both fit layer 2"):
+            from_torch(tmp_path / "model.safetensors", net)
+    else:
+        from_torch(tmp_path / "model.safetensors", net)
+        np.testing.assert_array_equal(net.state, expected.state)
 
 
 def changed(name, **changes):
