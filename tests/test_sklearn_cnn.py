@@ -100,6 +100,7 @@ def test_models():
     assert len(fitted(model=tied).coefs_) == 2
     two = fitted(y=LABELS[:100] == LABELS[0])
     assert two.predict_proba(FLAT).shape == (1797, 2)
+    assert (two.n_outputs_, two.out_activation_) == (2, "softmax")
     flags = np.column_stack([DIGITS.target % 2, DIGITS.target > 4, DIGITS.target < 2])[:100]
     several = fitted(y=flags)
     assert several.predict(FLAT).shape == (1797, 3)
@@ -175,9 +176,12 @@ def test_partial_fit_and_warm_start_continue():
     for one, other in zip(whole._arrays(), parts._arrays(), strict=True):
         assert np.array_equal(one, other)
     before = [array.copy() for array in whole._arrays()]
-    with pytest.raises(ValueError, match="NaN"):
-        whole.partial_fit(np.full((30, 64), np.nan), y[:30])
-    assert all(np.array_equal(one, other) for one, other in zip(whole._arrays(), before, strict=True))
+    late = X.astype(np.float32)
+    late[-1] = 3e38  # diverges in the last minibatch
+    for bad, match in ((np.full((100, 64), np.nan), "NaN"), (late, "non-finite")):
+        with pytest.raises(ValueError, match=match):
+            whole.partial_fit(bad, y)
+        assert all(np.array_equal(one, other) for one, other in zip(whole._arrays(), before, strict=True))
     whole.set_params(warm_start=True, model="auto")
     quietly(whole.fit, X, y)
     assert not any(np.array_equal(one, other) for one, other in zip(whole._arrays(), before, strict=True))
