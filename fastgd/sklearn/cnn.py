@@ -9,7 +9,7 @@ import numpy as np
 from .. import models
 from ..core.types import Array
 from ..errors import check_integer, choose, shown, type_error, value_error
-from ..layers import Conv2D, Dense, Flatten, Layer, MaxPool2D
+from ..layers import Conv2D, Dense, Flatten, Layer, MaxPool2D, Standardize
 from ..layers.base import parameter_specs
 from ..network import Network
 from ..optimizers.base import Optimizer
@@ -28,16 +28,16 @@ class CNNClassifier(Classifier):
     `MLPClassifier`, for two or more classes, or multi-label.
 
     X is (rows, height, width, channels), (rows, height, width) of one channel, or as elsewhere in scikit-learn (rows,
-    features), each row the pixels of an image in that order. Bytes stay bytes and are cast a minibatch at a time; they
-    are not scaled, which "small_cnn" and "resnet20" do not need, since they normalize. Training is in float64 if X is
-    float64, else in float32, which is faster.
+    features), each row the pixels of an image in that order. Bytes stay bytes and are cast a minibatch at a time.
+    Training is in float64 if X is float64, else in float32, which is faster.
 
-    model: "auto", two convolutions of 16 and 32 filters 3 x 3, each with pooling, and a dense layer of 64 units, for
-        images of any size; a name of `fastgd.models` ("small_cnn", "lenet5", "resnet20", "mlp"); a list of layers, the
-        last of which has an output for each class (or label); a `Network`, from whose parameters training then starts,
-        in its dtype, for instance with weights from torch; or a function of (image_shape, outputs) that returns a list
-        of layers or a `Network`. The loss and the penalties of a `Network` are not used. A weight of a row acts like
-        that many copies of the row, except in networks with BatchNorm or Dropout, such as "small_cnn".
+    model: "auto", two convolutions of 32 and 64 filters 3 x 3, each with pooling, and a dense layer of 128 units, for
+        images of any size, with a first layer that divides bytes by 255 (no other model scales X); a name of
+        `fastgd.models` ("small_cnn", "lenet5", "resnet20", "mlp"); a list of layers, the last of which has an output
+        for each class (or label); a `Network`, from whose parameters training then starts, in its dtype, for instance
+        with weights from torch; or a function of (image_shape, outputs) that returns a list of layers or a `Network`.
+        The loss and the penalties of a `Network` are not used. A weight of a row acts like that many copies of the row,
+        except in networks with BatchNorm or Dropout, such as "small_cnn".
     image_shape: (height, width) or (height, width, channels) of the images in flat rows. None is the shape of X if it
         has more axes; else square images of one channel if the number of features is a square, else a single row of
         pixels.
@@ -124,7 +124,7 @@ class CNNClassifier(Classifier):
             if math.prod(shape) != X.shape[1]:
                 expected = f"a shape of the {X.shape[1]} features of X, or None"
                 raise value_error("image_shape", expected, self.image_shape)
-            self.image_shape_ = shape
+            self.image_shape_, self._is_of_bytes = shape, X.dtype == np.uint8
         return X, *rest
 
     def _checked(self, X, y, *, incremental, reset):
@@ -148,8 +148,8 @@ class CNNClassifier(Classifier):
         """Sets the layers of the model, and their initial values."""
         made, shape, start = self.model, self.image_shape_, None
         if isinstance(made, str):
-            made = choose("model", made, {"auto": _plain, **MODELS})(shape, n_outputs)
-            made = made.layers if isinstance(made, Network) else made
+            make = choose("model", made, {"auto": None, **MODELS})
+            made = make(shape, n_outputs).layers if make else _plain(shape, n_outputs, self._is_of_bytes)
         elif callable(made):
             made = made(shape, n_outputs)
         if isinstance(made, Network):
@@ -193,15 +193,15 @@ class CNNClassifier(Classifier):
         return (self._layers,)
 
 
-def _plain(shape, outputs):
+def _plain(shape, outputs, is_of_bytes):
     """The layers of "auto". Pooling halves each axis that has more than one pixel."""
-    layers, sizes = [], shape[:2]
-    for filters in (16, 32):
+    layers, sizes = [Standardize(scale=1 / 255)] if is_of_bytes else [], shape[:2]
+    for filters in (32, 64):
         height, width = (min(2, size) for size in sizes)
         convolution = Conv2D(filters, 3, "relu", padding="same", weight_init="he_normal")
         layers += [convolution, MaxPool2D((height, width))]
         sizes = [max(1, size // 2) for size in sizes]
-    return [*layers, Flatten(), Dense(64, "relu"), Dense(outputs)]
+    return [*layers, Flatten(), Dense(128, "relu"), Dense(outputs)]
 
 
 def _guessed_shape(n_features):
