@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,16 +72,17 @@ def plot_misclassified(
     return figure
 
 
-def plot_filters(network: Network, *, title: str | None = None) -> "Figure":
+def plot_filters(network: Network, *, most: int = 64, title: str | None = None) -> "Figure":
     """The filters of the first convolution of a network: in colours for images of 3 channels, each filter with its
     largest weight at full strength; in grey for others, on one scale for all filters, with the channels of a filter
-    beside each other. Grey in the middle is 0."""
+    beside each other. Grey in the middle is 0. most: filters that are drawn at most."""
     if not isinstance(network, Network):
         raise type_error("network", "a fastgd.Network", shown(network))
     leaves = network.body.leaves("", network.input_shape)
     path, layer = next(((at, leaf) for at, leaf, _ in leaves if isinstance(leaf, Conv2D)), (None, None))
     if layer is None:
         raise value_error("network", "a network with a Conv2D layer", repr(network))
+    most = check_integer("most", most, 1)
     weights = np.nan_to_num(network.views()[f"w{path}"].astype(np.float64), posinf=0, neginf=0)
     height, width, channels, filters = weights.shape
     if channels == 3:
@@ -94,7 +95,7 @@ def plot_filters(network: Network, *, title: str | None = None) -> "Figure":
         peak = np.abs(weights).max() or 1.0
         options = {"cmap": "gray", "vmin": -peak, "vmax": peak}
     shape = images[0].shape
-    captions = [str(number) for number in range(filters)]
+    captions = [str(number) for number in range(min(filters, most))]
     figure, panels = _panels(captions, shape, least=0.9 if options == {} or channels == 1 else 0.5)
     figure.suptitle(title or f"Filters of layer {path}: {filters} of {height} x {width} x {channels}")
     for panel, caption, image in zip(panels, captions, images, strict=False):
@@ -198,7 +199,8 @@ def _names(network, class_names):
     k = network.output_shape[0]
     if class_names is None:
         return [str(i) for i in range(k)]
-    if isinstance(class_names, str) or not hasattr(class_names, "__len__") or len(class_names) != k:
+    is_list = hasattr(class_names, "__len__") and not isinstance(class_names, (str, Mapping, Set))
+    if not is_list or len(class_names) != k:
         raise value_error("class_names", f"a name for each of {k} classes", shown(class_names))
     return [_short(" ".join(str(name).split())) for name in class_names]
 

@@ -84,6 +84,7 @@ def test_filters(channels):
             np.testing.assert_array_equal(image, w[:, :, 0, i])
         else:
             np.testing.assert_array_equal(np.delete(image, 2, axis=1), np.hstack([w[:, :, 0, i], w[:, :, 1, i]]))
+    assert len([title for title, _ in panels(plots.plot_filters(net, most=2)) if title]) == 2
     net.parameters[:] = 0.0 if channels > 1 else np.nan
     plots.plot_filters(net).savefig(io.BytesIO(), dpi=30)
 
@@ -159,6 +160,7 @@ WRONG = {
     "length": (lambda: plots.plot_confusion(brightest(), X, Y[:3]), "'y'"),
     "names": (lambda: plots.plot_confusion(brightest(), X, Y, ["a", "b"]), "'class_names'.*6 classes"),
     "a text": (lambda: plots.plot_confusion(brightest(), X, Y, "abcdef"), "'class_names'"),
+    "dict": (lambda: plots.plot_confusion(brightest(), X, Y, dict.fromkeys(range(6), "a")), "'class_names'"),
     "most": (lambda: plots.plot_misclassified(brightest(), X, Y, most=0), "'most'"),
     "shape": (lambda: plots.plot_misclassified(brightest(shape=6), X.reshape(20, 6), Y), "'image_shape'.*None"),
     "size": (lambda: plots.plot_saliency(brightest(shape=6), X.reshape(20, 6), image_shape=(2, 2)), "'image_shape'.*6"),
