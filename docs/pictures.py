@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_breast_cancer
 
 import fastgd
-from fastgd import SGD, Dense, Network, plots
+from fastgd import SGD, Conv2D, Dense, Flatten, MaxPool2D, Network, plots
 from fastgd.callbacks import every, trajectory
 from fastgd.cli.datasets import digits
 
@@ -48,6 +48,20 @@ def surface():
     return plots.loss_surface(network, X, y, path=path, title=title)
 
 
+def of_images(X, y, held_out):
+    """A convolutional network for the digits: its mistakes, what it looks at, its filters."""
+    layers = [Conv2D(16, 3, "relu", padding="same"), MaxPool2D(2), Conv2D(32, 3, "relu"), Flatten(), Dense(10)]
+    network = Network((8, 8, 1), layers, loss="softmax_cross_entropy")
+    network.fit(X.reshape(-1, 8, 8), y, optimizer=fastgd.Adam(3e-3), epochs=6)
+    X, y = held_out[0].reshape(-1, 8, 8), held_out[1]
+    return {
+        "misclassified": plots.plot_misclassified(network, X, y, most=8),
+        "saliency": plots.plot_saliency(network, X[:8], y[:8]),
+        "confusion": plots.plot_confusion(network, X, y),
+        "filters": plots.plot_filters(network),
+    }
+
+
 if __name__ == "__main__":
     (X, y), held_out = digits()
     network = Network(64, [Dense(64, "relu"), Dense(10)], loss="softmax_cross_entropy")
@@ -55,3 +69,5 @@ if __name__ == "__main__":
     save(fastgd.find_learning_rate(network, X, y).plot("Range test of Adam on the digits"), "range_test.png")
     save(descents(X, y, held_out), "descents.png")
     save(surface(), "surface.png")
+    for name, figure in of_images(X, y, held_out).items():
+        save(figure, f"{name}.png")

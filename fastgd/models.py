@@ -4,7 +4,7 @@ net = fastgd.models.lenet5()
 net.fit(X, y, optimizer=fastgd.Adam(1e-3), epochs=10)
 
 `options` are those of `Network`: loss, l2, dtype, seed, backend, num_threads. The default loss is
-softmax_cross_entropy."""
+softmax_cross_entropy. `from_torch` copies the weights of a torch model into one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,8 +24,9 @@ from .layers import (
     Residual,
 )
 from .network import Network
+from .weights_from_torch import from_torch
 
-__all__ = ["lenet5", "mlp", "resnet20", "small_cnn"]
+__all__ = ["from_torch", "lenet5", "mlp", "resnet20", "small_cnn"]
 
 
 def _network(input_shape: ShapeLike, layers: list[Layer], options: dict[str, Any]) -> Network:

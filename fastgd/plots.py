@@ -17,7 +17,21 @@ from .explore.range_test import RangeTest
 from .explore.surface import losses_over, plane_of
 from .explore.sweep import Sweep
 from .network import Network
+from .plots_of_images import new_figure, plot_confusion, plot_filters, plot_misclassified, plot_saliency
 from .training.history import History
+
+__all__ = [
+    "compare",
+    "histograms",
+    "loss_surface",
+    "plot_confusion",
+    "plot_filters",
+    "plot_loss",
+    "plot_misclassified",
+    "plot_range_test",
+    "plot_saliency",
+    "plot_sweep",
+]
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,17 +48,9 @@ NARROWEST = 1e-6  # least range of a histogram, as a fraction of the largest mag
 LEGEND_MARK, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.085, 0.2  # inches that an entry, each of its letters, and a line take
 
 
-def _figure(width: float = 6.4, height: float = 4.0) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'fastgd[plots]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def check_picture(argument: str, path: str) -> None:
     """Raises ValueError if matplotlib cannot save a figure under a name with this ending."""
-    known = _figure().canvas.get_supported_filetypes()
+    known = new_figure().canvas.get_supported_filetypes()
     ending = os.path.splitext(path)[1][1:].lower()
     if ending not in known:
         raise value_error(argument, f"a file ending in one of {', '.join(f'.{e}' for e in sorted(known))}", repr(path))
@@ -111,7 +117,7 @@ def plot_loss(history: History, title: str = "Loss") -> "Figure":
     marked. The training loss is the mean over the epoch, each minibatch before its update."""
     if not isinstance(history, History):
         raise type_error("history", "a History, as fit returns it", shown(history))
-    figure = _figure()
+    figure = new_figure()
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
@@ -131,7 +137,7 @@ def plot_loss(history: History, title: str = "Loss") -> "Figure":
 @np.errstate(all="ignore")
 def plot_range_test(found: RangeTest, title: str = "Learning-rate range test") -> "Figure":
     """The losses of a `RangeTest` against the learning rate, the smoothed losses, and the suggestion."""
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     axes.plot(found.learning_rate, found.loss, color=COLOURS[5], linewidth=0.8, label="loss of a minibatch")
     axes.plot(found.learning_rate, found.smoothed, color=COLOURS[0], linewidth=2, label="smoothed")
@@ -164,7 +170,7 @@ def compare(histories: Mapping[str, History], column: str | None = None, title: 
     if column is None:
         column = "validation_loss" if "validation_loss" in shared else "loss"
     choose("column", column, dict.fromkeys(shared))
-    figure = _figure(9.6, 3.8)
+    figure = new_figure(9.6, 3.8)
     panels = figure.subplots(1, 3, sharey=True)
     values = [value for history in histories.values() for value in history.columns()[column]]
     for panel, (name, unit) in zip(panels, (("epoch", "epochs"), ("rows", "rows trained on"), ("seconds", "seconds")),
@@ -197,7 +203,7 @@ def plot_sweep(found: Sweep, x: str | None = None, column: str | None = None, ti
         x = "learning_rate" if "learning_rate" in numbers else (others or settings)[0]
     choose("x", x, dict.fromkeys(settings))
     named = [] if x in numbers else list(dict.fromkeys(map(str, found.columns[x])))
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     groups: dict[str, dict[Any, list[float]]] = {}
     for i in range(len(found)):
@@ -254,7 +260,7 @@ def loss_surface(
         is the first of these that applies.
     resolution: points along each direction. The loss of all rows is computed at each point, so a sample of the rows may
         suffice. BatchNorm treats the rows as one minibatch."""
-    figure = _figure(6.4, 5.0)
+    figure = new_figure(6.4, 5.0)
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import MaxNLocator
 
@@ -308,7 +314,7 @@ def histograms(
         path = name.removeprefix(_kind(name))
         layers.setdefault(tuple(map(int, path.split("."))), []).append(name)
     most = max(map(len, layers.values()))
-    figure = _figure(max(2.4 * len(drawn) * most, 6.4), 1.9 * len(layers) + 0.5)
+    figure = new_figure(max(2.4 * len(drawn) * most, 6.4), 1.9 * len(layers) + 0.5)
     panels = figure.subplots(len(layers), len(drawn) * most, squeeze=False)
     for row, (_, names) in zip(panels, sorted(layers.items()), strict=True):
         for panel in row:

@@ -5,6 +5,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from .core.types import Array
+from .data.tensors import as_numpy
 from .errors import shown, type_error, value_error
 from .network import Network
 
@@ -103,7 +104,7 @@ def _function_class() -> Any:
         def forward(ctx, x, flat, module):
             ctx.save_for_backward(x, flat)
             made = RecordedPass(
-                module.network, _as_numpy(x), training=module.training, minibatch=module.next_minibatch()
+                module.network, as_numpy(x), training=module.training, minibatch=module.next_minibatch()
             )
             result, made.y, ctx.recorded = torch.from_numpy(made.y), None, made
             return result
@@ -113,17 +114,12 @@ def _function_class() -> Any:
         def backward(ctx, dy):
             x, _ = ctx.saved_tensors  # raises if the parameters have been changed since
             to_input, to_parameters, _ = ctx.needs_input_grad
-            dx = ctx.recorded.backward(_as_numpy(x), _as_numpy(dy), to_input)
+            dx = ctx.recorded.backward(as_numpy(x), as_numpy(dy), to_input)
             ctx.recorded.y = None
             gradient = torch.from_numpy(ctx.recorded.network.gradient.copy()) if to_parameters else None
             return None if dx is None else torch.from_numpy(dx).to(x.dtype), gradient, None
 
     return NetworkFunction
-
-
-def _as_numpy(x):
-    x = x.detach()
-    return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()  # numpy has no bfloat16
 
 
 @functools.cache
@@ -163,7 +159,7 @@ def _module_class() -> Any:
                     "module of a copied network instead"
                 )
             if not self.training and not torch.is_grad_enabled():
-                return torch.from_numpy(self.network.forward(_as_numpy(x)))
+                return torch.from_numpy(self.network.forward(as_numpy(x)))
             return function.apply(x, self.parameters_, self)
 
         def __reduce__(self):

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole: whatever happens, a path holds the old file or the new one."""
+"""Paths, and files that are replaced as a whole: whatever happens, a path holds the old file or the new one."""
 
 import contextlib
 import os
@@ -11,6 +11,15 @@ from ..errors import shown, type_error, value_error
 
 # Ending of files that are being written, and the seconds after which such a file is taken for that of a killed process.
 UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
+# First bytes of files of other formats.
+FOREIGN = {
+    b"PK\x03\x04": "a zip archive, as torch and numpy's npz are",
+    b"\x80": "a pickle, which is never opened",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a numpy array",
+    b"GGUF": "a GGUF file",
+    b"PAR1": "a Parquet file",
+}
 
 
 def as_path(path, argument="path"):

@@ -1,7 +1,9 @@
-"""Estimators with the interface and the results of scikit-learn's (extra `sklearn`)."""
+"""Estimators with the interface of scikit-learn (extra `sklearn`): its perceptrons with its results, and convolutional
+networks."""
 
+from .cnn import CNNClassifier
 from .estimators import MLPClassifier, MLPRegressor
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
-for _estimator in (MLPClassifier, MLPRegressor):  # pickles name the module that users import
+__all__ = ["CNNClassifier", "MLPClassifier", "MLPRegressor"]
+for _estimator in (CNNClassifier, MLPClassifier, MLPRegressor):  # pickles name the module that users import
     _estimator.__module__ = __name__

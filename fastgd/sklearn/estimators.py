@@ -1,4 +1,4 @@
-"""scikit-learn's MLPClassifier and MLPRegressor, trained by fastgd (extra `sklearn`).
+"""scikit-learn's MLPClassifier and MLPRegressor, trained by fastgd (extra `sklearn`), and the base of classifiers.
 
     from fastgd.sklearn import MLPClassifier  # in place of sklearn.neural_network
 
@@ -38,66 +38,14 @@ Method = TypeVar("Method", bound=Callable[..., object])
 _if_stochastic: Callable[[Method], Method] = available_if(Perceptron._is_stochastic)
 
 
-class MLPClassifier(ClassifierMixin, Perceptron):
-    """scikit-learn's multi-layer perceptron classifier, trained by fastgd: for two or more classes, or multi-label.
-
-    It takes the arguments of sklearn.neural_network.MLPClassifier, with these extensions:
-
-    activation: also the name of an activation of fastgd ("gelu", ...), an `Activation`, or a list with one for each
-        hidden layer.
-    solver: also the name of an optimizer of fastgd ("AdamW", "Lion", ...), which uses learning_rate_init, or an
-        optimizer with its own options, of which each fit makes a copy.
-    dropout: fraction of the outputs of a hidden layer that training drops, in [0, 1): a number, or a list with one for
-        each hidden layer. Not with "lbfgs".
-    class_weight: {label: weight}, or "balanced" for rows / (classes x rows of the class), as elsewhere in scikit-learn.
-        It multiplies sample_weight in training, not in validation.
-
-    Fitted attributes are scikit-learn's: classes_, loss_, best_loss_, loss_curve_, validation_scores_,
-    best_validation_score_, t_, coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_,
-    out_activation_. If you set coefs_ or intercepts_, or change them in place, predictions use that. partial_fit
-    changes them in place; each fit makes new ones.
-
-    Differences: momentum must be below 1, and sample weights at least 0. Divergence ends a run at once. A fit that
-    raises leaves the estimator unchanged. Multi-label predictions are dense. Training is in float32 if X is float32,
-    else in float64 ("lbfgs": always float64). A sparse X is converted to a dense array, a part of the rows at a time if
-    that would take more than 64 MB ("lbfgs": all rows at once).
-    Threads may share an estimator: predictions wait while another thread fits. Functions that fit calls must not use
-    the estimator, which is then only partly fitted; its methods raise RuntimeError.
-    """
+class Classifier(ClassifierMixin, Perceptron):
+    """Common base of the classifiers. They have an argument class_weight."""
 
     classes_: "npt.NDArray[Any]"
-    loss = "log_loss"  # not an argument, but an attribute that scikit-learn has
-
-    def __init__(
-        self,
-        hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: str | Activation | Sequence[str | Activation] = "relu",
-        *,
-        solver: str | Optimizer = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | str = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: int | np.random.RandomState | None = None,
-        tol: float = 1e-4,
-        verbose: bool | int = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        dropout: float | Sequence[float] = 0.0,
-        class_weight: dict[Any, float] | str | None = None,
-    ) -> None:
-        _keep(self, locals())
+    class_weight: dict[Any, float] | str | None
+    # Subclasses with other data or outputs replace these.
+    _dtypes: Any = (np.float64, np.float32)  # of X, for scikit-learn's check
+    _two_classes_share: bool = True  # whether two classes have one output
 
     def fit(self, X: "Rows", y: "npt.ArrayLike", sample_weight: "npt.ArrayLike | None" = None) -> Self:
         """Trains on X (rows, features), an array or a sparse matrix, and labels y (rows,), or (rows, labels) of 0 and 1
@@ -140,7 +88,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         out_activation, classes = "logistic", self.classes_
         if y.ndim == 2:
             columns = np.asarray(y.toarray() if hasattr(y, "toarray") else y, bool)
-        elif len(classes) > 2:
+        elif len(classes) > 2 or not self._two_classes_share:
             out_activation, columns = "softmax", y[:, None] == classes
         else:
             columns = y[:, None] == classes[1:] if len(classes) == 2 else np.zeros((len(y), 1), bool)
@@ -148,7 +96,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     def _checked(self, X, y, *, incremental, reset):
         """X and labels y, checked by scikit-learn; sets or checks classes_."""
-        X, y = self._validated(X, y, multi_output=True, dtype=(np.float64, np.float32), order="C", reset=reset)
+        X, y = self._validated(X, y, multi_output=True, dtype=self._dtypes, order="C", reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_classification_targets(y)
@@ -231,6 +179,67 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return tags
 
 
+class MLPClassifier(Classifier):
+    """scikit-learn's multi-layer perceptron classifier, trained by fastgd: for two or more classes, or multi-label.
+
+    It takes the arguments of sklearn.neural_network.MLPClassifier, with these extensions:
+
+    activation: also the name of an activation of fastgd ("gelu", ...), an `Activation`, or a list with one for each
+        hidden layer.
+    solver: also the name of an optimizer of fastgd ("AdamW", "Lion", ...), which uses learning_rate_init, or an
+        optimizer with its own options, of which each fit makes a copy.
+    dropout: fraction of the outputs of a hidden layer that training drops, in [0, 1): a number, or a list with one for
+        each hidden layer. Not with "lbfgs".
+    class_weight: {label: weight}, or "balanced" for rows / (classes x rows of the class), as elsewhere in scikit-learn.
+        It multiplies sample_weight in training, not in validation.
+
+    Fitted attributes are scikit-learn's: classes_, loss_, best_loss_, loss_curve_, validation_scores_,
+    best_validation_score_, t_, coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_,
+    out_activation_. If you set coefs_ or intercepts_, or change them in place, predictions use that. partial_fit
+    changes them in place; each fit makes new ones.
+
+    Differences: momentum must be below 1, and sample weights at least 0. Divergence ends a run at once. A fit that
+    raises leaves the estimator unchanged. Multi-label predictions are dense. Training is in float32 if X is float32,
+    else in float64 ("lbfgs": always float64). A sparse X is converted to a dense array, a part of the rows at a time if
+    that would take more than 64 MB ("lbfgs": all rows at once).
+    Threads may share an estimator: predictions wait while another thread fits. Functions that fit calls must not use
+    the estimator, which is then only partly fitted; its methods raise RuntimeError.
+    """
+
+    loss = "log_loss"  # not an argument, but an attribute that scikit-learn has
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        activation: str | Activation | Sequence[str | Activation] = "relu",
+        *,
+        solver: str | Optimizer = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        dropout: float | Sequence[float] = 0.0,
+        class_weight: dict[Any, float] | str | None = None,
+    ) -> None:
+        keep_arguments(self, locals())
+
+
 class MLPRegressor(RegressorMixin, Perceptron):
     """scikit-learn's multi-layer perceptron regressor, trained by fastgd, for one output or more.
 
@@ -267,7 +276,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
         max_fun: int = 15000,
         dropout: float | Sequence[float] = 0.0,
     ) -> None:
-        _keep(self, locals())
+        keep_arguments(self, locals())
 
     def fit(self, X: "Rows", y: "npt.ArrayLike", sample_weight: "npt.ArrayLike | None" = None) -> Self:
         """Trains on X (rows, features), an array or a sparse matrix, and numbers y (rows,) or (rows, outputs). Returns
@@ -318,6 +327,6 @@ class MLPRegressor(RegressorMixin, Perceptron):
         return tags
 
 
-def _keep(estimator, arguments):
+def keep_arguments(estimator: Any, arguments: dict[str, Any]) -> None:
     """Sets the arguments of a constructor, its local variables, as attributes."""
     vars(estimator).update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})

@@ -5,6 +5,7 @@ Over 400 lines: arguments, network, training and predictions share the attribute
 import contextlib
 import copy
 import functools
+import itertools
 import math
 import numbers
 import operator
@@ -37,7 +38,7 @@ from ..optimizers.base import Optimizer
 from ..training.early_stopping import EarlyStopping
 from ..training.fit import fresh_optimizer
 from ..training.run import Run
-from .proofs import Kept, are_rows, finite_rows, items_of, same
+from .proofs import Kept, are_rows, arrays_of, finite_rows, items_of, same
 from .training import (
     ClassicAdam,
     EpochEnd,
@@ -59,14 +60,18 @@ NUMBERS = {
     "alpha": AT_LEAST_ZERO, "learning_rate_init": POSITIVE, "power_t": AT_LEAST_ZERO, "tol": AT_LEAST_ZERO,
     "momentum": FRACTION, "validation_fraction": FRACTION, "beta_1": FRACTION, "beta_2": FRACTION, "epsilon": POSITIVE,
 }  # fmt: skip
-FLAGS, COUNTS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"), ("max_iter", "max_fun")
+FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping")
 MORE = ("batch_size", "n_iter_no_change", "verbose", "learning_rate", "solver")
-# The arguments that `_check_parameters` checks: objects that cannot change, or optimizers.
-_arguments_of = operator.attrgetter(*NUMBERS, *FLAGS, *COUNTS, *MORE)
 RECORDS = ("loss_curve_", "validation_scores_")  # lists that training appends to
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
 )
+
+
+@functools.cache
+def _arguments_of(counts):
+    """A function that gets the arguments that `_check_parameters` checks: objects that cannot change, or optimizers."""
+    return operator.attrgetter(*NUMBERS, *FLAGS, *counts, *MORE)
 
 
 class Perceptron(BaseEstimator):
@@ -87,17 +92,22 @@ class Perceptron(BaseEstimator):
     validation_scores_: list[float] | None
     best_validation_score_: float | None
 
+    # Subclasses with other arguments or other layers replace these.
+    _solvers: tuple[str, ...] = SOLVERS
+    _counts: tuple[str, ...] = ("max_iter", "max_fun")
+    _held: tuple[str, ...] = ("coefs_", "intercepts_")  # lists of the arrays of the network, in its order
+
     # ---- arguments
 
     def _check_parameters(self):
-        kept, given = vars(self).get("_kept"), _arguments_of(self)
+        kept, given = vars(self).get("_kept"), _arguments_of(self._counts)(self)
         if kept is not None and same(given, kept.checked):
             return
         for name, limits in NUMBERS.items():
             check_number(name, getattr(self, name), **limits)
         for name in FLAGS:
             check_flag(name, getattr(self, name))
-        for name in COUNTS:
+        for name in self._counts:
             check_integer(name, getattr(self, name), 1)
         if self.batch_size != "auto":
             check_integer("batch_size", self.batch_size, 1)
@@ -107,7 +117,7 @@ class Perceptron(BaseEstimator):
             check_integer("verbose", self.verbose, 0)
         choose("learning_rate", self.learning_rate, dict.fromkeys(RATES))
         if not isinstance(self.solver, Optimizer):
-            choose("solver", self.solver, {**dict.fromkeys(SOLVERS), **OPTIMIZERS})
+            choose("solver", self.solver, {**dict.fromkeys(self._solvers), **OPTIMIZERS})
         if kept is not None:
             kept.checked = given
 
@@ -159,15 +169,19 @@ class Perceptron(BaseEstimator):
         layers.append(Dense(units[-1], weight_init="zeros"))
         loss = Objective.of(self.out_activation_, units[-1]).loss
         network = Network(self.coefs_[0].shape[0], layers, loss=loss, l2=alpha, dtype=dtype, seed=seed)
-        self._give_parameters(list(network.views().values()))
+        self._give_parameters(arrays_of(network))
         return network
+
+    def _arrays(self):
+        """The arrays of the network, those of `_held`."""
+        return *self.coefs_, *self.intercepts_
 
     def _give_parameters(self, views):
         """Copies coefs_ and intercepts_ to these views of a network's parameters."""
-        given, shapes = [*self.coefs_, *self.intercepts_], [view.shape for view in views]
+        given, shapes = self._arrays(), [view.shape for view in views]
         if [np.shape(values) for values in given] != shapes:
             got = [np.shape(values) for values in given]
-            raise value_error("coefs_, intercepts_", f"arrays of shapes {shapes}", got)
+            raise value_error(", ".join(self._held), f"arrays of shapes {shapes}", got)
         for view, values in zip(views, given, strict=True):
             view[...] = values
 
@@ -179,28 +193,37 @@ class Perceptron(BaseEstimator):
 
     def _share_parameters(self, kept):
         """Makes coefs_ and intercepts_ the parameters of the network in use."""
-        if not kept.has((*self.coefs_, *self.intercepts_)):
-            n = len(self.coefs_)
-            self.coefs_, self.intercepts_ = list(kept.views[:n]), list(kept.views[n:])
+        if not kept.has(self._arrays()):
+            views = iter(kept.views)
+            for name in self._held:
+                setattr(self, name, list(itertools.islice(views, len(getattr(self, name)))))
+
+    def _design(self):
+        """What the layers follow from, besides the arrays: units, activation and dropout rate of each hidden layer."""
+        return self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])[0]
+
+    def _is_random(self, design):
+        """Whether the layers may need a seed."""
+        return any(rate for _, _, rate in design)
 
     def _layer_arguments(self):
-        """The arguments from which `_hidden` follows."""
+        """The arguments from which `_design` follows."""
         return (*items_of(self.activation), *items_of(self.dropout), self.solver)
 
     def _known(self):
         """`_kept`, if it was made from the present hidden layers and has coefs_ and intercepts_; else None."""
         kept = vars(self).get("_kept")
         is_known = kept is not None and same(kept.layers, self._layer_arguments())
-        return kept if is_known and kept.has((*self.coefs_, *self.intercepts_)) else None
+        return kept if is_known and kept.has(self._arrays()) else None
 
     def _network_in_use(self):
         """The network of the last fit, or a new one if the hidden layers have changed."""
         kept = self._known()
         if kept is None:
             arguments, kept = self._layer_arguments(), vars(self).get("_kept")
-            hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
-            if kept is None or kept.made_from[0] != hidden:
-                self._kept = kept = Kept(self._make_network(self.coefs_[0].dtype), (hidden,), arguments)
+            design = self._design()
+            if kept is None or kept.made_from[0] != design:
+                self._kept = kept = Kept(self._make_network(self.coefs_[0].dtype), (design,), arguments)
             self._give_parameters(kept.views)
             kept.layers = arguments
         return kept.network
@@ -214,7 +237,7 @@ class Perceptron(BaseEstimator):
         # The network is made again when it is needed: its parameters are in coefs_ and intercepts_.
         with vars(self).get("_own_lock", contextlib.nullcontext()):
             state = super().__getstate__()
-            for name in ("coefs_", "intercepts_"):  # views of the network's parameters
+            for name in self._held:  # views of the network's parameters
                 if isinstance(state.get(name), list):
                     state[name] = [np.array(array) for array in state[name]]
         return {name: value for name, value in state.items() if name not in ("_kept", "_own_lock")}
@@ -252,16 +275,20 @@ class Perceptron(BaseEstimator):
         if sample_weight is not None:
             if isinstance(sample_weight, numbers.Real):
                 sample_weight = np.full(X.shape[0], sample_weight)
-            sample_weight = check_weights("sample_weight", sample_weight, X.shape[:1], X.dtype, scaled=False)
+            sample_weight = check_weights("sample_weight", sample_weight, X.shape[:1], self._dtype(X), scaled=False)
             if not sample_weight.any():
                 raise value_error("sample_weight", "weights that are not all zero", f"0 for all {X.shape[0]} rows")
         random_state = self._generator()
         if is_first:
-            self._initialize(X.shape[1], y.shape[1], out_activation, X.dtype, random_state)
+            self._initialize(X.shape[1], y.shape[1], out_activation, self._dtype(X), random_state)
         if self._is_stochastic():
             self._fit_in_minibatches(X, y, sample_weight, factor, random_state, undo, is_first, incremental)
         else:
             self._fit_at_once(X, y, _product(sample_weight, factor))
+
+    def _dtype(self, X):
+        """The dtype in which X is used in training."""
+        return X.dtype
 
     def _generator(self):
         """The RandomState of a fit."""
@@ -315,11 +342,11 @@ class Perceptron(BaseEstimator):
                 undo.append(self._training_state())
             score = None if held_out is None else functools.partial(self._score, network, *held_out)
             # A warm start keeps the earlier best score: it has best parameters once a score is better than that.
-            first = network.parameters.copy() if self.early_stopping and is_first else None
+            first = network.state.copy() if self.early_stopping and is_first else None
             end = EpochEnd(self, optimizer.learning_rate, rows, objective.reported, score, first)
             warning = self._run(samples, size, optimizer, random_state, objective, end, incremental)
         self._minibatches = network.minibatches
-        if not all_finite(network.parameters):
+        if not all_finite(network.state):
             raise ValueError(NOT_FINITE)
         self._share_parameters(self._kept)
         self._kept.generator = random_state if type(self.random_state) is int else None
@@ -342,7 +369,7 @@ class Perceptron(BaseEstimator):
         if self._follows("invscaling"):
             optimizer.learning_rate = end.rate
         if end.best is not None:
-            network.parameters[:] = end.best
+            network.state[:] = end.best
         if self.n_iter_ == self.max_iter and network.history.stopped == "epochs" and not incremental:
             warning = ConvergenceWarning(f"not converged after max_iter={self.max_iter} epochs")
         return warning
@@ -381,10 +408,10 @@ class Perceptron(BaseEstimator):
     def _training_state(self):
         """A function that restores the parameters of the network in use, and its optimizer."""
         network, optimizer = self._kept.network, copy.deepcopy(self._optimizer)
-        parameters = network.parameters.copy()
+        state = network.state.copy()
 
         def restore():
-            network.parameters[:] = parameters
+            network.state[:] = state
             self._optimizer, self._kept = optimizer, None  # that network belongs to the optimizer in use
 
         return restore
@@ -399,11 +426,8 @@ class Perceptron(BaseEstimator):
         """Returns a network with the present parameters, and its optimizer: for partial_fit the previous ones, as long
         as the arguments have not changed, else new ones."""
         kept, arguments = self._known(), self._layer_arguments()
-        if kept is None:
-            hidden, _ = self._hidden([coef.shape[1] for coef in self.coefs_[:-1]])
-        else:
-            hidden = kept.made_from[0]
-        made_from = hidden, self.out_activation_, self.coefs_[0].dtype, self.alpha
+        design = self._design() if kept is None else kept.made_from[0]
+        made_from = design, self.out_activation_, self.coefs_[0].dtype, self.alpha
         continues = incremental and getattr(self, "_optimizer", None) is not None
         known, kept = kept, getattr(self, "_kept", None)
         if continues and kept is not None and kept.made_from == made_from:
@@ -412,8 +436,7 @@ class Perceptron(BaseEstimator):
                 kept.layers = arguments
         else:
             if not continues:
-                is_random = any(rate for _, _, rate in hidden)
-                self._seed = int(random_state.randint(2**31)) if is_random else 0
+                self._seed = int(random_state.randint(2**31)) if self._is_random(design) else 0
             network = self._make_network(self.coefs_[0].dtype, self.alpha, self._seed)
             network.counter[0] = getattr(self, "_minibatches", 0)  # masks of Dropout differ from the earlier ones
             self._kept = Kept(network, made_from, arguments)
@@ -489,13 +512,17 @@ class Perceptron(BaseEstimator):
                 network = self._network_in_use()
                 # Its fast path finds numbers that are not finite.
                 if rows.dtype == network.dtype or rows.size <= CAST_SIZE:
-                    found = network.executor.fast["predict"](usable(rows, network.dtype), None)
+                    found = network.executor.fast["predict"](self._shaped(usable(rows, network.dtype)), None)
                     if found is not None:
                         return finish(found)
         check_is_fitted(self)
         checked = self._validated(X, reset=False)
         with self._lock:
             return finish(predict(self._network_in_use(), checked))
+
+    def _shaped(self, X):
+        """Rows of features in the shape that the network takes."""
+        return X
 
     def _finite_rows(self, X):
         """`finite_rows` for the features of the last fit; None if these have names, which scikit-learn checks."""

@@ -63,22 +63,27 @@ def are_flags(y, rows, n_labels):
     return bool(((y == 0) | (y == 1)).all())
 
 
+def arrays_of(network):
+    """Views of the parameters of a network, the weights first, and of its statistics."""
+    return [*network.views().values(), *network.statistics.values()]
+
+
 class Kept:
     """The network of an estimator, and what has been proven of the estimator's attributes.
 
     network     the network
     made_from   what it was made from: the hidden layers, and for training also the output activation, dtype and alpha
-    views       its parameters, in the order of coefs_ and intercepts_
+    views       its parameters and statistics, in the order of the estimator's lists of arrays
     layers      the arguments from which the hidden layers follow, when that was last checked
     checked     all arguments, when they were last checked
     generator   a RandomState that can be seeded again, or None; making one takes longer than a step"""
 
     def __init__(self, network, made_from, layers):
         self.network, self.made_from, self.layers = network, made_from, layers
-        self.views = tuple(network.views().values())
+        self.views = tuple(arrays_of(network))
         self.shapes = [view.shape for view in self.views]
         self.checked, self.generator = (), None
 
     def has(self, arrays):
-        """Whether these arrays are the network's parameters themselves, so that changes made in place act."""
+        """Whether these arrays are those of the network itself, so that changes made in place act."""
         return same(arrays, self.views) and [array.shape for array in arrays] == self.shapes

@@ -17,6 +17,7 @@ from ..data.mapped import RowReader
 from ..data.samples import Samples, check_targets, check_values
 from ..engine.executor import usable
 from ..errors import value_error
+from ..layers.dense import Dense
 from ..losses import LOSSES
 from ..network import Network
 from ..optimizers import Adam
@@ -81,15 +82,17 @@ class SparseRows:
         self.x = x
 
     def take(self, index, out):
-        return self.x[index].toarray(out=out)
+        return self.x[index].toarray(out=out.reshape(len(out), -1)).reshape(out.shape)
 
 
 def samples_of(network, X, y, weight):
     """`Samples` of arrays that scikit-learn has checked. A sparse X is read through `rows` alone; `x` is an array of
     its shape that takes no memory."""
-    x, rows = X, None
-    if hasattr(X, "toarray"):
-        x = np.broadcast_to(np.zeros((), network.dtype), X.shape)
+    shape, rows = (X.shape[0], *network.input_shape), None
+    if not hasattr(X, "toarray"):
+        x = X.reshape(shape)
+    else:
+        x = np.broadcast_to(np.zeros((), network.dtype), shape)
         rows = SparseRows(X.astype(network.dtype, copy=False))
     y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
     check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
@@ -102,11 +105,14 @@ def dense_if_small(x):
 
 
 def predict(network, x):
-    """Predictions of the network for x, dense or CSR. scipy multiplies a CSR matrix by the weights of the first layer;
-    the other layers run as a separate network."""
+    """Predictions of the network for x, dense or CSR. scipy multiplies a CSR matrix by the weights of the first layer
+    if that is Dense; the other layers run as a separate network."""
     if not issparse(x):
-        return network.predict(x)
+        return network.predict(x.reshape(len(x), *network.input_shape))
     (first, *rest), views = network.layers, network.views()
+    if not isinstance(first, Dense):
+        rows = max(1, DENSE_BYTES // (x.shape[1] * x.dtype.itemsize))
+        return np.concatenate([predict(network, x[i : i + rows].toarray()) for i in range(0, x.shape[0], rows)])
     z = np.asarray(x @ views["w1"], network.dtype) + views["b1"]
     if first.activation.forward is not None:
         first.activation.forward(z, z.copy(), *first.activation.parameters.values())
@@ -221,7 +227,7 @@ class EpochEnd:
     rows        rows of an epoch
     reported    factor of the loss, from `Objective`
     score       function that returns the score of the held-out rows, or None if there are none
-    best        the parameters with the best score; initially those given"""
+    best        the parameters and statistics with the best score; initially those given"""
 
     def __init__(self, estimator, rate, rows, reported, score, best=None):
         self.estimator, self.rate, self.rows, self.reported, self.score = estimator, rate, rows, reported, score
@@ -263,7 +269,7 @@ class EpochEnd:
             print(f"Validation score: {score:f}")
         self._count(score, estimator.best_validation_score_)
         if score > estimator.best_validation_score_:
-            estimator.best_validation_score_, self.best = score, network.parameters.copy()
+            estimator.best_validation_score_, self.best = score, network.state.copy()
 
     def _stops(self, optimizer):
         estimator = self.estimator

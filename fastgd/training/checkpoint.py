@@ -22,7 +22,7 @@ from ..activations import ACTIVATIONS
 from ..core import fingerprint
 from ..core.choice import UndefinedError, choice_from_config
 from ..core.config import __version__
-from ..core.files import as_path, check_file, replace_file
+from ..core.files import FOREIGN, as_path, check_file, replace_file
 from ..core.kernel import DTYPES
 from ..core.threads import check_threads
 from ..core.types import Path
@@ -46,15 +46,6 @@ _OBSERVED = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(k
 CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
 # The library writes tensors of bytes last, ordered by name: no other name of theirs may follow this one.
 DIGEST = "sha256"
-# First bytes of files of other formats.
-FOREIGN = {
-    b"PK\x03\x04": "a zip archive, as torch and numpy's npz are",
-    b"\x80": "a pickle, which is never opened",
-    b"\x89HDF": "an HDF5 file",
-    b"\x93NUMPY": "a numpy array",
-    b"GGUF": "a GGUF file",
-    b"PAR1": "a Parquet file",
-}
 
 
 # ---- writing

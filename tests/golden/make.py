@@ -250,6 +250,51 @@ def images(rng, out):
             out[f"image.{name}.{key}"] = (array.transpose(axes) if array.ndim == 4 else array).copy()
 
 
+class Block(torch.nn.Module):
+    """A residual block with the names and the order that torchvision has."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = torch.nn.Conv2d(8, 6, 3, 2, 1, bias=False), torch.nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = torch.nn.Conv2d(6, 6, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(6)
+        self.downsample = torch.nn.Sequential(torch.nn.Conv2d(8, 6, 1, 2, bias=False), torch.nn.BatchNorm2d(6))
+
+    def forward(self, x):
+        f = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(f + self.downsample(x))
+
+
+def models():
+    """Models for `fastgd.models.from_torch`, and the shape of a row of x, channels first."""
+    nn = torch.nn
+    lenet = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(24, 10), nn.ReLU(), nn.Linear(10, 3),
+    )  # fmt: skip
+    resnet = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=4), Block(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+    )  # fmt: skip
+    mlp = nn.Sequential(
+        nn.Linear(7, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(),
+        nn.Linear(6, 2),
+    )  # fmt: skip
+    return {"lenet": (lenet, (2, 14, 16)), "resnet": (resnet, (3, 7, 8)), "mlp": (mlp, (7,))}
+
+
+def weights(rng, out):
+    """The state of models, and what they compute in evaluation; images in this package's order of axes."""
+    for name, (model, shape) in models().items():
+        for key, tensor in model.state_dict().items():
+            if tensor.dtype == torch.float64:
+                values = rng.uniform(0.5, 1.5, tensor.shape) if "var" in key else rng.normal(size=tensor.shape)
+                tensor[...] = torch.tensor(values)
+            out[f"weights.{name}.state.{key}"] = tensor.numpy().copy()
+        x = rng.normal(size=(5, *shape))
+        out[f"weights.{name}.x"] = np.moveaxis(x, 1, -1).copy()
+        out[f"weights.{name}.y"] = model.eval()(torch.tensor(x)).detach().numpy()
+
+
 class Torch:
     """Runs a torch optimizer on an array."""
 
@@ -315,6 +360,6 @@ def optimizers(rng, out):
 
 if __name__ == "__main__":
     out = {}
-    for part in (activations, losses, network, layers, images, optimizers):
+    for part in (activations, losses, network, layers, images, weights, optimizers):
         part(np.random.default_rng(0), out)
     np.savez_compressed(pathlib.Path(__file__).with_name("peers.npz"), **out)
