@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ACROSS = 8  # at most so many images beside each other
 LONGEST = 15  # letters of a class's name
-LETTER, LINE = 0.075, 0.17  # inches of a letter and of a line in a caption
+LETTER, LINE_HEIGHT = 0.075, 0.17  # inches of a letter and of a line in a caption
 COUNTED = 25  # up to so many classes, a confusion matrix has numbers
 
 
@@ -238,7 +238,7 @@ def _panels(
     width = max(min(least / min(ratio, 1), 7.0), LETTER * letters + 0.1)
     across = max(1, min(ACROSS, len(captions), int(10 / width)))
     down = math.ceil(len(captions) / across)
-    height = min(width * ratio, 2 * least) + (LINE * lines + 0.1) / rows
+    height = min(width * ratio, 2 * least) + (LINE_HEIGHT * lines + 0.1) / rows
     figure = new_figure(max(3.4, across * width), down * rows * height + 0.4)
     panels = figure.subplots(max(1, down) * rows, across, squeeze=False)
     for panel in panels.flat:
