@@ -14,6 +14,7 @@
 cdef enum:
     POINTS = 16
     WINOGRAD_CHANNELS = 8           # fewer, of x or of y, are not worth the transforms
+    SMALL_ROWS = CONV_ROWS * 2 // 3
     WINOGRAD_COLUMNS = 64           # outputs whose gradients are transformed together
     WINOGRAD_SPACE = 98304          # numbers of windows and gradients that are transformed together
 
@@ -179,19 +180,75 @@ cdef inline bint takes_winograd(const Geometry *g, int64_t c, int64_t o) noexcep
         and min(winograd_outputs(c), winograd_outputs(o)) > 0
 
 
+cdef struct PointTiles:             # m[p] (rows, vectors) <- u[p] (rows, c) v[p] (c, vectors) for all points p
+    real *m                         # rows IMAGES apart
+    const real *u                   # terms u_term apart
+    const real *v
+    int64_t m_step, u_step, v_step  # from point to point
+    int64_t u_term, m_vector, v_vector, c
+
+
+cdef inline inlined point_tiles(const PointTiles *t, const int rows, const int vectors) noexcept nogil:
+    cdef vec sums[CONV_ROWS * CONV_VECTORS]
+    cdef const real *at[CONV_GROUPS]
+    cdef real *m = t.m
+    cdef int64_t p
+    cdef int i, j
+    for p in range(POINTS):
+        for i in range(rows * vectors):
+            sums[i] = ZERO
+        for i in range(0, rows, 3):
+            at[i // 3] = t.u + p * t.u_step + i
+        add_terms(sums, at, t.v + p * t.v_step, IMAGES, t.v_vector, 1, t.u_term, t.c, rows, vectors)
+        for i in range(rows):
+            for j in range(vectors):
+                (<vec *>(m + i * IMAGES + j * t.m_vector))[0] = sums[i * vectors + j]
+        m += t.m_step
+
+
+cdef void any_point_tiles(PointTiles *t, int64_t rows, int64_t tiles) noexcept nogil:
+    """The tiles of CONV_ROWS rows, or SMALL_ROWS if that is enough, for so many windows, or for one window if a pixel
+    is several vectors. Rows beyond `rows` are computed, too; the memory is there. Changes t."""
+    cdef int part
+    if IMAGE_VECTORS == 1 and tiles == 1:
+        if rows <= SMALL_ROWS:
+            point_tiles(t, SMALL_ROWS, 1)
+        else:
+            point_tiles(t, CONV_ROWS, 1)
+    elif IMAGE_VECTORS == 1 and tiles == 2:
+        if rows <= SMALL_ROWS:
+            point_tiles(t, SMALL_ROWS, 2)
+        else:
+            point_tiles(t, CONV_ROWS, 2)
+    elif IMAGE_VECTORS == 1:
+        if rows <= SMALL_ROWS:
+            point_tiles(t, SMALL_ROWS, CONV_VECTORS)
+        else:
+            point_tiles(t, CONV_ROWS, CONV_VECTORS)
+    else:
+        t.v_vector = t.m_vector = LANES
+        for part in range(IMAGE_VECTORS // CONV_VECTORS):
+            if rows <= SMALL_ROWS:
+                point_tiles(t, SMALL_ROWS, CONV_VECTORS)
+            else:
+                point_tiles(t, CONV_ROWS, CONV_VECTORS)
+            t.v += CONV_VECTORS * LANES
+            t.m += CONV_VECTORS * LANES
+
+
 cdef void winograd_block(const Winograd *g, const real *weights, int64_t ld, int64_t first, int64_t end) noexcept nogil:
     """Outputs first ... end - 1 of a block of images, with their packed weights (POINTS, c, ld)."""
-    cdef int64_t most = winograd_tiles(g.c), pixel = g.c * IMAGES, tiles, u, v, n, rows, p, i
+    cdef int64_t most = winograd_tiles(g.c), pixel = g.c * IMAGES, tiles, u, v, n, rows, i
     cdef int64_t step = most * pixel + IMAGES       # not a multiple of a page
     cdef real *windows = packed_a
     cdef real *products = windows + POINTS * step
     cdef real *zeros = products + POINTS * most * CONV_ROWS * IMAGES
-    cdef ConvTile t
-    t.init = NULL
-    t.a_k = ld
-    t.run = g.c
-    t.across = t.down = 1
-    t.a_across = t.a_down = t.b_across = t.b_down = 0
+    cdef PointTiles t
+    t.m_step = most * CONV_ROWS * IMAGES
+    t.u_step = g.c * ld
+    t.v_step = step
+    t.u_term = ld
+    t.c = g.c
     memset(zeros, 0, pixel * sizeof(real))
     for u in range(0, g.oh, 2):
         v = 0
@@ -201,16 +258,15 @@ cdef void winograd_block(const Winograd *g, const real *weights, int64_t ld, int
                 transform_window(windows + i * pixel, step, g, zeros, u - g.top, v + 2 * i - g.left)
             n = first
             while n < end:
-                rows = balanced(end - n, CONV_ROWS)
-                for p in range(POINTS):
-                    t.a = weights + p * g.c * ld + n - first
-                    t.b = windows + p * step
-                    t.c = products + p * most * rows * IMAGES
-                    t.b_step = pixel
-                    t.c_step = rows * IMAGES
-                    conv_pixels(&t, rows, tiles)
+                rows = min(end - n, <int64_t>CONV_ROWS)
+                t.m = products
+                t.u = weights + n - first
+                t.v = windows
+                t.v_vector = pixel
+                t.m_vector = CONV_ROWS * IMAGES
+                any_point_tiles(&t, rows, tiles)
                 for i in range(tiles):
-                    transform_products(g, products + i * rows * IMAGES, most * rows * IMAGES, n, rows, u, v + 2 * i)
+                    transform_products(g, products + i * CONV_ROWS * IMAGES, t.m_step, n, rows, u, v + 2 * i)
                 n += rows
             v += 2 * tiles
 
