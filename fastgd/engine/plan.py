@@ -205,6 +205,8 @@ class Plan(Program):
         self._declared |= dict.fromkeys(network.statistics, "statistics")
         # By path of a container: names of the inputs of its layers, and of their outputs.
         self.child_inputs, self.child_outputs = {}, {}
+        # Outputs of layers with relu; gradients that relu's backward pass has been applied to.
+        self.relu_outputs, self.gradients_of_z = set(), set()
         self.rank_one_updates = []
         # By array of parameters: operations that write its gradient; products per row summed in an element of it.
         self._written, self._terms = collections.Counter(), collections.Counter()

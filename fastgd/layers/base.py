@@ -175,6 +175,8 @@ class ActivatedLayer(Layer):
     def activate_backward(self, plan: "Plan", path: str, dy: str) -> None:
         """Adds the activation's backward pass, which replaces dy by the gradient of z."""
         act = self.activation
+        if dy in plan.gradients_of_z:
+            return
         if act.backward is not None and act.keeps == "output":
             plan.add("backward", act.backward, dy, f"a{path}", *act.parameters.values())
         elif act.backward is not None:

@@ -317,7 +317,10 @@ class Conv2D(ActivatedLayer):
         b = f"b{path}" if self.use_bias else plan.vector(f"zero{path}", np.zeros(self.filters))
         is_relu = self.activation.forward is relu_forward
         plan.add("forward", conv2d_forward, z, x, f"w{path}", b, *self._geometry(shape), 0.0 if is_relu else -np.inf)
-        return z if is_relu else self.activate(plan, path, z)
+        if not is_relu:
+            return self.activate(plan, path, z)
+        plan.relu_outputs.add(z)
+        return z
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         shape = plan.shape(x)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..activations import relu_backward
 from ..core.kernel import In, Out, kernel
 from ..core.types import Shape
 from .base import Layer, layer
@@ -323,8 +324,11 @@ class MaxPool2D(_Pool):
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         if not is_wanted:
             return None
-        dx = plan.row_buffer(f"dx{path}", plan.shape(x), in_blocks=True)
-        plan.add("backward", max_pool_backward, dx, dy, f"a{path}", x, *self._geometry(plan.shape(x)))
+        dx, y = plan.row_buffer(f"dx{path}", plan.shape(x), in_blocks=True), f"a{path}"
+        if x in plan.relu_outputs:  # the maximum of relu is relu of the maximum, which has fewer pixels
+            plan.add("backward", relu_backward, dy, y)
+            plan.gradients_of_z.add(dx)
+        plan.add("backward", max_pool_backward, dx, dy, y, x, *self._geometry(plan.shape(x)))
         return dx
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
