@@ -263,6 +263,18 @@ def test_bits_do_not_depend_on_threads(compiled, rng):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(("c", "o"), [(9, 8), (16, 40), (33, 70)])
+def test_bits_of_filters_do_not_depend_on_threads(c, o, rng):
+    """Whatever the rows of the gradient that a thread computes: large sums have parts."""
+    x, y = rng.normal(size=(64, 14, 14, c)).astype("float32"), rng.normal(size=(64, 3)).astype("float32")
+    gradients = []
+    for num_threads in (1, 2, 3, 8):
+        layers = [Conv2D(o, 3, "relu", padding=1), MaxPool2D(2), Conv2D(5, 4), Flatten(), Dense(3)]
+        gradients.append(network(layers, (14, 14, c), num_threads=num_threads).loss_and_gradient(x, y)[1].copy())
+    for other in gradients[1:]:
+        np.testing.assert_array_equal(other, gradients[0])
+
+
 def test_results_do_not_depend_on_the_other_images_of_a_block(backend, rng):
     net, x = network(mixed(), SHAPE, backend=backend), rng.normal(size=(37, *SHAPE)).astype("float32")
     whole = net.predict(x)

@@ -18,7 +18,7 @@ cdef enum:
     WINOGRAD_CHANNELS = 8           # fewer, of x or of y, are not worth the transforms
     SMALL_ROWS = CONV_ROWS * 2 // 3
     WINOGRAD_COLUMNS = 64           # outputs whose gradients are transformed together
-    WINOGRAD_SPACE = 98304          # numbers of windows and gradients that are transformed together
+    WINOGRAD_SPACE = 393216         # bytes of windows and gradients that are transformed together
 
 
 cdef struct Winograd:
@@ -353,11 +353,18 @@ cdef inline void weights_of_points(real *dweights, int64_t tap, const double *po
         dweights[(6 + i) * tap] = <real>(half + t[4 * i + 3])
 
 
+cdef inline int64_t channels_of_sums(int64_t columns) noexcept nogil:
+    """Of how many channels there is room for the sums with so many outputs."""
+    return SUMS // (POINTS * columns * <int64_t>sizeof(double))
+
+
 cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry, int64_t ch, int64_t channels,
                         int64_t n, int64_t columns) noexcept nogil:
-    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ..."""
+    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ... Sums of up to `most` tiles
+    are added in float64, as many whatever the share of a thread and the width of a vector."""
     cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES, pixel = channels * IMAGES
-    cdef int64_t most = max(1, min(WINOGRAD_SPACE // (POINTS * IMAGES * (channels + ldb)),
+    cdef int64_t together = WINOGRAD_SPACE // (POINTS * IMAGES * <int64_t>sizeof(real))
+    cdef int64_t most = max(1, min(together // (min(a.c, channels_of_sums(columns)) + columns),
                                    winograd_windows() // channels))
     cdef int64_t x_step = most * pixel + IMAGES, dy_step = most * IMAGES * ldb + IMAGES
     cdef int64_t b, u, v, i, p, tiles
@@ -397,8 +404,7 @@ cdef void winograd_backward_weights(const Conv2DBackwardWeights *a, const Geomet
         columns = balanced(a.o - n, WINOGRAD_COLUMNS)
         ch = begin * a.c // a.k
         while ch < last:
-            channels = balanced(last - ch, min(SUMS // (POINTS * columns * <int64_t>sizeof(double)),
-                                               winograd_windows()))
+            channels = balanced(last - ch, min(channels_of_sums(columns), winograd_windows()))
             winograd_sums(a, geometry, ch, channels, n, columns)
             for i in range(channels):
                 for j in range(columns):
