@@ -20,7 +20,6 @@ unpacked wheel. Peers that are not installed are left out.
 import argparse
 import contextlib
 import functools
-import importlib
 import importlib.util
 import json
 import re
@@ -28,7 +27,7 @@ import time
 
 import numpy as np
 from peer_tables import describe_run
-from processes import Process, check_names, choose_instructions, pin, serve
+from processes import Process, check_names, choose_instructions, multiply_add_rate, pin, serve
 
 SHAPES = (  # rows, in, out
     (32, 17, 64), (32, 64, 6), (32, 64, 10), (32, 64, 64), (64, 64, 64), (96, 96, 96), (100, 100, 100),
@@ -135,7 +134,7 @@ class Peer:
         if command == "about":
             return self.about()
         if command == "peak":
-            return peak()
+            return multiply_add_rate(clock=time.thread_time)
         form, shape, seconds = json.loads(argument)
         if (form, *shape) not in self.made:
             self.made = {(form, *s): self.product(form, tuple(s)) for s in (shape, NO_WORK)}
@@ -153,16 +152,6 @@ def seconds_of(call, seconds):
     for _ in range(repeats):
         call()
     return (time.thread_time() - start) / repeats
-
-
-def peak():
-    """Rate of fused multiply-adds in registers, GFLOP/s."""
-    import fastgd
-
-    compiled = importlib.import_module(f"fastgd._kernels_{fastgd.core.kernel.variant()}_float32")
-    start = time.thread_time()
-    operations = compiled.fused_multiply_adds(100_000)
-    return operations / (time.thread_time() - start) / 1e9
 
 
 # ---- the comparison

@@ -39,7 +39,7 @@ import time
 import numpy as np
 from cells import CELLS, Task
 from peer_tables import ALONE, OTHERS, PRODUCTS, describe_run, plot, print_details, print_table
-from processes import Process, check_names, choose_instructions, pin, serve
+from processes import Process, check_names, choose_instructions, multiply_add_rate, pin, serve
 from trainers import PEERS
 
 # Peers that `--avx2` leaves out.
@@ -92,15 +92,10 @@ def machine(task):
     """Rate of fused multiply-adds (GFLOP/s), bandwidth (GB/s) of an update that touches as much memory as the task's
     (but at least 8192 numbers, so that the cost of the call does not count), and rates of the bare PRODUCTS (GFLOP/s),
     all in the task's precision."""
-    import importlib
-
     import fastgd
 
     dtype = np.dtype(task.cell.dtype)
-    compiled = importlib.import_module(f"fastgd._kernels_{fastgd.core.kernel.variant()}_{dtype}")
-    start = time.perf_counter()
-    operations = compiled.fused_multiply_adds(400_000)
-    rates = [operations / (time.perf_counter() - start) / 1e9]
+    rates = [multiply_add_rate(dtype)]
     half = max((2 + task.slots) * task.parameters, 8192) // 2
     update = (np.zeros(half, dtype), np.zeros(half, dtype), 0.1, 0.0, 0.0)
     seconds = seconds_of(fastgd.kernels.sgd_step, update, max(1, int(1e7 / half)))

@@ -21,7 +21,7 @@ import time
 
 import numpy as np
 from peer_tables import describe_run
-from processes import Process, check_names, choose_instructions, pin, serve
+from processes import Process, check_names, choose_instructions, multiply_add_rate, pin, serve
 
 FIRST = 3  # steps whose losses are compared
 RATE = 1e-3
@@ -219,13 +219,7 @@ class Peer:
             self.run()
             return losses
         if command == "rate":
-            import importlib
-
-            import fastgd
-
-            compiled = importlib.import_module(f"fastgd._kernels_{fastgd.core.kernel.variant()}_float32")
-            start = time.perf_counter()
-            return compiled.fused_multiply_adds(2_000_000) / (time.perf_counter() - start) / 1e9
+            return multiply_add_rate()
         return self.milliseconds(float(argument))
 
     def milliseconds(self, seconds):

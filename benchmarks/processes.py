@@ -1,10 +1,12 @@
 """Processes that answer a benchmark's questions, a line for each, so that versions and libraries can take turns."""
 
+import importlib
 import importlib.machinery
 import json
 import os
 import subprocess
 import sys
+import time
 
 PACKAGE = "BENCHMARK_PACKAGE"  # environment variable: the folder to import fastgd from
 AVX2 = {  # environment variables that limit fastgd, OpenBLAS, MKL, oneDNN and torch to AVX2
@@ -71,6 +73,16 @@ def serve(make):
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")
         print(json.dumps(answer(command, argument)), file=answers, flush=True)
+
+
+def multiply_add_rate(dtype="float32", clock=time.perf_counter):
+    """Rate of fused multiply-adds in registers, GFLOP/s."""
+    import fastgd
+
+    compiled = importlib.import_module(f"fastgd._kernels_{fastgd.core.kernel.variant()}_{dtype}")
+    start = clock()
+    operations = compiled.fused_multiply_adds(400_000)
+    return operations / (clock() - start) / 1e9
 
 
 def check_names(parser, option, names, known):

@@ -40,7 +40,7 @@ def sigmoid_of(x: Array) -> Array:
     return s
 
 
-@kernel
+@kernel(elementwise=True)
 def relu_forward(y: Out("rows", "n"), x: In("rows", "n")):
     """y <- max(x, 0). NaN stays NaN. Nair & Hinton 2010, ICML 27, pp. 807-814."""
     np.maximum(x, 0, out=y)
@@ -59,7 +59,7 @@ def relu_forward(graph, x):
     return graph.add("Relu", x)
 
 
-@kernel
+@kernel(elementwise=True)
 def relu_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
     """dy <- dy if y > 0 else 0: the derivative at 0 is 0."""
     np.multiply(dy, y > 0, out=dy)
@@ -73,7 +73,7 @@ def relu_backward(dy, y):
                 dy[i, j] = 0
 
 
-@kernel
+@kernel(elementwise=True)
 def leaky_relu_forward(y: Out("rows", "n"), x: In("rows", "n"), negative_slope: float):
     """y <- x if x >= 0 else negative_slope x. Maas et al. 2013, "Rectifier nonlinearities", ICML 30."""
     np.copyto(y, np.where(x < 0, negative_slope * x, x))
@@ -95,7 +95,7 @@ def leaky_relu_forward(graph, x, negative_slope):
     return graph.add("Add", graph.add("Max", x, 0.0), graph.add("Mul", graph.add("Min", x, 0.0), negative_slope))
 
 
-@kernel
+@kernel(elementwise=True)
 def leaky_relu_backward(dy: InOut("rows", "n"), y: In("rows", "n"), negative_slope: float):
     """dy <- dy if y > 0 else negative_slope dy. Needs negative_slope >= 0."""
     np.copyto(dy, np.where(y > 0, dy, negative_slope * dy))
@@ -110,7 +110,7 @@ def leaky_relu_backward(dy, y, negative_slope):
                 dy[i, j] *= slope
 
 
-@kernel
+@kernel(elementwise=True)
 def elu_forward(y: Out("rows", "n"), x: In("rows", "n"), alpha: float):
     """y <- x if x > 0 else alpha (exp(x) - 1). Clevert et al. 2016, arXiv:1511.07289."""
     np.copyto(y, np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))))
@@ -133,7 +133,7 @@ def elu_forward(graph, x, alpha):
     return graph.add("Add", graph.add("Max", x, 0.0), graph.add("Mul", less, alpha))
 
 
-@kernel
+@kernel(elementwise=True)
 def elu_backward(dy: InOut("rows", "n"), y: In("rows", "n"), alpha: float):
     """dy <- dy if y > 0 else dy (y + alpha). Needs alpha > 0."""
     np.multiply(dy, np.where(y > 0, 1, y + alpha), out=dy)
@@ -148,7 +148,7 @@ def elu_backward(dy, y, alpha):
                 dy[i, j] *= y[i, j] + a
 
 
-@kernel
+@kernel(elementwise=True)
 def tanh_forward(y: Out("rows", "n"), x: In("rows", "n")):
     """y <- tanh(x). LeCun et al. 1998, "Efficient BackProp", doi:10.1007/3-540-49430-8_2."""
     np.tanh(x, out=y)
@@ -166,7 +166,7 @@ def tanh_forward(graph, x):
     return graph.add("Tanh", x)
 
 
-@kernel
+@kernel(elementwise=True)
 def tanh_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
     """dy <- dy (1 - y^2)."""
     dy *= 1 - y * y
@@ -179,7 +179,7 @@ def tanh_backward(dy, y):
             dy[i, j] *= 1 - y[i, j] * y[i, j]
 
 
-@kernel
+@kernel(elementwise=True)
 def sigmoid_forward(y: Out("rows", "n"), x: In("rows", "n")):
     """y <- 1 / (1 + exp(-x)). Rumelhart et al. 1986, doi:10.1038/323533a0."""
     np.copyto(y, sigmoid_of(x))
@@ -199,7 +199,7 @@ def sigmoid_forward(graph, x):
     return graph.add("Sigmoid", x)
 
 
-@kernel
+@kernel(elementwise=True)
 def sigmoid_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
     """dy <- dy y (1 - y)."""
     dy *= y * (1 - y)
@@ -212,7 +212,7 @@ def sigmoid_backward(dy, y):
             dy[i, j] *= y[i, j] * (1 - y[i, j])
 
 
-@kernel
+@kernel(elementwise=True)
 def softplus_forward(y: Out("rows", "n"), x: In("rows", "n")):
     """y <- log(1 + exp(x)). Dugas et al. 2001, NIPS 13, pp. 472-478."""
     np.logaddexp(0, x, out=y)
@@ -234,7 +234,7 @@ def softplus_forward(graph, x):
     return graph.add("Add", graph.add("Max", x, 0.0), graph.add("Log", graph.add("Add", e, 1.0)))
 
 
-@kernel
+@kernel(elementwise=True)
 def softplus_backward(dy: InOut("rows", "n"), y: In("rows", "n")):
     """dy <- dy (1 - exp(-y)), which is dy sigmoid(x)."""
     dy *= -np.expm1(-y)
@@ -247,7 +247,7 @@ def softplus_backward(dy, y):
             dy[i, j] *= -math.expm1(-y[i, j])
 
 
-@kernel
+@kernel(elementwise=True)
 def gelu_forward(y: Out("rows", "n"), x: InOut("rows", "n")):
     """y <- x Phi(x), x <- Phi(x) + x phi(x), where Phi is the normal distribution function and phi its density: the
     exact form of gelu. Hendrycks & Gimpel 2016, arXiv:1606.08415."""
@@ -300,7 +300,7 @@ def _scaled_erfc(t):
     return np.vectorize(math.erfc)(z) * np.exp(z * z) / t
 
 
-@kernel
+@kernel(elementwise=True)
 def gelu_tanh_forward(y: Out("rows", "n"), x: InOut("rows", "n")):
     """y <- x (1 + t) / 2, t = tanh(sqrt(2 / pi) (x + 0.044715 x^3)): the tanh form of gelu. Hendrycks & Gimpel 2016,
     arXiv:1606.08415. x <- (1 + t + x (1 - t^2) sqrt(2 / pi) (1 + 3 * 0.044715 x^2)) / 2, which is 0 or 1 beyond
@@ -330,7 +330,7 @@ def gelu_tanh_forward(graph, x):
     return graph.add("Mul", x, graph.add("Mul", graph.add("Add", t, 1.0), 0.5))
 
 
-@kernel
+@kernel(elementwise=True)
 def silu_forward(y: Out("rows", "n"), x: InOut("rows", "n")):
     """y <- x s, x <- s (1 + x (1 - s)), s = sigmoid(x); also called swish. Elfwing et al. 2018, arXiv:1702.03118."""
     s = sigmoid_of(x)
@@ -355,7 +355,7 @@ def silu_forward(graph, x):
     return graph.add("Div", x, graph.add("Add", graph.add("Exp", graph.add("Neg", x)), 1.0))
 
 
-@kernel
+@kernel(elementwise=True)
 def slope_backward(dy: InOut("rows", "n"), slope: In("rows", "n")):
     """dy <- dy slope."""
     dy *= slope

@@ -191,7 +191,7 @@ def activation(
         _check_derivative(name, function, derivative, parameters.values())
     arrays = {"y": Out("rows", "n"), "x": InOut("rows", "n")}
     source = functools.partial(_activation_source, names[1:], derivative is not None)
-    forward = _kernel(f"{name}_forward", function, arrays, names[1:], source, derivative)
+    forward = _kernel(f"{name}_forward", function, arrays, names[1:], source, derivative, elementwise=True)
     ACTIVATIONS[name] = Activation(name, forward, slope_backward, "slope", parameters=parameters)
     return ACTIVATIONS[name]
 
@@ -349,7 +349,7 @@ class _Python:
         return function
 
 
-def _kernel(name, function, arrays, scalars, source, derivative=None):
+def _kernel(name, function, arrays, scalars, source, derivative=None, *, elementwise=False):
     """A kernel whose loop, for Numba and for Python, is generated as source that calls the function as `_function`.
     source(is_compiled): returns the lines. A compiled function returns its value, and whether Python would have
     raised."""
@@ -374,7 +374,7 @@ def _kernel(name, function, arrays, scalars, source, derivative=None):
     parameters += [inspect.Parameter(n, kind, annotation=float) for n in scalars]
     reference.__signature__ = inspect.Signature(parameters)
     reference.__name__, reference.__module__, reference.__doc__ = name, function.__module__, function.__doc__
-    made = Kernel(reference)
+    made = Kernel(reference, elementwise=elementwise)
     made.build_loop = build
     made.functions = (function,) if derivative is None else (function, derivative)
     setattr(kernels, name, made)

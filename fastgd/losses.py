@@ -266,7 +266,7 @@ def poisson_loss(loss, dz, z, y, weight):
         loss[i] = scale * total if valid else np.nan
 
 
-@kernel
+@kernel(elementwise=True)
 def exp_forward(y: Out("rows", "n"), x: In("rows", "n")):
     """y <- exp(x)."""
     np.exp(x, out=y)

@@ -12,6 +12,15 @@ from fastgd.core.kernel import DTYPES
 BACKENDS = ("numpy", "numba", "cython")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Cases of Numba in float64 are slow: it compiles every kernel for each dtype, from the loop that float32 tests."""
+    for item in items:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if {"numba", "float64"} <= {p for p in parameters if isinstance(p, str)}:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     return request.param

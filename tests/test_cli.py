@@ -27,7 +27,7 @@ def run(*arguments, cwd, **environment):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", ["numpy", "cython", pytest.param("numba", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["cython", *(pytest.param(b, marks=pytest.mark.slow) for b in ("numpy", "numba"))])
 def test_train_digits(backend, tmp_path):
     done = run("train", "digits", "--backend", backend, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

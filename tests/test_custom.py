@@ -1,6 +1,7 @@
 """Custom update rules, activations and losses in Python: against the built-in ones, and in training."""
 
 import inspect
+import itertools
 import json
 import math
 import pickle
@@ -48,6 +49,19 @@ RULES = {
 }
 
 
+def on_backends(argument, values, quick):
+    """Cases (backend, value). A compiled backend compiles a function for each, so all but those in `quick` are slow."""
+    marked = [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case[0] != "numpy" and case not in quick))
+        for case in itertools.product(("numpy", "numba", "cython"), values)
+    ]
+    return pytest.mark.parametrize(("backend", argument), marked)
+
+
+ON_DTYPES = on_backends("dtype", ("float32", "float64"), [("cython", "float64"), ("numba", "float32")])
+
+
+@ON_DTYPES
 @pytest.mark.parametrize(
     ("decoupled", "extra"), [(True, {}), (False, {"clip_norm": 0.5, "ema_decay": 0.9, "accumulate": 2})]
 )
@@ -66,7 +80,7 @@ def test_a_rule_of_ones_own_is_the_built_in(name, decoupled, extra, backend, dty
     assert mine.state.keys() == its.state.keys()
 
 
-@pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
+@on_backends("state_dtype", ("bfloat16", "8bit"), [("cython", "8bit"), ("numba", "bfloat16")])
 def test_a_rule_of_ones_own_with_low_memory_state(state_dtype, backend, rng):
     made = custom.optimizer(state=["m", "v"], nonnegative=["v"])(my_adam)
     mine, its = made(1e-2, state_dtype=state_dtype), Adam(1e-2, state_dtype=state_dtype)
@@ -135,7 +149,7 @@ def test_names_of_the_loops_own(backend):
     np.testing.assert_allclose(net.forward(x), 30 * net.views()["w1"])
 
 
-@pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
+@on_backends("state_dtype", ("bfloat16", "8bit"), [("cython", "bfloat16"), ("numba", "8bit")])
 def test_names_of_the_low_memory_loops_own(state_dtype, backend):
     """All values are powers of two, so nothing is rounded."""
 
@@ -180,6 +194,7 @@ def my_tanh(x):
     return math.tanh(x)
 
 
+@ON_DTYPES
 def test_an_activation_of_ones_own_is_the_built_in(backend, dtype, rng):
     custom.activation(leaky, derivative=leaky_slope)
     X, y = rng.normal(size=(40, 6)).astype(dtype), rng.integers(0, 3, 40)

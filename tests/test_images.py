@@ -23,6 +23,7 @@ from fastgd import (
 )
 from fastgd._plan import IMAGES
 from fastgd.cli.self_check import GRADIENT_TOLERANCE, TOLERANCES
+from fastgd.core.kernel import In, Kernel, Out
 
 # Numba takes long to compile these kernels; those of float32 are compiled in other tests, too.
 BACKENDS = pytest.mark.parametrize("backend", ["numpy", "cython", pytest.param("numba", marks=pytest.mark.slow)])
@@ -136,7 +137,7 @@ def test_windows_of_more_weights_than_are_packed(dtype, rng):
     results = []
     for body in ("cython", "numpy"):
         y, dx = np.empty_like(dy), np.empty_like(x)
-        fastgd.kernels.conv2d_forward.body(body)(y, x, weights, bias, 9.0, c, 1.0, 1.0, 0.0, 0.0, -np.inf)
+        fastgd.kernels.conv2d_forward.body(body)(y, x, weights, bias, 9.0, c, 1.0, 1.0, 0.0, 0.0, 0.0)
         fastgd.kernels.conv2d_backward_input.body(body)(dx, dy, weights, 9.0, c, 1.0, 1.0, 0.0, 0.0)
         results.append((y, dx))
     for got, expected in zip(*results, strict=True):
@@ -213,13 +214,33 @@ def mixed(pool=MaxPool2D):
     ]  # fmt: skip
 
 
-@BACKENDS
+@pytest.mark.parametrize("backend", ["cython", *(pytest.param(b, marks=pytest.mark.slow) for b in ("numpy", "numba"))])
 @pytest.mark.parametrize("training", [False, True])
 def test_gradient_of_mixed_layers(training, backend, rng):
     """Without maxima, whose derivatives jump."""
     net = network(mixed(AvgPool2D), SHAPE, dtype="float64", backend=backend)
     x, y = rng.normal(size=(19, *SHAPE)), rng.normal(size=(19, 3))
     assert max(fastgd.check_gradients(net, x, y, training=training).values()) <= GRADIENT_TOLERANCE
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_of_numpy_and_cython_agree(training, rng):
+    x, y = rng.normal(size=(19, *SHAPE)), rng.normal(size=(19, 3))
+    nets = [network(mixed(AvgPool2D), SHAPE, dtype="float64", backend=backend) for backend in ("numpy", "cython")]
+    gradients = [net.loss_and_gradient(x, y, training=training)[1] for net in nets]
+    np.testing.assert_allclose(*gradients, rtol=1e-11, atol=1e-13)
+
+
+def test_only_elementwise_kernels_work_on_blocks():
+    """softmax_forward, which sums over a row, has the dimensions of an elementwise kernel."""
+    program = Network(SHAPE, [Conv2D(2, 1), Flatten(), Dense(3)], loss="mse").executor.training_plan(4)
+    with pytest.raises(ValueError, match="softmax_forward: expected 'a1' by rows, got blocks of images"):
+        program.add("forward", fastgd.kernels.softmax_forward, "a1", "a1")
+    with pytest.raises(TypeError, match=r"bad: expected arrays \(rows, n\)"):
+        Kernel(bad, elementwise=True)
+
+
+def bad(y: Out("rows", "n"), x: In("n")): ...
 
 
 def test_relu_within_the_convolution(backend, rng):

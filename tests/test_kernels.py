@@ -13,17 +13,7 @@ from fastgd._plan import call_kernel
 from fastgd.cli.self_check import TOLERANCES, body_error, example
 from fastgd.core.kernel import DTYPES, In, InOut, Kernel, Out
 
-
-def is_slow(name, body, dtype):
-    """Whether it takes long to compile."""
-    is_large = name.endswith(("_bfloat16", "_8bit")) or "images" in KERNELS[name].dims
-    return is_large and (body, dtype) == ("numba", "float64")
-
-
-COMPILED_BODIES = [
-    pytest.param(*case, marks=[pytest.mark.slow] * is_slow(*case), id="-".join(case))
-    for case in itertools.product(KERNELS, ("numba", "cython"), DTYPES)
-]
+COMPILED_BODIES = list(itertools.product(KERNELS, ("numba", "cython"), DTYPES))
 
 
 def copied(arguments):

@@ -41,7 +41,9 @@ def fitted(X=FLAT[:100], y=LABELS[:100], **options):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore::RuntimeWarning")
-@pytest.mark.parametrize("options", [{}, {"model": plain, "solver": "sgd", "learning_rate_init": 0.05}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"model": plain, "solver": "sgd", "learning_rate_init": 0.05}]
+)
 def test_check_estimator(options):
     results = check_estimator(CNNClassifier(**options), on_skip=None)
     assert len(results) > 50

@@ -1,12 +1,12 @@
 """`fastgd.models.from_torch`: against outputs of torch 2.13 (golden/make.py), the order of tensors, files, errors."""
 
 import os
-import pathlib
 import re
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from test_golden import GOLDEN
 
 from fastgd import (
     Activation,
@@ -27,7 +27,6 @@ from fastgd import (
 )  # fmt: skip
 from fastgd.models import from_torch
 
-GOLDEN = np.load(pathlib.Path(__file__).with_name("golden") / "peers.npz")
 TOLERANCES = {"float64": 1e-13, "float32": 1e-5}
 
 

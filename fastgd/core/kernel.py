@@ -125,7 +125,12 @@ class Kernel(CheckedCall):
     dims: tuple[str, ...]
     scalars: tuple[str, ...]
 
-    def __init__(self, reference: Callable[..., None], cost: Callable[..., float] | None = None) -> None:
+    def __init__(
+        self,
+        reference: Callable[..., None],
+        cost: Callable[..., float] | None = None,
+        elementwise: bool = False,
+    ) -> None:
         self.name = self.__name__ = reference.__name__
         self.__module__ = reference.__module__
         self.__signature__ = inspect.signature(reference)
@@ -138,7 +143,7 @@ class Kernel(CheckedCall):
         self.functions: tuple[Callable[..., Any], ...] = ()
         self.loops: dict[np.dtype[Any], Any] = {}  # compiled by Numba, by dtype
         self.onnx_function: Callable[..., str] | None = None
-        self.cost = cost
+        self.cost, self.is_elementwise = cost, elementwise
         self.derived: dict[str, Kernel] = {}  # kernels derived from this one; see optimizers/low_memory.py
         self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
@@ -151,6 +156,8 @@ class Kernel(CheckedCall):
             if not array.dims:
                 raise TypeError(f"kernel {self.name}: expected at least one dimension of array {name}, got none")
             check_domain(f"array {name} of kernel {self.name}", array, self.dims)
+        if elementwise and (len(self.dims) != 2 or {array.dims for array in self.arrays.values()} != {self.dims}):
+            raise TypeError(f"kernel {self.name}: expected arrays (rows, n) of an elementwise kernel, got others")
         self.range_dim = next(iter(self.arrays.values())).dims[0]
         self.slots = (*self.arrays, *self.dims, *self.scalars)  # of the record of a compiled body
         if len(self.arrays) > CHAIN_ARRAYS or len(self.slots) >= CHAIN_SLOTS:
@@ -421,21 +428,28 @@ def _find(module, name, rows):
 
 
 @overload
-def kernel(reference: Callable[..., None], *, cost: Callable[..., float] | None = None) -> Kernel: ...
+def kernel(
+    reference: Callable[..., None], *, cost: Callable[..., float] | None = None, elementwise: bool = False
+) -> Kernel: ...
 @overload
 def kernel(
-    reference: None = None, *, cost: Callable[..., float] | None = None
+    reference: None = None, *, cost: Callable[..., float] | None = None, elementwise: bool = False
 ) -> Callable[[Callable[..., None]], Kernel]: ...
 def kernel(
-    reference: Callable[..., None] | None = None, *, cost: Callable[..., float] | None = None
+    reference: Callable[..., None] | None = None,
+    *,
+    cost: Callable[..., float] | None = None,
+    elementwise: bool = False,
 ) -> Kernel | Callable[[Callable[..., None]], Kernel]:
     """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`.
 
     cost: function of the sizes of the dimensions, by name, that returns the approximate number of floating-point
         operations, `@kernel(cost=lambda rows, n: 2 * rows * n)`; the default is one per element of the largest array.
-        The number of threads follows from it, and how often the clock is read."""
+        The number of threads follows from it, and how often the clock is read.
+    elementwise: whether each element of the results, all (rows, n), depends only on those of the same row and column.
+        Such a kernel also works on blocks of images."""
     if reference is None:
-        return functools.partial(kernel, cost=cost)
-    made = Kernel(reference, cost)
+        return functools.partial(kernel, cost=cost, elementwise=elementwise)
+    made = Kernel(reference, cost, elementwise)
     setattr(kernels, made.name, made)
     return made

@@ -250,7 +250,7 @@ class Executor:
     def _samples(self, x, y, sample_weight):
         """Checked `Samples`. Passes check themselves whether x is finite; small arrays are checked before, since an
         error within the lock would cost the plans."""
-        x = check_rows("x", x, self.network.input_shape)
+        x = as_array("x", x)
         return check_samples(self.network, x, y, sample_weight, names=SAMPLES, finite=x.size <= CAST_SIZE)
 
     def _cast(self, x, y, kernel):

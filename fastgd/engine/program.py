@@ -219,12 +219,9 @@ class Program:
         in_blocks = [name in self.block_names for name in names]
         row_shapes = [self.row_shapes.get(name) for name in names]
         if any(in_blocks):
-            specs = list(kernel.arrays.values())
-            is_elementwise = (
-                all(in_blocks) and {spec.dims for spec in specs} == {specs[0].dims} and len(specs[0].dims) == 2
-            )
-            for name, spec, is_block in zip(names, specs, in_blocks, strict=True):
-                if is_block and spec.dims[-1] != "images" and not is_elementwise:
+            takes_blocks = kernel.is_elementwise and all(in_blocks)
+            for name, spec, is_block in zip(names, kernel.arrays.values(), in_blocks, strict=True):
+                if is_block and spec.dims[-1] != "images" and not takes_blocks:
                     raise ValueError(f"kernel {kernel.name}: expected {name!r} by rows, got blocks of images")
             pairs = zip(row_shapes, in_blocks, strict=True)
             row_shapes = [(*shape, IMAGES) if is_block else shape for shape, is_block in pairs]

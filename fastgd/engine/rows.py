@@ -152,7 +152,7 @@ def largest_max_abs(largest, max_abs):
     largest[0] = top
 
 
-@kernel
+@kernel(elementwise=True)
 def copy_rows(y: Out("rows", "n"), x: In("rows", "n")):
     """y <- x."""
     np.copyto(y, x)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..onnx import Graph
 
 
-@kernel
+@kernel(elementwise=True)
 def add_rows(y: Out("rows", "n"), a: In("rows", "n"), b: In("rows", "n")):
     """y <- a + b; y may be a."""
     np.add(a, b, out=y)

@@ -32,6 +32,13 @@ def geometry(c, k, width, channels, down, across, top, left):
     return taps, max(1, int(width)), each, c // each, max(1, int(down)), max(1, int(across)), int(top), int(left)
 
 
+def pixel(g, tap, u, v):
+    """Row and column of the pixel of x, which may lie beyond the border, that this tap of the window of pixel (u, v) of
+    y reads. g: as from `geometry`."""
+    _, width, _, _, down, across, top, left = g
+    return u * down + tap // width - top, v * across + tap % width - left
+
+
 def _cost(blocks, oh, ow, o, images, k, **sizes):
     return 2 * blocks * oh * ow * o * images * k
 
@@ -83,14 +90,13 @@ def conv2d_forward(
 
 
 def _loop_of_conv2d_forward(jit, dtype):
-    shape_of = jit(geometry)
+    geometry_of, pixel_of = jit(geometry), jit(pixel)
 
     def loop(y, x, weights, bias, width, channels, down, across, top, left, least):
         h, w, c = x.shape[1:4]
         k, o = weights.shape
-        taps, wide, each, groups, rows, columns, above, before = shape_of(
-            c, k, width, channels, down, across, top, left
-        )
+        g = geometry_of(c, k, width, channels, down, across, top, left)
+        taps, _, each, groups = g[:4]
         bound = y.dtype.type(least)
         for b in range(y.shape[0]):
             for u in range(y.shape[1]):
@@ -101,7 +107,7 @@ def _loop_of_conv2d_forward(jit, dtype):
                         for i in range(sums.size):
                             sums[i] = bias[n]
                         for tap in range(taps):
-                            p, q = u * rows + tap // wide - above, v * columns + tap % wide - before
+                            p, q = pixel_of(g, tap, u, v)
                             if 0 <= p < h and 0 <= q < w:
                                 for ch in range(min(each, k - tap * each)):
                                     factor, inputs = weights[tap * each + ch, n], x[b, p, q, first + ch]
@@ -136,14 +142,13 @@ def conv2d_backward_input(
 
 
 def _loop_of_conv2d_backward_input(jit, dtype):
-    shape_of = jit(geometry)
+    geometry_of, pixel_of = jit(geometry), jit(pixel)
 
     def loop(dx, dy, weights, width, channels, down, across, top, left):
         h, w, c = dx.shape[1:4]
         k, o = weights.shape
-        taps, wide, each, groups, rows, columns, above, before = shape_of(
-            c, k, width, channels, down, across, top, left
-        )
+        g = geometry_of(c, k, width, channels, down, across, top, left)
+        taps, _, each, groups = g[:4]
         for b in range(dx.shape[0]):
             for i in range(h):
                 for j in range(w):
@@ -153,7 +158,7 @@ def _loop_of_conv2d_backward_input(jit, dtype):
             for u in range(dy.shape[1]):
                 for v in range(dy.shape[2]):
                     for tap in range(taps):
-                        p, q = u * rows + tap // wide - above, v * columns + tap % wide - before
+                        p, q = pixel_of(g, tap, u, v)
                         if 0 <= p < h and 0 <= q < w:
                             for ch in range(min(each, k - tap * each)):
                                 for n in range(o):
@@ -192,12 +197,13 @@ def conv2d_backward_weights(
 
 
 def _loop_of_conv2d_backward_weights(jit, dtype):
-    shape_of = jit(geometry)
+    geometry_of, pixel_of = jit(geometry), jit(pixel)
 
     def loop(dweights, x, dy, width, channels, down, across, top, left, begin, end):
         h, w, c, lanes = x.shape[1:]
         k, o = dweights.shape
-        _, wide, each, groups, rows, columns, above, before = shape_of(c, k, width, channels, down, across, top, left)
+        g = geometry_of(c, k, width, channels, down, across, top, left)
+        _, _, each, groups, _, columns = g[:6]
         parts = np.empty(lanes, x.dtype)
         for row in range(begin, end):
             tap, ch = row // each, row % each
@@ -205,12 +211,12 @@ def _loop_of_conv2d_backward_weights(jit, dtype):
                 total, source = 0.0, n * groups // o * each + ch
                 for b in range(x.shape[0]):
                     for u in range(dy.shape[1]):
-                        p = u * rows + tap // wide - above
+                        p, first = pixel_of(g, tap, u, 0)
                         if not 0 <= p < h:
                             continue
                         parts[:] = 0
                         for v in range(dy.shape[2]):
-                            q = v * columns + tap % wide - before
+                            q = first + v * columns
                             if 0 <= q < w:
                                 for i in range(lanes):
                                     parts[i] += x[b, p, q, source, i] * dy[b, u, v, n, i]

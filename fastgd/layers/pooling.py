@@ -25,6 +25,14 @@ def geometry(height, width, down, across, top, left):
     )  # fmt: skip
 
 
+def bounds(g, u, v, shape):
+    """(i0, i1, j0, j1): the rows [i0, i1) and columns [j0, j1) of an array of this shape that the window of pixel
+    (u, v) covers. g: as from `geometry`."""
+    height, width, down, across, top, left = g
+    i, j = u * down - top, v * across - left
+    return max(0, i), min(shape[1], i + height), max(0, j), min(shape[2], j + width)
+
+
 def _pixels(x, y, *options):
     """For each pixel of a window: (pixels of x, pixels of y) as slices."""
     height, width, down, across, top, left = geometry(*options)
@@ -66,15 +74,14 @@ def max_pool_forward(
 
 
 def _loop_of_max_pool_forward(jit, dtype):
-    integers = jit(geometry)
+    geometry_of, bounds_of = jit(geometry), jit(bounds)
 
     def loop(y, x, height, width, down, across, top, left):
-        high, wide, rows, columns, above, before = integers(height, width, down, across, top, left)
+        g = geometry_of(height, width, down, across, top, left)
         for b in range(y.shape[0]):
             for u in range(y.shape[1]):
                 for v in range(y.shape[2]):
-                    i0, i1 = max(0, u * rows - above), min(x.shape[1], u * rows - above + high)
-                    j0, j1 = max(0, v * columns - before), min(x.shape[2], v * columns - before + wide)
+                    i0, i1, j0, j1 = bounds_of(g, u, v, x.shape)
                     for n in range(y.shape[3]):
                         tops = y[b, u, v, n]
                         for k in range(tops.size):
@@ -115,16 +122,15 @@ def max_pool_backward(
 
 
 def _loop_of_max_pool_backward(jit, dtype):
-    integers = jit(geometry)
+    geometry_of, bounds_of = jit(geometry), jit(bounds)
 
     def loop(dx, dy, y, x, height, width, down, across, top, left):
-        high, wide, rows, columns, above, before = integers(height, width, down, across, top, left)
+        g = geometry_of(height, width, down, across, top, left)
         dx[...] = 0
         for b in range(y.shape[0]):
             for u in range(y.shape[1]):
                 for v in range(y.shape[2]):
-                    i0, i1 = max(0, u * rows - above), min(x.shape[1], u * rows - above + high)
-                    j0, j1 = max(0, v * columns - before), min(x.shape[2], v * columns - before + wide)
+                    i0, i1, j0, j1 = bounds_of(g, u, v, x.shape)
                     for n in range(y.shape[3]):
                         for k in range(y.shape[4]):
                             is_free = True
@@ -160,15 +166,14 @@ def average_pool_forward(
 
 
 def _loop_of_average_pool_forward(jit, dtype):
-    integers = jit(geometry)
+    geometry_of, bounds_of = jit(geometry), jit(bounds)
 
     def loop(y, x, height, width, down, across, top, left):
-        high, wide, rows, columns, above, before = integers(height, width, down, across, top, left)
+        g = geometry_of(height, width, down, across, top, left)
         for b in range(y.shape[0]):
             for u in range(y.shape[1]):
                 for v in range(y.shape[2]):
-                    i0, i1 = max(0, u * rows - above), min(x.shape[1], u * rows - above + high)
-                    j0, j1 = max(0, v * columns - before), min(x.shape[2], v * columns - before + wide)
+                    i0, i1, j0, j1 = bounds_of(g, u, v, x.shape)
                     count = y.dtype.type(max(1, max(0, i1 - i0) * max(0, j1 - j0)))
                     for n in range(y.shape[3]):
                         sums = y[b, u, v, n]
@@ -208,16 +213,15 @@ def average_pool_backward(
 
 
 def _loop_of_average_pool_backward(jit, dtype):
-    integers = jit(geometry)
+    geometry_of, bounds_of = jit(geometry), jit(bounds)
 
     def loop(dx, dy, height, width, down, across, top, left):
-        high, wide, rows, columns, above, before = integers(height, width, down, across, top, left)
+        g = geometry_of(height, width, down, across, top, left)
         dx[...] = 0
         for b in range(dy.shape[0]):
             for u in range(dy.shape[1]):
                 for v in range(dy.shape[2]):
-                    i0, i1 = max(0, u * rows - above), min(dx.shape[1], u * rows - above + high)
-                    j0, j1 = max(0, v * columns - before), min(dx.shape[2], v * columns - before + wide)
+                    i0, i1, j0, j1 = bounds_of(g, u, v, dx.shape)
                     count = dx.dtype.type(max(1, max(0, i1 - i0) * max(0, j1 - j0)))
                     for i in range(i0, i1):
                         for j in range(j0, j1):

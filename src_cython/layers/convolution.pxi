@@ -223,7 +223,7 @@ cdef void conv_image(const Conv2DForward *a, const Geometry *g, real *y, const r
 
 cdef void conv2d_forward_plain(const Conv2DForward *a, const Geometry *g, int64_t begin, int64_t end) noexcept nogil:
     """For windows of more terms than there is room to pack."""
-    cdef int64_t b, u, v, n, r, s, ch, q, group, i, j, p
+    cdef int64_t b, u, v, n, ch, q, group, i, j, p
     cdef const real *x
     cdef real *y
     for b in range(begin, end):
@@ -242,8 +242,7 @@ cdef void conv2d_forward_plain(const Conv2DForward *a, const Geometry *g, int64_
                             x = a.x + (((b * a.h + i) * a.w + j) * a.c + group * g.channels + ch) * IMAGES
                             for p in range(IMAGES):
                                 y[p] += a.weights[q * a.o + n] * x[p]
-                    for p in range(IMAGES):
-                        y[p] = <real>a.least if y[p] < <real>a.least else y[p]
+                    raise_to(y, <real>a.least, IMAGES)
 
 
 cdef void conv_image_by_windows(const Conv2DForward *a, const Geometry *g, real *y, const real *x) noexcept nogil:
