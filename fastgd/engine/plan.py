@@ -343,7 +343,9 @@ class Plan(Program):
         backward, parameters, products = mark
         if not any(base in operation.outputs for operation in self._phases["backward"][backward:]):
             return result
-        copy = self.row_buffer(f"{base}.copy{backward}", self.row_shapes[base], in_blocks=self.is_in_blocks(base))
+        copy = self.row_buffer(
+            f"{base}.copy{len(self.row_shapes)}", self.row_shapes[base], in_blocks=self.is_in_blocks(base)
+        )
         for operation in (*self._phases["backward"][backward:], *self._phases["parameters"][parameters:]):
             operation.buffers = _renamed(operation.buffers, base, copy)
         self.rank_one_updates[products:] = [_renamed(p, base, copy) for p in self.rank_one_updates[products:]]
