@@ -19,6 +19,9 @@ cdef enum:
     SMALL_ROWS = CONV_ROWS * 2 // 3
     WINOGRAD_COLUMNS = 64           # outputs whose gradients are transformed together
     WINOGRAD_SPACE = 98304          # numbers of windows and gradients that are transformed together
+    # Bytes of a pixel's channels, and of the windows of a channel, for one image: what AVX2 has room for, so that
+    # AVX-512 takes the same way.
+    WINOGRAD_BYTES = 1400
 
 
 cdef struct Winograd:
@@ -160,7 +163,8 @@ cdef void pack_winograd_reversed(real *u, const real *weights, int64_t c, int64_
 
 cdef inline int64_t winograd_windows() noexcept nogil:
     """For how many windows of a channel there is room."""
-    return (PACKED_A // <int64_t>sizeof(real) // IMAGES - POINTS) // (POINTS + 1)
+    return min(WINOGRAD_BYTES // <int64_t>sizeof(real),
+               (PACKED_A // <int64_t>sizeof(real) // IMAGES - POINTS) // (POINTS + 1))
 
 
 cdef inline int64_t winograd_tiles(int64_t c) noexcept nogil:
@@ -174,10 +178,10 @@ cdef inline int64_t winograd_outputs(int64_t c) noexcept nogil:
     return PACKED_B // <int64_t>sizeof(real) // (POINTS * c) // LANES * LANES
 
 
-cdef inline bint takes_winograd(const Geometry *g, int64_t c, int64_t o) noexcept nogil:
-    """Whether a convolution of c channels to o outputs, or its gradient, goes this way."""
-    return g.groups == 1 and g.height == 3 and g.width == 3 and g.down == 1 and g.across == 1 \
-        and g.channels == c and c >= WINOGRAD_CHANNELS and o >= WINOGRAD_CHANNELS \
+cdef inline bint takes_winograd(const Geometry *g, int64_t k, int64_t c, int64_t o) noexcept nogil:
+    """Whether a convolution of c channels to o outputs with weights (k, o), or its gradient, goes this way."""
+    return g.channels == c and g.width == 3 and k == 9 * c and g.down == 1 and g.across == 1 \
+        and min(c, o) >= WINOGRAD_CHANNELS and max(c, o) <= WINOGRAD_BYTES // <int64_t>sizeof(real) \
         and min(winograd_tiles(c), winograd_tiles(o)) > 0 \
         and min(winograd_outputs(c), winograd_outputs(o)) > 0
 
@@ -354,11 +358,10 @@ cdef inline void weights_of_points(real *dweights, int64_t tap, const double *po
 
 
 cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry, int64_t ch, int64_t channels,
-                        int64_t n, int64_t columns) noexcept nogil:
-    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ..."""
+                        int64_t n, int64_t columns, int64_t most) noexcept nogil:
+    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ..., `most` tiles at a
+    time."""
     cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES, pixel = channels * IMAGES
-    cdef int64_t most = max(1, min(WINOGRAD_SPACE // (POINTS * IMAGES * (channels + ldb)),
-                                   winograd_windows() // channels))
     cdef int64_t x_step = most * pixel + IMAGES, dy_step = most * IMAGES * ldb + IMAGES
     cdef int64_t b, u, v, i, p, tiles
     cdef real *windows = packed_a
@@ -391,15 +394,19 @@ cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry
 
 cdef void winograd_backward_weights(const Conv2DBackwardWeights *a, const Geometry *geometry, int64_t begin,
                                     int64_t end) noexcept nogil:
-    """The gradient for as large a share of the channels as [begin, end) is of the rows of dweights."""
-    cdef int64_t n = 0, columns, ch, last = end * a.c // a.k, channels, i, j
+    """The gradient for as large a share of the channels as [begin, end) is of the rows of dweights. How many tiles are
+    summed at a time, which rounding depends on, follows from all channels, and from columns in whole blocks: neither
+    the share nor the instruction set changes a bit."""
+    cdef int64_t n = 0, columns, ch, last = end * a.c // a.k, channels, most, tiles, i, j
     while n < a.o:
         columns = balanced(a.o - n, WINOGRAD_COLUMNS)
+        most = balanced(a.c, min(SUMS // (POINTS * columns * <int64_t>sizeof(double)), winograd_windows()))
+        tiles = max(1, min(WINOGRAD_SPACE // (POINTS * IMAGES * (most + whole_blocks(columns))),
+                           winograd_windows() // most))
         ch = begin * a.c // a.k
         while ch < last:
-            channels = balanced(last - ch, min(SUMS // (POINTS * columns * <int64_t>sizeof(double)),
-                                               winograd_windows()))
-            winograd_sums(a, geometry, ch, channels, n, columns)
+            channels = balanced(last - ch, most)
+            winograd_sums(a, geometry, ch, channels, n, columns, tiles)
             for i in range(channels):
                 for j in range(columns):
                     weights_of_points(a.dweights + (ch + i) * a.o + n + j, a.c * a.o,
