@@ -125,10 +125,10 @@ def test_gradients_of_weights_have_the_same_bits_on_every_instruction_set_and_sh
         np.testing.assert_array_equal(other, results[0])
 
 
-@pytest.mark.parametrize("k", [65, 71, 73])
-def test_weights_that_are_not_whole_windows(k, dtype, rng):
-    """Kernels called by name take them; the last window then has fewer channels."""
-    c, o, options = 8, 9, (3.0, 8.0, 1.0, 1.0, 1.0, 1.0)
+@pytest.mark.parametrize(("c", "channels", "k"), [(8, 8, 65), (8, 8, 71), (8, 8, 73), (9, 5, 81)])
+def test_weights_that_are_not_whole_windows(c, channels, k, dtype, rng):
+    """Kernels called by name take them; the last tap then has fewer channels, or channels of x are left out."""
+    o, options = 9, (3.0, float(channels), 1.0, 1.0, 1.0, 1.0)
     x, dy = (rng.normal(size=(1, 5, 6, n, IMAGES)).astype(dtype) for n in (c, o))
     weights, bias, results = rng.normal(size=(k, o)).astype(dtype), np.zeros(o, dtype), []
     for body in ("cython", "numpy"):
@@ -138,8 +138,11 @@ def test_weights_that_are_not_whole_windows(k, dtype, rng):
         results.append((y, dx))
     for got, expected in zip(*results, strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=20 * TOLERANCES[dtype])
+    exact = np.empty((k, o))
+    fastgd.kernels.conv2d_backward_weights.body("numpy")(exact, *(a.astype(np.float64) for a in (x, dy)), *options)
     for variant in _cpu.variants():
-        weights_gradient(variant, dtype, x, dy, k, 3, c, 1, (0, k // 2, k))
+        got = weights_gradient(variant, dtype, x, dy, k, 3, channels, 1, (0, k // 2, k))
+        np.testing.assert_allclose(got, exact, rtol=0, atol=20 * TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("body", ["cython", "numba"])
