@@ -125,9 +125,9 @@ def test_gradients_of_weights_have_the_same_bits_on_every_instruction_set_and_sh
         np.testing.assert_array_equal(other, results[0])
 
 
-@pytest.mark.parametrize(("c", "channels", "k"), [(8, 8, 65), (8, 8, 71), (8, 8, 73), (9, 5, 81)])
+@pytest.mark.parametrize(("c", "channels", "k"), [(8, 8, 65), (8, 8, 71), (8, 8, 73)])
 def test_weights_that_are_not_whole_windows(c, channels, k, dtype, rng):
-    """Kernels called by name take them; the last tap then has fewer channels, or channels of x are left out."""
+    """Kernels called by name take them; the last tap then has fewer channels."""
     o, options = 9, (3.0, float(channels), 1.0, 1.0, 1.0, 1.0)
     x, dy = (rng.normal(size=(1, 5, 6, n, IMAGES)).astype(dtype) for n in (c, o))
     weights, bias, results = rng.normal(size=(k, o)).astype(dtype), np.zeros(o, dtype), []
