@@ -16,6 +16,9 @@ NETWORKS = {
     "in place": [Dense(SIZE, "tanh"), Residual([Dense(SIZE, "tanh"), Dropout(0.3)]),
                  Residual([Residual([Dense(SIZE, "tanh")])]),
                  Residual([Residual([Dense(SIZE, "tanh")]), Dropout(0.3)]), Dense(OUTPUTS)],
+    # The shortcut writes to the gradient that gradients within f read, or that f returns.
+    "shortcut in place": [Residual([Dense(4)], [Dense(4, "tanh")]), Residual([], [Dense(4, "silu")]), Dense(OUTPUTS)],
+    "shortcut within": [Residual([Residual([Dense(4, "tanh")], [Dense(4, "tanh")])], Dense(4, "tanh")), Dense(OUTPUTS)],
     "nothing": [Dense(SIZE, "tanh"), Residual([]), Residual([Dropout(0.4)]), Concatenate([], []), Dense(OUTPUTS)],
     "branches": [Dense(5, "silu"), Concatenate([], [Dense(4, "tanh"), Dropout(0.2)], BatchNorm()), Dense(OUTPUTS)],
     "branches first": [Concatenate([], Dense(4, "tanh"), [Dense(5), LayerNorm("tanh", eps=0.1)]), Dense(OUTPUTS)],

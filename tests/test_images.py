@@ -1,5 +1,7 @@
 """Layers on images: values of torch, every geometry on every body, threads, layouts of buffers, memory, ONNX."""
 
+import importlib
+import itertools
 import types
 
 import numpy as np
@@ -20,8 +22,9 @@ from fastgd import (
     MaxPool2D,
     Network,
     Residual,
+    _cpu,
 )
-from fastgd._plan import IMAGES
+from fastgd._plan import IMAGES, call_kernel
 from fastgd.cli.self_check import GRADIENT_TOLERANCE, TOLERANCES
 from fastgd.core.kernel import In, Kernel, Out
 
@@ -91,6 +94,56 @@ def test_convolutions_of_every_geometry(body, dtype, rng):
 
         for got, exact in zip(run(body, dtype), run("numpy", "float64"), strict=True):
             assert np.abs(got - exact).max() <= TOLERANCES[dtype] * max(np.abs(exact).max(), 1)
+
+
+def weights_gradient(variant, dtype, x, dy, k, width, channels, padding, cuts):
+    """The result of a variant of the compiled body for shares that end at these cuts."""
+    kernel = fastgd.kernels.conv2d_backward_weights
+    dweights = np.full((k + 1, dy.shape[3]), 7, dtype)  # with a row that is not an argument
+    arguments = [dweights[:k], x, dy, width, channels, 1.0, 1.0, padding, padding]
+    record = kernel.record(arguments, kernel.check(arguments)[1])
+    body = importlib.import_module(f"fastgd._kernels_{variant}_{dtype}").bodies[kernel.name][0]
+    for begin, end in itertools.pairwise(cuts):
+        call_kernel(body, record.ctypes.data, begin, end)
+    assert (dweights[k] == 7).all()
+    return dweights[:k]
+
+
+@pytest.mark.parametrize(("h", "w", "c", "o", "width"), [
+    (3, 32, 32, 32, 3), (3, 30, 9, 33, 3), (1, 12, 200, 8, 3), (4, 32, 182, 8, 3), (1, 5, 360, 8, 3), (2, 100, 1, 16, 7),
+    (14, 14, 4, 20, 3),
+])  # fmt: skip
+def test_gradients_of_weights_have_the_same_bits_on_every_instruction_set_and_share(h, w, c, o, width, dtype, rng):
+    """On instruction sets that fuse products and sums."""
+    k, padding = width * width * c, width // 2
+    x, dy = (rng.normal(size=(1, h, w, n, IMAGES)).astype(dtype) for n in (c, o))
+    results = [
+        weights_gradient(variant, dtype, x, dy, k, width, c, padding, cuts)
+        for variant in _cpu.variants() if variant != "v2"
+        for cuts in ((0, k), (0, k // 2, k), (0, k // 3, 2 * k // 3, k))
+    ]  # fmt: skip
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+@pytest.mark.parametrize(("c", "channels", "k"), [(8, 8, 65), (8, 8, 71), (8, 8, 73)])
+def test_weights_that_are_not_whole_windows(c, channels, k, dtype, rng):
+    """Kernels called by name take them; the last tap then has fewer channels."""
+    o, options = 9, (3.0, float(channels), 1.0, 1.0, 1.0, 1.0)
+    x, dy = (rng.normal(size=(1, 5, 6, n, IMAGES)).astype(dtype) for n in (c, o))
+    weights, bias, results = rng.normal(size=(k, o)).astype(dtype), np.zeros(o, dtype), []
+    for body in ("cython", "numpy"):
+        y, dx = np.empty_like(dy), np.empty_like(x)
+        fastgd.kernels.conv2d_forward.body(body)(y, x, weights, bias, *options, -np.inf)
+        fastgd.kernels.conv2d_backward_input.body(body)(dx, dy, weights, *options)
+        results.append((y, dx))
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=20 * TOLERANCES[dtype])
+    exact = np.empty((k, o))
+    fastgd.kernels.conv2d_backward_weights.body("numpy")(exact, *(a.astype(np.float64) for a in (x, dy)), *options)
+    for variant in _cpu.variants():
+        got = weights_gradient(variant, dtype, x, dy, k, 3, channels, 1, (0, k // 2, k))
+        np.testing.assert_allclose(got, exact, rtol=0, atol=20 * TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("body", ["cython", "numba"])

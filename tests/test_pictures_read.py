@@ -509,8 +509,10 @@ def test_damaged_preprocessing(changes, match):
 
 @pytest.mark.parametrize(("arguments", "options", "match"), [
     ((3,), {}, "'path': expected a path, or a list"), (([],), {}, "'path': expected at least 1 picture"),
-    (([3],), {}, "'path'"), (("a",), {"size": 0}, "'size'"), (("a",), {"size": (1, 2, 3)}, "'size'"),
+    (([3],), {}, "'path'"), ((b"none",), {}, "none: expected a file"),
+    (("a",), {"size": 0}, "'size'"), (("a",), {"size": (1, 2, 3)}, "'size'"),
     (("a",), {"size": 1.5}, "'size'"), (("a",), {"channels": 2}, "'channels'"), (("a",), {"like": "b"}, "'like'"),
+    (("a",), {"channels": True}, "'channels'"), (("a",), {"channels": 1.0}, "'channels'"),
     (("a",), {"part": "validation"}, "'part'"), (("a",), {"labels": 1}, "'labels'"),
     (("a",), {"like": Preprocessing(("a",), (1, 1), 1, True), "size": 3}, "'size': expected None beside like"),
 ])  # fmt: skip

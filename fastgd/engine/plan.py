@@ -303,7 +303,9 @@ class Plan(Program):
 
     def add_gradient(self, kernel: Kernel, name: str, *arguments: Any, terms: int | None = None) -> None:
         """Appends an operation that computes the gradient of an array of parameters. If layers share the array, their
-        gradients are summed in the order in which they were added.
+        gradients are summed in the order in which they were added. The operation may run at any time between the
+        operations of the backward pass that were added before and the end of the pass: these compute its inputs, and
+        later ones leave them as they are.
 
         kernel: its first array is the gradient. Each element must be a sum of elements of buffers of rows, or of
             products of two such elements: the guard against overflow knows the largest magnitude in these buffers, and
@@ -343,7 +345,9 @@ class Plan(Program):
         backward, parameters, products = mark
         if not any(base in operation.outputs for operation in self._phases["backward"][backward:]):
             return result
-        copy = self.row_buffer(f"{base}.copy{backward}", self.row_shapes[base], in_blocks=self.is_in_blocks(base))
+        copy = self.row_buffer(
+            f"{base}.copy{len(self.row_shapes)}", self.row_shapes[base], in_blocks=self.is_in_blocks(base)
+        )
         for operation in (*self._phases["backward"][backward:], *self._phases["parameters"][parameters:]):
             operation.buffers = _renamed(operation.buffers, base, copy)
         self.rank_one_updates[products:] = [_renamed(p, base, copy) for p in self.rank_one_updates[products:]]

@@ -56,7 +56,7 @@ def read(
     names the argument."""
     wanted = _Wanted(size, channels, like, labels)
     choose("part", part, dict.fromkeys(("train", "test")))
-    if isinstance(path, Sequence) and not isinstance(path, str):
+    if isinstance(path, Sequence) and not isinstance(path, (str, bytes)):
         if not path:
             raise value_error("path", "at least 1 picture", shown(path))
         images: Images = wanted.pictures([_text(one) for one in path], None, wanted.classes, [])
@@ -104,6 +104,7 @@ class _Wanted:
             if len(pair) != 2:
                 raise value_error("size", "(height, width), or one number for both", shown(size))
             size = check_integer("size", pair[0], 1), check_integer("size", pair[1], 1)
+        channels = None if channels is None else check_integer("channels", channels, 1)
         if channels not in (None, *CHANNELS):
             raise value_error("channels", "1 (grey), 3 (RGB) or None", shown(channels))
         self.size, self.resize, self.channels, self.classes = size, size is not None, channels, None

@@ -232,7 +232,8 @@ class Residual(Sequential):
         elif is_wanted or has_parameters(path_of_g, self.shortcut, shape):
             output = [x, *plan.child_outputs[path_of_g]][-1]
             dy_g = plan.laid_out("backward", dy, plan.is_in_blocks(output))
-            dx_g = self.shortcut.backward(plan, path_of_g, x, dy_g, is_wanted)
+            mark = plan.mark()  # gradients within f may read dy later
+            dx_g = plan.keep(dy, mark, self.shortcut.backward(plan, path_of_g, x, dy_g, is_wanted))
         if not is_wanted or dx_g is None:
             return None
         in_blocks = plan.is_in_blocks(x)

@@ -54,6 +54,7 @@ enum {
     /* The register tile of a convolution, CONV_ROWS outputs of CONV_VECTORS vectors: parts of one pixel, or pixels. */
     CONV_VECTORS = IMAGE_VECTORS == 1 ? 3 : 2,
     CONV_ROWS = IMAGE_VECTORS == 1 ? 8 : VECTORS == 2 ? MR : 8,
+    MOST_CONV_ROWS = 8,           /* on any instruction set */
     CONV_GROUPS = (CONV_ROWS + 2) / 3,
     PIXELS = IMAGE_VECTORS == 1 ? CONV_VECTORS : 1,
     PIXELS_OF_A_SUM = SUM_TERMS / IMAGES,   /* see SUM_TERMS */
@@ -89,7 +90,7 @@ enum {
 /* A thread's scratch memory, in bytes: a packed block of A, whose last vector may reach beyond its end, the panels of NC
  * columns of B and the following panel, and partial sums over rows. */
 enum {
-    PACKED_A = MC * MR * KC * sizeof(real) + 64,
+    PACKED_A = MC * 12 * KC * sizeof(real) + 64,    /* of the largest MR: the same on every instruction set */
     PACKED_B = (NC / NR + 1) * PANEL * sizeof(real),
     SUMS = 1 << 18,
     PACKED_TERMS_OF_CONV = PACKED_B / sizeof(real)  /* terms of one row of packed weights */

@@ -47,6 +47,11 @@ cdef inline int64_t balanced(int64_t left, int64_t most) noexcept nogil:
     return ceiling(left, ceiling(left, most))
 
 
+cdef inline int64_t whole_blocks(int64_t columns) noexcept nogil:
+    """As many columns or up to IMAGES - 1 more: a multiple of LANES on every instruction set."""
+    return (columns + IMAGES - 1) // IMAGES * IMAGES
+
+
 cdef inline bint has_short_runs(const Geometry *g, int64_t o) noexcept nogil:
     """Whether copying the windows pays: few contiguous terms, for many outputs."""
     return g.groups == 1 and g.channels * g.width < SHORT_RUN and o >= MANY_OUTPUTS
@@ -292,7 +297,7 @@ cdef void conv2d_forward(const void *args, int64_t begin, int64_t end) noexcept 
     cdef Geometry g = geometry_of(a.c, a.k, a.width, a.channels, a.down, a.across, a.top, a.left)
     cdef int64_t terms = g.height * g.width * g.channels, group, n, last, rows, b
     cdef int64_t size_x = a.h * a.w * a.c * IMAGES, size_y = a.oh * a.ow * a.o * IMAGES
-    if takes_winograd(&g, a.c, a.o):
+    if takes_winograd(&g, a.k, a.c, a.o):
         winograd_forward(a, &g, begin, end)
         return
     if terms > PACKED_TERMS_OF_CONV:
@@ -408,7 +413,7 @@ cdef void conv2d_backward_input(const void *args, int64_t begin, int64_t end) no
     cdef const Conv2DBackwardInput *a = <const Conv2DBackwardInput *>args
     cdef Geometry g = geometry_of(a.c, a.k, a.width, a.channels, a.down, a.across, a.top, a.left)
     cdef int64_t taps = g.height * g.width, size = a.h * a.w * a.c * IMAGES, group, n, outputs, ch, rows, b, i
-    if takes_winograd(&g, a.c, a.o):
+    if takes_winograd(&g, a.k, a.c, a.o):
         winograd_backward_input(a, &g, begin, end)
         return
     if taps * a.o > PACKED_TERMS_OF_CONV:
@@ -721,10 +726,11 @@ cdef inline void transpose_pixel(real *to, int64_t ldb, const real *dy, int64_t 
 
 cdef void sum_weights_by_windows(const Conv2DBackwardWeights *a, const Geometry *g, int64_t begin, int64_t end,
                                  int64_t columns) noexcept nogil:
-    """`sum_weights` for windows with short runs, from copies of the windows."""
+    """`sum_weights` for windows with short runs, from copies of the windows. How many are summed at a time must not
+    depend on the share [begin, end), nor on the instruction set."""
     cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES, u, v, b, i
-    cdef int64_t most = min(<int64_t>CHUNK, PACKED_A // <int64_t>sizeof(real))
-    cdef int64_t wide = min(a.ow, most // (IMAGES * max(ldb, end - begin)))
+    cdef int64_t most = max(whole_blocks(columns), min(a.k, <int64_t>WINDOW_ROWS))
+    cdef int64_t wide = min(a.ow, CHUNK // 2 // (IMAGES * most))    # windows of half a chunk have room in packed_a
     cdef double *total = sums_under_way
     cdef real *packed = packed_b
     cdef real *windows = packed_a
@@ -752,8 +758,8 @@ cdef void sum_weights(const Conv2DBackwardWeights *a, const Geometry *g, int64_t
     The pixels of a block of images are taken in chunks, whose gradients are packed for all these rows; the sums of
     chunks are added in float64. is_inside: whether the windows of all pixels are within the image and all channels in
     one group."""
-    cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES, wide = min(a.ow, CHUNK // (IMAGES * ldb))
-    cdef int64_t high = CHUNK // (wide * IMAGES * ldb) if wide == a.ow else 1
+    cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES, size = IMAGES * whole_blocks(columns)
+    cdef int64_t wide = min(a.ow, CHUNK // size), high = CHUNK // (wide * size) if wide == a.ow else 1
     cdef int64_t u, v, b, q, stop, i, j, p
     cdef double *total = sums_under_way
     cdef real *packed = packed_b
@@ -791,7 +797,7 @@ cdef void conv2d_backward_weights(const void *args, int64_t begin, int64_t end) 
     cdef Geometry g = geometry_of(a.c, a.k, a.width, a.channels, a.down, a.across, a.top, a.left)
     cdef bint is_inside = g.groups == 1 and g.left == 0 and (a.ow - 1) * g.across + g.width <= a.w
     cdef int64_t group, n, last, columns, rows, i, stop, j, p
-    if takes_winograd(&g, a.c, a.o):
+    if takes_winograd(&g, a.k, a.c, a.o):
         winograd_backward_weights(a, &g, begin, end)
         return
     for group in range(g.groups):

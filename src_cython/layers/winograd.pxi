@@ -166,7 +166,7 @@ cdef inline int64_t winograd_windows() noexcept nogil:
 cdef inline int64_t winograd_tiles(int64_t c) noexcept nogil:
     """For how many windows side by side there is room, with their products; 0 if c is too large."""
     cdef int64_t room = PACKED_A // <int64_t>sizeof(real) // IMAGES - c - POINTS
-    return min(<int64_t>PIXELS, room // (POINTS * (c + CONV_ROWS)))
+    return min(<int64_t>PIXELS, room // (POINTS * (c + MOST_CONV_ROWS)))
 
 
 cdef inline int64_t winograd_outputs(int64_t c) noexcept nogil:
@@ -174,12 +174,10 @@ cdef inline int64_t winograd_outputs(int64_t c) noexcept nogil:
     return PACKED_B // <int64_t>sizeof(real) // (POINTS * c) // LANES * LANES
 
 
-cdef inline bint takes_winograd(const Geometry *g, int64_t c, int64_t o) noexcept nogil:
-    """Whether a convolution of c channels to o outputs, or its gradient, goes this way."""
-    return g.groups == 1 and g.height == 3 and g.width == 3 and g.down == 1 and g.across == 1 \
-        and g.channels == c and c >= WINOGRAD_CHANNELS and o >= WINOGRAD_CHANNELS \
-        and min(winograd_tiles(c), winograd_tiles(o)) > 0 \
-        and min(winograd_outputs(c), winograd_outputs(o)) > 0
+cdef inline bint takes_winograd(const Geometry *g, int64_t k, int64_t c, int64_t o) noexcept nogil:
+    """Whether a convolution of c channels to o outputs with weights (k, o), or its gradient, goes this way."""
+    return g.channels == c and g.width == 3 and k == 9 * c and g.down == 1 and g.across == 1 \
+        and min(c, o) >= WINOGRAD_CHANNELS and winograd_tiles(max(c, o)) > 0 and winograd_outputs(max(c, o)) > 0
 
 
 cdef struct PointTiles:             # m[p] (rows, vectors) <- u[p] (rows, c) v[p] (c, vectors) for all points p
@@ -364,8 +362,7 @@ cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry
     are added in float64, as many whatever the share of a thread and the width of a vector."""
     cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES, pixel = channels * IMAGES
     cdef int64_t together = WINOGRAD_SPACE // (POINTS * IMAGES * <int64_t>sizeof(real))
-    cdef int64_t most = max(1, min(together // (min(a.c, channels_of_sums(columns)) + columns),
-                                   winograd_windows() // channels))
+    cdef int64_t most = max(1, together // (min(a.c, channels_of_sums(columns)) + columns))
     cdef int64_t x_step = most * pixel + IMAGES, dy_step = most * IMAGES * ldb + IMAGES
     cdef int64_t b, u, v, i, p, tiles
     cdef real *windows = packed_a
