@@ -207,7 +207,14 @@ def parser():
     _add_data(one)
     _add_network(one)
     one.add_argument(
-        "--learning-rate", type=float, default=2e-3, help="initial learning rate; falls to 0 along a cosine"
+        "--learning-rate", type=float, default=2e-3, help="largest learning rate; falls to 0 along a cosine"
+    )
+    one.add_argument(
+        "--warmup",
+        type=float,
+        default=0,
+        metavar="EPOCHS",
+        help="epochs, such as 0.5, in which it first rises linearly",
     )
     one.add_argument("--epochs", type=int, default=40, help="passes over the data")
     one.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without improvement; keep the best")
