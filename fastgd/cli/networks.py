@@ -58,8 +58,8 @@ def make_network(arguments, data):
             if "images of at least" in str(error):
                 error.add_note("--size resizes the images")
             raise
-        # Behind the scaling, so that a crop fills with the mean of each channel. Even on Fashion-MNIST, whose background
-        # is black, LeNet-5 is more accurate so than with black pixels: 0.899 against 0.888 (one seed).
+        # Behind the scaling, so that a crop fills with the mean of each channel. Even on Fashion-MNIST with its black
+        # background, LeNet-5 is more accurate so than with black pixels: 0.899 against 0.888 (one seed).
         changes = augmentation(arguments.augment, data.X.shape[1:3])
         network = network.like(layers=[*data.front, *changes, *network.layers])
     else:
