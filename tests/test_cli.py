@@ -287,6 +287,9 @@ BAD_COMMANDS = {
     "no option": (["train", "digits", "--target", "y"], "'--target'.*no such option for digits"),
     "smoothing": (["train", "houses.csv", "--target", "price", "--label-smoothing", "0.1"], "'--label-smoothing'"),
     "width": (["evaluate", "n.safetensors", "w.npz"], "w.npz, column 'X': expected 2 features as n.safetensors, got 3"),
+    "long warm-up": (["train", "digits", "--epochs", "2", "--warmup", "2.5"], r"'--warmup'.*in \[0, 2\], got 2.5"),
+    "warm-up before": (["train", "digits", "--warmup", "-1"], r"'--warmup'.*in \[0, 40\], got -1"),
+    "no warm-up": (["train", "digits", "--warmup", "nan"], "'--warmup': expected a finite number.*got nan"),
     "overwritten": (["train", "houses.csv", "--target", "price", "--save", "houses.csv"], "'--save'.*a new file"),
     "one row": (["train", "row.csv", "--target", "y"], "'--validation'.*1 rows in all"),
     "binary": (["train", "bin.csv", "--target", "y"], "bin.csv: expected a text file"),
@@ -394,6 +397,17 @@ def test_self_check_prints_what_it_should(monkeypatch, capsys):
     for word in ("fastgd", "numpy", "instruction set", "threads", "adam_step", "PASS", "gradient", "microseconds"):
         assert word in text
     assert "FAIL" not in text
+
+
+def test_warm_up(tmp_path, monkeypatch, capsys):
+    """The learning rate rises for 1.5 epochs of 12 steps; a resumed run has the same schedule."""
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "digits", "--epochs", "3", "--batch-size", "120", "--warmup", "1.5", "--quiet", "--plot", ""]
+    assert cli.main(train) == 0
+    schedule = "cosine(learning_rate=0.002, total_steps=36, warmup_steps=18, final=0.0)"
+    assert schedule in capsys.readouterr().out
+    assert cli.main([*train, "--resume"]) == 0
+    assert cli.main([*train, "--resume", "--warmup", "1"]) == 1
 
 
 def test_dropout(houses, monkeypatch, capsys):

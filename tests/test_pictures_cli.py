@@ -90,6 +90,35 @@ def test_inputs_are_standardized_by_the_training_pictures(folder, capsys):
     assert network.layers[0].shift.shape == (1,)
 
 
+def test_augmentation_follows_the_scaling_and_changes_only_training(folder, capsys):
+    train = ["train", "train", "--model", "mlp", "--hidden", "5", "--epochs", "1", "--quiet", "--overwrite"]
+    fronts, parameters = {}, {}
+    for given in ("", "flip", "crop", "Crop:3, flip", "flip,"):
+        assert call(capsys, *train, "--augment", given)[0] == 0
+        network = fastgd.load("train.safetensors")[0]
+        fronts[given] = [repr(layer) for layer in network.layers[1:-3]]
+        parameters[given] = network.parameters.tobytes()
+    flip, crop = "RandomFlip(horizontal=0.5, vertical=0.0)", "RandomCrop(1)"
+    assert fronts == {"": [], "flip": [flip], "crop": [crop], "Crop:3, flip": ["RandomCrop(3)", flip], "flip,": [flip]}
+    assert len({*parameters.values()}) == 4
+    assert parameters["flip"] == parameters["flip,"]
+    plain = network.like(layers=[network.layers[0], *network.layers[2:]])
+    plain.state[:] = network.state
+    X = fastgd.images.read("test", like=network.preprocessing).images
+    np.testing.assert_array_equal(network.predict(X), plain.predict(X))
+    assert call(capsys, *train, "--augment", "crop", "--size", "24x33")[0] == 0
+    assert repr(fastgd.load("train.safetensors")[0].layers[1]) == "RandomCrop((3, 4))"
+    assert call(capsys, "find-lr", "train", "--model", "mlp", "--steps", "20", "--augment", "flip")[0] == 0
+
+
+@pytest.mark.parametrize("given", ["flop", "crop:0", "crop:-1", "crop:", "crop:x", "crop:1.5", "flip:2", "flip,flip"])
+def test_other_augmentations_are_wrong_usage(given, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call(capsys, "train", "train", "--model", "mlp", "--augment", given)
+    expected = f"argument --augment: expected flip, crop, or crop:N .*, got '{given}'"
+    assert re.search(expected, capsys.readouterr().err)
+
+
 def test_pictures_are_converted_as_in_training(folder, capsys):
     arguments = ["train", "train", "--model", "mlp", "--hidden", "5", "--activation", "tanh", "--size", "6x4"]
     code, out, _ = call(capsys, *arguments, "--epochs", "1", "--class-weight", "balanced", "--validation", "0")
@@ -145,6 +174,10 @@ BAD_COMMANDS = {
     "digits": (["train", "digits", "--model", "mlp"], "'DATA': expected for --model a folder.*got 'digits'"),
     "size of a table": (["train", "t.csv", "--size", "8"], "'--size': expected no such option without --model"),
     "size of digits": (["train", "digits", "--size", "8"], "'--size': expected no such option without --model"),
+    "augment a table": (["train", "t.csv", "--augment", "flip"], "'--augment': expected no such option without --m"),
+    "augment digits": (["train", "digits", "--augment", "crop"], "'--augment': expected no such option without --mod"),
+    "wide crop": (["train", "test", "--model", "mlp", "--augment", "crop:8"], r"'--augment'.*\(8, 8\), got 'crop:8'"),
+    "crop of a line": (["train", "test", "--model", "mlp", "--size", "1x9", "--augment", "flip,crop"], "got 'crop'"),
     "hidden": (["train", "test", "--model", "lenet5", "--hidden", "128,64"], "'--hidden'.*for --model lenet5"),
     "activation": (["train", "test", "--model", "resnet20", "--activation", "relu"], "'--activation'.*resnet20"),
     "dropout": (["train", "test", "--model", "mlp", "--dropout", "0"], "'--dropout'.*for --model mlp, got '?0.0"),

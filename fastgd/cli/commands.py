@@ -33,6 +33,7 @@ def train(arguments):
     """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve."""
     save, plot = _outputs(arguments)
     epochs = check_integer("--epochs", arguments.epochs, 0)
+    warmup = check_number("--warmup", arguments.warmup, 0.0, epochs)
     patience = None if arguments.patience is None else check_integer("--patience", arguments.patience, 1)
     logs = [callbacks.json_lines(arguments.log)] if arguments.log else []
     if arguments.tensorboard:
@@ -45,8 +46,10 @@ def train(arguments):
         print(f"{arguments.data}: {_columns_text(data)}")
     network = make_network(arguments, data)
     batch_size = check_batch_size(arguments.batch_size, len(data.X))
-    total_steps = max(1, epochs * math.ceil(len(data.X) / batch_size))
-    optimizer = make_optimizer(arguments, cosine(arguments.learning_rate, total_steps=total_steps))
+    epoch_steps = math.ceil(len(data.X) / batch_size)
+    total_steps, warmup_steps = max(1, epochs * epoch_steps), round(warmup * epoch_steps)
+    schedule = cosine(arguments.learning_rate, total_steps=total_steps, warmup_steps=warmup_steps)
+    optimizer = make_optimizer(arguments, schedule)
     held_out = len(data.held_out[0]) if data.held_out else 0
     print(f"{network}\n{len(data.X)} training rows, {held_out} validation rows, {optimizer}", flush=True)
     if arguments.resume:

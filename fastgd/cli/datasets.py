@@ -94,8 +94,9 @@ def data_to_train(arguments, fraction):
     path = arguments.data
     if arguments.network is not None or _is_of_images(path):
         return _images_to_train(arguments, fraction)
-    if arguments.size is not None:
-        raise value_error("--size", "no such option without --model", shown(arguments.size))
+    for name in ("size", "augment"):
+        if getattr(arguments, name):
+            raise value_error(f"--{name}", "no such option without --model", shown(getattr(arguments, name)))
     if path == "digits":
         _check_unset(arguments, "digits", ("target", "categorical", "drop", "delimiter"))
         (X, y), held_out = digits()

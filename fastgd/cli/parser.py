@@ -13,7 +13,7 @@ from ..core.config import __version__
 from ..core.kernel import BACKENDS, DTYPES
 from ..optimizers import OPTIMIZERS
 from ..tables.columns import TASKS
-from .networks import ACTIVATION, HIDDEN, MODELS
+from .networks import ACTIVATION, AUGMENTATIONS, HIDDEN, MODELS
 from .self_check import run as self_check
 
 EXAMPLES = """examples:
@@ -33,6 +33,7 @@ TRAIN = """examples:
   fastgd train images.npz --target labels --hidden 512,256 --batch-size 128 --optimizer adamw
   fastgd train people.csv --target income --resume       (continues after Ctrl-C)
   fastgd train pictures/ --model resnet20 --size 32      (a folder with a folder of pictures for each class)
+  fastgd train pictures/ --model resnet20 --size 32 --augment flip,crop:4
   fastgd train train-images-idx3-ubyte.gz --model lenet5 --epochs 5      (MNIST's format, the labels beside it)
 """
 PREDICT = """examples:
@@ -81,6 +82,20 @@ def _size(text):
         raise argparse.ArgumentTypeError(f"expected pixels such as 32 or 32x48, got {text!r}") from None
 
 
+def _augmentations(text):
+    """Random changes of images, "flip,crop:2": a list of (name, padding), where a padding of None is the default."""
+    changes = []
+    for part in filter(None, text.lower().replace(" ", "").split(",")):
+        name, colon, padding = part.partition(":")
+        is_valid = name in AUGMENTATIONS and name not in dict(changes)
+        is_padding = name == "crop" and padding.isdecimal() and int(padding) > 0
+        if not is_valid or (colon and not is_padding):
+            expected = "flip, crop, or crop:N with a padding of N > 0 pixels, each at most once"
+            raise argparse.ArgumentTypeError(f"expected {expected}, such as flip,crop:2, got {text!r}")
+        changes.append((name, int(padding) if colon else None))
+    return changes
+
+
 def _names(text):
     """Names of columns, given as a row of CSV; a name that contains commas is in quotes."""
     return [name for name in next(csv.reader([_name(text)]), []) if name.strip()]
@@ -116,6 +131,14 @@ def _add_network(one):
     one.add_argument("--model", dest="network", choices=MODELS, help="network by name, for images (fastgd.models)")
     one.add_argument("--size", type=_size, metavar="N|HxW",
                      help="height and width to which images are resized (default: that of all images)")  # fmt: skip
+    one.add_argument(
+        "--augment",
+        type=_augmentations,
+        default="",
+        metavar="A,B",
+        help="random changes of the images in training, such as flip,crop: flip mirrors left to right, crop:N shifts "
+        "by up to N pixels (without :N an eighth of the size)",
+    )
     # Options of which a network by name takes only some have no default here, so that it is known which are given.
     one.add_argument("--hidden", type=_units, metavar="N,N",
                      help=f"units of the hidden layers (default: {','.join(map(str, HIDDEN))})")  # fmt: skip
@@ -184,7 +207,14 @@ def parser():
     _add_data(one)
     _add_network(one)
     one.add_argument(
-        "--learning-rate", type=float, default=2e-3, help="initial learning rate; falls to 0 along a cosine"
+        "--learning-rate", type=float, default=2e-3, help="largest learning rate; falls to 0 along a cosine"
+    )
+    one.add_argument(
+        "--warmup",
+        type=float,
+        default=0,
+        metavar="EPOCHS",
+        help="epochs, such as 0.5, in which it first rises linearly",
     )
     one.add_argument("--epochs", type=int, default=40, help="passes over the data")
     one.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without improvement; keep the best")

@@ -274,7 +274,10 @@ class Plan(Program):
             copy += str(len(self._phases[phase]))
         if copy not in self.row_shapes:
             self.row_buffer(copy, self.row_shapes[name], in_blocks=in_blocks)
-            self.add(phase, *((to_blocks, name, copy) if in_blocks else (from_blocks, copy, name)))
+            if in_blocks:  # gradients of missing images are 0
+                self.add(phase, to_blocks, name, copy, float(phase == "forward"))
+            else:
+                self.add(phase, from_blocks, copy, name)
         return copy
 
     def reshaped(self, name: str, of: str, shape: Shape) -> str:

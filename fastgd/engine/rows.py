@@ -104,21 +104,23 @@ def raise_max_abs_of_rows(max_abs, x):
 
 
 @kernel
-def to_blocks(x: In("rows", "n"), y: Out("blocks", "n", "images", per=IMAGES)):
-    """y[i // 16, j, i % 16] <- x[i, j]; 0 for images beyond the last row."""
-    y[...] = 0
+def to_blocks(x: In("rows", "n"), y: Out("blocks", "n", "images", per=IMAGES), repeats: float):
+    """y[i // 16, j, i % 16] <- x[i, j]. Images beyond the last row are copies of it if repeats is not 0, so that
+    whatever is computed from them is as harmless as from real images; else they are 0."""
+    y[...] = x[-1][:, None] if repeats else 0
     for i in range(min(IMAGES, len(x))):
         part = x[i::IMAGES]
         y[: len(part), :, i] = part
 
 
 @to_blocks.loop
-def to_blocks(x, y):
+def to_blocks(x, y, repeats):
+    rows = x.shape[0]
     for b in range(y.shape[0]):
         for j in range(y.shape[1]):
             for i in range(IMAGES):
                 row = b * IMAGES + i
-                y[b, j, i] = x[row, j] if row < x.shape[0] else 0
+                y[b, j, i] = x[row, j] if row < rows else x[rows - 1, j] if repeats != 0 else 0
 
 
 @kernel

@@ -118,6 +118,7 @@ cdef struct ToBlocks:
     const real *x
     real *y
     int64_t rows, n, blocks, images
+    double repeats
 
 
 cdef void to_blocks(const void *args, int64_t begin, int64_t end) noexcept nogil:
@@ -131,8 +132,10 @@ cdef void to_blocks(const void *args, int64_t begin, int64_t end) noexcept nogil
             transpose(y, IMAGES, a.x + i * a.n, a.n, a.n, IMAGES)
         else:
             for j in range(a.n):
-                for p in range(IMAGES):
-                    y[j * IMAGES + p] = a.x[(i + p) * a.n + j] if p < images else 0
+                for p in range(images):
+                    y[j * IMAGES + p] = a.x[(i + p) * a.n + j]
+                for p in range(images, IMAGES):
+                    y[j * IMAGES + p] = y[j * IMAGES + images - 1] if a.repeats != 0 else 0
         i += images
 
 register("to_blocks", to_blocks, sizeof(ToBlocks))
