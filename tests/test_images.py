@@ -356,6 +356,7 @@ def test_results_do_not_depend_on_the_other_images_of_a_block(backend, rng):
         np.testing.assert_array_equal(net.predict(x[rows]), whole[rows])
 
 
+@pytest.mark.usefixtures("own_definitions")
 def test_missing_images_have_finite_slopes_where_others_have():
     """An image of zeros would give 0 times infinity."""
 

@@ -56,7 +56,7 @@ def image_statistics(
     unbiased: Out("n"),
     means: In("blocks", "n", "images"),
     rests: In("blocks", "n", "images"),
-    variances: In("blocks", "n", "images"),
+    variances: In("blocks", "n", "images", domain="nonnegative"),
     row: In("rows", dtype="int64", domain="count"),
     running: In("n"),
     eps: float,
