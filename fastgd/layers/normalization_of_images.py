@@ -71,7 +71,7 @@ def image_statistics(
     )
     exact = in_images.mean(axis=0)
     variance = (within + np.square(in_images - exact)).mean(axis=0)
-    number = len(row) * pixels
+    number = len(in_images) * pixels
     mean[...] = exact
     unbiased[...] = running if number == 1 else variance * (number / (number - 1))
     inverse[...] = np.where(np.isfinite(unbiased), 1 / np.sqrt(variance + eps), np.nan)
