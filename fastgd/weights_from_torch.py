@@ -60,7 +60,7 @@ def from_torch(source: "Mapping[str, Any] | Path", net: Network) -> Network:
     Linear.weight (out, in) becomes w (in, out); Conv2d.weight (filters, c / groups, kh, kw) becomes (kh, kw, c /
     groups, filters); features that torch has flattened from images (c, h, w) are put in the order (h, w, c) of
     `Flatten`. Rows with three axes are images. A missing bias is 0, as with bias=False, a missing weight of BatchNorm
-    is 1. In `Residual` the layers come first, then those of the shortcut; in `Concatenate` one branch after the other.
+    is 1. In `Residual` the layers come first, then the shortcut's; in `Concatenate` one branch after the other.
     num_batches_tracked is ignored. Numbers are cast to the network's dtype. Activations, strides, padding, groups and
     eps are those of `net`; a state_dict does not have them.
 

@@ -446,8 +446,8 @@ def kernel(
     cost: function of the sizes of the dimensions, by name, that returns the approximate number of floating-point
         operations, `@kernel(cost=lambda rows, n: 2 * rows * n)`; the default is one per element of the largest array.
         The number of threads follows from it, and how often the clock is read.
-    elementwise: whether each element of the results, all (rows, n), depends only on those of the same row and column.
-        Such a kernel also works on blocks of images."""
+    elementwise: whether all arrays are (rows, n), and an element of a result depends only on elements of the same row
+        and column. Such a kernel also works on blocks of images."""
     if reference is None:
         return functools.partial(kernel, cost=cost, elementwise=elementwise)
     made = Kernel(reference, cost, elementwise)

@@ -44,7 +44,9 @@ class Images:
     _pixels: _Bytes | None = None
 
     def __len__(self) -> int:
-        return len(self.paths if self._pixels is None else self._pixels)  # type: ignore[arg-type]
+        if self._pixels is not None:
+            return len(self._pixels)
+        return len(self.paths or ())
 
     @property
     def images(self) -> _Bytes:

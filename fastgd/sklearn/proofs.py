@@ -85,5 +85,5 @@ class Kept:
         self.checked, self.generator = (), None
 
     def has(self, arrays):
-        """Whether these arrays are those of the network itself, so that changes made in place act."""
+        """Whether these are the network's own arrays, so that changes made in place take effect."""
         return same(arrays, self.views) and [array.shape for array in arrays] == self.shapes
