@@ -450,8 +450,8 @@ cdef struct WeightTile:             # part += the sum over pixels and images of 
     const real *x
     const real *dy
     int64_t x_down, x_across, dy_down, dy_across, ldb, down, across
-    int64_t x_row                   # from one row of x to the next
-    int64_t joined                  # pixels whose terms follow each other in x, as they do in dy
+    int64_t x_row                   # from one row of x to the next: IMAGES, unless ...
+    bint is_joined                  # ... the terms of neighbouring pixels follow each other in x, as they do in dy
 
 
 cdef inline inlined weight_tile(const WeightTile *t, const int rows, const int vectors) noexcept nogil:
@@ -472,10 +472,13 @@ cdef inline inlined weight_tile(const WeightTile *t, const int rows, const int v
                 sums[i] = ZERO
             stop = min(v + PIXELS_OF_A_SUM, t.across)
             while v < stop:
-                pixels = min(t.joined, stop - v)
+                pixels = stop - v if t.is_joined else 1
                 for i in range(0, rows, 3):
                     at[i // 3] = x + i * t.x_row
-                add_terms(sums, at, dy, t.ldb, LANES, t.x_row, 1, pixels * IMAGES, rows, vectors)
+                if t.is_joined:
+                    add_terms(sums, at, dy, t.ldb, LANES, t.x_row, 1, pixels * IMAGES, rows, vectors)
+                else:               # with constants
+                    add_terms(sums, at, dy, t.ldb, LANES, IMAGES, 1, IMAGES, rows, vectors)
                 x += pixels * t.x_across
                 dy += pixels * t.dy_across
                 v += pixels
@@ -567,7 +570,7 @@ cdef void add_weight_tiles(double *total, int64_t x_down, int64_t x_across, cons
     t.part = part
     t.ldb = ldb
     t.x_row = IMAGES
-    t.joined = 1
+    t.is_joined = False
     t.x_down = x_down
     t.x_across = x_across
     t.dy_down = wide * IMAGES * ldb

@@ -369,7 +369,7 @@ cdef void add_points(real *parts, const real *windows, int64_t row, const real *
     t.x_row = row
     t.x_across = IMAGES
     t.dy_across = IMAGES * ldb
-    t.joined = tiles
+    t.is_joined = True
     t.x_down = t.dy_down = 0
     t.down = 1
     t.across = tiles
@@ -414,7 +414,8 @@ cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry
     cdef int64_t together = WINOGRAD_SPACE // (POINTS * IMAGES * <int64_t>sizeof(real))
     cdef int64_t most = max(1, together // (min(a.c, channels_of_sums(columns)) + columns))
     cdef int64_t row = most * IMAGES, x_step = channels * row + IMAGES, dy_step = most * IMAGES * ldb + IMAGES
-    cdef int64_t across = (a.ow + 1) // 2, of_image = across * ((a.oh + 1) // 2), since = 0, b, u, v, i, p, tile, tiles
+    cdef int64_t across = (a.ow + 1) // 2, of_image = across * ((a.oh + 1) // 2), since = 0
+    cdef int64_t b, u, v, i, p, tile, tiles
     cdef real *windows = packed_a
     cdef real *zeros = windows + POINTS * x_step
     cdef real *gradients = packed_b
