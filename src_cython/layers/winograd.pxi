@@ -408,8 +408,9 @@ cdef void add_parts(double *total, real *parts, int64_t channels, int64_t column
 
 cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry, int64_t ch, int64_t channels,
                         int64_t n, int64_t columns) noexcept nogil:
-    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ... `most` tiles are transformed
-    together, as many whatever the share of a thread and the width of a vector, so that no bit depends on these."""
+    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ... `most` tiles are
+    transformed together: as many whatever the share of a thread and the width of a vector, so no bit depends on
+    these."""
     cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES
     cdef int64_t together = WINOGRAD_SPACE // (POINTS * IMAGES * <int64_t>sizeof(real))
     cdef int64_t most = max(1, together // (min(a.c, channels_of_sums(columns)) + columns))
