@@ -28,7 +28,7 @@ cdef extern from "core/simd.h" nogil:
     enum: PACK_ROWS, SPREAD, PACK_COLUMNS, PACK_STRIDE, PACK_SIZE, FIRST_CACHE, FAR, LISTED, SUM_PARTS
     enum: GEMV_VECTORS, OUTER_VECTORS
     enum: DOT_ROWS, DOT_PARTS, DOT_VECTORS
-    enum: SUM_TERMS, SUM_ROWS, SUMS
+    enum: SUM_TERMS, SUM_ROWS, SUMS, POINT_SUMS
     ctypedef char *(*scratch_function)()
     scratch_function scratch_of_thread
     real *packed_a

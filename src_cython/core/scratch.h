@@ -8,7 +8,7 @@ enum {
     /* Elements of flat arrays that the kernels of a chain take at a time, a multiple of every kernel's grain. */
     CHAIN_ELEMENTS = 1024,
     CHAIN_BYTES = CHAIN_ELEMENTS * 8,   /* the block that one link leaves for the next */
-    KERNEL_BYTES = 11 << 18,
+    KERNEL_BYTES = 12 << 18,
     SCRATCH_BYTES = CHAIN_BYTES + KERNEL_BYTES
 };
 

@@ -93,9 +93,10 @@ enum {
     PACKED_A = MC * 12 * KC * sizeof(real) + 64,    /* of the largest MR: the same on every instruction set */
     PACKED_B = (NC / NR + 1) * PANEL * sizeof(real),
     SUMS = 1 << 18,
+    POINT_SUMS = 1 << 19,         /* the same memory for the gradient of weights by Winograd's transform */
     PACKED_TERMS_OF_CONV = PACKED_B / sizeof(real)  /* terms of one row of packed weights */
 };
-_Static_assert(PACKED_A % 64 == 0 && PACKED_A + PACKED_B + SUMS <= KERNEL_BYTES, "scratch.h");
+_Static_assert(PACKED_A % 64 == 0 && SUMS <= POINT_SUMS && PACKED_A + PACKED_B + POINT_SUMS <= KERNEL_BYTES, "scratch.h");
 static scratch_function scratch_of_thread;
 #define packed_a ((real *)(scratch_of_thread() + CHAIN_BYTES))
 #define packed_b ((real *)(scratch_of_thread() + CHAIN_BYTES + PACKED_A))

@@ -445,11 +445,13 @@ cdef struct Conv2DBackwardWeights:
     double width, channels, down, across, top, left
 
 
-cdef struct WeightTile:             # part <- the sum over pixels and images of x (rows, images) dy (images, columns)
+cdef struct WeightTile:             # part += the sum over pixels and images of x (rows, images) dy (images, columns)
     vec *part                       # memory that the compiler must not take for registers
     const real *x
     const real *dy
     int64_t x_down, x_across, dy_down, dy_across, ldb, down, across
+    int64_t x_row                   # from one row of x to the next: IMAGES, unless ...
+    bint is_joined                  # ... the terms of neighbouring pixels follow each other in x, as they do in dy
 
 
 cdef inline inlined weight_tile(const WeightTile *t, const int rows, const int vectors) noexcept nogil:
@@ -459,10 +461,8 @@ cdef inline inlined weight_tile(const WeightTile *t, const int rows, const int v
     cdef const real *x
     cdef const real *dy
     cdef vec *part = t.part
-    cdef int64_t u, v, stop
+    cdef int64_t u, v, stop, pixels
     cdef int i
-    for i in range(rows * vectors):
-        part[i] = ZERO
     for u in range(t.down):
         x = t.x + u * t.x_down
         dy = t.dy + u * t.dy_down
@@ -472,12 +472,16 @@ cdef inline inlined weight_tile(const WeightTile *t, const int rows, const int v
                 sums[i] = ZERO
             stop = min(v + PIXELS_OF_A_SUM, t.across)
             while v < stop:
+                pixels = stop - v if t.is_joined else 1
                 for i in range(0, rows, 3):
-                    at[i // 3] = x + i * IMAGES
-                add_terms(sums, at, dy, t.ldb, LANES, IMAGES, 1, IMAGES, rows, vectors)
-                x += t.x_across
-                dy += t.dy_across
-                v += 1
+                    at[i // 3] = x + i * t.x_row
+                if t.is_joined:
+                    add_terms(sums, at, dy, t.ldb, LANES, t.x_row, 1, pixels * IMAGES, rows, vectors)
+                else:               # with constants
+                    add_terms(sums, at, dy, t.ldb, LANES, IMAGES, 1, IMAGES, rows, vectors)
+                x += pixels * t.x_across
+                dy += pixels * t.dy_across
+                v += pixels
             for i in range(rows * vectors):
                 part[i] = part[i] + sums[i]
 
@@ -565,6 +569,8 @@ cdef void add_weight_tiles(double *total, int64_t x_down, int64_t x_across, cons
     cdef WeightTile t
     t.part = part
     t.ldb = ldb
+    t.x_row = IMAGES
+    t.is_joined = False
     t.x_down = x_down
     t.x_across = x_across
     t.dy_down = wide * IMAGES * ldb
@@ -579,6 +585,7 @@ cdef void add_weight_tiles(double *total, int64_t x_down, int64_t x_across, cons
         while done < rows:
             m = balanced(rows - done, most)
             t.x = terms.x + done * IMAGES
+            memset(part, 0, m * vectors * sizeof(vec))
             any_weight_tile(&t, m, vectors)
             for i in range(m):
                 add_to_doubles(total + (done + i) * columns + j, <const real *>(part + i * vectors),

@@ -19,6 +19,7 @@ cdef enum:
     SMALL_ROWS = CONV_ROWS * 2 // 3
     WINOGRAD_COLUMNS = 64           # outputs whose gradients are transformed together
     WINOGRAD_SPACE = 393216         # bytes of windows and gradients that are transformed together
+    TILES_OF_SUMS = 96              # whose terms of the gradient of the weights are added before float64 takes over
 
 
 cdef struct Winograd:
@@ -46,26 +47,28 @@ cdef inline inlined transform_patch(vec *v, const vec *d) noexcept nogil:
         v[i + 3] = t[i + 1] - t[i + 3]
 
 
-cdef void transform_window(real *v, int64_t step, const Winograd *g, const real *zeros, int64_t i,
+cdef void transform_window(real *v, int64_t step, int64_t ld, const Winograd *g, const real *zeros, int64_t i,
                            int64_t j) noexcept nogil:
-    """The points of v, `step` apart, (channels, IMAGES) each <- the window whose first pixel is (i, j). zeros: as many,
-    for pixels beyond the border."""
+    """The points of v, `step` apart, (channels, IMAGES) each, in rows `ld` apart <- the window whose first pixel is
+    (i, j). zeros: (channels, IMAGES), for pixels beyond the border."""
     cdef const real *at[POINTS]
     cdef vec d[POINTS]
-    cdef int64_t pixel = g.c * IMAGES, k = 0
-    cdef int r, s
+    cdef int64_t pixel = g.c * IMAGES, k = 0, ch
+    cdef int r, s, part
     for r in range(4):
         for s in range(4):
             at[4 * r + s] = zeros
             if 0 <= i + r < g.h and 0 <= j + s < g.w:
                 at[4 * r + s] = g.x + ((i + r) * g.w + j + s) * pixel
-    while k < g.channels * IMAGES:
-        for r in range(POINTS):
-            d[r] = (<vec *>(at[r] + k))[0]
-        transform_patch(d, d)
-        for r in range(POINTS):
-            (<vec *>(v + r * step + k))[0] = d[r]
-        k += LANES
+    for ch in range(g.channels):
+        for part in range(IMAGE_VECTORS):
+            for r in range(POINTS):
+                d[r] = (<vec *>(at[r] + k))[0]
+            transform_patch(d, d)
+            for r in range(POINTS):
+                (<vec *>(v + r * step + part * LANES))[0] = d[r]
+            k += LANES
+        v += ld
 
 
 cdef void transform_products(const Winograd *g, const real *m, int64_t step, int64_t n, int64_t rows, int64_t u,
@@ -255,7 +258,7 @@ cdef void winograd_block(const Winograd *g, const real *weights, int64_t ld, int
         while v < g.ow:
             tiles = balanced((g.ow - v + 1) // 2, most)
             for i in range(tiles):
-                transform_window(windows + i * pixel, step, g, zeros, u - g.top, v + 2 * i - g.left)
+                transform_window(windows + i * pixel, step, IMAGES, g, zeros, u - g.top, v + 2 * i - g.left)
             n = first
             while n < end:
                 rows = min(end - n, <int64_t>CONV_ROWS)
@@ -353,44 +356,98 @@ cdef inline void weights_of_points(real *dweights, int64_t tap, const double *po
 
 cdef inline int64_t channels_of_sums(int64_t columns) noexcept nogil:
     """Of how many channels there is room for the sums with so many outputs."""
-    return SUMS // (POINTS * columns * <int64_t>sizeof(double))
+    return POINT_SUMS // (POINTS * columns * <int64_t>sizeof(double))
+
+
+cdef void add_points(real *parts, const real *windows, int64_t row, const real *gradients, int64_t ldb,
+                     int64_t channels, int64_t columns, int64_t tiles) noexcept nogil:
+    """parts += the products of a point of windows (channels, tiles, IMAGES), whose rows are `row` apart, and gradients
+    (tiles, IMAGES, ldb), register tile after register tile."""
+    cdef int64_t j = 0, vectors, most, done, m
+    cdef WeightTile t
+    t.ldb = ldb
+    t.x_row = row
+    t.x_across = IMAGES
+    t.dy_across = IMAGES * ldb
+    t.is_joined = True
+    t.x_down = t.dy_down = 0
+    t.down = 1
+    t.across = tiles
+    while j < columns:
+        vectors = min(VECTORS, (columns - j + LANES - 1) // LANES)
+        most = NARROW_ROWS if vectors == 1 else MR
+        t.dy = gradients + j
+        done = 0
+        while done < channels:
+            m = balanced(channels - done, most)
+            t.x = windows + done * row
+            t.part = <vec *>parts
+            any_weight_tile(&t, m, vectors)
+            parts += m * vectors * LANES
+            done += m
+        j += vectors * LANES
+
+
+cdef void add_parts(double *total, real *parts, int64_t channels, int64_t columns) noexcept nogil:
+    """total (channels, columns) += the parts of a point, as `add_points` leaves them; parts <- 0."""
+    cdef int64_t j = 0, vectors, most, done, m, i
+    while j < columns:
+        vectors = min(VECTORS, (columns - j + LANES - 1) // LANES)
+        most = NARROW_ROWS if vectors == 1 else MR
+        done = 0
+        while done < channels:
+            m = balanced(channels - done, most)
+            for i in range(m):
+                add_to_doubles(total + (done + i) * columns + j, parts + i * vectors * LANES,
+                               min(vectors * LANES, columns - j))
+            memset(parts, 0, m * vectors * sizeof(vec))
+            parts += m * vectors * LANES
+            done += m
+        j += vectors * LANES
 
 
 cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry, int64_t ch, int64_t channels,
                         int64_t n, int64_t columns) noexcept nogil:
-    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ... Sums of up to `most` tiles
-    are added in float64, as many whatever the share of a thread and the width of a vector."""
-    cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES, pixel = channels * IMAGES
+    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ... `most` tiles are
+    transformed together: as many whatever the share of a thread and the width of a vector, so no bit depends on
+    these."""
+    cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES
     cdef int64_t together = WINOGRAD_SPACE // (POINTS * IMAGES * <int64_t>sizeof(real))
     cdef int64_t most = max(1, together // (min(a.c, channels_of_sums(columns)) + columns))
-    cdef int64_t x_step = most * pixel + IMAGES, dy_step = most * IMAGES * ldb + IMAGES
-    cdef int64_t b, u, v, i, p, tiles
+    cdef int64_t row = most * IMAGES, x_step = channels * row + IMAGES, dy_step = most * IMAGES * ldb + IMAGES
+    cdef int64_t across = (a.ow + 1) // 2, of_image = across * ((a.oh + 1) // 2), since = 0
+    cdef int64_t b, u, v, i, p, tile, tiles
     cdef real *windows = packed_a
     cdef real *zeros = windows + POINTS * x_step
     cdef real *gradients = packed_b
     cdef real *pixels = gradients + POINTS * dy_step
+    cdef real *parts = pixels + 4 * IMAGES * ldb
     cdef const real *dy
-    cdef Terms terms
     cdef Winograd g = Winograd(y=NULL, x=NULL, init=NULL, h=a.h, w=a.w, c=a.c, oh=a.oh, ow=a.ow, o=a.o,
                                top=geometry.top, left=geometry.left, channels=channels, least=0)
-    for i in range(POINTS * channels * columns):
-        sums_under_way[i] = 0
-    memset(zeros, 0, pixel * sizeof(real))
+    memset(sums_under_way, 0, POINTS * channels * columns * sizeof(double))
+    memset(parts, 0, POINTS * channels * ldb * sizeof(real))
+    memset(zeros, 0, channels * IMAGES * sizeof(real))
     for b in range(a.blocks):
         g.x = a.x + (b * a.h * a.w * a.c + ch) * IMAGES
         dy = a.dy + b * a.oh * a.ow * a.o * IMAGES
-        for u in range(0, a.oh, 2):
-            v = 0
-            while v < a.ow:
-                tiles = balanced((a.ow - v + 1) // 2, most)
-                for i in range(tiles):
-                    transform_window(windows + i * pixel, x_step, &g, zeros, u - g.top, v + 2 * i - g.left)
-                    transform_gradient(gradients + i * IMAGES * ldb, dy_step, pixels, dy, a, n, columns, u, v + 2 * i)
+        tile = 0
+        while tile < of_image:
+            tiles = balanced(of_image - tile, most)
+            for i in range(tiles):
+                u = (tile + i) // across * 2
+                v = (tile + i) % across * 2
+                transform_window(windows + i * IMAGES, x_step, row, &g, zeros, u - g.top, v - g.left)
+                transform_gradient(gradients + i * IMAGES * ldb, dy_step, pixels, dy, a, n, columns, u, v)
+            for p in range(POINTS):
+                add_points(parts + p * channels * ldb, windows + p * x_step, row, gradients + p * dy_step, ldb,
+                           channels, columns, tiles)
+            tile += tiles
+            since += tiles
+            if since >= TILES_OF_SUMS or (b + 1 == a.blocks and tile == of_image):
                 for p in range(POINTS):
-                    terms = Terms(u0=0, u1=1, v0=0, v1=tiles, x=windows + p * x_step)
-                    add_weight_tiles(sums_under_way + p * channels * columns, 0, pixel, &terms,
-                                     gradients + p * dy_step, ldb, channels, columns, 0, 0, tiles)
-                v += 2 * tiles
+                    add_parts(sums_under_way + p * channels * columns, parts + p * channels * ldb, channels, columns)
+                since = 0
 
 
 cdef void winograd_backward_weights(const Conv2DBackwardWeights *a, const Geometry *geometry, int64_t begin,
