@@ -282,7 +282,7 @@ class Plan(Program):
 
     def reshaped(self, name: str, of: str, shape: Shape) -> str:
         """Declares a view `name` of the buffer `of`, with rows of another shape; returns its name."""
-        view = self.row_buffer(name, shape)
+        view = self.row_buffer(name, shape, in_blocks=self.is_in_blocks(of))
         self._base[view] = self._base.get(of, of)
         return view
 
@@ -451,10 +451,10 @@ class Plan(Program):
         network, capacity = self.network, self.capacity
         given = {"x", "y", "index", "row", "data.x", "data.y", *self._base}
         shapes = {name: self._shape_for(name, capacity) for name in self.row_shapes if name not in given}
-        places, self._pieces = self._places({name: math.prod(shape) for name, shape in shapes.items()})
+        piece_of, self._pieces = self._assign_pieces({name: math.prod(shape) for name, shape in shapes.items()})
         self.workspace, pieces = aligned_zeros(self._sizes_for(capacity), self.dtype)
         for name, shape in shapes.items():
-            self.buffers[name] = pieces[places[name]].reshape(shape)
+            self.buffers[name] = pieces[piece_of[name]].reshape(shape)
         # Buffers for rows that are gathered or cast; `set_minibatch` may point x and y to other arrays.
         y_dtype = self.loss_kernel.arrays["y"].dtype or self.dtype
         self.own = {
@@ -485,7 +485,7 @@ class Plan(Program):
         """The sizes of the pieces of the workspace for minibatches of up to so many rows."""
         return [math.prod(self._shape_for(name, rows)) for name in self._pieces]
 
-    def _places(self, sizes):
+    def _assign_pieces(self, sizes):
         """({name: index of a piece of memory}, [name of a buffer in each piece]), given the sizes of the buffers.
         Buffers in blocks share a piece if they have the same size, so that all rows stay in their place, and none is
         used after the next was written. After a recorded forward pass the backward pass may be run again, so plans that
@@ -496,7 +496,7 @@ class Plan(Program):
                 first.setdefault(name, i)
                 last[name] = i
         backward = sum(len(self._phases[phase]) for phase in PHASES[: PHASES.index("backward")])
-        places, pieces, free = {}, [], collections.defaultdict(list)
+        piece_of, pieces, free = {}, [], collections.defaultdict(list)
         for name in sorted(sizes, key=lambda name: first.get(name, -1)):
             size = sizes[name]
             if name in self.block_names and name in first:
@@ -504,12 +504,12 @@ class Plan(Program):
                 end = math.inf if is_kept else last[name]
                 found = next((entry for entry in free[size] if entry[0] < first[name]), None)
                 if found is not None:
-                    found[0], places[name] = end, found[1]
+                    found[0], piece_of[name] = end, found[1]
                     continue
                 free[size].append([end, len(pieces)])
-            places[name] = len(pieces)
+            piece_of[name] = len(pieces)
             pieces.append(name)
-        return places, pieces
+        return piece_of, pieces
 
     def rows_of(self, name):
         """The array of a buffer of rows, or of a view of one, for as many rows as the plan has capacity for."""

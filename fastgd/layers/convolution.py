@@ -355,13 +355,13 @@ class Conv2D(ActivatedLayer):
             )  # fmt: skip
             z = graph.add("Transpose", z, perm=[0, 2, 3, 1])
         else:  # onnxruntime has Conv only in float32
-            places = onnx_windows(graph, x, self, shape, self.kernel_size, 0.0)
+            pieces = onnx_windows(graph, x, self, shape, self.kernel_size, 0.0)
             whole = np.zeros((*self.kernel_size, shape[-1], self.filters), w.dtype)
             inputs, outputs = w.shape[2], self.filters // self.groups
             for g in range(self.groups):
                 columns = slice(g * outputs, (g + 1) * outputs)
                 whole[:, :, g * inputs : (g + 1) * inputs, columns] = w[..., columns]
-            z = graph.add("Sum", *(graph.add("MatMul", pixels, whole[r, t].copy()) for pixels, r, t in places))
+            z = graph.add("Sum", *(graph.add("MatMul", pixels, whole[r, t].copy()) for pixels, r, t in pieces))
         return self.activate_onnx(graph, graph.add("Add", z, graph.parameter(f"b{path}")) if self.use_bias else z)
 
     def config(self) -> dict[str, Any]:

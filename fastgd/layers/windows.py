@@ -78,7 +78,7 @@ def windows(
 def onnx_windows(
     graph: "Graph", x: str, layer: Any, shape: Shape, size: tuple[int, int], beyond: float
 ) -> list[tuple[str, int, int]]:
-    """Adds the pixels of all windows to a graph: for each place in a window (value, row, column), the value being
+    """Adds the pixels of all windows to a graph: for each pixel of a window (value, row, column), the value being
     (rows, oh, ow, c). Pixels beyond the border are `beyond`."""
     counts, before = windows(layer, shape, size, layer.strides, layer.padding)
     axes = list(zip(counts, layer.strides, size, before, shape, strict=False))
