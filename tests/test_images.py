@@ -284,6 +284,14 @@ def test_gradients_of_numpy_and_cython_agree(training, rng):
     np.testing.assert_allclose(*gradients, rtol=1e-11, atol=1e-13)
 
 
+def test_a_copy_of_a_gradient_in_blocks_is_in_blocks(rng):
+    """The shortcut works in place of a gradient that f needs, too, and returns it."""
+    shortcut = Residual([Conv2D(2, 3, padding="same")], [Activation("tanh")])
+    net = network([Conv2D(2, 1), shortcut, Flatten(), Dense(3)], (4, 3, 2), dtype="float64")
+    x, y = rng.normal(size=(19, 4, 3, 2)), rng.normal(size=(19, 3))
+    assert max(fastgd.check_gradients(net, x, y).values()) <= GRADIENT_TOLERANCE
+
+
 def test_only_elementwise_kernels_work_on_blocks():
     """softmax_forward, which sums over a row, has the dimensions of an elementwise kernel."""
     program = Network(SHAPE, [Conv2D(2, 1), Flatten(), Dense(3)], loss="mse").executor.training_plan(4)
