@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ..onnx import Graph
 
 
+class ImageSizeError(ValueError):
+    """The images are smaller than a window."""
+
+
 def window(tap, stride, padding, size, out_size):
     """(first, stop): the pixels u in [0, out_size) for which u stride + tap - padding is in [0, size)."""
     first = max(0, (padding - tap + stride - 1) // stride)
@@ -67,9 +71,8 @@ def windows(
             first = 0 if isinstance(padding, str) else padding[axis]
             count = (n + 2 * first - k) // stride + 1
         if count < 1:
-            raise value_error(
-                "layers", f"images of at least {k} pixels in each direction for {layer!r}", f"rows of shape {shape}"
-            )
+            expected = f"images of at least {k} pixels in each direction for {layer!r}"
+            raise ImageSizeError(f"argument 'layers': expected {expected}, got rows of shape {shape}")
         sizes.append(count)
         before.append(first)
     return (sizes[0], sizes[1]), (before[0], before[1])
