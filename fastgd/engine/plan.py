@@ -688,9 +688,11 @@ class Plan(Program):
         return stages
 
     def _parts_of(self, stage):
-        """A stage, or two if it would compute gradients of parameters before it has checked the loss."""
+        """A stage; or two, where the backward pass follows the loss in it and computes gradients of parameters: these
+        must not change before the loss is checked."""
         first, last, *closing, flags = stage
-        if not self.is_interleaved or (first, last) != ("weight", "backward"):
+        has_both = PHASES.index(first) <= PHASES.index("loss") and PHASES.index("backward") <= PHASES.index(last)
+        if not (self.is_interleaved and has_both):
             return (stage,)
         return (first, "loss", *closing, flags), ("backward", last, None, None, BY_ROWS)
 
