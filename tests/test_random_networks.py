@@ -3,8 +3,11 @@
 Backends, threads and passes share the plan, so comparing them does not show that an operation overwrites what another
 still needs. Differences do: here for layers in random order and nesting, on images and on vectors."""
 
+import collections
+
 import numpy as np
 import pytest
+from cases import KERNELS
 
 import fastgd
 from fastgd import (
@@ -50,7 +53,6 @@ def alike(rng, shape, depth=0):
     n, activation = shape[-1], one_of(rng, ACTIVATIONS)
     options = [
         lambda: Dense(n, activation),
-        lambda: BatchNorm(activation, eps=0.1),
         lambda: LayerNorm(activation, eps=0.1),
         lambda: Activation(activation),
         lambda: Dropout(0.3),
@@ -64,13 +66,16 @@ def alike(rng, shape, depth=0):
             ),
             lambda: Sequential(several(rng, 2, alike, shape, depth + 1)),
         ]
+    normalization = BatchNorm(activation, eps=0.1)
     if len(shape) == 1:
-        options += [lambda: Dense(n, activation, tie=one_of(rng, ("w1", "w1.T")))]
-    else:
+        options += [lambda: normalization, lambda: Dense(n, activation, tie=one_of(rng, ("w1", "w1.T")))]
+    else:  # more layers on blocks of images than on rows
         pool, groups = one_of(rng, (MaxPool2D, AvgPool2D)), one_of(rng, [g for g in (1, 2, n) if n % g == 0])
         options += [
             lambda: Conv2D(n, one_of(rng, (1, 2, 3)), activation, padding="same", groups=groups),
-            lambda: Conv2D(n, 3, activation, padding=1, use_bias=False),
+            lambda: Sequential([Conv2D(n, 3, padding=1, use_bias=False), normalization]),
+            lambda: Sequential([pool(2, strides=1, padding="same"), normalization, Conv2D(n, 1)]),
+            lambda: Residual([Conv2D(n, 2, padding="same"), normalization], [Conv2D(n, 1), normalization]),
             lambda: pool(one_of(rng, (2, 3)), strides=1, padding="same"),
         ]
     return one_of(rng, options)()
@@ -84,7 +89,8 @@ def resizing(rng, shape, n, windows):
         return [*before, kind(**windows), one_of(rng, (Conv2D(n, 1), Dense(n, "tanh")))]
     groups = one_of(rng, [g for g in (1, 2, 4) if shape[-1] % g == 0 and n % g == 0])
     options = {"strides": windows["strides"], "padding": windows["padding"], "groups": groups}
-    return [*before, Conv2D(n, windows["pool_size"], one_of(rng, ACTIVATIONS), **options), *after[: len(before)]]
+    first = Conv2D(n, windows["pool_size"], one_of(rng, ACTIVATIONS), **options)
+    return [*before, first, *after[: len(before)]]
 
 
 def of_images(rng):
@@ -195,6 +201,19 @@ KINDS = pytest.mark.parametrize("make", [of_images, of_vectors])
 def test_gradient(make, seed):
     found = errors(*case(make, seed))
     assert max(found.values()) <= TOLERANCE, found
+
+
+def test_every_kernel_of_layers_is_in_some_of_the_networks():
+    """In training, which does without running statistics."""
+    count = collections.Counter()
+    for make in (of_images, of_vectors):
+        for seed in SEEDS:
+            shape, layers = make(np.random.default_rng(seed))
+            plan = Network(shape, layers, loss="mse", dtype="float64").executor.training_plan(1)
+            count.update({link.kernel.name for operation in plan.operations for link in operation.links})
+    of_layers = {name for name, kernel in KERNELS.items() if kernel.__module__.startswith("fastgd.layers")}
+    rare = {name for name in of_layers if count[name] < 3}
+    assert rare == {"inverse_deviation", "standardize_forward", "standardize_backward"}
 
 
 # ---- negative controls
