@@ -318,15 +318,17 @@ def test_relu_within_the_convolution(backend, rng):
 
 
 @BACKENDS
-def test_gradient_of_the_input(backend, rng):
-    net = network(mixed(), SHAPE, dtype="float64", backend=backend)
+@pytest.mark.parametrize("layers", [mixed(), [MaxPool2D(2), BatchNorm("tanh"), Flatten(), Dense(3)]],
+                         ids=["mixed", "behind BatchNorm"])  # fmt: skip
+def test_gradient_of_the_input(layers, backend, rng):
+    net = network(layers, SHAPE, dtype="float64", backend=backend)
     x, y = rng.normal(size=(5, *SHAPE)), rng.normal(size=(5, 3))
     net.forward(x, training=True)
     dx = net.backward(y, input_gradient=True)
     direction = rng.normal(size=x.shape)
 
     def value(h):
-        again = network(mixed(), SHAPE, dtype="float64", backend=backend)
+        again = network(layers, SHAPE, dtype="float64", backend=backend)
         return np.sum(again.forward(x + h * direction, training=True) * y)
 
     assert (value(1e-5) - value(-1e-5)) / 2e-5 == pytest.approx(np.sum(dx * direction), rel=1e-6)

@@ -308,7 +308,8 @@ class Plan(Program):
         """Appends an operation that computes the gradient of an array of parameters. If layers share the array, their
         gradients are summed in the order in which they were added. The operation may run at any time between the
         operations of the backward pass that were added before and the end of the pass: these compute its inputs, and
-        later ones leave them as they are.
+        later ones leave them as they are. In networks on images it runs before an operation of the backward pass that
+        was added later and reads the gradient.
 
         kernel: its first array is the gradient. Each element must be a sum of elements of buffers of rows, or of
             products of two such elements: the guard against overflow knows the largest magnitude in these buffers, and
@@ -412,9 +413,11 @@ class Plan(Program):
 
     def _part_to_input(self):
         """Moves the last operations of the backward pass to a phase of their own if only the gradient of the input
-        needs them."""
-        backward, needed = self._phases["backward"], {n for o in self._phases["parameters"] for n in o.buffers}
-        while backward and not needed.intersection(backward[-1].outputs):
+        needs them, and they do not read the gradients of parameters, which come later."""
+        backward, parameters = self._phases["backward"], self._phases["parameters"]
+        needed = {name for operation in parameters for name in operation.buffers}
+        gradients = {name for operation in parameters for name in operation.outputs}
+        while backward and not needed.intersection(backward[-1].outputs) | gradients.intersection(backward[-1].buffers):
             self._phases["to_input"].insert(0, backward.pop())
 
     def _guarded(self):
@@ -428,12 +431,13 @@ class Plan(Program):
         return [name for name in used if name in self.row_shapes and name != "x"]
 
     def _interleave(self):
-        """Moves gradients of parameters into the backward pass, to the next operation for which the threads wait for
-        each other anyway: then their inputs are still in a cache, and their memory is free sooner."""
+        """Moves gradients of parameters into the backward pass, to the next operation that reads one, or for which the
+        threads wait for each other anyway: then their inputs are still in a cache, and their memory is free sooner."""
         backward, parameters = self._phases["backward"], self._phases["parameters"]
         waiting, ordered = list(zip(self._marks, parameters, strict=True)), []
         for i, operation in enumerate(backward):
-            if not self._goes_by_rows(operation):
+            is_read = any(set(gradient.outputs).intersection(operation.buffers) for _, gradient in waiting)
+            if is_read or not self._goes_by_rows(operation):
                 self.is_interleaved = True
                 ordered += [gradient for mark, gradient in waiting if mark <= i]
                 waiting = [(mark, gradient) for mark, gradient in waiting if mark > i]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..activations import Activation, relu_forward
+from ..activations import Activation
 from ..core.kernel import In, Out, kernel
 from ..core.types import Shape
 from ..errors import check_integer, shown, type_error, value_error
@@ -321,9 +321,8 @@ class Conv2D(ActivatedLayer):
         shape = plan.shape(x)
         z = self.row_buffer_of_z(plan, path, self.output_shape(shape), in_blocks=True)
         b = f"b{path}" if self.use_bias else plan.vector(f"zero{path}", np.zeros(self.filters))
-        is_relu = self.activation.forward is relu_forward
-        plan.add("forward", conv2d_forward, z, x, f"w{path}", b, *self._geometry(shape), 0.0 if is_relu else -np.inf)
-        if not is_relu:
+        plan.add("forward", conv2d_forward, z, x, f"w{path}", b, *self._geometry(shape), self.least)
+        if not self.is_relu:
             return self.activate(plan, path, z)
         plan.relu_outputs.add(z)
         return z
