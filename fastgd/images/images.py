@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..core.threads import default_threads
 from ..data.minibatches import check_batch_size, epoch_order
 from ..data.samples import split_rows
-from ..errors import check_flag, check_integer, check_number, value_error
+from ..errors import check_flag, check_integer, check_number, shown, type_error, value_error
 from .errors import ImageError
 from .pictures import decode, in_threads
 from .preprocessing import Preprocessing
@@ -80,14 +80,34 @@ class Images:
         return self.part(rest), self.part(part)
 
     def part(self, index: npt.NDArray[np.integer[Any] | np.bool_] | slice) -> "Images":
-        """The images that an index (integers, truth values or a slice) selects, in its order."""
-        index = np.arange(len(self))[index]
+        """The images that an index (integers, truth values or a slice) selects, in its order. Raises IndexError that
+        names an index beyond the images, and truth values that are not as many as they."""
+        chosen = self._chosen(index)
         return dataclasses.replace(
             self,
-            labels=None if self.labels is None else self.labels[index],
-            paths=None if self.paths is None else [self.paths[i] for i in index],
-            _pixels=None if self._pixels is None else self._pixels[index],
+            labels=None if self.labels is None else self.labels[chosen],
+            paths=None if self.paths is None else [self.paths[i] for i in chosen],
+            _pixels=None if self._pixels is None else self._pixels[chosen],
         )
+
+    def _chosen(self, index):
+        """The numbers of the images that an index selects. Raises TypeError or IndexError."""
+        numbers = np.arange(len(self))
+        if isinstance(index, slice):
+            return numbers[index]
+        index = np.asarray(index)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iub"):
+            raise type_error("index", "a slice, or an array (k,) of integers or of truth values", shown(index))
+        if index.dtype.kind == "b" and len(index) != len(numbers):
+            expected = f"{len(numbers):,} truth values, one for each image"
+            raise IndexError(f"argument 'index': expected {expected}, got {len(index):,}")
+        if index.dtype.kind != "b":
+            strange = (index < -len(numbers)) | (index >= len(numbers))
+            if strange.any():
+                expected = f"integers from {-len(numbers)} to {len(numbers) - 1}"
+                raise IndexError(f"argument 'index': expected {expected}, got {index[strange][0]}")
+            index = index.astype(np.int64)
+        return numbers[index]
 
     def minibatches(
         self, batch_size: int | None, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
