@@ -10,6 +10,7 @@ from .. import images, tables
 from ..data.samples import split_rows
 from ..errors import shown, value_error
 from ..images.idx import is_idx
+from ..images.images import check_memory
 from ..images.reading import has_parts, holds_images
 from ..layers.standardize import Standardize
 from ..tables import files as table_files
@@ -145,6 +146,7 @@ def _images_to_train(arguments, fraction):
         raise images.ImageError(
             [images.Problem(path, "at least 2 classes", f"only {shown(data.classes[data.labels[0]])}")]
         )
+    check_memory(data)  # of both parts together
     rows, held_out = _split(data, fraction, arguments.seed)
     rest, part = data.part(rows), None if held_out is None else data.part(held_out)
     _decode(rest, part)

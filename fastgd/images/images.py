@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,11 +55,7 @@ class Images:
         then. Raises ImageError that names every file that is damaged, MemoryError if the images would take more than
         three quarters of the machine's memory."""
         if self._pixels is None:
-            size = len(self) * int(np.prod(self.shape))
-            most = int(MOST_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-            if size > most:
-                hint = "a smaller size takes less, and minibatches() decodes a few images at a time"
-                raise MemoryError(f"the decoded images: expected at most {most:,} bytes, got {size:,}; {hint}")
+            check_memory(self)
             pixels = np.empty((len(self), *self.shape), np.uint8)
             parts = in_threads(lambda i, paths: decode(paths, pixels[i : i + len(paths)], self.resize), self.paths)
             _raise([problem for part in parts for problem in part])
@@ -175,6 +172,17 @@ class ImageMinibatches:
     def _next(self, ahead):
         future, index = ahead.popleft()
         return future.result(), self._images.labels[index]
+
+
+def check_memory(images):
+    """Raises MemoryError if images that are still to be decoded would take more than MOST_MEMORY."""
+    size = len(images) * math.prod(images.shape)
+    most = int(MOST_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if images._pixels is None and size > most:
+        expected = f"at most {most:,} bytes, {MOST_MEMORY:.0%} of the memory"
+        got = f"{size:,} for {len(images):,} of {'x'.join(map(str, images.shape))}"
+        hint = "a smaller size= (--size) takes less; in Python, minibatches() decodes a few images at a time"
+        raise MemoryError(f"the decoded images: expected {expected}, got {got}; {hint}")
 
 
 def _raise(problems):
