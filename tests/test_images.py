@@ -126,14 +126,18 @@ def test_gradients_of_weights_have_the_same_bits_on_every_instruction_set_and_sh
         np.testing.assert_array_equal(other, results[0])
 
 
-@pytest.mark.parametrize(("c", "channels", "k"), [(8, 8, 65), (8, 8, 71), (8, 8, 73)])
-def test_weights_that_are_not_whole_windows(c, channels, k, dtype, rng):
-    """Kernels called by name take them; the last tap then has fewer channels."""
-    o, options = 9, (3.0, float(channels), 1.0, 1.0, 1.0, 1.0)
-    x, dy = (rng.normal(size=(1, 5, 6, n, IMAGES)).astype(dtype) for n in (c, o))
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("o", [2, 9, 33])
+@pytest.mark.parametrize(
+    ("c", "channels", "k"), [(8, 8, 65), (8, 8, 71), (8, 8, 73), (5, 3, 27), (3, 2, 18), (9, 8, 72), (9, 8, 70)]
+)
+def test_windows_that_are_not_whole(c, channels, k, o, padding, dtype, rng):
+    """Kernels called by name take them: those whose last tap has fewer channels, and those of the first channels."""
+    options = (3.0, float(channels), 1.0, 1.0, float(padding), float(padding))
+    x, dy = (rng.normal(size=(1, *size, n, IMAGES)).astype(dtype) for size, n in (((5, 6), c), ((4, 5), o)))
     weights, bias, results = rng.normal(size=(k, o)).astype(dtype), np.zeros(o, dtype), []
     for body in ("cython", "numpy"):
-        y, dx = np.empty_like(dy), np.empty_like(x)
+        y, dx = np.empty_like(dy), np.full_like(x, 7)
         fastgd.kernels.conv2d_forward.body(body)(y, x, weights, bias, *options, -np.inf)
         fastgd.kernels.conv2d_backward_input.body(body)(dx, dy, weights, *options)
         results.append((y, dx))
@@ -142,7 +146,7 @@ def test_weights_that_are_not_whole_windows(c, channels, k, dtype, rng):
     exact = np.empty((k, o))
     fastgd.kernels.conv2d_backward_weights.body("numpy")(exact, *(a.astype(np.float64) for a in (x, dy)), *options)
     for variant in _cpu.variants():
-        got = weights_gradient(variant, dtype, x, dy, k, 3, channels, 1, (0, k // 2, k))
+        got = weights_gradient(variant, dtype, x, dy, k, 3, channels, padding, (0, k // 2, k))
         np.testing.assert_allclose(got, exact, rtol=0, atol=20 * TOLERANCES[dtype])
 
 

@@ -238,13 +238,13 @@ cdef void any_point_tiles(PointTiles *t, int64_t rows, int64_t tiles) noexcept n
 
 cdef void winograd_block(const Winograd *g, const real *weights, int64_t ld, int64_t first, int64_t end) noexcept nogil:
     """Outputs first ... end - 1 of a block of images, with their packed weights (POINTS, c, ld)."""
-    cdef int64_t most = winograd_tiles(g.c), pixel = g.c * IMAGES, tiles, u, v, n, rows, i
-    cdef int64_t step = most * pixel + IMAGES       # not a multiple of a page
+    cdef int64_t most_tiles = winograd_tiles(g.c), pixel = g.c * IMAGES, tiles, u, v, n, rows, i
+    cdef int64_t step = most_tiles * pixel + IMAGES     # not a multiple of a page
     cdef real *windows = packed_a
     cdef real *products = windows + POINTS * step
-    cdef real *zeros = products + POINTS * most * CONV_ROWS * IMAGES
+    cdef real *zeros = products + POINTS * most_tiles * CONV_ROWS * IMAGES
     cdef PointTiles t
-    t.m_step = most * CONV_ROWS * IMAGES
+    t.m_step = most_tiles * CONV_ROWS * IMAGES
     t.u_step = g.c * ld
     t.v_step = step
     t.u_term = ld
@@ -253,7 +253,7 @@ cdef void winograd_block(const Winograd *g, const real *weights, int64_t ld, int
     for u in range(0, g.oh, 2):
         v = 0
         while v < g.ow:
-            tiles = balanced((g.ow - v + 1) // 2, most)
+            tiles = balanced((g.ow - v + 1) // 2, most_tiles)
             for i in range(tiles):
                 transform_window(windows + i * pixel, step, g, zeros, u - g.top, v + 2 * i - g.left)
             n = first
@@ -272,11 +272,11 @@ cdef void winograd_block(const Winograd *g, const real *weights, int64_t ld, int
 
 
 cdef void winograd_forward(const Conv2DForward *a, const Geometry *geometry, int64_t begin, int64_t end) noexcept nogil:
-    cdef int64_t most = winograd_outputs(a.c), n = 0, outputs, ld, b
+    cdef int64_t most_outputs = winograd_outputs(a.c), n = 0, outputs, ld, b
     cdef Winograd g = Winograd(y=NULL, x=NULL, init=a.bias, h=a.h, w=a.w, c=a.c, oh=a.oh, ow=a.ow, o=a.o,
                                top=geometry.top, left=geometry.left, channels=a.c, least=<real>a.least)
     while n < a.o:
-        outputs = min(a.o - n, most)
+        outputs = min(a.o - n, most_outputs)
         ld = (outputs + LANES - 1) // LANES * LANES
         pack_winograd(packed_b, a.weights, a.c, a.o, n, n + outputs, ld)
         for b in range(begin, end):
@@ -288,11 +288,11 @@ cdef void winograd_forward(const Conv2DForward *a, const Geometry *geometry, int
 
 cdef void winograd_backward_input(const Conv2DBackwardInput *a, const Geometry *geometry, int64_t begin,
                                   int64_t end) noexcept nogil:
-    cdef int64_t most = winograd_outputs(a.o), ch = 0, channels, ld, b
+    cdef int64_t most_channels = winograd_outputs(a.o), ch = 0, channels, ld, b
     cdef Winograd g = Winograd(y=NULL, x=NULL, init=NULL, h=a.oh, w=a.ow, c=a.o, oh=a.h, ow=a.w, o=a.c,
                                top=2 - geometry.top, left=2 - geometry.left, channels=a.o, least=-INFINITY)
     while ch < a.c:
-        channels = min(a.c - ch, most)
+        channels = min(a.c - ch, most_channels)
         ld = (channels + LANES - 1) // LANES * LANES
         pack_winograd_reversed(packed_b, a.weights, a.c, a.o, ch, ch + channels, ld)
         for b in range(begin, end):
@@ -358,12 +358,12 @@ cdef inline int64_t channels_of_sums(int64_t columns) noexcept nogil:
 
 cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry, int64_t ch, int64_t channels,
                         int64_t n, int64_t columns) noexcept nogil:
-    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ... Sums of up to `most` tiles
-    are added in float64, as many whatever the share of a thread and the width of a vector."""
+    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ... Sums of up to `most_tiles`
+    tiles are added in float64, as many whatever the share of a thread and the width of a vector."""
     cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES, pixel = channels * IMAGES
     cdef int64_t together = WINOGRAD_SPACE // (POINTS * IMAGES * <int64_t>sizeof(real))
-    cdef int64_t most = max(1, together // (min(a.c, channels_of_sums(columns)) + columns))
-    cdef int64_t x_step = most * pixel + IMAGES, dy_step = most * IMAGES * ldb + IMAGES
+    cdef int64_t most_tiles = max(1, together // (min(a.c, channels_of_sums(columns)) + columns))
+    cdef int64_t x_step = most_tiles * pixel + IMAGES, dy_step = most_tiles * IMAGES * ldb + IMAGES
     cdef int64_t b, u, v, i, p, tiles
     cdef real *windows = packed_a
     cdef real *zeros = windows + POINTS * x_step
@@ -382,7 +382,7 @@ cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry
         for u in range(0, a.oh, 2):
             v = 0
             while v < a.ow:
-                tiles = balanced((a.ow - v + 1) // 2, most)
+                tiles = balanced((a.ow - v + 1) // 2, most_tiles)
                 for i in range(tiles):
                     transform_window(windows + i * pixel, x_step, &g, zeros, u - g.top, v + 2 * i - g.left)
                     transform_gradient(gradients + i * IMAGES * ldb, dy_step, pixels, dy, a, n, columns, u, v + 2 * i)
