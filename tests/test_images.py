@@ -126,14 +126,18 @@ def test_gradients_of_weights_have_the_same_bits_on_every_instruction_set_and_sh
         np.testing.assert_array_equal(other, results[0])
 
 
-@pytest.mark.parametrize(("c", "channels", "k"), [(8, 8, 65), (8, 8, 71), (8, 8, 73)])
-def test_weights_that_are_not_whole_windows(c, channels, k, dtype, rng):
-    """Kernels called by name take them; the last tap then has fewer channels."""
-    o, options = 9, (3.0, float(channels), 1.0, 1.0, 1.0, 1.0)
-    x, dy = (rng.normal(size=(1, 5, 6, n, IMAGES)).astype(dtype) for n in (c, o))
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("o", [2, 9, 33])
+@pytest.mark.parametrize(
+    ("c", "channels", "k"), [(8, 8, 65), (8, 8, 71), (8, 8, 73), (5, 3, 27), (3, 2, 18), (9, 8, 72), (9, 8, 70)]
+)
+def test_windows_that_are_not_whole(c, channels, k, o, padding, dtype, rng):
+    """Kernels called by name take them: those whose last tap has fewer channels, and those of the first channels."""
+    options = (3.0, float(channels), 1.0, 1.0, float(padding), float(padding))
+    x, dy = (rng.normal(size=(1, *size, n, IMAGES)).astype(dtype) for size, n in (((5, 6), c), ((4, 5), o)))
     weights, bias, results = rng.normal(size=(k, o)).astype(dtype), np.zeros(o, dtype), []
     for body in ("cython", "numpy"):
-        y, dx = np.empty_like(dy), np.empty_like(x)
+        y, dx = np.empty_like(dy), np.full_like(x, 7)
         fastgd.kernels.conv2d_forward.body(body)(y, x, weights, bias, *options, -np.inf)
         fastgd.kernels.conv2d_backward_input.body(body)(dx, dy, weights, *options)
         results.append((y, dx))
@@ -142,7 +146,7 @@ def test_weights_that_are_not_whole_windows(c, channels, k, dtype, rng):
     exact = np.empty((k, o))
     fastgd.kernels.conv2d_backward_weights.body("numpy")(exact, *(a.astype(np.float64) for a in (x, dy)), *options)
     for variant in _cpu.variants():
-        got = weights_gradient(variant, dtype, x, dy, k, 3, channels, 1, (0, k // 2, k))
+        got = weights_gradient(variant, dtype, x, dy, k, 3, channels, padding, (0, k // 2, k))
         np.testing.assert_allclose(got, exact, rtol=0, atol=20 * TOLERANCES[dtype])
 
 
@@ -284,6 +288,14 @@ def test_gradients_of_numpy_and_cython_agree(training, rng):
     np.testing.assert_allclose(*gradients, rtol=1e-11, atol=1e-13)
 
 
+def test_a_copy_of_a_gradient_in_blocks_is_in_blocks(rng):
+    """The shortcut works in place of a gradient that f needs, too, and returns it."""
+    shortcut = Residual([Conv2D(2, 3, padding="same")], [Activation("tanh")])
+    net = network([Conv2D(2, 1), shortcut, Flatten(), Dense(3)], (4, 3, 2), dtype="float64")
+    x, y = rng.normal(size=(19, 4, 3, 2)), rng.normal(size=(19, 3))
+    assert max(fastgd.check_gradients(net, x, y).values()) <= GRADIENT_TOLERANCE
+
+
 def test_only_elementwise_kernels_work_on_blocks():
     """softmax_forward, which sums over a row, has the dimensions of an elementwise kernel."""
     program = Network(SHAPE, [Conv2D(2, 1), Flatten(), Dense(3)], loss="mse").executor.training_plan(4)
@@ -310,15 +322,17 @@ def test_relu_within_the_convolution(backend, rng):
 
 
 @BACKENDS
-def test_gradient_of_the_input(backend, rng):
-    net = network(mixed(), SHAPE, dtype="float64", backend=backend)
+@pytest.mark.parametrize("layers", [mixed(), [MaxPool2D(2), BatchNorm("tanh"), Flatten(), Dense(3)]],
+                         ids=["mixed", "behind BatchNorm"])  # fmt: skip
+def test_gradient_of_the_input(layers, backend, rng):
+    net = network(layers, SHAPE, dtype="float64", backend=backend)
     x, y = rng.normal(size=(5, *SHAPE)), rng.normal(size=(5, 3))
     net.forward(x, training=True)
     dx = net.backward(y, input_gradient=True)
     direction = rng.normal(size=x.shape)
 
     def value(h):
-        again = network(mixed(), SHAPE, dtype="float64", backend=backend)
+        again = network(layers, SHAPE, dtype="float64", backend=backend)
         return np.sum(again.forward(x + h * direction, training=True) * y)
 
     assert (value(1e-5) - value(-1e-5)) / 2e-5 == pytest.approx(np.sum(dx * direction), rel=1e-6)

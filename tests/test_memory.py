@@ -48,10 +48,20 @@ for name, kernel in vars(fastgd.kernels).items():
     if "images" in dims or len(dims) > 3:  # whose sizes multiply
         shapes = [dict.fromkeys(dims, n) for n in (1, 2, 3, 5)]
         shapes += [dict.fromkeys(dims, 3) | {dim: n} for dim in dims for n in (1, 7, 8, 9, 16, 17, 31, 33, 70)]
+    shapes = [(sizes, {}) for sizes in shapes]
+    if {"down", "channels"} <= set(kernel.scalars):  # convolutions: windows 3 x 3, also by Winograd's transform
+        options = {"width": 3.0, "down": 1.0, "across": 1.0, "top": 1.0, "left": 1.0}
+        for c, o in ((8, 8), (9, 17), (17, 9), (70, 33)):
+            for h, w in ((1, 1), (3, 6), (4, 5)):
+                sizes = {"blocks": 2, "h": h, "w": w, "oh": h, "ow": w, "c": c, "o": o}
+                # Whole windows, incomplete ones, and those of some of the channels.
+                for channels, k in ((c, 9 * c), (c, 9 * c - 2), (c, 9 * c + 2), (c - 1, 9 * c - 9)):
+                    shapes.append((sizes | {"k": k}, options | {"channels": float(channels)}))
     for dtype in ("float32", "float64"):
-        for sizes in shapes:
+        for sizes, options in shapes:
             arguments = example(kernel, {"one": 1} | sizes, dtype, rng)
             n = len(kernel.arrays)
+            arguments[n:] = [options.get(name, value) for name, value in zip(kernel.scalars, arguments[n:])]
             for at_end in (True, False):
                 kernel.body("cython")(*(guarded(a, at_end) for a in arguments[:n]), *arguments[n:])
                 release()

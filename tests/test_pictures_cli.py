@@ -167,6 +167,21 @@ def test_idx_files_and_arrays(folder, capsys, data):
     assert call(capsys, "find-lr", "digits.npz", "--target", "labels", "--model", "mlp", "--steps", "20")[0] == 0
 
 
+def test_images_that_do_not_fit_into_memory(folder, capsys, monkeypatch):
+    """Those to train on and those held out together; known before the first is decoded."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    train = ["train", "train", "--model", "mlp", "--epochs", "0", "--quiet"]
+    monkeypatch.setattr(fastgd.images.images, "MOST_MEMORY", 149.5 * 64 / memory)
+    with monkeypatch.context() as patch:
+        patch.setattr(fastgd.images.images, "decode", None)
+        code, _, err = call(capsys, *train)
+    assert (code, err.count("\n")) == (1, 1)
+    assert re.search(r"expected at most 9,\d+ bytes, .*, got 9,600 for 150 of 8x8x1; .*--size", err)
+    assert not os.path.exists("train.safetensors")
+    monkeypatch.setattr(fastgd.images.images, "MOST_MEMORY", 150.5 * 64 / memory)
+    assert call(capsys, *train)[0] == 0
+
+
 BAD_COMMANDS = {
     "no model": (["train", "test"], "'--model': expected for images one of mlp, lenet5.*got None"),
     "no such folder": (["train", "tset", "--model", "mlp"], "'DATA'.*'tset', which does not exist"),

@@ -323,13 +323,26 @@ def test_parts(folder):
         np.testing.assert_array_equal(one.labels, data.labels[index])
         np.testing.assert_array_equal(one.images, data.images[index])
         assert one.classes == data.classes
+    np.testing.assert_array_equal(data.part([]).labels, [])
+    np.testing.assert_array_equal(data.part(np.array([-1, 0], np.int8)).labels, data.labels[[-1, 0]])
     with pytest.raises(ValueError, match="'fraction'"):
         data.split(1.0)
 
 
+@pytest.mark.parametrize(("index", "error", "match"), [
+    ([3, 15], IndexError, "'index': expected integers from -15 to 14, got 15"),
+    (np.array([-16]), IndexError, "'index': .*got -16"),
+    (np.ones(14, bool), IndexError, "'index': expected 15 truth values, one for each image, got 14"),
+    ([0.5], TypeError, "'index': expected a slice, or an array"), (3, TypeError, "'index'"),
+], ids=str)  # fmt: skip
+def test_parts_that_there_are_not(index, error, match, folder):
+    with pytest.raises(error, match=match):
+        read(folder).part(index)
+
+
 def test_images_that_do_not_fit_into_memory(folder, monkeypatch):
     monkeypatch.setattr(images.images, "MOST_MEMORY", 1e-12)
-    with pytest.raises(MemoryError, match=r"expected at most 0 bytes, got 450; .*minibatches\(\)"):
+    with pytest.raises(MemoryError, match=r"at most 0 bytes, .*, got 450 for 15 of 5x6x1; .*minibatches\(\)"):
         _ = read(folder).images
 
 
@@ -402,6 +415,14 @@ def test_bad_idx_files(case, tmp_path):
     make(tmp_path / "the-images.idx3-ubyte")
     with pytest.raises(ImageError, match=match):
         read(tmp_path / "the-images.idx3-ubyte")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_other_data_have_no_parts(part, folder, mnist):
+    for path in (folder, folder / "ant", next((folder / "ant").iterdir()), [next((folder / "ant").iterdir())],
+                 mnist[0] / "t10k-images-idx3-ubyte.gz"):  # fmt: skip
+        with pytest.raises(ValueError, match=f"'part': expected None, .*got '{part}'"):
+            read(path, part=part)
 
 
 def test_a_folder_of_idx_files_without_the_part(mnist):
@@ -497,7 +518,8 @@ def test_preprocessing_is_saved_with_the_network(folder, tmp_path):
 
 @pytest.mark.parametrize(("changes", "match"), [
     ({"classes": ["a", "a"]}, "'classes'"), ({"classes": [1, 2]}, "'classes'"), ({"size": [0, 3]}, "'size'"),
-    ({"channels": 2}, "'channels'"), ({"resize": 3}, "'resize'"), ({"size": None}, "NoneType"),
+    ({"channels": 2}, "'channels'"), ({"channels": True}, "'channels'"),
+    ({"resize": 3}, "'resize'"), ({"size": None}, "NoneType"),
 ])  # fmt: skip
 def test_damaged_preprocessing(changes, match):
     config = Preprocessing(("a", "b"), (2, 3), 1, False).config()

@@ -10,7 +10,8 @@ from .. import images, tables
 from ..data.samples import split_rows
 from ..errors import shown, value_error
 from ..images.idx import is_idx
-from ..images.reading import holds_images
+from ..images.images import check_memory
+from ..images.reading import has_parts, holds_images
 from ..layers.standardize import Standardize
 from ..tables import files as table_files
 from ..tables.arrays import ARRAYS, MOST_CLASSES, read_arrays
@@ -145,6 +146,7 @@ def _images_to_train(arguments, fraction):
         raise images.ImageError(
             [images.Problem(path, "at least 2 classes", f"only {shown(data.classes[data.labels[0]])}")]
         )
+    check_memory(data)  # of both parts together
     rows, held_out = _split(data, fraction, arguments.seed)
     rest, part = data.part(rows), None if held_out is None else data.part(held_out)
     _decode(rest, part)
@@ -207,7 +209,8 @@ def _images_of_model(arguments, preprocessing, paths, needs_target):
         raise value_error("--unknown", "no such option for images", repr(arguments.unknown))
     _check_target(arguments, paths[0])
     path = paths[0] if len(paths) == 1 else paths
-    data = images.read(path, like=preprocessing, labels=needs_target, target=arguments.target or "y", part="test")
+    part = "test" if has_parts(path) else None
+    data = images.read(path, like=preprocessing, labels=needs_target, target=arguments.target or "y", part=part)
     if needs_target:
         _check_labelled(path, data)
     return Data(data.images, data.labels, preprocessing=preprocessing, paths=data.paths, notes=data.notes)

@@ -5,6 +5,7 @@ from ..errors import choose, value_error
 from ..layers.augmentation import RandomCrop, RandomFlip
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
+from ..layers.windows import ImageSizeError
 from ..losses import softmax_cross_entropy
 from ..network import Network
 from ..optimizers import OPTIMIZERS
@@ -54,9 +55,8 @@ def make_network(arguments, data):
         given = {name: value for name, value in given.items() if value is not None}
         try:
             network = getattr(models, arguments.network)(data.X.shape[1:], data.n_classes, **given, **options)
-        except ValueError as error:
-            if "images of at least" in str(error):
-                error.add_note("--size resizes the images")
+        except ImageSizeError as error:
+            error.add_note("--size resizes the images")
             raise
         # Behind the scaling, so that a crop fills with the mean of each channel. Even on Fashion-MNIST with its black
         # background, LeNet-5 is more accurate so than with black pixels: 0.899 against 0.888 (one seed).

@@ -282,7 +282,7 @@ class Plan(Program):
 
     def reshaped(self, name: str, of: str, shape: Shape) -> str:
         """Declares a view `name` of the buffer `of`, with rows of another shape; returns its name."""
-        view = self.row_buffer(name, shape)
+        view = self.row_buffer(name, shape, in_blocks=self.is_in_blocks(of))
         self._base[view] = self._base.get(of, of)
         return view
 
@@ -308,7 +308,8 @@ class Plan(Program):
         """Appends an operation that computes the gradient of an array of parameters. If layers share the array, their
         gradients are summed in the order in which they were added. The operation may run at any time between the
         operations of the backward pass that were added before and the end of the pass: these compute its inputs, and
-        later ones leave them as they are.
+        later ones leave them as they are. In networks on images it runs before an operation of the backward pass that
+        was added later and reads the gradient.
 
         kernel: its first array is the gradient. Each element must be a sum of elements of buffers of rows, or of
             products of two such elements: the guard against overflow knows the largest magnitude in these buffers, and
@@ -412,9 +413,11 @@ class Plan(Program):
 
     def _part_to_input(self):
         """Moves the last operations of the backward pass to a phase of their own if only the gradient of the input
-        needs them."""
-        backward, needed = self._phases["backward"], {n for o in self._phases["parameters"] for n in o.buffers}
-        while backward and not needed.intersection(backward[-1].outputs):
+        needs them, and they do not read the gradients of parameters, which come later."""
+        backward, parameters = self._phases["backward"], self._phases["parameters"]
+        needed = {name for operation in parameters for name in operation.buffers}
+        gradients = {name for operation in parameters for name in operation.outputs}
+        while backward and not needed.intersection(backward[-1].outputs) | gradients.intersection(backward[-1].buffers):
             self._phases["to_input"].insert(0, backward.pop())
 
     def _guarded(self):
@@ -428,12 +431,13 @@ class Plan(Program):
         return [name for name in used if name in self.row_shapes and name != "x"]
 
     def _interleave(self):
-        """Moves gradients of parameters into the backward pass, to the next operation for which the threads wait for
-        each other anyway: then their inputs are still in a cache, and their memory is free sooner."""
+        """Moves gradients of parameters into the backward pass, to the next operation that reads one, or for which the
+        threads wait for each other anyway: then their inputs are still in a cache, and their memory is free sooner."""
         backward, parameters = self._phases["backward"], self._phases["parameters"]
         waiting, ordered = list(zip(self._marks, parameters, strict=True)), []
         for i, operation in enumerate(backward):
-            if not self._goes_by_rows(operation):
+            is_read = any(set(gradient.outputs).intersection(operation.buffers) for _, gradient in waiting)
+            if is_read or not self._goes_by_rows(operation):
                 self.is_interleaved = True
                 ordered += [gradient for mark, gradient in waiting if mark <= i]
                 waiting = [(mark, gradient) for mark, gradient in waiting if mark > i]
@@ -451,10 +455,10 @@ class Plan(Program):
         network, capacity = self.network, self.capacity
         given = {"x", "y", "index", "row", "data.x", "data.y", *self._base}
         shapes = {name: self._shape_for(name, capacity) for name in self.row_shapes if name not in given}
-        places, self._pieces = self._places({name: math.prod(shape) for name, shape in shapes.items()})
+        piece_of, self._pieces = self._assign_pieces({name: math.prod(shape) for name, shape in shapes.items()})
         self.workspace, pieces = aligned_zeros(self._sizes_for(capacity), self.dtype)
         for name, shape in shapes.items():
-            self.buffers[name] = pieces[places[name]].reshape(shape)
+            self.buffers[name] = pieces[piece_of[name]].reshape(shape)
         # Buffers for rows that are gathered or cast; `set_minibatch` may point x and y to other arrays.
         y_dtype = self.loss_kernel.arrays["y"].dtype or self.dtype
         self.own = {
@@ -485,7 +489,7 @@ class Plan(Program):
         """The sizes of the pieces of the workspace for minibatches of up to so many rows."""
         return [math.prod(self._shape_for(name, rows)) for name in self._pieces]
 
-    def _places(self, sizes):
+    def _assign_pieces(self, sizes):
         """({name: index of a piece of memory}, [name of a buffer in each piece]), given the sizes of the buffers.
         Buffers in blocks share a piece if they have the same size, so that all rows stay in their place, and none is
         used after the next was written. After a recorded forward pass the backward pass may be run again, so plans that
@@ -496,7 +500,7 @@ class Plan(Program):
                 first.setdefault(name, i)
                 last[name] = i
         backward = sum(len(self._phases[phase]) for phase in PHASES[: PHASES.index("backward")])
-        places, pieces, free = {}, [], collections.defaultdict(list)
+        piece_of, pieces, free = {}, [], collections.defaultdict(list)
         for name in sorted(sizes, key=lambda name: first.get(name, -1)):
             size = sizes[name]
             if name in self.block_names and name in first:
@@ -504,12 +508,12 @@ class Plan(Program):
                 end = math.inf if is_kept else last[name]
                 found = next((entry for entry in free[size] if entry[0] < first[name]), None)
                 if found is not None:
-                    found[0], places[name] = end, found[1]
+                    found[0], piece_of[name] = end, found[1]
                     continue
                 free[size].append([end, len(pieces)])
-            places[name] = len(pieces)
+            piece_of[name] = len(pieces)
             pieces.append(name)
-        return places, pieces
+        return piece_of, pieces
 
     def rows_of(self, name):
         """The array of a buffer of rows, or of a view of one, for as many rows as the plan has capacity for."""
@@ -688,9 +692,11 @@ class Plan(Program):
         return stages
 
     def _parts_of(self, stage):
-        """A stage, or two if it would compute gradients of parameters before it has checked the loss."""
+        """A stage; or two, where the backward pass follows the loss in it and computes gradients of parameters: these
+        must not change before the loss is checked."""
         first, last, *closing, flags = stage
-        if not self.is_interleaved or (first, last) != ("weight", "backward"):
+        has_both = PHASES.index(first) <= PHASES.index("loss") and PHASES.index("backward") <= PHASES.index(last)
+        if not (self.is_interleaved and has_both):
             return (stage,)
         return (first, "loss", *closing, flags), ("backward", last, None, None, BY_ROWS)
 

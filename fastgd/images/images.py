@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from ..core.threads import default_threads
 from ..data.minibatches import check_batch_size, epoch_order
 from ..data.samples import split_rows
-from ..errors import check_flag, check_integer, check_number, value_error
+from ..errors import check_flag, check_integer, check_number, shown, type_error, value_error
 from .errors import ImageError
 from .pictures import decode, in_threads
 from .preprocessing import Preprocessing
@@ -54,11 +55,7 @@ class Images:
         then. Raises ImageError that names every file that is damaged, MemoryError if the images would take more than
         three quarters of the machine's memory."""
         if self._pixels is None:
-            size = len(self) * int(np.prod(self.shape))
-            most = int(MOST_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-            if size > most:
-                hint = "a smaller size takes less, and minibatches() decodes a few images at a time"
-                raise MemoryError(f"the decoded images: expected at most {most:,} bytes, got {size:,}; {hint}")
+            check_memory(self)
             pixels = np.empty((len(self), *self.shape), np.uint8)
             parts = in_threads(lambda i, paths: decode(paths, pixels[i : i + len(paths)], self.resize), self.paths)
             _raise([problem for part in parts for problem in part])
@@ -80,14 +77,34 @@ class Images:
         return self.part(rest), self.part(part)
 
     def part(self, index: npt.NDArray[np.integer[Any] | np.bool_] | slice) -> "Images":
-        """The images that an index (integers, truth values or a slice) selects, in its order."""
-        index = np.arange(len(self))[index]
+        """The images that an index (integers, truth values or a slice) selects, in its order. Raises IndexError that
+        names an index beyond the images, and truth values that are not as many as they."""
+        chosen = self._chosen(index)
         return dataclasses.replace(
             self,
-            labels=None if self.labels is None else self.labels[index],
-            paths=None if self.paths is None else [self.paths[i] for i in index],
-            _pixels=None if self._pixels is None else self._pixels[index],
+            labels=None if self.labels is None else self.labels[chosen],
+            paths=None if self.paths is None else [self.paths[i] for i in chosen],
+            _pixels=None if self._pixels is None else self._pixels[chosen],
         )
+
+    def _chosen(self, index):
+        """The numbers of the images that an index selects. Raises TypeError or IndexError."""
+        numbers = np.arange(len(self))
+        if isinstance(index, slice):
+            return numbers[index]
+        index = np.asarray(index)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iub"):
+            raise type_error("index", "a slice, or an array (k,) of integers or of truth values", shown(index))
+        if index.dtype.kind == "b" and len(index) != len(numbers):
+            expected = f"{len(numbers):,} truth values, one for each image"
+            raise IndexError(f"argument 'index': expected {expected}, got {len(index):,}")
+        if index.dtype.kind != "b":
+            strange = (index < -len(numbers)) | (index >= len(numbers))
+            if strange.any():
+                expected = f"integers from {-len(numbers)} to {len(numbers) - 1}"
+                raise IndexError(f"argument 'index': expected {expected}, got {index[strange][0]}")
+            index = index.astype(np.int64)
+        return numbers[index]
 
     def minibatches(
         self, batch_size: int | None, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
@@ -155,6 +172,17 @@ class ImageMinibatches:
     def _next(self, ahead):
         future, index = ahead.popleft()
         return future.result(), self._images.labels[index]
+
+
+def check_memory(images):
+    """Raises MemoryError if images that are still to be decoded would take more than MOST_MEMORY."""
+    size = len(images) * math.prod(images.shape)
+    most = int(MOST_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if images._pixels is None and size > most:
+        expected = f"at most {most:,} bytes, {MOST_MEMORY:.0%} of the memory"
+        got = f"{size:,} for {len(images):,} of {'x'.join(map(str, images.shape))}"
+        hint = "a smaller size= (--size) takes less; in Python, minibatches() decodes a few images at a time"
+        raise MemoryError(f"the decoded images: expected {expected}, got {got}; {hint}")
 
 
 def _raise(problems):

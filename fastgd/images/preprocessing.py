@@ -75,9 +75,10 @@ class Preprocessing:
         ):
             raise value_error("classes", "a list of different texts", shown(classes))
         size = check_integer("size", height, 1), check_integer("size", width, 1)
-        if images["channels"] not in (1, 3):
-            raise value_error("channels", "1 or 3", shown(images["channels"]))
-        return cls(tuple(classes), size, int(images["channels"]), check_flag("resize", images["resize"]))
+        channels = check_integer("channels", images["channels"], 1)
+        if channels not in (1, 3):
+            raise value_error("channels", "1 or 3", channels)
+        return cls(tuple(classes), size, channels, check_flag("resize", images["resize"]))
 
     def __repr__(self) -> str:
         size, resized = "x".join(map(str, self.size)), "resized to " if self.resize else ""

@@ -29,7 +29,7 @@ def read(
     like: Preprocessing | None = None,
     labels: bool = True,
     target: str = "y",
-    part: str = "train",
+    part: str | None = None,
 ) -> Images:
     """Reads images. Headers of picture files are checked now; pixels are decoded when they are asked for.
 
@@ -49,13 +49,17 @@ def read(
         images. Without it classes are the names of the folders, or the integer labels as text.
     labels: False reads no labels: folders may have any names, and labels beside an IDX file are left alone.
     target: name of the array of labels in an npz file.
-    part: which part of a folder of IDX files to read: "train", or "test" (t10k).
+    part: which part of a folder of IDX files to read: "train", or "test" (t10k); None is "train". Other data have no
+        parts.
 
     Raises ImageError that names every file that cannot be used, with what was expected and what came; TableError for
     an npz file without such arrays; OSError if a folder or an IDX file cannot be opened; TypeError or ValueError that
     names the argument."""
     wanted = _Wanted(size, channels, like, labels)
-    choose("part", part, dict.fromkeys(("train", "test")))
+    if part is not None:
+        choose("part", part, dict.fromkeys(("train", "test")))
+        if not has_parts(path):
+            raise value_error("part", "None, since only a folder of IDX files has parts", repr(part))
     if isinstance(path, Sequence) and not isinstance(path, (str, bytes)):
         if not path:
             raise value_error("path", "at least 1 picture", shown(path))
@@ -71,6 +75,14 @@ def read(
     else:
         images = wanted.pictures([name], None, wanted.classes, [])
     return images
+
+
+def has_parts(path):
+    """Whether a path is that of a folder of IDX files."""
+    if isinstance(path, Sequence) and not isinstance(path, (str, bytes)):
+        return False
+    name = _text(path)
+    return os.path.isdir(name) and bool(_idx_files(*_folders_and_files(_entries(name)[0])))
 
 
 def holds_images(path):
@@ -183,14 +195,25 @@ def _entries(folder):
     return [entry for entry in entries if entry.name not in hidden], sorted(hidden)
 
 
-def _read_folder(folder, wanted, part):
-    entries, hidden = _entries(folder)
+def _folders_and_files(entries):
     folders, files = [], []
     for entry in entries:  # isdir is False for a link to nothing, where entry.is_dir() may raise
         (folders if os.path.isdir(entry.path) else files).append(entry)
-    idx = [entry.name for entry in files if is_idx(entry.name)]
-    if idx and (not folders or any("images" in name.lower() for name in idx)):
-        chosen = images_in(folder, idx, part)
+    return folders, files
+
+
+def _idx_files(folders, files):
+    """The names of the IDX files, if a folder with these entries is one of IDX files."""
+    names = [entry.name for entry in files if is_idx(entry.name)]
+    return names if not folders or any("images" in name.lower() for name in names) else []
+
+
+def _read_folder(folder, wanted, part):
+    entries, hidden = _entries(folder)
+    folders, files = _folders_and_files(entries)
+    idx = _idx_files(folders, files)
+    if idx:
+        chosen = images_in(folder, idx, part or "train")
         notes = _ignored(entry.name for entry in folders)
         return _read_idx(chosen, wanted, [f"read from {plain(os.path.basename(chosen))}", *notes])
     if not folders:

@@ -1,11 +1,12 @@
 """Base class of layers: shapes, arrays, and the operations that a layer adds to a plan. The table of layers by name."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from ..activations import ACTIVATIONS, Activation
+from ..activations import ACTIVATIONS, Activation, relu_forward
 from ..core.choice import choice_from_config, pick
 from ..core.types import Shape, ShapeLike
 from ..errors import check_integer, shown, value_error
@@ -151,6 +152,16 @@ class ActivatedLayer(Layer):
 
     def __init__(self, activation: str | Activation) -> None:
         self.activation = pick("activation", activation, ACTIVATIONS, Activation)
+
+    @property
+    def is_relu(self) -> bool:
+        """Whether the activation is relu, which kernels on images apply to their result: see `least`."""
+        return self.activation.forward is relu_forward
+
+    @property
+    def least(self) -> float:
+        """Kernels on images raise their result to this: 0 for relu, otherwise -infinity."""
+        return 0.0 if self.is_relu else -math.inf
 
     def activations(self) -> tuple[Activation, ...]:
         return (self.activation,)

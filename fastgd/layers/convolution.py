@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..activations import Activation, relu_forward
+from ..activations import Activation
 from ..core.kernel import In, Out, kernel
 from ..core.types import Shape
 from ..errors import check_integer, shown, type_error, value_error
@@ -321,9 +321,8 @@ class Conv2D(ActivatedLayer):
         shape = plan.shape(x)
         z = self.row_buffer_of_z(plan, path, self.output_shape(shape), in_blocks=True)
         b = f"b{path}" if self.use_bias else plan.vector(f"zero{path}", np.zeros(self.filters))
-        is_relu = self.activation.forward is relu_forward
-        plan.add("forward", conv2d_forward, z, x, f"w{path}", b, *self._geometry(shape), 0.0 if is_relu else -np.inf)
-        if not is_relu:
+        plan.add("forward", conv2d_forward, z, x, f"w{path}", b, *self._geometry(shape), self.least)
+        if not self.is_relu:
             return self.activate(plan, path, z)
         plan.relu_outputs.add(z)
         return z
@@ -355,13 +354,13 @@ class Conv2D(ActivatedLayer):
             )  # fmt: skip
             z = graph.add("Transpose", z, perm=[0, 2, 3, 1])
         else:  # onnxruntime has Conv only in float32
-            places = onnx_windows(graph, x, self, shape, self.kernel_size, 0.0)
+            pieces = onnx_windows(graph, x, self, shape, self.kernel_size, 0.0)
             whole = np.zeros((*self.kernel_size, shape[-1], self.filters), w.dtype)
             inputs, outputs = w.shape[2], self.filters // self.groups
             for g in range(self.groups):
                 columns = slice(g * outputs, (g + 1) * outputs)
                 whole[:, :, g * inputs : (g + 1) * inputs, columns] = w[..., columns]
-            z = graph.add("Sum", *(graph.add("MatMul", pixels, whole[r, t].copy()) for pixels, r, t in places))
+            z = graph.add("Sum", *(graph.add("MatMul", pixels, whole[r, t].copy()) for pixels, r, t in pieces))
         return self.activate_onnx(graph, graph.add("Add", z, graph.parameter(f"b{path}")) if self.use_bias else z)
 
     def config(self) -> dict[str, Any]:

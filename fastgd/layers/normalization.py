@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..activations import Activation, relu_forward
+from ..activations import Activation
 from ..core.kernel import In, Out, kernel
 from ..core.types import Shape
 from ..engine.gradient import average_parameters
@@ -337,8 +337,8 @@ class BatchNorm(Normalization):
         mean = self._add_statistics(plan, path, x, inverse)
         arrays = mean, inverse, f"gamma{path}", f"beta{path}"
         if in_blocks:
-            plan.add("forward", image_norm_forward, z, x, *arrays, self._least())
-            return z if self._is_relu() else self.activate(plan, path, z)
+            plan.add("forward", image_norm_forward, z, x, *arrays, self.least)
+            return z if self.is_relu else self.activate(plan, path, z)
         plan.add("forward", batch_norm_forward, z, plan.row_buffer(f"normal{path}", shape), x, *arrays)
         return self.activate(plan, path, z)
 
@@ -362,32 +362,25 @@ class BatchNorm(Normalization):
         plan.add("track", average_parameters, f"variance{path}", unbiased, 1 - self.momentum)
         return mean
 
-    def _is_relu(self):
-        return self.activation.forward is relu_forward
-
-    def _least(self):
-        """The least output of `image_norm_forward`."""
-        return 0.0 if self._is_relu() else -math.inf
-
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         if not plan.is_in_blocks(x):
             return super().backward(plan, path, x, dy, is_wanted)
-        if not self._is_relu():
+        if not self.is_relu:
             self.activate_backward(plan, path, dy)
         shape, mean = plan.shape(x), f"minibatch.mean{path}" if plan.training else f"mean{path}"
         n, terms = shape[-1], math.prod(shape[:-1])
         arrays = x, mean, f"inverse{path}", f"gamma{path}", f"beta{path}"
         sums = [plan.row_buffer(f"image.{name}{path}", (n,), in_blocks=True) for name in ("sum", "product")]
-        plan.add("backward", image_norm_sums, *sums, dy, *arrays, self._least())
-        totals = [plan.vector(f"total.{name}{path}", np.zeros(n)) for name in ("sum", "product")]
-        for total, of_images, name in zip(totals, sums, ("beta", "gamma"), strict=True):
+        plan.add("backward", image_norm_sums, *sums, dy, *arrays, self.least)
+        totals = [f"dbeta{path}", f"dgamma{path}"]
+        for name, of_images in zip(("beta", "gamma"), sums, strict=True):
             plan.add_gradient(image_norm_total, f"{name}{path}", of_images, terms=terms)
-            if plan.training and is_wanted:
-                plan.add("backward", image_norm_total, total, of_images)
         if not is_wanted:
             return None
+        if not plan.training:
+            totals = 2 * [plan.vector(f"zero{path}", np.zeros(n))]
         dx = plan.row_buffer(f"dx{path}", shape, in_blocks=True)
-        plan.add("backward", image_norm_backward, dx, dy, *arrays, *totals, "row", self._least())
+        plan.add("backward", image_norm_backward, dx, dy, *arrays, *totals, "row", self.least)
         return dx
 
     def backward_input(self, plan: "Plan", path: str, dx: str, dy: str) -> None:

@@ -336,8 +336,8 @@ class MaxPool2D(_Pool):
         return dx
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
-        places = onnx_windows(graph, x, self, graph.shapes[path], self.pool_size, -np.inf)
-        return graph.add("Max", *(pixels for pixels, *_ in places))
+        pieces = onnx_windows(graph, x, self, graph.shapes[path], self.pool_size, -np.inf)
+        return graph.add("Max", *(pixels for pixels, *_ in pieces))
 
 
 @layer
@@ -363,8 +363,8 @@ class AvgPool2D(_Pool):
         shape = graph.shapes[path]
         image, windows_shape = np.zeros((1, *shape, 1)), np.zeros((1, *self.output_shape(shape), 1))
         counts = window_sizes(image, windows_shape, *self._geometry(shape))[..., 0].astype(graph.dtype)
-        places = onnx_windows(graph, x, self, shape, self.pool_size, 0.0)
-        return graph.add("Div", graph.add("Sum", *(pixels for pixels, *_ in places)), counts)
+        pieces = onnx_windows(graph, x, self, shape, self.pool_size, 0.0)
+        return graph.add("Div", graph.add("Sum", *(pixels for pixels, *_ in pieces)), counts)
 
 
 @layer

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ..onnx import Graph
 
 
+class ImageSizeError(ValueError):
+    """The images are smaller than a window."""
+
+
 def window(tap, stride, padding, size, out_size):
     """(first, stop): the pixels u in [0, out_size) for which u stride + tap - padding is in [0, size)."""
     first = max(0, (padding - tap + stride - 1) // stride)
@@ -67,9 +71,8 @@ def windows(
             first = 0 if isinstance(padding, str) else padding[axis]
             count = (n + 2 * first - k) // stride + 1
         if count < 1:
-            raise value_error(
-                "layers", f"images of at least {k} pixels in each direction for {layer!r}", f"rows of shape {shape}"
-            )
+            expected = f"images of at least {k} pixels in each direction for {layer!r}"
+            raise ImageSizeError(f"argument 'layers': expected {expected}, got rows of shape {shape}")
         sizes.append(count)
         before.append(first)
     return (sizes[0], sizes[1]), (before[0], before[1])
@@ -78,7 +81,7 @@ def windows(
 def onnx_windows(
     graph: "Graph", x: str, layer: Any, shape: Shape, size: tuple[int, int], beyond: float
 ) -> list[tuple[str, int, int]]:
-    """Adds the pixels of all windows to a graph: for each place in a window (value, row, column), the value being
+    """Adds the pixels of all windows to a graph: for each pixel of a window (value, row, column), the value being
     (rows, oh, ow, c). Pixels beyond the border are `beyond`."""
     counts, before = windows(layer, shape, size, layer.strides, layer.padding)
     axes = list(zip(counts, layer.strides, size, before, shape, strict=False))

@@ -190,6 +190,7 @@ cdef void conv_image(const Conv2DForward *a, const Geometry *g, real *y, const r
                      int64_t rows) noexcept nogil:
     """Outputs n ... n + rows - 1 of a block of images, with the packed weights."""
     cdef int64_t pixel = a.c * IMAGES, u, v, first, last, t0, t1, pixels, i
+    cdef bint takes_all = g.channels == a.c         # so that the terms of neighbouring pixels follow each other
     cdef real least = <real>a.least
     cdef real *c
     cdef ConvTile t
@@ -211,8 +212,8 @@ cdef void conv_image(const Conv2DForward *a, const Geometry *g, real *y, const r
                     (v + pixels) * g.across - g.left + g.width <= a.w:
                 pixels += 1
             t.down = last - first if t1 > t0 else 0
-            t.across = 1 if g.groups == 1 else t1 - t0
-            t.run = g.channels * (t1 - t0) if g.groups == 1 else g.channels
+            t.across = 1 if takes_all else t1 - t0
+            t.run = g.channels * (t1 - t0) if takes_all else g.channels
             t.a = packed_b + (first * g.width + t0) * g.channels * rows
             t.b = x + ((u * g.down + first - g.top) * a.w + v * g.across + t0 - g.left) * pixel \
                 + group * g.channels * IMAGES
@@ -763,8 +764,8 @@ cdef void sum_weights(const Conv2DBackwardWeights *a, const Geometry *g, int64_t
                       int64_t n, int64_t columns, bint is_inside) noexcept nogil:
     """sums_under_way (rows, columns) <- rows [begin, end) of dweights for outputs n ... n + columns - 1 of one group.
     The pixels of a block of images are taken in chunks, whose gradients are packed for all these rows; the sums of
-    chunks are added in float64. is_inside: whether the windows of all pixels are within the image and all channels in
-    one group."""
+    chunks are added in float64. is_inside: whether the windows of all pixels are within the image and take all
+    channels."""
     cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES, size = IMAGES * whole_blocks(columns)
     cdef int64_t wide = min(a.ow, CHUNK // size), high = CHUNK // (wide * size) if wide == a.ow else 1
     cdef int64_t u, v, b, q, stop, i, j, p
@@ -802,7 +803,7 @@ cdef void sum_weights(const Conv2DBackwardWeights *a, const Geometry *g, int64_t
 cdef void conv2d_backward_weights(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const Conv2DBackwardWeights *a = <const Conv2DBackwardWeights *>args
     cdef Geometry g = geometry_of(a.c, a.k, a.width, a.channels, a.down, a.across, a.top, a.left)
-    cdef bint is_inside = g.groups == 1 and g.left == 0 and (a.ow - 1) * g.across + g.width <= a.w
+    cdef bint is_inside = g.channels == a.c and g.left == 0 and (a.ow - 1) * g.across + g.width <= a.w
     cdef int64_t group, n, last, columns, rows, i, stop, j, p
     if takes_winograd(&g, a.k, a.c, a.o):
         winograd_backward_weights(a, &g, begin, end)

@@ -241,13 +241,13 @@ cdef void any_point_tiles(PointTiles *t, int64_t rows, int64_t tiles) noexcept n
 
 cdef void winograd_block(const Winograd *g, const real *weights, int64_t ld, int64_t first, int64_t end) noexcept nogil:
     """Outputs first ... end - 1 of a block of images, with their packed weights (POINTS, c, ld)."""
-    cdef int64_t most = winograd_tiles(g.c), pixel = g.c * IMAGES, tiles, u, v, n, rows, i
-    cdef int64_t step = most * pixel + IMAGES       # not a multiple of a page
+    cdef int64_t most_tiles = winograd_tiles(g.c), pixel = g.c * IMAGES, tiles, u, v, n, rows, i
+    cdef int64_t step = most_tiles * pixel + IMAGES     # not a multiple of a page
     cdef real *windows = packed_a
     cdef real *products = windows + POINTS * step
-    cdef real *zeros = products + POINTS * most * CONV_ROWS * IMAGES
+    cdef real *zeros = products + POINTS * most_tiles * CONV_ROWS * IMAGES
     cdef PointTiles t
-    t.m_step = most * CONV_ROWS * IMAGES
+    t.m_step = most_tiles * CONV_ROWS * IMAGES
     t.u_step = g.c * ld
     t.v_step = step
     t.u_term = ld
@@ -256,7 +256,7 @@ cdef void winograd_block(const Winograd *g, const real *weights, int64_t ld, int
     for u in range(0, g.oh, 2):
         v = 0
         while v < g.ow:
-            tiles = balanced((g.ow - v + 1) // 2, most)
+            tiles = balanced((g.ow - v + 1) // 2, most_tiles)
             for i in range(tiles):
                 transform_window(windows + i * pixel, step, IMAGES, g, zeros, u - g.top, v + 2 * i - g.left)
             n = first
@@ -275,11 +275,11 @@ cdef void winograd_block(const Winograd *g, const real *weights, int64_t ld, int
 
 
 cdef void winograd_forward(const Conv2DForward *a, const Geometry *geometry, int64_t begin, int64_t end) noexcept nogil:
-    cdef int64_t most = winograd_outputs(a.c), n = 0, outputs, ld, b
+    cdef int64_t most_outputs = winograd_outputs(a.c), n = 0, outputs, ld, b
     cdef Winograd g = Winograd(y=NULL, x=NULL, init=a.bias, h=a.h, w=a.w, c=a.c, oh=a.oh, ow=a.ow, o=a.o,
                                top=geometry.top, left=geometry.left, channels=a.c, least=<real>a.least)
     while n < a.o:
-        outputs = min(a.o - n, most)
+        outputs = min(a.o - n, most_outputs)
         ld = (outputs + LANES - 1) // LANES * LANES
         pack_winograd(packed_b, a.weights, a.c, a.o, n, n + outputs, ld)
         for b in range(begin, end):
@@ -291,11 +291,11 @@ cdef void winograd_forward(const Conv2DForward *a, const Geometry *geometry, int
 
 cdef void winograd_backward_input(const Conv2DBackwardInput *a, const Geometry *geometry, int64_t begin,
                                   int64_t end) noexcept nogil:
-    cdef int64_t most = winograd_outputs(a.o), ch = 0, channels, ld, b
+    cdef int64_t most_channels = winograd_outputs(a.o), ch = 0, channels, ld, b
     cdef Winograd g = Winograd(y=NULL, x=NULL, init=NULL, h=a.oh, w=a.ow, c=a.o, oh=a.h, ow=a.w, o=a.c,
                                top=2 - geometry.top, left=2 - geometry.left, channels=a.o, least=-INFINITY)
     while ch < a.c:
-        channels = min(a.c - ch, most)
+        channels = min(a.c - ch, most_channels)
         ld = (channels + LANES - 1) // LANES * LANES
         pack_winograd_reversed(packed_b, a.weights, a.c, a.o, ch, ch + channels, ld)
         for b in range(begin, end):
@@ -408,13 +408,13 @@ cdef void add_parts(double *total, real *parts, int64_t channels, int64_t column
 
 cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry, int64_t ch, int64_t channels,
                         int64_t n, int64_t columns) noexcept nogil:
-    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ... `most` tiles are
+    """sums_under_way (POINTS, channels, columns) <- dU for channels ch ... and outputs n ... `most_tiles` tiles are
     transformed together: as many whatever the share of a thread and the width of a vector, so no bit depends on
     these."""
     cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES
     cdef int64_t together = WINOGRAD_SPACE // (POINTS * IMAGES * <int64_t>sizeof(real))
-    cdef int64_t most = max(1, together // (min(a.c, channels_of_sums(columns)) + columns))
-    cdef int64_t row = most * IMAGES, x_step = channels * row + IMAGES, dy_step = most * IMAGES * ldb + IMAGES
+    cdef int64_t most_tiles = max(1, together // (min(a.c, channels_of_sums(columns)) + columns))
+    cdef int64_t row = most_tiles * IMAGES, x_step = channels * row + IMAGES, dy_step = most_tiles * IMAGES * ldb + IMAGES
     cdef int64_t across = (a.ow + 1) // 2, of_image = across * ((a.oh + 1) // 2), since = 0
     cdef int64_t b, u, v, i, p, tile, tiles
     cdef real *windows = packed_a
@@ -433,7 +433,7 @@ cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry
         dy = a.dy + b * a.oh * a.ow * a.o * IMAGES
         tile = 0
         while tile < of_image:
-            tiles = balanced(of_image - tile, most)
+            tiles = balanced(of_image - tile, most_tiles)
             for i in range(tiles):
                 u = (tile + i) // across * 2
                 v = (tile + i) % across * 2

@@ -1,0 +1,249 @@
+"""Gradients of random networks against differences of the outputs and of the loss.
+
+Backends, threads and passes share the plan, so comparing them does not show that an operation overwrites what another
+still needs. Differences do: here for layers in random order and nesting, on images and on vectors."""
+
+import collections
+
+import numpy as np
+import pytest
+from cases import KERNELS
+
+import fastgd
+from fastgd import (
+    Activation,
+    AvgPool2D,
+    BatchNorm,
+    Concatenate,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    LayerNorm,
+    MaxPool2D,
+    Network,
+    RandomCrop,
+    RandomFlip,
+    Residual,
+    Sequential,
+)
+from fastgd.engine.plan import Plan
+
+SEEDS = range(24)
+# Rounding makes errors of up to 1e-6. A step across a kink, such as that of relu, makes larger ones: another direction
+# and a shorter step do not.
+STEPS, TOLERANCE = (1e-7, 1e-7, 1e-8, 1e-9), 1e-5
+# relu is part of the kernels of convolutions and of BatchNorm on images; gelu and silu keep their slope.
+ACTIVATIONS = "identity", "relu", "tanh", "gelu", "silu"
+DEPTH = 2  # of containers
+
+
+def one_of(rng, options):
+    return options[rng.integers(len(options))]
+
+
+def several(rng, most, make, *arguments):
+    """Up to `most` layers."""
+    return [make(rng, *arguments) for _ in range(rng.integers(most + 1))]
+
+
+def alike(rng, shape, depth=0):
+    """A layer that keeps the shape of its rows."""
+    n, activation = shape[-1], one_of(rng, ACTIVATIONS)
+    options = [
+        lambda: Dense(n, activation),
+        lambda: LayerNorm(activation, eps=0.1),
+        lambda: Activation(activation),
+        lambda: Dropout(0.3),
+    ]
+    if depth < DEPTH:
+        options += 2 * [
+            lambda: Residual(several(rng, 3, alike, shape, depth + 1)),
+            lambda: Residual(
+                several(rng, 2, alike, shape, depth + 1),
+                several(rng, 2, alike, shape, depth + 1),
+            ),
+            lambda: Sequential(several(rng, 2, alike, shape, depth + 1)),
+        ]
+    normalization = BatchNorm(activation, eps=0.1)
+    if len(shape) == 1:
+        options += [lambda: normalization, lambda: Dense(n, activation, tie=one_of(rng, ("w1", "w1.T")))]
+    else:  # more layers on blocks of images than on rows
+        pool, groups = one_of(rng, (MaxPool2D, AvgPool2D)), one_of(rng, [g for g in (1, 2, n) if n % g == 0])
+        options += [
+            lambda: Conv2D(n, one_of(rng, (1, 2, 3)), activation, padding="same", groups=groups),
+            lambda: Sequential([Conv2D(n, 3, padding=1, use_bias=False), normalization]),
+            lambda: Sequential([pool(2, strides=1, padding="same"), normalization, Conv2D(n, 1)]),
+            lambda: Residual([Conv2D(n, 2, padding="same"), normalization], [Conv2D(n, 1), normalization]),
+            lambda: pool(one_of(rng, (2, 3)), strides=1, padding="same"),
+        ]
+    return one_of(rng, options)()
+
+
+def resizing(rng, shape, n, windows):
+    """Layers on images that make n channels, with these windows."""
+    before, after = (several(rng, 1, alike, shape, 1) for shape in (shape, (*shape[:-1], n)))
+    kind = one_of(rng, (Conv2D, Conv2D, MaxPool2D, AvgPool2D))
+    if kind is not Conv2D:
+        return [*before, kind(**windows), one_of(rng, (Conv2D(n, 1), Dense(n, "tanh")))]
+    groups = one_of(rng, [g for g in (1, 2, 4) if shape[-1] % g == 0 and n % g == 0])
+    options = {"strides": windows["strides"], "padding": windows["padding"], "groups": groups}
+    first = Conv2D(n, windows["pool_size"], one_of(rng, ACTIVATIONS), **options)
+    return [*before, first, *after[: len(before)]]
+
+
+def of_images(rng):
+    """Shape of the input, and layers: some that keep the shape of their input, among some that change it."""
+    shape = tuple(rng.integers(4, 8, 2)), one_of(rng, (1, 2, 3, 8))
+    shape = (*map(int, shape[0]), shape[1])
+    layers, now = several(rng, 1, one_of, (RandomFlip(0.5, 0.5), RandomCrop(1))), shape
+    for _ in range(rng.integers(1, 4)):
+        layers += several(rng, 2, alike, now)
+        n = one_of(rng, (2, 4, 8, 9))
+        size = int(min(now[:2]))
+        windows = {"pool_size": one_of(rng, (1, 2, 3)[:size]), "strides": one_of(rng, (1, 2)), "padding": "valid"}
+        windows["padding"] = one_of(rng, ("valid", "same", windows["pool_size"] - 1))
+        branches = [resizing(rng, now, n, windows) for _ in range(2)]
+        kind = one_of(rng, ("one", "residual", "concatenate"))
+        made = {"one": Sequential, "residual": Residual, "concatenate": Concatenate}[kind]
+        layers.append(made(*branches[: 1 if kind == "one" else 2]))
+        now = layers[-1].output_shape(now)
+    ends = [Conv2D(2, 1)], [GlobalAvgPool2D(), Dense(2)], [Flatten(), Dense(3, "tanh"), Dense(2)]
+    return shape, [*layers, *several(rng, 1, alike, now), *one_of(rng, ends)]
+
+
+def of_vectors(rng):
+    n = int(rng.integers(2, 6))
+    layers = [Dense(n, one_of(rng, ACTIVATIONS)), *(alike(rng, (n,)) for _ in range(rng.integers(1, 5)))]
+    if rng.integers(2):
+        layers.append(Concatenate([], several(rng, 2, alike, (n,), 1), Dense(3, "tanh")))
+    return (n,), [*layers, Dense(2)]
+
+
+def case(make, seed):
+    """A network, a generator of numbers and a minibatch. Its plans have room for more rows, and have had other ones."""
+    rng = np.random.default_rng(seed)
+    shape, layers = make(rng)
+    net = Network(shape, layers, loss="mse", dtype="float64", seed=seed, num_threads=1)
+    net.parameters[:] += 0.1 * rng.normal(size=net.n_parameters)
+    for name, values in net.statistics.items():
+        values[...] = rng.uniform(0.5, 2, values.shape) if "variance" in name else rng.normal(size=values.shape)
+    rows = int(rng.integers(3, 25))
+    x, y = rng.normal(size=(rows + 10, *shape)), rng.normal(size=(rows + 10, *net.output_shape))
+    for training in (False, True):
+        net.loss_and_gradient(x, y, training=training)
+        net.forward(x, training=training, record=not training)
+    return net, rng, x[:rows], y[:rows]
+
+
+def error(rng, arrays, gradients, value):
+    """How far the derivative of a value along a random direction of all arrays is from the gradients', relative to the
+    largest gradient. In this direction arrays with gradients down to a tenth of it contribute as much as it does."""
+    scales = [np.linalg.norm(gradient) for gradient in gradients]
+    largest = max(scales)
+    originals, smallest = [array.copy() for array in arrays], np.inf
+    for step in STEPS:
+        directions = [
+            rng.normal(size=array.shape) * largest / max(scale, largest / 10)
+            for array, scale in zip(arrays, scales, strict=True)
+        ]
+        values = []
+        for h in (step, -step):
+            for array, original, direction in zip(arrays, originals, directions, strict=True):
+                array[...] = original + h * direction
+            values.append(value())
+        for array, original in zip(arrays, originals, strict=True):
+            array[...] = original
+        expected = sum(np.sum(g * direction) for g, direction in zip(gradients, directions, strict=True))
+        smallest = min(smallest, abs((values[0] - values[1]) / (2 * step) - expected) / largest)
+        if smallest <= TOLERANCE:
+            break
+    return smallest
+
+
+def errors(net, rng, x, y):
+    """Errors of every way to a gradient: of the loss, and of a sum of the outputs by a recorded forward pass, which
+    also gives that of x; and of a training step."""
+    found, views = {}, list(net.views().values())
+    for training in (False, True):
+        options = {"training": training, "minibatch": 0}
+        _, flat = net.loss_and_gradient(x, y, **options)
+        gradient = list(net.views(flat).values())
+        found["loss", training] = error(
+            rng, views, gradient, lambda options=options: net.loss_and_gradient(x, y, **options)[0]
+        )
+        recorded = {"training": training, "record": not training}
+        statistics, x_here = {name: a.copy() for name, a in net.statistics.items()}, x.copy()
+        net.forward(x_here, **recorded)
+        net.backward(y, input_gradient=False)
+        first = net.gradient.copy()
+        dx = net.backward(y)
+        found["again", training] = np.abs(net.gradient - first).max()
+        found["outputs", training] = error(
+            rng, [x_here, *views], [dx, *net.views(first).values()],
+            lambda recorded=recorded, x_here=x_here: np.sum(net.forward(x_here, **recorded) * y),
+        )  # fmt: skip
+        for name, values in statistics.items():
+            net.statistics[name][...] = values
+    before = net.parameters.copy()
+    _, flat = net.loss_and_gradient(x, y, training=True)
+    net.train_step(x, y, fastgd.SGD(1.0))
+    found["step"] = np.linalg.norm(before - net.parameters - flat) / np.linalg.norm(flat)
+    return found
+
+
+KINDS = pytest.mark.parametrize("make", [of_images, of_vectors])
+
+
+@KINDS
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gradient(make, seed):
+    found = errors(*case(make, seed))
+    assert max(found.values()) <= TOLERANCE, found
+
+
+def test_every_kernel_of_layers_is_in_some_of_the_networks():
+    """In training, which does without running statistics."""
+    count = collections.Counter()
+    for make in (of_images, of_vectors):
+        for seed in SEEDS:
+            shape, layers = make(np.random.default_rng(seed))
+            plan = Network(shape, layers, loss="mse", dtype="float64").executor.training_plan(1)
+            count.update({link.kernel.name for operation in plan.operations for link in operation.links})
+    of_layers = {name for name, kernel in KERNELS.items() if kernel.__module__.startswith("fastgd.layers")}
+    rare = {name for name in of_layers if count[name] < 3}
+    assert rare == {"inverse_deviation", "standardize_forward", "standardize_backward"}
+
+
+# ---- negative controls
+
+
+def is_noticed(make):
+    """Whether a gradient of one of the networks is quite wrong."""
+    return any(max(errors(*case(make, seed)).values()) > 1e-3 for seed in SEEDS)
+
+
+@KINDS
+def test_gradients_that_are_overwritten_are_noticed(make, monkeypatch):
+    """Without the copy of a gradient that both branches of a Residual need."""
+    monkeypatch.setattr(Plan, "keep", lambda plan, name, mark, result: result)
+    assert is_noticed(make)
+
+
+def test_memory_that_is_used_again_too_early_is_noticed(monkeypatch):
+    assign = Plan._assign_pieces
+
+    def too_early(plan, sizes):
+        """The last two buffers in blocks that have the same size share their memory."""
+        piece_of, pieces = assign(plan, sizes)
+        of_size = {}
+        for name in sizes:
+            if name in plan.block_names:
+                of_size.setdefault(sizes[name], []).append(name)
+        for names in of_size.values():
+            piece_of[names[-1]] = piece_of[names[0]]
+        return piece_of, pieces
+
+    monkeypatch.setattr(Plan, "_assign_pieces", too_early)
+    assert is_noticed(of_images)
