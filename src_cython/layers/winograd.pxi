@@ -414,7 +414,8 @@ cdef void winograd_sums(const Conv2DBackwardWeights *a, const Geometry *geometry
     cdef int64_t ldb = (columns + LANES - 1) // LANES * LANES
     cdef int64_t together = WINOGRAD_SPACE // (POINTS * IMAGES * <int64_t>sizeof(real))
     cdef int64_t most_tiles = max(1, together // (min(a.c, channels_of_sums(columns)) + columns))
-    cdef int64_t row = most_tiles * IMAGES, x_step = channels * row + IMAGES, dy_step = most_tiles * IMAGES * ldb + IMAGES
+    cdef int64_t row = most_tiles * IMAGES, x_step = channels * row + IMAGES
+    cdef int64_t dy_step = most_tiles * IMAGES * ldb + IMAGES
     cdef int64_t across = (a.ow + 1) // 2, of_image = across * ((a.oh + 1) // 2), since = 0
     cdef int64_t b, u, v, i, p, tile, tiles
     cdef real *windows = packed_a
