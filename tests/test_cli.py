@@ -55,11 +55,22 @@ def test_train_digits(backend, tmp_path):
         (["train", "digits", "--save", "no/such/folder/m.safetensors", "--epochs", "0"], 1, "no/such/folder"),
     ],
 )
-def test_errors_are_one_line(arguments, code, message, tmp_path):
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == code
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_errors_are_one_line(arguments, code, message, tmp_path, monkeypatch, capsys):
+    try:
+        got, _, error = call(*arguments, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    except SystemExit as end:  # of argparse
+        got, error = end.code, capsys.readouterr().err
+    assert (got, "Traceback" in error) == (code, False)
+    assert message in error
+    if code == 1:
+        assert error.count("\n") == 1
+
+
+def test_the_command_has_the_exit_code_of_an_error(tmp_path):
+    for arguments, code, message in ((["train", "digit"], 1, "did you mean 'digits'"), (["tain"], 2, "tain")):
+        done = run(*arguments, cwd=tmp_path)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+        assert message in done.stderr
 
 
 HOUSES = "id,age,city,price,kind\n" + "".join(

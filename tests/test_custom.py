@@ -58,6 +58,8 @@ def on_backends(argument, values, quick):
     return pytest.mark.parametrize(("backend", argument), marked)
 
 
+# Both compiled backends run the Numba body of a custom function.
+ONCE_COMPILED = pytest.mark.parametrize("backend", ["numpy", "cython"])
 ON_DTYPES = on_backends("dtype", ("float32", "float64"), [("cython", "float64"), ("numba", "float32")])
 
 
@@ -122,6 +124,7 @@ def test_a_rule_trains_a_network_and_has_a_name(backend, rng, tmp_path):
     np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
+@ONCE_COMPILED
 @pytest.mark.parametrize("name", ["lion", "adam", "sgd", "momentum"])
 def test_a_name_like_that_of_a_kernel_runs_the_users_function(name, backend):
     made = custom.optimizer(renamed(my_sgd, name))
@@ -131,6 +134,7 @@ def test_a_name_like_that_of_a_kernel_runs_the_users_function(name, backend):
     assert getattr(kernels, f"{name}_step").bodies() == ("numpy", "numba", "cython")
 
 
+@ONCE_COMPILED
 def test_names_of_the_loops_own(backend):
     @custom.optimizer
     def own(p, g, lr, i=2.0, old=3.0, new=5.0, m=7.0):
@@ -207,6 +211,7 @@ def test_an_activation_of_ones_own_is_the_built_in(backend, dtype, rng):
     assert repr(ACTIVATIONS["leaky"](slope=0.3)) == "leaky(slope=0.3)"
 
 
+@ONCE_COMPILED
 def test_an_activation_without_a_derivative(backend, rng):
     with pytest.warns(UserWarning, match="'my_tanh'.*no derivative"):
         custom.activation(my_tanh)
@@ -250,6 +255,7 @@ def my_cross_entropy(z, y, dz):
     return math.log(total) - z[y]
 
 
+@ONCE_COMPILED
 def test_a_loss_of_ones_own(backend, rng):
     made = custom.loss(pinball)
     net = Network(6, [Dense(2)], loss="pinball", dtype="float64", backend=backend)
