@@ -17,7 +17,8 @@ def pytest_collection_modifyitems(items):
     """Cases of Numba in float64 are slow: it compiles every kernel for each dtype, from the loop that float32 tests."""
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if {"numba", "float64"} <= {p for p in parameters if isinstance(p, str)}:
+        about = {p for p in parameters if isinstance(p, str)} | {mark.name for mark in item.iter_markers("float64")}
+        if {"numba", "float64"} <= about:
             item.add_marker(pytest.mark.slow)
 
 

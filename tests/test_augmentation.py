@@ -46,6 +46,7 @@ def test_every_body_makes_the_pictures_of_the_formula(name, expected, c, backend
         np.testing.assert_array_equal(run(backend, name, x, row, key, step), exact)
 
 
+@pytest.mark.float64
 @KERNELS
 def test_the_backward_pass_is_the_transpose(name, expected, backend, rng):
     """<dy, f(x)> = <f'(dy), x> for each image, of integers: exactly."""
@@ -55,7 +56,7 @@ def test_the_backward_pass_is_the_transpose(name, expected, backend, rng):
 
 
 def test_a_padding_larger_than_the_image_takes_it_out(backend):
-    x, results = np.ones((200, 2, 3, 1)), set()
+    x, results = np.ones((200, 2, 3, 1), np.float32), set()
     for padding in (5.0, 1e30, np.inf):
         y = np.empty_like(x)
         fastgd.kernels.random_crop.body(backend)(y, x, np.arange(200), padding, 0.0, 1.0, 1.0, 1.0)
@@ -98,7 +99,7 @@ def test_all_shifts_and_flips_are_as_frequent(by):
 
 @pytest.mark.parametrize(("horizontal", "vertical"), [(0.0, 1.0), (1.0, 0.0), (0.2, 0.7)])
 def test_probabilities_of_flips(horizontal, vertical, backend):
-    n, x = 4000, np.arange(4.0).reshape(1, 2, 2, 1).repeat(4000, 0)
+    n, x = 4000, np.arange(4, dtype=np.float32).reshape(1, 2, 2, 1).repeat(4000, 0)
     y = np.empty_like(x)
     fastgd.kernels.random_flip.body(backend)(y, x, np.arange(n), horizontal, vertical, 3.0, 4.0)
     for axis, probability in ((1, horizontal), (0, vertical)):

@@ -27,19 +27,22 @@ def run(*arguments, cwd, **environment):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", ["cython", *(pytest.param(b, marks=pytest.mark.slow) for b in ("numpy", "numba"))])
-def test_train_digits(backend, tmp_path):
-    done = run("train", "digits", "--backend", backend, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("backend", "epochs"), [("cython", 40), *(pytest.param(b, 10, marks=pytest.mark.slow) for b in ("numpy", "numba"))]
+)
+def test_train_digits(backend, epochs, tmp_path):
+    options = [] if epochs == 40 else ["--epochs", str(epochs)]
+    done = run("train", "digits", "--backend", backend, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     accuracy = float(done.stdout.split("validation accuracy")[1].split()[0])
     assert accuracy >= 0.97
     assert "training loss" in done.stdout
-    assert "40/40" in done.stderr
+    assert f"{epochs}/{epochs}" in done.stderr
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
     network, optimizer = fastgd.load(tmp_path / "digits.safetensors")
     (X, _), (X_test, y_test) = datasets.digits()
     assert (network.predict(X_test).argmax(axis=1) == y_test).mean() == pytest.approx(accuracy, abs=1e-4)
-    assert optimizer.steps == 40 * -(-len(X) // 32)
+    assert optimizer.steps == epochs * -(-len(X) // 32)
 
 
 @pytest.mark.parametrize(
@@ -55,11 +58,22 @@ def test_train_digits(backend, tmp_path):
         (["train", "digits", "--save", "no/such/folder/m.safetensors", "--epochs", "0"], 1, "no/such/folder"),
     ],
 )
-def test_errors_are_one_line(arguments, code, message, tmp_path):
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == code
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_errors_are_one_line(arguments, code, message, tmp_path, monkeypatch, capsys):
+    try:
+        got, _, error = call(*arguments, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    except SystemExit as end:  # of argparse
+        got, error = end.code, capsys.readouterr().err
+    assert (got, "Traceback" in error) == (code, False)
+    assert message in error
+    if code == 1:
+        assert error.count("\n") == 1
+
+
+def test_the_command_has_the_exit_code_of_an_error(tmp_path):
+    for arguments, code, message in ((["train", "digit"], 1, "did you mean 'digits'"), (["tain"], 2, "tain")):
+        done = run(*arguments, cwd=tmp_path)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+        assert message in done.stderr
 
 
 HOUSES = "id,age,city,price,kind\n" + "".join(

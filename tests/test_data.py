@@ -336,6 +336,7 @@ def test_standardize_takes_a_number_a_channel(shape, backend, dtype, rng):
     np.testing.assert_allclose(network.backward(dy), plain.backward(dy) / deviation, **tolerance)
 
 
+@pytest.mark.float64
 def test_standardize_within_a_network_has_the_right_gradient(backend, rng):
     layers = [Dense(4, "tanh"), Standardize([1, 2, 3, 4], [0.1, 2, 3, 4]), Dense(2), Standardize(scale=2.0)]
     network = fastgd.Network(5, layers, loss="mse", dtype="float64", backend=backend)

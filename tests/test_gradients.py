@@ -63,6 +63,7 @@ def worst_error(network, x, y):
     return max(fastgd.check_gradients(network, x, y, step=STEP).values())
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_and_loss(activation, loss, backend):
@@ -70,18 +71,21 @@ def test_every_activation_and_loss(activation, loss, backend):
     assert worst_error(network, x, y) <= GRADIENT_TOLERANCE
 
 
+@pytest.mark.float64
 def test_labels_smoothing_and_penalties(backend):
     loss = LOSSES["softmax_cross_entropy"](label_smoothing=0.1)
     network, x, y = case("tanh", loss, backend, loss.kernels[0], l1=0.01, l2=0.1)
     assert worst_error(network, x, y) <= GRADIENT_TOLERANCE
 
 
+@pytest.mark.float64
 def test_activation_on_the_last_layer(backend, rng):
     network = Network(3, [fastgd.Dense(2, "sigmoid")], loss="mse", dtype="float64", backend=backend)
     x, y = rng.normal(size=(5, 3)), rng.uniform(0, 1, (5, 2))
     assert worst_error(network, x, y) <= GRADIENT_TOLERANCE
 
 
+@pytest.mark.float64
 def test_float32_gradient_is_the_float64_one_rounded(backend, rng):
     x, y = rng.normal(size=(64, 20)).astype(np.float32), rng.integers(0, 10, 64)
     gradients = {}

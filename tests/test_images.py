@@ -321,6 +321,7 @@ def test_relu_within_the_convolution(backend, rng):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.float64
 @BACKENDS
 @pytest.mark.parametrize("layers", [mixed(), [MaxPool2D(2), BatchNorm("tanh"), Flatten(), Dense(3)]],
                          ids=["mixed", "behind BatchNorm"])  # fmt: skip
@@ -384,6 +385,7 @@ def test_missing_images_have_finite_slopes_where_others_have():
     assert np.isfinite(net.loss_and_gradient(x, np.ones((3, 1)))[1]).all()
 
 
+@pytest.mark.float64
 @BACKENDS
 def test_missing_images_of_a_block_add_nothing_to_the_gradient(backend, rng):
     """As many minibatches as fill a block give the same gradient."""

@@ -35,6 +35,7 @@ def test_an_iterable_is_a_loop_over_it(backend, rows):
     assert history.rows == [100, 200, 300]
 
 
+@pytest.mark.float64
 def test_weights_of_an_iterable_count_as_they_are(backend, rng):
     """Even for single rows, where the weight multiplies the step."""
     X, y, weight = rng.normal(size=(12, 6)), rng.integers(0, 3, 12), rng.uniform(0, 3, 12)

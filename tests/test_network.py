@@ -23,6 +23,7 @@ def test_forward_is_the_formula(backend, dtype, rng):
     assert network.forward(x).dtype == dtype
 
 
+@pytest.mark.float64
 def test_predict_of_the_other_links(backend, rng):
     x = rng.normal(size=(4, 5))
     for loss, link in (("mse", lambda z: z), ("binary_cross_entropy", lambda z: 1 / (1 + np.exp(-z)))):
@@ -30,6 +31,7 @@ def test_predict_of_the_other_links(backend, rng):
         np.testing.assert_allclose(network.predict(x), link(network.forward(x)), rtol=1e-14)
 
 
+@pytest.mark.float64
 def test_loss_is_the_mean_with_the_penalty(backend, rng):
     network = Network(5, [Dense(2)], loss="mse", l1=0.1, l2=0.2, dtype="float64", backend=backend)
     x, y = rng.normal(size=(700, 5)), rng.normal(size=(700, 2))
@@ -127,6 +129,7 @@ def test_gradient_does_not_depend_on_the_workspace(backend, small):
     np.testing.assert_array_equal(again[1], gradient)
 
 
+@pytest.mark.float64
 def test_any_number_of_rows_in_any_order(backend, rng):
     """One plan serves shorter minibatches: a row's result does not depend on the others."""
     network = classifier(backend=backend, dtype="float64")

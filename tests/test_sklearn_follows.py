@@ -188,6 +188,7 @@ def test_momentum_left_as_it_is_at_another_rate_would_show(case, monkeypatch):
     assert difference(*both_fitted(case)) > 100 * RELATIVE
 
 
+@pytest.mark.float64
 def test_penalty_of_each_step_on_every_backend(backend):
     layers = [fastgd.Dense(5, "tanh"), fastgd.Dense(3)]
     net = fastgd.Network(6, layers, loss="softmax_cross_entropy", l2=0.5, dtype="float64", backend=backend)

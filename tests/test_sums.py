@@ -157,6 +157,7 @@ def test_the_gradient_of_many_like_rows(backend):
     assert history.loss[0] == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.float64
 def test_normalizations_of_many_like_rows(backend):
     """Two kinds of rows; rows of the same kind have the same gradient."""
     rows = 200_002

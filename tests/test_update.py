@@ -78,6 +78,7 @@ def test_accumulate_takes_the_mean_of_k_gradients(backend, dtype, rng):
     assert (slow.steps, slow.minibatches, fast.steps) == (2, 4, 2)
 
 
+@pytest.mark.float64
 def test_accumulated_minibatches_are_one_large_one(backend, rng):
     X, y = rng.normal(size=(60, 5)), rng.normal(size=(60, 2))
     ends = []
@@ -113,6 +114,7 @@ def test_averaged_lends_the_averages(backend, rng):
     assert not np.array_equal(net.predict(X), inside)
 
 
+@pytest.mark.float64
 def test_factors_of_the_learning_rate(backend, rng):
     net = Network(5, [Dense(7, "relu"), Dense(2)], loss="mse", dtype="float64", backend=backend)
     X, y = rng.normal(size=(20, 5)), rng.normal(size=(20, 2))
@@ -125,6 +127,7 @@ def test_factors_of_the_learning_rate(backend, rng):
         np.testing.assert_allclose(net.views()[name], before[name] - 0.1 * factor * g, rtol=1e-12)
 
 
+@pytest.mark.float64
 def test_factors_of_a_list(backend):
     params, grads = [np.ones(3) for _ in range(3)], [np.ones(3) for _ in range(3)]
     optimizer = Adam(0.1, learning_rate_factors={0: 0.0, 2: 0.5})
@@ -133,6 +136,7 @@ def test_factors_of_a_list(backend):
     assert len(optimizer.state["m"]) == 2
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("decoupled", [True, False])
 def test_biases_do_not_decay(decoupled, backend, rng):
     net = Network(5, [Dense(7, "relu", bias_init=np.ones(7)), Dense(2)], loss="mse", dtype="float64", backend=backend)
@@ -147,6 +151,7 @@ def test_biases_do_not_decay(decoupled, backend, rng):
     np.testing.assert_array_equal(b, 1.0)
 
 
+@pytest.mark.float64
 def test_decoupled_decay_is_of_any_optimizer(backend):
     p, q = np.ones(3), np.ones(3)
     for _ in range(3):
@@ -224,6 +229,7 @@ def test_ways_of_a_step_change_no_bit(extra, backend, monkeypatch, rng):
         same_state(state, ends[0][1])
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize(("name", "extra", "backend"), TRIPLES)
 def test_alone_or_in_a_network_an_update_is_the_same(name, extra, backend, rng):
     net = Network(30, [Dense(40, "tanh"), Dense(4)], loss="mse", dtype="float64", backend=backend)

@@ -28,6 +28,7 @@ def test_weights_are_repetitions(backend, dtype, rng):
     np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=20 * tolerance)
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("batch_size", [1, 7, None])
 @pytest.mark.parametrize("cast", [np.float64, np.float32])
 def test_minibatches_of_weighted_rows_are_the_formula(batch_size, cast, backend, rng):
@@ -46,6 +47,7 @@ def test_minibatches_of_weighted_rows_are_the_formula(batch_size, cast, backend,
     np.testing.assert_allclose(network.views()["b1"], b, rtol=1e-11)
 
 
+@pytest.mark.float64
 def test_train_step_takes_weights(backend, rng):
     X, y, weight = rng.normal(size=(9, 3)), rng.normal(size=(9, 1)), rng.uniform(size=9)
     network = Network(3, [Dense(1)], loss="mse", dtype="float64", backend=backend)
@@ -57,6 +59,7 @@ def test_train_step_takes_weights(backend, rng):
         np.testing.assert_allclose(network.parameters, before - 0.1 * gradient, rtol=1e-12)
 
 
+@pytest.mark.float64
 def test_class_weights_are_weights(backend, rng):
     X, y = rng.normal(size=(60, 6)), np.repeat([0, 1, 2], [40, 15, 5])
     ends = []
