@@ -54,14 +54,15 @@ def lenet5(input_shape: ShapeLike = (28, 28, 1), classes: int = 10, **options: A
 
 
 def small_cnn(input_shape: ShapeLike = (28, 28, 1), classes: int = 10, dropout: float = 0.3, **options: Any) -> Network:
-    """Two pairs of convolutions 3 x 3, of 32 and of 64 filters, each with batch normalization and each pair with
-    pooling, then a dense layer of 128 units, with dropout in front of the last layer. After VGG (Simonyan & Zisserman
-    2015, arXiv:1409.1556), for small images."""
+    """Convolutions 3 x 3 with batch normalization: one of 32 filters, pooling, two of 48 and 64, pooling, one of 96;
+    then a dense layer of 128 units, with dropout in front of the last layer. After VGG (Simonyan & Zisserman 2015,
+    arXiv:1409.1556), for small images."""
     layers: list[Layer] = []
-    for filters in (32, 64):
-        for _ in range(2):
+    for stage in ((32,), (48, 64), (96,)):
+        if layers:
+            layers.append(MaxPool2D(2))
+        for filters in stage:
             layers += [Conv2D(filters, 3, padding="same", use_bias=False, weight_init="he_normal"), BatchNorm("relu")]
-        layers.append(MaxPool2D(2))
     layers += [Flatten(), Dense(128, "relu"), Dropout(dropout), Dense(classes)]
     return _network(input_shape, layers, options)
 

@@ -6,8 +6,9 @@
  * of a step is compared with the work in it. If steps are short enough, the work is also measured on one thread from
  * time to time.
  *
- * The time that the team gains is kept as credit, up to CREDIT. When a step has used up the credit, half of the threads
- * leave; in the middle of a step, all but the first leave. They return after PATIENCE times the time that was lost, or
+ * The time that the team gains is kept as credit, up to CREDIT or what GAINS steps gain: long steps lose more when the
+ * machine hesitates, and gain it back soon. When a step has used up the credit, half of the threads leave; in the
+ * middle of a step, all but the first leave. They return after PATIENCE times the time that was lost, or
  * later if returning proves too early again and again. So sharing costs at most a fraction 1 / PATIENCE of the time,
  * whatever other processes do, and on free cores almost nothing is lost. (A process that was stopped for minutes counts
  * as having lost no more than LONGEST_REST / PATIENCE.) Results do not depend on the number of threads, so it may
@@ -24,6 +25,7 @@
 enum {
     WAKING = 150000,            /* nanoseconds that waking a team may cost */
     CREDIT = 4000000,           /* nanoseconds, about the loss when another process takes the core of a thread */
+    GAINS = 8,
     PATIENCE = 32, MOST_PATIENCE = 256,
     LONG_REST = 500000000,      /* nanoseconds: the longest rest that patience above PATIENCE may lead to */
     LONGEST_REST = 2000000000,  /* nanoseconds: the longest rest */
@@ -111,12 +113,14 @@ static int should_regroup(double *pace, double rows, int threads, int step_is_do
     } else {
         double work = (double)atomic_load(&team.spent) / rows;
         pace[0] = pace[0] == 0 || work < pace[0] ? work : pace[0];
-        team.credit += (int64_t)(pace[0] * rows / half(threads)) - team.elapsed;
+        int64_t gain = (int64_t)(pace[0] * rows / half(threads)) - team.elapsed;
+        int64_t most = GAINS * gain > CREDIT ? GAINS * gain : CREDIT;
+        team.credit += gain;
         team.rest -= team.elapsed;
         if (team.credit < 0)
             return shrink_for(threads, -team.credit);
-        if (team.credit > CREDIT) {
-            team.credit = CREDIT;
+        if (gain > 0 && team.credit > most) {
+            team.credit = most;
             team.patience = PATIENCE;
         }
         int64_t steps = (int64_t)++pace[1], power = COMPARED;
