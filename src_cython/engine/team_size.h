@@ -25,7 +25,7 @@
 enum {
     WAKING = 150000,            /* nanoseconds that waking a team may cost */
     CREDIT = 4000000,           /* nanoseconds, about the loss when another process takes the core of a thread */
-    GAINS = 8,
+    GAINS = 4,
     PATIENCE = 32, MOST_PATIENCE = 256,
     LONG_REST = 500000000,      /* nanoseconds: the longest rest that patience above PATIENCE may lead to */
     LONGEST_REST = 2000000000,  /* nanoseconds: the longest rest */
