@@ -54,6 +54,11 @@ class Windows:
         """The number of windows side by side."""
         return (len(self.tokens) - 1) // self.context
 
+    @property
+    def per_epoch(self) -> int:
+        """The number of windows that an epoch takes."""
+        return max(1, (len(self.tokens) - self.context) // self.context)
+
     def at_all_positions(self) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]:
         """(x, y) of the windows that begin at any token, overlapping views (k - T, T) of `tokens`."""
         windows = np.lib.stride_tricks.sliding_window_view(self.tokens, self.context, subok=True)
@@ -76,5 +81,5 @@ def samples_of_windows(network, windows):
         raise value_error("X", f"rows of shape {network.input_shape}", repr(windows))
     x, y = windows.at_all_positions()
     samples = check_samples(network, x, y, names=("X", "y (the tokens of X)", ""))
-    per_epoch = max(1, len(x) // T)
-    return dataclasses.replace(samples, index=np.arange(per_epoch) * T, shifts=len(x) - (per_epoch - 1) * T)
+    rows = windows.per_epoch
+    return dataclasses.replace(samples, index=np.arange(rows) * T, shifts=len(x) - (rows - 1) * T)

@@ -2,7 +2,7 @@
 
 text = fastgd.text.read("book.txt")  # tokens="bytes", or a tokenizer.json
 training, held_out = text.split(0.1)  # the tail is held out
-net = fastgd.models.gpt(len(text.vocabulary), 128, layers=4, heads=4, width=128)
+net = models.gpt(len(text.vocabulary), 128, layers=4, heads=4, width=128)  # of fastgd
 net.preprocessing = text.vocabulary  # saved and loaded with the network
 net.fit(training.windows(128), validation_data=held_out.windows(128))
 held_out.bits_per_byte(net.history.validation_loss[-1])
