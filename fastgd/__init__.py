@@ -34,6 +34,7 @@ from . import (
     plots,
     schedules,
     tables,
+    text,
 )
 from .core.config import __version__, show_config
 from .core.kernel import kernels
@@ -76,6 +77,7 @@ __all__ = [
     "show_config",
     "sweep",
     "tables",
+    "text",
 ]
 __all__ += layers.__all__
 __all__ += optimizers.__all__

@@ -20,6 +20,7 @@ from ._plan import UseLock
 from .core.files import check_file
 from .core.types import Array, Path
 from .errors import check_integer, reason, shown, type_error, value_error
+from .text import Vocabulary
 
 if TYPE_CHECKING:
     from .network import Network
@@ -219,7 +220,8 @@ class Bar:
 
 
 class ProgressBar:
-    """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows per second."""
+    """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows per second; for
+    a network with the vocabulary of a text tokens per second."""
 
     _bar: Any
     _run: "Run | None"
@@ -249,7 +251,9 @@ class ProgressBar:
             shown["validation"] = f"{history.validation_loss[-1]:.4g}"
         shown |= {name: f"{values[-1]:.4g}" for name, values in history.metrics.items() if values}
         shown["lr"] = f"{run.learning_rate:.3g}"
-        shown["rows/s"] = f"{(run.rows - self._rows) / max(now - self._started, 1e-9):,.0f}"
+        is_of_text = isinstance(run.network.preprocessing, Vocabulary)
+        unit, size = ("tokens", run.network.input_shape[0]) if is_of_text else ("rows", 1)
+        shown[f"{unit}/s"] = f"{(run.rows - self._rows) * size / max(now - self._started, 1e-9):,.0f}"
         part = run.rows_in_epoch / run.rows_per_epoch if run.rows_per_epoch else 0
         self._bar.show(run.epoch + round(part, 2) if part else run.epoch, **shown)
 

@@ -4,7 +4,7 @@ Over 400 lines: all that users call on a network is methods of one class."""
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,14 @@ from .losses import LOSSES, Loss
 from .metrics import Metrics, check_metrics
 from .optimizers import Adam
 from .optimizers.base import Optimizer, check_optimizer
+from .text import Vocabulary
 from .training import checkpoint
 from .training.fit import fit
 from .training.history import History
 from .training.repeated import RepeatedCalls
+
+# What a network may store of the data that it was trained on.
+Preprocessing: TypeAlias = tables.Preprocessing | images.Preprocessing | Vocabulary
 
 
 class Network:
@@ -66,8 +70,9 @@ class Network:
     minibatches         training steps made, by any method
     history             `History` of the last `fit`, however it ended, or of the run in the file that the network was
                         loaded from; or None
-    preprocessing       None, a `fastgd.tables.Preprocessing`, which encodes a table as rows of numbers, or a
-                        `fastgd.images.Preprocessing`; may be set, and is saved with the network
+    preprocessing       None, a `fastgd.tables.Preprocessing`, which encodes a table as rows of numbers, a
+                        `fastgd.images.Preprocessing`, or the vocabulary of a text (`fastgd.text`); may be set, and is
+                        saved with the network
 
     The name of an array ends with the path of its layer: "w1" belongs to the first layer, "w3.2" to the second layer in
     the third. `train_step` and `fit` run layers in training mode (Dropout drops, BatchNorm normalizes by the
@@ -90,7 +95,7 @@ class Network:
     _state: "Array"
     _parameters: "Array"
     _gradient: "Array"
-    _preprocessing: tables.Preprocessing | images.Preprocessing | None
+    _preprocessing: Preprocessing | None
 
     def __init__(
         self,
@@ -208,21 +213,26 @@ class Network:
         return self._gradient
 
     @property
-    def preprocessing(self) -> tables.Preprocessing | images.Preprocessing | None:
+    def preprocessing(self) -> "Preprocessing | None":
         """The `fastgd.tables.Preprocessing` that encodes a table as rows of numbers, the `fastgd.images.Preprocessing`
-        that says how images were read, or None."""
+        that says how images were read, the vocabulary of a text, or None."""
         return self._preprocessing
 
     @preprocessing.setter
-    def preprocessing(self, preprocessing: tables.Preprocessing | images.Preprocessing | None) -> None:
-        if not isinstance(preprocessing, tables.Preprocessing | images.Preprocessing | None):
-            raise type_error("preprocessing", "a Preprocessing of tables or images, or None", shown(preprocessing))
-        if preprocessing is not None:
+    def preprocessing(self, preprocessing: "Preprocessing | None") -> None:
+        if not isinstance(preprocessing, Preprocessing | None):
+            expected = "a Preprocessing of tables or images, the vocabulary of a text, or None"
+            raise type_error("preprocessing", expected, shown(preprocessing))
+        if isinstance(preprocessing, Vocabulary):
+            if len(self.input_shape) != 1 or self.output_shape[-1] < len(preprocessing):
+                expected = f"a vocabulary of at most {self.output_shape[-1]} tokens, for rows of tokens (T,)"
+                raise value_error("preprocessing", expected, f"{preprocessing!r} for rows {self.input_shape}")
+        elif preprocessing is not None:
             shapes = (preprocessing.input_shape, (preprocessing.n_outputs,)), (self.input_shape, self.output_shape)
-            made, expected = (tuple(s[0] if len(s) == 1 else s for s in pair) for pair in shapes)
-            if made != expected:
-                text = "{} features and {} outputs"
-                raise value_error("preprocessing", text.format(*expected), text.format(*made))
+            made, needed = (tuple(s[0] if len(s) == 1 else s for s in pair) for pair in shapes)
+            if made != needed:
+                figures = "{} features and {} outputs"
+                raise value_error("preprocessing", figures.format(*needed), figures.format(*made))
         self._preprocessing = preprocessing
 
     def like(self, **changes: Any) -> "Network":

@@ -9,8 +9,8 @@ The input "x" is (rows, *input_shape), the output "prediction" (rows, *output_sh
 an input (rows, 1) for each column of the table instead, under the column's name: numbers as float64, NaN if missing;
 categories as text, "" if missing; with the preprocessing of images an input "images" of bytes. Its "prediction" (rows,)
 is the result of `Preprocessing.decode`: numbers or classes. For classes there is also the output "probabilities" (rows,
-n_out), or "scores" if the loss has no link; the metadata "classes" lists their order, as JSON. Unlike fastgd, the model
-does not raise for numbers that are not finite.
+n_out), or "scores" if the loss has no link; the metadata "classes" lists their order, as JSON. The vocabulary of a text
+changes nothing: x are its tokens. Unlike fastgd, the model does not raise for numbers that are not finite.
 """
 
 import json
@@ -27,6 +27,7 @@ from .core.kernel import Kernel
 from .core.types import Path
 from .errors import choose, value_error
 from .tables import OUTPUTS
+from .text import Vocabulary
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -70,6 +71,8 @@ def model(network: "Network", *, unknown: str = "error") -> "ModelProto":
     if size > MOST_BYTES:
         raise value_error("network", f"at most {MOST_BYTES:,} bytes of parameters, as ONNX files hold", f"{size:,}")
     graph, preprocessing = Graph(network, unknown), network.preprocessing
+    if isinstance(preprocessing, Vocabulary):
+        preprocessing = None  # the tokens are x
     if preprocessing is None:
         value = graph.input("x", network.dtype, *network.input_shape)
     else:

@@ -107,7 +107,7 @@ def test_import_is_light_and_changes_nothing(tmp_path):
 import sys, numpy as np, signal, threading
 before = np.geterr(), signal.getsignal(signal.SIGINT), threading.active_count(), np.random.get_state()[1].tolist()
 import fastgd
-heavy = [m for m in ("numba", "matplotlib", "sklearn", "scipy", "torch", "onnx") if m in sys.modules]
+heavy = [m for m in ("numba", "matplotlib", "sklearn", "scipy", "torch", "onnx", "tokenizers") if m in sys.modules]
 assert not heavy, heavy
 after = np.geterr(), signal.getsignal(signal.SIGINT), threading.active_count(), np.random.get_state()[1].tolist()
 assert before == after
@@ -126,6 +126,7 @@ assert sys.float_info.min / 2 != 0
         ("sklearn", "fastgd.sklearn.MLPClassifier()", "fastgd[sklearn]"),
         ("pyarrow", "fastgd.tables.read('t.csv')", "fastgd[data]"),
         ("tensorboard", "fastgd.callbacks.tensorboard('runs')", "fastgd[tensorboard]"),
+        ("tokenizers", "fastgd.text.Tokenizer('{}', 1).encode('a')", "fastgd[text]"),
         ("onnx", "fastgd.Network(2, [fastgd.Dense(1)], loss='mse').to_onnx('m.onnx')", "fastgd[onnx]"),
     ],
 )

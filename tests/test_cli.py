@@ -389,7 +389,7 @@ def test_help_has_examples(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     shown = capsys.readouterr().out
-    assert "(default: 40)" in shown
+    assert "(default: 40; for text: 5)" in shown
     assert not re.search(r"default:\s*(None|False|\))", shown)
 
 

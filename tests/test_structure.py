@@ -20,7 +20,8 @@ PACKAGE = ROOT / "fastgd"
 ORDER = (
     "__main__", "cli", "sklearn", "torch", "plots", "plots_of_images", "explore", "onnx", "models",
     "weights_from_torch", "custom", "network", "training", "callbacks", "layers", "optimizers", "engine", "images",
-    "tables", "losses", "activations", "initializers", "schedules", "metrics", "data", "core", "errors", "_plan",
+    "text", "tables", "losses", "activations", "initializers", "schedules", "metrics", "data", "core", "errors",
+    "_plan",
 )  # fmt: skip
 # Imports inside functions, which load a module only when it is used: conveniences of a lower class (net.save,
 # history.plot), and modules that need an extra.
@@ -35,7 +36,7 @@ INSIDE_FUNCTIONS = {
 # Public modules at the top level.
 MODULES = (
     "activations", "callbacks", "custom", "images", "initializers", "losses", "metrics", "models", "optimizers",
-    "plots", "schedules", "sklearn", "tables", "torch",
+    "plots", "schedules", "sklearn", "tables", "text", "torch",
 )  # fmt: skip
 MAX_LINES, MAX_FUNCTION = 400, 60
 

@@ -19,19 +19,25 @@ from ..core.files import check_file, check_path, replace_file
 from ..data.minibatches import check_batch_size
 from ..errors import CheckpointError, check_integer, check_number, shown, value_error
 from ..explore.range_test import find_learning_rate
+from ..images.errors import plain
 from ..network import Network, load
 from ..schedules import cosine
-from ..tables.columns import missing
 from ..tables.preprocessing import column_of
+from ..text import Vocabulary
 from ..training.checkpoint import description, load_described
-from .datasets import data_of_model, data_to_train, names_in, stem
+from . import texts
+from .datasets import data_of_model, data_to_train, described, is_of_text, names_in, stem
 from .networks import make_network, make_optimizer
 from .self_check import installed_backends, time_steps
+
+# Defaults of options that differ for text; those are texts.DEFAULTS.
+DEFAULTS = {"optimizer": "Adam", "learning_rate": 2e-3, "epochs": 40, "validation": 0.2}
 
 
 def train(arguments):
     """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve."""
     save, plot = _outputs(arguments)
+    _fill_defaults(arguments)
     epochs = check_integer("--epochs", arguments.epochs, 0)
     warmup = check_number("--warmup", arguments.warmup, 0.0, epochs)
     patience = None if arguments.patience is None else check_integer("--patience", arguments.patience, 1)
@@ -40,18 +46,16 @@ def train(arguments):
         logs.append(callbacks.tensorboard(arguments.tensorboard))
     fraction = check_number("--validation", arguments.validation, 0.0, 1.0, high_open=True)
     data = data_to_train(arguments, fraction)
-    if isinstance(data.preprocessing, images.Preprocessing):
-        print(f"{arguments.data}: {_images_text(data)}")
-    elif data.preprocessing is not None:
-        print(f"{arguments.data}: {_columns_text(data)}")
+    line = described(arguments.data, data)
+    if line:
+        print(line)
     network = make_network(arguments, data)
-    batch_size = check_batch_size(arguments.batch_size, len(data.X))
-    epoch_steps = math.ceil(len(data.X) / batch_size)
+    batch_size = check_batch_size(arguments.batch_size, data.rows)
+    epoch_steps = math.ceil(data.rows / batch_size)
     total_steps, warmup_steps = max(1, epochs * epoch_steps), round(warmup * epoch_steps)
     schedule = cosine(arguments.learning_rate, total_steps=total_steps, warmup_steps=warmup_steps)
-    optimizer = make_optimizer(arguments, schedule)
-    held_out = len(data.held_out[0]) if data.held_out else 0
-    print(f"{network}\n{len(data.X)} training rows, {held_out} validation rows, {optimizer}", flush=True)
+    optimizer = make_optimizer(arguments, schedule, None if data.text is None else texts.CLIP_NORM)
+    print(f"{network}\n{data.rows} training rows, {data.held_out_rows} validation rows, {optimizer}", flush=True)
     if arguments.resume:
         print(_resumed(save), flush=True)
     start = time.perf_counter()
@@ -66,7 +70,7 @@ def train(arguments):
             validation_data=data.held_out,
             patience=patience,
             restore_best=patience is not None,
-            metrics="r2" if data.n_classes is None else "accuracy",
+            metrics=() if data.text is not None else "r2" if data.n_classes is None else "accuracy",
             callbacks=logs,
             progress=not arguments.quiet,
             checkpoint=save,
@@ -74,13 +78,23 @@ def train(arguments):
         )
     seconds = time.perf_counter() - start
     print(f"{history.steps} steps in {seconds:.2f} s; stopped: {history.stopped}")
-    _print_end(history, patience is not None)
+    _print_end(history, patience is not None, data.tail)
     print(f"model saved to {save}")
     if plot:
         from ..plots import plot_loss
 
         _save_picture(plot_loss(history, f"Loss on {_in_title(arguments.data)}"), plot)
         print(f"loss curve saved to {plot}")
+
+
+def _fill_defaults(arguments):
+    """Sets options that are not given, and whose defaults depend on the kind of data."""
+    is_text = is_of_text(arguments)
+    for name, value in {**DEFAULTS, **(texts.DEFAULTS if is_text else {})}.items():
+        if getattr(arguments, name, value) is None:
+            setattr(arguments, name, value)
+    if getattr(arguments, "warmup", 0) is None:
+        arguments.warmup = texts.WARMUP * max(0, arguments.epochs) if is_text else 0
 
 
 def _outputs(arguments):
@@ -143,36 +157,6 @@ def _sigterm_raises():
         signal.signal(signal.SIGTERM, before)
 
 
-def _plain(name):
-    """The name of a column for printing; control characters are escaped, since a terminal would obey them."""
-    return name if name.isprintable() else repr(name)
-
-
-def _columns_text(data):
-    """How the columns of a table are used, as one line."""
-    preprocessing, table = data.preprocessing, data.table
-    kinds = {"numbers": [], "categories": []}
-    for column in preprocessing.columns:
-        is_number, n_missing = isinstance(column, tables.Numbers), missing(table.column(column.name))
-        more = [] if is_number else [str(len(column.values))]
-        more += [f"{n_missing} missing"] if n_missing else []
-        kinds["numbers" if is_number else "categories"].append(
-            _plain(column.name) + (f" ({', '.join(more)})" if more else "")
-        )
-    parts = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
-    target = preprocessing.target
-    values = "a number" if target.classes is None else f"one of {shown(list(target.classes))}"
-    return "; ".join([*parts, f"to be predicted: {_plain(target.name)}, {values}", *data.notes])
-
-
-def _images_text(data):
-    """What the images are, as one line."""
-    made, count = data.preprocessing, len(data.X) + (len(data.held_out[0]) if data.held_out else 0)
-    size, colours = "x".join(map(str, made.size)), "grey" if made.channels == 1 else "RGB"
-    classes = f"{len(made.classes)} classes: {shown(list(made.classes))}"
-    return "; ".join([f"{count:,} images of {size} pixels, {colours}", classes, *data.notes])
-
-
 def _resumed(path):
     """A message that says from where a run continues."""
     if not os.path.exists(path):
@@ -196,8 +180,8 @@ def _advice(resume):
         raise
 
 
-def _print_end(history, is_best_kept):
-    """Prints loss and metrics of the parameters that are saved."""
+def _print_end(history, is_best_kept, tail=None):
+    """Prints loss and metrics of the parameters that are saved. tail: the part of a text that was held out."""
     if not history.loss:
         return
     kept = history.best_epoch if is_best_kept and history.best_epoch else len(history.loss)
@@ -206,6 +190,9 @@ def _print_end(history, is_best_kept):
     print(f"training loss {values_kept['loss']:.4f}{validation}{f' (epoch {kept}, kept)' if is_best_kept else ''}")
     for name in history.metrics:
         print(f"{name.replace('validation_', 'validation ')} {values_kept[name]:.4f}")
+    if tail is not None:
+        for name, value in list(texts.figures(tail, values_kept["validation_loss"]).items())[1:]:
+            print(f"validation {name} {value:.4f}")
 
 
 def predict(arguments):
@@ -300,6 +287,9 @@ def _save_picture(figure, path):
 def evaluate(arguments):
     """`fastgd evaluate`: loss and metrics of a model on data."""
     network, _ = load(arguments.model, backend=arguments.backend)
+    if isinstance(network.preprocessing, Vocabulary):
+        _print_figures(texts.evaluate(arguments, network), arguments.json)
+        return
     data = data_of_model(arguments, network, [arguments.data], needs_target=True)
     _note(data)
     metrics = ["accuracy"] if network.loss_function.takes_labels else ["mae", "rmse", "r2"]
@@ -308,11 +298,17 @@ def evaluate(arguments):
     if scaled:  # in the units of the column
         for name in ("mae", "rmse"):
             values[name] /= data.preprocessing.target.scale
-    if arguments.json:
+    _print_figures(values, arguments.json, {"loss": "  (of standardised targets)"} if scaled else {})
+
+
+def _print_figures(values, as_json, units=None):
+    """Prints numbers by name, a line each, or all as a line of JSON."""
+    if as_json:
         print(json.dumps(values))
-    else:
-        for name, value in values.items():
-            print(f"{name:<10}{value:.6g}{'  (of standardised targets)' if scaled and name == 'loss' else ''}")
+        return
+    width = max(10, *(len(name) + 2 for name in values))
+    for name, value in values.items():
+        print(f"{name:<{width}}{value:.6g}{(units or {}).get(name, '')}")
 
 
 def info(arguments):
@@ -331,7 +327,9 @@ def info(arguments):
         _print_end(network.history, run["best_is_kept"])
     if isinstance(network.preprocessing, images.Preprocessing):
         print(network.preprocessing)
-        print(f"  classes: {', '.join(_plain(name) for name in network.preprocessing.classes)}")
+        print(f"  classes: {', '.join(plain(name) for name in network.preprocessing.classes)}")
+    elif isinstance(network.preprocessing, Vocabulary):
+        print(network.preprocessing)
     elif network.preprocessing is not None:
         print(network.preprocessing)
         for column in network.preprocessing.columns:
@@ -346,7 +344,7 @@ def export(arguments):
     network, _ = load(arguments.model)
     network.to_onnx(arguments.output, unknown=arguments.unknown)
     made, names = network.preprocessing, ["x"]
-    if made is not None:
+    if made is not None and not isinstance(made, Vocabulary):
         is_images = isinstance(made, images.Preprocessing)
         names = ["images"] if is_images else [column.name for column in made.columns]
     print(f"ONNX model with inputs {shown(names)} written to {arguments.output}")
@@ -356,12 +354,13 @@ def find_lr(arguments):
     """`fastgd find-lr`: the learning-rate range test."""
     _check_plot(arguments.plot)
     _check_different({"DATA": arguments.data, "--plot": arguments.plot})
+    _fill_defaults(arguments)
     data = data_to_train(arguments, 0)
     for note in data.notes:
         print(f"{arguments.data}: {note}")
     network = make_network(arguments, data)
     found = find_learning_rate(
-        network, data.X, data.y, optimizer=make_optimizer(arguments, 1e-3), batch_size=arguments.batch_size,
+        network, *data.arrays, optimizer=make_optimizer(arguments, 1e-3), batch_size=arguments.batch_size,
         low=arguments.low, high=arguments.high, steps=arguments.steps,
     )  # fmt: skip
     print(f"{'learning rate':>13}  loss (smoothed)")

@@ -8,17 +8,24 @@ import numpy as np
 
 from .. import images, tables
 from ..data.samples import split_rows
+from ..data.windows import Windows
 from ..errors import shown, value_error
+from ..images.errors import plain
 from ..images.idx import is_idx
 from ..images.images import check_memory
 from ..images.reading import has_parts, holds_images
 from ..layers.standardize import Standardize
+from ..network import Preprocessing
 from ..tables import files as table_files
 from ..tables.arrays import ARRAYS, MOST_CLASSES, read_arrays
+from ..tables.columns import missing
 from ..tables.preprocessing import learn
+from ..text import Text, Vocabulary
+from . import texts
 from .networks import MODELS, check_model
 
-KINDS = f"digits, a file ending in {', '.join([*table_files.READERS, ARRAYS])}, or a folder or file of images"
+_FILES, _TEXTS = ", ".join([*table_files.READERS, ARRAYS]), ", ".join(texts.ENDINGS)
+KINDS = f"digits, a file ending in {_FILES}, a folder or file of images, or a text ({_TEXTS})"
 OF_IMAGES = "a folder with a folder of pictures for each class, an IDX file, a folder of such files, or an npz file"
 
 
@@ -37,25 +44,44 @@ def digits():
 
 @dataclasses.dataclass
 class Data:
-    """Rows of numbers.
+    """Rows of numbers. For a text X are `Windows`, and y is None.
 
-    held_out        rows that are not trained on, (X, y), or None
+    held_out        rows that are not trained on, (X, y), or windows, or None
     n_classes       number of classes, None for regression
-    preprocessing   the `Preprocessing` of the table or of the images, or None
+    preprocessing   the `Preprocessing` of the table or of the images, the vocabulary of the text, or None
     table           the table, or None
     paths           paths of the files of pictures, or None
     front           layers that scale the features, to be put first in the network
-    notes           messages for the user"""
+    notes           messages for the user
+    text, tail      the `Text`, and its part that is held out, or None"""
 
-    X: np.ndarray
+    X: np.ndarray | Windows
     y: np.ndarray | None
-    held_out: tuple | None = None
+    held_out: tuple | Windows | None = None
     n_classes: int | None = None
-    preprocessing: tables.Preprocessing | images.Preprocessing | None = None
+    preprocessing: Preprocessing | None = None
     table: object = None
     paths: list | None = None
     front: tuple = ()
     notes: list = dataclasses.field(default_factory=list)
+    text: Text | None = None
+    tail: Text | None = None
+
+    @property
+    def rows(self):
+        """Rows of an epoch."""
+        return self.X.per_epoch if self.y is None else len(self.X)
+
+    @property
+    def held_out_rows(self):
+        if self.held_out is None or isinstance(self.held_out, Windows):
+            return len(self.held_out or ())
+        return len(self.held_out[0])
+
+    @property
+    def arrays(self):
+        """All rows as arrays (X, y)."""
+        return (self.X.x, self.X.y) if self.y is None else (self.X, self.y)
 
     @property
     def n_outputs(self):
@@ -72,7 +98,7 @@ def ending(path):
 def stem(path):
     """What a model is called that is trained on a path: the name without the endings."""
     name = os.path.basename(os.path.abspath(path))
-    end = ending(name) or (".gz" if is_idx(name) and name.lower().endswith(".gz") else "")
+    end = ending(name) or texts.ending(name) or (".gz" if is_idx(name) and name.lower().endswith(".gz") else "")
     return name[: len(name) - len(end)]
 
 
@@ -85,14 +111,27 @@ def is_table(path):
 
 
 def _is_of_images(path):
-    """Whether a path is that of a folder or file of images, and neither of a table nor of arrays."""
-    return path != "digits" and ending(path) is None and holds_images(path)
+    """Whether a path is that of a folder or file of images, and neither of a table, of arrays nor of text."""
+    return path != "digits" and ending(path) is None and holds_images(path) and not texts.is_text(path)
+
+
+def is_of_text(arguments):
+    """Whether the data are a text: --tokens says so, or the path."""
+    path = arguments.data
+    if getattr(arguments, "tokens", None) is not None:
+        return True
+    return path != "digits" and ending(path) is None and not is_idx(path) and texts.is_text(path)
 
 
 def data_to_train(arguments, fraction):
     """The data that `arguments.data` names, with a fraction of the rows held out. The preprocessing of a table is
     learnt from the other rows."""
     path = arguments.data
+    if is_of_text(arguments):
+        text, windows, tail, held_out = texts.read_to_train(arguments, fraction)
+        size = len(text.vocabulary)
+        return Data(windows, None, held_out, size, text.vocabulary, notes=text.notes, text=text, tail=tail)
+    _check_unset(arguments, "data other than text", texts.OPTIONS)
     if arguments.network is not None or _is_of_images(path):
         return _images_to_train(arguments, fraction)
     for name in ("size", "augment"):
@@ -219,6 +258,9 @@ def _images_of_model(arguments, preprocessing, paths, needs_target):
 def data_of_model(arguments, network, paths, needs_target):
     """The data that DATA names, encoded for the network; for digits and folders of IDX files, the test rows."""
     path, preprocessing = paths[0], network.preprocessing
+    if isinstance(preprocessing, Vocabulary):
+        expected = "a model of a table, arrays or images"
+        raise value_error("MODEL", expected, f"{arguments.model}, a model of text")
     if isinstance(preprocessing, images.Preprocessing):
         return _images_of_model(arguments, preprocessing, paths, needs_target)
     if len(paths) > 1:
@@ -276,3 +318,38 @@ def _checked_labels(path, y, arguments):
         expected = "labels from 0 to below the number of classes"
         raise tables.TableError(path, target, row + 1, expected, f"{y[row]}")
     return y
+
+
+def described(path, data):
+    """How the data at a path are used, as one line; None for arrays, of which there is nothing to say."""
+    if data.text is not None:
+        return texts.described(path, data.text)
+    if data.preprocessing is None:
+        return None
+    is_of_images = isinstance(data.preprocessing, images.Preprocessing)
+    return f"{path}: {_images_text(data) if is_of_images else _columns_text(data)}"
+
+
+def _columns_text(data):
+    """How the columns of a table are used, as one line."""
+    preprocessing, table = data.preprocessing, data.table
+    kinds = {"numbers": [], "categories": []}
+    for column in preprocessing.columns:
+        is_number, n_missing = isinstance(column, tables.Numbers), missing(table.column(column.name))
+        more = [] if is_number else [str(len(column.values))]
+        more += [f"{n_missing} missing"] if n_missing else []
+        kinds["numbers" if is_number else "categories"].append(
+            plain(column.name) + (f" ({', '.join(more)})" if more else "")
+        )
+    parts = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    target = preprocessing.target
+    values = "a number" if target.classes is None else f"one of {shown(list(target.classes))}"
+    return "; ".join([*parts, f"to be predicted: {plain(target.name)}, {values}", *data.notes])
+
+
+def _images_text(data):
+    """What the images are, as one line."""
+    made, count = data.preprocessing, data.rows + data.held_out_rows
+    size, colours = "x".join(map(str, made.size)), "grey" if made.channels == 1 else "RGB"
+    classes = f"{len(made.classes)} classes: {shown(list(made.classes))}"
+    return "; ".join([f"{count:,} images of {size} pixels, {colours}", classes, *data.notes])

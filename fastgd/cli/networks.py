@@ -9,6 +9,7 @@ from ..layers.windows import ImageSizeError
 from ..losses import softmax_cross_entropy
 from ..network import Network
 from ..optimizers import OPTIMIZERS
+from . import texts
 
 # Networks by name, and the options that each of them takes.
 MODELS = {"mlp": ("hidden", "activation"), "lenet5": (), "small_cnn": ("dropout",), "resnet20": ()}
@@ -50,7 +51,9 @@ def make_network(arguments, data):
         "backend": arguments.backend,
         "num_threads": arguments.threads,
     }
-    if arguments.network is not None:
+    if data.text is not None:
+        network = texts.make_network(arguments, data, options)
+    elif arguments.network is not None:
         given = {name: getattr(arguments, name) for name in MODELS[arguments.network]}
         given = {name: value for name, value in given.items() if value is not None}
         try:
@@ -73,7 +76,8 @@ def make_network(arguments, data):
     return network
 
 
-def make_optimizer(arguments, learning_rate):
+def make_optimizer(arguments, learning_rate, clip_norm=None):
     names, given = {name.lower(): name for name in OPTIMIZERS}, arguments.optimizer
-    options = {} if arguments.weight_decay is None else {"weight_decay": arguments.weight_decay}
+    options = {"weight_decay": arguments.weight_decay, "clip_norm": clip_norm}
+    options = {name: value for name, value in options.items() if value is not None}
     return choose("--optimizer", names.get(given.lower(), given), OPTIMIZERS)(learning_rate, **options)

@@ -13,6 +13,7 @@ from ..core.config import __version__
 from ..core.kernel import BACKENDS, DTYPES
 from ..optimizers import OPTIMIZERS
 from ..tables.columns import TASKS
+from . import texts
 from .networks import ACTIVATION, AUGMENTATIONS, HIDDEN, MODELS
 from .self_check import run as self_check
 
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   fastgd evaluate houses.safetensors test.parquet
   fastgd train pictures/ --model small_cnn --size 32 --epochs 10
   fastgd predict pictures.safetensors new.png
+  fastgd train book.txt --epochs 5
   fastgd COMMAND --help
 
 exit codes: 0 success, 1 error (one line; --debug shows the traceback), 2 wrong usage, 130 Ctrl-C, 143 SIGTERM
@@ -35,6 +37,7 @@ TRAIN = """examples:
   fastgd train pictures/ --model resnet20 --size 32      (a folder with a folder of pictures for each class)
   fastgd train pictures/ --model resnet20 --size 32 --augment flip,crop:4
   fastgd train train-images-idx3-ubyte.gz --model lenet5 --epochs 5      (MNIST's format, the labels beside it)
+  fastgd train book.txt --layers 4 --heads 4 --width 128 --context 64    (a model of text)
 """
 PREDICT = """examples:
   fastgd predict people.safetensors new.csv
@@ -43,6 +46,7 @@ PREDICT = """examples:
 """
 EVALUATE = """example:
   fastgd evaluate people.safetensors test.csv --json
+  fastgd evaluate book.safetensors other.txt             (loss, perplexity, bits a byte)
 """
 INFO = """example:
   fastgd info people.safetensors
@@ -56,6 +60,20 @@ FIND = """example:
 BENCH = """example:
   taskset -c 0 fastgd bench --backend cython
 """
+
+
+# Options of the model of a text, and what they mean.
+_OF_TEXT = {
+    "context": "tokens that a prediction looks back on",
+    "layers": "blocks of attention and dense layers",
+    "heads": "heads of attention",
+    "width": "channels of each token",
+}
+
+
+def _default(name):
+    """The defaults of an option, for its help."""
+    return f"default: {commands.DEFAULTS[name]}; for text: {texts.DEFAULTS[name]}"
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -147,7 +165,15 @@ def _add_network(one):
     )
     one.add_argument("--dropout", type=float, metavar="RATE",
                      help="fraction of the outputs of hidden layers that training drops (default: 0)")  # fmt: skip
-    one.add_argument("--optimizer", default="Adam", help=f"optimizer: {', '.join(OPTIMIZERS)}")
+    one.add_argument(
+        "--tokens",
+        metavar="KIND",
+        help="tokens of a text: characters, bytes, or the path of a tokenizer.json (default: characters)",
+    )
+    for name, meaning in _OF_TEXT.items():
+        text = f"for text: {meaning} (default: {texts.MODEL[name]})"
+        one.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    one.add_argument("--optimizer", help=f"optimizer: {', '.join(OPTIMIZERS)} ({_default('optimizer')})")
     one.add_argument("--weight-decay", type=float, metavar="X", help="weight decay (default: the optimizer's)")
     one.add_argument(
         "--label-smoothing", type=float, default=0.0, help="fraction of each label that is spread over all classes"
@@ -207,19 +233,25 @@ def parser():
     _add_data(one)
     _add_network(one)
     one.add_argument(
-        "--learning-rate", type=float, default=2e-3, help="largest learning rate; falls to 0 along a cosine"
+        "--learning-rate",
+        type=float,
+        metavar="X",
+        help=f"largest learning rate; falls to 0 along a cosine ({_default('learning_rate')})",
     )
     one.add_argument(
         "--warmup",
         type=float,
-        default=0,
         metavar="EPOCHS",
-        help="epochs, such as 0.5, in which it first rises linearly",
+        help="epochs, such as 0.5, in which it first rises linearly (default: 0; for text: 5 %% of the epochs)",
     )
-    one.add_argument("--epochs", type=int, default=40, help="passes over the data")
+    one.add_argument("--epochs", type=int, metavar="N", help=f"passes over the data ({_default('epochs')})")
     one.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without improvement; keep the best")
     one.add_argument(
-        "--validation", type=float, default=0.2, help="fraction of rows to hold out; 0 is none (digits: always a fifth)"
+        "--validation",
+        type=float,
+        metavar="X",
+        help=f"fraction of rows, or tail of a text, to hold out; 0 is none ({_default('validation')}; digits: always a "
+        "fifth)",
     )
     one.add_argument("--class-weight", choices=("balanced",), help="give all classes the same total weight")
     one.add_argument("--save", metavar="FILE", help="file for the model (default: DATA.safetensors)")

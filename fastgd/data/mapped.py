@@ -34,6 +34,29 @@ def check_mapping(x):
         raise OSError(f"the file of a mapped array, {x.filename}: expected {end:,} bytes, got {size:,}")
 
 
+def each_once(x):
+    """The elements of an array without those that its rows share: a 1-D view if x is (m, T) and its rows are windows
+    of one array that overlap, as of numpy's sliding_window_view, else x."""
+    if not are_overlapping(x):
+        return x
+    step = x.strides[0] // x.itemsize
+    size = (len(x) - 1) * step + x.shape[1]
+    return np.lib.stride_tricks.as_strided(x[0], (size,), x.strides[1:], subok=True, writeable=False)
+
+
+def are_overlapping(x):
+    """Whether the rows of x (m, T) are windows of one array that share elements, so that a copy would be larger."""
+    step, *inner = x.strides
+    return inner == [x.itemsize] and 0 < step < x.shape[1] * x.itemsize and step % x.itemsize == 0 and len(x) > 1
+
+
+def index_in_windows(x, i):
+    """The index (row, column) of element i of `each_once(x)` in the first row of x that has it."""
+    step, width = x.strides[0] // x.itemsize, x.shape[1]
+    row = max(0, -((width - 1 - i) // step))
+    return row, i - row * step
+
+
 class RowReader:
     """Gathers rows of an array (m, ...). Rows of a mapped file are read from the file where possible, since access to
     one page of a mapping may load megabytes around it into memory.
@@ -73,12 +96,12 @@ class RowReader:
             check_mapping(self.x)
         if self._file is not None:
             rows = self._read(index, out if same else None)
-        elif same:
+        elif same and self.x.flags.c_contiguous:  # np.take would copy any other array as a whole
             rows = np.take(self.x, index, axis=0, out=out, mode="clip")
         else:
             rows = self.x[index]
         leave_pages(self.x)
-        if same:
+        if out is None or rows is out:
             return rows
         with np.errstate(all="ignore"):
             out[...] = rows

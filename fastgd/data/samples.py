@@ -10,7 +10,7 @@ import numpy as np
 from .._plan import all_between, all_finite, all_labels, divide_by_mean, is_in_memory
 from ..core.domains import DOMAINS, domain_of
 from ..errors import check_number, shown, type_error, value_error
-from .mapped import RowReader, check_mapping, leave_pages, mapped
+from .mapped import RowReader, are_overlapping, check_mapping, each_once, index_in_windows, leave_pages, mapped
 from .minibatches import epoch_order
 
 # At most so many numbers, and rows, are checked at a time, which bounds the memory that a check takes.
@@ -33,9 +33,11 @@ class Samples:
     x, y                (m, ...) each, of any dtype and layout
     kernel              the loss kernel that takes such targets
     rows                gathers rows of x
-    target_rows         gathers rows of y if they are read from a mapped file, else None
+    target_rows         gathers rows of y if a cast of all of y would take much memory, else None
     weight              (m, ...) factors of the losses, 1 on average, or None for 1
-    index               indices of the rows that belong to the samples, or None for all"""
+    index               indices of the rows that belong to the samples, or None for all
+    shifts              if above 1, an epoch of a training run takes the rows index + s, where s is a random number in
+                        [0, shifts)"""
 
     x: np.ndarray
     y: np.ndarray
@@ -44,6 +46,7 @@ class Samples:
     target_rows: RowReader | None = None
     weight: np.ndarray | None = None
     index: np.ndarray | None = None
+    shifts: int = 1
 
     def __len__(self):
         return len(self.x if self.index is None else self.index)
@@ -74,12 +77,15 @@ class Samples:
 
     def digest(self, dtype):
         """A text that differs for different samples. It covers arrays in memory wholly, mapped files by some rows."""
-        everything, digest = np.arange(len(self)), hashlib.sha256()
+        digest = hashlib.sha256()
         some = np.linspace(0, len(self) - 1, min(len(self), DIGEST_ROWS)).astype(np.int64)
         for values, kind in ((self.x, dtype), (self.y, self.y_dtype(dtype)), (self.weight, np.float64)):
             if values is None:
                 continue
-            covered, step = everything if mapped(values) is None else some, block_rows(values)
+            if self.index is None and mapped(values) is None:
+                values = each_once(values)
+            rows = len(values) if self.index is None else len(self)
+            covered, step = np.arange(rows) if mapped(values) is None else some, block_rows(values)
             for start in range(0, len(covered), step):
                 rows = covered[start : start + step]
                 check_mapping(values)
@@ -123,8 +129,15 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
     if finite:
         check_values(names[0], x, network.dtype)
     check_values(names[1], y, network.dtype, kernel.arrays["y"], shape[-1])
-    target_rows = None if is_in_memory(y) or y[0].size == 1 or mapped(y) is None else RowReader(y)
-    return Samples(x, y, kernel, RowReader(x), target_rows, weight)
+    rows = RowReader(y) if _are_cast_by_rows(network, x, y, kernel) else None
+    return Samples(x, y, kernel, RowReader(x), rows, weight)
+
+
+def _are_cast_by_rows(network, x, y, kernel):
+    """Whether targets are cast a minibatch at a time, since all at once would take more memory than the data."""
+    if y[0].size == 1 or (is_in_memory(y) and y.flags.c_contiguous and y.dtype == kernel.arrays["y"].dtype):
+        return False
+    return mapped(y) is not None or are_overlapping(y) or x.dtype != network.dtype
 
 
 def check_weights(argument, weight, shape, dtype, *, scaled=True):
@@ -233,6 +246,9 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
         return  # every integer is finite
     if _are_soon_valid(values, dtype, domain, below):
         return
+    given = values
+    if domain.is_whole or domain.contains is None:  # not domains of whole rows
+        values = each_once(values)
     rows = block_rows(values)
     for start in range(0, len(values), rows):
         check_mapping(values)
@@ -244,7 +260,10 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
         if not good.all():
             index = tuple(int(i) for i in np.argwhere(~good)[0])
             got = block[index] if good.shape == block.shape else block[index[:-1]]
-            where = (index[0] + start + first, *index[1:])
+            where = index[0] + start, *index[1:]
+            if values is not given:
+                where = index_in_windows(given, where[0])
+            where = where[0] + first, *where[1:]
             expected = domain.expected.format(highest=below - 1)
             raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
         leave_pages(values)
@@ -265,7 +284,7 @@ def _are_soon_valid(values, dtype, domain, below):
 
 def block_rows(x):
     """The number of rows of x that are checked at a time."""
-    return max(1, min(CHECK_ROWS, CHECK_SIZE // max(1, x[0].size)))
+    return CHECK_SIZE if x.ndim == 1 else max(1, min(CHECK_ROWS, CHECK_SIZE // max(1, x[0].size)))
 
 
 def as_array(argument, values):

@@ -33,6 +33,7 @@ from ..losses import LOSSES
 from ..optimizers import OPTIMIZERS
 from ..optimizers.base import Optimizer, check_optimizer
 from ..schedules import SCHEDULES, from_config
+from ..text.vocabulary import from_config as vocabulary_from_config
 from .history import History
 
 if TYPE_CHECKING:
@@ -264,8 +265,11 @@ def _network(file, network_class, backend):
     if file.content.get("preprocessing") is not None:
         with file.field("preprocessing"):
             config = file.content["preprocessing"]
-            kind = images if "images" in config else tables
-            network.preprocessing = kind.Preprocessing.from_config(config)
+            if "text" in config:
+                network.preprocessing = vocabulary_from_config(config)
+            else:
+                kind = images if "images" in config else tables
+                network.preprocessing = kind.Preprocessing.from_config(config)
     file.fill({**network.views(), **network.statistics})
     return network
 

@@ -13,6 +13,7 @@ from ..core.files import check_file
 from ..core.types import Data, Path, Rate
 from ..data.minibatches import check_batch_size
 from ..data.samples import check_class_weight, check_samples
+from ..data.windows import Windows, samples_of_windows
 from ..engine.steps import Steps
 from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from ..metrics import Metrics, check_metrics
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 def fit(
     self: "Network",
-    X: "Data",
+    X: "Data | Windows",
     y: "npt.ArrayLike | None" = None,
     *,
     optimizer: str | Optimizer | None = None,
@@ -40,7 +41,7 @@ def fit(
     shuffle: bool = True,
     sample_weight: "npt.ArrayLike | None" = None,
     class_weight: str | Mapping[Any, float] | None = None,
-    validation_data: "Sequence[npt.ArrayLike] | None" = None,
+    validation_data: "Sequence[npt.ArrayLike] | Windows | None" = None,
     validation_fraction: float | None = None,
     metrics: "Metrics" = (),
     monitor: str | None = None,
@@ -56,10 +57,10 @@ def fit(
     """Trains the network; returns a `History`.
 
     X: (rows, *input_shape) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time. Or,
-        without y, an iterable of minibatches (x, y) or (x, y, sample_weight), with its own order and sizes; weights are
-        not scaled: the loss of a minibatch is sum(weight loss) / rows. Each epoch takes a new iterator, and asks it for
-        the next minibatch before it calls the callbacks of the last one. An iterator, which cannot start again, serves
-        for one epoch.
+        without y, windows of a text (`fastgd.text.Windows`). Or, without y, an iterable of minibatches (x, y) or
+        (x, y, sample_weight), with its own order and sizes; weights are not scaled: the loss of a minibatch is
+        sum(weight loss) / rows. Each epoch takes a new iterator, and asks it for the next minibatch before it calls the
+        callbacks of the last one. An iterator, which cannot start again, serves for one epoch.
     y: integer labels (rows,) for softmax_cross_entropy, else (rows, n_out), or (rows,) for one output. For outputs with
         positions, such as sequences (T, n_out), labels are (rows, T), and values (rows, T, n_out).
     optimizer: an optimizer, or the name of one, which then has its default options; None is "Adam".
@@ -72,8 +73,8 @@ def fit(
     class_weight: {label: number >= 0}, 1 for labels not in it, or "balanced" for rows / (classes x rows of the class).
         It multiplies sample_weight in the training loss, not in metrics or validation. For integer labels, or 0 and 1
         in one output.
-    validation_data: (X, y) or (X, y, sample_weight); its loss is computed after each epoch. validation_fraction: holds
-        out this fraction of the rows instead, chosen by the network's seed.
+    validation_data: (X, y), (X, y, sample_weight) or windows; its loss is computed after each epoch.
+        validation_fraction: holds out this fraction of the rows instead, chosen by the network's seed.
     metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction); computed after
         each epoch on the validation data, or on the training data if there are none.
     monitor: the value that `patience` and `restore_best` use: None is the validation loss, or the training loss if
@@ -111,15 +112,20 @@ def fit(
     validation = None
     if validation_data is not None:
         validation = _checked_validation(self, validation_data)
+    is_of_windows = isinstance(X, Windows)
     if y is None:
         for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight),
                             ("validation_fraction", validation_fraction)):  # fmt: skip
             if value is not None:
-                raise value_error(name, "None for an iterable of minibatches", shown(value))
+                rows = "windows" if is_of_windows else "an iterable of minibatches"
+                raise value_error(name, f"None for {rows}", shown(value))
+    elif is_of_windows:
+        raise value_error("y", "None for windows, which have targets", shown(y))
+    if y is None and not is_of_windows:
         check_batch_size(batch_size, math.inf)
         source, unweighted = Stream(self, X, epochs), None
     else:
-        samples = check_samples(self, X, y, sample_weight)
+        samples = samples_of_windows(self, X) if is_of_windows else check_samples(self, X, y, sample_weight)
         if validation_fraction is not None:
             if validation is not None:
                 raise value_error("validation_fraction", "None beside validation_data", shown(validation_fraction))
@@ -134,7 +140,7 @@ def fit(
             raise value_error("batch_size", f"at least {least} rows for {layer!r}", size)
         source = Minibatches(self, samples, size, shuffle=shuffle)
     checked = check_metrics("metrics", metrics)
-    if checked and y is None and validation is None:
+    if checked and unweighted is None and validation is None:
         raise value_error("metrics", "none without validation data for an iterable of minibatches", shown(metrics))
     early_stopping = EarlyStopping(self, checked, unweighted, validation, monitor, tolerance, patience, restore_best)
     callbacks = check_callbacks(callbacks)
@@ -174,6 +180,8 @@ def fresh_optimizer(optimizer: str | Optimizer | None, learning_rate: Rate | Non
 
 
 def _checked_validation(network, data):
+    if isinstance(data, Windows):
+        data = data.x, data.y
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-        raise type_error("validation_data", "(X, y) or (X, y, sample_weight)", shown(data))
+        raise type_error("validation_data", "(X, y), (X, y, sample_weight) or windows", shown(data))
     return check_samples(network, *data, names=[f"validation_data[{i}]" for i in range(3)])

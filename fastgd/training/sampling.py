@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data.mapped import mapped
 from ..data.minibatches import epoch_order
+from ..data.windows import shift_of_epoch
 from ..engine.executor import usable
 from ..engine.steps import Steps
 from ..errors import shown, type_error, value_error
@@ -29,8 +30,8 @@ class Minibatches:
     is_shuffled         whether the order of the rows is random
     epoch, position     the epoch of the next minibatch, and how many minibatches of that epoch are done
 
-    The order of the rows in an epoch depends on the seed and the number of the epoch alone; without `shuffle` it is the
-    order of the data."""
+    The rows of an epoch and their order depend on the seed and the number of the epoch alone; without `shuffle` it is
+    the order of the data."""
 
     def __init__(self, network, samples, batch_size, *, shuffle):
         self.network, self.samples, self.size, self.shuffle = network, samples, batch_size, shuffle
@@ -46,6 +47,7 @@ class Minibatches:
         is_usable = x.dtype == network.dtype and x.flags.c_contiguous and x.flags.aligned
         self.is_in_place = is_usable and mapped(x) is None and self.y is not None
         self.is_shuffled = shuffle and batch_size < self.rows  # for a single minibatch the order does not matter
+        self.shifts = samples.shifts if shuffle else 1
         rows = PIECE_ROWS
         if not self.is_in_place:
             rows = STAGED_BYTES // ((x[0].size + y[0].size) * network.dtype.itemsize)
@@ -86,10 +88,12 @@ class Minibatches:
 
     def _order_in(self, epoch):
         """The indices of the rows of the samples, in the order of an epoch."""
-        if self._order is None or (self.is_shuffled and self._order_of != epoch):
+        if self._order is None or (self._order_of != epoch and (self.is_shuffled or self.shifts > 1)):
             index = self.samples.index
             order = epoch_order(self.rows, self.network.seed, epoch, self.is_shuffled)
             self._order, self._order_of = order if index is None else index[order], epoch
+            if self.shifts > 1:
+                self._order += shift_of_epoch(self.network.seed, epoch, self.shifts)
         return self._order
 
     def position_after(self, ends, s):

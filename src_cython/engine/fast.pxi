@@ -43,7 +43,7 @@ cdef inline bint is_plain(object array):
     base = cnp.PyArray_BASE(<cnp.ndarray>array)
     while base != NULL and cnp.PyArray_CheckExact(<object>base):
         base = cnp.PyArray_BASE(<cnp.ndarray><object>base)
-    return base == NULL or not cnp.PyArray_Check(<object>base)
+    return base == NULL or not (cnp.PyArray_Check(<object>base) or hasattr(<object>base, "__array_interface__"))
 
 
 cdef inline int64_t count_rows(object array, const RowLayout *layout):

@@ -1,0 +1,103 @@
+"""Texts on the command line: which paths are texts, a language model for one, and its figures."""
+
+import os
+
+from .. import models, text
+from ..data.windows import Windows
+from ..errors import shown, value_error
+from ..tables.files import READERS
+
+ENDINGS = (".txt", ".md")
+# Options of text that are not given, and those whose defaults differ from those of other data.
+MODEL = {"context": 64, "layers": 4, "heads": 4, "width": 128}
+OPTIONS = ("tokens", *MODEL)
+DEFAULTS = {"optimizer": "AdamW", "learning_rate": 1e-3, "epochs": 5, "validation": 0.1}
+WARMUP, CLIP_NORM = 0.05, 1.0  # a fraction of the epochs; the largest norm of a gradient
+# So many bytes of a file of unknown name decide whether it is a text.
+HEAD = 2**12
+CONTROL = frozenset(range(32)) - frozenset(b"\t\n\r\f")
+
+
+def ending(path):
+    """The ending of a file name that says it is a text, or None."""
+    return next((end for end in ENDINGS if path.lower().endswith(end)), None)
+
+
+def is_text(path):
+    """Whether a path is that of a text: a file .txt or .md, or one without an ending whose content is text; or a folder
+    of files .txt and no folders."""
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            entries = [entry for entry in entries if entry.name[0] != "."]
+        names = [entry.name.lower() for entry in entries]
+        return any(name.endswith(text.reading.ENDING) for name in names) and not any(e.is_dir() for e in entries)
+    if ending(path):
+        return True
+    if os.path.splitext(path)[1] or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":  # a character may be cut
+            return False
+    return bool(head) and not CONTROL & set(head)
+
+
+def check_unset(arguments):
+    """Raises ValueError if an option is given that texts do not have."""
+    for name in ("target", "categorical", "drop", "delimiter", "size", "augment", "hidden", "activation",
+                 "network", "class_weight", "label_smoothing"):  # fmt: skip
+        if getattr(arguments, name, None):
+            option = "model" if name == "network" else name.replace("_", "-")
+            raise value_error(f"--{option}", "no such option for text", shown(getattr(arguments, name)))
+    for name, default in (("task", "auto"), ("missing", "mean")):
+        if getattr(arguments, name) != default:
+            raise value_error(f"--{name}", "no such option for text", repr(getattr(arguments, name)))
+
+
+def read_to_train(arguments, fraction):
+    """(text, windows to train on, held-out part, its windows); the last two are None without a fraction."""
+    check_unset(arguments)
+    context = MODEL["context"] if arguments.context is None else arguments.context
+    found = text.read(arguments.data, "characters" if arguments.tokens is None else arguments.tokens)
+    try:
+        if fraction == 0:
+            return found, found.windows(context), None, None
+        rest, tail = found.split(fraction)
+        return found, rest.windows(context), tail, tail.windows(context)
+    except text.TextError as error:
+        error.add_note("--context or --validation may be smaller")
+        raise
+
+
+def make_network(arguments, data, options):
+    """A language model for the tokens of a text."""
+    given = {name: getattr(arguments, name) for name in ("layers", "heads", "width")}
+    given = {name: MODEL[name] if value is None else value for name, value in given.items()}
+    return models.gpt(data.n_classes, data.X.context, **given, dropout=arguments.dropout or 0.0, **options)
+
+
+def described(path, found):
+    """What a text is, as one line."""
+    vocabulary = found.vocabulary
+    parts = [f"{path}: {len(found):,} tokens, {len(vocabulary):,} different ones"]
+    parts += [f"characters: {shown(vocabulary.characters)}"] if isinstance(vocabulary, text.Characters) else []
+    return "; ".join([*parts, *found.notes])
+
+
+def figures(found, loss):
+    """The figures of a mean loss on a text, by name."""
+    return {"loss": loss, "perplexity": text.perplexity(loss), "bits a byte": found.bits_per_byte(loss)}
+
+
+def evaluate(arguments, network):
+    """The number of tokens predicted, and the figures of a model on a text."""
+    if not is_text(arguments.data):
+        named = ", ".join([*ENDINGS, *READERS])
+        expected = f"a text, since {arguments.model} is a model of text"
+        raise value_error("DATA", expected, f"{arguments.data!r}, by its name none ({named})")
+    found = text.read(arguments.data, network.preprocessing)
+    windows: Windows = found.windows(network.input_shape[0])
+    return {"tokens": windows.y.size, **figures(found, network.loss(windows.x, windows.y))}

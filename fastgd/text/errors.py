@@ -1,0 +1,19 @@
+"""The error that names file and position of text that cannot be used."""
+
+
+class TextError(ValueError):
+    """A file of text cannot be used. `path` is the file; `line`, counted from 1, and `byte`, from 0, say where; both
+    may be None."""
+
+    def __init__(self, path: str, expected: str, got: str, *, line: int | None = None, byte: int | None = None) -> None:
+        super().__init__(path, expected, got)
+        self.path, self.expected, self.got, self.line, self.byte = path, expected, got, line, byte
+
+    def __str__(self) -> str:
+        where = [self.path if self.path.isprintable() else repr(self.path)]
+        where += [] if self.line is None else [f"line {self.line:,}"]
+        where += [] if self.byte is None else [f"byte {self.byte:,}"]
+        return f"{', '.join(where)}: expected {self.expected}, got {self.got}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self.args, vars(self)

@@ -1,0 +1,184 @@
+"""The command line on texts: from a file to a model and its figures."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+import fastgd
+from fastgd import Dense, Network, Reshape, text
+from fastgd.cli import parser as cli
+from fastgd.cli import texts
+
+SENTENCE = "Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich.\n"
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """A text in the working folder; networks have no attention, for speed."""
+
+    def gpt(vocabulary, context, layers, heads, width, dropout, **options):
+        assert (layers, heads, dropout) == (1, 2, 0.0)
+        hidden = [Reshape((context, 1)), Dense(width, "tanh"), Dense(vocabulary)]
+        return Network((context,), hidden, **{"loss": "softmax_cross_entropy", **options})
+
+    monkeypatch.setattr(fastgd.models, "gpt", gpt, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(SENTENCE * 60, encoding="utf-8")
+    return tmp_path / "book.txt"
+
+
+def call(capsys, *arguments):
+    """Runs the command line; returns exit code, standard output and standard error."""
+    capsys.readouterr()
+    code = cli.main([str(one) for one in arguments])
+    return code, *capsys.readouterr()
+
+
+OPTIONS = ("--layers", 1, "--heads", 2, "--width", 12, "--context", 16, "--epochs", 3)
+
+
+def test_from_a_text_to_a_model_and_its_figures(book, capsys):
+    code, out, err = call(capsys, "train", book, *OPTIONS)
+    assert code == 0, err
+    assert f"book.txt: {60 * len(SENTENCE):,} tokens, {len(set(SENTENCE))} different ones" in out
+    assert "AdamW(cosine(learning_rate=0.001" in out
+    assert "tokens/s" in err
+    network, optimizer = fastgd.load("book.safetensors")
+    assert optimizer.clip_norm == 1.0
+    assert optimizer.schedule.warmup_steps == round(0.15 * -(-network.history.rows[0] // 32))
+    found = text.read(book)
+    assert network.preprocessing == found.vocabulary
+    rest, tail = found.split(0.1)
+    assert network.history.rows[0] == rest.windows(16).per_epoch
+    windows = tail.windows(16)
+    loss = network.loss(windows.x, windows.y)
+    assert network.history.validation_loss[-1] == loss
+    figures = dict(re.findall(r"^validation (perplexity|bits a byte) (.*)$", out, re.MULTILINE))
+    assert float(figures["perplexity"]) == pytest.approx(math.exp(loss), abs=1e-4)
+    assert float(figures["bits a byte"]) == pytest.approx(tail.bits_per_byte(loss), abs=1e-4)
+
+    (book.parent / "other.md").write_text(SENTENCE * 3, encoding="utf-8")
+    code, out, err = call(capsys, "evaluate", "book.safetensors", "other.md", "--json")
+    assert code == 0, err
+    values = json.loads(out)
+    ids = network.preprocessing.encode(SENTENCE * 3)
+    count = (len(ids) - 1) // 16
+    x, y = ids[: 16 * count].reshape(-1, 16), ids[1 : 16 * count + 1].reshape(-1, 16)
+    assert values["tokens"] == 16 * count
+    assert values["loss"] == pytest.approx(network.loss(x, y), rel=1e-6)
+    assert values["perplexity"] == pytest.approx(math.exp(values["loss"]))
+    bytes_per_token = len(SENTENCE.encode()) / len(SENTENCE)
+    assert values["bits a byte"] == pytest.approx(values["loss"] / math.log(2) / bytes_per_token)
+    code, out, _ = call(capsys, "evaluate", "book.safetensors", "other.md")
+    assert [line.split("  ")[0] for line in out.splitlines()] == ["tokens", "loss", "perplexity", "bits a byte"]
+
+    code, out, _ = call(capsys, "info", "book.safetensors")
+    assert (code, out.splitlines()[-1]) == (0, f"Characters({len(set(SENTENCE))})")
+    code, out, _ = call(capsys, "export", "book.safetensors", "book.onnx")
+    assert (code, "inputs ['x']" in out) == (0, True)
+
+
+def test_a_run_goes_on(book, capsys):
+    whole = ("train", book, *OPTIONS, "--quiet", "--save")
+    assert call(capsys, *whole, "whole.safetensors")[0] == 0
+    assert call(capsys, *whole, "part.safetensors", "--resume")[0] == 0
+    code, out, _ = call(capsys, *whole, "part.safetensors", "--resume")
+    assert (code, "continuing part.safetensors" in out) == (0, True)
+    nets = [fastgd.load(f"{name}.safetensors")[0] for name in ("whole", "part")]
+    np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
+    book.write_text(SENTENCE * 59 + SENTENCE.swapcase(), encoding="utf-8")
+    code, _, err = call(capsys, *whole, "part.safetensors", "--resume")
+    assert (code, "--resume needs the data" in err) == (1, True)
+
+
+def test_other_tokens_and_names(book, capsys):
+    """--tokens makes any file a text; a folder of texts is one."""
+    code, out, err = call(capsys, "train", book, *OPTIONS, "--tokens", "bytes", "--validation", 0, "--quiet")
+    assert code == 0, err
+    assert "256 different ones" in out
+    assert "validation" not in out.split("\n", 3)[3]
+    assert fastgd.load("book.safetensors")[0].preprocessing == text.Bytes()
+    (book.parent / "data.csv").write_text("a,b\n" * 100)
+    code, out, err = call(capsys, "train", "data.csv", *OPTIONS, "--tokens", "characters", "--quiet")
+    assert (code, "400 tokens, 4 different ones" in out) == (0, True), err
+    (book.parent / "books").mkdir()
+    for name in ("1.txt", "2.txt"):
+        (book.parent / "books" / name).write_text(SENTENCE * 20)
+    code, out, err = call(capsys, "train", "books", *OPTIONS, "--quiet")
+    assert (code, f"{40 * len(SENTENCE):,} tokens" in out) == (0, True), err
+    code, out, err = call(capsys, "find-lr", "books", *OPTIONS[:-2], "--steps", 10)
+    assert (code, "suggestion" in out) == (0, True), err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", b"", True),
+        ("a.MD", b"", True),
+        ("README", b"text\n\f\r\n\t", True),
+        ("cut", "ä".encode() * 2**12, True),
+        ("cut1", b"a" + "ä".encode() * 2**12, True),
+        ("empty", b"", False),
+        ("binary", b"a\0b", False),
+        ("latin", b"caf\xe9 ole", False),
+        ("a.csv", b"a,b", False),
+        ("a.png", b"a", False),
+        ("a.npz", b"a", False),
+    ],
+)
+def test_what_is_a_text(name, content, expected, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    assert texts.is_text(str(tmp_path / name)) is expected
+
+
+def test_which_folders_are_texts(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    assert not texts.is_text(str(folder))
+    (folder / "1.txt").write_text("a")
+    (folder / ".git").mkdir()
+    assert texts.is_text(str(folder))
+    (folder / "cats").mkdir()
+    assert not texts.is_text(str(folder))
+    assert not texts.is_text(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "a"], "'--target': expected no such option for text"),
+        (["--model", "lenet5"], "'--model': expected no such option for text"),
+        (["--label-smoothing", 0.1], "'--label-smoothing': expected no such option for text"),
+        (["--task", "regression"], "'--task': expected no such option for text"),
+        (["--context", 5000], "book.txt: expected more than 5,000 tokens, for windows of 5,000 (context), got 3,132; "),
+        (["--context", 0], "'context'"),
+        (["--tokens", "words"], "'tokens'"),
+        (["--tokens", "none.json"], "none.json"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line(arguments, message, book, capsys):
+    code, _, err = call(capsys, "train", "book.txt", *arguments)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert message in err
+
+
+def test_models_of_text_and_other_data_do_not_mix(book, capsys):
+    assert call(capsys, "train", book, *OPTIONS, "--quiet")[0] == 0
+    (book.parent / "data.csv").write_text("a,b\n1,2\n")
+    (book.parent / "new.txt").write_text("Xa")
+    for arguments, message in (
+        (("predict", "book.safetensors", book), "'MODEL': expected a model of a table, arrays or images, got book"),
+        (("evaluate", "book.safetensors", "data.csv"), "'DATA': expected a text, since book.safetensors"),
+        (("evaluate", "book.safetensors", "new.txt"), "new.txt, line 1, byte 0: expected characters of"),
+        (("train", "digits", "--context", 8), "'--context': expected no such option for data other than text"),
+    ):
+        code, _, err = call(capsys, *arguments)
+        assert (code, message in err) == (1, True), err
+
+
+def test_defaults_of_other_data_are_what_they_were(book, capsys):
+    code, out, _ = call(capsys, "train", "digits", "--epochs", 1, "--plot", "", "--quiet")
+    assert (code, "Adam(cosine(learning_rate=0.002, total_steps=45, warmup_steps=0" in out) == (0, True)
