@@ -42,7 +42,9 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradient(name, training, backend, tokens):
     network = make(LAYERS[name](), dtype="float64", backend=backend, seed=3)
-    errors = fastgd.check_gradients(network, *tokens, step=3e-3, training=training)  # the mean loss has small gradients
+    # The gradient of a mean over positions is small, so rounding needs wide differences; LayerNorm needs narrow ones.
+    step = 3e-3 if name in ("attention", "padding") else 1e-3
+    errors = fastgd.check_gradients(network, *tokens, step=step, training=training)
     assert max(errors.values()) <= GRADIENT_TOLERANCE
 
 
@@ -68,10 +70,11 @@ def test_backends_train_alike(name, tokens):
 
 
 @pytest.mark.usefixtures("every_step_is_shared")
-@pytest.mark.parametrize(("vocabulary", "pass_name"), [(40, "step"), (9000, "fused")])
+@pytest.mark.parametrize(("vocabulary", "pass_of_few"), [(40, "step"), (9000, "fused")])
 @pytest.mark.parametrize("name", ["tied", "block"])
-def test_bits_do_not_depend_on_threads(name, vocabulary, pass_name, rng):
-    """For minibatches of many rows, and of fewer than there are threads."""
+def test_bits_do_not_depend_on_threads(name, vocabulary, pass_of_few, rng):
+    """For minibatches of many rows, which have more activations than there are parameters, and of fewer rows than there
+    are threads."""
     x, y = rng.integers(0, vocabulary, (50, T)), rng.integers(0, vocabulary, (50, T))
     for rows in (24, 2, 1):
         states = []
@@ -81,7 +84,7 @@ def test_bits_do_not_depend_on_threads(name, vocabulary, pass_name, rng):
             for begin in (0, 24):
                 network.fit(x[begin : begin + rows], y[begin : begin + rows], optimizer=fastgd.Adam(0.01), epochs=1,
                             batch_size=rows)  # fmt: skip
-            assert network.executor.plan.best_pass == pass_name
+            assert network.executor.plan.best_pass == ("step" if rows == 24 else pass_of_few)
             states.append(network.state.copy())
         for other in states[1:]:
             np.testing.assert_array_equal(other, states[0])

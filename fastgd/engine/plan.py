@@ -617,7 +617,7 @@ class Plan(Program):
     def _choose_pass(self):
         """The fastest pass for a training step. With a penalty it is "step": only that adds the penalty."""
         network, optimizer = self.network, self.optimizer
-        if self.runner is None or network.l1 or network.l2 or self.block_names:
+        if self.runner is None or network.l1 or network.l2 or self.block_names or self._has_large_rows():
             return "step"
         few_values = self.gradient_is_rank_one and self.workspace.size * FEW_VALUES < network.n_parameters
         if few_values and self._phases["rank_one"]:
@@ -625,6 +625,12 @@ class Plan(Program):
         if network.parameters.nbytes * 2 + optimizer.state_bytes(network) > FUSED_BYTES:
             return "fused" if optimizer.works_by_parts else "guarded"
         return "guarded" if few_values else "step"
+
+    def _has_large_rows(self):
+        """Whether rows have positions, and the guard would read more than a check of the gradient and a second reading
+        in the update do."""
+        shapes = [self._shape_for(name, self.capacity) for name in self._guarded() if name != "workspace"]
+        return self.positions > 1 and sum(map(math.prod, shapes)) > 2 * self.network.n_parameters
 
     def _set_followers(self, parts):
         """Makes the update of a part the follower of each operation that finishes some of the part's gradient."""
