@@ -7,6 +7,7 @@ and for its biases.
     lecun_uniform, lecun_normal     variance 1 / fan_in. LeCun et al. 1998
     torch                           uniform within +-1 / sqrt(fan_in), variance 1 / (3 fan_in): the default of
                                     torch.nn.Linear for weights and biases
+    normal(std=0.02)                normal with mean 0 and this standard deviation, as in GPT-2
     orthogonal(gain=1.0)            orthonormal rows or columns, times gain; rows are all axes but the last, the axis of
                                     the outputs. Saxe et al. 2014, arXiv:1312.6120
 
@@ -60,6 +61,10 @@ def _normal(fan, gain, rng, shape, fans):
     return rng.normal(0.0, (gain / fan(*fans)) ** 0.5, shape)
 
 
+def _normal_of(rng, shape, fans, std):
+    return rng.normal(0.0, std, shape)
+
+
 def _orthogonal(rng, shape, fans, gain):
     """Orthonormal rows or columns, whichever are fewer, times gain. The last axis, the outputs, gives the columns; all
     other axes give the rows: (kh, kw, c, k) is a matrix (kh kw c, k)."""
@@ -85,12 +90,13 @@ he_normal = Initializer("he_normal", partial(_normal, _fan_in, 2.0))
 lecun_uniform = Initializer("lecun_uniform", partial(_uniform, _fan_in, 1.0))
 lecun_normal = Initializer("lecun_normal", partial(_normal, _fan_in, 1.0))
 torch = Initializer("torch", partial(_uniform, _fan_in, 1 / 3))
+normal = Initializer("normal", _normal_of, parameters={"std": 0.02}, ranges={"std": POSITIVE})
 orthogonal = Initializer("orthogonal", _orthogonal, parameters={"gain": 1.0}, ranges={"gain": POSITIVE})
 
 INITIALIZERS: dict[str, Initializer] = {
     i.name: i
     for i in (
-        zeros, ones, glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, torch,
+        zeros, ones, glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, torch, normal,
         orthogonal,
     )
 }  # fmt: skip

@@ -154,7 +154,7 @@ def softmax_cross_entropy_loss(loss, dz, z, y, weight, label_smoothing):
         loss[i] = weight[i] * value if valid else np.nan
 
 
-@kernel
+@kernel(in_place=("dz", "z"))
 def softmax_cross_entropy_labels_loss(
     loss: Out("rows"),
     dz: Out("rows", "k"),
@@ -163,7 +163,7 @@ def softmax_cross_entropy_labels_loss(
     weight: In("rows"),
     label_smoothing: float,
 ):
-    """Cross-entropy of softmax(z) and integer labels: `softmax_cross_entropy_loss` with one-hot rows."""
+    """Cross-entropy of softmax(z) and integer labels: `softmax_cross_entropy_loss` with one-hot rows. dz may be z."""
     k = z.shape[1]
     valid = (y >= 0) & (y < k)
     t = np.full_like(z, label_smoothing / k)
@@ -179,10 +179,12 @@ def softmax_cross_entropy_labels_loss(loss, dz, z, y, weight, label_smoothing):
     keep, base = loss.dtype.type(1 - label_smoothing), loss.dtype.type(label_smoothing / k)
     for i in range(z.shape[0]):
         top = z[i].max()
+        chosen = z[i, y[i]] - top if 0 <= y[i] < k else top  # before dz, which may be z, is written
         total, shifted = 0.0, 0.0
         for j in range(k):
-            shifted += z[i, j] - top
-            dz[i, j] = np.exp(z[i, j] - top)
+            apart = z[i, j] - top
+            shifted += apart
+            dz[i, j] = np.exp(apart)
             total += dz[i, j]
         total = loss.dtype.type(total)
         log_total = np.log(total)
@@ -192,7 +194,7 @@ def softmax_cross_entropy_labels_loss(loss, dz, z, y, weight, label_smoothing):
             dz[i, y[i]] -= weight[i] * keep
             # The sum over j of log(total) - shifted_j is k log(total) - shifted, which may overflow.
             rest = base * shifted if base > 0 else 0.0
-            loss[i] = weight[i] * (log_total - keep * (z[i, y[i]] - top) - rest)
+            loss[i] = weight[i] * (log_total - keep * chosen - rest)
         else:
             loss[i] = np.nan
 

@@ -13,7 +13,7 @@ from . import images, tables
 from ._plan import Use
 from .core.buffers import aligned_zeros
 from .core.choice import pick
-from .core.kernel import BACKENDS, DTYPES
+from .core.kernel import BACKENDS, DTYPES, ArraySpec, In
 from .core.threads import check_threads
 from .core.types import Array, Path, Shape, ShapeLike
 from .data.samples import check_samples
@@ -61,6 +61,7 @@ class Network:
     layers              tuple of the layers
     input_shape         tuple, shape of a row of x
     output_shape        tuple, shape of a row of outputs
+    vocabulary          number of tokens, if x are token ids (`Embedding`), whole numbers in [0, vocabulary); else None
     n_parameters        number of parameters
     parameters          flat array: all weights, layer by layer, then all biases
     gradient            flat array, as `parameters`
@@ -88,6 +89,8 @@ class Network:
     seed: int
     backend: str
     num_threads: int
+    vocabulary: int | None
+    input_spec: ArraySpec | None
     n_parameters: int
     n_weights: int
     epochs: int
@@ -124,6 +127,7 @@ class Network:
         self.num_threads = check_threads(num_threads)
         self.output_shape = self.body.output_shape(self.input_shape)
         leaves = self.body.leaves("", self.input_shape)
+        self.vocabulary, self.input_spec = self._tokens()
         # The least rows of a minibatch, and the layer that needs them.
         self.least_rows = max(((leaf.least_rows(shape), leaf) for _, leaf, shape in leaves), key=lambda pair: pair[0])
         self._check_layers()
@@ -136,6 +140,17 @@ class Network:
     def layers(self) -> tuple[Layer, ...]:
         """The layers, as a tuple."""
         return self.body.layers
+
+    def _tokens(self):
+        """The number of tokens and the contract of x, if x are token ids; else None, None."""
+        embeddings = {path: one for path, one, _ in self.body.leaves("", self.input_shape) if one.vocabulary}
+        readers = set(self.body.readers(""))
+        for path, one in embeddings.items():
+            if path not in readers:
+                raise value_error("layers", f"{one!r} as the first layer, whose x are tokens", f"it as layer {path}")
+        if not embeddings:
+            return None, None
+        return min(one.vocabulary for one in embeddings.values()), In("rows", domain="tokens", below="m")
 
     def _check_layers(self):
         """Raises ValueError unless the layers fit each other, the dtype and the loss."""
@@ -307,6 +322,8 @@ class Network:
         that you make to `parameters` yourself are not noticed."""
         if type(input_gradient) is not bool:
             input_gradient = check_flag("input_gradient", input_gradient)
+        if input_gradient and self.vocabulary:
+            raise value_error("input_gradient", "False for tokens, which have no gradient", input_gradient)
         dx = self.executor.backward(dy, input_gradient)
         return None if dx is True else dx
 

@@ -1,7 +1,8 @@
 # Bodies of fastgd/losses.py: value and gradient of a row in one pass.
 
 cdef enum:
-    SOFTMAX_ROWS = 64       # rows of softmax that are computed together
+    SOFTMAX_ROWS = 64       # rows of softmax that are computed together ...
+    SOFTMAX_SIZE = 8192     # ... if they have no more elements than this, which stay in the L1 cache
 
 cdef extern from *:
     """
@@ -114,6 +115,11 @@ cdef void huber_loss(const void *args, int64_t begin, int64_t end) noexcept nogi
 register("huber_loss", huber_loss, sizeof(RowLossParameter))
 
 
+cdef inline int64_t rows_of_softmax(int64_t rows, int64_t k) noexcept nogil:
+    """How many of the rows are computed together."""
+    return min(rows, max(1, min(<int64_t>SOFTMAX_ROWS, SOFTMAX_SIZE // k)))
+
+
 cdef inline void softmax_columns(real *p, real *total, real *top, const real *z, int64_t rows,
                                  int64_t k) noexcept nogil:
     """`softmax` for rows shorter than ROW_PARTS, with the same bits: a vector holds a column of several rows."""
@@ -185,7 +191,7 @@ cdef void softmax_cross_entropy_loss(const void *args, int64_t begin, int64_t en
     cdef bint valid
     cdef int64_t i, j, stop, rows
     while begin < end:
-        rows = min(SOFTMAX_ROWS, end - begin)
+        rows = rows_of_softmax(end - begin, a.k)
         softmax(a.dz + begin * a.k, log_total, top, a.z + begin * a.k, rows, a.k)
         for i in range(rows):
             dz = a.dz + begin * a.k
@@ -219,14 +225,20 @@ cdef void softmax_cross_entropy_labels_loss(const void *args, int64_t begin, int
     cdef real keep = <real>(1 - a.parameter), base = <real>(a.parameter / a.k)
     cdef real log_total[SOFTMAX_ROWS]
     cdef real top[SOFTMAX_ROWS]
+    cdef real chosen[SOFTMAX_ROWS]
+    cdef real sums[SOFTMAX_ROWS]
     cdef real rest, weight
     cdef const real *z
     cdef real *dz
     cdef int64_t i, j, rows, label
     while begin < end:
-        rows = min(SOFTMAX_ROWS, end - begin)
+        rows = rows_of_softmax(end - begin, a.k)
         z = a.z + begin * a.k
         dz = a.dz + begin * a.k
+        for i in range(rows):   # what is needed of z, whose memory dz may be
+            label = a.y[begin + i]
+            chosen[i] = z[i * a.k + label] if 0 <= label < a.k else 0
+            sums[i] = sum_of(z + i * a.k, a.k) if base > 0 else 0
         softmax(dz, log_total, top, z, rows, a.k)
         for i in range(rows):
             label = a.y[begin + i]
@@ -236,8 +248,8 @@ cdef void softmax_cross_entropy_labels_loss(const void *args, int64_t begin, int
             if 0 <= label < a.k:
                 dz[i * a.k + label] -= weight * keep
                 # The sum over j of log_total - (z_j - top).
-                rest = base * (a.k * (log_total[i] + top[i]) - sum_of(z + i * a.k, a.k)) if base > 0 else 0
-                a.loss[begin + i] = weight * (keep * (log_total[i] - (z[i * a.k + label] - top[i])) + rest)
+                rest = base * (a.k * (log_total[i] + top[i]) - sums[i]) if base > 0 else 0
+                a.loss[begin + i] = weight * (keep * (log_total[i] - (chosen[i] - top[i])) + rest)
             else:
                 a.loss[begin + i] = <real>NAN
         begin += rows
@@ -308,7 +320,7 @@ cdef void softmax_forward(const void *args, int64_t begin, int64_t end) noexcept
     cdef real top[SOFTMAX_ROWS]
     cdef int64_t rows
     while begin < end:
-        rows = min(SOFTMAX_ROWS, end - begin)
+        rows = rows_of_softmax(end - begin, a.k)
         softmax(a.p + begin * a.k, log_total, top, a.z + begin * a.k, rows, a.k)
         begin += rows
 

@@ -50,6 +50,12 @@ def _of_images(*layers):
     return fastgd.Sequential([fastgd.Reshape((-1, 1, 1)), *layers, fastgd.Flatten()])
 
 
+def _of_sequences(*layers):
+    """Rows become sequences of vectors, whose elements differ, and rows of the same width again."""
+    first = fastgd.Dense(4, "tanh", bias_init=np.linspace(-1, 1, 4))
+    return fastgd.Sequential([fastgd.Reshape((-1, 1)), first, *layers, fastgd.Dense(1), fastgd.Flatten()])
+
+
 # Layers to put between two dense ones.
 LAYERS = {
     "Dense": lambda: fastgd.Dense(7, "tanh"),
@@ -70,7 +76,13 @@ LAYERS = {
     "RandomFlip": lambda: _of_images(fastgd.RandomFlip(0.5, 0.5)),
     "RandomCrop": lambda: _of_images(fastgd.RandomCrop((2, 0))),
     "GlobalAvgPool2D": lambda: _of_images(fastgd.Conv2D(3, 1, "tanh"), fastgd.GlobalAvgPool2D()),
+    "PositionalEmbedding": lambda: _of_sequences(fastgd.PositionalEmbedding(weight_init="glorot_normal")),
+    "SelfAttention": lambda: _of_sequences(fastgd.SelfAttention(4, 0.1)),
+    "CausalSelfAttention": lambda: _of_sequences(fastgd.CausalSelfAttention(4, 0.3)),
+    "TransformerBlock": lambda: _of_sequences(fastgd.TransformerBlock(2, 5, "tanh", dropout=0.2)),
 }
+# Layers whose x are tokens: see test_tokens.py.
+TOKEN_LAYERS = {"Embedding"}
 # Sizes of dimensions at which kernels are timed, as in a small and a medium network; "parameters" is the length of a
 # flat buffer.
 BENCHMARKED = {
@@ -95,13 +107,14 @@ def benchmark_sizes(kernel, size):
 def awkward_sizes(kernel):
     """Yields sizes of the kernel's dimensions: each in turn awkward and the others 5, then all awkward."""
     counted = {array.dims[0] for array in kernel.arrays.values() if array.per}
-    dims = [dim for dim in kernel.dims if dim not in ("one", "images", *counted)]
+    dims = [dim for dim in kernel.dims if dim not in ("one", *FIXED_SIZES, *counted)]
+    squared = {dim for array in kernel.arrays.values() for dim in array.dims if array.dims.count(dim) > 1}
     has_images, usual = "images" in kernel.dims, 5
     if has_images and len(dims) > 4:  # convolutions and pooling, for which sizes multiply
         usual = 3
     for size in AWKWARD:
         for dim in dims:
-            if size < 1000 or usual == 5:
+            if size < 1000 or (usual == 5 and dim not in squared):
                 yield {"one": 1} | dict.fromkeys(dims, usual) | {dim: size}
         if size < 1000 and (usual == 5 or size < 10):
             yield {"one": 1} | dict.fromkeys(dims, size)

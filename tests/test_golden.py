@@ -90,6 +90,34 @@ def test_layer(name, mode, backend, dtype):
         close(view, GOLDEN[f"layer.{name}.next.{key}"], dtype)
 
 
+SEQUENCES = {
+    "causal": lambda: [fastgd.CausalSelfAttention(2), fastgd.Dense(4)],
+    "padding": lambda: [fastgd.SelfAttention(2, padding=0), fastgd.Dense(4)],
+    "gpt": None,
+}
+
+
+@pytest.mark.parametrize("name", cases("sequence", "loss"))
+def test_language_models(name, backend, dtype):
+    """Embeddings, attention, blocks, and an output that shares the matrix of the embedding."""
+    options = {"dtype": dtype, "backend": backend}
+    if name == "gpt":
+        network = fastgd.models.gpt(11, 7, 2, 2, 6, **options)
+    else:
+        layers = [fastgd.Embedding(11, 6), fastgd.PositionalEmbedding(), *SEQUENCES[name]()]
+        network = fastgd.Network(7, layers, loss="softmax_cross_entropy", **options)
+    for key, view in network.views().items():
+        view[...] = GOLDEN[f"sequence.{name}.{key}"]
+    x, y = GOLDEN["sequence.x"], GOLDEN[f"sequence.{name}.y"]
+    close(network.forward(x), GOLDEN[f"sequence.{name}.logits"], dtype)
+    loss, gradient = network.loss_and_gradient(x, y)
+    close(loss, GOLDEN[f"sequence.{name}.loss"], dtype)
+    floor = np.abs(gradient).max() * np.finfo(dtype).eps  # the true gradient of the biases of k is 0
+    for key, part in network.views(gradient).items():
+        expected = GOLDEN[f"sequence.{name}.d{key}"]
+        assert np.abs(part - expected).max() <= TOLERANCES[dtype] * np.abs(expected).max() + floor, key
+
+
 OPTIMIZERS = cases("optimizer", "path")
 # Of the parameters along 1,000 steps, and of one step from the same state.
 PATH_TOLERANCES = {"float64": 1e-9, "float32": 1e-5}

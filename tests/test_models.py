@@ -20,7 +20,7 @@ def test_numbers_of_parameters(name):
 
 
 def test_every_model_is_tested():
-    assert {*SIZES, "mlp", "from_torch"} == set(models.__all__)
+    assert {*SIZES, "mlp", "from_torch", "gpt"} == set(models.__all__)  # gpt: test_tokens.py
 
 
 @pytest.mark.parametrize("name", [*SIZES, "mlp"])

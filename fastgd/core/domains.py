@@ -74,6 +74,21 @@ DOMAINS = {
         has_bound=True,
         is_whole=True,
     ),
+    "tokens": Domain(
+        "token ids, whole numbers in [0, {highest}]",
+        lambda rng, shape, below: rng.integers(0, below, shape),
+        lambda block, below: (block >= 0) & (block < below) & (block == np.floor(block)),
+        has_bound=True,
+    ),
+    "mask": Domain(
+        "0 or 1",
+        lambda rng, shape, below: rng.integers(0, 2, shape),
+        lambda block, below: (block == 0) | (block == 1),
+    ),
+    "weights": Domain(
+        "finite numbers, 0 above the diagonal if the attention is causal",
+        lambda rng, shape, below: np.tril(rng.uniform(0, 1, shape)),
+    ),
     "count": Domain(
         "integers >= 0",
         lambda rng, shape, below: rng.integers(0, 1000, shape),

@@ -45,7 +45,7 @@ BODIES = ("numpy", "numba", "cython")
 BACKENDS = ("auto", "cython", "numba", "numpy")
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 # Sizes of dimensions that are the same in every call, by name.
-FIXED_SIZES = {"images": IMAGES}
+FIXED_SIZES = {"images": IMAGES, "three": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +130,7 @@ class Kernel(CheckedCall):
         reference: Callable[..., None],
         cost: Callable[..., float] | None = None,
         elementwise: bool = False,
+        in_place: tuple[str, str] | None = None,
     ) -> None:
         self.name = self.__name__ = reference.__name__
         self.__module__ = reference.__module__
@@ -143,7 +144,7 @@ class Kernel(CheckedCall):
         self.functions: tuple[Callable[..., Any], ...] = ()
         self.loops: dict[np.dtype[Any], Any] = {}  # compiled by Numba, by dtype
         self.onnx_function: Callable[..., str] | None = None
-        self.cost, self.is_elementwise = cost, elementwise
+        self.cost, self.is_elementwise, self.in_place = cost, elementwise, in_place
         self.derived: dict[str, Kernel] = {}  # kernels derived from this one; see optimizers/low_memory.py
         self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
@@ -429,17 +430,26 @@ def _find(module, name, rows):
 
 @overload
 def kernel(
-    reference: Callable[..., None], *, cost: Callable[..., float] | None = None, elementwise: bool = False
+    reference: Callable[..., None],
+    *,
+    cost: Callable[..., float] | None = None,
+    elementwise: bool = False,
+    in_place: tuple[str, str] | None = None,
 ) -> Kernel: ...
 @overload
 def kernel(
-    reference: None = None, *, cost: Callable[..., float] | None = None, elementwise: bool = False
+    reference: None = None,
+    *,
+    cost: Callable[..., float] | None = None,
+    elementwise: bool = False,
+    in_place: tuple[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Kernel]: ...
 def kernel(
     reference: Callable[..., None] | None = None,
     *,
     cost: Callable[..., float] | None = None,
     elementwise: bool = False,
+    in_place: tuple[str, str] | None = None,
 ) -> Kernel | Callable[[Callable[..., None]], Kernel]:
     """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`.
 
@@ -447,9 +457,11 @@ def kernel(
         operations, `@kernel(cost=lambda rows, n: 2 * rows * n)`; the default is one per element of the largest array.
         The number of threads follows from it, and how often the clock is read.
     elementwise: whether all arrays are (rows, n), and an element of a result depends only on elements of the same row
-        and column. Such a kernel also works on blocks of images."""
+        and column. Such a kernel also works on blocks of images.
+    in_place: the names of an array that it overwrites and of one that it reads, of the same shape, which may share
+        their memory."""
     if reference is None:
-        return functools.partial(kernel, cost=cost, elementwise=elementwise)
-    made = Kernel(reference, cost, elementwise)
+        return functools.partial(kernel, cost=cost, elementwise=elementwise, in_place=in_place)
+    made = Kernel(reference, cost, elementwise, in_place)
     setattr(kernels, made.name, made)
     return made

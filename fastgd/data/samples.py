@@ -127,7 +127,7 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
     if sample_weight is not None:
         weight = check_weights(names[2], sample_weight, (len(x), *shape[:-1]), network.dtype)
     if finite:
-        check_values(names[0], x, network.dtype)
+        check_inputs(names[0], x, network)
     check_values(names[1], y, network.dtype, kernel.arrays["y"], shape[-1])
     rows = RowReader(y) if _are_cast_by_rows(network, x, y, kernel) else None
     return Samples(x, y, kernel, RowReader(x), rows, weight)
@@ -236,6 +236,11 @@ def check_targets(argument, y, rows, loss, output_shape):
         labels = f"integer labels of shape {(rows, *positions)} or " if loss.takes_labels else ""
         raise value_error(argument, f"{labels}values of shape {(rows, *output_shape)}", shown(given))
     return y, kernel
+
+
+def check_inputs(argument, x, network):
+    """Raises ValueError unless every element of x is finite in the network's dtype, or a token of its vocabulary."""
+    check_values(argument, x, network.dtype, network.input_spec, network.vocabulary)
 
 
 def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):

@@ -22,7 +22,16 @@ from .._plan import (
     fast_average,
 )
 from ..data.mapped import check_mapping, leave_pages
-from ..data.samples import Samples, as_array, check_rows, check_samples, check_targets, check_values, check_weights
+from ..data.samples import (
+    Samples,
+    as_array,
+    check_inputs,
+    check_rows,
+    check_samples,
+    check_targets,
+    check_values,
+    check_weights,
+)
 from ..errors import DivergenceError, check_integer, shown, type_error, value_error
 from .gradient import average_parameters
 from .plan import Plan
@@ -222,7 +231,7 @@ class Executor:
             result = self._fast(door)(usable(x, network.dtype), out)
             if result is not None:
                 return result
-            check_values("x", x, network.dtype)  # an error within the lock would cost the plans
+            check_inputs("x", x, network)  # an error within the lock would cost the plans
         with self.lock.use(Use.EVALUATE):
             result = np.empty(shape, network.dtype)
             for rows in self._blocks(len(x)):
@@ -352,7 +361,7 @@ class Executor:
         used, plan = usable(x, network.dtype), self._recorders.get(training)
         result = None if plan is None else plan.fast_record.record(used, out, minibatch)
         if result is None:
-            check_values("x", x, network.dtype)  # an error within the lock would cost the plans
+            check_inputs("x", x, network)  # an error within the lock would cost the plans
             use = Use.TRAIN if training else Use.BORROW
             with self.lock.use(use):
                 plan = self.gradient_plan(len(x), training)
@@ -418,7 +427,7 @@ class Executor:
 
     def _check_inputs(self, plan, x):
         if not np.isfinite(plan.buffers["largest"][0]):
-            check_values("x", x, plan.dtype)
+            check_inputs("x", x, self.network)
 
     # ---- training
 
@@ -513,7 +522,7 @@ class Executor:
                 self.fast_update = updater.update
 
     def _check_values(self, x, y, kernel):
-        check_values("x", x, self.network.dtype)
+        check_inputs("x", x, self.network)
         check_values("y", y, self.network.dtype, kernel.arrays["y"], self.network.output_shape[-1])
 
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ bodies (Cython or Numba) in C, numpy bodies in Python. The phases, in order:
     largest      largest magnitude in the minibatch
     parameters   gradient of the parameters
     sums         adds up the gradients of layers that share parameters
+    additions    adds further gradients, by kernels that add to an array
     penalty      adds the gradient of the penalty
     check        counts elements of the gradient that exceed the limit
     accumulate   sums the gradients of several minibatches
@@ -74,6 +75,7 @@ from .rows import (
     gather_rows,
     largest_max_abs,
     max_abs_of_rows,
+    max_abs_of_tokens,
     raise_max_abs_of_rows,
     to_blocks,
 )
@@ -83,13 +85,14 @@ from .update import write_update
 
 PHASES = (
     "gather", "weight", "forward", "loss", "backward", "to_input", "inputs", "max_abs", "total", "largest",
-    "parameters", "sums", "penalty", "check", *UPDATE_PHASES, "rank_one", "track", "link",
+    "parameters", "sums", "additions", "penalty", "check", *UPDATE_PHASES, "rank_one", "track", "link",
 )  # fmt: skip
 # Phases with scalars that change from step to step.
 PER_STEP_PHASES = ("forward", "backward", *UPDATE_PHASES, "rank_one")
-# Phases whose operations work row by row, and phases that take most of the time.
+# Phases whose operations work row by row, phases that make the gradient, and phases that take most of the time.
 BY_ROWS_PHASES = ("forward", "loss", "backward", "to_input")
-WORK_PHASES = (*BY_ROWS_PHASES, "parameters")
+GRADIENT_PHASES = ("parameters", "sums", "additions")
+WORK_PHASES = (*BY_ROWS_PHASES, "parameters", "additions")
 # Phases with a penalty term: of the loss, and of the gradient.
 PENALIZED = ("total", "penalty")
 # Names of arrays that the plan makes without declaring them.
@@ -118,7 +121,7 @@ _INPUTS = ("inputs", "inputs", "largest", "largest", BY_ROWS | CHECK_MAX_ABS)  #
 _FORWARD = ("forward", "forward", None, None, BY_ROWS)
 _GUARDED = ("weight", "max_abs", "total", "largest", BY_ROWS | CHECK_LOSS | CHECK_MAX_ABS)
 # The threads share a sum otherwise than the products before it, so it is a stage of its own.
-_GRADIENT = (("parameters", "parameters", None, None, 0), ("sums", "sums", None, None, 0))
+_GRADIENT = tuple((phase, phase, None, None, 0) for phase in GRADIENT_PHASES)
 _TRACK = ("track", "track", None, None, 0)
 _PENALTY = ("penalty", "penalty", None, None, 0)
 PASSES = {
@@ -186,7 +189,7 @@ class Plan(Program):
     loss_kernel: the kernel of the loss, which decides the shape and dtype of the targets.
     training: whether layers behave as in training or as in evaluation.
     backward: whether there is a backward pass.
-    to_input: whether that also computes the gradient of the network's input.
+    to_input: whether that also computes the gradient of the network's input; tokens have none.
     positions: the most positions in a row that an operation treats independently, such as tokens of a sequence or
         pixels of an image; 1 if a row is a vector.
     terms: the most products per row of a minibatch that are summed in one element of the gradient; see
@@ -195,7 +198,7 @@ class Plan(Program):
     def __init__(self, network, capacity, loss_kernel, *, training, backward=True, to_input=False, backend=None):
         super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
-        self.has_backward, self.goes_to_input = backward, to_input
+        self.has_backward, self.goes_to_input = backward, to_input and not network.vocabulary
         self.l2 = dict.fromkeys(PENALIZED, float(network.l2))  # by phase; see `set_l2`
         self.rows = 0
         # What each array is, by name: one namespace for the arrays of the network and of all layers.
@@ -311,10 +314,10 @@ class Plan(Program):
         later ones leave them as they are. In networks on images it runs before an operation of the backward pass that
         was added later and reads the gradient.
 
-        kernel: its first array is the gradient. Each element must be a sum of elements of buffers of rows, or of
-            products of two such elements: the guard against overflow knows the largest magnitude in these buffers, and
-            how many terms are summed. Their number is the product of the sizes of the dimensions that inputs have and
-            the gradient has not.
+        kernel: its first array is the gradient, which it overwrites; or adds to, if the array is `InOut`. Each element
+            must be a sum of elements of buffers of rows, or of products of two such elements: the guard against
+            overflow knows the largest magnitude in these buffers, and how many terms are summed. Their number is the
+            product of the sizes of the dimensions that inputs have and the gradient has not.
         terms: the number of terms per row, if it is another.
 
         Raises ValueError if the number cannot be derived from the contract: if no input is a buffer of rows, if the
@@ -322,16 +325,25 @@ class Plan(Program):
         buffer of rows."""
         self._check_arguments("parameters", kernel, f"d{name}", *arguments)
         self._terms[name] += terms or _terms_per_row(self.operation(kernel, f"d{name}", *arguments))
-        self._marks.append(len(self._phases["backward"]))
         self._written[name] += 1
-        if self._written[name] == 1:
-            self.add("parameters", kernel, f"d{name}", *arguments)
-            return
         whole = self.network.views(self.network.gradient)[name]
+        if next(iter(kernel.arrays.values())).direction == "inout":
+            if self._written[name] == 1:
+                self.buffers[f"d{name}.flat"] = whole.reshape(-1)
+                self._add_gradient(fill_rows, f"d{name}.flat", 0.0)
+            self.add("additions", kernel, f"d{name}", *arguments)
+            return
+        if self._written[name] == 1:
+            self._add_gradient(kernel, f"d{name}", *arguments)
+            return
         part = self.vector(f"d{name}+{self._written[name]}", np.zeros(whole.shape))
-        self.add("parameters", kernel, part, *arguments)
+        self._add_gradient(kernel, part, *arguments)
         self.buffers[f"d{name}.flat"], self.buffers[f"{part}.flat"] = whole.reshape(-1), self.buffers[part].reshape(-1)
         self.add("sums", accumulate_gradient, f"d{name}.flat", f"{part}.flat", 1.0, 1.0)
+
+    def _add_gradient(self, kernel, *arguments):
+        self._marks.append(len(self._phases["backward"]))
+        self.add("parameters", kernel, *arguments)
 
     def add_rank_one_update(self, b, w, x, dy):
         """Records that for one row of one position the gradient of b is dy and the gradient of w is x^T dy."""
@@ -339,20 +351,22 @@ class Plan(Program):
 
     def mark(self):
         """The current ends of the lists of operations, for `keep`."""
-        return len(self._phases["backward"]), len(self._phases["parameters"]), len(self.rank_one_updates)
+        phases = "backward", "parameters", "additions"
+        return *(len(self._phases[phase]) for phase in phases), len(self.rank_one_updates)
 
     def keep(self, name, mark, result):
         """Preserves the contents that a buffer had at a mark: if an operation added to the backward pass since then
         writes to it, all operations added since then use a copy. Returns the name of their result, which may be that
         copy."""
         base = self._base.get(name, name)
-        backward, parameters, products = mark
+        backward, parameters, additions, products = mark
         if not any(base in operation.outputs for operation in self._phases["backward"][backward:]):
             return result
         copy = self.row_buffer(
             f"{base}.copy{len(self.row_shapes)}", self.row_shapes[base], in_blocks=self.is_in_blocks(base)
         )
-        for operation in (*self._phases["backward"][backward:], *self._phases["parameters"][parameters:]):
+        added = zip(("backward", "parameters", "additions"), (backward, parameters, additions), strict=True)
+        for operation in (o for phase, first in added for o in self._phases[phase][first:]):
             operation.buffers = _renamed(operation.buffers, base, copy)
         self.rank_one_updates[products:] = [_renamed(p, base, copy) for p in self.rank_one_updates[products:]]
         self._phases["backward"].insert(backward, self.operation(copy_rows, copy, base))
@@ -379,6 +393,8 @@ class Plan(Program):
         if self.has_backward:
             dy = self.laid_out("backward", dy, self.is_in_blocks(output))
             self.dx = network.body.backward(self, "", "x", dy, self.goes_to_input)
+            if loss.in_place == ("dz", "z"):
+                self._share_outputs()
             if self.goes_to_input:
                 self._part_to_input()
             for name in network.views():
@@ -390,7 +406,10 @@ class Plan(Program):
             self.prediction = self._add_link()
         self.terms = max(self._terms.values(), default=1)
         max_abs = self.row_buffer("max_abs")
-        self.add("inputs", max_abs_of_rows, max_abs, "x")
+        if network.vocabulary:
+            self.add("inputs", max_abs_of_tokens, max_abs, "x", network.vocabulary)
+        else:
+            self.add("inputs", max_abs_of_rows, max_abs, "x")
         if self.block_names:
             self._interleave()
         for name in self._guarded():
@@ -401,6 +420,17 @@ class Plan(Program):
             self.add("total", penalty_value, "total", "penalized", network.l1, network.l2)
             self.add("penalty", penalty_gradient, "dpenalized", "penalized", network.l1, network.l2)
         self.add("check", count_exceeding, "bad_gradients", "gradient", 0.0)
+
+    def _share_outputs(self):
+        """Gives dz the memory of the outputs, unless the backward pass needs these: with many outputs, such as the
+        tokens of a vocabulary, they are the largest buffers."""
+        output = self._base.get(self.output, self.output)
+        later = (o for phase in ("backward", *GRADIENT_PHASES, "track") for o in self._phases[phase])
+        if output == "x" or any(output in operation.buffers for operation in later):
+            return
+        self._base["dz"] = output
+        for operation in (o for phase in self._phases.values() for o in phase):
+            operation.buffers = _renamed(operation.buffers, "dz", output)
 
     def _add_link(self):
         """Adds the loss's link; returns the name of the predictions."""
@@ -414,7 +444,8 @@ class Plan(Program):
     def _part_to_input(self):
         """Moves the last operations of the backward pass to a phase of their own if only the gradient of the input
         needs them, and they do not read the gradients of parameters, which come later."""
-        backward, parameters = self._phases["backward"], self._phases["parameters"]
+        backward = self._phases["backward"]
+        parameters = [operation for phase in GRADIENT_PHASES for operation in self._phases[phase]]
         needed = {name for operation in parameters for name in operation.buffers}
         gradients = {name for operation in parameters for name in operation.outputs}
         while backward and not needed.intersection(backward[-1].outputs) | gradients.intersection(backward[-1].buffers):
@@ -427,7 +458,8 @@ class Plan(Program):
             return []
         if self.capacity == 1:
             return ["workspace"]
-        used = {name: None for operation in self._phases["parameters"] for name in operation.buffers}
+        gradients = (o for phase in GRADIENT_PHASES for o in self._phases[phase])
+        used = {name: None for operation in gradients for name in operation.buffers}
         return [name for name in used if name in self.row_shapes and name != "x"]
 
     def _interleave(self):
@@ -589,7 +621,7 @@ class Plan(Program):
     def _choose_pass(self):
         """The fastest pass for a training step. With a penalty it is "step": only that adds the penalty."""
         network, optimizer = self.network, self.optimizer
-        if self.runner is None or network.l1 or network.l2 or self.block_names:
+        if self.runner is None or network.l1 or network.l2 or self.block_names or self._has_large_rows():
             return "step"
         few_values = self.gradient_is_rank_one and self.workspace.size * FEW_VALUES < network.n_parameters
         if few_values and self._phases["rank_one"]:
@@ -597,6 +629,12 @@ class Plan(Program):
         if network.parameters.nbytes * 2 + optimizer.state_bytes(network) > FUSED_BYTES:
             return "fused" if optimizer.works_by_parts else "guarded"
         return "guarded" if few_values else "step"
+
+    def _has_large_rows(self):
+        """Whether rows have positions, and the guard would read more than a check of the gradient and a second reading
+        in the update do."""
+        shapes = [self._shape_for(name, self.capacity) for name in self._guarded() if name != "workspace"]
+        return self.positions > 1 and sum(map(math.prod, shapes)) > 2 * self.network.n_parameters
 
     def _set_followers(self, parts):
         """Makes the update of a part the follower of each operation that finishes some of the part's gradient."""
@@ -609,7 +647,7 @@ class Plan(Program):
             followed[part] = follower
         begin = self.range_of("parameters", "parameters")[0]
         finished = {}  # by address of an array of the gradient: the last operation that writes it, and the array
-        for i, operation in enumerate((*self._phases["parameters"], *self._phases["sums"]), begin):
+        for i, operation in enumerate((o for phase in GRADIENT_PHASES for o in self._phases[phase]), begin):
             _set_follower(self._table[i], -1, block=0, scale=0, offset=0)
             finished[operation.arguments[0].ctypes.data] = i, operation.arguments[0]
         for address, (i, array) in finished.items():
@@ -737,7 +775,7 @@ class Plan(Program):
         passes = [_FORWARD, ("link", "link", None, None, 0)] if y is None else [("weight", "backward", None, None, 0)]
         twin.run_in_python(twin.stages(passes if dy is None else [_FORWARD]))
         if dy is not None:
-            twin.buffers["dz"][...] = dy
+            twin.rows_of("dz")[...] = dy
             twin.run_in_python(twin.stages([("backward", "to_input", None, None, 0)]))
         raise failed.kernel.fault()
 
@@ -905,7 +943,7 @@ class Plan(Program):
         fast.prepare_backward(
             stages=self._stages("backward"), stages_to_input=self._stages("backward_to_input"),
             pace=self.pace["backward"], pace_to_input=self.pace["backward_to_input"], x=self.own["x"],
-            dy=self.rows_of("dz"), dx=self.rows_of(self.dx), minibatches=self.network.counter,
+            dy=self.rows_of("dz"), dx=self.rows_of(self.dx or "x"), minibatches=self.network.counter,
             raise_fault=self.raise_fault,
         )  # fmt: skip
         return fast

@@ -289,6 +289,8 @@ class Program:
             entry["blocks"] = operation.slot(operation.block_dim) if operation.block_dim else 0
             counts = {operation.row_dim: 1, operation.block_dim: IMAGES}
             entry["images"] = counts.get(operation.kernel.range_dim, 0)
+            if operation.is_by_rows and operation.positions == 1 and len(operation.shapes[0] or ()) > 1:
+                grain = operation.kernel.grain  # a whole sequence is work enough
             if operation.block_dim and operation.kernel.range_dim != operation.row_dim:
                 grain = 1  # a block, or what all pixels give to a row of parameters, is work enough
         entry["record"], entry["end"], entry["grain"] = operation.record.ctypes.data, operation.size, grain

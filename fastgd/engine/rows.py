@@ -87,6 +87,25 @@ def max_abs_of_rows(max_abs, x):
 
 
 @kernel
+def max_abs_of_tokens(max_abs: Out("rows"), tokens: In("rows", "t"), vocabulary: float):
+    """max_abs <- the largest token in each row; NaN if one of them is not a whole number in [0, vocabulary)."""
+    valid = (tokens >= 0) & (tokens < vocabulary) & (tokens == np.floor(tokens))
+    np.copyto(max_abs, np.where(valid.all(axis=1), tokens.max(axis=1), np.nan))
+
+
+@max_abs_of_tokens.loop
+def max_abs_of_tokens(max_abs, tokens, vocabulary):
+    for i in range(tokens.shape[0]):
+        top = tokens[i, 0]
+        valid = True
+        for j in range(tokens.shape[1]):
+            token = tokens[i, j]
+            valid = valid and 0 <= token < vocabulary and token == np.floor(token)
+            top = max(top, token)
+        max_abs[i] = top if valid else np.nan
+
+
+@kernel
 def raise_max_abs_of_rows(max_abs: InOut("rows", domain="nonnegative"), x: In("rows", "n")):
     """max_abs <- the larger of max_abs >= 0 and the largest magnitude in each row of x; NaN if either is NaN."""
     np.maximum(max_abs, np.max(np.abs(x), axis=1), out=max_abs)

@@ -58,7 +58,7 @@ class Layer:
 
     Who calls the methods:
 
-    `Network()`         output_shape, leaves; then for each leaf parameters, shared, statistics and check_dtype
+    `Network()`         output_shape, leaves, readers; then for each leaf parameters, shared, statistics and check_dtype
     `fit`               least_rows of each leaf, for minibatches of arrays
     `Plan()`            forward of all layers, first to last, then backward, last to first; both only add operations to
                         the plan. At every new plan: for training and for evaluation, for more rows, another loss kernel
@@ -74,6 +74,8 @@ class Layer:
 
     # Whether x and y lie in blocks of images (see engine/rows.py); None if the layer works on any buffer as it is.
     in_blocks: bool | None = False
+    # The number of tokens of the vocabulary, for a layer whose x are token ids.
+    vocabulary: int | None = None
 
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of a row of y, given that of x; raises ValueError if the layer cannot take rows of that shape."""
@@ -114,6 +116,10 @@ class Layer:
     def leaves(self, path: str, shape: Shape) -> Iterator[tuple[str, "Layer", Shape]]:
         """Yields (path, layer, shape of a row of its x) for every layer that is not a container, in order."""
         yield path, self, shape
+
+    def readers(self, path: str) -> Iterator[str]:
+        """Yields the paths of the layers in it that read its x: its own, if it is not a container."""
+        yield path
 
     def without_noise(self) -> "Layer":
         """The same layer without randomness in training."""

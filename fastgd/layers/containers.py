@@ -110,6 +110,10 @@ class Sequential(Layer):
             of_input = child.output_activations(of_input)
         return of_input
 
+    def readers(self, path: str) -> Iterator[str]:
+        if self.layers:
+            yield from self.layers[0].readers(_joined(path, 1))
+
     def children(self) -> tuple[Layer, ...]:
         return self.layers
 
@@ -202,6 +206,11 @@ class Residual(Sequential):
         yield from super().leaves(path, shape)
         if self.shortcut:
             yield from self.shortcut.leaves(self._path_of_shortcut(path), shape)
+
+    def readers(self, path: str) -> Iterator[str]:
+        yield from super().readers(path)
+        if self.shortcut:
+            yield from self.shortcut.readers(self._path_of_shortcut(path))
 
     def children(self) -> tuple[Layer, ...]:
         return (*self.layers, self.shortcut) if self.shortcut else self.layers
@@ -304,6 +313,10 @@ class Concatenate(Layer):
 
     def output_activations(self, of_input: tuple[Activation, ...]) -> tuple[Activation, ...]:
         return tuple(one for branch in self.branches for one in branch.output_activations(of_input))
+
+    def readers(self, path: str) -> Iterator[str]:
+        for child_path, branch in self._children(path):
+            yield from branch.readers(child_path)
 
     def children(self) -> tuple[Layer, ...]:
         return self.branches

@@ -9,7 +9,7 @@ from ..activations import Activation
 from ..core.kernel import In, InOut, Out, kernel
 from ..core.matrix_product import add_product, product_over_rows
 from ..core.types import Shape
-from ..errors import check_integer, shown, type_error
+from ..errors import check_flag, check_integer, shown, type_error
 from ..initializers import Initializer, pick_initializer
 from .base import ActivatedLayer, ParameterSpec, layer
 
@@ -99,10 +99,12 @@ class Dense(ActivatedLayer):
 
     units: int >= 1, the number of outputs.
     activation: a name ("relu", "tanh", ...: `fastgd.activations.ACTIVATIONS`) or an `Activation`.
+    use_bias: whether b is added.
     weight_init, bias_init: a name ("glorot_uniform", ...: `fastgd.initializers`), an `Initializer`, or an array of the
         shape of w or b. "torch" for both gives the initial values of torch.nn.Linear.
     tie: the name of another layer's weights that this layer shares: "w" and the layer's path from the network, such as
-        "w1" or, within the third layer, "w3.2"; with ".T" their transpose. Their gradient is the sum over both layers.
+        "w1" or, within the third layer, "w3.2"; with ".T" their transpose, as for the output of a language model that
+        shares the matrix of its `Embedding`. Their gradient is the sum over both layers.
         `weight_init` is then not used. Press & Wolf 2017, arXiv:1608.05859.
 
     Raises TypeError or ValueError that names the argument.
@@ -113,12 +115,14 @@ class Dense(ActivatedLayer):
         units: int,
         activation: str | Activation = "identity",
         *,
+        use_bias: bool = True,
         weight_init: "str | Initializer | npt.NDArray[Any]" = "glorot_uniform",
         bias_init: "str | Initializer | npt.NDArray[Any]" = "zeros",
         tie: str | None = None,
     ) -> None:
         self.units = check_integer("units", units, 1)
         super().__init__(activation)
+        self.use_bias = check_flag("use_bias", use_bias)
         self.weight_init = pick_initializer("weight_init", weight_init)
         self.bias_init = pick_initializer("bias_init", bias_init)
         if tie is not None and not (isinstance(tie, str) and tie.removesuffix(".T")):
@@ -134,7 +138,7 @@ class Dense(ActivatedLayer):
         fans = shape[-1], self.units
         bias = ParameterSpec("b", (self.units,), self.bias_init, is_weight=False, fans=fans)
         weights = ParameterSpec("w", fans, self.weight_init, is_weight=True, fans=fans)
-        return (bias,) if self.tie else (weights, bias)
+        return (*(() if self.tie else (weights,)), *((bias,) if self.use_bias else ()))
 
     def shared(self, shape: Shape) -> tuple[tuple[str, Shape], ...]:
         w_shape = shape[-1], self.units
@@ -145,8 +149,10 @@ class Dense(ActivatedLayer):
         z = self.row_buffer_of_z(plan, path, self.output_shape(plan.shape(x)))
         if self.is_transposed:
             plan.add("forward", dense_backward_input, z, x, w)
-            plan.add("forward", add_bias, z, b)
+            if self.use_bias:
+                plan.add("forward", add_bias, z, b)
         else:
+            b = b if self.use_bias else plan.vector(f"zero{path}", np.zeros(self.units))
             plan.add("forward", dense_forward, z, x, w, b)
         return self.activate(plan, path, z)
 
@@ -160,8 +166,9 @@ class Dense(ActivatedLayer):
         elif dx:
             plan.add("backward", dense_backward_input, dx, dy, w)
         plan.add_gradient(dense_backward_weights, w, *((dy, x) if self.is_transposed else (x, dy)))
-        plan.add_gradient(dense_backward_bias, b, dy)
-        if not self.tie:
+        if self.use_bias:
+            plan.add_gradient(dense_backward_bias, b, dy)
+        if self.use_bias and not self.tie:
             plan.add_rank_one_update(b, w, x, dy)
         return dx
 
@@ -169,11 +176,13 @@ class Dense(ActivatedLayer):
         w = graph.parameter(self.tied_to or f"w{path}")
         # Not Gemm: onnxruntime before 1.19 cannot run it in float64 in front of an activation.
         product = graph.add("MatMul", x, graph.add("Transpose", w) if self.is_transposed else w)
-        return self.activate_onnx(graph, graph.add("Add", product, graph.parameter(f"b{path}")))
+        z = graph.add("Add", product, graph.parameter(f"b{path}")) if self.use_bias else product
+        return self.activate_onnx(graph, z)
 
     def config(self) -> dict[str, Any]:
         config = {"layer": "Dense", "units": self.units, "activation": self.activation.config()}
-        return config | ({"tie": self.tie} if self.tie else {})
+        return config | ({} if self.use_bias else {"use_bias": False}) | ({"tie": self.tie} if self.tie else {})
 
     def __repr__(self) -> str:
-        return f"Dense({self.units}, {self.activation!r}{f', tie={self.tie!r}' if self.tie else ''})"
+        options = ("" if self.use_bias else ", use_bias=False") + (f", tie={self.tie!r}" if self.tie else "")
+        return f"Dense({self.units}, {self.activation!r}{options})"

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._plan import LONG_WORK, fill_shuffled, is_in_memory
 from ..core.kernel import Kernel
-from ..data.samples import check_values
+from ..data.samples import check_inputs, check_values
 from ..engine.steps import Steps
 from ..errors import reason
 from ..optimizers.base import Optimizer
@@ -119,7 +119,7 @@ class RepeatedCalls:
         if kept is None or not kept.serves(executor, optimizer, X, y):
             return None
         started = time.monotonic()
-        check_values("X", X, network.dtype)
+        check_inputs("X", X, network)
         check_values("y", y, network.dtype, kept.kernel.arrays["y"], network.output_shape[-1])
         with executor.lock, optimizer.lock:
             if not kept.serves(executor, optimizer, X, y):  # another thread came first

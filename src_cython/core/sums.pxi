@@ -89,7 +89,7 @@ cdef inline real dot_of(const real *x, const real *y, int64_t n) noexcept nogil:
 
 
 cdef inline real largest_of(const real *x, int64_t n) noexcept nogil:
-    """The largest of x; NaN only if x[0] is."""
+    """The largest of x; any of them, or NaN, if one is NaN."""
     cdef real part[ROW_PARTS]
     cdef real top = x[0]
     cdef int64_t j = 0
@@ -101,7 +101,11 @@ cdef inline real largest_of(const real *x, int64_t n) noexcept nogil:
             for i in range(ROW_PARTS):
                 part[i] = x[j + i] if x[j + i] > part[i] else part[i]
             j += ROW_PARTS
-        for i in range(ROW_PARTS):
+        for i in range(8):
+            part[i] = part[i + 8] if part[i + 8] > part[i] else part[i]
+        for i in range(4):
+            part[i] = part[i + 4] if part[i + 4] > part[i] else part[i]
+        for i in range(4):
             top = part[i] if part[i] > top else top
     while j < n:
         top = x[j] if x[j] > top else top

@@ -105,6 +105,38 @@ cdef void max_abs_of_rows(const void *args, int64_t begin, int64_t end) noexcept
 register("max_abs_of_rows", max_abs_of_rows, sizeof(MaxAbsOfRows))
 
 
+cdef inline int64_t token_of(real token, int64_t begin, int64_t end) noexcept nogil:
+    """A token as an index, or -1 unless it is a whole number in [begin, end)."""
+    cdef int64_t index
+    if not (begin <= token < end):
+        return -1
+    index = <int64_t>token
+    return index if <real>index == token else -1
+
+
+cdef struct MaxAbsOfTokens:
+    real *max_abs
+    const real *tokens
+    int64_t rows, t
+    double vocabulary
+
+
+cdef void max_abs_of_tokens(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const MaxAbsOfTokens *a = <const MaxAbsOfTokens *>args
+    cdef const real *tokens
+    cdef real vocabulary = <real>a.vocabulary
+    cdef bint valid
+    cdef int64_t i, j
+    for i in range(begin, end):
+        tokens = a.tokens + i * a.t
+        valid = True
+        for j in range(a.t):
+            valid = valid and 0 <= tokens[j] < vocabulary and <real><int64_t>tokens[j] == tokens[j]
+        a.max_abs[i] = largest_of(tokens, a.t) if valid else <real>NAN
+
+register("max_abs_of_tokens", max_abs_of_tokens, sizeof(MaxAbsOfTokens))
+
+
 cdef void raise_max_abs_of_rows(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const MaxAbsOfRows *a = <const MaxAbsOfRows *>args
     cdef int64_t i

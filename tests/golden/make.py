@@ -250,6 +250,71 @@ def images(rng, out):
             out[f"image.{name}.{key}"] = (array.transpose(axes) if array.ndim == 4 else array).copy()
 
 
+# Language models: tokens (5, 7) of a vocabulary of 11, two heads of 3 columns, the padding token 0.
+SEQUENCES = {"causal": (4, None), "padding": (4, 0), "gpt": (11, None)}
+
+
+def attention(p, path, x, mask):
+    """Attention of 2 heads by torch's own kernel, with parameters by this package's names. mask: True where a position
+    is seen."""
+    rows, t, n = x.shape
+    qkv = (x @ p[f"w_qkv{path}"] + p[f"b_qkv{path}"]).reshape(rows, t, 3, 2, n // 2)
+    q, k, v = (part.squeeze(2).transpose(1, 2) for part in qkv.split(1, 2))
+    y = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).reshape(rows, t, n)
+    return y @ p[f"w_out{path}"] + p[f"b_out{path}"]
+
+
+def layer_norm(p, path, x):
+    return F.layer_norm(x, x.shape[-1:], p[f"gamma{path}"], p[f"beta{path}"])
+
+
+def block(p, path, x, mask):
+    h = x + attention(p, f"{path}.1.2", layer_norm(p, f"{path}.1.1", x), mask)
+    f = layer_norm(p, f"{path}.2.1", h) @ p[f"w{path}.2.2"] + p[f"b{path}.2.2"]
+    return h + F.gelu(f, approximate="tanh") @ p[f"w{path}.2.3"] + p[f"b{path}.2.3"]
+
+
+def sequence_model(name, p, x):
+    """Logits (rows, T, outputs) of tokens x."""
+    t = x.shape[1]
+    z = F.embedding(x, p["w1"]) + p["p2"]
+    mask = torch.ones(t, t, dtype=bool).tril() if SEQUENCES[name][1] is None else (x != 0)[:, None, None, :]
+    if name == "gpt":
+        z = block(p, "5", block(p, "4", z, mask), mask)
+        return layer_norm(p, "6", z) @ p["w1"].T
+    return attention(p, "3", z, mask) @ p["w4"] + p["b4"]
+
+
+def sequences(rng, out):
+    """Loss and gradient of every parameter of small language models."""
+    x, n = rng.integers(1, 11, (5, 7)), 6
+    x[1, 4:] = x[3, 2:] = 0
+    out["sequence.x"] = x
+    of_attention = {"w_qkv": (n, 3 * n), "b_qkv": (3 * n,), "w_out": (n, n), "b_out": (n,)}
+    norm = {"gamma": (n,), "beta": (n,)}
+    for name, (outputs, _) in SEQUENCES.items():
+        y = rng.integers(0, outputs, x.shape)
+        shapes = {"w1": (11, n), "p2": (7, n)}
+        if name != "gpt":
+            shapes |= {f"{key}3": shape for key, shape in of_attention.items()} | {"w4": (n, outputs), "b4": (outputs,)}
+        for i in (4, 5) if name == "gpt" else ():
+            shapes |= {f"{key}{i}.1.1": shape for key, shape in norm.items()}
+            shapes |= {f"{key}{i}.1.2": shape for key, shape in of_attention.items()}
+            shapes |= {f"{key}{i}.2.1": shape for key, shape in norm.items()}
+            shapes |= {f"w{i}.2.2": (n, 24), f"b{i}.2.2": (24,), f"w{i}.2.3": (24, n), f"b{i}.2.3": (n,)}
+        if name == "gpt":
+            shapes |= {f"{key}6": shape for key, shape in norm.items()}
+        p = {key: torch.tensor(rng.normal(0, 0.5, shape), requires_grad=True) for key, shape in shapes.items()}
+        logits = sequence_model(name, p, torch.tensor(x))
+        loss = F.cross_entropy(logits.reshape(-1, outputs), torch.tensor(y.reshape(-1)))
+        loss.backward()
+        out[f"sequence.{name}.y"], out[f"sequence.{name}.loss"] = y, loss.detach().numpy()
+        out[f"sequence.{name}.logits"] = logits.detach().numpy()
+        for key, tensor in p.items():
+            out[f"sequence.{name}.{key}"] = tensor.detach().numpy()
+            out[f"sequence.{name}.d{key}"] = tensor.grad.numpy()
+
+
 class Block(torch.nn.Module):
     """A residual block with the names and the order that torchvision has."""
 
@@ -360,6 +425,6 @@ def optimizers(rng, out):
 
 if __name__ == "__main__":
     out = {}
-    for part in (activations, losses, network, layers, images, weights, optimizers):
+    for part in (activations, losses, network, layers, images, sequences, weights, optimizers):
         part(np.random.default_rng(0), out)
     np.savez_compressed(pathlib.Path(__file__).with_name("peers.npz"), **out)
