@@ -67,8 +67,6 @@ def given_to(block):
 
 def readme_cases():
     for i, block in enumerate(README):
-        if "import gpt" in block and not hasattr(fastgd.models, "gpt"):
-            continue
         if "model.parameters()" not in block:  # torch's
             yield pytest.param(block, id=str(i), marks=[pytest.mark.slow] if "fastgd.custom" in block else [])
 
