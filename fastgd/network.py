@@ -90,6 +90,7 @@ class Network:
     backend: str
     num_threads: int
     vocabulary: int | None
+    token_vectors: str | None
     input_spec: ArraySpec | None
     n_parameters: int
     n_weights: int
@@ -127,7 +128,7 @@ class Network:
         self.num_threads = check_threads(num_threads)
         self.output_shape = self.body.output_shape(self.input_shape)
         leaves = self.body.leaves("", self.input_shape)
-        self.vocabulary, self.input_spec = self._tokens()
+        self.vocabulary, self.token_vectors, self.input_spec = self._tokens()
         # The least rows of a minibatch, and the layer that needs them.
         self.least_rows = max(((leaf.least_rows(shape), leaf) for _, leaf, shape in leaves), key=lambda pair: pair[0])
         self._check_layers()
@@ -142,15 +143,17 @@ class Network:
         return self.body.layers
 
     def _tokens(self):
-        """The number of tokens and the contract of x, if x are token ids; else None, None."""
+        """The number of tokens, the name of the array of their vectors, and the contract of x, if x are token ids; else
+        None, None, None."""
         embeddings = {path: one for path, one, _ in self.body.leaves("", self.input_shape) if one.vocabulary}
         readers = set(self.body.readers(""))
         for path, one in embeddings.items():
             if path not in readers:
                 raise value_error("layers", f"{one!r} as the first layer, whose x are tokens", f"it as layer {path}")
         if not embeddings:
-            return None, None
-        return min(one.vocabulary for one in embeddings.values()), In("rows", domain="tokens", below="m")
+            return None, None, None
+        path = min(embeddings, key=lambda path: embeddings[path].vocabulary)
+        return embeddings[path].vocabulary, f"w{path}", In("rows", domain="tokens", below="m")
 
     def _check_layers(self):
         """Raises ValueError unless the layers fit each other, the dtype and the loss."""

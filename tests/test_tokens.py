@@ -111,7 +111,7 @@ def test_ids_out_of_range_give_nan_and_touch_nothing(body, dtype):
     fastgd.kernels.embedding_backward.body(body)(dw, tokens, np.ones((7, 2), dtype))
     np.testing.assert_array_equal(dw, [[1, 1], [0, 0], [1, 1]])
     max_abs = np.zeros(7, dtype)
-    fastgd.kernels.max_abs_of_tokens.body(body)(max_abs, tokens[:, None], 3.0)
+    fastgd.kernels.max_abs_of_tokens.body(body)(max_abs, tokens[:, None], w)
     np.testing.assert_array_equal(max_abs, [0, np.nan, np.nan, np.nan, np.nan, 2, np.nan])
 
 

@@ -407,7 +407,7 @@ class Plan(Program):
         self.terms = max(self._terms.values(), default=1)
         max_abs = self.row_buffer("max_abs")
         if network.vocabulary:
-            self.add("inputs", max_abs_of_tokens, max_abs, "x", network.vocabulary)
+            self.add("inputs", max_abs_of_tokens, max_abs, "x", network.token_vectors)
         else:
             self.add("inputs", max_abs_of_rows, max_abs, "x")
         if self.block_names:

@@ -87,20 +87,21 @@ def max_abs_of_rows(max_abs, x):
 
 
 @kernel
-def max_abs_of_tokens(max_abs: Out("rows"), tokens: In("rows", "t"), vocabulary: float):
-    """max_abs <- the largest token in each row; NaN if one of them is not a whole number in [0, vocabulary)."""
-    valid = (tokens >= 0) & (tokens < vocabulary) & (tokens == np.floor(tokens))
+def max_abs_of_tokens(max_abs: Out("rows"), tokens: In("rows", "t", domain="tokens", below="m"), w: In("m", "n")):
+    """max_abs <- the largest token in each row; NaN if one of them is not a whole number in [0, m). w: the vectors of
+    the tokens."""
+    valid = (tokens >= 0) & (tokens < len(w)) & (tokens == np.floor(tokens))
     np.copyto(max_abs, np.where(valid.all(axis=1), tokens.max(axis=1), np.nan))
 
 
 @max_abs_of_tokens.loop
-def max_abs_of_tokens(max_abs, tokens, vocabulary):
+def max_abs_of_tokens(max_abs, tokens, w):
     for i in range(tokens.shape[0]):
         top = tokens[i, 0]
         valid = True
         for j in range(tokens.shape[1]):
             token = tokens[i, j]
-            valid = valid and 0 <= token < vocabulary and token == np.floor(token)
+            valid = valid and 0 <= token < w.shape[0] and token == np.floor(token)
             top = max(top, token)
         max_abs[i] = top if valid else np.nan
 

@@ -74,7 +74,7 @@ class Layer:
 
     # Whether x and y lie in blocks of images (see engine/rows.py); None if the layer works on any buffer as it is.
     in_blocks: bool | None = False
-    # The number of tokens of the vocabulary, for a layer whose x are token ids.
+    # For a layer whose x are token ids: the number of tokens, each with a row of the layer's parameter w.
     vocabulary: int | None = None
 
     def output_shape(self, shape: Shape) -> Shape:

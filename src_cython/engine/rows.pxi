@@ -117,21 +117,20 @@ cdef inline int64_t token_of(real token, int64_t begin, int64_t end) noexcept no
 cdef struct MaxAbsOfTokens:
     real *max_abs
     const real *tokens
-    int64_t rows, t
-    double vocabulary
+    const real *w
+    int64_t rows, t, m, n
 
 
 cdef void max_abs_of_tokens(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const MaxAbsOfTokens *a = <const MaxAbsOfTokens *>args
     cdef const real *tokens
-    cdef real vocabulary = <real>a.vocabulary
     cdef bint valid
     cdef int64_t i, j
     for i in range(begin, end):
         tokens = a.tokens + i * a.t
         valid = True
         for j in range(a.t):
-            valid = valid and 0 <= tokens[j] < vocabulary and <real><int64_t>tokens[j] == tokens[j]
+            valid = valid and token_of(tokens[j], 0, a.m) >= 0
         a.max_abs[i] = largest_of(tokens, a.t) if valid else <real>NAN
 
 register("max_abs_of_tokens", max_abs_of_tokens, sizeof(MaxAbsOfTokens))
