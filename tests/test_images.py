@@ -199,9 +199,9 @@ def test_windows_of_more_weights_than_are_packed(dtype, rng):
 
 @pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
 def test_pooling_lets_nan_through(body):
-    x = np.zeros((1, 2, 2, 1, IMAGES))
+    x = np.zeros((1, 2, 2, 1, IMAGES), np.float32)
     x[0, 1, 0, 0, 3], x[0, :, :, 0, 4] = np.nan, -np.inf
-    y = np.empty((1, 1, 1, 1, IMAGES))
+    y = np.empty((1, 1, 1, 1, IMAGES), np.float32)
     fastgd.kernels.max_pool_forward.body(body)(y, x, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0)
     assert np.isnan(y[0, 0, 0, 0, 3])
     assert y[0, 0, 0, 0, 4] == -np.inf
