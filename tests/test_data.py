@@ -275,7 +275,7 @@ print(resident("VmHWM") - before, X.nbytes / 2**20)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc for the resident memory")
 @pytest.mark.parametrize("dtype", ["f4", "u1", "f8"])
 def test_memory_is_bounded_for_mapped_files(dtype, tmp_path):
-    rows = 600_000_000 // 500 // np.dtype(dtype).itemsize
+    rows = 300_000_000 // 500 // np.dtype(dtype).itemsize
     whole = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", dtype, (rows, 500))
     whole[::1000] = 1
     del whole

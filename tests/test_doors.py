@@ -21,11 +21,6 @@ pytestmark = pytest.mark.usefixtures("own_definitions")
 ROWS = (1, 32, 300, 1)
 
 
-@pytest.fixture(params=["cython", "numpy", pytest.param("numba", marks=pytest.mark.slow)])  # which compiles for long
-def backend(request):
-    return request.param
-
-
 def net(layers=None, *, inputs=6, loss="softmax_cross_entropy", **options):
     return Network(inputs, layers or [Dense(8, "tanh"), Dense(3)], loss=loss, **options)
 

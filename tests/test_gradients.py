@@ -196,6 +196,7 @@ def test_check_gradients_of_bad_input(rng):
         fastgd.check_gradients(network, np.ones((1, 4)), np.ones((1, 3)), step=0.0)
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "use",

@@ -28,8 +28,6 @@ from fastgd._plan import IMAGES, call_kernel
 from fastgd.cli.self_check import GRADIENT_TOLERANCE, TOLERANCES
 from fastgd.core.kernel import In, Kernel, Out
 
-# Numba takes long to compile these kernels; those of float32 are compiled in other tests, too.
-BACKENDS = pytest.mark.parametrize("backend", ["numpy", "cython", pytest.param("numba", marks=pytest.mark.slow)])
 NAMES = types.SimpleNamespace(**vars(fastgd), **fastgd.activations.ACTIVATIONS)
 
 
@@ -37,7 +35,6 @@ def network(layers, shape=(8, 7, 4), **options):
     return Network(shape, layers, **{"loss": "mse", "seed": 3, **options})
 
 
-@BACKENDS
 @pytest.mark.parametrize("name", cases("image", "y"))
 def test_values_of_torch(name, backend, dtype):
     """After a convolution that changes nothing, since a network needs parameters."""
@@ -203,9 +200,9 @@ def test_windows_of_more_weights_than_are_packed(dtype, rng):
 
 @pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
 def test_pooling_lets_nan_through(body):
-    x = np.zeros((1, 2, 2, 1, IMAGES))
+    x = np.zeros((1, 2, 2, 1, IMAGES), np.float32)
     x[0, 1, 0, 0, 3], x[0, :, :, 0, 4] = np.nan, -np.inf
-    y = np.empty((1, 1, 1, 1, IMAGES))
+    y = np.empty((1, 1, 1, 1, IMAGES), np.float32)
     fastgd.kernels.max_pool_forward.body(body)(y, x, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0)
     assert np.isnan(y[0, 0, 0, 0, 3])
     assert y[0, 0, 0, 0, 4] == -np.inf
@@ -221,7 +218,6 @@ def test_a_gradient_of_a_million_like_terms_is_exact(rng):
         assert abs(dweights[0, 0] - exact) <= 1e-6 * exact
 
 
-@BACKENDS
 @pytest.mark.parametrize("training", [False, True])
 def test_batch_norm_of_images_is_that_of_pixels(training, backend, dtype, rng):
     """In blocks of images, the last of them not full, as in rows of pixels."""
@@ -271,10 +267,11 @@ def mixed(pool=MaxPool2D):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", ["cython", *(pytest.param(b, marks=pytest.mark.slow) for b in ("numpy", "numba"))])
+@pytest.mark.float64
+@pytest.mark.parametrize("backend", ["cython", "numba"])
 @pytest.mark.parametrize("training", [False, True])
 def test_gradient_of_mixed_layers(training, backend, rng):
-    """Without maxima, whose derivatives jump."""
+    """Without maxima, whose derivatives jump. The numpy bodies are compared with those of Cython below."""
     net = network(mixed(AvgPool2D), SHAPE, dtype="float64", backend=backend)
     x, y = rng.normal(size=(19, *SHAPE)), rng.normal(size=(19, 3))
     assert max(fastgd.check_gradients(net, x, y, training=training).values()) <= GRADIENT_TOLERANCE
@@ -322,7 +319,6 @@ def test_relu_within_the_convolution(backend, rng):
 
 
 @pytest.mark.float64
-@BACKENDS
 @pytest.mark.parametrize("layers", [mixed(), [MaxPool2D(2), BatchNorm("tanh"), Flatten(), Dense(3)]],
                          ids=["mixed", "behind BatchNorm"])  # fmt: skip
 def test_gradient_of_the_input(layers, backend, rng):
@@ -386,7 +382,6 @@ def test_missing_images_have_finite_slopes_where_others_have():
 
 
 @pytest.mark.float64
-@BACKENDS
 def test_missing_images_of_a_block_add_nothing_to_the_gradient(backend, rng):
     """As many minibatches as fill a block give the same gradient."""
     x, y = rng.normal(size=(48, *SHAPE)), rng.normal(size=(48, 3))

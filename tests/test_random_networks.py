@@ -1,7 +1,7 @@
 """Gradients of random networks against differences of the outputs and of the loss.
 
 Backends, threads and passes share the plan, so comparing them does not show that an operation overwrites what another
-still needs. Differences do: here for layers in random order and nesting, on images and on vectors."""
+still needs. Differences do: here for layers in random order and nesting, on images, sequences and vectors."""
 
 import collections
 
@@ -14,19 +14,24 @@ from fastgd import (
     Activation,
     AvgPool2D,
     BatchNorm,
+    CausalSelfAttention,
     Concatenate,
     Conv2D,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     GlobalAvgPool2D,
     LayerNorm,
     MaxPool2D,
     Network,
+    PositionalEmbedding,
     RandomCrop,
     RandomFlip,
     Residual,
+    SelfAttention,
     Sequential,
+    TransformerBlock,
 )
 from fastgd.engine.plan import Plan
 
@@ -67,7 +72,16 @@ def alike(rng, shape, depth=0):
             lambda: Sequential(several(rng, 2, alike, shape, depth + 1)),
         ]
     normalization = BatchNorm(activation, eps=0.1)
-    if len(shape) == 1:
+    if len(shape) == 2:
+        heads, rate = one_of(rng, (1, 2)), one_of(rng, (0.0, 0.3))
+        options += [
+            lambda: SelfAttention(heads, rate),
+            lambda: CausalSelfAttention(heads, rate),
+            lambda: TransformerBlock(heads, 3, dropout=rate, causal=bool(rng.integers(2))),
+            lambda: PositionalEmbedding(),
+            lambda: normalization,
+        ]
+    elif len(shape) == 1:
         options += [lambda: normalization, lambda: Dense(n, activation, tie=one_of(rng, ("w1", "w1.T")))]
     else:  # more layers on blocks of images than on rows
         pool, groups = one_of(rng, (MaxPool2D, AvgPool2D)), one_of(rng, [g for g in (1, 2, n) if n % g == 0])
@@ -113,6 +127,17 @@ def of_images(rng):
     return shape, [*layers, *several(rng, 1, alike, now), *one_of(rng, ends)]
 
 
+def of_sequences(rng):
+    """On tokens, whose matrix the last layer may share, or on numbers."""
+    shape, vocabulary = (int(rng.integers(2, 6)), one_of(rng, (2, 4, 6))), int(rng.integers(3, 7))
+    layers = [alike(rng, shape) for _ in range(rng.integers(1, 5))]
+    if rng.integers(4) == 0:
+        return shape, [*layers, Dense(2)]
+    padding = one_of(rng, (None, 0))
+    first = [Embedding(vocabulary, shape[1]), PositionalEmbedding(), SelfAttention(2, padding=padding)]
+    return shape[:1], [*first, *layers, Dense(vocabulary, tie=one_of(rng, (None, "w1.T")), use_bias=False)]
+
+
 def of_vectors(rng):
     n = int(rng.integers(2, 6))
     layers = [Dense(n, one_of(rng, ACTIVATIONS)), *(alike(rng, (n,)) for _ in range(rng.integers(1, 5)))]
@@ -130,7 +155,9 @@ def case(make, seed):
     for name, values in net.statistics.items():
         values[...] = rng.uniform(0.5, 2, values.shape) if "variance" in name else rng.normal(size=values.shape)
     rows = int(rng.integers(3, 25))
-    x, y = rng.normal(size=(rows + 10, *shape)), rng.normal(size=(rows + 10, *net.output_shape))
+    tokens = net.vocabulary and rng.integers(0, net.vocabulary, (rows + 10, *shape)).astype(float)
+    x = tokens if net.vocabulary else rng.normal(size=(rows + 10, *shape))
+    y = rng.normal(size=(rows + 10, *net.output_shape))
     for training in (False, True):
         net.loss_and_gradient(x, y, training=training)
         net.forward(x, training=training, record=not training)
@@ -178,10 +205,12 @@ def errors(net, rng, x, y):
         net.forward(x_here, **recorded)
         net.backward(y, input_gradient=False)
         first = net.gradient.copy()
-        dx = net.backward(y)
+        dx = [] if net.vocabulary else [net.backward(y)]  # tokens have no gradient
+        if not dx:
+            net.backward(y, input_gradient=False)
         found["again", training] = np.abs(net.gradient - first).max()
         found["outputs", training] = error(
-            rng, [x_here, *views], [dx, *net.views(first).values()],
+            rng, [*([x_here] if dx else []), *views], [*dx, *net.views(first).values()],
             lambda recorded=recorded, x_here=x_here: np.sum(net.forward(x_here, **recorded) * y),
         )  # fmt: skip
         for name, values in statistics.items():
@@ -193,7 +222,7 @@ def errors(net, rng, x, y):
     return found
 
 
-KINDS = pytest.mark.parametrize("make", [of_images, of_vectors])
+KINDS = pytest.mark.parametrize("make", [of_images, of_sequences, of_vectors])
 
 
 @KINDS
@@ -206,7 +235,7 @@ def test_gradient(make, seed):
 def test_every_kernel_of_layers_is_in_some_of_the_networks():
     """In training, which does without running statistics."""
     count = collections.Counter()
-    for make in (of_images, of_vectors):
+    for make in (of_images, of_sequences, of_vectors):
         for seed in SEEDS:
             shape, layers = make(np.random.default_rng(seed))
             plan = Network(shape, layers, loss="mse", dtype="float64").executor.training_plan(1)
