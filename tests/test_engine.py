@@ -1,5 +1,6 @@
 """The native engine: all passes and fast steps give the same bits, allocate nothing, and can be interrupted."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -221,14 +222,17 @@ def test_ctrl_c_during_a_native_run(rows):
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGVTALRM, interrupt)
+    gc.collect()
+    gc.disable()  # an exception in a finalizer, such as one of Numba's, would be lost, and a warning
     try:
-        # CPU time, since other processes may be busy; again if a finalizer ran, whose exceptions are lost.
+        # CPU time, since other processes may be busy; again if a finalizer ran all the same.
         signal.setitimer(signal.ITIMER_VIRTUAL, 0.2, 1)
         with pytest.raises(KeyboardInterrupt):
             net.fit(*rows, optimizer=optimizer, epochs=10**9)
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+        gc.enable()
     steps = optimizer.steps
     assert steps > 0
     assert np.isfinite(net.parameters).all()

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 import fastgd
 from fastgd import images
 from fastgd.images import ImageError, Preprocessing, Problem, read
+from fastgd.images.errors import plain
 
 
 def picture(path, mode="L", size=(6, 5), seed=0, **options):
@@ -173,6 +174,7 @@ def test_every_bad_file_is_named(folder):
     (folder / "dog").mkdir()
     picture(folder / "loose.jpg")
     picture(folder / "cat" / "9.png", size=(7, 7))
+    truncated(folder / "cat" / "cut.png", size=(6, 5))  # its header is as it should be
     (folder / os.fsdecode(b"\xff")).mkdir()
     with pytest.raises(ImageError) as caught:
         read(folder)
@@ -188,6 +190,7 @@ def test_every_bad_file_is_named(folder):
         "dog": ("at least 1 picture of the class", "none"),
         "loose.jpg": ("pictures in the folder of their class", "beside folders"),
         "cat/9.png": ("5x6 pixels", "7x7"),
+        "cat/cut.png": ("a whole picture", "truncated"),
         "\udcff": ("UTF-8", "other bytes"),
     }
     assert problems.keys() == expected.keys()
@@ -195,9 +198,11 @@ def test_every_bad_file_is_named(folder):
         assert wanted in problems[name][0], name
         assert got in problems[name][1], name
     text = str(caught.value)
-    assert text.startswith("11 problems: ")
-    assert text.endswith("and 6 more")
+    assert text.startswith("12 problems: ")
+    assert all(f"{plain(path)}: expected {expected}, got" in text for path, expected, _ in caught.value.problems)
     text.encode("utf-8")
+    many = str(ImageError([Problem(f"{i}.png", "a picture", "text") for i in range(1000)])).split("; ")
+    assert (len(many), many[-1]) == (101, "and 900 more")
 
 
 def png(path, bits, colours, width, data):

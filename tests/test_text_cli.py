@@ -153,7 +153,7 @@ def test_which_folders_are_texts(tmp_path):
         (["--model", "lenet5"], "'--model': expected no such option for text"),
         (["--label-smoothing", 0.1], "'--label-smoothing': expected no such option for text"),
         (["--task", "regression"], "'--task': expected no such option for text"),
-        (["--context", 5000], "book.txt: expected more than 5,000 tokens, for windows of 5,000 (context), got 3,132; "),
+        (["--context", 5000], "book.txt: expected more than 5,000 tokens, for windows of 5,000 (context), got 3,480; "),
         (["--context", 0], "'context'"),
         (["--tokens", "words"], "'tokens'"),
         (["--tokens", "none.json"], "none.json"),

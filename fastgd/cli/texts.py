@@ -63,8 +63,9 @@ def read_to_train(arguments, fraction):
     context = MODEL["context"] if arguments.context is None else arguments.context
     found = text.read(arguments.data, "characters" if arguments.tokens is None else arguments.tokens)
     try:
+        whole = found.windows(context)  # before a split, whose error names no file
         if fraction == 0:
-            return found, found.windows(context), None, None
+            return found, whole, None, None
         rest, tail = found.split(fraction)
         return found, rest.windows(context), tail, tail.windows(context)
     except text.TextError as error:

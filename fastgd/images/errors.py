@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 # So many problems are named in a message.
-NAMED = 5
+NAMED = 100
 
 
 class Problem(NamedTuple):
@@ -16,7 +16,7 @@ class Problem(NamedTuple):
 
 
 class ImageError(ValueError):
-    """Files of images cannot be used. `problems` lists all of them, the message names the first."""
+    """Files of images cannot be used. `problems` lists all of them, the message the first 100."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)

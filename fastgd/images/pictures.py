@@ -15,6 +15,7 @@ from .errors import Problem, size_text
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 A_PICTURE = f"a picture ({', '.join(FORMATS)})"
+WHOLE = "a whole picture"
 GREY, COLOUR = ("1", "L", "LA"), ("P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 # Values of the EXIF tag Orientation, and the names of Pillow's operations that turn such a picture upright.
 ORIENTATION = 0x0112
@@ -61,6 +62,18 @@ def decode(paths, out, resize):
     """Writes the pixels of picture files to `out`, bytes (n, h, w, c). Returns why files cannot be used. resize:
     whether pictures of other sizes are resized."""
     return [problem for i, path in enumerate(paths) if (problem := _decoded(path, out[i], resize)) is not None]
+
+
+def damaged(paths):
+    """Why files cannot be used whose headers are as they should be, in threads."""
+    parts = in_threads(lambda _, part: [_damage(path) for path in part], paths)
+    return [problem for part in parts for problem in part if problem is not None]
+
+
+def _damage(path):
+    with _problems(path, WHOLE) as problems, _opened(path) as picture:
+        picture.load()
+    return problems[0] if problems else None
 
 
 def convert(pixels, out):
@@ -113,7 +126,7 @@ def _header(path):
 
 
 def _decoded(path, out, resize):
-    with _problems(path, "a whole picture") as problems, _opened(path) as picture:
+    with _problems(path, WHOLE) as problems, _opened(path) as picture:
         orientation = _orientation(picture)
         if resize:  # a JPEG file may be decoded at a fraction of its size, here to at least twice the size of `out`
             height, width = (2 * n for n in out.shape[:2])

@@ -12,7 +12,7 @@ from ..tables.arrays import ARRAYS, MOST_CLASSES, read_arrays
 from .errors import ImageError, Problem, plain, size_text
 from .idx import images_in, is_idx, labels_beside, read_images, read_labels
 from .images import Images
-from .pictures import ENDINGS, convert, headers
+from .pictures import ENDINGS, convert, damaged, headers
 from .preprocessing import Preprocessing
 
 # Files and folders that file managers, notebooks and unpackers leave behind, besides those whose names begin with ".".
@@ -31,7 +31,8 @@ def read(
     target: str = "y",
     part: str | None = None,
 ) -> Images:
-    """Reads images. Headers of picture files are checked now; pixels are decoded when they are asked for.
+    """Reads images. Headers of picture files are checked now; pixels are decoded, and checked, when they are asked for,
+    or if the header of some file is bad.
 
     path: one of
         a folder with a folder of pictures for each class (PNG, JPEG, GIF, BMP, WebP, TIFF, PPM); classes and files are
@@ -137,6 +138,8 @@ class _Wanted:
                 for path, header in good if header.size != size
             ]  # fmt: skip
         if bad:
+            known = {problem.path for problem in bad}
+            bad += damaged([path for path, _ in good if path not in known])  # so that one error names all
             raise ImageError(sorted(bad))
         grey = sum(header.is_grey for _, header in good)
         channels = self.channels or (1 if grey == len(good) else 3)
