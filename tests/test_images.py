@@ -129,7 +129,8 @@ def test_gradients_of_weights_have_the_same_bits_on_every_instruction_set_and_sh
     ("c", "channels", "k"), [(8, 8, 65), (8, 8, 71), (8, 8, 73), (5, 3, 27), (3, 2, 18), (9, 8, 72), (9, 8, 70)]
 )
 def test_windows_that_are_not_whole(c, channels, k, o, padding, dtype, rng):
-    """Kernels called by name take them: those whose last tap has fewer channels, and those of the first channels."""
+    """A kernel that is called by name may have a window whose last tap has fewer channels than the others, or one that
+    reads only the first channels of the image."""
     options = (3.0, float(channels), 1.0, 1.0, float(padding), float(padding))
     x, dy = (rng.normal(size=(1, *size, n, IMAGES)).astype(dtype) for size, n in (((5, 6), c), ((4, 5), o)))
     weights, bias, results = rng.normal(size=(k, o)).astype(dtype), np.zeros(o, dtype), []

@@ -31,9 +31,10 @@ class TransformerBlock(Layer):
         h = x + drop(attention(norm(x))),   y = h + drop(activation(norm(h) w + b) w' + b').
 
     It is Sequential([Residual([LayerNorm(), CausalSelfAttention(heads, dropout), Dropout(dropout)]),
-    Residual([LayerNorm(), Dense(hidden, activation), Dense(C), Dropout(dropout)])]), and its parameters have the paths
-    of these: in the third layer of a network "w_qkv3.1.2" are those of the attention, "w3.2.2" and "w3.2.3" those of
-    the dense layers. Radford et al. 2019, "Language models are unsupervised multitask learners" (GPT-2).
+    Residual([LayerNorm(), Dense(hidden, activation), Dense(C), Dropout(dropout)])]), and names its parameters as that
+    would. In the third layer of a network the weights of the attention are "w_qkv3.1.2" and "w_out3.1.2", those of the
+    dense layers "w3.2.2" and "w3.2.3". Radford et al. 2019, "Language models are unsupervised multitask learners"
+    (GPT-2).
 
     heads: as in `SelfAttention`. hidden: int >= 1, or None for 4 C. activation: as in `Dense`. dropout: in [0, 1).
     causal: whether a position sees only itself and those before it; else all, but those with the token `padding`.
