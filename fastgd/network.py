@@ -20,6 +20,7 @@ from .data.samples import check_samples
 from .engine.executor import GRADIENT, TRAINING_GRADIENT, Executor
 from .engine.plan import Plan
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
+from .generation.generate import generate
 from .layers.base import Layer, check_names, check_shape, parameter_specs, statistic_specs
 from .layers.containers import Sequential, check_layers
 from .losses import LOSSES, Loss
@@ -414,6 +415,7 @@ class Network:
         return loss
 
     fit = fit
+    generate = generate
 
     def copy_from(self, other: "Network", rate: float = 1.0) -> None:
         """Moves parameters and statistics p towards those of another network, q, in place: p <- p + rate (q - p), or

@@ -585,17 +585,23 @@ cdef class Runner:
     def run(self, const Stage[::1] stages, int64_t rows, int threads, double[::1] pace):
         """Runs one pass on a minibatch of this many rows; returns the status. What `prepare` set stays as it was. pace:
         two numbers, initially 0, in which the pool keeps measurements of this pass; see team_size.h."""
+        return self.repeat(stages, rows, threads, pace, 1, 0)[1]
+
+    def repeat(self, const Stage[::1] stages, int64_t rows, int threads, double[::1] pace, int64_t passes,
+               double seconds):
+        """`run` for several passes, or until this many seconds have passed, if that is not 0; returns (number of
+        passes, status)."""
         cdef Engine saved = self.engine
-        cdef int64_t status
+        cdef int64_t done, status
         self.set_stages(stages)
         self.engine.n_per_step, self.engine.n_epoch_ends, self.engine.first_value = 0, 0, 0
         self.engine.rows_of_step, self.engine.sums = NULL, NULL
         self.engine.counter, self.engine.minibatches = NULL, NULL
-        self.engine.pace = &pace[0]
-        self.start(rows, 0, 1, threads, 0)
-        saved.rows, status = self.engine.rows, self.engine.status
+        self.engine.pace, self.engine.steps_per_clock_check = &pace[0], 1
+        self.start(rows, 0, passes, threads, seconds)
+        saved.rows, done, status = self.engine.rows, self.engine.step, self.engine.status
         self.engine = saved
-        return status
+        return done, status
 
     cdef int set_stages(self, const Stage[::1] stages) except -1:
         self.engine.stages, self.engine.n_stages = &stages[0], stages.shape[0]

@@ -87,7 +87,7 @@ class Executor:
         """Frees the memory of the plans."""
         self.plan = None
         # By kernel of the loss; and by whether layers behave as in training, and that kernel.
-        self._evaluation_plans, self._gradient_plans = {}, {}
+        self._evaluation_plans, self._gradient_plans, self._generator = {}, {}, None
         self._drop_fast_step()
         self._made, self.fast = {}, dict.fromkeys(DOORS, _not_ready)  # by door and kernel of the loss; those in use
         self._recorders, self._recorded = {}, None  # by whether layers behave as in training; the last one used
@@ -173,6 +173,13 @@ class Executor:
             plan = Plan(self.network, capacity, kernel, training=training, to_input=True)
             self._gradient_plans[training, kernel] = plan
         return plan
+
+    def generator(self, make):
+        """The plans for generation, which `make(network)` makes."""
+        self._discard_disturbed()
+        if self._generator is None or not self._generator.is_current():
+            self._generator = make(self.network)
+        return self._generator
 
     def _fast(self, door, kernel=None):
         """The fast path of a door for a kernel of the loss; calls of any arguments try it once they are cast."""

@@ -195,6 +195,9 @@ class Plan(Program):
     terms: the most products per row of a minibatch that are summed in one element of the gradient; see
         `add_gradient`."""
 
+    # The earlier positions of a sequence that goes on: see generation/plan.py.
+    past = None
+
     def __init__(self, network, capacity, loss_kernel, *, training, backward=True, to_input=False, backend=None):
         super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
@@ -683,14 +686,18 @@ class Plan(Program):
             y_address = 0 if y is None else y.ctypes.data
             self.runner.set_inputs(self._inputs, self.rows, x.ctypes.data, y_address, weight.ctypes.data)
 
-    def _set_arguments(self, x, y, weight):
-        """What `Runner.set_inputs` does, for numpy bodies."""
+    def take_rows(self, rows):
+        """Makes numpy bodies work on so many rows."""
         for operation in self.operations:
             for link in operation.links:
                 for j, name in enumerate(link.buffers):
                     if name in self.row_names:
-                        rows = -(-self.rows // IMAGES) if name in self.block_names else self.rows
-                        link.arguments[j] = link.view(j, self.buffers[name][:rows])
+                        count = -(-rows // IMAGES) if name in self.block_names else rows
+                        link.arguments[j] = link.view(j, self.buffers[name][:count])
+
+    def _set_arguments(self, x, y, weight):
+        """What `Runner.set_inputs` does, for numpy bodies."""
+        self.take_rows(self.rows)
         self.point("x", x)
         if y is not None:
             self.point("y", y)

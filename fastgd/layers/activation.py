@@ -21,6 +21,7 @@ class Activation(ActivatedLayer):
     """
 
     in_blocks = None  # as its input
+    is_causal = True
 
     def __init__(self, activation: str | Function) -> None:
         super().__init__(activation)

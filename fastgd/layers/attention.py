@@ -19,6 +19,7 @@ from .base import Layer, ParameterSpec, layer
 from .dense import dense_backward_bias, dense_backward_input, dense_backward_weights, dense_forward
 from .dropout import kept_columns
 from .embedding import check_sequence
+from .past import attention_to_past, keep_keys
 
 if TYPE_CHECKING:
     from ..engine.plan import Plan
@@ -296,10 +297,26 @@ class SelfAttention(Layer):
         shape = t, n = plan.shape(x)
         qkv, mean = plan.row_buffer(f"qkv{path}", (t, 3 * n)), plan.row_buffer(f"attended{path}", shape)
         plan.add("forward", dense_forward, qkv, x, f"w_qkv{path}", f"b_qkv{path}")
+        if plan.past is not None:
+            self._attend_to_past(plan, path, mean, qkv)
+            return self._project(plan, path, mean)
         p = plan.row_buffer(f"weights{path}", (self.heads if plan.has_backward else 1, t, t))
         arrays = self._split(plan, mean, shape), p, self._split(plan, qkv, shape), self._add_seen(plan, path, t), "row"
         plan.add("forward", attention_forward, *arrays, *self._scalars(plan, path))
-        y = plan.row_buffer(f"a{path}", shape)
+        return self._project(plan, path, mean)
+
+    def _attend_to_past(self, plan, path, mean, qkv):
+        """Adds the operations for positions that go on with a sequence."""
+        n = plan.shape(mean)[-1]
+        cache = self.heads, plan.network.input_shape[0], n // self.heads
+        keys, values = plan.kept(f"keys{path}", cache), plan.kept(f"values{path}", cache)
+        split = self._split(plan, qkv, (1, n))
+        plan.add("forward", keep_keys, keys, values, split, "position")
+        plan.add("forward", attention_to_past, self._split(plan, mean, (1, n)), split, keys, values, "position")
+
+    def _project(self, plan: "Plan", path: str, mean: str) -> str:
+        """Adds the product with w_out; returns the name of y."""
+        y = plan.row_buffer(f"a{path}", plan.shape(mean))
         plan.add("forward", dense_forward, y, mean, f"w_out{path}", f"b_out{path}")
         return y
 

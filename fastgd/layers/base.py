@@ -74,6 +74,8 @@ class Layer:
 
     # Whether x and y lie in blocks of images (see engine/rows.py); None if the layer works on any buffer as it is.
     in_blocks: bool | None = False
+    # Whether y at a position of a sequence depends on x there, and at most at earlier positions: `generate` needs that.
+    is_causal = False
     # For a layer whose x are token ids: the number of tokens, each with a row of the layer's parameter w.
     vocabulary: int | None = None
 

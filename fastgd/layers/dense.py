@@ -110,6 +110,8 @@ class Dense(ActivatedLayer):
     Raises TypeError or ValueError that names the argument.
     """
 
+    is_causal = True
+
     def __init__(
         self,
         units: int,

@@ -85,6 +85,8 @@ class Dropout(Layer):
     Raises TypeError or ValueError that names the argument.
     """
 
+    is_causal = True
+
     def __init__(self, rate: float) -> None:
         self.rate = check_number("rate", rate, 0.0, 1.0, high_open=True)
 

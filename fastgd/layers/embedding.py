@@ -14,6 +14,7 @@ from ..engine.rows import copy_rows
 from ..errors import check_integer, value_error
 from ..initializers import Initializer, normal, pick_initializer
 from .base import Layer, ParameterSpec, layer
+from .past import add_positions
 
 if TYPE_CHECKING:
     from ..engine.plan import Plan
@@ -118,6 +119,8 @@ class Embedding(Layer):
     of an id that is out of range.
     """
 
+    is_causal = True
+
     def __init__(
         self,
         vocabulary: int,
@@ -166,6 +169,8 @@ class PositionalEmbedding(Layer):
     unless rows of x are (T, C).
     """
 
+    is_causal = True
+
     def __init__(self, *, weight_init: "str | Initializer | npt.NDArray[Any]" = normal) -> None:
         self.weight_init = pick_initializer("weight_init", weight_init)
 
@@ -178,7 +183,10 @@ class PositionalEmbedding(Layer):
 
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         y = plan.row_buffer(f"a{path}", plan.shape(x))
-        plan.add("forward", positions_forward, y, x, f"p{path}")
+        if plan.past is not None:
+            plan.add("forward", add_positions, y, x, f"p{path}", "position")
+        else:
+            plan.add("forward", positions_forward, y, x, f"p{path}")
         return y
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:

@@ -229,6 +229,8 @@ class Normalization(ActivatedLayer):
     """Base class of `LayerNorm` and `BatchNorm`: parameters gamma (n,), initially 1, and beta (n,), initially 0,
     without penalty."""
 
+    is_causal = True
+
     def __init__(self, activation: str | Activation, eps: float) -> None:
         super().__init__(activation)
         self.eps = check_number("eps", eps, 0.0, low_open=True)
