@@ -3,6 +3,7 @@ are drawn; prompts, streams, and what is refused."""
 
 import numpy as np
 import pytest
+from cases import definitions
 
 import fastgd
 from fastgd import (
@@ -56,7 +57,7 @@ def test_tokens_are_those_without_a_cache(context, backend):
         tokens = network.generate(prompt, length, temperature=0)
         assert tokens.dtype == np.int64
         np.testing.assert_array_equal(tokens, without_cache(network, prompt, length))
-    assert len(set(network.generate([3], 40, temperature=0).tolist())) > 2 or context == 1
+    assert len(set(network.generate([3], 40, seed=1).tolist())) > 2
 
 
 def test_every_kind_of_layer_that_looks_at_no_later_position(backend):
@@ -72,18 +73,20 @@ def test_every_kind_of_layer_that_looks_at_no_later_position(backend):
 
 
 @pytest.mark.usefixtures("every_step_is_shared")
-@pytest.mark.parametrize("options", [{}, {"top_k": 7}, {"top_p": 0.8}, {"top_k": 9, "top_p": 0.9}], ids=str)
-def test_the_same_tokens_for_any_number_of_threads(options, monkeypatch):
+def test_the_same_tokens_for_any_number_of_threads(monkeypatch):
     monkeypatch.setattr("fastgd.generation.plan.THREAD_WORK", 1)
     monkeypatch.setattr("fastgd.generation.plan.SHARED_WORK", 1)
-    made, logits = [], []
-    for threads in (1, 2, 3, 16):
-        network = model(70, 301, width=52, num_threads=threads)
-        made.append(network.generate(np.arange(150), 200, seed=4, **options))
-        logits.append(network.executor._generator.one.rows_of(network.executor._generator.one.output).copy())
-    for tokens, z in zip(made[1:], logits[1:], strict=True):
-        np.testing.assert_array_equal(tokens, made[0])
-        np.testing.assert_array_equal(z, logits[0])
+    made = {}
+    for threads in (1, 3, 16):
+        network = model(70, 301, layers=1, width=52, num_threads=threads)
+        made[threads] = []
+        for options in ({}, {"top_k": 7}, {"top_k": 9, "top_p": 0.9}):
+            made[threads].append(network.generate(np.arange(150), 80, seed=4, **options))
+        plan = network.executor._generator.one
+        made[threads].append(plan.rows_of(plan.output).copy())
+    for threads in (3, 16):
+        for got, expected in zip(made[threads], made[1], strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_outputs_are_those_of_the_whole_sequence(dtype):
@@ -117,11 +120,11 @@ def body(request):
 
 def test_tokens_are_drawn_with_their_probabilities(body, rng):
     z = rng.normal(size=6) * 2
-    drawn = [draw(body, z, i, temperature=0.8)[0] for i in range(4000)]
+    drawn = [draw(body, z, i, temperature=0.8)[0] for i in range(3000)]
     expected = np.exp(z / 0.8) / np.exp(z / 0.8).sum()
     np.testing.assert_allclose(draw(body, z, temperature=0.8)[1], expected, rtol=1e-12)
-    np.testing.assert_allclose(np.bincount(drawn, minlength=6) / 4000, expected, rtol=0, atol=0.03)
-    assert drawn != [draw(body, z, i, temperature=0.8, key=78)[0] for i in range(4000)]
+    np.testing.assert_allclose(np.bincount(drawn, minlength=6) / 3000, expected, rtol=0, atol=0.03)
+    assert drawn != [draw(body, z, i, temperature=0.8, key=78)[0] for i in range(3000)]
 
 
 def test_only_the_most_probable_are_left(body):
@@ -178,14 +181,16 @@ def test_text_and_streams():
     parts = []
     text = network.generate("bad €", 300, seed=2, stream=parts.append)
     assert isinstance(text, str)
-    assert len(text) == 300 and "".join(parts) == text and set(text) <= set(network.preprocessing.characters)
+    assert len(text) == 300
+    assert "".join(parts) == text
+    assert set(text) <= set(network.preprocessing.characters)
     assert text == network.generate("bad €", 300, seed=2) != network.generate("bad €", 300, seed=3)
     ids = network.generate(network.preprocessing.encode("bad €"), 300, seed=2)
     assert network.preprocessing.decode(ids) == text
 
 
 def test_streams_wait_for_whole_characters_and_may_stop(monkeypatch):
-    monkeypatch.setattr("fastgd.generation.generate.STREAM_SECONDS", 0.0)  # after each token
+    monkeypatch.setattr("fastgd.generation.generate.STREAM_SECONDS", 1e-9)  # after each token
     network = model(context=4, vocabulary=256, layers=1)
     network.preprocessing = Bytes()
     network.parameters[:] = 0
@@ -199,7 +204,7 @@ def test_streams_wait_for_whole_characters_and_may_stop(monkeypatch):
     assert any(len(part) > 1 for part in parts)  # bytes that wait for others
     calls = []
     stopped = network.generate([1], 50, stream=lambda new: calls.append(new) or len(calls) == 3)
-    assert len(calls) == 3 and all(new.shape == (1,) for new in calls)
+    assert [new.shape for new in calls] == 3 * [(1,)]
     np.testing.assert_array_equal(stopped, network.generate([1], 50)[:3])
 
 
@@ -211,9 +216,10 @@ def test_a_stream_may_evaluate_but_not_train():
     assert losses[0] == network.loss(x, y)
     with pytest.raises(RuntimeError, match="train"):
         network.generate([1], 3, stream=lambda new: network.train_step(x, y, fastgd.SGD(0.1)))
-    with pytest.raises(RuntimeError, match="already in use"):
-        network.generate([1], 3, stream=lambda new: network.__class__.generate(network, [1], 2))
-    assert len(network.generate([1], 3)) == 3
+    inner, alone = [], network.generate([4], 30)
+    outer = network.generate([1], 3, stream=lambda new: inner.append(network.generate([4], 30)))
+    np.testing.assert_array_equal(inner[0], alone)
+    np.testing.assert_array_equal(outer, network.generate([1], 3))
 
 
 def test_a_callback_of_fit_may_generate():
@@ -232,21 +238,27 @@ def test_a_callback_of_fit_may_generate():
     assert made[-1].tolist() != before.tolist()
 
 
+@pytest.mark.filterwarnings("ignore:activation 'risky'")
 def test_users_functions_work_and_raise():
-    name = "half_for_generation"
-    with pytest.MonkeyPatch.context():
-        act = fastgd.custom.activation(name)(lambda x: x * 0.5) if hasattr(fastgd.custom, "activation") else "tanh"
-        network = Network(5, [Embedding(7, 4), Dense(8, act), Dense(7)], loss="softmax_cross_entropy")
+    def risky(x):
+        return [0.3, -1.2, 0.8][int(abs(x))]
+
+    with definitions():
+        layers = [Embedding(7, 4), Dense(8, fastgd.custom.activation(risky)), Dense(7)]
+        network = Network(5, layers, loss="softmax_cross_entropy")
         np.testing.assert_array_equal(network.generate([1], 9, temperature=0), without_cache(network, [1], 9))
+        network.parameters[:] = 10
+        with pytest.raises((IndexError, RuntimeError)):
+            network.generate([1], 9)
 
 
 REFUSED = [
-    ({"prompt": []}, ValueError, "prompt: expected at least one token, got none"),
-    ({"prompt": [1, 23]}, ValueError, r"prompt: expected tokens in \[0, 22\], got 23 at index 1"),
-    ({"prompt": [-1]}, ValueError, r"prompt: expected tokens in \[0, 22\], got -1 at index 0"),
-    ({"prompt": [1.0]}, TypeError, "prompt: expected a str or a sequence of tokens"),
-    ({"prompt": "ab"}, ValueError, "prompt: expected tokens, since the network has no vocabulary"),
-    ({"length": 0}, ValueError, "length: expected an integer >= 1"),
+    ({"prompt": []}, ValueError, "'prompt': expected at least one token, got none"),
+    ({"prompt": [1, 23]}, ValueError, r"'prompt': expected tokens in \[0, 22\], got 23 at index 1"),
+    ({"prompt": [-1]}, ValueError, r"'prompt': expected tokens in \[0, 22\], got -1 at index 0"),
+    ({"prompt": [1.0]}, TypeError, "'prompt': expected a str or a sequence of tokens"),
+    ({"prompt": "ab"}, ValueError, "'prompt': expected tokens, since the network has no vocabulary"),
+    ({"length": 0}, ValueError, "'length': expected an integer >= 1"),
     ({"length": 2.5}, TypeError, "length"),
     ({"temperature": -0.1}, ValueError, "temperature"),
     ({"temperature": np.nan}, ValueError, "temperature"),
@@ -254,7 +266,7 @@ REFUSED = [
     ({"top_p": 0.0}, ValueError, "top_p"),
     ({"top_p": 1.1}, ValueError, "top_p"),
     ({"seed": -1}, ValueError, "seed"),
-    ({"stream": 3}, TypeError, "stream: expected a function of the new text, or None, got 3"),
+    ({"stream": 3}, TypeError, "'stream': expected a function of the new text, or None, got 3"),
 ]
 
 

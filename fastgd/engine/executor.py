@@ -174,12 +174,15 @@ class Executor:
             self._gradient_plans[training, kernel] = plan
         return plan
 
-    def generator(self, make):
-        """The plans for generation, which `make(network)` makes."""
+    def take_generator(self, make):
+        """The plans for generation, which `make(network)` makes, for one sequence; `keep_generator` keeps them for the
+        next."""
         self._discard_disturbed()
-        if self._generator is None or not self._generator.is_current():
-            self._generator = make(self.network)
-        return self._generator
+        taken, self._generator = self._generator, None
+        return taken if taken is not None and taken.is_current() else make(self.network)
+
+    def keep_generator(self, taken):
+        self._generator = taken
 
     def _fast(self, door, kernel=None):
         """The fast path of a door for a kernel of the loss; calls of any arguments try it once they are cast."""

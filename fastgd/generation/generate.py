@@ -44,6 +44,8 @@ class Generator:
     def _read(self, tokens):
         """Makes these tokens the past, but for the last, which `add` reads."""
         self.past.position[0], earlier = 0, tokens[:-1]
+        if not self.past.arrays:  # a layer that looks back keeps something
+            self.past.position[0], earlier = len(earlier), earlier[:0]
         if len(earlier) and self.reader is None:
             self.reader = GenerationPlan(self.network, min(POSITIONS, self.context), self.past)
         for start in range(0, len(earlier), POSITIONS):
@@ -137,7 +139,7 @@ def generate(
         (0, 1] (Holtzman et al. 2020, arXiv:1904.09751); None is all.
     seed: int >= 0. The same seed gives the same tokens.
     stream: a function that gets the new text, or tokens, 20 times a second, or after each token that takes longer. If
-        it returns true, generation stops. It may evaluate the network, but not train it.
+        it returns True, generation stops. It may evaluate the network, but not train it.
 
     Raises TypeError or ValueError that names the argument, and ArithmeticError if an output is not finite."""
     _check_network(self)
@@ -152,7 +154,7 @@ def generate(
     scalars = {"tokens": size, "temperature": temperature, "top_k": kept, "top_p": mass, "key": key_of_layer(seed, "0")}
     lock, parts, known = self.executor.lock, [], len(ids)
     with lock.use(Use.EVALUATE):
-        sequence = self.executor.generator(Generator)
+        sequence = self.executor.take_generator(Generator)
         sequence.begin(ids, length, {name: float(value) for name, value in scalars.items()})
         text = None if vocabulary is None else _Text(vocabulary, sequence.tokens, known)
         while known < len(sequence.tokens):
@@ -163,8 +165,9 @@ def generate(
             parts.append(new)
             if stream is not None and len(new):
                 with lock.lend(Use.BORROW):
-                    if stream(new):
+                    if stream(new) is True:
                         break
+        self.executor.keep_generator(sequence)
     return np.concatenate(parts) if text is None else "".join(parts)
 
 

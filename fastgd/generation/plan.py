@@ -114,7 +114,8 @@ class GenerationPlan(Plan):
         self.buffers["count"][0] = 0
         self.point("chosen", chosen)
         (draw,) = self._phases["link"]
-        draw.record[next_token.slots.index("length")] = len(chosen)
+        if draw.record is not None:
+            draw.record[next_token.slots.index("length")] = len(chosen)
         draw.set_scalars(**scalars)
 
     def run_positions(self, rows, passes, seconds):
