@@ -219,6 +219,13 @@ class Bar:
                 self._bar.close()
 
 
+def print_above_bars(text: str) -> None:
+    """Prints a text to the standard output, above the bars that are shown."""
+    if sys.stdout is not None:
+        _bar_class().write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
 class ProgressBar:
     """A bar over the epochs, in a terminal or a notebook, with the last figures of the history and rows per second; for
     a network with the vocabulary of a text tokens per second."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastgd
-from fastgd import Dense, Network, Reshape, text
+from fastgd import Dense, Embedding, Network, text
 from fastgd.cli import parser as cli
 from fastgd.cli import texts
 
@@ -21,7 +21,7 @@ def book(tmp_path, monkeypatch):
 
     def gpt(vocabulary, context, layers, heads, width, dropout, **options):
         assert (layers, heads, dropout) == (1, 2, 0.0)
-        hidden = [Reshape((context, 1)), Dense(width, "tanh"), Dense(vocabulary)]
+        hidden = [Embedding(vocabulary, width), Dense(width, "tanh"), Dense(vocabulary)]
         return Network((context,), hidden, **{"loss": "softmax_cross_entropy", **options})
 
     monkeypatch.setattr(fastgd.models, "gpt", gpt, raising=False)
@@ -182,3 +182,34 @@ def test_models_of_text_and_other_data_do_not_mix(book, capsys):
 def test_defaults_of_other_data_are_what_they_were(book, capsys):
     code, out, _ = call(capsys, "train", "digits", "--epochs", 1, "--plot", "", "--quiet")
     assert (code, "Adam(cosine(learning_rate=0.002, total_steps=45, warmup_steps=0" in out) == (0, True)
+
+
+def test_samples_and_generation(book, capsys):
+    code, out, err = call(capsys, "train", book, *OPTIONS, "--sample", 30)
+    assert code == 0, err
+    samples = re.findall(r"^--- after epoch (\d): ", out, re.MULTILINE)
+    assert samples == ["1", "2", "3"]
+    network, _ = fastgd.load("book.safetensors")
+    code, out, err = call(capsys, "generate", "book.safetensors", "--prompt", "Zwölf", "--length", 40, "--seed", 3)
+    assert code == 0, err
+    assert out == "Zwölf" + network.generate("Zwölf", 40, seed=3).removesuffix("\n") + "\n"
+    assert re.fullmatch(r"40 tokens in [\d.]+ s, [\d,]+ a second\n", err)
+    options = "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9
+    code, out, err = call(capsys, "generate", "book.safetensors", "--length", 20, *options)
+    expected = network.generate("\n", 20, temperature=0.5, top_k=3, top_p=0.9)
+    assert out == expected.removesuffix("\n") + "\n"
+    assert "--- after" not in call(capsys, "train", book, *OPTIONS, "--sample", 0, "--overwrite", "--quiet")[1]
+    for wrong, message in (
+        (("--prompt", "Zwölf!"), "'prompt': expected characters of"), (("--length", 0), "length"),
+        (("--top-p", 0), "top_p"), (("--prompt", ""), "at least one token"),
+    ):  # fmt: skip
+        code, _, err = call(capsys, "generate", "book.safetensors", *wrong)
+        assert code == 1, wrong
+        assert message in err, err
+
+
+def test_only_models_of_text_generate(tmp_path, capsys):
+    Network(3, [Dense(2)], loss="mse").save(tmp_path / "other.safetensors")
+    code, _, err = call(capsys, "generate", tmp_path / "other.safetensors")
+    assert code == 1
+    assert "'MODEL': expected a model of text, got" in err

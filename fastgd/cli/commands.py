@@ -58,6 +58,9 @@ def train(arguments):
     print(f"{network}\n{data.rows} training rows, {data.held_out_rows} validation rows, {optimizer}", flush=True)
     if arguments.resume:
         print(_resumed(save), flush=True)
+    if data.text is not None and arguments.sample:
+        show = print if arguments.quiet else callbacks.print_above_bars
+        logs.append(texts.Samples(check_integer("--sample", arguments.sample, 0), show))
     start = time.perf_counter()
     with _sigterm_raises(), _advice(arguments.resume):
         history = network.fit(
@@ -239,6 +242,12 @@ def predict(arguments):
     csv.writer(lines, lineterminator="\n").writerows([header, *columns])
     _note(data)
     _write_text(lines.getvalue(), arguments.output)
+
+
+def generate(arguments):
+    """`fastgd generate`: continues a prompt with a model of text."""
+    network, _ = load(arguments.model, backend=arguments.backend)
+    texts.generate(arguments, network)
 
 
 def _note(data):

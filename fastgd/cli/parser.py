@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   fastgd train pictures/ --model small_cnn --size 32 --epochs 10
   fastgd predict pictures.safetensors new.png
   fastgd train book.txt --epochs 5
+  fastgd generate book.safetensors --prompt "Once upon" --length 500
   fastgd COMMAND --help
 
 exit codes: 0 success, 1 error (one line; --debug shows the traceback), 2 wrong usage, 130 Ctrl-C, 143 SIGTERM
@@ -47,6 +48,10 @@ PREDICT = """examples:
 EVALUATE = """example:
   fastgd evaluate people.safetensors test.csv --json
   fastgd evaluate book.safetensors other.txt             (loss, perplexity, bits a byte)
+"""
+GENERATE = """examples:
+  fastgd generate book.safetensors --prompt "Once upon" --length 500
+  fastgd generate book.safetensors --temperature 0.7 --top-k 20 --seed 1
 """
 INFO = """example:
   fastgd info people.safetensors
@@ -261,6 +266,8 @@ def parser():
     one.add_argument("--plot", metavar="FILE", help="file for a picture of the loss curve; '' for none")
     one.add_argument("--log", metavar="FILE", help="file to which a line of JSON is appended for each epoch")
     one.add_argument("--tensorboard", metavar="FOLDER", help="folder for logs for TensorBoard")
+    one.add_argument("--sample", type=int, default=200, metavar="N",
+                     help="for text: tokens that the model writes after each epoch; 0 is none")  # fmt: skip
     one.add_argument("--quiet", action="store_true", help="show no progress bar")
 
     one = command("predict", commands.predict, "predict the target of each row, as CSV", PREDICT)
@@ -272,6 +279,18 @@ def parser():
     one = command("evaluate", commands.evaluate, "loss and metrics of a model on data", EVALUATE)
     _add_model(one)
     one.add_argument("--json", action="store_true", help="print a line of JSON")
+
+    one = command("generate", commands.generate, "continue a text with a model of text", GENERATE)
+    _add_model_file(one)
+    one.add_argument("--prompt", metavar="TEXT", help="the beginning of the text (default: a new line)")
+    one.add_argument("--length", type=int, default=500, metavar="N", help="number of tokens to add")
+    one.add_argument("--temperature", type=float, default=1.0, metavar="X",
+                     help="below 1 for more probable texts, above 1 for more varied ones; 0: no chance")  # fmt: skip
+    one.add_argument("--top-k", type=int, metavar="N", help="draw from the N most probable tokens (default: from all)")
+    one.add_argument("--top-p", type=float, metavar="X",
+                     help="draw from the most probable tokens with this probability in all (default: 1)")  # fmt: skip
+    one.add_argument("--seed", type=int, default=0, help="seed; the same gives the same text")
+    _add_backend(one)
 
     one = command("info", commands.info, "describe a model file", INFO)
     _add_model_file(one)

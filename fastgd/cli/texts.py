@@ -1,6 +1,8 @@
 """Texts on the command line: which paths are texts, a language model for one, and its figures."""
 
 import os
+import sys
+import time
 
 from .. import models, text
 from ..data.windows import Windows
@@ -78,6 +80,55 @@ def make_network(arguments, data, options):
     given = {name: getattr(arguments, name) for name in ("layers", "heads", "width")}
     given = {name: MODEL[name] if value is None else value for name, value in given.items()}
     return models.gpt(data.n_classes, data.X.context, **given, dropout=arguments.dropout or 0.0, **options)
+
+
+def default_prompt(vocabulary):
+    """What a text begins with: a line end, or the first character."""
+    if not isinstance(vocabulary, text.Characters) or "\n" in vocabulary.characters:
+        return "\n"
+    return vocabulary.characters[0]
+
+
+class Samples:
+    """A callback that prints a text of so many tokens after each epoch, and keeps all of them.
+
+    texts   (epoch, text) of each"""
+
+    def __init__(self, length, show):
+        self.length, self.show, self.texts = length, show, []
+
+    def __call__(self, run):
+        network = run.network
+        made = network.generate(default_prompt(network.preprocessing), self.length, seed=network.seed)
+        self.texts.append((run.epoch, made))
+        self.show(f"--- after epoch {run.epoch}: {made.strip()}")
+
+
+def generate(arguments, network):
+    """Writes a prompt and its continuation to the standard output, as it comes."""
+    vocabulary = network.preprocessing
+    if not isinstance(vocabulary, text.Vocabulary):
+        raise value_error("MODEL", "a model of text", f"{arguments.model!r}, which is none")
+    given = arguments.prompt
+    prompt = default_prompt(vocabulary) if given is None else given
+
+    def show(new):
+        sys.stdout.write(new)
+        sys.stdout.flush()
+
+    start = time.perf_counter()
+    show("" if given is None else given)
+    made = network.generate(
+        prompt, arguments.length, temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p,
+        seed=arguments.seed, stream=show,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    if not made.endswith("\n"):
+        show("\n")
+    if sys.stderr is not None:
+        print(
+            f"{arguments.length} tokens in {seconds:.2f} s, {arguments.length / seconds:,.0f} a second", file=sys.stderr
+        )
 
 
 def described(path, found):

@@ -101,7 +101,7 @@ def _check_prompt(network, prompt, tokens):
         try:
             prompt = vocabulary.encode(prompt)
         except ValueError as error:
-            raise ValueError(f"prompt: {error}") from None
+            raise ValueError(str(error).replace("argument 'text'", "argument 'prompt'")) from None
     ids = np.asarray(prompt)
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
         raise type_error("prompt", "a str or a sequence of tokens, which are integers", shown(prompt))
