@@ -1,4 +1,7 @@
-"""Kernels of generation: products of one row, whose columns the threads share, and the choice of the next token."""
+"""Kernels of generation: products of one row, of which the threads share the matrix, and the choice of the next token.
+
+Whatever the number of threads, each reads its own consecutive rows of the matrix: half of the columns would be in half
+of the lines of a cache."""
 
 import numpy as np
 
@@ -8,20 +11,39 @@ from ..core.random import GOLDEN_64, hashes_of_rows, mixed
 TWO_TO_MINUS_53 = 2.0**-53
 
 
-@kernel(cost=lambda n, k: 2 * n * k)
-def product_of_row(y: Out("n"), x: In("k"), w: In("k", "n"), b: In("n")):
-    """y <- x w + b."""
-    np.matmul(x, w, out=y)
+@kernel(cost=lambda parts, n, k: 2 * n * k)
+def parts_of_product(y: Out("parts", "n"), x: In("k"), w: In("k", "n")):
+    """y[i] <- x[s:e] w[s:e] for the i-th of `parts` ranges [s, e) of ceil(k / parts) terms, as far as there are."""
+    size = -(-len(x) // len(y))
+    for i in range(len(y)):
+        np.matmul(x[i * size : (i + 1) * size], w[i * size : (i + 1) * size], out=y[i])
+
+
+@parts_of_product.loop
+def parts_of_product(y, x, w, begin, end):
+    size = -(-x.size // y.shape[0])
+    for i in range(begin, end):
+        for j in range(y.shape[1]):
+            y[i, j] = 0
+        for u in range(i * size, min((i + 1) * size, x.size)):
+            for j in range(y.shape[1]):
+                y[i, j] += x[u] * w[u, j]
+
+
+@kernel(cost=lambda n, parts: n * parts)
+def whole_product(y: Out("n"), x: In("parts", "n"), b: In("n")):
+    """y <- b + the sum of the rows of x."""
+    np.sum(x, axis=0, out=y)
     y += b
 
 
-@product_of_row.loop
-def product_of_row(y, x, w, b, begin, end):
-    for j in range(begin, end):
-        y[j] = b[j]
-    for i in range(x.size):
-        for j in range(begin, end):
-            y[j] += x[i] * w[i, j]
+@whole_product.loop
+def whole_product(y, x, b):
+    for j in range(y.size):
+        total = x[0, j]
+        for i in range(1, x.shape[0]):
+            total += x[i, j]
+        y[j] = total + b[j]
 
 
 @kernel(cost=lambda n, k: 2 * n * k)

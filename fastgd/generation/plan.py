@@ -14,11 +14,12 @@ from ..core.buffers import aligned_zeros
 from ..engine.plan import Plan
 from ..engine.program import Operation
 from ..layers.dense import dense_backward_input, dense_forward
-from .kernels import next_token, product_of_row, transposed_product_of_row
+from .kernels import next_token, parts_of_product, transposed_product_of_row, whole_product
 
-# Kernels that share one row among threads, by the kernels that share rows; and those that see no dimension of rows.
-OF_ROW = {dense_forward: product_of_row, dense_backward_input: transposed_product_of_row}
-FLAT = {*OF_ROW.values(), next_token}
+# Kernels that see no dimension of rows.
+FLAT = {parts_of_product, whole_product, transposed_product_of_row, next_token}
+# A product of one row is the sum of so many parts, which the threads share.
+PARTS = 8
 # An operation of fewer floating-point operations is not worth a barrier, and a thread must have so many a pass. That is
 # less than in training: a row reads each weight once, so threads help by their caches.
 SHARED_WORK, THREAD_WORK = 10_000, 300_000
@@ -64,9 +65,21 @@ class GenerationPlan(Plan):
         arrays = "x", "chosen", "count", "position", p, "order", self.output
         self.add("link", next_token, *arrays, *(0.0 for _ in next_token.scalars))
 
+    def add(self, phase, kernel, *arguments, conditional=False):
+        """As `Plan.add`, but products of one row are shared by threads as rows are otherwise."""
+        if self.capacity == 1 and kernel is dense_forward:
+            y, x, w, b = arguments
+            n = self.shape(y)[-1]
+            parts = f"parts.{n}"
+            self.buffers.setdefault(parts, np.zeros((PARTS, n), self.dtype))
+            super().add(phase, parts_of_product, parts, x, w)
+            super().add(phase, whole_product, y, parts, b)
+        elif self.capacity == 1 and kernel is dense_backward_input:
+            super().add(phase, transposed_product_of_row, *arguments)
+        else:
+            super().add(phase, kernel, *arguments, conditional=conditional)
+
     def operation(self, kernel, *arguments, conditional=False):
-        if self.capacity == 1:
-            kernel = OF_ROW.get(kernel, kernel)
         if kernel in FLAT:
             n = len(kernel.arrays)
             return Operation(kernel, arguments[:n], arguments[n:], shapes=(None,) * n)
@@ -76,6 +89,11 @@ class GenerationPlan(Plan):
         super()._bind_link(link)
         if link.kernel in FLAT:  # its dimensions stay, however many rows there are
             link.row_dim = None
+
+    def _enter(self, i, operation):
+        super()._enter(i, operation)
+        if operation.kernel is parts_of_product:
+            self._table[i]["grain"] = 1
 
     def _lay_out(self):
         shapes = {
@@ -103,7 +121,8 @@ class GenerationPlan(Plan):
         last thread to arrive runs alone."""
         stages = []
         for i, operation in enumerate(self.operations):
-            is_shared = operation.work > SHARED_WORK and operation.size > GRAIN
+            grain = 1 if operation.kernel is parts_of_product else GRAIN
+            is_shared = operation.work > SHARED_WORK and operation.size > grain
             if is_shared or not stages:
                 stages.append([i, i + is_shared, i + is_shared, i + 1, 0])
             stages[-1][3] = i + 1

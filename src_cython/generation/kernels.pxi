@@ -1,19 +1,44 @@
 # Bodies of fastgd/generation/kernels.py.
 
-cdef struct ProductOfRow:
+cdef struct PartsOfProduct:
     real *y
     const real *x
     const real *w
+    int64_t parts, n, k
+
+
+cdef void parts_of_product(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const PartsOfProduct *a = <const PartsOfProduct *>args
+    cdef int64_t size = (a.k + a.parts - 1) // a.parts, i, first
+    cdef real *y
+    for i in range(begin, end):
+        y = a.y + i * a.n
+        first = min(i * size, a.k)
+        memset(y, 0, a.n * sizeof(real))
+        gemv_rows(y, y, a.x + first, NULL, a.w + first * a.n, a.n, a.n, min(size, a.k - first))
+
+register("parts_of_product", parts_of_product, sizeof(PartsOfProduct))
+
+
+cdef struct WholeProduct:
+    real *y
+    const real *x
     const real *b
-    int64_t n, k
+    int64_t n, parts
 
 
-cdef void product_of_row(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    """Zeros are not skipped as in `gemv`: whether that pays, and so the bits, would depend on the share."""
-    cdef const ProductOfRow *a = <const ProductOfRow *>args
-    gemv_rows(a.y + begin, a.b + begin, a.x, NULL, a.w + begin, a.n, end - begin, a.k)
+cdef void whole_product(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const WholeProduct *a = <const WholeProduct *>args
+    cdef int64_t i, j
+    for j in range(begin, end):
+        a.y[j] = a.x[j]
+    for i in range(1, a.parts):
+        for j in range(begin, end):
+            a.y[j] += a.x[i * a.n + j]
+    for j in range(begin, end):
+        a.y[j] += a.b[j]
 
-register("product_of_row", product_of_row, sizeof(ProductOfRow))
+register("whole_product", whole_product, sizeof(WholeProduct))
 
 
 cdef struct TransposedProductOfRow:
