@@ -95,7 +95,7 @@ def figures(found, loss):
 
 def evaluate(arguments, network):
     """The number of tokens predicted, and the figures of a model on a text."""
-    if not is_text(arguments.data):
+    if not (is_text(arguments.data) or isinstance(network.preprocessing, text.Bytes)):
         named = ", ".join([*ENDINGS, *READERS])
         expected = f"a text, since {arguments.model} is a model of text"
         raise value_error("DATA", expected, f"{arguments.data!r}, by its name none ({named})")

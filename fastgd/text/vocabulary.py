@@ -118,10 +118,6 @@ class Bytes:
         """The tokens of a text, (n,)."""
         return np.frombuffer(_check_text(text).encode(), np.uint8)
 
-    def encode_all(self, texts: Iterable[str]) -> Iterable[Ids]:
-        """Yields the tokens of consecutive pieces of a text."""
-        return map(self.encode, texts)
-
     def decode(self, ids: npt.ArrayLike) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD. Raises TypeError or ValueError unless they are
         integers in [0, 256)."""
