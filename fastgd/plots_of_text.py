@@ -157,6 +157,10 @@ def _of_layer(weights: npt.NDArray[np.float64], number: int, labels: list[str], 
         ticks = range(0, n, every)
         texts = [labels[j] for j in ticks]
         panel.set_xticks(ticks, texts, rotation=rotation, fontsize=size, family="monospace", parse_math=False)
+        if not rotation:  # letters on one line
+            panel.tick_params(axis="x", pad=size + 2)
+            for text in panel.get_xticklabels():
+                text.set_verticalalignment("baseline")
         panel.set_yticks(ticks, texts, fontsize=size, family="monospace", parse_math=False)
         # Only panels with none below them name the tokens.
         panel.tick_params(labelleft=i % across == 0, labelbottom=i + across >= heads)

@@ -149,7 +149,7 @@ def test_samples_are_on_the_curve():
     """In the order of epochs, at the loss of each; the text below, cut after three lines."""
     history = History(loss=[4.0, 3.0, 2.0, math.nan])
     plain = plots.plot_loss(history)
-    figure = plots.plot_loss(history, samples={3: "the cat\nsat", 1: "x " * 300, 4: "none"})
+    figure = history.plot(samples={3: "the cat\nsat", 1: "x " * 300, 4: "none"})
     (axes,) = figure.axes
     *marks, below = axes.texts
     assert [(mark.get_text(), mark.xy) for mark in marks] == [("1", (1, 4.0)), ("2", (3, 2.0))]

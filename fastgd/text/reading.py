@@ -41,9 +41,9 @@ def read(
         are kept in memory, others stored beside the text as PATH.tokens, which `notes` says. (The bytes of a single
         file are not stored: that file is mapped.)
 
-    Texts may be larger than memory. Raises TextError that names file, line and byte if a file is empty or not UTF-8, or
-    has characters that the vocabulary lacks; TypeError or ValueError that names the argument; OSError if a file cannot
-    be read."""
+    Texts may be larger than memory. Raises TextError that names file, line and byte if a file is empty, is not UTF-8
+    (which bytes as tokens need not be), or has characters that the vocabulary lacks; TypeError or ValueError that names
+    the argument; OSError if a file cannot be read."""
     vocabulary, paths = as_vocabulary(tokens), _files(path)
     sizes = [_size(file) for file in paths]
     if isinstance(vocabulary, Bytes) and len(paths) == 1 and cache is None:

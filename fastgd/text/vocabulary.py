@@ -108,7 +108,7 @@ class Characters:
 
 @dataclasses.dataclass(frozen=True)
 class Bytes:
-    """Each byte of the text in UTF-8 is a token. There are 256, and no text has others."""
+    """Each byte of a text in UTF-8, or of any other file, is a token. There are 256, and no file has others."""
 
     def __len__(self) -> int:
         """The number of tokens."""
