@@ -4,34 +4,30 @@ net = fastgd.models.lenet5()
 net.fit(X, y, optimizer=fastgd.Adam(1e-3), epochs=10)
 
 `options` are those of `Network`: loss, l2, dtype, seed, backend, num_threads. The default loss is
-softmax_cross_entropy. `from_torch` copies the weights of a torch model into one."""
+softmax_cross_entropy. `from_torch` copies the weights of a torch model into one; `gpt2` reads GPT-2."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from .core.types import ShapeLike
 from .errors import check_integer
-from .initializers import normal
+from .gpt import gpt, gpt2, save_gpt2
 from .layers import (
     Activation,
     BatchNorm,
     Conv2D,
     Dense,
     Dropout,
-    Embedding,
     Flatten,
     GlobalAvgPool2D,
     Layer,
-    LayerNorm,
     MaxPool2D,
-    PositionalEmbedding,
     Residual,
-    TransformerBlock,
 )
 from .network import Network
 from .weights_from_torch import from_torch
 
-__all__ = ["from_torch", "gpt", "lenet5", "mlp", "resnet20", "small_cnn"]
+__all__ = ["from_torch", "gpt", "gpt2", "lenet5", "mlp", "resnet20", "save_gpt2", "small_cnn"]
 
 
 def _network(input_shape: ShapeLike, layers: list[Layer], options: dict[str, Any]) -> Network:
@@ -89,22 +85,3 @@ def resnet20(input_shape: ShapeLike = (32, 32, 3), classes: int = 10, **options:
             shortcut = [convolution(filters, 1, strides), BatchNorm()] if strides > 1 else None
             layers += [Residual(f, shortcut), Activation("relu")]
     return _network(input_shape, [*layers, GlobalAvgPool2D(), Dense(classes)], options)
-
-
-def gpt(
-    vocabulary: int, context: int, layers: int, heads: int, width: int, dropout: float = 0.0, **options: Any
-) -> Network:
-    """A language model with the architecture and the initial values of GPT-2: rows of `context` tokens, an output for
-    each of `vocabulary` next tokens at every position. Token and position embeddings of `width` columns, so many
-    `layers` of `TransformerBlock` with `heads` heads, LayerNorm, and an output that shares the matrix of the token
-    embedding. GPT-2 (124M): gpt(50257, 1024, 12, 12, 768, dropout=0.1). Radford et al. 2019, "Language models are
-    unsupervised multitask learners".
-
-    Weights are initially N(0, 0.02^2), those in front of the 2 `layers` sums N(0, 0.02^2 / (2 layers)), biases 0. GPT-2
-    was trained with weight decay on matrices alone: AdamW(weight_decay=0.1, decay_biases=False, clip_norm=1.0)."""
-    check_integer("layers", layers, 1)
-    check_integer("context", context, 1)
-    inits: dict[str, Any] = {"weight_init": normal, "projection_init": normal(std=0.02 / (2 * layers) ** 0.5)}
-    blocks = [TransformerBlock(heads, dropout=dropout, **inits) for _ in range(layers)]
-    body: list[Layer] = [Embedding(vocabulary, width), PositionalEmbedding(), Dropout(dropout), *blocks, LayerNorm()]
-    return _network(context, [*body, Dense(vocabulary, use_bias=False, tie="w1.T")], options)

@@ -4,7 +4,7 @@ Over 400 lines: all that users call on a network is methods of one class."""
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from .engine.executor import GRADIENT, TRAINING_GRADIENT, Executor
 from .engine.plan import Plan
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
 from .generation.generate import generate
-from .layers.base import Layer, check_names, check_shape, parameter_specs, statistic_specs
+from .layers.base import EMBEDDING, Layer, check_names, check_shape, parameter_specs, statistic_specs
 from .layers.containers import Sequential, check_layers
 from .losses import LOSSES, Loss
 from .metrics import Metrics, check_metrics
@@ -32,6 +32,17 @@ from .training import checkpoint
 from .training.fit import fit
 from .training.history import History
 from .training.repeated import RepeatedCalls
+
+
+@runtime_checkable
+class HasTargets(Protocol):
+    """Data with rows x and targets y, such as `fastgd.text.Windows`."""
+
+    @property
+    def x(self) -> "npt.ArrayLike": ...
+    @property
+    def y(self) -> "npt.ArrayLike": ...
+
 
 # What a network may store of the data that it was trained on.
 Preprocessing: TypeAlias = tables.Preprocessing | images.Preprocessing | Vocabulary
@@ -163,6 +174,8 @@ class Network:
             raise value_error("layers", "a layer that has parameters", shown(list(self.layers)))
         check_names(self.body, self.input_shape)
         shapes = {spec.name: spec.shape for spec in parameter_specs(self.body, self.input_shape)}
+        if self.token_vectors:
+            shapes[EMBEDDING] = shapes[self.token_vectors]
         for _, leaf, shape in leaves:
             leaf.check_dtype(self.dtype)
             for name, wanted in leaf.shared(shape):
@@ -354,19 +367,25 @@ class Network:
 
     def evaluate(
         self,
-        x: "npt.ArrayLike",
-        y: "npt.ArrayLike",
+        x: "npt.ArrayLike | HasTargets",
+        y: "npt.ArrayLike | None" = None,
         *,
         metrics: "Metrics" = (),
         sample_weight: "npt.ArrayLike | None" = None,
     ) -> dict[str, float]:
         """`loss`, and metrics of the predictions, as a dict: {"loss": ..., "accuracy": ...}.
 
+        x, y: as in `loss`; or, without y, data with both as attributes, such as windows of a text.
         metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction), which may
             evaluate the network, but not train it.
         Raises TypeError or ValueError that names the argument."""
         metrics = check_metrics("metrics", metrics)
-        samples = self._checked(x, y, sample_weight)
+        if y is None:
+            if not isinstance(x, HasTargets):
+                raise type_error("y", "targets, unless x is data with both, such as windows of a text", None)
+            samples = self._checked(x.x, x.y, sample_weight)
+        else:
+            samples = self._checked(x, y, sample_weight)
         with self.executor.lock.use(Use.EVALUATE):
             loss, values = self.executor.evaluate(samples, metrics)
         return {"loss": loss, **values}

@@ -93,6 +93,7 @@ def model(network: "Network", *, unknown: str = "error") -> "ModelProto":
 class Graph:
     """An ONNX graph under construction: layers, kernels and columns add their nodes. Values are identified by name.
 
+    network             whose graph it is
     dtype, parameters, statistics   of the network
     shapes              shape of a row of each layer's input, by the path of the layer
     unknown             as in `export`
@@ -107,7 +108,7 @@ class Graph:
 
     def __init__(self, network: "Network", unknown: str = "error") -> None:
         choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
-        self.dtype, self.unknown, self.metadata = network.dtype, unknown, {}
+        self.network, self.dtype, self.unknown, self.metadata = network, network.dtype, unknown, {}
         self.parameters, self.statistics = network.views(), network.statistics
         self.shapes = {path: shape for path, _, shape in network.body.leaves("", network.input_shape)}
         self._inputs, self._outputs, self._constants, self._nodes = [], [], [], []

@@ -18,12 +18,14 @@ from .explore.surface import losses_over, plane_of
 from .explore.sweep import Sweep
 from .network import Network
 from .plots_of_images import new_figure, plot_confusion, plot_filters, plot_misclassified, plot_saliency
+from .plots_of_text import add_samples, check_samples_of_text, plot_attention
 from .training.history import History
 
 __all__ = [
     "compare",
     "histograms",
     "loss_surface",
+    "plot_attention",
     "plot_confusion",
     "plot_filters",
     "plot_loss",
@@ -112,11 +114,15 @@ def _legend_below(figure, axes):
 
 
 @np.errstate(all="ignore")
-def plot_loss(history: History, title: str = "Loss") -> "Figure":
+def plot_loss(history: History, title: str = "Loss", *, samples: Mapping[int, str] | None = None) -> "Figure":
     """Training loss, and validation loss if there is one, against epochs, with the epoch of the best monitored value
-    marked. The training loss is the mean over the epoch, each minibatch before its update."""
+    marked. The training loss is the mean over the epoch, each minibatch before its update.
+
+    samples: texts that a language model wrote after some epochs, {1: "...", 5: "..."}: numbers on the curve, and below
+        it the beginning of each text."""
     if not isinstance(history, History):
         raise type_error("history", "a History, as fit returns it", shown(history))
+    texts = {} if samples is None else check_samples_of_text(samples, len(history.loss))
     figure = new_figure()
     from matplotlib.ticker import MaxNLocator
 
@@ -131,6 +137,8 @@ def plot_loss(history: History, title: str = "Loss") -> "Figure":
     _finish(axes, history.loss + history.validation_loss, title=title, xlabel="epoch", ylabel="mean loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.legend()
+    if texts:
+        add_samples(figure, axes, history.loss, texts)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from .core.types import ShapeLike
 from .data.samples import check_rows, check_samples, check_values
 from .errors import check_integer, shown, type_error, value_error
+from .images import Images, Preprocessing
 from .layers import Conv2D
 from .layers.base import check_shape
 from .network import Network
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACROSS = 8  # at most so many images beside each other
-LONGEST = 15  # letters of a class's name
+LONGEST, LONGEST_FILE = 15, 22  # letters of the name of a class and of a file
 LETTER, LINE_HEIGHT = 0.075, 0.17  # inches of a letter and of a line in a caption
 COUNTED = 25  # up to so many classes, a confusion matrix has numbers
 
@@ -35,8 +37,8 @@ def new_figure(width: float = 6.4, height: float = 4.0) -> "Figure":
 
 def plot_misclassified(
     network: Network,
-    X: "npt.ArrayLike",
-    y: "npt.ArrayLike",
+    X: "npt.ArrayLike | Images",
+    y: "npt.ArrayLike | None" = None,
     class_names: Sequence[Any] | None = None,
     *,
     most: int = 24,
@@ -44,18 +46,20 @@ def plot_misclassified(
     title: str = "Misclassified",
 ) -> "Figure":
     """The images of X whose most probable class is not y, those with the most probable wrong class first. Above each:
-    the predicted class and its probability, the true class and its probability.
+    the predicted class and its probability, the true class and its probability; and the name of its file.
 
-    network: a classifier with the loss softmax_cross_entropy. X: (rows, *input_shape), y: labels (rows,).
-    class_names: a name for each class; None for the numbers.
+    network: a classifier with the loss softmax_cross_entropy. X: (rows, *input_shape), y: labels (rows,); or, without
+        y, the images with labels that `fastgd.images.read` returns, which know the names of their files.
+    class_names: a name for each class; None for those of `preprocessing`, or of the images, or else the numbers.
     most: images that are drawn at most.
     image_shape: (height, width) or (height, width, channels), for networks whose rows are vectors.
 
     Images of 3 channels are drawn in colours, those of others in grey, as the mean over the channels: bytes from 0 to
     255, other numbers between the least and the greatest in the picture."""
-    names, most = _names(network, class_names), check_integer("most", most, 1)
+    names, most = _names(network, class_names, X), check_integer("most", most, 1)
     shape = _image_shape(network, image_shape)
     x, labels = _samples(network, X, y)
+    files = X.paths if isinstance(X, Images) else None
     found = network.predict(x)
     predicted, rows = found.argmax(axis=1), np.arange(len(labels))
     wrong = np.flatnonzero(predicted != labels)
@@ -64,7 +68,9 @@ def plot_misclassified(
     captions = [
         "\ntrue: ".join(f"{names[k]}, {found[row, k]:.0%}" for k in (predicted[row], labels[row])) for row in drawn
     ]
-    figure, panels = _panels(captions, shape, lines=2)
+    if files is not None:
+        captions = [f"{caption}\n{_file_name(files[row])}" for caption, row in zip(captions, drawn, strict=True)]
+    figure, panels = _panels(captions, shape, lines=2 if files is None else 3)
     first = f" (the first {len(drawn)})" if len(drawn) < len(wrong) else ""
     figure.suptitle(f"{title}: {len(wrong):,} of {len(rows):,}{first}")
     for panel, caption, image in zip(panels, captions, _displayed(x[drawn], shape), strict=False):
@@ -107,8 +113,8 @@ def plot_filters(network: Network, *, most: int = 64, title: str | None = None) 
 
 def plot_confusion(
     network: Network,
-    X: "npt.ArrayLike",
-    y: "npt.ArrayLike",
+    X: "npt.ArrayLike | Images",
+    y: "npt.ArrayLike | None" = None,
     class_names: Sequence[Any] | None = None,
     *,
     title: str = "Confusion matrix",
@@ -117,7 +123,7 @@ def plot_confusion(
     to right). The shade is the fraction of the true class. Numbers are left out if there are more than 25 classes.
 
     network, X, y, class_names: as in `plot_misclassified`; X need not be images."""
-    names = _names(network, class_names)
+    names = _names(network, class_names, X)
     x, labels = _samples(network, X, y)
     k = len(names)
     counts = np.zeros((k, k), np.int64)
@@ -146,7 +152,7 @@ def plot_confusion(
 
 def plot_saliency(
     network: Network,
-    X: "npt.ArrayLike",
+    X: "npt.ArrayLike | Images",
     y: "npt.ArrayLike | None" = None,
     class_names: Sequence[Any] | None = None,
     *,
@@ -161,10 +167,10 @@ def plot_saliency(
 
     most: so many of the first rows of X are drawn at most.
     network, class_names, image_shape: as in `plot_misclassified`."""
-    names, most = _names(network, class_names), check_integer("most", most, 1)
+    names, most = _names(network, class_names, X), check_integer("most", most, 1)
     shape = _image_shape(network, image_shape)
     if y is None:
-        x = check_rows("X", X, network.input_shape)
+        x = check_rows("X", X.images if isinstance(X, Images) else X, network.input_shape)
         check_values("X", x, network.dtype)
         x = np.asarray(x[:most])
     else:
@@ -190,15 +196,21 @@ def plot_saliency(
 # ---- arguments
 
 
-def _names(network, class_names):
-    """The names of the classes of a network as texts."""
+def _names(network, class_names, X):
+    """The names of the classes of a network as texts, given those that X may have."""
     if not isinstance(network, Network):
         raise type_error("network", "a fastgd.Network", shown(network))
     if not network.loss_function.takes_labels or len(network.output_shape) != 1:
         raise value_error("network", "a classifier with the loss softmax_cross_entropy", repr(network))
     k = network.output_shape[0]
+    of_images = X.classes if isinstance(X, Images) else None
+    made = network.preprocessing
+    known = getattr(made if isinstance(made, Preprocessing) else getattr(made, "target", None), "classes", None)
+    if known is not None and of_images is not None and tuple(known) != tuple(of_images):
+        expected = f"images with the classes {shown(list(known))}, as read(..., like=network.preprocessing) gives"
+        raise value_error("X", expected, shown(list(of_images)))
     if class_names is None:
-        return [str(i) for i in range(k)]
+        class_names = known or of_images or range(k)
     is_list = hasattr(class_names, "__len__") and not isinstance(class_names, (str, Mapping, Set))
     if not is_list or len(class_names) != k:
         raise value_error("class_names", f"a name for each of {k} classes", shown(class_names))
@@ -207,6 +219,11 @@ def _names(network, class_names):
 
 def _samples(network, X, y):
     """X and labels y, checked."""
+    if y is None:
+        y = X.labels if isinstance(X, Images) else None
+        if y is None:
+            raise type_error("y", "labels, unless X is images with labels (fastgd.images.read)", None)
+    X = X.images if isinstance(X, Images) else X
     samples = check_samples(network, X, y)
     return samples.x, samples.y if samples.y.ndim == 1 else samples.y.argmax(axis=1)
 
@@ -264,3 +281,9 @@ def _displayed(rows, shape):
 def _short(name):
     """A name, or its beginning and its end if it is long."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-(LONGEST // 2) :]}"
+
+
+def _file_name(path):
+    """The name of a file without its folder, or the end of it, which tells files apart; invalid bytes replaced."""
+    name = " ".join(os.fsencode(os.path.basename(path)).decode("utf-8", "replace").split())
+    return name if len(name) <= LONGEST_FILE else f"…{name[1 - LONGEST_FILE :]}"

@@ -151,14 +151,33 @@ def test_a_model_is_replaced_only_with_overwrite(houses, monkeypatch, capsys):
     code, _, err = call(*KIND, "--epochs", "2", **options)
     assert code == 1
     assert re.search("'--save'.*--overwrite.*--resume.*'kind.safetensors'", err)
-    code, _, err = call(*KIND, "--epochs", "3", "--resume", **options)
+    code, _, err = call(*KIND, "--epochs", "2", "--resume", "--hidden", "3", **options)
     assert code == 1
-    assert "--resume needs the data and the options" in err
+    assert "--resume needs the data and the options of the original run; only --epochs may be another" in err
     assert (houses / "kind.safetensors").read_bytes() == before
     code, out, _ = call(*KIND, "--epochs", "2", "--resume", **options)
     assert code == 0
     assert "continuing kind.safetensors, after minibatch 20" in out
     assert call(*KIND, "--epochs", "3", "--overwrite", **options)[0] == 0
+    assert fastgd.load(houses / "kind.safetensors")[0].epochs == 3
+
+
+def test_a_run_goes_on_to_more_epochs(houses, monkeypatch, capsys):
+    """Along the schedule of the new number; only if that number is asked for."""
+    options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
+    assert call(*KIND, "--epochs", "2", **options)[0] == 0
+    before = fastgd.load(houses / "kind.safetensors")
+    code, _, err = call(*KIND, "--resume", **options)
+    assert code == 1
+    assert "'--epochs': expected the number of epochs, since the run in kind.safetensors was to have 2, got None" in err
+    code, out, err = call(*KIND, "--epochs", "3", "--resume", **options)
+    assert code == 0, err
+    assert "continuing kind.safetensors, after minibatch 20" in out
+    network, optimizer = fastgd.load(houses / "kind.safetensors")
+    assert (network.epochs, optimizer.schedule.total_steps) == (3, 30)
+    rates, schedule = network.history.learning_rate, optimizer.schedule
+    assert rates == [*before[0].history.learning_rate, schedule(29)]
+    assert call(*KIND, "--resume", "--epochs", "2", **options)[0] == 0  # nothing left to do
     assert fastgd.load(houses / "kind.safetensors")[0].epochs == 3
 
 

@@ -31,7 +31,8 @@ README = BLOCKS[ROOT / "README.md"]
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT and BLOCKS[p]], ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs(page):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = {}
     for block in BLOCKS[page]:
         if not block.startswith("import torch"):

@@ -1,10 +1,13 @@
 """Pictures of classifiers of images: what they draw, their captions, errors."""
 
+import dataclasses
 import io
 import warnings
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import fastgd
@@ -50,6 +53,55 @@ def test_misclassified():
     flat = plots.plot_misclassified(brightest(shape=6), X.reshape(20, 6), y, image_shape=(2, 3))
     for one, other in zip(panels(flat), panels(figure), strict=True):
         np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Images of a folder with a folder for each class; the last two are in the wrong one."""
+    rows = X[np.argsort(X.reshape(20, 6).argmax(axis=1), kind="stable"), ..., 0]
+    for i, image in enumerate(rows):
+        k = image.argmax() if i < 18 else (image.argmax() + 1) % 6
+        folder = tmp_path / "data" / f"pixel {k}"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "a name that is too long to be shown.png" if i == 19 else f"{i}.png"
+        Image.fromarray(image).save(folder / name)
+    return fastgd.images.read(tmp_path / "data")
+
+
+def test_images_bring_labels_names_of_classes_and_of_files(pictures):
+    net = brightest()
+    expected = plots.plot_misclassified(net, pictures.images, pictures.labels, pictures.classes)
+    assert "pixel" in panels(expected)[0][0]
+    figure = plots.plot_misclassified(net, pictures)
+    names = {title.split("\n")[2] for title, _ in panels(figure)}
+    assert names == {"18.png", "… long to be shown.png"}
+    for (one, image), (other, same) in zip(panels(figure), panels(expected), strict=True):
+        assert one.rsplit("\n", 1)[0] == other
+        np.testing.assert_array_equal(image, same)
+    without = dataclasses.replace(pictures, paths=None, _pixels=pictures.images)
+    assert [title for title, _ in panels(plots.plot_misclassified(net, without))] == [t for t, _ in panels(expected)]
+    assert plots.plot_confusion(net, pictures).axes[0].get_yticklabels()[0].get_text() == "pixel 0"
+    assert "pixel" in panels(plots.plot_saliency(net, pictures))[0][0]
+    with pytest.raises(TypeError, match="'y': expected labels, unless X is images with labels"):
+        plots.plot_misclassified(net, pictures.images)
+    with pytest.raises(TypeError, match="'y': expected labels"):
+        plots.plot_confusion(net, dataclasses.replace(pictures, labels=None))
+
+
+def test_names_of_classes_are_those_of_the_preprocessing(pictures):
+    net = brightest()
+    net.preprocessing = pictures.preprocessing
+    drawn = plots.plot_misclassified(net, pictures.images, pictures.labels)
+    assert all(title.startswith("pixel") for title, _ in panels(drawn))
+    other = dataclasses.replace(pictures, classes=tuple("abcdef"))
+    with pytest.raises(ValueError, match=r"'X': expected images with the classes \['pixel 0'.*got \['a', 'b'"):
+        plots.plot_misclassified(net, other)
+    assert panels(plots.plot_misclassified(net, pictures, class_names=list("abcdef")))[0][0][0] in "abcdef"
+    table = pa.table({"a": np.arange(6.0), "kind": ["no", "yes"] * 3})
+    of_table = Network(1, [Dense(2)], loss="softmax_cross_entropy")
+    of_table.preprocessing = fastgd.tables.Preprocessing.of(table, "kind")
+    figure = plots.plot_confusion(of_table, np.arange(6.0)[:, None], [0, 1] * 3)
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["no", "yes"]
 
 
 def test_names_are_shown_as_they_are():

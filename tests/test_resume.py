@@ -94,6 +94,43 @@ def test_a_finished_run_goes_on_when_asked_for_more(tmp_path, small):
         assert (resumed.loss, resumed.validation_loss) == (history.loss, history.validation_loss)
 
 
+def test_a_schedule_of_another_length(tmp_path, small):
+    """... goes on as if it had been there from the start, unless something else differs or a callback has set one."""
+    _, x, y = small
+    cosine, options = fastgd.schedules.cosine, {"batch_size": 4, "checkpoint": tmp_path / "m"}  # 3 minibatches an epoch
+
+    def run(schedule, epochs, **more):
+        network, optimizer = trainee(), fastgd.SGD(schedule)
+        return network.fit(x, y, optimizer=optimizer, epochs=epochs, **options, **more), network, optimizer
+
+    def stop(run):
+        return run.epoch == 2
+
+    short, long = cosine(0.1, total_steps=9, warmup_steps=4), cosine(0.1, total_steps=15, warmup_steps=2)
+    first = run(short, 3, callbacks=stop)[0]
+    assert first.learning_rate == [short(2), short(5)]
+    for epochs, schedule in ((5, long), (3, short)):  # longer, then as long as planned, which has been passed
+        resumed, network, optimizer = run(schedule, epochs, resume=True)
+        assert resumed.learning_rate == [short(2), short(5), long(8), long(11), long(14)]
+        assert (network.epochs, optimizer.schedule) == (5, schedule)
+    twin, its_optimizer = trainee(), fastgd.SGD(short)
+    twin.fit(x, y, optimizer=its_optimizer, epochs=2, batch_size=4)
+    its_optimizer.learning_rate = long
+    twin.fit(x, y, optimizer=its_optimizer, epochs=3, batch_size=4)
+    np.testing.assert_array_equal(network.parameters, twin.parameters)
+    for other in (cosine(0.2, total_steps=20), cosine(0.1, total_steps=9), fastgd.schedules.one_cycle(0.1, 20)):
+        run(short, 2)
+        with pytest.raises(CheckpointError, match="'fit.learning_rate'"):
+            run(other, 5, resume=True)
+
+    def set_rate(run):
+        run.optimizer.learning_rate = 0.3
+
+    run(short, 2, callbacks=set_rate)
+    with pytest.raises(CheckpointError, match="'fit.learning_rate'"):
+        run(long, 5, resume=True)
+
+
 def test_a_loaded_network_has_the_history_of_its_run(tmp_path, small):
     _, x, y = small
     network = trainee()

@@ -18,8 +18,8 @@ PACKAGE = ROOT / "fastgd"
 
 # Folders and modules of the top level, from the top down: each imports only what is below it.
 ORDER = (
-    "__main__", "cli", "sklearn", "torch", "plots", "plots_of_images", "explore", "onnx", "models",
-    "weights_from_torch", "custom", "network", "training", "generation", "callbacks", "layers", "optimizers",
+    "__main__", "cli", "sklearn", "torch", "plots", "plots_of_text", "plots_of_images", "explore", "onnx", "models",
+    "gpt", "weights_from_torch", "custom", "network", "training", "generation", "callbacks", "layers", "optimizers",
     "engine", "images", "text", "tables", "losses", "activations", "initializers", "schedules", "metrics", "data",
     "core", "errors", "_plan",
 )  # fmt: skip

@@ -113,6 +113,8 @@ def test_how_a_file_is_cut_into_blocks_does_not_matter(size, poem, tokens, monke
     np.testing.assert_array_equal(found.tokens, whole.tokens)
     assert found.vocabulary == whole.vocabulary
     (poem.parent / "bad.txt").write_bytes(POEM.encode()[:200] + b"\n\xe9t\xe9")
+    if tokens == "bytes":
+        return
     with pytest.raises(TextError) as caught:
         read(poem.parent / "bad.txt", tokens)
     lines = POEM.encode()[:200].count(b"\n") + 2
@@ -390,10 +392,26 @@ def test_the_library_is_only_needed_to_use_its_tokenizers(bpe, poem, tmp_path):
 )
 def test_files_that_are_no_text(content, match, tokens, tmp_path):
     (tmp_path / "a.txt").write_bytes(content)
+    if tokens == "bytes" and "UTF-8" in match:
+        np.testing.assert_array_equal(read(tmp_path / "a.txt", tokens).tokens, np.frombuffer(content, np.uint8))
+        return
     with pytest.raises(TextError, match=match) as caught:
         read(tmp_path / "a.txt", tokens)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert caught.value.path == str(tmp_path / "a.txt")
+
+
+def test_bytes_of_several_files(tmp_path):
+    """... and of a cache: what is in them, but for a byte-order mark in front of each."""
+    contents = b"\xff\x00", b"\xef\xbb\xbfa\xef", b"\xbb\xbf"
+    paths = [tmp_path / f"{i}.bin" for i in range(3)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    expected = np.frombuffer(b"\xff\x00a\xef\xbb\xbf", np.uint8)
+    for file in (None, tmp_path / "cache", tmp_path / "cache"):
+        found = read(paths, "bytes", cache=file)
+        np.testing.assert_array_equal(found.tokens, expected)
+        assert (found.tokens.dtype, found.bytes_per_token) == (np.uint8, 1)
 
 
 def test_other_errors_name_file_or_argument(poem, tmp_path, bpe):

@@ -94,6 +94,55 @@ def test_a_run_goes_on(book, capsys):
     assert (code, "--resume needs the data" in err) == (1, True)
 
 
+def test_a_run_goes_on_to_more_epochs(book, capsys):
+    """The warm-up, by default a share of the epochs, is that of the new number."""
+    assert call(capsys, "train", book, *OPTIONS, "--quiet")[0] == 0
+    code, _, err = call(capsys, "train", book, *OPTIONS, "--epochs", 4, "--quiet", "--resume")
+    assert code == 0, err
+    network, optimizer = fastgd.load("book.safetensors")
+    assert (network.epochs, optimizer.schedule.warmup_steps) == (4, round(0.2 * optimizer.schedule.total_steps / 4))
+    code, _, err = call(capsys, "train", book, *OPTIONS[:-2], "--quiet", "--resume")
+    assert (code, "'--epochs': expected the number of epochs, since the run" in err, "have 4" in err) == (1, True, True)
+
+
+def test_several_texts_are_one(book, capsys):
+    """In their order, as if they were one file."""
+    (book.parent / "other.md").write_text("Öl?" * 9, encoding="utf-8")
+    (book.parent / "whole.txt").write_text(SENTENCE * 60 + "Öl?" * 9, encoding="utf-8")
+    code, out, err = call(capsys, "train", "book.txt", "other.md", *OPTIONS, "--quiet", "--plot", "loss.png")
+    assert (code, f"book.txt + other.md: {60 * len(SENTENCE) + 27:,} tokens" in out) == (0, True), err
+    assert call(capsys, "train", "whole.txt", *OPTIONS, "--quiet")[0] == 0
+    nets = [fastgd.load(f"{name}.safetensors")[0] for name in ("book", "whole")]
+    np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
+    (book.parent / "a.csv").write_text("a,b\n1,2\n")
+    for paths, message in (
+        (
+            ("book.txt", "a.csv"),
+            "'DATA': expected one path, or several texts, got 2 paths, of which 'a.csv' is no text",
+        ),
+        (("digits", "book.txt"), "2 paths, of which 'digits' is no text"),
+        (("book.txt", "none.txt"), "none.txt"),
+    ):
+        code, _, err = call(capsys, "train", *paths, "--save", "new")
+        assert (code, message in err) == (1, True), err
+    code, _, err = call(capsys, "train", "book.txt", "other.md", "--save", "other.md", "--overwrite")
+    assert (code, "'--save': expected another file than DATA" in err) == (1, True)
+
+
+def test_bytes_of_any_file(book, capsys):
+    data = np.random.default_rng(0).integers(0, 256, 2000, dtype=np.uint8).tobytes()
+    (book.parent / "song.bin").write_bytes(data)
+    options = (*OPTIONS, "--tokens", "bytes", "--quiet")
+    code, out, err = call(capsys, "train", "song.bin", *options)
+    assert (code, "song.bin: 2,000 tokens, 256 different" in out) == (0, True), err
+    code, out, err = call(capsys, "evaluate", "song.bin.safetensors", "song.bin", "--json")
+    assert code == 0, err
+    values = json.loads(out)
+    assert values["bits a byte"] == pytest.approx(values["loss"] / math.log(2))
+    code, out, err = call(capsys, "train", "song.bin", "book.txt", *options, "--save", "both")
+    assert (code, f"{2000 + 60 * len(SENTENCE.encode()):,} tokens" in out) == (0, True), err
+
+
 def test_other_tokens_and_names(book, capsys):
     """--tokens makes any file a text; a folder of texts is one."""
     code, out, err = call(capsys, "train", book, *OPTIONS, "--tokens", "bytes", "--validation", 0, "--quiet")

@@ -31,6 +31,7 @@ LAYERS = {
     "dense": lambda: [Dense(V)],
     "tied": lambda: None,
     "tied, with a bias": lambda: [Dense(V, tie="w1.T")],
+    "tied to the embedding": lambda: [Dense(V, tie="embedding")],
     "tied three times": lambda: [Dense(V, "tanh", tie="w1.T"), Dense(C, tie="w1"), Dropout(0.2), Dense(V, tie="w1.T")],
     "attention": lambda: [CausalSelfAttention(2, 0.3), Dense(V, use_bias=False)],
     "padding": lambda: [fastgd.SelfAttention(2, 0.2, padding=3), Dense(V)],
@@ -88,6 +89,21 @@ def test_bits_do_not_depend_on_threads(name, vocabulary, pass_of_few, rng):
             states.append(network.state.copy())
         for other in states[1:]:
             np.testing.assert_array_equal(other, states[0])
+
+
+def test_tied_to_the_embedding_by_either_name(tokens, tmp_path):
+    """... also where it is within another layer; the same bits, saved and loaded."""
+    first = fastgd.Sequential([Embedding(V, C), PositionalEmbedding()])
+    nets = []
+    for tie in ("w1.1.T", "embedding"):
+        net = Network(T, [first, Dense(V, use_bias=False, tie=tie)], loss="softmax_cross_entropy")
+        net.fit(*tokens, epochs=2)
+        net.save(tmp_path / "net.safetensors")
+        nets += [net, fastgd.load(tmp_path / "net.safetensors")[0]]
+    assert repr(nets[3].layers[1]) == "Dense(11, identity(), use_bias=False, tie='embedding')"
+    for net in nets:
+        assert list(net.views()) == ["w1.1", "p1.2"]
+        np.testing.assert_array_equal(net.parameters, nets[0].parameters)
 
 
 def test_a_frequent_token_keeps_its_digits(backend, dtype):
@@ -184,6 +200,11 @@ BAD = {
     "no width": (lambda: Embedding(3, 0), "'width'.*>= 1"),
     "vectors": (lambda: Network(3, [PositionalEmbedding(), Dense(2)], loss="mse"), r"'layers'.*\(T, C\).*\(3,\)"),
     "tied to another shape": (lambda: make([Dense(V + 1, tie="w1.T")]), "'tie'"),
+    "an embedding of another shape": (lambda: make([Dense(V + 1, tie="embedding")]), "'tie'.*'embedding' of shape"),
+    "no embedding": (
+        lambda: Network(3, [Dense(3), Dense(3, tie="embedding")], loss="mse"),
+        "'tie'.*'embedding', not one",
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
@@ -142,6 +143,11 @@ def test_validation_and_metrics(tokens):
     net, windows = network(), Windows(tokens, T)
     history = net.fit(windows, epochs=2, validation_data=windows, metrics="accuracy")
     expected = net.evaluate(windows.x, windows.y, metrics="accuracy")
+    assert net.evaluate(windows, metrics="accuracy") == expected
+    assert net.evaluate(types.SimpleNamespace(x=windows.x, y=windows.y), metrics="accuracy") == expected
+    for x in (windows.x, 3, types.SimpleNamespace(x=windows.x)):
+        with pytest.raises(TypeError, match="'y': expected targets, unless x is data with both"):
+            net.evaluate(x)
     assert history.validation_loss[-1] == expected["loss"]
     assert history.metrics["validation_accuracy"][-1] == expected["accuracy"]
     net.fit(windows, epochs=1, metrics="accuracy")

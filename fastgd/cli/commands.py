@@ -26,7 +26,7 @@ from ..tables.preprocessing import column_of
 from ..text import Vocabulary
 from ..training.checkpoint import description, load_described
 from . import texts
-from .datasets import data_of_model, data_to_train, described, is_of_text, names_in, stem
+from .datasets import data_of_model, data_to_train, described, first, is_of_text, names_in, one_or_texts, stem
 from .networks import make_network, make_optimizer
 from .self_check import installed_backends, time_steps
 
@@ -36,7 +36,9 @@ DEFAULTS = {"optimizer": "Adam", "learning_rate": 2e-3, "epochs": 40, "validatio
 
 def train(arguments):
     """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve."""
+    arguments.data = one_or_texts(arguments)
     save, plot = _outputs(arguments)
+    is_length_given = arguments.epochs is not None
     _fill_defaults(arguments)
     epochs = check_integer("--epochs", arguments.epochs, 0)
     warmup = check_number("--warmup", arguments.warmup, 0.0, epochs)
@@ -57,10 +59,12 @@ def train(arguments):
     optimizer = make_optimizer(arguments, schedule, None if data.text is None else texts.CLIP_NORM)
     print(f"{network}\n{data.rows} training rows, {data.held_out_rows} validation rows, {optimizer}", flush=True)
     if arguments.resume:
-        print(_resumed(save), flush=True)
+        print(_resumed(save, None if is_length_given else total_steps, epoch_steps), flush=True)
+    samples = None
     if data.text is not None and arguments.sample:
         show = print if arguments.quiet else callbacks.print_above_bars
-        logs.append(texts.Samples(check_integer("--sample", arguments.sample, 0), show))
+        samples = texts.Samples(check_integer("--sample", arguments.sample, 0), show)
+        logs.append(samples)
     start = time.perf_counter()
     with _sigterm_raises(), _advice(arguments.resume):
         history = network.fit(
@@ -86,7 +90,8 @@ def train(arguments):
     if plot:
         from ..plots import plot_loss
 
-        _save_picture(plot_loss(history, f"Loss on {_in_title(arguments.data)}"), plot)
+        written = None if samples is None else samples.texts
+        _save_picture(plot_loss(history, f"Loss on {_in_title(first(arguments.data))}", samples=written), plot)
         print(f"loss curve saved to {plot}")
 
 
@@ -103,17 +108,19 @@ def _fill_defaults(arguments):
 def _outputs(arguments):
     """The paths of the model and of the loss curve, or None for the latter. Raises before the training if they cannot
     be written."""
-    save = check_file(f"{stem(arguments.data)}.safetensors" if arguments.save is None else arguments.save, "--save")
+    data = arguments.data
+    save = check_file(f"{stem(first(data))}.safetensors" if arguments.save is None else arguments.save, "--save")
     if os.path.isfile(save) and not (arguments.resume or arguments.overwrite):
         expected = "a new file (or --overwrite to replace it, or --resume to continue the run in it)"
         raise value_error("--save", expected, repr(save))
     plot = arguments.plot
-    if plot is None and arguments.data == "digits":
+    if plot is None and data == "digits":
         plot = "digits.png"
     _check_plot(plot)
     if arguments.log:
         check_file(arguments.log, "--log")
-    _check_different({"DATA": arguments.data, "--save": save, "--plot": plot, "--log": arguments.log})
+    for path in data if isinstance(data, list) else [data]:
+        _check_different({"DATA": path, "--save": save, "--plot": plot, "--log": arguments.log})
     return save, plot
 
 
@@ -160,11 +167,16 @@ def _sigterm_raises():
         signal.signal(signal.SIGTERM, before)
 
 
-def _resumed(path):
-    """A message that says from where a run continues."""
+def _resumed(path, total_steps, epoch_steps):
+    """A message that says from where a run continues. total_steps: if they follow from the default of --epochs, to
+    which a run of another length must not be changed without a word; else None."""
     if not os.path.exists(path):
         return f"no {path} yet: a new run"
     run = description(path).get("run")
+    planned = ((run or {}).get("fit", {}).get("learning_rate") or {}).get("total_steps")
+    if total_steps is not None and isinstance(planned, int) and planned != total_steps:
+        expected = f"the number of epochs, since the run in {path} was to have {planned / epoch_steps:g}"
+        raise value_error("--epochs", expected, None)
     return f"continuing {path}" + ("" if run is None else f", after minibatch {run['step']}")
 
 
@@ -175,7 +187,7 @@ def _advice(resume):
         yield
     except CheckpointError as error:
         if resume:
-            error.add_note("--resume needs the data and the options of the original run, including --epochs")
+            error.add_note("--resume needs the data and the options of the original run; only --epochs may be another")
         raise
     except KeyboardInterrupt as error:
         if any("saved to" in note for note in getattr(error, "__notes__", [])):

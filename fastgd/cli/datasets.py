@@ -115,12 +115,33 @@ def _is_of_images(path):
     return path != "digits" and ending(path) is None and holds_images(path) and not texts.is_text(path)
 
 
+def one_or_texts(arguments):
+    """What `fastgd.text.read` and others take as the path: the path that DATA names, or a list of several texts."""
+    paths = arguments.data
+    if len(paths) == 1:
+        return paths[0]
+    others = [] if arguments.tokens is not None else [path for path in paths if not _is_text(path)]
+    if others:
+        expected = "one path, or several texts"
+        raise value_error("DATA", expected, f"{len(paths)} paths, of which {others[0]!r} is no text")
+    return paths
+
+
+def first(paths):
+    """The first of several texts, after which the run is called, or the only path."""
+    return paths[0] if isinstance(paths, list) else paths
+
+
+def _is_text(path):
+    return path != "digits" and ending(path) is None and not is_idx(path) and texts.is_text(path)
+
+
 def is_of_text(arguments):
     """Whether the data are a text: --tokens says so, or the path."""
     path = arguments.data
-    if getattr(arguments, "tokens", None) is not None:
+    if getattr(arguments, "tokens", None) is not None or isinstance(path, list):
         return True
-    return path != "digits" and ending(path) is None and not is_idx(path) and texts.is_text(path)
+    return _is_text(path)
 
 
 def data_to_train(arguments, fraction):
@@ -323,7 +344,7 @@ def _checked_labels(path, y, arguments):
 def described(path, data):
     """How the data at a path are used, as one line; None for arrays, of which there is nothing to say."""
     if data.text is not None:
-        return texts.described(path, data.text)
+        return texts.described(" + ".join(data.text.paths) if isinstance(path, list) else path, data.text)
     if data.preprocessing is None:
         return None
     is_of_images = isinstance(data.preprocessing, images.Preprocessing)

@@ -39,6 +39,7 @@ TRAIN = """examples:
   fastgd train pictures/ --model resnet20 --size 32 --augment flip,crop:4
   fastgd train train-images-idx3-ubyte.gz --model lenet5 --epochs 5      (MNIST's format, the labels beside it)
   fastgd train book.txt --layers 4 --heads 4 --width 128 --context 64    (a model of text)
+  fastgd train book.txt other.txt --save books.safetensors --resume --epochs 10    (goes on to 10 epochs in all)
 """
 PREDICT = """examples:
   fastgd predict people.safetensors new.csv
@@ -132,8 +133,8 @@ def _name(text):
         return text
 
 
-def _add_data(one):
-    one.add_argument("data", metavar="DATA", help=datasets.KINDS)
+def _add_data(one, more="", **several):
+    one.add_argument("data", metavar="DATA", help=f"{datasets.KINDS}{more}", **several)
     one.add_argument("--target", type=_name, metavar="COLUMN", help="column to predict, or array of an npz file")
     one.add_argument("--task", default="auto", choices=TASKS, help="kind of target")
     one.add_argument(
@@ -173,7 +174,8 @@ def _add_network(one):
     one.add_argument(
         "--tokens",
         metavar="KIND",
-        help="tokens of a text: characters, bytes, or the path of a tokenizer.json (default: characters)",
+        help="tokens of a text: characters, bytes (of a file of any kind), or the path of a tokenizer.json (default: "
+        "characters)",
     )
     for name, meaning in _OF_TEXT.items():
         text = f"for text: {meaning} (default: {texts.MODEL[name]})"
@@ -235,7 +237,7 @@ def parser():
         return one
 
     one = command("train", commands.train, "train a network on a data set", TRAIN)
-    _add_data(one)
+    _add_data(one, "; several texts are joined in this order, with nothing in between", nargs="+")
     _add_network(one)
     one.add_argument(
         "--learning-rate",
@@ -249,7 +251,12 @@ def parser():
         metavar="EPOCHS",
         help="epochs, such as 0.5, in which it first rises linearly (default: 0; for text: 5 %% of the epochs)",
     )
-    one.add_argument("--epochs", type=int, metavar="N", help=f"passes over the data ({_default('epochs')})")
+    one.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help=f"passes over the data, in all if a run is continued ({_default('epochs')})",
+    )
     one.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without improvement; keep the best")
     one.add_argument(
         "--validation",

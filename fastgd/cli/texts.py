@@ -92,15 +92,15 @@ def default_prompt(vocabulary):
 class Samples:
     """A callback that prints a text of so many tokens after each epoch, and keeps all of them.
 
-    texts   (epoch, text) of each"""
+    texts   {epoch: text}"""
 
     def __init__(self, length, show):
-        self.length, self.show, self.texts = length, show, []
+        self.length, self.show, self.texts = length, show, {}
 
     def __call__(self, run):
         network = run.network
         made = network.generate(default_prompt(network.preprocessing), self.length, seed=network.seed)
-        self.texts.append((run.epoch, made))
+        self.texts[run.epoch] = made
         self.show(f"--- after epoch {run.epoch}: {made.strip()}")
 
 
@@ -146,7 +146,7 @@ def figures(found, loss):
 
 def evaluate(arguments, network):
     """The number of tokens predicted, and the figures of a model on a text."""
-    if not is_text(arguments.data):
+    if not (is_text(arguments.data) or isinstance(network.preprocessing, text.Bytes)):
         named = ", ".join([*ENDINGS, *READERS])
         expected = f"a text, since {arguments.model} is a model of text"
         raise value_error("DATA", expected, f"{arguments.data!r}, by its name none ({named})")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..onnx import Graph
 
 LAYERS: dict[str, type["Layer"]] = {}
+EMBEDDING = "embedding"  # what layers may call the vectors of a network's tokens
 T = TypeVar("T", bound="Layer")
 
 

@@ -11,10 +11,11 @@ from ..core.matrix_product import add_product, product_over_rows
 from ..core.types import Shape
 from ..errors import check_flag, check_integer, shown, type_error
 from ..initializers import Initializer, pick_initializer
-from .base import ActivatedLayer, ParameterSpec, layer
+from .base import EMBEDDING, ActivatedLayer, ParameterSpec, layer
 
 if TYPE_CHECKING:
     from ..engine.plan import Plan
+    from ..network import Network
     from ..onnx import Graph
 
 
@@ -103,9 +104,9 @@ class Dense(ActivatedLayer):
     weight_init, bias_init: a name ("glorot_uniform", ...: `fastgd.initializers`), an `Initializer`, or an array of the
         shape of w or b. "torch" for both gives the initial values of torch.nn.Linear.
     tie: the name of another layer's weights that this layer shares: "w" and the layer's path from the network, such as
-        "w1" or, within the third layer, "w3.2"; with ".T" their transpose, as for the output of a language model that
-        shares the matrix of its `Embedding`. Their gradient is the sum over both layers.
-        `weight_init` is then not used. Press & Wolf 2017, arXiv:1608.05859.
+        "w1" or, within the third layer, "w3.2"; with ".T" their transpose. "embedding" is the transposed matrix of the
+        network's `Embedding` (of several, the one with the fewest tokens), for the output of a language model. Their
+        gradient is the sum over both layers. `weight_init` is then not used. Press & Wolf 2017, arXiv:1608.05859.
 
     Raises TypeError or ValueError that names the argument.
     """
@@ -131,7 +132,7 @@ class Dense(ActivatedLayer):
             raise type_error("tie", "the name of the weights of another layer, such as 'w1', or None", shown(tie))
         self.tie = tie
         self.tied_to = tie and tie.removesuffix(".T")
-        self.is_transposed = tie is not None and tie != self.tied_to
+        self.is_transposed = tie == EMBEDDING or tie != self.tied_to
 
     def output_shape(self, shape: Shape) -> Shape:
         return (*shape[:-1], self.units)
@@ -146,8 +147,14 @@ class Dense(ActivatedLayer):
         w_shape = shape[-1], self.units
         return ((self.tied_to, w_shape[::-1] if self.is_transposed else w_shape),) if self.tied_to else ()
 
+    def name_of_weights(self, network: "Network", path: str) -> str:
+        """The name of w among the parameters of a network in which this layer has the path."""
+        if self.tie == EMBEDDING and network.token_vectors:
+            return network.token_vectors
+        return self.tied_to or f"w{path}"
+
     def forward(self, plan: "Plan", path: str, x: str) -> str:
-        w, b = self.tied_to or f"w{path}", f"b{path}"
+        w, b = self.name_of_weights(plan.network, path), f"b{path}"
         z = self.row_buffer_of_z(plan, path, self.output_shape(plan.shape(x)))
         if self.is_transposed:
             plan.add("forward", dense_backward_input, z, x, w)
@@ -159,7 +166,7 @@ class Dense(ActivatedLayer):
         return self.activate(plan, path, z)
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
-        w, b = self.tied_to or f"w{path}", f"b{path}"
+        w, b = self.name_of_weights(plan.network, path), f"b{path}"
         self.activate_backward(plan, path, dy)
         dx = plan.row_buffer(f"dx{path}", plan.shape(x)) if is_wanted else None
         if dx and self.is_transposed:
@@ -175,7 +182,7 @@ class Dense(ActivatedLayer):
         return dx
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
-        w = graph.parameter(self.tied_to or f"w{path}")
+        w = graph.parameter(self.name_of_weights(graph.network, path))
         # Not Gemm: onnxruntime before 1.19 cannot run it in float64 in front of an activation.
         product = graph.add("MatMul", x, graph.add("Transpose", w) if self.is_transposed else w)
         z = graph.add("Add", product, graph.parameter(f"b{path}")) if self.use_bias else product

@@ -110,7 +110,7 @@ class Embedding(Layer):
     [0, vocabulary), of any dtype; w (vocabulary, width), y (rows, ..., width). Bengio et al. 2003.
 
     The first layer of a network, whose input are tokens: `Network(T, [Embedding(vocabulary, width), ...])`. Tokens have
-    no gradient: `Network.backward` needs `input_gradient=False`. `Dense(vocabulary, tie="w1.T")` as the last layer
+    no gradient: `Network.backward` needs `input_gradient=False`. `Dense(vocabulary, tie="embedding")` as the last layer
     shares w (Press & Wolf 2017, arXiv:1608.05859).
 
     vocabulary: int in [1, 2^24]. width: int >= 1. weight_init: as in `Dense`.

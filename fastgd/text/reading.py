@@ -2,7 +2,7 @@
 
 import codecs
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,18 +32,18 @@ def read(
 
     path: a file; a list of files, which are one text in this order; or a folder, whose files .txt are, sorted by name.
         Line ends stay as they are; a byte-order mark in front is left out.
-    tokens: "characters": the different characters of the text are its vocabulary. "bytes": so are the 256 bytes. Or a
-        tokenizer of the library `tokenizers` (extra `text`), as an object or a path (`Tokenizer.of`). Or a vocabulary,
-        such as the `preprocessing` of a network. Tokenizers get long texts in pieces, cut at ends of lines in front of
-        lines without indent, where there are some.
+    tokens: "characters": the different characters of the text are its vocabulary. "bytes": so are the 256 bytes, of
+        files of any kind. Or a tokenizer of the library `tokenizers` (extra `text`), as an object or a path
+        (`Tokenizer.of`). Or a vocabulary, such as the `preprocessing` of a network. Tokenizers get long texts in
+        pieces, cut at ends of lines in front of lines without indent, where there are some.
     cache: a file in which the tokens are stored, and mapped into memory. It is used again as long as the files of text
         have the same sizes and times of change and the tokens are the same. None: the tokens of texts of at most 1 GiB
         are kept in memory, others stored beside the text as PATH.tokens, which `notes` says. (The bytes of a single
         file are not stored: that file is mapped.)
 
-    Texts may be larger than memory. Raises TextError that names file, line and byte if a file is empty or not UTF-8, or
-    has characters that the vocabulary lacks; TypeError or ValueError that names the argument; OSError if a file cannot
-    be read."""
+    Texts may be larger than memory. Raises TextError that names file, line and byte if a file is empty, is not UTF-8
+    (which bytes as tokens need not be), or has characters that the vocabulary lacks; TypeError or ValueError that names
+    the argument; OSError if a file cannot be read."""
     vocabulary, paths = as_vocabulary(tokens), _files(path)
     sizes = [_size(file) for file in paths]
     if isinstance(vocabulary, Bytes) and len(paths) == 1 and cache is None:
@@ -104,6 +104,17 @@ class _opened:
         return self._context.__exit__(*error)
 
 
+def _blocks(path: str) -> Iterator[bytes]:
+    """Yields the bytes of a file in pieces, without a byte-order mark in front."""
+    with _opened(path) as file:
+        if not file.peek(len(MARK)).startswith(MARK):
+            file.seek(0)
+        else:
+            file.seek(len(MARK))
+        while data := file.read(BLOCK):
+            yield data
+
+
 def _texts(path: str) -> Iterator[tuple[str, int, int]]:
     """Yields the text of a file in pieces, and the line and the byte at which each begins."""
     with _opened(path) as file:
@@ -142,7 +153,10 @@ def _learn(paths):
 
 def _tokens(paths, vocabulary):
     """Yields the tokens of the files, in parts. Raises TextError if there are none."""
-    if isinstance(vocabulary, Characters):
+    parts: Iterable[Any]
+    if isinstance(vocabulary, Bytes):
+        parts = (np.frombuffer(data, np.uint8) for path in paths for data in _blocks(path))
+    elif isinstance(vocabulary, Characters):
         parts = (_encoded(path, *piece, vocabulary) for path in paths for piece in _texts(path))
     else:
         parts = vocabulary.encode_all(text for path in paths for text, _, _ in _texts(path))
@@ -165,9 +179,7 @@ def _encoded(path, text, line, byte, vocabulary):
 
 
 def _mapped_bytes(paths: list[str], size: int) -> Text:
-    """The bytes of a file as tokens: in memory, or mapped if they are many. They are checked to be UTF-8."""
-    for _ in _texts(paths[0]):
-        pass
+    """The bytes of a file as tokens: in memory, or mapped if they are many."""
     with _opened(paths[0]) as file:
         start = len(MARK) if file.peek(len(MARK)).startswith(MARK) else 0
     if start == size:

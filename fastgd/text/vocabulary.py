@@ -108,7 +108,7 @@ class Characters:
 
 @dataclasses.dataclass(frozen=True)
 class Bytes:
-    """Each byte of the text in UTF-8 is a token. There are 256, and no text has others."""
+    """Each byte of a text in UTF-8, or of any other file, is a token. There are 256, and no file has others."""
 
     def __len__(self) -> int:
         """The number of tokens."""
@@ -117,10 +117,6 @@ class Bytes:
     def encode(self, text: str) -> Ids:
         """The tokens of a text, (n,)."""
         return np.frombuffer(_check_text(text).encode(), np.uint8)
-
-    def encode_all(self, texts: Iterable[str]) -> Iterable[Ids]:
-        """Yields the tokens of consecutive pieces of a text."""
-        return map(self.encode, texts)
 
     def decode(self, ids: npt.ArrayLike) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD. Raises TypeError or ValueError unless they are

@@ -45,6 +45,8 @@ FORMAT = 5
 _OBSERVED = {f.name for kind in SCHEDULES.values() for f in dataclasses.fields(kind) if not f.init}
 # Settings that change during a run. (The learning rate at the start is among the settings of the run.)
 CHANGING = {("optimizer", "minibatches"), ("optimizer", "learning_rate")}
+# Fields of a schedule that a longer or shorter run may change, if the first does.
+LENGTH = ("total_steps", "warmup_steps")
 # The library writes tensors of bytes last, ordered by name: no other name of theirs may follow this one.
 DIGEST = "sha256"
 
@@ -343,10 +345,16 @@ def resume(path, run):
         given["fit"] = json.loads(json.dumps(run.settings()))
     if content.get("preprocessing") != given.get("preprocessing"):
         raise file.error("preprocessing", "the preprocessing of this run", "another")
+    with file.field("run"):
+        rate, was = given["fit"].get("learning_rate"), saved["fit"].get("learning_rate")
+        # ... unless a callback has set another schedule since
+        is_of_another_length = _is_of_another_length(rate, was) and was == content["optimizer"]["learning_rate"]
     for part in ("network", "optimizer", "fit"):
         with file.field(part):
             for name in {**given[part], **saved[part]}:
                 one, other = _settings(given[part].get(name)), _settings(saved[part].get(name))
+                if name == "learning_rate" and is_of_another_length:
+                    continue
                 if one != other and "data" in name:
                     raise file.error(f"{part}.{name}", "the rows of this run", "others")
                 if one != other and (part, name) not in CHANGING:
@@ -361,9 +369,17 @@ def resume(path, run):
         for array, saved in zip(optimizer.state[slot], arrays, strict=True):
             array[...] = saved
     optimizer.minibatches = loaded_optimizer.minibatches
-    if content["optimizer"]["learning_rate"] != given["optimizer"]["learning_rate"]:  # set by a callback, or observed
+    is_changed = content["optimizer"]["learning_rate"] != given["optimizer"]["learning_rate"]
+    if is_changed and not is_of_another_length:  # set by a callback, or observed
         optimizer.learning_rate = loaded_optimizer.learning_rate
     restore()
+
+
+def _is_of_another_length(one, other):
+    """Whether two schedules have another number of steps, and else at most another number of steps of warm-up."""
+    if not (isinstance(one, dict) and isinstance(other, dict)) or one.get(LENGTH[0]) == other.get(LENGTH[0]):
+        return False
+    return {**one, **dict.fromkeys(LENGTH)} == {**other, **dict.fromkeys(LENGTH)}
 
 
 def _settings(config):

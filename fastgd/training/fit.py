@@ -90,8 +90,9 @@ def fit(
     checkpoint: a file to which network, optimizer and the state of this run are saved at the end, on Ctrl-C, and every
         `checkpoint_every` minibatches (None: once a minute). An existing file is replaced.
     resume: True continues from the file `checkpoint`, if it exists, until `epochs` are done in all. With the same
-        arguments and data the results have the same bits as without the stop; other arguments or data raise. Of mapped
-        files only some rows are compared, of iterables nothing.
+        arguments and data the results have the same bits as without the stop. There may be more epochs, or fewer, and
+        for these a schedule with another `total_steps`, which then goes on as if it had been there from the start.
+        Other arguments or data raise. Of mapped files only some rows are compared, of iterables nothing.
 
     Raises TypeError or ValueError that names the argument, with the network unchanged; DivergenceError if a loss or
     gradient is not finite, with the parameters of the last good step; CheckpointError if the file does not hold such a

@@ -1,6 +1,7 @@
 """The history of a training run."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -62,11 +63,11 @@ class History:
         """The values of the last epoch by name."""
         return {name: values[-1] for name, values in self.columns().items()}
 
-    def plot(self, title: str = "Loss") -> "Figure":
+    def plot(self, title: str = "Loss", *, samples: Mapping[int, str] | None = None) -> "Figure":
         """Returns a matplotlib Figure; see `fastgd.plots.plot_loss`."""
         from ..plots import plot_loss
 
-        return plot_loss(self, title)
+        return plot_loss(self, title, samples=samples)
 
     def __repr__(self) -> str:
         last = "".join(f", {name} {value:.4g}" for name, value in self.last().items())

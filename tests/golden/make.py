@@ -315,6 +315,64 @@ def sequences(rng, out):
             out[f"sequence.{name}.d{key}"] = tensor.grad.numpy()
 
 
+class Conv1D(torch.nn.Module):
+    """A dense layer whose matrix is (in, out), as in Hugging Face's GPT-2."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.weight, self.bias = torch.nn.Parameter(torch.zeros(n_in, n_out)), torch.nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight).reshape(*x.shape[:-1], -1)
+
+
+class GPT2Block(torch.nn.Module):
+    """A block with the names and the buffers of Hugging Face's, written after the paper's code."""
+
+    def __init__(self, n, t, heads):
+        super().__init__()
+        self.ln_1, self.ln_2 = torch.nn.LayerNorm(n, eps=1e-5), torch.nn.LayerNorm(n, eps=1e-5)
+        self.attn, self.mlp, self.heads = torch.nn.Module(), torch.nn.Module(), heads
+        self.attn.c_attn, self.attn.c_proj = Conv1D(n, 3 * n), Conv1D(n, n)
+        self.attn.register_buffer("bias", torch.ones(1, 1, t, t, dtype=torch.uint8).tril())
+        self.attn.register_buffer("masked_bias", torch.tensor(-1e4))
+        self.mlp.c_fc, self.mlp.c_proj = Conv1D(n, 4 * n), Conv1D(4 * n, n)
+
+    def forward(self, x):
+        rows, t, n = x.shape
+        q, k, v = (
+            part.view(rows, t, self.heads, n // self.heads).transpose(1, 2)
+            for part in self.attn.c_attn(self.ln_1(x)).split(n, dim=2)
+        )
+        scores = q @ k.transpose(2, 3) / (n // self.heads) ** 0.5
+        scores = torch.where(self.attn.bias.bool(), scores, self.attn.masked_bias)
+        x = x + self.attn.c_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(rows, t, n))
+        f = self.mlp.c_fc(self.ln_2(x))
+        gelu = 0.5 * f * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (f + 0.044715 * f**3)))
+        return x + self.mlp.c_proj(gelu)
+
+
+def gpt2(rng, out):
+    """Weights by their names in Hugging Face's files, and the logits of a GPT-2 of 3 heads."""
+    vocabulary, t, n, layers = 11, 7, 6, 2
+    model = torch.nn.Module()
+    body = model.transformer = torch.nn.Module()
+    body.wte, body.wpe = torch.nn.Embedding(vocabulary, n), torch.nn.Embedding(t, n)
+    body.h, body.ln_f = torch.nn.ModuleList([GPT2Block(n, t, 3) for _ in range(layers)]), torch.nn.LayerNorm(n)
+    model.lm_head = torch.nn.Linear(n, vocabulary, bias=False)
+    with torch.no_grad():
+        for parameter in body.parameters():
+            parameter[...] = torch.tensor(rng.normal(0, 0.5, parameter.shape))
+    model.lm_head.weight = body.wte.weight
+    x = rng.integers(0, vocabulary, (4, t))
+    z = body.wte(torch.tensor(x)) + body.wpe(torch.arange(t))
+    for one in body.h:
+        z = one(z)
+    out["gpt2.x"], out["gpt2.logits"] = x, model.lm_head(body.ln_f(z)).detach().numpy()
+    for key, tensor in model.state_dict().items():
+        out[f"gpt2.state.{key}"] = tensor.numpy().copy()
+
+
 class Block(torch.nn.Module):
     """A residual block with the names and the order that torchvision has."""
 
@@ -425,6 +483,6 @@ def optimizers(rng, out):
 
 if __name__ == "__main__":
     out = {}
-    for part in (activations, losses, network, layers, images, sequences, weights, optimizers):
+    for part in (activations, losses, network, layers, images, sequences, gpt2, weights, optimizers):
         part(np.random.default_rng(0), out)
     np.savez_compressed(pathlib.Path(__file__).with_name("peers.npz"), **out)
