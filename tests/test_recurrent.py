@@ -11,6 +11,7 @@ from test_golden import GOLDEN, close
 
 import fastgd
 from fastgd import GRU, LSTM, Dense, Dropout, Embedding, LayerNorm, Network, Residual
+from fastgd._plan import BY_ROWS
 from fastgd.cli.self_check import GRADIENT_TOLERANCE, TOLERANCES, example
 from fastgd.layers import gru, lstm
 
@@ -44,13 +45,10 @@ def test_values_of_torch(name, every, backend, dtype):
 def test_gradient_in_a_network(name, every, backend, rng):
     """After tokens, in a stack, in a branch, with Dropout and before Dense."""
     kind = KINDS[name]
-    layers = [
-        Embedding(5, 4, weight_init="glorot_normal"),
-        Residual([LayerNorm(eps=0.1), kind(4, return_sequences=True)]),
-    ]
-    layers += [Dropout(0.2), kind(3, return_sequences=every), Dense(2)]
-    network = Network(6, layers, loss="mse", dtype="float64", backend=backend, seed=2)
-    x, y = rng.integers(0, 5, (4, 6)), rng.normal(size=(4, 6, 2) if every else (4, 2))
+    branch = Residual([LayerNorm(eps=0.1), kind(3, return_sequences=True)])
+    layers = [Embedding(4, 3, weight_init="glorot_normal"), branch, Dropout(0.2), kind(2, return_sequences=every)]
+    network = Network(4, [*layers, Dense(2)], loss="mse", dtype="float64", backend=backend, seed=2)
+    x, y = rng.integers(0, 4, (4, 4)), rng.normal(size=(4, 4, 2) if every else (4, 2))
     for training in (False, True):
         assert max(fastgd.check_gradients(network, x, y, training=training).values()) <= GRADIENT_TOLERANCE
 
@@ -120,6 +118,20 @@ def test_bits_do_not_depend_on_the_minibatch_or_on_threads(name, compiled, rng):
     for found in (outputs, states):
         for other in found[1:]:
             np.testing.assert_array_equal(other, found[0])
+
+
+@EACH
+def test_a_step_has_a_stage_for_each_recurrent_kernel(name):
+    """A thread takes its rows through it at once; and the transpose before it is finished by then."""
+    layers = [KINDS[name](6, return_sequences=True), KINDS[name](5), Dense(2)]
+    plan = Network((8, 3), layers, loss="mse").executor.training_plan(4)
+    apart = 0
+    for first, last, _, _, flags in plan.stages([("forward", "backward", None, None, BY_ROWS)]):
+        operations = plan.operations[first:last]
+        if any(operation.kernel.at_once for operation in operations):
+            assert (len(operations), flags) == (1, 0)
+            apart += 1
+    assert apart == 4
 
 
 @BOTH
@@ -207,14 +219,14 @@ def test_initial_values(name):
 
 
 @EACH
-def test_remembers_the_first_token(name, backend, rng):
-    """What only the state carries; with its way cut, a network does not learn it."""
+def test_remembers_the_first_token(name, rng):
+    """What only the state carries; a network cannot learn it from the other tokens."""
     x = rng.integers(0, 4, (256, 6))
     y = x[:, 0] % 2
 
     def loss_of(changed):
         layers = [Embedding(4, 4, weight_init="glorot_normal"), KINDS[name](8), Dense(2)]
-        network = Network(6, layers, loss="softmax_cross_entropy", backend=backend)
+        network = Network(6, layers, loss="softmax_cross_entropy")
         return network.fit(changed, y, optimizer=fastgd.Adam(0.03), epochs=15, batch_size=32).loss[-1]
 
     assert loss_of(x) < 0.05

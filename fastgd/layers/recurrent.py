@@ -126,17 +126,16 @@ class Recurrent(Layer):
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:
         if graph.dtype != np.float32:  # which onnxruntime's nodes do not have
-            every, last = self._onnx_loop(graph, path, x, graph.add("Transpose", x, perm=[1, 0, 2]))
-            return graph.add("Transpose", every, perm=[1, 0, 2]) if self.return_sequences else last
-        # With no rows the nodes end the process, so there is always one more.
+            h = self._onnx_loop(graph, path, x, graph.add("Transpose", x, perm=[1, 0, 2]))
+            return graph.add("Transpose", h, perm=[1, 0, 2]) if self.return_sequences else h
+        # Without rows onnxruntime's nodes end the process, so there is always one more.
         more = graph.add("Pad", x, np.array([0, 0, 0, 1, 0, 0], np.int64))
-        every, last = self._onnx_node(graph, path, graph.add("Transpose", more, perm=[1, 0, 2]))
-        y = graph.add("Transpose", every, perm=[1, 0, 2]) if self.return_sequences else last
+        h = self._onnx_node(graph, path, graph.add("Transpose", more, perm=[1, 0, 2]))
+        y = graph.add("Transpose", h, perm=[1, 0, 2]) if self.return_sequences else h
         return graph.add("Slice", y, *(np.array([i], np.int64) for i in (0, -1, 0)))
 
     def _onnx_node(self, graph, path, steps):
-        """The names of h (t, rows, units) and of the last one, (rows, units), by ONNX's node for this layer. Only one
-        of them is made."""
+        """Adds ONNX's node for this layer; returns the name of h (t, rows, units), or of the last, (rows, units)."""
 
         def by_gate(name):
             array = graph.parameters.get(f"{name}{path}", np.zeros_like(graph.parameters[f"b{path}"]))
@@ -147,11 +146,11 @@ class Recurrent(Layer):
         arrays = (np.ascontiguousarray(array)[None] for array in (by_gate("w_x"), by_gate("w_h"), biases))
         options = {"hidden_size": self.units, "output": 0 if self.return_sequences else 1, **self.onnx_attributes}
         y = graph.add(type(self).__name__, steps, *arrays, **options)
-        axis = 1 if self.return_sequences else 0  # of directions
-        return (graph.add("Squeeze", y, np.array([axis], np.int64)),) * 2
+        directions = 1 if self.return_sequences else 0  # their axis
+        return graph.add("Squeeze", y, np.array([directions], np.int64))
 
     def _onnx_loop(self, graph, path, x, steps):
-        """The names of h (t, rows, units) and of the last one, (rows, units), by a loop over the steps."""
+        """Adds a loop over the steps; returns the name of h (t, rows, units), or of the last, (rows, units)."""
         gates = graph.add("Add", graph.add("MatMul", steps, graph.parameter(f"w_x{path}")), graph.parameter(f"b{path}"))
         rows = graph.add("Gather", graph.add("Shape", x), np.array([0], np.int64), axis=0)
         shape = graph.add("Concat", rows, np.array([self.units], np.int64), axis=0)
@@ -159,7 +158,7 @@ class Recurrent(Layer):
         last, *_, every = graph.scan(
             partial(self._onnx_step, graph, path), states, gates, *[self.units] * self.states, self.gates * self.units
         )
-        return every, last
+        return every if self.return_sequences else last
 
     def _onnx_step(self, graph, path, *values):
         """Adds a step of the loop; returns the names of the states after it. values: names of the states before it, and
