@@ -14,6 +14,7 @@ changes nothing: x are its tokens. Unlike fastgd, the model does not raise for n
 """
 
 import json
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -146,15 +147,37 @@ class Graph:
         *inputs: "str | npt.NDArray[Any] | float",
         domain: str = "",
         of: str | None = None,
+        output: int = 0,
         **attributes: Any,
     ) -> str:
         """Adds a node; returns the name of its output. inputs: names of values, or arguments of `constant`. of: name
-        that error messages of the node should mention."""
+        that error messages of the node should mention. output: which of several outputs; the others are left out."""
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         name = self._free(f"{operator}_{len(self._nodes)}" if of is None else f"{operator} of {of}")
         helper = onnx_modules().helper
-        self._nodes.append(helper.make_node(operator, names, [name], name=name, domain=domain, **attributes))
+        outputs = [*[""] * output, name]
+        self._nodes.append(helper.make_node(operator, names, outputs, name=name, domain=domain, **attributes))
         return name
+
+    def scan(self, step: Callable[..., Sequence[str]], states: Sequence[str], sequence: str, *sizes: int) -> list[str]:
+        """Adds a loop over the steps of a sequence (t, rows, n): states <- step(*states, sequence[i]), which adds the
+        nodes of a step to the graph that it shares with all others. Returns the names of the last states, and of the
+        first of them after each step, (t, rows, size). sizes: of the states, (rows, size), then n."""
+        helper, outer = onnx_modules().helper, self._nodes
+        self._nodes = []
+        given = [self._free("before") for _ in sizes]
+        made = step(*given)
+        results = [self.add("Identity", name) for name in (*made, made[0])]
+        inputs, outputs = (
+            [_value_info(name, self.dtype, ("rows", n)) for name, n in zip(names, ns, strict=True)]
+            for names, ns in ((given, sizes), (results, (*sizes[:-1], sizes[0])))
+        )
+        body = helper.make_graph(self._nodes, self._free("step"), inputs, outputs)
+        self._nodes = outer
+        names = [self._free("after") for _ in results]
+        options = {"name": self._free("Scan"), "body": body, "num_scan_inputs": 1}
+        self._nodes.append(helper.make_node("Scan", [*states, sequence], names, **options))
+        return names
 
     def apply(self, argument: str, choice: Choice, kernel: Kernel | None, x: str) -> str:
         """Adds the nodes of the kernel of an activation or a loss (None: the identity); returns the name of the output.

@@ -13,15 +13,18 @@ import numpy.typing as npt
 from .core.types import Path, Shape
 from .data.tensors import as_array, read_tensors
 from .errors import shown, type_error, value_error
-from .layers import BatchNorm, Concatenate, Conv2D, Dense, Layer, LayerNorm, Reshape, Residual, Sequential
+from .layers import GRU, LSTM, BatchNorm, Concatenate, Conv2D, Dense, Layer, LayerNorm, Reshape, Residual, Sequential
 from .network import Network
 
 # The tensors of torch's modules in the order of a state_dict, and the names that they have here.
 LINEAR = {"weight": "w", "bias": "b"}
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "variance"}
+# LSTM has one bias, the sum of torch's two.
+RECURRENT = {"weight_ih_l0": "w_x", "weight_hh_l0": "w_h", "bias_ih_l0": "b", "bias_hh_l0": "b_h"}
+KINDS = (*NORM, *RECURRENT)
 IGNORED = "num_batches_tracked"
 # A tensor that torch leaves out with bias=False or affine=False is a constant there.
-CONSTANTS = {"b": 0.0, "beta": 0.0, "gamma": 1.0}
+CONSTANTS = {"b": 0.0, "b_h": 0.0, "beta": 0.0, "gamma": 1.0}
 SEARCHED = 50_000  # steps of a search for the order of modules
 
 
@@ -59,10 +62,11 @@ def from_torch(source: "Mapping[str, Any] | Path", net: Network) -> Network:
 
     Linear.weight (out, in) becomes w (in, out); Conv2d.weight (filters, c / groups, kh, kw) becomes (kh, kw, c /
     groups, filters); features that torch has flattened from images (c, h, w) are put in the order (h, w, c) of
-    `Flatten`. Rows with three axes are images. A missing bias is 0, as with bias=False, a missing weight of BatchNorm
-    is 1. In `Residual` the layers come first, then the shortcut's; in `Concatenate` one branch after the other.
-    num_batches_tracked is ignored. Numbers are cast to the network's dtype. Activations, strides, padding, groups and
-    eps are those of `net`; a state_dict does not have them.
+    `Flatten`. Rows with three axes are images. LSTM.weight_ih_l0 (4 units, in) becomes w_x (in, 4 units), the like of
+    weight_hh_l0 and of GRU, of one layer and direction; LSTM has one bias, the sum of torch's two. A missing bias is 0,
+    as with bias=False, a missing weight of BatchNorm is 1. In `Residual` the layers come first, then the shortcut's; in
+    `Concatenate` one branch after the other. num_batches_tracked is ignored. Numbers are cast to the network's dtype.
+    Activations, strides, padding, groups and eps are those of `net`; a state_dict does not have them.
 
     Raises TypeError or ValueError that names the tensor and the layer if tensors or layers are left over, do not fit,
     are not numbers or not finite, or if names of a file leave the order open; OSError if a file cannot be read. The
@@ -102,8 +106,8 @@ def _modules(tensors):
     modules = {}
     for name, array in tensors.items():
         prefix, dot, kind = name.rpartition(".")
-        if kind not in (*NORM, IGNORED) or (dot and "" in prefix.split(".")):
-            expected = f"tensors of layers, named {', '.join(NORM)}"
+        if kind not in (*KINDS, IGNORED) or (dot and "" in prefix.split(".")):
+            expected = f"tensors of layers, named {', '.join(KINDS)}"
             raise value_error("source", expected, f"{name!r} of shape {array.shape}")
         if kind != IGNORED:
             modules.setdefault(prefix + dot, {})[kind] = array
@@ -128,6 +132,10 @@ def _targets(layer, path, shape, order):
     if isinstance(layer, (BatchNorm, LayerNorm)):
         shapes = {kind: shape[-1:] for kind, name in NORM.items() if name in owned}
         return [Target(path, layer, shapes, order)], order
+    if isinstance(layer, (LSTM, GRU)):
+        n = layer.gates * layer.units
+        shapes = dict(zip(RECURRENT, ((n, shape[-1]), (n, layer.units), (n,), (n,)), strict=True))
+        return [Target(path, layer, shapes, None)], None
     if owned or layer.children():
         raise value_error("net", "layers that torch has, too", f"layer {path}, {layer!r}")
     return [], _order_after(layer, path, shape, order)
@@ -215,7 +223,7 @@ def _is_sorted(names):
 
     def natural(name):
         *parts, kind = name.split(".")
-        return [_stem(part) for part in parts], list(NORM).index(kind)
+        return [_stem(part) for part in parts], KINDS.index(kind)
 
     return names == sorted(names) and names != sorted(names, key=natural)
 
@@ -317,6 +325,8 @@ def _in_order(modules, targets):
 
 def _name(target, kind):
     """The name of a tensor here, without the path of its layer."""
+    if isinstance(target.layer, (LSTM, GRU)):
+        return "b" if kind.startswith("bias") and isinstance(target.layer, LSTM) else RECURRENT[kind]
     return (NORM if isinstance(target.layer, (BatchNorm, LayerNorm)) else LINEAR)[kind]
 
 
@@ -336,11 +346,13 @@ def _fill(module, target, arrays):
         array = arrays.get(f"{name}{target.path}")
         if array is None:  # weights that belong to another layer
             continue
+        is_second = kind == "bias_hh_l0" and name == "b"
         if kind not in module.tensors:
-            array[...] = CONSTANTS[name]
+            array[...] = array if is_second else CONSTANTS[name]
             continue
         with np.errstate(all="ignore"):
-            array[...] = _converted(module.tensors[kind], target)
+            converted = _converted(module.tensors[kind], target)
+            array[...] = array + converted if is_second else converted
         if not np.isfinite(array).all():
             expected = f"{module.name + kind!r} of numbers that are finite in {array.dtype}, for {target}"
             raise value_error("source", expected, "others")

@@ -80,6 +80,8 @@ LAYERS = {
     "SelfAttention": lambda: _of_sequences(fastgd.SelfAttention(4, 0.1)),
     "CausalSelfAttention": lambda: _of_sequences(fastgd.CausalSelfAttention(4, 0.3)),
     "TransformerBlock": lambda: _of_sequences(fastgd.TransformerBlock(2, 5, "tanh", dropout=0.2)),
+    "LSTM": lambda: _of_sequences(fastgd.LSTM(3, return_sequences=True)),
+    "GRU": lambda: _of_sequences(fastgd.GRU(4, return_sequences=True)),
 }
 # Layers whose x are tokens: see test_tokens.py.
 TOKEN_LAYERS = {"Embedding"}

@@ -21,6 +21,8 @@ BELONG = {
     "tokens": [0.0, 1.0, 2.0],
     "mask": [0.0, 1.0],
     "weights": [-1e30, 0.0, 1e30],
+    "gates": [-1.0, 0.0, 1.0],
+    "recurrent": [-1e30, 0.0, 1e30],
 }
 NOT_BELONG = {
     "real": [np.nan, np.inf, -np.inf],
@@ -32,6 +34,8 @@ NOT_BELONG = {
     "tokens": [-1.0, 3.0, 0.5, np.nan],
     "mask": [-1.0, 0.5, np.nan],
     "weights": [np.nan, np.inf],
+    "gates": [-1.0001, 1.0001, np.nan],
+    "recurrent": [np.nan, np.inf],
 }
 
 

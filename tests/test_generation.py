@@ -72,6 +72,22 @@ def test_every_kind_of_layer_that_looks_at_no_later_position(backend):
     np.testing.assert_array_equal(network.generate([4, 1], 25, temperature=0), without_cache(network, [4, 1], 25))
 
 
+@pytest.mark.parametrize("kind", [fastgd.LSTM, fastgd.GRU])
+def test_recurrent_layers_go_on_from_their_state(kind, backend):
+    """Two of them, the reader of a long prompt included; of a network that has attention as well."""
+    layers = [Embedding(11, 6), kind(5, return_sequences=True), kind(8, return_sequences=True)]
+    for more in ([], [TransformerBlock(2)]):
+        network = Network(9, [*layers, *more, Dense(11)], loss="softmax_cross_entropy", backend=backend)
+        network.parameters[:] = np.random.default_rng(1).normal(size=network.n_parameters)
+        for prompt in ([4], [1, 2, 3, 4, 5], list(range(11)) * 2):
+            np.testing.assert_array_equal(
+                network.generate(prompt, 30, temperature=0), without_cache(network, prompt, 30)
+            )
+    last = Network(9, [Embedding(11, 6), kind(5), Dense(11)], loss="softmax_cross_entropy")
+    with pytest.raises(ValueError, match="expected a network with rows of tokens"):
+        last.generate([1], 2)
+
+
 @pytest.mark.usefixtures("every_step_is_shared")
 def test_the_same_tokens_for_any_number_of_threads(monkeypatch):
     monkeypatch.setattr("fastgd.generation.plan.THREAD_WORK", 1)

@@ -11,6 +11,8 @@ from cases import KERNELS
 
 import fastgd
 from fastgd import (
+    GRU,
+    LSTM,
     Activation,
     AvgPool2D,
     BatchNorm,
@@ -79,6 +81,8 @@ def alike(rng, shape, depth=0):
             lambda: CausalSelfAttention(heads, rate),
             lambda: TransformerBlock(heads, 3, dropout=rate, causal=bool(rng.integers(2))),
             lambda: PositionalEmbedding(),
+            lambda: LSTM(n, return_sequences=True),
+            lambda: GRU(n, return_sequences=True),
             lambda: normalization,
         ]
     elif len(shape) == 1:

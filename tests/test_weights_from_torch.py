@@ -9,6 +9,8 @@ import safetensors.numpy
 from test_golden import GOLDEN
 
 from fastgd import (
+    GRU,
+    LSTM,
     Activation,
     BatchNorm,
     Concatenate,
@@ -43,6 +45,7 @@ LAYERS = {
               Dense(10, "relu"), Dense(3)],
     "resnet": [convolution(4, 3, padding=1), BatchNorm("relu"), Conv2D(8, 3, groups=4), BLOCK, Activation("relu"),
                GlobalAvgPool2D(), Dense(3)],
+    "recurrent": [LSTM(4, return_sequences=True), GRU(5, return_sequences=True), LSTM(3), Dense(2)],
     "mlp": [Dense(6), LayerNorm("relu"), Sequential([Dense(6), BatchNorm("tanh")]), Dense(2)],
 }  # fmt: skip
 

@@ -89,6 +89,13 @@ DOMAINS = {
         "finite numbers, 0 above the diagonal if the attention is causal",
         lambda rng, shape, below: np.tril(rng.uniform(0, 1, shape)),
     ),
+    "gates": Domain(
+        "numbers in [-1, 1]",
+        lambda rng, shape, below: rng.uniform(0, 1, shape),
+        lambda block, below: np.abs(block) <= 1,
+    ),
+    # Examples are so small that errors do not grow from step to step.
+    "recurrent": Domain("finite numbers", lambda rng, shape, below: rng.normal(0, 0.25 / shape[-1] ** 0.5, shape)),
     "count": Domain(
         "integers >= 0",
         lambda rng, shape, below: rng.integers(0, 1000, shape),

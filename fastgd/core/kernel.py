@@ -45,7 +45,7 @@ BODIES = ("numpy", "numba", "cython")
 BACKENDS = ("auto", "cython", "numba", "numpy")
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 # Sizes of dimensions that are the same in every call, by name.
-FIXED_SIZES = {"images": IMAGES, "three": 3}
+FIXED_SIZES = {"images": IMAGES, "three": 3, "four": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +131,7 @@ class Kernel(CheckedCall):
         cost: Callable[..., float] | None = None,
         elementwise: bool = False,
         in_place: tuple[str, str] | None = None,
+        at_once: bool = False,
     ) -> None:
         self.name = self.__name__ = reference.__name__
         self.__module__ = reference.__module__
@@ -144,7 +145,7 @@ class Kernel(CheckedCall):
         self.functions: tuple[Callable[..., Any], ...] = ()
         self.loops: dict[np.dtype[Any], Any] = {}  # compiled by Numba, by dtype
         self.onnx_function: Callable[..., str] | None = None
-        self.cost, self.is_elementwise, self.in_place = cost, elementwise, in_place
+        self.cost, self.is_elementwise, self.in_place, self.at_once = cost, elementwise, in_place, at_once
         self.derived: dict[str, Kernel] = {}  # kernels derived from this one; see optimizers/low_memory.py
         self.whole_state = False  # whether the state of an update rule needs the precision of the parameters
         annotations = {name: p.annotation for name, p in self.__signature__.parameters.items()}
@@ -435,6 +436,7 @@ def kernel(
     cost: Callable[..., float] | None = None,
     elementwise: bool = False,
     in_place: tuple[str, str] | None = None,
+    at_once: bool = False,
 ) -> Kernel: ...
 @overload
 def kernel(
@@ -443,6 +445,7 @@ def kernel(
     cost: Callable[..., float] | None = None,
     elementwise: bool = False,
     in_place: tuple[str, str] | None = None,
+    at_once: bool = False,
 ) -> Callable[[Callable[..., None]], Kernel]: ...
 def kernel(
     reference: Callable[..., None] | None = None,
@@ -450,6 +453,7 @@ def kernel(
     cost: Callable[..., float] | None = None,
     elementwise: bool = False,
     in_place: tuple[str, str] | None = None,
+    at_once: bool = False,
 ) -> Kernel | Callable[[Callable[..., None]], Kernel]:
     """Decorator: makes a kernel of the numpy body `reference` and adds it to `kernels`.
 
@@ -459,9 +463,11 @@ def kernel(
     elementwise: whether all arrays are (rows, n), and an element of a result depends only on elements of the same row
         and column. Such a kernel also works on blocks of images.
     in_place: the names of an array that it overwrites and of one that it reads, of the same shape, which may share
-        their memory."""
+        their memory.
+    at_once: whether a thread takes all of its rows at once, not in blocks: for matrix products that have a row for each
+        row of the minibatch where other operations have one for each position."""
     if reference is None:
-        return functools.partial(kernel, cost=cost, elementwise=elementwise, in_place=in_place)
-    made = Kernel(reference, cost, elementwise, in_place)
+        return functools.partial(kernel, cost=cost, elementwise=elementwise, in_place=in_place, at_once=at_once)
+    made = Kernel(reference, cost, elementwise, in_place, at_once)
     setattr(kernels, made.name, made)
     return made

@@ -292,6 +292,13 @@ class Plan(Program):
         self._base[view] = self._base.get(of, of)
         return view
 
+    def reshaped_parameters(self, name: str, shape: Shape) -> str:
+        """Declares a view of an array of parameters with another shape; returns its name."""
+        view = f"{name}.view"
+        self._declare(view, "a view of parameters")
+        self.buffers[view] = self.network.views()[name].reshape(shape)
+        return view
+
     def shape(self, name: str) -> Shape:
         """The shape of a row of a buffer."""
         shape: Shape = self.row_shapes[name]
@@ -481,8 +488,10 @@ class Plan(Program):
 
     def _goes_by_rows(self, operation):
         """`Operation.is_by_rows` before the operation is bound."""
-        named = zip(operation.buffers, operation.kernel.arrays.values(), strict=True)
-        return operation.kernel.range_dim in {spec.dims[0] for name, spec in named if name in self.row_shapes}
+        kernel = operation.kernel
+        named = zip(operation.buffers, kernel.arrays.values(), strict=True)
+        rows = {spec.dims[0] for name, spec in named if name in self.row_shapes}
+        return not kernel.at_once and kernel.range_dim in rows
 
     # ---- allocating and binding
 

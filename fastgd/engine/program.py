@@ -126,8 +126,8 @@ class Operation:
 
     @property
     def is_by_rows(self):
-        """Whether the threads share it by rows of the minibatch."""
-        return self.kernel.range_dim in (self.row_dim, self.block_dim)
+        """Whether a thread takes blocks of rows of the minibatch through it."""
+        return not self.kernel.at_once and self.kernel.range_dim in (self.row_dim, self.block_dim)
 
     @property
     def per_step(self):
@@ -291,6 +291,8 @@ class Program:
             entry["images"] = counts.get(operation.kernel.range_dim, 0)
             if operation.is_by_rows and operation.positions == 1 and len(operation.shapes[0] or ()) > 1:
                 grain = operation.kernel.grain  # a whole sequence is work enough
+            if operation.kernel.at_once:
+                grain = operation.kernel.grain
             if operation.block_dim and operation.kernel.range_dim != operation.row_dim:
                 grain = 1  # a block, or what all pixels give to a row of parameters, is work enough
         entry["record"], entry["end"], entry["grain"] = operation.record.ctypes.data, operation.size, grain
@@ -363,7 +365,7 @@ class Program:
 
         parts: tuples (first, last phase that the threads share; first, last closing phase, which the last thread to
         arrive runs alone; flags). Stages without operations are left out. In a stage by rows, an operation that needs
-        all rows together, such as the statistics of a minibatch, becomes a separate stage."""
+        all rows together, such as the statistics of a minibatch, or all rows of a thread becomes a separate stage."""
         stages = []
         for first, last, closing, end, flags in parts:
             shared, alone = self.range_of(first, last), self.range_of(closing, end) if closing else (0, 0)
@@ -372,13 +374,17 @@ class Program:
             begin, stop = shared
             for i in range(begin + 1, stop) if flags & BY_ROWS else ():
                 by_rows = self.operations[i - 1].is_by_rows
-                if self.operations[i].is_by_rows != by_rows:
+                if self.operations[i].is_by_rows != by_rows or self._is_apart(i - 1) or self._is_apart(i):
                     stages.append((begin, i, 0, 0, BY_ROWS * by_rows))
                     begin = i
             if flags & BY_ROWS and begin < stop and not self.operations[begin].is_by_rows:
                 flags -= BY_ROWS
             stages.append((begin, stop, *alone, flags))
         return np.array(stages, STAGE)
+
+    def _is_apart(self, i):
+        """Whether an operation needs a stage of its own: it reads what other threads may write in the one before."""
+        return any(link.kernel.at_once for link in self.operations[i].links)
 
     def per_step(self, phases):
         """(key of the values, name of the scalar, operations) for every per-step scalar in the given phases."""

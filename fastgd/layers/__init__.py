@@ -9,6 +9,8 @@ from .convolution import Conv2D
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding, PositionalEmbedding
+from .gru import GRU
+from .lstm import LSTM
 from .normalization import BatchNorm, LayerNorm
 from .pooling import AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from .reshape import Flatten, Reshape
@@ -16,6 +18,8 @@ from .standardize import Standardize
 from .transformer import TransformerBlock
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Activation",
     "AvgPool2D",
     "BatchNorm",

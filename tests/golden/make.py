@@ -373,6 +373,40 @@ def gpt2(rng, out):
         out[f"gpt2.state.{key}"] = tensor.numpy().copy()
 
 
+def recurrent(rng, out):
+    """LSTM and GRU of 5 units on sequences (3, 7, 4): y, the last y, and the gradients of both."""
+    x, n, u = rng.normal(size=(3, 7, 4)), 4, 5
+    out["recurrent.x"] = x
+    for name, kind, gates in (("LSTM", torch.nn.LSTM, 4), ("GRU", torch.nn.GRU, 3)):
+        shapes = {"w_x1": (n, gates * u), "w_h1": (u, gates * u), "b1": (gates * u,)}
+        if name == "GRU":
+            shapes["b_h1"] = (gates * u,)
+        p = {key: torch.tensor(rng.normal(0, 0.7, shape), requires_grad=True) for key, shape in shapes.items()}
+        out |= {f"recurrent.{name}.{key}": tensor.detach().numpy() for key, tensor in p.items()}
+        of_torch = {"weight_ih_l0": p["w_x1"].T, "weight_hh_l0": p["w_h1"].T, "bias_ih_l0": p["b1"]}
+        of_torch["bias_hh_l0"] = p.get("b_h1", torch.zeros(gates * u))
+        inputs = torch.tensor(x, requires_grad=True)
+        every = torch.func.functional_call(kind(n, u, batch_first=True), of_torch, inputs)[0]
+        for case, y in (("every", every), ("last", every[:, -1])):
+            dy = torch.tensor(rng.normal(size=y.shape))
+            gradients = torch.autograd.grad(y, [inputs, *p.values()], dy, retain_graph=True)
+            found = {"y": y, "dy": dy} | {f"d{key}": g for key, g in zip(("x", *p), gradients, strict=True)}
+            out |= {f"recurrent.{name}.{case}.{key}": tensor.detach().numpy() for key, tensor in found.items()}
+
+
+class Recurrent(torch.nn.Module):
+    """An LSTM, a GRU, an LSTM without biases, and a dense layer on its last state."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.gru = torch.nn.LSTM(3, 4, batch_first=True), torch.nn.GRU(4, 5, batch_first=True)
+        self.bare = torch.nn.LSTM(5, 3, bias=False, batch_first=True)
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.bare(self.gru(self.lstm(x)[0])[0])[0][:, -1])
+
+
 class Block(torch.nn.Module):
     """A residual block with the names and the order that torchvision has."""
 
@@ -402,7 +436,8 @@ def models():
         nn.Linear(7, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(),
         nn.Linear(6, 2),
     )  # fmt: skip
-    return {"lenet": (lenet, (2, 14, 16)), "resnet": (resnet, (3, 7, 8)), "mlp": (mlp, (7,))}
+    of_images = {"lenet": (lenet, (2, 14, 16)), "resnet": (resnet, (3, 7, 8))}
+    return {**of_images, "mlp": (mlp, (7,)), "recurrent": (Recurrent(), (6, 3))}
 
 
 def weights(rng, out):
@@ -414,7 +449,7 @@ def weights(rng, out):
                 tensor[...] = torch.tensor(values)
             out[f"weights.{name}.state.{key}"] = tensor.numpy().copy()
         x = rng.normal(size=(5, *shape))
-        out[f"weights.{name}.x"] = np.moveaxis(x, 1, -1).copy()
+        out[f"weights.{name}.x"] = (np.moveaxis(x, 1, -1) if len(shape) == 3 else x).copy()
         out[f"weights.{name}.y"] = model.eval()(torch.tensor(x)).detach().numpy()
 
 
@@ -483,6 +518,8 @@ def optimizers(rng, out):
 
 if __name__ == "__main__":
     out = {}
-    for part in (activations, losses, network, layers, images, sequences, gpt2, weights, optimizers):
+    for part in (
+        activations, losses, network, layers, images, sequences, gpt2, recurrent, weights, optimizers,
+    ):  # fmt: skip
         part(np.random.default_rng(0), out)
     np.savez_compressed(pathlib.Path(__file__).with_name("peers.npz"), **out)
