@@ -1,4 +1,5 @@
-"""fastgd against other libraries on networks for images: milliseconds per whole training step with Adam.
+"""fastgd against other libraries on networks for images and on GPTs: milliseconds per whole training step, with Adam on
+images, AdamW on tokens.
 
     pip install '.[bench]' torch==2.13.0 jax
     python benchmarks/peers_models.py --threads 1 --json models.json
@@ -6,11 +7,11 @@
 Every peer runs in its own process, pinned to the same processors with the same number of threads; the peers take turns,
 and figures are medians. All start from the same weights and take the same minibatches, cut beforehand, in the same
 order; a cell counts only if the losses of the first steps agree. "fit" is many steps in one call, on shuffled rows that
-it gathers within the measured time; the others are called once per step. JAX is jitted with donated buffers, a step per
-call (in a scan its convolutions are several times slower).
+it gathers within the measured time; the others are called once per step. JAX is jitted with donated buffers: a step per
+call on images (in a scan its convolutions are several times slower), a scan over all steps on tokens.
 
 limit: floating-point operations of the products / rate of fused multiply-adds, measured in the same rounds. Methods
-that need fewer operations than direct sums can go below it.
+that need fewer operations than direct sums can go below it. Of causal attention half is counted.
 """
 
 import argparse
@@ -20,11 +21,12 @@ import sys
 import time
 
 import numpy as np
+import twins_gpt
 from peer_tables import describe_run
 from processes import Process, check_names, choose_instructions, multiply_add_rate, pin, serve
 
 FIRST = 3  # steps whose losses are compared
-RATE = 1e-3
+RATE, DECAY = 1e-3, 1e-2
 
 
 def lenet():
@@ -59,6 +61,12 @@ def resnet():
     return fastgd.models.resnet20(seed=1)
 
 
+def gpt(*sizes):
+    import fastgd
+
+    return fastgd.models.gpt(*sizes, seed=1)
+
+
 CELLS = {
     "lenet5_b128": (lenet, 128),
     "lenet5_b32": (lenet, 32),
@@ -66,10 +74,16 @@ CELLS = {
     "cifar_cnn_b32": (cifar, 32),
     "resnet20_b128": (resnet, 128),
 }
+# vocabulary, context, layers, heads, width; sequences in a minibatch; minibatches
+GPTS = {
+    "gpt_char": ((65, 64, 4, 4, 128), 12, 8),
+    "gpt_6x384": ((65, 256, 6, 6, 384), 8, 3),
+    "gpt2_124m": ((50257, 64, 12, 12, 768), 4, 3),
+}
 
 
 class Task:
-    """A cell's network and its minibatches."""
+    """A cell's network and its minibatches of images."""
 
     def __init__(self, name):
         make, self.batch = CELLS[name]
@@ -79,6 +93,11 @@ class Task:
         rows = self.steps * self.batch
         self.X = rng.normal(size=(rows, *self.network.input_shape)).astype(np.float32)
         self.y = rng.integers(0, 10, rows)
+
+    def optimizer(self):
+        import fastgd
+
+        return fastgd.Adam(RATE)
 
     def batches(self):
         for i in range(0, len(self.X), self.batch):
@@ -98,6 +117,26 @@ class Task:
         return self.batch * total
 
 
+class Tokens(Task):
+    """A cell's GPT and its minibatches of tokens."""
+
+    def __init__(self, name):
+        self.sizes, self.batch, self.steps = GPTS[name]
+        self.network = gpt(*self.sizes)
+        vocabulary, context, *_ = self.sizes
+        self.X, self.y = np.random.default_rng(0).integers(0, vocabulary, (2, self.steps * self.batch, context))
+
+    def optimizer(self):
+        import fastgd
+
+        return fastgd.AdamW(RATE, weight_decay=DECAY)
+
+    def operations(self):
+        vocabulary, t, layers, _, n = self.sizes
+        products = 6 * t * (12 * layers * n + vocabulary) * n
+        return self.batch * (products + 6 * layers * t * (t + 1) * n)
+
+
 def valid_taps(layer, shape):
     """The share of the terms of a convolution that are within the image."""
     from fastgd.layers.windows import window, windows
@@ -114,9 +153,7 @@ def valid_taps(layer, shape):
 
 
 def fastgd_step(task):
-    import fastgd
-
-    optimizer, batches = fastgd.Adam(RATE), list(task.batches())
+    optimizer, batches = task.optimizer(), list(task.batches())
 
     def step(i):
         return task.network.train_step(*batches[i], optimizer)
@@ -125,10 +162,8 @@ def fastgd_step(task):
 
 
 def fastgd_fit(task):
-    import fastgd
-
     step, _ = fastgd_step(task)
-    optimizer = fastgd.Adam(RATE)
+    optimizer = task.optimizer()
     return step, lambda: task.network.fit(task.X, task.y, optimizer=optimizer, batch_size=task.batch, epochs=1)
 
 
@@ -157,34 +192,22 @@ def torch_step(task, *, channels_last=False, compiled=False):
 
 
 def jax_step(task):
-    import functools
-
     import jax
     from jax import numpy as jnp
-    from twins import jax_function
+    from twins import jax_adam, jax_function
 
     parameters, function = jax_function(task.network)
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
-    state = [parameters, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros(())]
     batches = [(jnp.asarray(x), jnp.asarray(y)) for x, y in task.batches()]
 
     def loss_of(parameters, x, y):
         z = jax.nn.log_softmax(function(parameters, x))
         return -jnp.take_along_axis(z, y[:, None], 1).mean()
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state, x, y):
-        p, m, v, t = state
-        loss, g = jax.value_and_grad(loss_of)(p, x, y)
-        t = t + 1
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-        scale, correction = RATE / (1 - 0.9**t), 1 - 0.999**t
-        p = jax.tree.map(lambda p, m, v: p - scale * m / (jnp.sqrt(v / correction) + 1e-8), p, m, v)
-        return [p, m, v, t], loss
+    state, adam = jax_adam(parameters, loss_of, RATE)
+    update = jax.jit(adam, donate_argnums=0)
 
     def step(i):
-        state[:], loss = update(list(state), *batches[i])
+        state[:], loss = update(list(state), batches[i])
         return float(loss)
 
     return step, lambda: [step(i) for i in range(task.steps)]
@@ -198,6 +221,21 @@ PEERS = {
     "torch compile": lambda task: torch_step(task, compiled=True),
     "JAX jit": jax_step,
 }
+PEERS_OF_TOKENS = {
+    "fastgd fit": fastgd_fit,
+    "fastgd step": fastgd_step,
+    "torch eager": lambda task: twins_gpt.torch_steps(task, RATE, DECAY),
+    "torch compile": lambda task: twins_gpt.torch_steps(task, RATE, DECAY, compiled=True),
+    "JAX scan": lambda task: twins_gpt.jax_steps(task, RATE, DECAY),
+}
+
+
+def peers_of(cell):
+    return PEERS_OF_TOKENS if cell in GPTS else PEERS
+
+
+def task_of(cell):
+    return (Tokens if cell in GPTS else Task)(cell)
 
 
 class Peer:
@@ -205,7 +243,7 @@ class Peer:
     time; "rate" with GFLOP/s of fused multiply-adds."""
 
     def __init__(self, name, threads):
-        self.make = PEERS[name]
+        self.name = name
         if name.startswith("torch"):
             import torch
 
@@ -213,8 +251,8 @@ class Peer:
 
     def __call__(self, command, argument):
         if command == "cell":
-            self.task = Task(argument)
-            step, self.run = self.make(self.task)
+            self.task = task_of(argument)
+            step, self.run = peers_of(argument)[self.name](self.task)
             losses = [step(i) for i in range(FIRST)]
             self.run()
             return losses
@@ -231,6 +269,7 @@ class Peer:
 
 
 def compare(name, processes, rounds, seconds, threads):
+    processes = {peer: process for peer, process in processes.items() if peer in peers_of(name)}
     losses = {peer: process.ask("cell", name) for peer, process in processes.items()}
     reference = losses[next(iter(losses))]
     for peer, found in losses.items():
@@ -241,7 +280,7 @@ def compare(name, processes, rounds, seconds, threads):
         rates.append(processes[next(iter(processes))].ask("rate"))
         for peer, process in processes.items():
             samples[peer].append(process.ask("run", seconds))
-    limit = Task(name).operations() / np.median(rates) / 1e6 / threads
+    limit = task_of(name).operations() / np.median(rates) / 1e6 / threads
     return {
         "milliseconds": {peer: float(np.median(s)) for peer, s in samples.items()},
         "gflops": float(np.median(rates)),
@@ -259,15 +298,15 @@ def print_table(run, peers):
     for name, cell in run["cells"].items():
         times = cell["milliseconds"]
         mine = times[peers[0]]
-        best = min((times[peer] for peer in others), default=np.nan)
-        row = "".join(f"{times[peer]:>21.3f}" for peer in peers)
+        best = min((times[peer] for peer in others if peer in times), default=np.nan)
+        row = "".join(f"{times[peer]:>21.3f}" if peer in times else f"{'-':>21}" for peer in peers)
         print(f"{name:<18}{row}{cell['limit']:>9.3f}{best / mine:>17.2f}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated names")
-    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated names")
+    parser.add_argument("--cells", default=",".join(CELLS | GPTS), help="comma-separated names")
+    parser.add_argument("--peers", default=",".join(PEERS | PEERS_OF_TOKENS), help="comma-separated names")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="length of each sample")
@@ -278,11 +317,12 @@ def main():
     if arguments.serve:
         serve(lambda: Peer(arguments.serve, arguments.threads))
         return
-    for option, known in (("cells", CELLS), ("peers", PEERS)):
+    for option, known in (("cells", CELLS | GPTS), ("peers", PEERS | PEERS_OF_TOKENS)):
         check_names(parser, option, getattr(arguments, option), known)
     choose_instructions(parser, arguments.avx2)
     pin(arguments.threads)
-    peers = [p for p in arguments.peers.split(",") if not (arguments.avx2 and p in ("torch compile", "JAX jit"))]
+    wide = ("torch compile", "JAX jit", "JAX scan") if arguments.avx2 else ()
+    peers = [peer for peer in arguments.peers.split(",") if peer not in wide]
     run = describe_run(arguments.threads) | {"cells": {}}
     with contextlib.ExitStack() as stack:
         processes = {}

@@ -117,3 +117,22 @@ def jax_function(network):
 
     parameters = {name: jnp.asarray(view.copy()) for name, view in network.views().items()}
     return parameters, lambda parameters, x: run(parameters, network.layers, "", x)
+
+
+def jax_adam(parameters, loss_of, rate, decay=0.0):
+    """(state, update): update(state, batch) is (state, loss) after a step of AdamW on loss_of(parameters, *batch)."""
+    import jax
+    from jax import numpy as jnp
+
+    def update(state, batch):
+        p, m, v, t = state
+        loss, g = jax.value_and_grad(loss_of)(p, *batch)
+        t = t + 1
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
+        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
+        scale, correction, kept = rate / (1 - 0.9**t), 1 - 0.999**t, 1 - rate * decay
+        p = jax.tree.map(lambda p, m, v: kept * p - scale * m / (jnp.sqrt(v / correction) + 1e-8), p, m, v)
+        return [p, m, v, t], loss
+
+    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    return [parameters, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros(())], update

@@ -2,10 +2,12 @@
 
 cdef extern from *:
     """
+    #define ONE ((real)1)           /* Cython writes a literal 1 as a double, in which C would then compute */
     #define SQRT_2_OVER_PI 0.7978845608028653559
     #define GELU_CUBIC 0.044715
     #define GELU_FLAT 100.0         /* the slope of gelu is 0 or 1 from there on, where powers of x would overflow */
     """
+    const real ONE
     const double SQRT_2_OVER_PI
     const double GELU_CUBIC
     const double GELU_FLAT
@@ -100,7 +102,7 @@ cdef void tanh_backward(const void *args, int64_t begin, int64_t end) noexcept n
     cdef const Elementwise *a = <const Elementwise *>args
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
-        a.y[i] *= 1 - a.x[i] * a.x[i]
+        a.y[i] *= ONE - a.x[i] * a.x[i]
 
 register("tanh_backward", tanh_backward, sizeof(Elementwise))
 
@@ -118,7 +120,7 @@ cdef void sigmoid_backward(const void *args, int64_t begin, int64_t end) noexcep
     cdef const Elementwise *a = <const Elementwise *>args
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
-        a.y[i] *= a.x[i] * (1 - a.x[i])
+        a.y[i] *= a.x[i] * (ONE - a.x[i])
 
 register("sigmoid_backward", sigmoid_backward, sizeof(Elementwise))
 
@@ -162,15 +164,16 @@ register("gelu_forward", gelu_forward, sizeof(ElementwiseSlope))
 cdef void gelu_tanh_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const ElementwiseSlope *a = <const ElementwiseSlope *>args
     # (1 + tanh(u)) / 2 is sigmoid(2 u), which takes one division less and keeps its digits near 0.
-    cdef real x, s, slope, flat = <real>GELU_FLAT, scale = <real>(2 * SQRT_2_OVER_PI), cubic = <real>GELU_CUBIC
+    cdef real x, s, slope, flat = <real>GELU_FLAT, scale = <real>(2 * SQRT_2_OVER_PI)
+    cdef real cubic = <real>GELU_CUBIC, cubic_3 = <real>(3 * GELU_CUBIC)
     cdef int64_t i
     for i in range(begin * a.n, end * a.n):
         x = a.x[i]
         x = flat if x > flat else -flat if x < -flat else x     # NaN stays
         s = sigmoid(scale * (x + cubic * x * x * x))
-        slope = scale * (1 + 3 * cubic * x * x)
+        slope = scale * (ONE + cubic_3 * x * x)
         a.y[i] = a.x[i] * s
-        a.x[i] = s + x * (s * (1 - s)) * slope
+        a.x[i] = s + x * (s * (ONE - s)) * slope
 
 register("gelu_tanh_forward", gelu_tanh_forward, sizeof(ElementwiseSlope))
 
@@ -183,7 +186,7 @@ cdef void silu_forward(const void *args, int64_t begin, int64_t end) noexcept no
         x = a.x[i]
         s = sigmoid(x)
         a.y[i] = x * s
-        a.x[i] = s * (1 + x * (1 - s))
+        a.x[i] = s * (ONE + x * (ONE - s))
 
 register("silu_forward", silu_forward, sizeof(ElementwiseSlope))
 

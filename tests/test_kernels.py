@@ -86,6 +86,13 @@ def test_shares_of_a_layer_of_one_unit(name, dtype, rng):
     check_shares(KERNELS[name], "cython", sizes, [0, 5, 6, 7, 31, 37], dtype, rng)
 
 
+@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(801, 530, 100), (130, 2100, 256), (40, 3400, 9)])
+def test_shares_of_gradients_of_many_rows_of_weights_with_few_columns(rows, n_in, n_out, dtype, rng):
+    """These are computed as their transposes, small shares of them are not."""
+    sizes = {"rows": rows, "n_in": n_in, "n_out": n_out}
+    check_shares(KERNELS["dense_backward_weights"], "cython", sizes, [0, 8, 40, 300, n_in], dtype, rng)
+
+
 def check_shares(kernel, body, sizes, cuts, dtype, rng):
     whole = example(kernel, sizes, dtype, rng)
     shared = copied(whole)

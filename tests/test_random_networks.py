@@ -264,19 +264,30 @@ def test_gradients_that_are_overwritten_are_noticed(make, monkeypatch):
     assert is_noticed(make)
 
 
-def test_memory_that_is_used_again_too_early_is_noticed(monkeypatch):
+@pytest.mark.parametrize("make", [of_images, of_sequences])
+def test_memory_that_is_used_again_too_early_is_noticed(make, monkeypatch):
     assign = Plan._assign_pieces
 
     def too_early(plan, sizes):
-        """The last two buffers in blocks that have the same size share their memory."""
+        """The first and the last buffer that have the same size share their memory."""
         piece_of, pieces = assign(plan, sizes)
         of_size = {}
         for name in sizes:
-            if name in plan.block_names:
-                of_size.setdefault(sizes[name], []).append(name)
+            of_size.setdefault((sizes[name], plan.is_in_blocks(name)), []).append(name)
         for names in of_size.values():
             piece_of[names[-1]] = piece_of[names[0]]
         return piece_of, pieces
 
     monkeypatch.setattr(Plan, "_assign_pieces", too_early)
-    assert is_noticed(of_images)
+    assert is_noticed(make)
+
+
+def test_buffers_share_memory():
+    """Of a step of a GPT: what the backward pass needs only for a moment, and the gradient in front of gelu."""
+    network = fastgd.models.gpt(65, 16, 4, 2, 32)
+    plan = network.executor.training_plan(3)
+    buffers = {name: plan.buffers[name] for name in plan.row_shapes if name in plan.buffers}
+    apart = sum(buffer.size for name, buffer in buffers.items() if name not in plan.own)
+    assert plan.workspace.size < 0.75 * apart
+    assert np.shares_memory(buffers["dx4.2.3"], buffers["dx7.2.3"])
+    assert not np.shares_memory(buffers["z4.2.2"], buffers["z7.2.2"])

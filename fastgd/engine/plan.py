@@ -100,8 +100,9 @@ ENGINE_ARRAYS = (
     "x", "y", "data.x", "data.y", "index", "row", "penalized", "dpenalized", "parameters", "dparameters", "workspace",
     "gradient", "total", "largest", "bad_gradients",
 )  # fmt: skip
-# Positions that a thread takes through all layers at a time, so that their activations stay in the L2 cache.
-BLOCK = 256
+# Rows that a thread takes through all layers at a time, so that their activations stay in the L2 cache; and positions,
+# where rows have several: the activations of sequences do not fit anyway, and each block packs all weights.
+BLOCK, BLOCK_OF_POSITIONS = 256, 1024
 # Floating-point operations between two readings of the clock.
 CLOCK_CHECK_WORK = 1_000_000
 # For how many steps per-step values are computed ahead: at first (a quarter), and at most.
@@ -202,6 +203,7 @@ class Plan(Program):
         super().__init__(PHASES, backend or network.backend, network.dtype)
         self.network, self.capacity, self.loss_kernel, self.training = network, capacity, loss_kernel, training
         self.has_backward, self.goes_to_input = backward, to_input and not network.vocabulary
+        self.may_repeat_backward = to_input  # after one forward pass
         self.l2 = dict.fromkeys(PENALIZED, float(network.l2))  # by phase; see `set_l2`
         self.rows = 0
         # What each array is, by name: one namespace for the arrays of the network and of all layers.
@@ -224,6 +226,7 @@ class Plan(Program):
         # The `StepValues` of the next steps, and for how many steps they were computed.
         self._known_values, self._ahead = None, FIRST_AHEAD
         self.pace = collections.defaultdict(lambda: np.zeros(2))  # by pass: see `Runner.run`
+        self.dx = self.prediction = None  # names of the gradient of the input, and of the predictions
         self.is_mid_step = False  # whether a step was interrupted
         self.fast_record = None  # a `FastRecord`, once it was needed
         self.pass_number = 0  # of the last recorded forward pass: see `Executor.recorded`
@@ -535,29 +538,39 @@ class Plan(Program):
 
     def _assign_pieces(self, sizes):
         """({name: index of a piece of memory}, [name of a buffer in each piece]), given the sizes of the buffers.
-        Buffers in blocks share a piece if they have the same size, so that all rows stay in their place, and none is
-        used after the next was written. After a recorded forward pass the backward pass may be run again, so plans that
-        go to the input keep what it reads from the forward pass."""
+        Buffers of layers share a piece if they have the same size, so that all rows stay in their place, and none is
+        used after the next was written. The piece that became free last is taken first: a cache may still hold it.
+        After a recorded forward pass the backward pass may be run again, so plans for that keep what it reads from the
+        forward pass."""
         first, last = {}, {}
         for i, operation in enumerate(o for phase in PHASES for o in self._phases[phase]):
             for name in operation.buffers if isinstance(operation, Operation) else ():
-                first.setdefault(name, i)
-                last[name] = i
+                base = self._base.get(name, name)
+                first.setdefault(base, i)
+                last[base] = i
         backward = sum(len(self._phases[phase]) for phase in PHASES[: PHASES.index("backward")])
         piece_of, pieces, free = {}, [], collections.defaultdict(list)
+        alone = self._alone()
         for name in sorted(sizes, key=lambda name: first.get(name, -1)):
             size = sizes[name]
-            if name in self.block_names and name in first:
-                is_kept = self.goes_to_input and first[name] < backward <= last[name]
+            if name in first and name not in alone:
+                is_kept = self.may_repeat_backward and first[name] < backward <= last[name]
                 end = math.inf if is_kept else last[name]
-                found = next((entry for entry in free[size] if entry[0] < first[name]), None)
-                if found is not None:
+                entries = [entry for entry in free[size, name in self.block_names] if entry[0] < first[name]]
+                if entries:
+                    found = max(entries)
                     found[0], piece_of[name] = end, found[1]
                     continue
-                free[size].append([end, len(pieces)])
+                free[size, name in self.block_names].append([end, len(pieces)])
             piece_of[name] = len(pieces)
             pieces.append(name)
         return piece_of, pieces
+
+    def _alone(self):
+        """Buffers that share no memory, since others than operations read or write them, or the `inputs`, which may run
+        first."""
+        names = "weight", "losses", "dz", "max_abs", self.output, self.dx, self.prediction
+        return {self._base.get(name, name) for name in names}
 
     def rows_of(self, name):
         """The array of a buffer of rows, or of a view of one, for as many rows as the plan has capacity for."""
@@ -583,11 +596,14 @@ class Plan(Program):
                 total=total.slot("total"),
                 largest=self.buffers["largest"].ctypes.data,
                 bad_gradients=self.buffers["bad_gradients"].ctypes.data,
-                row_block=IMAGES if self.block_names else max(1, BLOCK // self.positions),
+                row_block=IMAGES if self.block_names else self._row_block(),
                 row_grain=IMAGES if self.block_names else max(1, GRAIN // self.positions),
             )
             self.runner.set_work(self.work, self.network.num_threads, self.positions)
             self._inputs = self._input_slots()
+
+    def _row_block(self):
+        return BLOCK if self.positions == 1 else max(1, BLOCK_OF_POSITIONS // self.positions)
 
     def use_optimizer(self, optimizer):
         """Replaces the operations of the update phases by the optimizer's."""

@@ -36,7 +36,7 @@ class Activation(ActivatedLayer):
         return self.activate(plan, path, z)
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
-        self.activate_backward(plan, path, dy)
+        dy = self.activate_backward(plan, path, dy)
         return dy if is_wanted else None
 
     def onnx(self, graph: "Graph", path: str, x: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from ..activations import ACTIVATIONS, Activation, relu_forward
+from ..activations import ACTIVATIONS, Activation, relu_forward, slope_backward
 from ..core.choice import choice_from_config, pick
 from ..core.types import Shape, ShapeLike
 from ..errors import check_integer, shown, value_error
@@ -192,15 +192,19 @@ class ActivatedLayer(Layer):
             plan.add("forward", act.forward, y, z, *act.parameters.values())
         return y
 
-    def activate_backward(self, plan: "Plan", path: str, dy: str) -> None:
-        """Adds the activation's backward pass, which replaces dy by the gradient of z."""
-        act = self.activation
-        if dy in plan.gradients_of_z:
-            return
-        if act.backward is not None and act.keeps == "output":
+    def activate_backward(self, plan: "Plan", path: str, dy: str) -> str:
+        """Adds the activation's backward pass; returns the name of the gradient of z, which replaces dy or slope."""
+        act, z = self.activation, f"z{path}"
+        if dy in plan.gradients_of_z or act.backward is None:
+            return dy
+        if act.keeps == "output":
             plan.add("backward", act.backward, dy, f"a{path}", *act.parameters.values())
-        elif act.backward is not None:
-            plan.add("backward", act.backward, dy, f"z{path}")
+        elif act.backward is slope_backward and not plan.may_repeat_backward and plan.shape(z) == plan.shape(dy):
+            plan.add("backward", act.backward, z, dy)  # the product in the slope's memory, which leaves dy's for others
+            return z
+        else:
+            plan.add("backward", act.backward, dy, z)
+        return dy
 
     def activate_onnx(self, graph: "Graph", z: str) -> str:
         """Adds the nodes of the activation; returns the name of y."""

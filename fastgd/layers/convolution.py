@@ -329,7 +329,7 @@ class Conv2D(ActivatedLayer):
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         shape = plan.shape(x)
-        self.activate_backward(plan, path, dy)
+        dy = self.activate_backward(plan, path, dy)
         dx = plan.row_buffer(f"dx{path}", shape, in_blocks=True) if is_wanted else None
         if dx:
             plan.add("backward", conv2d_backward_input, dx, dy, f"w{path}", *self._geometry(shape))

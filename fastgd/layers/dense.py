@@ -167,7 +167,7 @@ class Dense(ActivatedLayer):
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         w, b = self.name_of_weights(plan.network, path), f"b{path}"
-        self.activate_backward(plan, path, dy)
+        dy = self.activate_backward(plan, path, dy)
         dx = plan.row_buffer(f"dx{path}", plan.shape(x)) if is_wanted else None
         if dx and self.is_transposed:
             zero = plan.vector(f"zero{path}", np.zeros(plan.shape(x)[-1]))

@@ -244,7 +244,7 @@ class Normalization(ActivatedLayer):
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         shape = plan.shape(x)
-        self.activate_backward(plan, path, dy)
+        dy = self.activate_backward(plan, path, dy)
         terms = math.prod(shape[:-1])
         plan.add_gradient(normalization_backward_gamma, f"gamma{path}", dy, f"normal{path}", terms=terms)
         plan.add_gradient(dense_backward_bias, f"beta{path}", dy, terms=terms)
@@ -368,7 +368,7 @@ class BatchNorm(Normalization):
         if not plan.is_in_blocks(x):
             return super().backward(plan, path, x, dy, is_wanted)
         if not self.is_relu:
-            self.activate_backward(plan, path, dy)
+            dy = self.activate_backward(plan, path, dy)
         shape, mean = plan.shape(x), f"minibatch.mean{path}" if plan.training else f"mean{path}"
         n, terms = shape[-1], math.prod(shape[:-1])
         arrays = x, mean, f"inverse{path}", f"gamma{path}", f"beta{path}"

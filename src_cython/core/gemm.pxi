@@ -20,9 +20,10 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     const real *b_end               # copy of the last rows of b, if a whole vector would read beyond its memory
     bint fetch_b, fetch_c           # whether the next rows to be packed are prefetched, and the next tile of c = init
     int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from one packed tile of a to the next, else 0
-    const real *next                # PREFETCHED rows from here on are prefetched every `pause` terms of a sum
+    const real *next                # rows from here on are prefetched: PREFETCHED of them every `pause` terms of a sum
     int64_t next_row, pause
-    int64_t terms                   # terms of one sum, or 0 for all. With terms there is no `next`
+    int64_t terms                   # terms of one sum, or 0 for all. With terms, after each sum `fetched` rows ...
+    int64_t fetched, fetch_last     # ... are prefetched, the line of their element 0 and that of this element
     vec *part                       # memory for the sums so far, which the compiler must not take for registers
 
 
@@ -82,7 +83,8 @@ cdef inline inlined tile_of_sums(const Product *t, const real **at, const int ro
     cdef vec sums[TILE_VECTORS]
     cdef vec *part = t.part
     cdef const real *b = t.b
-    cdef int64_t left = t.k, terms
+    cdef const real *next = t.next
+    cdef int64_t left = t.k, terms, f
     cdef int i, j
     while True:
         for i in range(rows * vectors):
@@ -99,6 +101,10 @@ cdef inline inlined tile_of_sums(const Product *t, const real **at, const int ro
         if left == 0:
             break
         b += terms * t.ldb
+        for f in range(t.fetched):
+            prefetch(next)
+            prefetch(next + t.fetch_last)
+            next += t.next_row
     for i in range(rows):
         for j in range(vectors):
             if not t.ld_init:
@@ -206,7 +212,13 @@ cdef void prefetch_more(Product *t, const Panel *panel, int64_t rows) noexcept n
     cdef const real *b = panel.b + panel.done * panel.b_row
     cdef int64_t i
     rows = min(rows, panel.k - panel.done)
-    if panel.b_column == 1 and not t.terms:
+    t.fetched = 0
+    if panel.b_column == 1 and t.k > t.terms > 0 and rows > MOST_PREFETCHED:
+        t.next = b
+        t.next_row = panel.b_row
+        t.fetch_last = panel.columns - 1
+        t.fetched = (rows * t.terms + t.k - t.terms - 1) // (t.k - t.terms)     # in all pauses together `rows`
+    elif panel.b_column == 1 and not t.terms:
         t.next = b + panel.columns - 1
         t.next_row = panel.b_row
         t.pause = max(t.k * PREFETCHED // rows, LEAST_PAUSE) if rows > 0 else t.k
@@ -273,7 +285,7 @@ cdef void gemm_columns(real *c, int64_t ldc, const real *init, int64_t ld_init, 
     cdef int64_t mc = (tiles + blocks - 1) // blocks * MR       # blocks of about equal height
     cdef int64_t panels = (n + NR - 1) // NR, slots = panels + 1 if blocks > 1 else 2
     cdef bint pack_a = n >= PACK_COLUMNS and (k * a_k >= PACK_SIZE if a_row == 1 else a_row >= PACK_STRIDE)
-    cdef bint fetch_b = k * n >= FAR, fetch_c = m * n >= FAR
+    cdef bint fetch_b = k * n >= NEAR, fetch_c = m * n >= NEAR
     cdef Panel panel = panel_at(packed_b, b, b_row, b_column, 0, k, 0, n, unit), following
     cdef int64_t size = panel.k * NR
     cdef Product t
@@ -299,7 +311,8 @@ cdef void gemm_columns(real *c, int64_t ldc, const real *init, int64_t ld_init, 
             following.done = following.k
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
                     ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=0, ldb=NR, k=panel.k, k_end=0, terms=terms,
-                    fetch_b=fetch_b, fetch_c=fetch_c and p > 0, next=NULL, next_row=0, pause=panel.k, part=NULL)
+                    fetch_b=fetch_b, fetch_c=fetch_c and (p > 0 or not terms), next=NULL, next_row=0, pause=panel.k,
+                    fetched=0, fetch_last=0, part=NULL)
         if p > 0:
             t.init = t.c
             t.ld_init = ldc
@@ -349,7 +362,7 @@ cdef void gemm(real *c, int64_t ldc, const real *init, int64_t ld_init, const re
         columns = min(NR, n - j)
         t = Product(c=c + j, init=&zeros[0], a=a, b=b + j, b_end=&end[0], ldc=ldc, ld_init=ld_init, a_row=a_row,
                     a_k=a_k, a_tile=0, ldb=b_row, k=k, k_end=0, terms=terms, fetch_b=False, fetch_c=False, next=NULL,
-                    next_row=0, pause=k, part=NULL)
+                    next_row=0, pause=k, fetched=0, fetch_last=0, part=NULL)
         if init != NULL:
             t.init = init + j
         if columns % LANES:

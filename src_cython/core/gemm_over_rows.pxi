@@ -17,13 +17,15 @@ cdef inline int64_t whole_columns(int64_t m, int64_t n, int64_t k) noexcept nogi
 
 cdef void gemm_transposed(real *c, int64_t ldc, const real *a, int64_t lda, const real *b, int64_t ldb, int64_t m,
                           int64_t n, int64_t k) noexcept nogil:
-    """c (m, n) <- a^T b for n < NR, by b^T a."""
+    """c (m, n) <- a^T b for n <= MOST_TRANSPOSED, by b^T a. The strips are of about equal length, and their rows not a
+    multiple of a page apart."""
     cdef real *strip = <real *>sums_under_way
-    cdef int64_t rows, most = SUMS // (NR * <int64_t>sizeof(real))
+    cdef int64_t most = SUMS // (max(n, <int64_t>NR) * <int64_t>sizeof(real)) // LINE * LINE - LINE
+    cdef int64_t strips = (m + most - 1) // most, length = ((m + strips - 1) // strips + LINE - 1) // LINE * LINE, rows
     while m > 0:
-        rows = min(m, most)
-        gemm(strip, most, NULL, 0, b, 1, ldb, a, lda, 1, n, rows, k, SUM_TERMS if k > SUM_TERMS else 0)
-        transpose(c, ldc, strip, most, rows, n)
+        rows = min(m, length)
+        gemm(strip, length + LINE, NULL, 0, b, 1, ldb, a, lda, 1, n, rows, k, SUM_TERMS if k > SUM_TERMS else 0)
+        transpose(c, ldc, strip, length + LINE, rows, n)
         c += rows * ldc
         a += rows
         m -= rows
@@ -37,7 +39,8 @@ cdef void gemm_over_rows(real *c, int64_t ldc, const real *a, int64_t lda, const
     cdef int64_t i = 0, j, p, r, q, rows, columns, width = min(n, 512)
     cdef int64_t strip = SUMS // (width * <int64_t>(sizeof(double) + sizeof(real)))
     if k <= SUM_ROWS:
-        columns = whole_columns(m, n, k)
+        # Of two operands the larger one is packed as panels, meanwhile and prefetched, if it is far.
+        columns = 0 if n <= MOST_TRANSPOSED and m >= 2 * n and m * k >= FAR else whole_columns(m, n, k)
         if columns:
             gemm(c, ldc, NULL, 0, a, 1, lda, b, ldb, 1, m, columns, k, SUM_TERMS if k > SUM_TERMS else 0)
         if columns < n:

@@ -72,6 +72,7 @@ enum {
     PREFETCHED = 4,               /* lines prefetched at a time within a tile: more delay its own loads */
     LEAST_PAUSE = 4 * PREFETCHED, /* terms between them, for the same reason */
     MOST_PREFETCHED = LINE,       /* rows prefetched between tiles */
+    MOST_TRANSPOSED = 256,        /* columns of a product that is computed as its transpose */
     PACKED_TERMS = 8,             /* contiguous columns of A that are packed together */
     LISTED = 256,                 /* nonzero elements of a batch of one that are listed at a time */
     OUTER_VECTORS = 2,            /* vectors of a row of an outer product */
@@ -80,6 +81,7 @@ enum {
     DOT_VECTORS = 64 / VECTOR_BYTES,
     FAR = 524288 / sizeof(real),  /* reals that do not stay in the L2 cache from one step to the next */
     PACK_ROWS = 4 * MR,           /* a panel is packed if A has this many rows, or half as many and B is larger ... */
+    NEAR = 65536 / sizeof(real),  /* ... that the L1 cache does not keep: a panel of them is prefetched */
     SPREAD = 2 * FAR,             /* ... than this: then the L2 cache may not keep it in place until the next tile */
     FIRST_CACHE = 32768 / sizeof(real), /* ... and the panel in place is spread over more than the L1 cache holds */
     PACK_COLUMNS = 1024 / sizeof(real), /* A is packed if B has at least this many columns */
