@@ -106,7 +106,8 @@ def _queries_and_keys(network, row, chosen):
     """Yields (number, (q, k, hidden)) of layers with attention for a row: q and k (heads, T, d), float64; hidden (T, T)
     is True where a position does not see another one."""
     with network.executor.lock.use(Use.EVALUATE):
-        plan = Plan(network, 1, network.loss_function.kernels[0], training=False, backward=False, backend="numpy")
+        # A plan whose backward pass may be repeated keeps what that reads, such as qkv.
+        plan = Plan(network, 1, network.loss_function.kernels[0], training=False, to_input=True, backend="numpy")
         plan.set_minibatch(row[None].astype(network.dtype))
         plan.run("forward")
         for number, (path, layer) in chosen:
