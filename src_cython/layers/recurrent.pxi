@@ -43,7 +43,7 @@ cdef void product_of_step(real *c, const real *init, int64_t ld_init, const real
     while j < n:
         t = Product(c=c + j, init=&zeros[0], a=a, b=packed_b + j * k, b_end=NULL, ldc=n, ld_init=ld_init, a_row=k,
                     a_k=1, a_tile=0, ldb=NR, k=k, k_end=0, terms=0, fetch_b=False, fetch_c=False, next=NULL, next_row=0,
-                    pause=k, part=NULL)
+                    pause=k, fetched=0, fetch_last=0, part=NULL)
         if init != NULL:
             t.init = init + j
         sweep(&t, m, min(<int64_t>NR, n - j), NULL)
