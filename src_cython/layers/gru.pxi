@@ -27,11 +27,12 @@ cdef inline void gru_row(real *h, real *g, const real *q, int64_t n) noexcept no
 cdef void gru_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const GruForward *a = <const GruForward *>args
     cdef int64_t u = a.u, n = 3 * a.u, i, b
+    cdef bint is_packed = pack_of_steps(a.w, u, n, a.t - 1)
     cdef real *h
     memset(a.state + begin * u, 0, (end - begin) * u * sizeof(real))
     for i in range(a.t):
         if i > 0:
-            gemm(a.q + begin * n, n, a.b, 0, a.state + begin * u, u, 1, a.w, n, 1, end - begin, n, u, 0)
+            product_of_step(a.q + begin * n, a.b, 0, a.state + begin * u, a.w, end - begin, n, u, is_packed)
         for b in range(begin, end):
             h = a.state + b * u
             if i == 0:
@@ -85,6 +86,7 @@ cdef void gru_backward(const void *args, int64_t begin, int64_t end) noexcept no
     cdef const GruBackward *a = <const GruBackward *>args
     cdef int64_t u = a.u, n = 3 * a.u, rows = end - begin, i, b, at
     cdef real *dstate = a.dstate + begin * u
+    cdef bint is_packed = pack_of_steps(a.wt, n, u, a.t - 1)
     cdef const real *dy
     memset(dstate, 0, rows * u * sizeof(real))
     for i in range(a.t - 1, -1, -1):
@@ -95,6 +97,6 @@ cdef void gru_backward(const void *args, int64_t begin, int64_t end) noexcept no
                              a.hidden + at * u, u)
             memcpy(a.dproduct + at * n, a.dq + b * n, n * sizeof(real))
         if i > 0:
-            gemm(dstate, u, dstate, u, a.dq + begin * n, n, 1, a.wt, u, 1, rows, u, n, 0)
+            product_of_step(dstate, dstate, u, a.dq + begin * n, a.wt, rows, u, n, is_packed)
 
 register("gru_backward", gru_backward, sizeof(GruBackward))

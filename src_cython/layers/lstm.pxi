@@ -51,13 +51,14 @@ cdef void lstm_forward(const void *args, int64_t begin, int64_t end) noexcept no
     cdef int64_t u = a.u, n = 4 * a.u, rows = end - begin, i, b
     cdef real *state = a.state + begin * u
     cdef real *z = a.z + begin * n
+    cdef bint is_packed = pack_of_steps(a.w, u, n, a.t - 1)
     cdef real *h
     cdef real *before
     memset(state, 0, rows * u * sizeof(real))
     memset(z, 0, rows * n * sizeof(real))
     for i in range(a.t):
         if i > 0:
-            gemm(z, n, NULL, 0, state, u, 1, a.w, n, 1, rows, n, u, 0)
+            product_of_step(z, NULL, 0, state, a.w, rows, n, u, is_packed)
         for b in range(begin, end):
             h = a.state + b * u
             before = a.cell + (b * a.k + (i - 1) % a.k) * u if i > 0 else NULL
@@ -113,6 +114,7 @@ cdef inline void lstm_row_backward(real *dz, real *dh, real *dc, const real *dy,
 cdef void lstm_backward(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const LstmBackward *a = <const LstmBackward *>args
     cdef int64_t u = a.u, n = 4 * a.u, rows = end - begin, i, b
+    cdef bint is_packed = pack_of_steps(a.wt, n, u, a.t - 1)
     cdef const real *dy
     cdef const real *c
     memset(a.dstate + begin * u, 0, rows * u * sizeof(real))
@@ -125,6 +127,6 @@ cdef void lstm_backward(const void *args, int64_t begin, int64_t end) noexcept n
                               c - u if i > 0 else NULL, u)
             memcpy(a.dgates + (b * a.t + i) * n, a.dz + b * n, n * sizeof(real))
         if i > 0:
-            gemm(a.dstate + begin * u, u, NULL, 0, a.dz + begin * n, n, 1, a.wt, u, 1, rows, u, n, 0)
+            product_of_step(a.dstate + begin * u, NULL, 0, a.dz + begin * n, a.wt, rows, u, n, is_packed)
 
 register("lstm_backward", lstm_backward, sizeof(LstmBackward))
