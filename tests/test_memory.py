@@ -4,10 +4,14 @@ short, they raise MemoryError or give the right result, and never kill the proce
 import os
 import subprocess
 import sys
+import tracemalloc
 
+import numpy as np
 import pytest
 
+import fastgd
 from fastgd import _cpu
+from fastgd.optimizers import low_memory
 
 GUARDED = """
 import ctypes, mmap, sys
@@ -168,3 +172,22 @@ def test_loops_of_numba_without_memory_raise(tmp_path):
     done = subprocess.run([sys.executable, "-c", SHORT_FOR_NUMBA], capture_output=True, text=True, check=False,
                           timeout=200, cwd=tmp_path)  # fmt: skip
     assert done.stdout == "[True, True] 1\n", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
+def test_new_low_memory_state_is_packed_in_pieces(state_dtype, monkeypatch):
+    """The state is that of one piece, and takes little more memory than itself."""
+    p, rule = np.zeros(4 * low_memory.PIECE + 100, np.float32), fastgd.kernels.adam_step
+    initial = [0.0 for _ in low_memory.slots_of(rule)]
+    tracemalloc.start()
+    made = low_memory.new_state(rule, p, state_dtype, initial)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < kept + 50 * low_memory.PIECE
+    small = p[: 5 * low_memory.STATE_BLOCK + 7]
+    whole = low_memory.new_state(rule, small, state_dtype, [0.3, 1.7])
+    monkeypatch.setattr(low_memory, "PIECE", 2 * low_memory.STATE_BLOCK)
+    for name, array in low_memory.new_state(rule, small, state_dtype, [0.3, 1.7]).items():
+        np.testing.assert_array_equal(array, whole[name])
+        assert array.any(), name
+    assert not any(made[name].any() for name in low_memory.slots_of(rule))

@@ -30,6 +30,7 @@ from ..core.random import GOLDEN, MIX
 
 STATE_DTYPES = ("bfloat16", "8bit")
 STATE_BLOCK = 256
+PIECE = 2**10 * STATE_BLOCK  # of new state is packed at a time: the numbers before are much larger
 MANTISSA = 20  # bits of a float32 below the 3 bits of mantissa that an 8-bit code keeps
 LARGEST_SIGNED, LARGEST_UNSIGNED = 127, 255  # the largest codes
 
@@ -199,7 +200,11 @@ def new_state(rule, p, state_dtype, initial):
         held[slot] = array
         if state_dtype == "8bit":
             held[f"{slot}_base"] = np.zeros(-(-n // STATE_BLOCK), np.int32)
-    pack(rule, held, [np.full(n, value, np.float32) for value in initial], 0)
+    for start in range(0, n, PIECE):
+        stop = min(start + PIECE, n)
+        blocks = slice(start // STATE_BLOCK, -(-stop // STATE_BLOCK))
+        part = {name: array[blocks if name.endswith("_base") else slice(start, stop)] for name, array in held.items()}
+        pack(rule, part, [np.full(stop - start, value, np.float32) for value in initial], 0)
     return held
 
 
