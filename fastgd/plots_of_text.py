@@ -103,8 +103,9 @@ def _labels(network, ids, given):
 
 
 def _queries_and_keys(network, row, chosen):
-    """Yields (number, (q, k, hidden)) of layers with attention for a row: q and k (heads, T, d), float64; hidden (T, T)
-    is True where a position does not see another one."""
+    """A list of (number, (q, k, hidden)) of layers with attention for a row: q and k (heads, T, d), float64; hidden
+    (T, T) is True where a position does not see another one."""
+    found = []
     with network.executor.lock.use(Use.EVALUATE):
         # A plan whose backward pass may be repeated keeps what that reads, such as qkv.
         plan = Plan(network, 1, network.loss_function.kernels[0], training=False, to_input=True, backend="numpy")
@@ -117,7 +118,8 @@ def _queries_and_keys(network, row, chosen):
             hidden = np.triu(np.ones((t, t), bool), 1) if layer.is_causal else np.zeros((t, t), bool)
             if layer.padding is not None:
                 hidden |= row == layer.padding
-            yield number, (q, k, hidden)
+            found.append((number, (q, k, hidden)))
+    return found
 
 
 def _weights(q, k, hidden):

@@ -272,3 +272,20 @@ def test_faults_stay_with_their_network():
         thread.join()
     assert raised
     assert good.history.stopped == "epochs"
+
+
+def test_a_network_on_tokens(backend):
+    """Of which each kind of plan gives memory to others in its own way."""
+    layers = [fastgd.Embedding(5, 4), fastgd.Residual([Dense(4, "gelu"), Dense(4, ACTIVATION)]), Dense(5)]
+    network = Network(3, layers, loss="softmax_cross_entropy", backend=backend, dtype="float64")
+    x = np.ones((2, 3), int)
+    network.loss_and_gradient(x, x)
+    network.parameters[:] = 30
+    calls = (
+        lambda: network.loss_and_gradient(x, x), lambda: network.forward(x, training=True),
+        lambda: network.forward(x, record=True), lambda: network.train_step(x, x, SGD(0.1)), lambda: network.predict(x),
+        lambda: network.generate([1], 2),
+    )  # fmt: skip
+    for call in calls:
+        with pytest.raises(ValueError, match="x above top"):
+            call()

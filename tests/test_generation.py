@@ -1,6 +1,9 @@
 """Generation: each token follows from the tokens before it as without a cache, on every backend and thread; how tokens
 are drawn; prompts, streams, and what is refused."""
 
+import inspect
+import textwrap
+
 import numpy as np
 import pytest
 from cases import definitions
@@ -18,7 +21,7 @@ from fastgd import (
     TransformerBlock,
 )
 from fastgd.models import gpt
-from fastgd.text.vocabulary import Bytes, Characters
+from fastgd.text.vocabulary import Bytes, Characters, Tokenizer
 
 KERNELS = fastgd.kernels
 
@@ -98,7 +101,7 @@ def test_the_same_tokens_for_any_number_of_threads(monkeypatch):
         made[threads] = []
         for options in ({}, {"top_k": 7}, {"top_k": 9, "top_p": 0.9}):
             made[threads].append(network.generate(np.arange(150), 80, seed=4, **options))
-        plan = network.executor._generator.one
+        plan = network.executor._generator.decoder
         made[threads].append(plan.rows_of(plan.output).copy())
     for threads in (3, 16):
         for got, expected in zip(made[threads], made[1], strict=True):
@@ -109,7 +112,7 @@ def test_outputs_are_those_of_the_whole_sequence(dtype):
     """To rounding: with dtype float64 the last outputs before a token agree to 1e-12."""
     network = model(40, dtype=dtype)
     tokens = [2, *network.generate([2], 30, seed=1)]
-    plan = network.executor._generator.one
+    plan = network.executor._generator.decoder
     got = plan.rows_of(plan.output)[0, 0]
     expected = next_outputs(network, tokens[:-1], 0)
     np.testing.assert_allclose(
@@ -118,13 +121,13 @@ def test_outputs_are_those_of_the_whole_sequence(dtype):
 
 
 def draw(body, z, count=0, *, tokens=None, temperature=1.0, top_k=0, top_p=1.0, key=77):
-    """(token, p, order) of `next_token`."""
+    """(token, p, order) of `sample_token`."""
     z = np.asarray(z, np.float64)
     token, chosen, p, order = np.zeros(1), np.zeros(count + 1, np.int64), np.ones(len(z)), np.ones(len(z), np.int64)
     counted, position = np.array([count]), np.array([5])
     tokens = len(z) if tokens is None else tokens
     scalars = map(float, (tokens, temperature, top_k, top_p, key))
-    KERNELS.next_token.body(body)(token, chosen, counted, position, p, order, z, *scalars)
+    KERNELS.sample_token.body(body)(token, chosen, counted, position, p, order, z, *scalars)
     assert (counted[0], position[0], chosen[count]) == (count + 1, 6, token[0])
     return int(token[0]), p, order
 
@@ -159,6 +162,7 @@ def test_only_the_most_probable_are_left(body):
         weights[kept] = np.exp(z[kept] / t - z.max() / t)
         np.testing.assert_allclose(p, weights / weights.sum(), rtol=1e-12)
         assert {draw(body, z, i, **options)[0] for i in range(60)} <= set(kept), token
+    assert draw(body, z, temperature=1e-320)[0] == 1
     assert draw(body, [0.0, np.nan, 1.0])[0] == draw(body, [0.0, np.inf])[0] == draw(body, [-np.inf, -np.inf])[0] == -1
     assert draw(body, [0.0, -np.inf])[0] == 0
 
@@ -184,7 +188,7 @@ def test_attention_to_a_long_past(n, dtype, rng):
     y = {}
     for body, kind in (("numpy", "float64"), ("cython", dtype), ("numba", dtype)):
         arrays = [a.astype(kind) for a in given]
-        KERNELS.attention_to_past.body(body)(*arrays, position)
+        KERNELS.cached_attention.body(body)(*arrays, position)
         y[body] = arrays[0]
     for body in y:
         tolerance = 3e-6 if dtype == "float32" else 1e-13
@@ -222,6 +226,78 @@ def test_streams_wait_for_whole_characters_and_may_stop(monkeypatch):
     stopped = network.generate([1], 50, stream=lambda new: calls.append(new) or len(calls) == 3)
     assert [new.shape for new in calls] == 3 * [(1,)]
     np.testing.assert_array_equal(stopped, network.generate([1], 50)[:3])
+
+
+def test_tokens_of_a_tokenizer(monkeypatch):
+    """Byte-level pieces cut characters; the text is what the tokens decode to, however it is streamed."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(["Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich. "] * 9, trainer)
+    vocabulary = Tokenizer.of(made)
+    network = model(context=6, vocabulary=len(vocabulary), layers=1)
+    network.preprocessing = vocabulary
+    network.views()["w1"][...] = 0
+    ids = vocabulary.encode("über den")
+    expected = vocabulary.decode(np.concatenate([ids, network.generate(ids, 300)])).removeprefix("über den")
+    for seconds in (1e-9, 1.0):
+        monkeypatch.setattr("fastgd.generation.generate.STREAM_SECONDS", seconds)
+        parts = []
+        assert network.generate("über den", 300, stream=parts.append) == expected
+        assert "".join(parts) == expected
+    assert "\ufffd" in expected
+
+
+MUTANTS = {
+    "add_positions": ("_positions(position, len(x), len(p))", "np.arange(len(x))"),
+    "append_to_cache": (
+        "keys[:, first : first + rows] = qkv[:rows, 1]",
+        "keys[:, first : first + rows] = qkv[:rows, 0]",
+    ),
+    "append_to_cache values": ("values[:, first : first + rows]", "values[:, :rows]"),
+    "cached_attention": ("values[:, : last + 1])[:, 0]", "values[:, : last + 1])[:, 0] * 1.2"),
+    "cached_attention seen": ("_positions(position, len(y), keys.shape[1])", "_positions(position, len(y), 3)"),
+    "cached_attention scale": ("* scale\n", "* scale * 2\n"),
+    "split_k_product": ("for i in range(len(y)):", "y[-1] = 0\n    for i in range(len(y) - 1):"),
+    "sum_of_splits": ("y += b", "y += 0 * b"),
+    "transposed_product_of_row": ("np.matmul(w, x, out=y)", "np.matmul(w * w, x, out=y)"),
+    "lstm_continue": ("if position[0] + j == 0:", "if False:"),
+    "lstm_continue cell": ("now[1] * cell[0]", "cell[0]"),
+    "gru_continue": ("if position[0] + j == 0:", "if True:"),
+    "gru_continue b": ("q += b", "q += 0 * b"),
+}
+
+
+@pytest.mark.parametrize("name", [None, *MUTANTS])
+def test_a_wrong_term_is_noticed(name, monkeypatch):
+    """Negative controls of the comparison with the whole sequence."""
+    if name is not None:
+        kernel = KERNELS[name.split()[0]]
+        source = textwrap.dedent(inspect.getsource(kernel.reference))
+        source = source[source.index("def ") :]
+        old, new = MUTANTS[name]
+        assert source.count(old) == 1
+        scope = dict(inspect.getmodule(kernel.reference).__dict__)
+        exec(source.replace(old, new), scope)
+        monkeypatch.setattr(kernel, "reference", scope[kernel.name])
+    layers = [
+        Embedding(11, 8), PositionalEmbedding(), fastgd.CausalSelfAttention(2), fastgd.LSTM(8, return_sequences=True),
+        fastgd.GRU(8, return_sequences=True), Dense(11, tie="embedding", use_bias=False),
+    ]  # fmt: skip
+    network = Network(8, layers, loss="softmax_cross_entropy", backend="numpy", dtype="float64")
+    network.parameters[:] = np.random.default_rng(2).normal(size=network.n_parameters)
+    differs = False
+    for length in range(1, 13):  # beyond the context, so the states begin anew
+        tokens = network.generate([4, 1, 7], length, temperature=0)
+        plan = network.executor._generator.decoder
+        known = [4, 1, 7, *tokens[:-1]]
+        start = 0 if len(known) <= 8 else len(known) - int(plan.past.position[0])
+        expected = next_outputs(network, known, start)
+        differs |= not np.allclose(plan.rows_of(plan.output)[0, 0], expected, rtol=1e-9, atol=1e-9)
+    assert differs == (name is not None)
 
 
 def test_a_stream_may_evaluate_but_not_train():
@@ -264,14 +340,17 @@ def test_users_functions_work_and_raise():
         network = Network(5, layers, loss="softmax_cross_entropy")
         np.testing.assert_array_equal(network.generate([1], 9, temperature=0), without_cache(network, [1], 9))
         network.parameters[:] = 10
-        with pytest.raises((IndexError, RuntimeError)):
+        with pytest.raises(IndexError, match="list index out of range"):
             network.generate([1], 9)
+        network.parameters[:] = 0.1
+        assert len(network.generate([1], 9)) == 9
 
 
 REFUSED = [
     ({"prompt": []}, ValueError, "'prompt': expected at least one token, got none"),
     ({"prompt": [1, 23]}, ValueError, r"'prompt': expected tokens in \[0, 22\], got 23 at index 1"),
     ({"prompt": [-1]}, ValueError, r"'prompt': expected tokens in \[0, 22\], got -1 at index 0"),
+    ({"prompt": [[1], [1, 2]]}, TypeError, "'prompt': expected a str or a sequence of tokens"),
     ({"prompt": [1.0]}, TypeError, "'prompt': expected a str or a sequence of tokens"),
     ({"prompt": "ab"}, ValueError, "'prompt': expected tokens, since the network has no vocabulary"),
     ({"length": 0}, ValueError, "'length': expected an integer >= 1"),

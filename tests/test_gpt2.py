@@ -284,3 +284,12 @@ def test_bad_arguments_to_save(tmp_path):
     (tmp_path / "file.bin").write_bytes(b"")
     with pytest.raises(FileExistsError):
         save_gpt2(net, tmp_path / "file.bin")
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_step_of_gpt2():
+    """Bytes that training of 124M takes, with 4 rows of 64 tokens."""
+    network = fastgd.models.gpt(50257, 64, 12, 12, 768)
+    assert network.n_parameters == 124_439_808 - (1024 - 64) * 768
+    assert network.memory_estimate(4, fastgd.AdamW(1e-3))["total"] <= 2.6e9
+    assert network.memory_estimate(4, fastgd.AdamW(1e-3, state_dtype="8bit"))["total"] <= 1.9e9

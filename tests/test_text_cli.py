@@ -262,3 +262,14 @@ def test_only_models_of_text_generate(tmp_path, capsys):
     code, _, err = call(capsys, "generate", tmp_path / "other.safetensors")
     assert code == 1
     assert "'MODEL': expected a model of text, got" in err
+
+
+def test_samples_need_no_token_for_a_new_line(book, capsys):
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"Zwölf": 0, "Deich": 1, "?": 2}, unk_token="?"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save("words.json")
+    code, out, err = call(capsys, "train", book, *OPTIONS, "--tokens", "words.json")
+    assert code == 0, err
+    assert "--- after epoch 3: " in out
+    assert call(capsys, "generate", "book.safetensors", "--length", 5)[0] == 0

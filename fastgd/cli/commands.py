@@ -175,8 +175,9 @@ def _resumed(path, total_steps, epoch_steps):
     run = description(path).get("run")
     planned = ((run or {}).get("fit", {}).get("learning_rate") or {}).get("total_steps")
     if total_steps is not None and isinstance(planned, int) and planned != total_steps:
-        expected = f"the number of epochs, since the run in {path} was to have {planned / epoch_steps:g}"
-        raise value_error("--epochs", expected, None)
+        raise ValueError(
+            f"--epochs: give their number, since the run in {path} was planned for {planned / epoch_steps:g}"
+        )
     return f"continuing {path}" + ("" if run is None else f", after minibatch {run['step']}")
 
 

@@ -289,10 +289,12 @@ def parser():
 
     one = command("generate", commands.generate, "continue a text with a model of text", GENERATE)
     _add_model_file(one)
-    one.add_argument("--prompt", metavar="TEXT", help="the beginning of the text (default: a new line)")
+    one.add_argument(
+        "--prompt", metavar="TEXT", help="the beginning of the text (default: a new line, if there is such a token)"
+    )
     one.add_argument("--length", type=int, default=500, metavar="N", help="number of tokens to add")
     one.add_argument("--temperature", type=float, default=1.0, metavar="X",
-                     help="below 1 for more probable texts, above 1 for more varied ones; 0: no chance")  # fmt: skip
+                     help="below 1 for more probable texts, above 1 for more varied; 0: the most probable")  # fmt: skip
     one.add_argument("--top-k", type=int, metavar="N", help="draw from the N most probable tokens (default: from all)")
     one.add_argument("--top-p", type=float, metavar="X",
                      help="draw from the most probable tokens with this probability in all (default: 1)")  # fmt: skip

@@ -1,8 +1,12 @@
 """Texts on the command line: which paths are texts, a language model for one, and its figures."""
 
+import contextlib
+import itertools
 import os
 import sys
 import time
+
+import numpy as np
 
 from .. import models, text
 from ..data.windows import Windows
@@ -83,10 +87,13 @@ def make_network(arguments, data, options):
 
 
 def default_prompt(vocabulary):
-    """What a text begins with: a line end, or the first character."""
-    if not isinstance(vocabulary, text.Characters) or "\n" in vocabulary.characters:
-        return "\n"
-    return vocabulary.characters[0]
+    """What a text begins with that has no prompt: a new line, or, if that is no token, the first token that is text."""
+    firsts = (vocabulary.decode(np.array([i])) for i in range(len(vocabulary)))
+    for prompt in itertools.chain(["\n"], firsts):
+        with contextlib.suppress(ValueError):
+            if len(vocabulary.encode(prompt)):
+                return prompt
+    raise value_error("--prompt", f"a text, since no token of {vocabulary!r} is one", None)
 
 
 class Samples:

@@ -793,7 +793,7 @@ class Plan(Program):
             self.raise_in_update(update)
         twin = Plan(
             self.network, len(x), self.loss_kernel, training=self.training, backward=self.has_backward,
-            to_input=self.goes_to_input, backend="numpy",
+            to_input=self.may_repeat_backward, backend="numpy",
         )  # fmt: skip
         with np.errstate(over="ignore"):
             used = {

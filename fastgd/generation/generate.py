@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,17 +28,17 @@ class Generator:
 
     def __init__(self, network):
         self.network, self.context, self.past = network, network.input_shape[0], Past()
-        self.one, self.reader = GenerationPlan(network, 1, self.past, draws=True), None
+        self.decoder, self.prefiller = GenerationPlan(network, 1, self.past, draws=True), None
 
     def is_current(self):
         """Whether the compiled users' functions are up to date."""
-        return self.one.is_current()
+        return self.decoder.is_current()
 
     def begin(self, prompt, length, scalars):
         """Begins a sequence."""
         self.tokens = np.concatenate([prompt, np.zeros(length, np.int64)])  # of them `n` are known
         self.n = len(prompt)
-        self.one.begin(self.tokens[self.n :], **scalars)
+        self.decoder.begin(self.tokens[self.n :], **scalars)
         self._read(self.tokens[max(0, self.n - self.context) : self.n])
 
     def _read(self, tokens):
@@ -46,14 +46,14 @@ class Generator:
         self.past.position[0], earlier = 0, tokens[:-1]
         if not self.past.arrays:  # a layer that looks back keeps something
             self.past.position[0], earlier = len(earlier), earlier[:0]
-        if len(earlier) and self.reader is None:
-            self.reader = GenerationPlan(self.network, min(POSITIONS, self.context), self.past)
+        if len(earlier) and self.prefiller is None:
+            self.prefiller = GenerationPlan(self.network, min(POSITIONS, self.context), self.past)
         for start in range(0, len(earlier), POSITIONS):
             part = earlier[start : start + POSITIONS]
-            self.reader.buffers["x"][: len(part), 0] = part
-            self.reader.run_positions(len(part), 1, 0.0)
+            self.prefiller.buffers["x"][: len(part), 0] = part
+            self.prefiller.run_positions(len(part), 1, 0.0)
             self.past.position[0] += len(part)
-        self.one.buffers["x"][...] = tokens[-1]
+        self.decoder.buffers["x"][...] = tokens[-1]
 
     def add(self, seconds):
         """Adds at least one token, and more until the time is over or all are known."""
@@ -61,7 +61,7 @@ class Generator:
             self._read(self.tokens[self.n - max(1, self.context // 2) : self.n])
         room = self.context - int(self.past.position[0])
         before = self.n
-        self.n += self.one.run_positions(1, min(room, len(self.tokens) - before), seconds)
+        self.n += self.decoder.run_positions(1, min(room, len(self.tokens) - before), seconds)
         if self.tokens[before : self.n].min() < 0:
             raise ArithmeticError("generate: expected finite outputs, got others: some parameters may not be finite")
 
@@ -72,7 +72,7 @@ class _Text:
     def __init__(self, vocabulary, tokens, n):
         self.vocabulary, self.tokens, self.begin, self.end = vocabulary, tokens, max(0, n - CONTEXT_OF_TEXT), n
 
-    def up_to(self, n, is_last):
+    def up_to(self, n, *, is_last):
         """The text from the last call on up to the n-th token."""
         known, whole = (self.vocabulary.decode(self.tokens[self.begin : end]) for end in (self.end, n))
         if whole.endswith(INCOMPLETE) and not is_last:
@@ -102,7 +102,10 @@ def _check_prompt(network, prompt, tokens):
             prompt = vocabulary.encode(prompt)
         except ValueError as error:
             raise ValueError(str(error).replace("argument 'text'", "argument 'prompt'")) from None
-    ids = np.asarray(prompt)
+    try:
+        ids = np.asarray(prompt)
+    except ValueError:  # rows of different lengths
+        ids = np.zeros((0, 0))
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
         raise type_error("prompt", "a str or a sequence of tokens, which are integers", shown(prompt))
     if not len(ids):
@@ -113,6 +116,30 @@ def _check_prompt(network, prompt, tokens):
     return ids.astype(np.int64), vocabulary
 
 
+@overload
+def generate(
+    self: "Network",
+    prompt: str,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stream: Callable[[str], object] | None = None,
+) -> str: ...
+@overload
+def generate(
+    self: "Network",
+    prompt: Sequence[int] | npt.NDArray[np.integer[Any]],
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stream: Callable[[npt.NDArray[np.int64]], object] | None = None,
+) -> npt.NDArray[np.int64]: ...
 def generate(
     self: "Network",
     prompt: str | Sequence[int] | npt.NDArray[np.integer[Any]],
@@ -128,9 +155,9 @@ def generate(
     integers. Each is drawn from softmax(z / temperature), where z are the outputs at the token before.
 
     The network must have rows of tokens (T,), outputs (T, vocabulary), and layers that look at no later token, as
-    `models.gpt` has. Keys and values of earlier tokens are kept, so a token costs one position. A sequence that is
-    longer than T goes on from its last T / 2 tokens, without those before them. The tokens do not depend on the number
-    of threads.
+    `models.gpt` has. A cache holds what they need of earlier tokens, the keys and values of attention and the states of
+    recurrent layers, so a token costs one position. A sequence that is longer than T goes on from its last T / 2
+    tokens, without those before them. The tokens do not depend on the number of threads.
 
     prompt: text, if `preprocessing` is its vocabulary, or tokens; at least one token.
     temperature: >= 0; 0 takes the most probable token.
@@ -152,23 +179,24 @@ def generate(
     size = min(self.vocabulary, self.output_shape[-1], _size_of(self.preprocessing))
     ids, vocabulary = _check_prompt(self, prompt, size)
     scalars = {"tokens": size, "temperature": temperature, "top_k": kept, "top_p": mass, "key": key_of_layer(seed, "0")}
-    lock, parts, known = self.executor.lock, [], len(ids)
+    lock, known = self.executor.lock, len(ids)
     with lock.use(Use.EVALUATE):
         sequence = self.executor.take_generator(Generator)
         sequence.begin(ids, length, {name: float(value) for name, value in scalars.items()})
         text = None if vocabulary is None else _Text(vocabulary, sequence.tokens, known)
         while known < len(sequence.tokens):
             sequence.add(STREAM_SECONDS)
-            is_last = sequence.n == len(sequence.tokens)
-            new = sequence.tokens[known : sequence.n].copy() if text is None else text.up_to(sequence.n, is_last)
-            known = sequence.n
-            parts.append(new)
-            if stream is not None and len(new):
-                with lock.lend(Use.BORROW):
-                    if stream(new) is True:
-                        break
+            new, known = sequence.tokens[known : sequence.n], sequence.n
+            if stream is None:
+                continue
+            shown_now = new.copy() if text is None else text.up_to(known, is_last=known == len(sequence.tokens))
+            with lock.lend(Use.BORROW):
+                if len(shown_now) and stream(shown_now) is True:
+                    break
         self.executor.keep_generator(sequence)
-    return np.concatenate(parts) if text is None else "".join(parts)
+    if vocabulary is None:
+        return sequence.tokens[len(ids) : known].copy()
+    return _Text(vocabulary, sequence.tokens, len(ids)).up_to(known, is_last=True)  # whenever parts of it were streamed
 
 
 def _size_of(preprocessing):

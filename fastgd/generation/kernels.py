@@ -12,15 +12,15 @@ TWO_TO_MINUS_53 = 2.0**-53
 
 
 @kernel(cost=lambda parts, n, k: 2 * n * k)
-def parts_of_product(y: Out("parts", "n"), x: In("k"), w: In("k", "n")):
+def split_k_product(y: Out("parts", "n"), x: In("k"), w: In("k", "n")):
     """y[i] <- x[s:e] w[s:e] for the i-th of `parts` ranges [s, e) of ceil(k / parts) terms, as far as there are."""
     size = -(-len(x) // len(y))
     for i in range(len(y)):
         np.matmul(x[i * size : (i + 1) * size], w[i * size : (i + 1) * size], out=y[i])
 
 
-@parts_of_product.loop
-def parts_of_product(y, x, w, begin, end):
+@split_k_product.loop
+def split_k_product(y, x, w, begin, end):
     size = -(-x.size // y.shape[0])
     for i in range(begin, end):
         for j in range(y.shape[1]):
@@ -31,14 +31,14 @@ def parts_of_product(y, x, w, begin, end):
 
 
 @kernel(cost=lambda n, parts: n * parts)
-def whole_product(y: Out("n"), x: In("parts", "n"), b: In("n")):
+def sum_of_splits(y: Out("n"), x: In("parts", "n"), b: In("n")):
     """y <- b + the sum of the rows of x."""
     np.sum(x, axis=0, out=y)
     y += b
 
 
-@whole_product.loop
-def whole_product(y, x, b):
+@sum_of_splits.loop
+def sum_of_splits(y, x, b):
     for j in range(y.size):
         total = x[0, j]
         for i in range(1, x.shape[0]):
@@ -62,7 +62,7 @@ def transposed_product_of_row(y, x, w):
 
 
 @kernel
-def next_token(
+def sample_token(
     token: Out("one"),
     chosen: InOut("length", dtype="int64", domain="labels", below="m"),
     count: InOut("one", dtype="int64", domain="labels", below="length"),
@@ -91,7 +91,7 @@ def next_token(
     p[...], order[...] = 0, -1
     if not np.isfinite(z[best]):
         best = -1
-    elif not temperature > 0:
+    elif not z.dtype.type(temperature) > 0:
         p[best], order[0] = 1, best
     else:
         e, kept = np.exp((z[:n] - z[best]) / z.dtype.type(temperature)), np.arange(n)
@@ -122,7 +122,7 @@ def _draw_loop(jit, dtype):
         order[:] = -1
         if not (is_number and np.isfinite(z[best])):
             best = -1
-        elif not temperature > 0:
+        elif not dtype.type(temperature) > 0:
             p[best], order[0] = 1, best
         else:
             e, kept, left = np.exp((z[:n] - z[best]) / dtype.type(temperature)), np.arange(n), n
@@ -147,4 +147,4 @@ def _draw_loop(jit, dtype):
     return loop
 
 
-next_token.build_loop = _draw_loop
+sample_token.build_loop = _draw_loop

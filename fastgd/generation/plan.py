@@ -3,6 +3,7 @@
 Layers that treat positions independently add the operations that they always add. `plan.past` tells the others that
 earlier positions are not in the rows, but in arrays that they declare with `GenerationPlan.kept`."""
 
+import copy
 import dataclasses
 import time
 
@@ -14,10 +15,10 @@ from ..core.buffers import aligned_zeros
 from ..engine.plan import Plan
 from ..engine.program import Operation
 from ..layers.dense import dense_backward_input, dense_forward
-from .kernels import next_token, parts_of_product, transposed_product_of_row, whole_product
+from .kernels import sample_token, split_k_product, sum_of_splits, transposed_product_of_row
 
 # Kernels that see no dimension of rows.
-FLAT = {parts_of_product, whole_product, transposed_product_of_row, next_token}
+FLAT = {split_k_product, sum_of_splits, transposed_product_of_row, sample_token}
 # A product of one row is the sum of so many parts, which the threads share.
 PARTS = 8
 # An operation of fewer floating-point operations is not worth a barrier, and a thread must have so many a pass. That is
@@ -42,9 +43,10 @@ class GenerationPlan(Plan):
     capacity: the most positions at a time. draws: whether it draws the token that follows, and puts it in the place of
     the one read; such a plan is for one position. Others only read tokens."""
 
-    def __init__(self, network, capacity, past, *, draws=False):
+    def __init__(self, network, capacity, past, *, draws=False, backend=None):
         self.past, self._draws = past, draws
-        super().__init__(network, capacity, network.loss_function.kernels[0], training=False, backward=False)
+        loss = network.loss_function.kernels[0]
+        super().__init__(network, capacity, loss, training=False, backward=False, backend=backend)
 
     def kept(self, name, shape):
         """Declares an array that keeps something of all positions of the sequence; returns its name."""
@@ -63,7 +65,7 @@ class GenerationPlan(Plan):
             return
         p = self.row_buffer("p", self.row_shapes[self.output])
         arrays = "x", "chosen", "count", "position", p, "order", self.output
-        self.add("link", next_token, *arrays, *(0.0 for _ in next_token.scalars))
+        self.add("link", sample_token, *arrays, *(0.0 for _ in sample_token.scalars))
 
     def add(self, phase, kernel, *arguments, conditional=False):
         """As `Plan.add`, but products of one row are shared by threads as rows are otherwise."""
@@ -72,8 +74,8 @@ class GenerationPlan(Plan):
             n = self.shape(y)[-1]
             parts = f"parts.{n}"
             self.buffers.setdefault(parts, np.zeros((PARTS, n), self.dtype))
-            super().add(phase, parts_of_product, parts, x, w)
-            super().add(phase, whole_product, y, parts, b)
+            super().add(phase, split_k_product, parts, x, w)
+            super().add(phase, sum_of_splits, y, parts, b)
         elif self.capacity == 1 and kernel is dense_backward_input:
             super().add(phase, transposed_product_of_row, *arguments)
         else:
@@ -92,7 +94,7 @@ class GenerationPlan(Plan):
 
     def _enter(self, i, operation):
         super()._enter(i, operation)
-        if operation.kernel is parts_of_product:
+        if operation.kernel is split_k_product:
             self._table[i]["grain"] = 1
 
     def _lay_out(self):
@@ -121,7 +123,7 @@ class GenerationPlan(Plan):
         last thread to arrive runs alone."""
         stages = []
         for i, operation in enumerate(self.operations):
-            grain = 1 if operation.kernel is parts_of_product else GRAIN
+            grain = 1 if operation.kernel is split_k_product else GRAIN
             is_shared = operation.work > SHARED_WORK and operation.size > grain
             if is_shared or not stages:
                 stages.append([i, i + is_shared, i + is_shared, i + 1, 0])
@@ -129,12 +131,12 @@ class GenerationPlan(Plan):
         return [tuple(stage) for stage in stages]
 
     def begin(self, chosen, **scalars):
-        """Makes the following passes write the tokens that they draw to an array. scalars: of `next_token`."""
+        """Makes the following passes write the tokens that they draw to an array. scalars: of `sample_token`."""
         self.buffers["count"][0] = 0
         self.point("chosen", chosen)
         (draw,) = self._phases["link"]
         if draw.record is not None:
-            draw.record[next_token.slots.index("length")] = len(chosen)
+            draw.record[sample_token.slots.index("length")] = len(chosen)
         draw.set_scalars(**scalars)
 
     def run_positions(self, rows, passes, seconds):
@@ -146,8 +148,19 @@ class GenerationPlan(Plan):
         done, status = self.runner.repeat(self._stages_of_pass, rows, threads, self._pace, passes, seconds)
         if status == FAULT:
             self.check_memory()
-            raise next(link for link in self.users_links if link.fault[0]).kernel.fault()
+            self._raise_fault(rows)
         return done
+
+    def _raise_fault(self, rows):
+        """Raises what a user's function raised in compiled code, by a pass in Python over copies."""
+        failed = next(link for link in self.users_links if link.fault[0])
+        past = copy.deepcopy(self.past)
+        twin = GenerationPlan(self.network, self.capacity, past, draws=self._draws, backend="numpy")
+        twin.buffers["x"][...] = self.buffers["x"]
+        if self._draws:
+            twin.begin(np.zeros(1, np.int64), tokens=1.0)
+        twin.run_positions(rows, 1, 0.0)
+        raise failed.kernel.fault()
 
     def _repeat_in_python(self, rows, passes, seconds):
         self.take_rows(rows)

@@ -19,7 +19,7 @@ from .base import Layer, ParameterSpec, layer
 from .dense import dense_backward_bias, dense_backward_input, dense_backward_weights, dense_forward
 from .dropout import kept_columns
 from .embedding import check_sequence
-from .past import attention_to_past, keep_keys
+from .past import append_to_cache, cached_attention
 
 if TYPE_CHECKING:
     from ..engine.plan import Plan
@@ -311,8 +311,8 @@ class SelfAttention(Layer):
         cache = self.heads, plan.network.input_shape[0], n // self.heads
         keys, values = plan.kept(f"keys{path}", cache), plan.kept(f"values{path}", cache)
         split = self._split(plan, qkv, (1, n))
-        plan.add("forward", keep_keys, keys, values, split, "position")
-        plan.add("forward", attention_to_past, self._split(plan, mean, (1, n)), split, keys, values, "position")
+        plan.add("forward", append_to_cache, keys, values, split, "position")
+        plan.add("forward", cached_attention, self._split(plan, mean, (1, n)), split, keys, values, "position")
 
     def _project(self, plan: "Plan", path: str, mean: str) -> str:
         """Adds the product with w_out; returns the name of y."""

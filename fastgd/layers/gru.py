@@ -149,7 +149,7 @@ def gru_backward(dgates, dproduct, dstate, dq, dy, gates, part, hidden, wt):
 
 
 @kernel(cost=lambda one, u, three, rows: rows * three * u * (2 * u + 50))
-def gru_onwards(
+def gru_continue(
     state: InOut("one", "u"),
     q: Out("one", "three", "u"),
     y: Out("rows", "u"),
@@ -173,7 +173,7 @@ def gru_onwards(
         y[j] = state[0]
 
 
-def _onwards_loop(jit, dtype):
+def _continue_loop(jit, dtype):
     sigmoid = jit(sigmoid_of_number)
 
     def loop(state, q, y, gates, w, b, position):
@@ -196,7 +196,7 @@ def _onwards_loop(jit, dtype):
     return loop
 
 
-gru_onwards.build_loop = _onwards_loop
+gru_continue.build_loop = _continue_loop
 
 
 @layer
@@ -228,16 +228,14 @@ class GRU(Recurrent):
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         y, (t, _), u = plan.row_buffer(f"a{path}", self.output_shape(plan.shape(x))), plan.shape(x), self.units
         gates = self._add_inputs(plan, path, x)
+        w = plan.reshaped_parameters(f"w_h{path}", (u, 3, u))
+        b = plan.reshaped_parameters(f"b_h{path}", (3, u))
         if plan.past is not None:
             state, q = plan.kept(f"state{path}", (1, u)), plan.vector(f"q{path}", np.zeros((1, 3, u)))
-            w = plan.reshaped_parameters(f"w_h{path}", (u, 3, u))
-            b = plan.reshaped_parameters(f"b_h{path}", (3, u))
-            plan.add("forward", gru_onwards, state, q, y, gates, w, b, "position")
+            plan.add("forward", gru_continue, state, q, y, gates, w, b, "position")
             return y
         hidden, part = (self._by_step(plan, path, name, t) for name in ("hidden", "part"))
         state, q = plan.row_buffer(f"state{path}", (u,)), plan.row_buffer(f"q{path}", (3, u))
-        w = plan.reshaped_parameters(f"w_h{path}", (u, 3, u))
-        b = plan.reshaped_parameters(f"b_h{path}", (3, u))
         plan.add("forward", gru_forward, self._outputs(plan, f"a{path}.steps", y), hidden, part, state, q, gates, w, b)
         return y
 

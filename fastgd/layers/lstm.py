@@ -156,7 +156,7 @@ def lstm_backward(dgates, dstate, dcell, dz, dy, gates, cell, wt):
 
 
 @kernel(cost=lambda one, u, four, rows: rows * four * u * (2 * u + 50))
-def lstm_onwards(
+def lstm_continue(
     state: InOut("one", "u"),
     cell: InOut("one", "u"),
     z: Out("one", "four", "u"),
@@ -181,7 +181,7 @@ def lstm_onwards(
         y[j] = state[0]
 
 
-def _onwards_loop(jit, dtype):
+def _continue_loop(jit, dtype):
     sigmoid = jit(sigmoid_of_number)
 
     def loop(state, cell, z, y, gates, w, position):
@@ -204,7 +204,7 @@ def _onwards_loop(jit, dtype):
     return loop
 
 
-lstm_onwards.build_loop = _onwards_loop
+lstm_continue.build_loop = _continue_loop
 
 
 def _bias_values(rng, shape, fans):
@@ -249,15 +249,14 @@ class LSTM(Recurrent):
     def forward(self, plan: "Plan", path: str, x: str) -> str:
         y, (t, _) = plan.row_buffer(f"a{path}", self.output_shape(plan.shape(x))), plan.shape(x)
         gates = self._add_inputs(plan, path, x)
+        w = plan.reshaped_parameters(f"w_h{path}", (self.units, 4, self.units))
         if plan.past is not None:
             kept = (plan.kept(f"{name}{path}", (1, self.units)) for name in ("state", "cell"))
             z = plan.vector(f"z{path}", np.zeros((1, 4, self.units)))
-            w = plan.reshaped_parameters(f"w_h{path}", (self.units, 4, self.units))
-            plan.add("forward", lstm_onwards, *kept, z, y, gates, w, "position")
+            plan.add("forward", lstm_continue, *kept, z, y, gates, w, "position")
             return y
         hidden, cell = (self._by_step(plan, path, name, t) for name in ("hidden", "cell"))
         state, z = plan.row_buffer(f"state{path}", (self.units,)), plan.row_buffer(f"z{path}", (4, self.units))
-        w = plan.reshaped_parameters(f"w_h{path}", (self.units, 4, self.units))
         plan.add("forward", lstm_forward, self._outputs(plan, f"a{path}.steps", y), hidden, cell, state, z, gates, w)
         return y
 

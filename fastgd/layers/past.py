@@ -33,7 +33,7 @@ def _positions(position, rows, t):
 
 
 @kernel
-def keep_keys(
+def append_to_cache(
     keys: InOut("h", "t", "d"),
     values: InOut("h", "t", "d"),
     qkv: In("rows", "three", "h", "d"),
@@ -45,8 +45,8 @@ def keep_keys(
     values[:, first : first + rows] = qkv[:rows, 2].swapaxes(0, 1)
 
 
-@keep_keys.loop
-def keep_keys(keys, values, qkv, position, begin, end):
+@append_to_cache.loop
+def append_to_cache(keys, values, qkv, position, begin, end):
     for i in range(begin, end):
         for u in range(qkv.shape[0]):
             if 0 <= position[0] + u < keys.shape[1]:
@@ -56,7 +56,7 @@ def keep_keys(keys, values, qkv, position, begin, end):
 
 
 @kernel(cost=lambda rows, h, d, t, **_: 4 * rows * h * d * t)
-def attention_to_past(
+def cached_attention(
     y: Out("rows", "h", "d"),
     qkv: In("rows", "three", "h", "d"),
     keys: In("h", "t", "d"),
@@ -74,8 +74,8 @@ def attention_to_past(
         y[i] = np.matmul(weights[:, None], values[:, : last + 1])[:, 0]
 
 
-@attention_to_past.loop
-def attention_to_past(y, qkv, keys, values, position, begin, end):
+@cached_attention.loop
+def cached_attention(y, qkv, keys, values, position, begin, end):
     real = y.dtype.type
     scale, weights = real(1 / math.sqrt(y.shape[2])), np.empty(keys.shape[1], y.dtype)
     for u in range(begin, end):

@@ -76,12 +76,9 @@ class Recurrent(Layer):
     ) -> None:
         self.units = check_integer("units", units, 1)
         self.return_sequences = check_flag("return_sequences", return_sequences)
+        self.is_causal = self.return_sequences
         self.weight_init = pick_initializer("weight_init", weight_init)
         self.recurrent_init = pick_initializer("recurrent_init", recurrent_init)
-
-    @property
-    def is_causal(self) -> bool:  # type: ignore[override]
-        return bool(self.return_sequences)
 
     def output_shape(self, shape: Shape) -> Shape:
         t, _ = check_sequence(self, shape)
@@ -141,13 +138,13 @@ class Recurrent(Layer):
     def _onnx_node(self, graph, path, steps):
         """Adds ONNX's node for this layer; returns the name of h (t, rows, units), or of the last, (rows, units)."""
 
-        def by_gate(name):
+        def in_onnx_order(name):
             array = graph.parameters.get(f"{name}{path}", np.zeros_like(graph.parameters[f"b{path}"]))
             split = array.reshape(-1, self.gates, self.units)[:, self.onnx_order]
             return split.reshape(len(split), -1).T
 
-        biases = np.concatenate([by_gate("b"), by_gate("b_h")])[:, 0]
-        arrays = (np.ascontiguousarray(array)[None] for array in (by_gate("w_x"), by_gate("w_h"), biases))
+        biases = np.concatenate([in_onnx_order("b"), in_onnx_order("b_h")])[:, 0]
+        arrays = (np.ascontiguousarray(array)[None] for array in (in_onnx_order("w_x"), in_onnx_order("w_h"), biases))
         options = {"hidden_size": self.units, "output": 0 if self.return_sequences else 1, **self.onnx_attributes}
         y = graph.add(type(self).__name__, steps, *arrays, **options)
         directions = 1 if self.return_sequences else 0  # their axis

@@ -1,14 +1,14 @@
 # Bodies of fastgd/generation/kernels.py.
 
-cdef struct PartsOfProduct:
+cdef struct SplitKProduct:
     real *y
     const real *x
     const real *w
     int64_t parts, n, k
 
 
-cdef void parts_of_product(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const PartsOfProduct *a = <const PartsOfProduct *>args
+cdef void split_k_product(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const SplitKProduct *a = <const SplitKProduct *>args
     cdef int64_t size = (a.k + a.parts - 1) // a.parts, i, first
     cdef real *y
     for i in range(begin, end):
@@ -17,18 +17,18 @@ cdef void parts_of_product(const void *args, int64_t begin, int64_t end) noexcep
         memset(y, 0, a.n * sizeof(real))
         gemv_rows(y, y, a.x + first, NULL, a.w + first * a.n, a.n, a.n, min(size, a.k - first))
 
-register("parts_of_product", parts_of_product, sizeof(PartsOfProduct))
+register("split_k_product", split_k_product, sizeof(SplitKProduct))
 
 
-cdef struct WholeProduct:
+cdef struct SumOfSplits:
     real *y
     const real *x
     const real *b
     int64_t n, parts
 
 
-cdef void whole_product(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const WholeProduct *a = <const WholeProduct *>args
+cdef void sum_of_splits(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const SumOfSplits *a = <const SumOfSplits *>args
     cdef int64_t i, j
     for j in range(begin, end):
         a.y[j] = a.x[j]
@@ -38,7 +38,7 @@ cdef void whole_product(const void *args, int64_t begin, int64_t end) noexcept n
     for j in range(begin, end):
         a.y[j] += a.b[j]
 
-register("whole_product", whole_product, sizeof(WholeProduct))
+register("sum_of_splits", sum_of_splits, sizeof(SumOfSplits))
 
 
 cdef struct TransposedProductOfRow:
@@ -55,7 +55,7 @@ cdef void transposed_product_of_row(const void *args, int64_t begin, int64_t end
 register("transposed_product_of_row", transposed_product_of_row, sizeof(TransposedProductOfRow))
 
 
-cdef struct NextToken:
+cdef struct SampleToken:
     real *token
     int64_t *chosen
     int64_t *count
@@ -117,7 +117,7 @@ cdef inline double sum_in_order(const real *p, const int64_t *order, int64_t n) 
     return total
 
 
-cdef int64_t keep_tokens(const NextToken *a, int64_t n) noexcept nogil:
+cdef int64_t keep_tokens(const SampleToken *a, int64_t n) noexcept nogil:
     """Puts the tokens to draw from at the beginning of order; returns their number. p: exp(z / temperature), scaled."""
     cdef int64_t k = <int64_t>a.top_k if 1 <= a.top_k < n else n, i, count
     cdef double total = 0, mass
@@ -137,7 +137,7 @@ cdef int64_t keep_tokens(const NextToken *a, int64_t n) noexcept nogil:
     return count
 
 
-cdef int64_t draw(const NextToken *a, int64_t n, real top) noexcept nogil:
+cdef int64_t draw(const SampleToken *a, int64_t n, real top) noexcept nogil:
     """A token among the first n; also fills p and order."""
     cdef real temperature = <real>a.temperature
     cdef int64_t i, j, kept, chosen
@@ -162,8 +162,8 @@ cdef int64_t draw(const NextToken *a, int64_t n, real top) noexcept nogil:
     return chosen
 
 
-cdef void next_token(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const NextToken *a = <const NextToken *>args
+cdef void sample_token(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const SampleToken *a = <const SampleToken *>args
     cdef int64_t n = <int64_t>max(1.0, min(a.tokens, <double>a.m)), best = 0, j
     cdef bint is_number = True
     for j in range(n):
@@ -171,7 +171,7 @@ cdef void next_token(const void *args, int64_t begin, int64_t end) noexcept nogi
         if a.z[j] > a.z[best]:
             best = j
     memset(a.p, 0, a.m * sizeof(real))
-    if is_number and fabs(a.z[best]) < INFINITY and a.temperature > 0:
+    if is_number and fabs(a.z[best]) < INFINITY and <real>a.temperature > 0:
         best = draw(a, n, a.z[best])
     else:
         if not (is_number and fabs(a.z[best]) < INFINITY):
@@ -187,4 +187,4 @@ cdef void next_token(const void *args, int64_t begin, int64_t end) noexcept nogi
     a.count[0] += 1
     a.position[0] += 1
 
-register("next_token", next_token, sizeof(NextToken))
+register("sample_token", sample_token, sizeof(SampleToken))

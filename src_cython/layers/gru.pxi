@@ -102,7 +102,7 @@ cdef void gru_backward(const void *args, int64_t begin, int64_t end) noexcept no
 register("gru_backward", gru_backward, sizeof(GruBackward))
 
 
-cdef struct GruOnwards:
+cdef struct GruContinue:
     real *state
     real *q
     real *y
@@ -113,8 +113,8 @@ cdef struct GruOnwards:
     int64_t one, u, three, rows
 
 
-cdef void gru_onwards(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const GruOnwards *a = <const GruOnwards *>args
+cdef void gru_continue(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const GruContinue *a = <const GruContinue *>args
     cdef int64_t n = 3 * a.u, i
     for i in range(a.rows):
         if i + a.position[0] == 0:
@@ -123,4 +123,4 @@ cdef void gru_onwards(const void *args, int64_t begin, int64_t end) noexcept nog
         gru_row(a.state, a.gates + i * n, a.q, a.u)
         memcpy(a.y + i * a.u, a.state, a.u * sizeof(real))
 
-register("gru_onwards", gru_onwards, sizeof(GruOnwards))
+register("gru_continue", gru_continue, sizeof(GruContinue))

@@ -132,7 +132,7 @@ cdef void lstm_backward(const void *args, int64_t begin, int64_t end) noexcept n
 register("lstm_backward", lstm_backward, sizeof(LstmBackward))
 
 
-cdef struct LstmOnwards:
+cdef struct LstmContinue:
     real *state
     real *cell
     real *z
@@ -143,8 +143,8 @@ cdef struct LstmOnwards:
     int64_t one, u, four, rows
 
 
-cdef void lstm_onwards(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const LstmOnwards *a = <const LstmOnwards *>args
+cdef void lstm_continue(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const LstmContinue *a = <const LstmContinue *>args
     cdef int64_t n = 4 * a.u, i
     for i in range(a.rows):
         if i + a.position[0] == 0:
@@ -155,4 +155,4 @@ cdef void lstm_onwards(const void *args, int64_t begin, int64_t end) noexcept no
         lstm_row(a.cell, a.state, a.gates + i * n, a.z, a.cell, a.u)
         memcpy(a.y + i * a.u, a.state, a.u * sizeof(real))
 
-register("lstm_onwards", lstm_onwards, sizeof(LstmOnwards))
+register("lstm_continue", lstm_continue, sizeof(LstmContinue))

@@ -24,7 +24,7 @@ cdef void add_positions(const void *args, int64_t begin, int64_t end) noexcept n
 register("add_positions", add_positions, sizeof(AddPositions))
 
 
-cdef struct KeepKeys:
+cdef struct AppendToCache:
     real *keys
     real *values
     const real *qkv
@@ -32,8 +32,8 @@ cdef struct KeepKeys:
     int64_t h, t, d, rows, three, one
 
 
-cdef void keep_keys(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const KeepKeys *a = <const KeepKeys *>args
+cdef void append_to_cache(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const AppendToCache *a = <const AppendToCache *>args
     cdef int64_t i, u, at, size = a.d * sizeof(real)
     cdef const real *k
     for i in range(begin, end):
@@ -43,10 +43,10 @@ cdef void keep_keys(const void *args, int64_t begin, int64_t end) noexcept nogil
             memcpy(a.keys + at, k, size)
             memcpy(a.values + at, k + a.h * a.d, size)
 
-register("keep_keys", keep_keys, sizeof(KeepKeys))
+register("append_to_cache", append_to_cache, sizeof(AppendToCache))
 
 
-cdef struct AttentionToPast:
+cdef struct CachedAttention:
     real *y
     const real *qkv
     const real *keys
@@ -85,8 +85,8 @@ cdef void attend(real *y, const real *q, const real *keys, const real *values, i
         y[j] *= factor
 
 
-cdef void attention_to_past(const void *args, int64_t begin, int64_t end) noexcept nogil:
-    cdef const AttentionToPast *a = <const AttentionToPast *>args
+cdef void cached_attention(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const CachedAttention *a = <const CachedAttention *>args
     cdef real scale = <real>(1 / sqrt_double(<double>a.d))
     cdef int64_t u, i, head, seen
     for u in range(begin, end):
@@ -96,4 +96,4 @@ cdef void attention_to_past(const void *args, int64_t begin, int64_t end) noexce
             attend(a.y + (u * a.h + i) * a.d, a.qkv + (3 * u * a.h + i) * a.d, a.keys + head, a.values + head, seen,
                    a.d, scale)
 
-register("attention_to_past", attention_to_past, sizeof(AttentionToPast))
+register("cached_attention", cached_attention, sizeof(CachedAttention))
