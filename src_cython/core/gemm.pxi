@@ -20,10 +20,10 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
     const real *b_end               # copy of the last rows of b, if a whole vector would read beyond its memory
     bint fetch_b, fetch_c           # whether the next rows to be packed are prefetched, and the next tile of c = init
     int64_t ldc, ld_init, a_row, a_k, a_tile, ldb, k, k_end   # a_tile: from one packed tile of a to the next, else 0
-    const real *next                # rows from here on are prefetched: PREFETCHED of them every `pause` terms of a sum
-    int64_t next_row, pause
+    const real *next                # what is packed next is prefetched: rows or columns from here on, `next_row` apart,
+    int64_t next_row, pause         # ... PREFETCHED of them every `pause` terms of a sum
     int64_t terms                   # terms of one sum, or 0 for all. With terms, after each sum `fetched` rows ...
-    int64_t fetched, fetch_last     # ... are prefetched, the line of their element 0 and that of this element
+    int64_t fetched, fetch_last     # ... are prefetched: the line of element 0 and, of wide panels, of this element
     vec *part                       # memory for the sums so far, which the compiler must not take for registers
 
 
@@ -65,6 +65,8 @@ cdef inline inlined tile_at_once(const Product *t, const real **at, const int ro
             b += terms * ldb
             for i in range(PREFETCHED):
                 prefetch(next)
+                if NR > LINE:
+                    prefetch(next + t.fetch_last)
                 next += t.next_row
             continue
         if end == 0:
@@ -206,14 +208,17 @@ cdef void pack_more(Panel *panel, int64_t rows) noexcept nogil:
 
 
 cdef void prefetch_more(Product *t, const Panel *panel, int64_t rows) noexcept nogil:
-    """Prefetches what `pack_more` will pack next: of contiguous rows the last line (the panel before had the first), a
-    few within the next tile; else all now, but not so many that they take all the buffers of the L1 cache, which would
-    delay the tile's own loads."""
+    """Prefetches what `pack_more` will pack next: contiguous rows, of which the panel before had the line they begin
+    in, and columns of wide panels, a few within the next tile; else all now, but not so many that they take all
+    the buffers of the L1 cache, which would delay the tile's own loads."""
     cdef const real *b = panel.b + panel.done * panel.b_row
     cdef int64_t i
     rows = min(rows, panel.k - panel.done)
     t.fetched = 0
-    if panel.b_column == 1 and t.k > t.terms > 0 and rows > MOST_PREFETCHED:
+    t.pause = t.k
+    if rows <= 0:
+        pass
+    elif panel.b_column == 1 and t.k > t.terms > 0 and rows > MOST_PREFETCHED:
         t.next = b
         t.next_row = panel.b_row
         t.fetch_last = panel.columns - 1
@@ -221,14 +226,20 @@ cdef void prefetch_more(Product *t, const Panel *panel, int64_t rows) noexcept n
     elif panel.b_column == 1 and not t.terms:
         t.next = b + panel.columns - 1
         t.next_row = panel.b_row
-        t.pause = max(t.k * PREFETCHED // rows, LEAST_PAUSE) if rows > 0 else t.k
+        t.fetch_last = -LINE
+        t.pause = max(t.k * PREFETCHED // rows, LEAST_PAUSE)
+    elif NR > LINE and not t.terms:
+        t.next = b
+        t.next_row = panel.b_column
+        t.fetch_last = rows - 1
+        t.pause = max(t.k * PREFETCHED // panel.columns, LEAST_PAUSE)
     elif rows > MOST_PREFETCHED:
         pass
     elif panel.b_column == 1:
         for i in range(rows):
             prefetch(b + i * panel.b_row)
             prefetch(b + i * panel.b_row + panel.columns - 1)
-    elif rows > 0:
+    else:
         for i in range(panel.columns):
             prefetch(b + i * panel.b_column)
             prefetch(b + i * panel.b_column + rows - 1)
@@ -311,8 +322,8 @@ cdef void gemm_columns(real *c, int64_t ldc, const real *init, int64_t ld_init, 
             following.done = following.k
         t = Product(c=c + i * ldc + j, init=&zeros[0], a=a + i * a_row + p * a_k, b=panel.to, b_end=NULL, ldc=ldc,
                     ld_init=ld_init, a_row=a_row, a_k=a_k, a_tile=0, ldb=NR, k=panel.k, k_end=0, terms=terms,
-                    fetch_b=fetch_b, fetch_c=fetch_c and (p > 0 or not terms), next=NULL, next_row=0, pause=panel.k,
-                    fetched=0, fetch_last=0, part=NULL)
+                    fetch_b=fetch_b, fetch_c=fetch_c, next=NULL, next_row=0, pause=panel.k, fetched=0,
+                    fetch_last=0, part=NULL)
         if p > 0:
             t.init = t.c
             t.ld_init = ldc
