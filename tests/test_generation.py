@@ -275,7 +275,7 @@ MUTANTS = {
 def test_a_wrong_term_is_noticed(name, monkeypatch):
     """Negative controls of the comparison with the whole sequence."""
     if name is not None:
-        kernel = KERNELS[name.split()[0]]
+        kernel = getattr(KERNELS, name.split()[0])
         source = textwrap.dedent(inspect.getsource(kernel.reference))
         source = source[source.index("def ") :]
         old, new = MUTANTS[name]

@@ -102,7 +102,7 @@ def test_a_run_goes_on_to_more_epochs(book, capsys):
     network, optimizer = fastgd.load("book.safetensors")
     assert (network.epochs, optimizer.schedule.warmup_steps) == (4, round(0.2 * optimizer.schedule.total_steps / 4))
     code, _, err = call(capsys, "train", book, *OPTIONS[:-2], "--quiet", "--resume")
-    assert (code, "'--epochs': expected the number of epochs, since the run" in err, "have 4" in err) == (1, True, True)
+    assert (code, "--epochs: give their number, since the run" in err, "planned for 4" in err) == (1, True, True)
 
 
 def test_several_texts_are_one(book, capsys):

@@ -60,11 +60,8 @@ def train(arguments):
     print(f"{network}\n{data.rows} training rows, {data.held_out_rows} validation rows, {optimizer}", flush=True)
     if arguments.resume:
         print(_resumed(save, None if is_length_given else total_steps, epoch_steps), flush=True)
-    samples = None
-    if data.text is not None and arguments.sample:
-        show = print if arguments.quiet else callbacks.print_above_bars
-        samples = texts.Samples(check_integer("--sample", arguments.sample, 0), show)
-        logs.append(samples)
+    samples = None if data.text is None else texts.samples(arguments)
+    logs += [] if samples is None else [samples]
     start = time.perf_counter()
     with _sigterm_raises(), _advice(arguments.resume):
         history = network.fit(

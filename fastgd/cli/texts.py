@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 
-from .. import models, text
+from .. import callbacks, models, text
 from ..data.windows import Windows
-from ..errors import shown, value_error
+from ..errors import check_integer, shown, value_error
 from ..tables.files import READERS
 
 ENDINGS = (".txt", ".md")
@@ -109,6 +109,12 @@ class Samples:
         made = network.generate(default_prompt(network.preprocessing), self.length, seed=network.seed)
         self.texts[run.epoch] = made
         self.show(f"--- after epoch {run.epoch}: {made.strip()}")
+
+
+def samples(arguments):
+    """The `Samples` of a run, or None."""
+    length = check_integer("--sample", arguments.sample, 0)
+    return Samples(length, print if arguments.quiet else callbacks.print_above_bars) if length else None
 
 
 def generate(arguments, network):
