@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from .network import Network
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
 PREFIX = "transformer."  # of names in models with an output; the published files of GPT-2 have none
 VECTORS, POSITIONS, OUTPUT = "wte.weight", "wpe.weight", "lm_head.weight"
+DIGITS = re.compile("[0-9]{1,9}")  # a number of heads or layers
 MASKS = ".attn.bias", ".attn.masked_bias"  # buffers that older versions of the library saved
 COLUMNS_OF_HEAD = 64  # in all four sizes of GPT-2
 # The arrays of a block by their names there: the name here, with the path within the block, and the shape in widths.
@@ -170,7 +172,7 @@ def _located(path):
     with open(config, "rb") as file:
         try:
             content = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise value_error("path", f"JSON in {CONFIG}", f"{error}") from None
     if not isinstance(content, dict) or content.get("model_type", "gpt2") != "gpt2":
         got = shown(content.get("model_type")) if isinstance(content, dict) else shown(content)
@@ -214,8 +216,10 @@ class _File:
             length = int.from_bytes(start, "little")
             header = json.loads(file.read(length))
         self._start = 8 + length
-        noted = header.pop("__metadata__", {}).get("n_head", "")
-        self.heads = int(noted) if noted.isdecimal() else None
+        noted = (header.pop("__metadata__", None) or {}).get("n_head")
+        if noted is not None and not DIGITS.fullmatch(noted):
+            raise value_error("path", "a whole number as the note 'n_head' of the file", shown(noted))
+        self.heads = None if noted is None else int(noted)
         tensors = {name.removeprefix(PREFIX): tensor for name, tensor in header.items()}
         if len(tensors) < len(header):
             raise value_error("path", f"each name once, with or without {PREFIX!r}", f"{path!r} with both")
@@ -231,7 +235,7 @@ class _File:
             if len(shapes[name]) != 2 or 0 in shapes[name]:
                 raise value_error("path", f"{name!r} with 2 axes", f"shape {tuple(shapes[name])}")
         numbers = [name.split(".")[1] for name in self.tensors if name.startswith("h.")]
-        layers = 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
+        layers = 1 + max((int(number) for number in numbers if DIGITS.fullmatch(number)), default=0)
         layers = min(layers, len(self.tensors))  # of a name like h.999999.x
         return Sizes(shapes[VECTORS][0], shapes[POSITIONS][0], layers, shapes[VECTORS][1])
 

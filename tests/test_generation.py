@@ -222,8 +222,17 @@ def test_streams_wait_for_whole_characters_and_may_stop(monkeypatch):
     whole = network.generate(list("ä".encode()), 400)
     assert text == bytes(whole.astype(np.uint8)).decode("utf-8", "replace")
     assert any(len(part) > 1 for part in parts)  # bytes that wait for others
+    silent = network.like(seed=1)
+    silent.parameters[:] = 0
+    silent.preprocessing, parts = Bytes(), []
+    bias = silent.views()
+    first = [name for name in bias if name.startswith("beta")][-1]
+    bias[first][...], bias["w1"][0x80] = 1, 9  # every token is a byte that begins no character
+    text = silent.generate("a", 60, temperature=0, stream=parts.append)
+    assert text == "\ufffd" * 60 == "".join(parts)
+    assert len(parts) > 30
     calls = []
-    stopped = network.generate([1], 50, stream=lambda new: calls.append(new) or len(calls) == 3)
+    stopped = network.generate([1], 50, stream=lambda new: calls.append(new.copy()) or new.fill(0) or len(calls) == 3)
     assert [new.shape for new in calls] == 3 * [(1,)]
     np.testing.assert_array_equal(stopped, network.generate([1], 50)[:3])
 

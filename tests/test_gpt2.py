@@ -293,3 +293,21 @@ def test_the_memory_of_a_step_of_gpt2():
     assert network.n_parameters == 124_439_808 - (1024 - 64) * 768
     assert network.memory_estimate(4, fastgd.AdamW(1e-3))["total"] <= 2.6e9
     assert network.memory_estimate(4, fastgd.AdamW(1e-3, state_dtype="8bit"))["total"] <= 1.9e9
+
+
+def test_damaged_files_name_the_argument(tmp_path):
+    network = fastgd.models.gpt(7, 5, 1, 2, 8)
+    fastgd.models.save_gpt2(network, tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole = weights.read_bytes()
+    config.write_bytes(b"[" * 100_000)
+    with pytest.raises(ValueError, match=r"'path': expected JSON in config\.json"):
+        fastgd.models.gpt2(tmp_path)
+    config.unlink()
+    assert next(one for one in fastgd.models.gpt2(tmp_path).layers if hasattr(one, "attention")).attention.heads == 2
+    for note in (b'"-"', b'"x"'):
+        weights.write_bytes(
+            whole.replace(b'"n_head": "2"', b'"n_head": ' + note).replace(b'"n_head":"2"', b'"n_head":' + note)
+        )
+        with pytest.raises(ValueError, match="'path': expected a whole number as the note 'n_head'"):
+            fastgd.models.gpt2(tmp_path)

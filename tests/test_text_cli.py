@@ -252,8 +252,8 @@ def test_samples_and_generation(book, capsys):
         (("--prompt", "Zwölf!"), "'prompt': expected characters of"), (("--length", 0), "length"),
         (("--top-p", 0), "top_p"), (("--prompt", ""), "at least one token"),
     ):  # fmt: skip
-        code, _, err = call(capsys, "generate", "book.safetensors", *wrong)
-        assert code == 1, wrong
+        code, out, err = call(capsys, "generate", "book.safetensors", *wrong)
+        assert (code, out) == (1, ""), wrong
         assert message in err, err
 
 

@@ -122,15 +122,17 @@ def generate(arguments, network):
     vocabulary = network.preprocessing
     if not isinstance(vocabulary, text.Vocabulary):
         raise value_error("MODEL", "a model of text", f"{arguments.model!r}, which is none")
-    given = arguments.prompt
-    prompt = default_prompt(vocabulary) if given is None else given
+    if sys.stdout is None:
+        raise OSError("the standard output is closed")
+    given = "" if arguments.prompt is None else arguments.prompt
+    prompt, waiting = default_prompt(vocabulary) if arguments.prompt is None else given, [given]
 
     def show(new):
-        sys.stdout.write(new)
+        sys.stdout.write("".join([*waiting, new]))  # the prompt comes first, once it is known to be one
+        waiting.clear()
         sys.stdout.flush()
 
     start = time.perf_counter()
-    show("" if given is None else given)
     made = network.generate(
         prompt, arguments.length, temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p,
         seed=arguments.seed, stream=show,

@@ -71,14 +71,18 @@ class _Text:
 
     def __init__(self, vocabulary, tokens, n):
         self.vocabulary, self.tokens, self.begin, self.end = vocabulary, tokens, max(0, n - CONTEXT_OF_TEXT), n
+        self.sent = 0  # characters behind the `end` that are out already
 
     def up_to(self, n, *, is_last):
         """The text from the last call on up to the n-th token."""
         known, whole = (self.vocabulary.decode(self.tokens[self.begin : end]) for end in (self.end, n))
-        if whole.endswith(INCOMPLETE) and not is_last:
-            return ""
-        self.begin, self.end = max(self.begin, self.end - CONTEXT_OF_TEXT), n
-        return whole[len(known) :]
+        is_incomplete = whole.endswith(INCOMPLETE) and not is_last
+        new = whole[len(known) + self.sent : len(whole) - is_incomplete]
+        if is_incomplete:
+            self.sent += len(new)
+        else:
+            self.begin, self.end, self.sent = max(self.begin, self.end - CONTEXT_OF_TEXT), n, 0
+        return new
 
 
 def _check_network(network):

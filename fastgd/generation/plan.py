@@ -63,8 +63,8 @@ class GenerationPlan(Plan):
             while not any(name in self.past.arrays for name in forward[-1].outputs):
                 forward.pop()
             return
-        p = self.row_buffer("p", self.row_shapes[self.output])
-        arrays = "x", "chosen", "count", "position", p, "order", self.output
+        p = self.row_buffer("sample.p", self.row_shapes[self.output])
+        arrays = "x", "sample.chosen", "sample.count", "position", p, "sample.order", self.output
         self.add("link", sample_token, *arrays, *(0.0 for _ in sample_token.scalars))
 
     def add(self, phase, kernel, *arguments, conditional=False):
@@ -72,7 +72,7 @@ class GenerationPlan(Plan):
         if self.capacity == 1 and kernel is dense_forward:
             y, x, w, b = arguments
             n = self.shape(y)[-1]
-            parts = f"parts.{n}"
+            parts = f"splits.{n}"
             self.buffers.setdefault(parts, np.zeros((PARTS, n), self.dtype))
             super().add(phase, split_k_product, parts, x, w)
             super().add(phase, sum_of_splits, y, parts, b)
@@ -106,8 +106,8 @@ class GenerationPlan(Plan):
         self.buffers |= {name: piece.reshape(shapes[name]) for name, piece in zip(shapes, pieces, strict=True)}
         self.buffers |= {"row": np.arange(self.capacity), "position": self.past.position}
         if self._draws:
-            self.buffers |= {name: np.zeros(1, np.int64) for name in ("chosen", "count")}
-            self.buffers["order"] = np.zeros(self.row_shapes[self.output][-1], np.int64)
+            self.buffers |= {name: np.zeros(1, np.int64) for name in ("sample.chosen", "sample.count")}
+            self.buffers["sample.order"] = np.zeros(self.row_shapes[self.output][-1], np.int64)
         self.row_names = {*shapes, "row"}
         self.buffers |= self.network.statistics | self.network.views()
 
@@ -132,8 +132,8 @@ class GenerationPlan(Plan):
 
     def begin(self, chosen, **scalars):
         """Makes the following passes write the tokens that they draw to an array. scalars: of `sample_token`."""
-        self.buffers["count"][0] = 0
-        self.point("chosen", chosen)
+        self.buffers["sample.count"][0] = 0
+        self.point("sample.chosen", chosen)
         (draw,) = self._phases["link"]
         if draw.record is not None:
             draw.record[sample_token.slots.index("length")] = len(chosen)
