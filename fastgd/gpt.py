@@ -122,7 +122,7 @@ def gpt2(path: Path, *, context: int | None = None, heads: int | None = None, dr
         the sizes. Tensors of float32, float16, bfloat16 or float64, which are cast to the network's dtype; the names
         may begin with "transformer.". Buffers with the masks of attention are ignored. lm_head.weight may be there if
         it equals wte.weight.
-    context: positions of a row, at most those of the file, whose first are used; None is all of them.
+    context: positions of a row, at most as many as in the file, whose first are used; None is all.
     heads: None is n_head of config.json, or what `save_gpt2` noted in the file, or else one for each 64 columns, as
         all published sizes have.
     dropout, options: as in `gpt`.

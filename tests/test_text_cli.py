@@ -95,7 +95,7 @@ def test_a_run_goes_on(book, capsys):
 
 
 def test_a_run_goes_on_to_more_epochs(book, capsys):
-    """The warm-up, by default a share of the epochs, is that of the new number."""
+    """The warm-up, by default a share of the epochs, follows their new number."""
     assert call(capsys, "train", book, *OPTIONS, "--quiet")[0] == 0
     code, _, err = call(capsys, "train", book, *OPTIONS, "--epochs", 4, "--quiet", "--resume")
     assert code == 0, err

@@ -116,7 +116,7 @@ class Recurrent(Layer):
         return name
 
     def _add_gradients(self, plan: "Plan", path: str, x: str, dgates: str, is_wanted: bool) -> str | None:
-        """Adds the gradients of w_x, b and x, given that of the gates; returns the name of dx."""
+        """Adds the gradients of w_x, b and x, given the gradient of the gates; returns the name of dx."""
         plan.add_gradient(dense_backward_weights, f"w_x{path}", x, dgates)
         plan.add_gradient(dense_backward_bias, f"b{path}", dgates)
         if not is_wanted:

@@ -60,8 +60,8 @@ cdef struct GruBackward:
 
 cdef inline void gru_row_backward(real *dgates, real *dq, real *dh, const real *dy, const real *g, const real *part,
                                   const real *h, int64_t n) noexcept nogil:
-    """dgates (3, n) <- the gradient of the gates of a step, dq (3, n) <- that of the product, dh (n) <- its direct part
-    in that of the state before the step. dy: NULL is 0."""
+    """dgates (3, n) <- the gradient of the gates of a step, dq (3, n) <- the product's, dh (n) <- the part of
+    the gradient of the state before that takes no product. dy: NULL is 0."""
     cdef const real *z = g + n
     cdef const real *c = g + 2 * n
     cdef real *dc = dgates + 2 * n
