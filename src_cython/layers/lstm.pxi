@@ -83,8 +83,8 @@ cdef struct LstmBackward:
 
 cdef inline void lstm_row_backward(real *dz, real *dh, real *dc, const real *dy, const real *g, const real *c,
                                    const real *before, int64_t n) noexcept nogil:
-    """dz (4, n) <- the gradient of the gates of a step, dc (n) <- the gradient of the cell before. dy: NULL is 0. before:
-    the cell before the step; NULL is 0."""
+    """dz (4, n) <- the gradient of the gates of a step, dc (n) <- the gradient of the cell before. dy: NULL is 0.
+    before: the cell before the step; NULL is 0."""
     cdef const real *f = g + n
     cdef const real *o = g + 3 * n
     cdef real *dout = dz + 3 * n
