@@ -119,6 +119,9 @@ class Runner:
         self, first: int, pauses: _Ints, notify: Callable[[int], object] | None, threads: int, seconds: float
     ) -> tuple[int, int]: ...
     def run(self, stages: _Records, rows: int, threads: int, pace: _Floats) -> int: ...
+    def repeat(
+        self, stages: _Records, rows: int, threads: int, pace: _Floats, passes: int, seconds: float
+    ) -> tuple[int, int]: ...
 
 class CheckedCall:
     def _set_contract(
