@@ -169,7 +169,7 @@ def test_a_run_goes_on_to_more_epochs(houses, monkeypatch, capsys):
     before = fastgd.load(houses / "kind.safetensors")
     code, _, err = call(*KIND, "--resume", **options)
     assert code == 1
-    assert "'--epochs': expected the number of epochs, since the run in kind.safetensors was to have 2, got None" in err
+    assert "--epochs: give their number, since the run in kind.safetensors was planned for 2" in err
     code, out, err = call(*KIND, "--epochs", "3", "--resume", **options)
     assert code == 0, err
     assert "continuing kind.safetensors, after minibatch 20" in out
