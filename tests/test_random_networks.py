@@ -237,7 +237,7 @@ def test_gradient(make, seed):
 
 
 def test_every_kernel_of_layers_is_in_some_of_the_networks():
-    """In training, which does without running statistics, and without what only generation runs (test_generation.py)."""
+    """In training, which does without running statistics, and without kernels for generation (test_generation.py)."""
     count = collections.Counter()
     for make in (of_images, of_sequences, of_vectors):
         for seed in SEEDS:
