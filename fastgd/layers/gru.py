@@ -11,17 +11,13 @@ from ..core.types import Shape
 from ..initializers import zeros
 from .base import ParameterSpec, layer
 from .dense import dense_backward_bias, dense_backward_weights
-from .recurrent import Recurrent, sigmoid_of_number
+from .recurrent import Recurrent, cost_of_steps, sigmoid_of_number
 
 if TYPE_CHECKING:
     from ..engine.plan import Plan
 
 
-def _cost_of_steps(rows, t, three, u, **_):
-    return 2 * rows * t * three * u * u + 50 * rows * t * three * u
-
-
-@kernel(cost=_cost_of_steps, at_once=True)
+@kernel(cost=cost_of_steps, at_once=True)
 def gru_forward(
     y: Out("rows", "s", "u"),
     hidden: Out("rows", "k", "u"),
@@ -85,7 +81,7 @@ def _forward_loop(jit, dtype):
 gru_forward.build_loop = _forward_loop
 
 
-@kernel(cost=_cost_of_steps, at_once=True)
+@kernel(cost=cost_of_steps, at_once=True)
 def gru_backward(
     dgates: Out("rows", "t", "three", "u"),
     dproduct: Out("rows", "t", "three", "u"),

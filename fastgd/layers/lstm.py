@@ -12,17 +12,13 @@ from ..core.types import Shape
 from ..initializers import Initializer
 from .base import ParameterSpec, layer
 from .dense import dense_backward_weights
-from .recurrent import Recurrent, sigmoid_of_number
+from .recurrent import Recurrent, cost_of_steps, sigmoid_of_number
 
 if TYPE_CHECKING:
     from ..engine.plan import Plan
 
 
-def _cost_of_steps(rows, t, four, u, **_):
-    return 2 * rows * t * four * u * u + 50 * rows * t * four * u
-
-
-@kernel(cost=_cost_of_steps, at_once=True)
+@kernel(cost=cost_of_steps, at_once=True)
 def lstm_forward(
     y: Out("rows", "s", "u"),
     hidden: Out("rows", "k", "u"),
@@ -89,7 +85,7 @@ def _forward_loop(jit, dtype):
 lstm_forward.build_loop = _forward_loop
 
 
-@kernel(cost=_cost_of_steps, at_once=True)
+@kernel(cost=cost_of_steps, at_once=True)
 def lstm_backward(
     dgates: Out("rows", "t", "four", "u"),
     dstate: Out("rows", "u"),
