@@ -95,7 +95,7 @@ class GenerationPlan(Plan):
     def _enter(self, i, operation):
         super()._enter(i, operation)
         if operation.kernel is split_k_product:
-            self._table[i]["grain"] = 1
+            self._table[i]["grain"] = _grain(operation)
 
     def _lay_out(self):
         shapes = {
@@ -123,8 +123,7 @@ class GenerationPlan(Plan):
         last thread to arrive runs alone."""
         stages = []
         for i, operation in enumerate(self.operations):
-            grain = 1 if operation.kernel is split_k_product else GRAIN
-            is_shared = operation.work > SHARED_WORK and operation.size > grain
+            is_shared = operation.work > SHARED_WORK and operation.size > _grain(operation)
             if is_shared or not stages:
                 stages.append([i, i + is_shared, i + is_shared, i + 1, 0])
             stages[-1][3] = i + 1
@@ -170,3 +169,8 @@ class GenerationPlan(Plan):
             self.run_in_python(self._stages_of_pass)
             done += 1
         return done
+
+
+def _grain(operation):
+    """The shares of the threads begin at multiples of this: a part of a product is work enough."""
+    return 1 if operation.kernel is split_k_product else GRAIN

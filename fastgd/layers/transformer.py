@@ -31,9 +31,9 @@ class TransformerBlock(Layer):
         h = x + drop(attention(norm(x))),   y = h + drop(activation(norm(h) w + b) w' + b').
 
     It is Sequential([Residual([LayerNorm(), CausalSelfAttention(heads, dropout), Dropout(dropout)]),
-    Residual([LayerNorm(), Dense(hidden, activation), Dense(C), Dropout(dropout)])]), and names its parameters as that
-    would. In the third layer of a network the weights of the attention are "w_qkv3.1.2" and "w_out3.1.2", those of the
-    dense layers "w3.2.2" and "w3.2.3". Radford et al. 2019, "Language models are unsupervised multitask learners"
+    Residual([LayerNorm(), Dense(hidden, activation), Dense(C), Dropout(dropout)])]), and has the same names of
+    parameters. In the third layer of a network the attention has the weights "w_qkv3.1.2" and "w_out3.1.2", and the
+    dense layers have "w3.2.2" and "w3.2.3". Radford et al. 2019, "Language models are unsupervised multitask learners"
     (GPT-2).
 
     heads: as in `SelfAttention`. hidden: int >= 1, or None for 4 C. activation: as in `Dense`. dropout: in [0, 1).
