@@ -30,7 +30,7 @@ CELLS = {"char": ((65, 64, 4, 4, 128), 1, 2000), "gpt2": ((50257, 1024, 12, 12, 
 PEERS = ("fastgd", "torch with a cache", "torch without a cache")
 COMPARED = 12  # most probable tokens that must agree
 BATCH, CONTEXT = 4, 64  # of the training step
-STATES = ("float32", "8bit")
+STATES = {"float32": None, "8bit": "8bit"}  # of AdamW, state_dtype
 
 
 def network_of(cell, context=None, **options):
@@ -141,7 +141,7 @@ def memory(command, state):
 
     before = peak()
     network = network_of("gpt2", CONTEXT)
-    optimizer = fastgd.AdamW(1e-3, state_dtype=state)
+    optimizer = fastgd.AdamW(1e-3, state_dtype=STATES[state])
     estimate = network.memory_estimate(BATCH, optimizer)["total"]
     x, y = np.random.default_rng(0).integers(0, network.vocabulary, (2, BATCH, CONTEXT))
     for _ in range(2):
