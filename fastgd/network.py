@@ -4,7 +4,7 @@ Over 400 lines: all that users call on a network is methods of one class."""
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from .core.buffers import aligned_zeros
 from .core.choice import pick
 from .core.kernel import BACKENDS, DTYPES, ArraySpec, In
 from .core.threads import check_threads
-from .core.types import Array, Path, Shape, ShapeLike
+from .core.types import Array, HasTargets, Path, Shape, ShapeLike
 from .data.samples import check_samples
 from .engine.executor import GRADIENT, TRAINING_GRADIENT, Executor
 from .engine.plan import Plan
@@ -32,17 +32,6 @@ from .training import checkpoint
 from .training.fit import fit
 from .training.history import History
 from .training.repeated import RepeatedCalls
-
-
-@runtime_checkable
-class HasTargets(Protocol):
-    """Data with rows x and targets y, such as `fastgd.text.Windows`."""
-
-    @property
-    def x(self) -> "npt.ArrayLike": ...
-    @property
-    def y(self) -> "npt.ArrayLike": ...
-
 
 # What a network may store of the data that it was trained on.
 Preprocessing: TypeAlias = tables.Preprocessing | images.Preprocessing | Vocabulary
