@@ -18,6 +18,11 @@ from .core.choice import AT_LEAST_ZERO, POSITIVE, Choice
 from .core.kernel import In, InOut, Kernel, Out, kernel
 from .core.types import Array
 
+__all__ = [
+    "Activation", "elu", "gelu", "gelu_tanh", "identity", "leaky_relu", "relu", "sigmoid",
+    "silu", "softplus", "tanh",
+]  # fmt: skip
+
 SQRT_HALF = 0.5**0.5
 SQRT_2_OVER_PI = (2 / math.pi) ** 0.5
 INV_SQRT_2PI = 1 / (2 * math.pi) ** 0.5

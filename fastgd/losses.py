@@ -18,6 +18,8 @@ from .core.domains import MASS_TOLERANCE, sum_to_one
 from .core.kernel import In, Kernel, Out, kernel
 from .core.types import Array
 
+__all__ = ["Loss", "binary_cross_entropy", "huber", "mae", "mse", "poisson", "softmax_cross_entropy"]
+
 
 def _row_sums(x: Array) -> npt.NDArray[np.float64]:
     """The sum of each row, in float64."""

@@ -13,6 +13,7 @@ from . import images, tables
 from ._plan import Use
 from .core.buffers import aligned_zeros
 from .core.choice import pick
+from .core.html import html_table
 from .core.kernel import BACKENDS, DTYPES, ArraySpec, In
 from .core.threads import check_threads
 from .core.types import Array, HasTargets, Path, Shape, ShapeLike
@@ -471,15 +472,19 @@ class Network:
 
     def layer_lines(self) -> list[str]:
         """One line per layer: path, layer, shape of a row of its output, number of parameters."""
+        return [
+            f"{'  ' * (1 + path.count('.'))}{path:<4} {text}  ->  {shape}, {n:,} parameters"
+            for path, text, shape, n in self._layer_rows()
+        ]
+
+    def _layer_rows(self):
+        """For each layer: path, layer, shape of a row of its output as text, number of parameters."""
         counts = {}
         for path, leaf, shape in self.body.leaves("", self.input_shape):
             counts[path] = sum(math.prod(array_shape) for _, array_shape, *_ in leaf.parameters(shape))
-        lines = []
         for path, text, shape in self.body.describe("", self.input_shape):
-            indent = "  " * (1 + path.count("."))
             n = sum(count for leaf, count in counts.items() if f"{leaf}.".startswith(f"{path}."))
-            lines.append(f"{indent}{path:<4} {text}  ->  {_shape_text(shape)}, {n:,} parameters")
-        return lines
+            yield path, text, _shape_text(shape), n
 
     def memory_estimate(self, batch_size: int, optimizer: Optimizer | None = None) -> dict[str, int]:
         """Bytes of memory that training takes besides the data, as a dict: "parameters", "gradient", "optimizer" (the
@@ -541,6 +546,10 @@ class Network:
             f"dtype={self.dtype}, backend={self.backend}): "
             f"{self.n_parameters:,} parameters"
         )
+
+    def _repr_html_(self) -> str:
+        rows = [(path, text, shape, f"{n:,}") for path, text, shape, n in self._layer_rows()]
+        return html_table(repr(self), ["", "layer", "output", "parameters"], rows)
 
 
 def load(path: "Path", *, backend: str = "auto") -> tuple[Network, Optimizer | None]:

@@ -29,6 +29,7 @@ INSIDE_FUNCTIONS = {
     ("explore.range_test", "plots"),
     ("explore.sweep", "plots"),
     ("network", "onnx"),
+    ("plots.figures", "plots.picture"),
     ("training.history", "plots"),
 }
 # Public modules at the top level.

@@ -1,7 +1,5 @@
 """Versions and settings in use."""
 
-import importlib.util
-
 from .kernel import variant
 from .threads import default_threads
 
@@ -11,6 +9,7 @@ __version__ = "0.1.0"
 
 def _version(package):
     import importlib.metadata  # slow, and needed here only
+    import importlib.util
 
     try:
         return importlib.metadata.version(package)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 def new_figure(width: float = 6.4, height: float = 4.0) -> "Figure":
     """A matplotlib figure of this size in inches; raises ImportError without matplotlib."""
     try:
-        from matplotlib.figure import Figure
+        from .picture import Picture
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'fastgd[plots]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    return Picture(figsize=(width, height), layout="constrained")
 
 
 def check_picture(argument: str, path: str) -> None:
