@@ -48,9 +48,9 @@ def expected_features(times, reference):
         day = (time - datetime.datetime(1970, 1, 1)) / datetime.timedelta(days=1)
         season, clock = 2 * math.pi * day / 365.2425, 2 * math.pi * (time.hour + time.minute / 60) / 24
         weekday = [float(i == time.weekday()) for i in range(7)]
-        waves = [math.sin(clock), math.cos(clock), math.sin(2 * clock), math.cos(2 * clock)]
-        scaled = (day - np.mean(days)) / np.std(days)
-        rows.append([scaled, math.sin(season), math.cos(season), *weekday, *waves])
+        of_year = [wave(k * season) for k in range(1, 11) for wave in (math.sin, math.cos)]
+        of_day = [wave(k * clock) for k in range(1, 5) for wave in (math.sin, math.cos)]
+        rows.append([(day - np.mean(days)) / np.std(days), *of_year, *weekday, *of_day])
     return rows
 
 
@@ -78,8 +78,9 @@ def test_dates_with_times(case, tmp_path):
         assert (made.columns[0].has_date, made.columns[0].has_time) == (True, True)
         X = made.encode(one, dtype="float64")
         np.testing.assert_allclose(X, expected_features(TIMES, TIMES), rtol=0, atol=1e-12)
-        assert made.feature_names[:4] == ["t (days)", "t (season sine)", "t (season cosine)", "t (Monday)"]
-        assert len(made.feature_names) == made.n_features == 14
+        names = ["t (days)", "t (season sine 1)", "t (season cosine 1)", "t (season sine 2)"]
+        assert (made.feature_names[:4], made.feature_names[21]) == (names, "t (Monday)")
+        assert len(made.feature_names) == made.n_features == 36
         for i, t in enumerate(text):
             np.testing.assert_allclose(made.encode_row({"t": t}, "float64"), X[i : i + 1], rtol=0, atol=1e-15)
 
@@ -101,12 +102,12 @@ def test_days_and_times_of_day(tmp_path):
     made = Preprocessing.of(table, "y")
     day, time = made.columns
     assert (day.has_date, day.has_time, day.missing) == (True, False, True)
-    assert (time.has_date, time.has_time, time.missing, time.width) == (False, True, True, 5)
+    assert (time.has_date, time.has_time, time.missing, time.width) == (False, True, True, 9)
     X = made.encode(table, dtype="float64")
-    assert X[:, 3:10].argmax(axis=1).tolist() == [0, 1, 0, 2]
-    assert X[2].tolist() == [*[0] * 10, 1, *[0] * 4, 1]
+    assert X[:, 21:28].argmax(axis=1).tolist() == [0, 1, 0, 2]
+    assert X[2].tolist() == [*[0] * 28, 1, *[0] * 8, 1]
     np.testing.assert_allclose(X[:, 0], np.array([-1, 0, 0, 1]) * np.sqrt(3 / 2), atol=1e-12)
-    np.testing.assert_allclose(X[0, 11:13], [math.sin(10.5 * math.pi / 12), math.cos(10.5 * math.pi / 12)], atol=1e-15)
+    np.testing.assert_allclose(X[0, 29:31], [math.sin(10.5 * math.pi / 12), math.cos(10.5 * math.pi / 12)], atol=1e-15)
     times = [datetime.time(10, 30), datetime.time(22), None, datetime.time(1)]
     days = [datetime.date(2020, 1, 6), datetime.date(2020, 1, 7), None, datetime.date(2020, 1, 8)]
     np.testing.assert_allclose(made.encode({"d": days, "t": times}, dtype="float64"), X, rtol=0, atol=1e-15)

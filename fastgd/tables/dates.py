@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..onnx import Graph
 
 DAY, YEAR = 86400, 365.2425 * 86400  # in seconds
+# Sines and cosines of a year, and of a day: as many as in Prophet (Taylor and Letham 2018, "Forecasting at scale").
+OF_YEAR, OF_DAY = 10, 4
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THURSDAY = WEEKDAYS.index("Thursday")  # 1970-01-01
 # How text writes dates, and the order of year, month and day. Where several are possible, the first counts.
@@ -41,9 +43,9 @@ class Dates:
     """A column of dates or times. With s, the seconds since 1970-01-01 (of UTC if a zone is given, else as written),
     and the day d = s / 86400, its features are
 
-    has_date    (d - shift) scale, 0 if it is missing; sine and cosine of 2 pi d / 365.2425, the season; and one feature
+    has_date    (d - shift) scale; sine and cosine of 2 pi k d / 365.2425 for k = 1 ... 10, the season; and one feature
                 for each day of the week, 1 or 0
-    has_time    sine and cosine of 2 pi d and of 4 pi d, the time of day
+    has_time    sine and cosine of 2 pi k d for k = 1 ... 4, the time of day
     missing     1 where the value is missing, else 0; all others are 0 there
 
     style: how text writes dates, as in `STYLES`; ISO 8601 is always understood."""
@@ -65,13 +67,13 @@ class Dates:
     @property
     def width(self) -> int:
         """Number of features."""
-        return 10 * self.has_date + 4 * self.has_time + self.missing
+        return (8 + 2 * OF_YEAR) * self.has_date + 2 * OF_DAY * self.has_time + self.missing
 
     @property
     def feature_names(self) -> list[str]:
         """Names of the features."""
-        of_date = ("days", "season sine", "season cosine", *WEEKDAYS) if self.has_date else ()
-        of_time = [f"time {name}{n}" for n in ("", " twice") for name in ("sine", "cosine")] if self.has_time else ()
+        of_date = ["days", *_waves("season", OF_YEAR), *WEEKDAYS] if self.has_date else []
+        of_time = _waves("time", OF_DAY) if self.has_time else []
         return [f"{self.name} ({end})" for end in (*of_date, *of_time, *["missing"] * self.missing)]
 
     @property
@@ -97,12 +99,13 @@ class Dates:
         """The features of seconds since 1970-01-01, but for `missing`. module: numpy for arrays, math for a number."""
         features, days = [], seconds / DAY
         if self.has_date:
-            phase, weekday = 2 * math.pi * DAY / YEAR * days, (module.floor(days) + THURSDAY) % 7
-            features += [(days - self.shift) * self.scale, module.sin(phase), module.cos(phase)]
+            phase, weekday = 2 * math.pi / YEAR * seconds, (module.floor(days) + THURSDAY) % 7
+            features.append((days - self.shift) * self.scale)
+            features += [wave(k * phase) for k in range(1, OF_YEAR + 1) for wave in (module.sin, module.cos)]
             features += [weekday == i for i in range(7)]
         if self.has_time:
-            phase = 2 * math.pi * (seconds % DAY / DAY)
-            features += [module.sin(phase), module.cos(phase), module.sin(2 * phase), module.cos(2 * phase)]
+            phase = 2 * math.pi / DAY * (seconds % DAY)
+            features += [wave(k * phase) for k in range(1, OF_DAY + 1) for wave in (module.sin, module.cos)]
         return features
 
     def row_encoder(self, start: int) -> "Callable[[Any, memoryview], bool]":
@@ -142,21 +145,20 @@ class Dates:
             floor = graph.add("Floor", days)
             parts: list[str] = []
 
-            def waves(phase, parts=parts):  # a cosine is a sine, too
-                parts += [graph.add("Sin", graph.add("Add", phase, np.full(1, at))) for at in (0.0, math.pi / 2)]
+            def waves(seconds, period, n, parts=parts):  # a cosine is a sine, too
+                phases = graph.add("Mul", seconds, np.repeat(2 * math.pi / period * np.arange(1, n + 1), 2))
+                parts.append(graph.add("Sin", graph.add("Add", phases, np.tile([0.0, math.pi / 2], n))))
 
             if column.has_date:
                 shifted = graph.add("Sub", days, np.full(1, column.shift))
                 parts.append(graph.add("Mul", shifted, np.full(1, column.scale)))
-                waves(graph.add("Mul", days, np.full(1, 2 * math.pi * DAY / YEAR)))
+                waves(seconds, YEAR, OF_YEAR)
                 week = graph.add("Add", floor, np.full(1, float(THURSDAY)))
                 weeks = graph.add("Floor", graph.add("Div", week, np.full(1, 7.0)))
                 weekday = graph.add("Sub", week, graph.add("Mul", weeks, np.full(1, 7.0)))
                 parts.append(graph.cast(graph.add("Equal", weekday, np.arange(7.0)), np.float64))
             if column.has_time:
-                clock = graph.add("Sub", seconds, graph.add("Mul", floor, np.full(1, float(DAY))))
-                for times in (2, 4):
-                    waves(graph.add("Mul", clock, np.full(1, times * math.pi / DAY)))
+                waves(graph.add("Sub", seconds, graph.add("Mul", floor, np.full(1, float(DAY)))), DAY, OF_DAY)
             present = graph.cast(graph.add("Not", absent), np.float64)
             made.append(graph.add("Mul", graph.add("Concat", *parts, axis=1), present))
             made += [graph.cast(absent, np.float64)] * column.missing
@@ -187,6 +189,11 @@ class Dates:
         has_date, has_time = style != TIME_ALONE, bool((present % 1 != 0).any())
         shift, scale = fitted_scale(days, where)
         return cls(str(where.column), has_date, has_time, shift, scale, style, bool(np.isnan(days).any()))
+
+
+def _waves(of, n):
+    """Names of sines and cosines."""
+    return [f"{of} {wave} {k}" for k in range(1, n + 1) for wave in ("sine", "cosine")]
 
 
 def style_of(column, where):
