@@ -91,15 +91,15 @@ def index_of(column, values, by_value, where):
 
 def _index_of_piece(piece, exact, alike, codes, by_value, where):
     arrow = pyarrow_modules()
-    text = written(piece)
-    has_text = text is not None or is_text(piece.type)  # else only the values are known
+    text, of_text = written(piece), is_text(piece.type)
+    has_text = text is not None or of_text  # else only the values are known
     if not has_text or text is False:
         text = _text_of(piece, where)
     elif text is None:
         text = piece.cast(arrow.large_string())
 
     def index(text, is_missing):
-        text = text if is_text(piece.type) else text.strip()  # blanks around numbers do not count
+        text = text if of_text else text.strip()  # blanks around numbers do not count
         found = exact.get(text) if has_text else None
         if found is None and (is_missing or not text):
             return MISSING
