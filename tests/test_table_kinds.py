@@ -322,7 +322,10 @@ def test_predictions_for_rows_from_anywhere(trained, tmp_path):
     table = pyarrow.table(columns_of(ROWS))
     pandas.DataFrame(ROWS).to_csv(tmp_path / "rows.csv", index=False)
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    arrays = {name: np.array(values) for name, values in columns_of(ROWS).items() if name in ("i", "b", "c", "k")}
+    series = {name: pandas.Series(values) for name, values in columns_of(ROWS).items()}
     sources = [ROWS, table, pandas.DataFrame(ROWS), polars.DataFrame(ROWS), columns_of(ROWS), tmp_path / "rows.csv",
+               {**columns_of(ROWS), **arrays}, {**dict(reversed(columns_of(ROWS).items())), **arrays}, series,
                str(tmp_path / "rows.parquet")]  # fmt: skip
     for rows in sources:
         got = trained.predict_table(rows)
@@ -371,7 +374,9 @@ def test_what_is_no_row(trained):
                           ({"t": "soon"}, "column 't', row 1: expected a date or time")):  # fmt: skip
         with pytest.raises(TableError, match=match):
             trained.predict_table({**ROWS[0], **change})
-    assert trained.predict_table({**ROWS[0], "m": "c"}, unknown="zeros") is not None
+    unknown = trained.predict_table([{**ROWS[0], "m": "c"}], unknown="zeros").tolist()
+    assert trained.predict_table({**ROWS[0], "m": "c"}, unknown="zeros") in (unknown[0], pytest.approx(unknown[0]))
+    assert trained.predict_table(ROWS[0], unknown="zeros") == trained.predict_table(ROWS[0])
     with pytest.raises(TableError, match="column 'n': expected such a column.*column 'c': expected such a column"):
         trained.predict_table({name: value for name, value in ROWS[0].items() if name not in ("n", "c")})
     with pytest.raises(TypeError, match="'table'.*list of dicts"):

@@ -109,7 +109,7 @@ def _add_data(one, more="", **several):
         type=types.names,
         default="",
         metavar="A,B",
-        help="values that are missing ones, such as NA,?,-999",
+        help="values that are missing ones, such as NA,?,-999 (--na-values=-999,? if a minus comes first)",
     )
     one.add_argument(
         "--max-categories",

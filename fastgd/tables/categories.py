@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.types import Array
 from ..errors import check_flag, shown
-from .errors import Where, pyarrow_modules
+from .errors import Where
 from .numbers import OTHERWISE, check_no_numbers
 from .values import LONG_TEXT, MISSING, UNKNOWN, as_text, decoded, index_of, is_text, value_of
 
@@ -153,8 +153,3 @@ class Categories:
         absent = text.is_null().to_numpy(zero_copy_only=False)
         missing = bool((absent if rows is None else absent[rows]).any())
         return cls(str(where.column), tuple(values), by_value, len(counts) > len(values), missing)
-
-
-def has_categories(column):
-    """Whether a column holds categories, by its type: text or dictionary-encoded values."""
-    return is_text(column.type) or pyarrow_modules().types.is_dictionary(column.type)

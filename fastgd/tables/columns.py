@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from .categories import Categories, has_categories
+from .categories import Categories
 from .dates import Dates, style_of
 from .errors import TableError, pyarrow_modules
 from .numbers import Numbers, numbers_of
@@ -15,14 +15,12 @@ KINDS = {kind.__name__: kind for kind in (Numbers, Categories, Dates)}
 def fitted(column, where, *, is_categorical, fill, max_categories, rows):
     """What is learnt from a column, or a text that says why it is left out. is_categorical: the user says that it holds
     categories. fill: "mean" or "median". rows: the index of the training rows, None is all."""
-    if is_categorical or has_categories(column):
-        style = None if is_categorical or not is_text(column.type) else style_of(column, where)
-        if style is None:
-            is_chosen = is_categorical or not is_text(column.type)
-            return Categories.of(column, where, max_categories, rows, is_chosen=is_chosen)
+    style = None if is_categorical else style_of(column, where)
+    if style is not None:
         return Dates.of(column, where, style, rows)
-    style = style_of(column, where)
-    return Numbers.of(column, where, fill, rows) if style is None else Dates.of(column, where, style, rows)
+    if is_categorical or is_text(column.type):
+        return Categories.of(column, where, max_categories, rows, is_chosen=is_categorical)
+    return Numbers.of(column, where, fill, rows)
 
 
 def without_na(column, na_values, where):

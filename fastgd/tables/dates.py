@@ -120,7 +120,7 @@ class Dates:
                 seconds = _since_1970(value)
             elif kind is datetime.date:
                 seconds = float(DAY * (value.toordinal() - EPOCH.toordinal()))
-            elif value is None or value == "":
+            elif value is None or kind is str:
                 if absent is not None:
                     out[absent] = 1.0
                 return True

@@ -74,14 +74,15 @@ class Numbers:
         shift, scale, has_indicator, fill = self.shift, self.scale, self.missing, (self.fill - self.shift) * self.scale
 
         def put(value, out):
-            if type(value) in PLAIN:
+            kind = type(value)
+            if kind in PLAIN:
                 value = float(value)
-            elif type(value) is str and value:
+            elif value is None or (kind is str and not value):
+                value = np.nan
+            elif kind is str:
                 value = number_of(value)
                 if value != value:
                     return False
-            elif value is None or value == "":
-                value = np.nan
             else:
                 return False
             if value == value:

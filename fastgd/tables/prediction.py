@@ -29,13 +29,13 @@ def predict_table(
     made = self.preprocessing
     if not isinstance(made, Preprocessing):
         raise value_error("preprocessing", "a network with the preprocessing of a table", shown(made))
-    target, is_row = made.target, False
+    target = made.target
     if probabilities is not False and check_flag("probabilities", probabilities) and target.classes is None:
         raise value_error("probabilities", "False for a target that is a number", probabilities)
-    X = made.encode_row(rows, self.dtype) if type(rows) is dict and unknown == "error" else None
-    if X is not None:
-        is_row = True
-    else:
+    is_fast = type(rows) is dict and unknown in ("error", "zeros")
+    X = made.encode_row(rows, self.dtype) if is_fast else None
+    is_row = X is not None
+    if X is None:
         is_row = isinstance(rows, dict) and bool(rows) and not any(map(_is_column, rows.values()))
         X = made.encode([rows] if is_row else rows, unknown=unknown, dtype=self.dtype)
     prediction = self.predict(X)
