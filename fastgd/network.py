@@ -28,6 +28,7 @@ from .losses import LOSSES, Loss
 from .metrics import Metrics, check_metrics
 from .optimizers import Adam
 from .optimizers.base import Optimizer, check_optimizer
+from .tables.prediction import predict_table
 from .text import Vocabulary
 from .training import checkpoint
 from .training.fit import fit
@@ -425,6 +426,7 @@ class Network:
 
     fit = fit
     generate = generate
+    predict_table = predict_table
 
     def copy_from(self, other: "Network", rate: float = 1.0) -> None:
         """Moves parameters and statistics p towards those of another network, q, in place: p <- p + rate (q - p), or

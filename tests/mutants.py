@@ -50,7 +50,9 @@ OWN_TESTS = {
     "cli/self_check": "kernels", "core/buffers": "engine", "core/kernel": "kernels", "core/matrix_product": "kernels",
     "explore/gradient_check": "gradients", "explore/range_test": "finder", "explore/surface": "plots",
     "models/language": "gpt2", "plots/images": "plots_of_images", "plots/text": "plots_of_text",
-    "sklearn/training": "sklearn", "tables/text": "table_text",
+    "sklearn/training": "sklearn", "tables/text": "table_text", "tables/categories": "table_kinds",
+    "tables/columns": "table_kinds", "tables/dates": "table_kinds", "tables/learning": "table_kinds",
+    "tables/numbers": "table_kinds", "tables/prediction": "table_kinds", "cli/table_data": "table_kinds",
 }  # fmt: skip
 # Tests of what Numba compiles are those of the kernel of its name, or else of its file: arguments of pytest.
 OF_KERNEL = ["tests/test_kernels.py", "-k"]

@@ -93,6 +93,20 @@ def test_the_cartpole_learns():
     assert cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5) > 60 > 5 * untrained
 
 
+def test_the_flights_train_from_one_command(tmp_path, capsys):
+    """Made-up ones; a network of which the columns are shuffled, apart from the target, orders them no better than
+    chance."""
+    flights = runpy.run_path(str(ROOT / "docs" / "flights.py"))
+    table = flights["made_up"](4000, np.random.default_rng(0))
+    network, area = flights["run"](table, tmp_path, "--epochs", "6", "--hidden", "64")
+    assert 0.75 < area < 0.95
+    assert {type(column).__name__ for column in network.preprocessing.columns} == {"Numbers", "Categories", "Dates"}
+    assert "there is only one value: 'year'" in capsys.readouterr().out
+    flights["report"](network, table.astype(object).where(table.notna(), None).iloc[0].to_dict())
+    shuffled = table.assign(late=np.random.default_rng(1).permutation(table["late"]))
+    assert 0.4 < flights["run"](shuffled, tmp_path, "--epochs", "2", "--hidden", "64")[1] < 0.6
+
+
 def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys):
     """The module in CONTRIBUTING.md and the code that uses it run; the records of its Cython bodies have the fields of
     the contracts."""

@@ -44,7 +44,7 @@ WRITTEN = {
     "one version": (["1.1", "1.10", "2.0b", "3c"], ["1.10", "1.10"], [1, 1]),
     "plus": (["+7", "7", "x", "z"], ["7", "+7"], [1, 0]),
     "truth": (["True", "False", "maybe"], ["False", "True"], [1, 0]),
-    "dates": (["2020-01-01", "2020-01-02", "never"], ["2020-01-02"], [1]),
+    "dates": (["2020-01-01", "never", "soon"], ["2020-01-01"], [0]),
     "times": (["2020-01-01T10:00", "12:30", "never"], ["2020-01-01T10:00"], [0]),
     "blanks": (["a", "b", "1"], ["1", "", "NA"], [2, -1, -1]),
     "blanks around": (["Oslo", " Oslo", "x"], [" Oslo", "Oslo"], [1, 0]),
@@ -108,10 +108,10 @@ def _as_stream(table):
 def test_categories_of_floating_point_numbers(dtype):
     """NaN is missing, as it is in a column of numbers; 0 and -0 are equal."""
     values = np.array([0, -0.0, 1, np.nan], dtype)
-    rows = [[1, 0], [1, 0], [0, 1], [0, 0]]
+    rows = [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
     for column in (values, pyarrow.array(values), pyarrow.array(values[[1, 0, 2, 3]]).dictionary_encode()):
         made = Preprocessing.of({"v": column, "y": range(4)}, "y", categorical="v")
-        assert made.columns == (Categories("v", ("0", "1")),)
+        assert made.columns == (Categories("v", ("0", "1"), missing=True),)
         assert made.encode({"v": column}).tolist() == rows
         assert made.encode({"v": values}).tolist() == rows
         assert made.encode({"v": ["0", "-0.0", "1", ""]}).tolist() == rows
@@ -147,7 +147,7 @@ def test_categories_of_numbers_are_numbers_however_they_are_written(file):
     back = Preprocessing.from_config(json.loads(json.dumps(made.config())))
     assert back.encode(tables[0]).tolist() == made.encode(tables[0]).tolist()
     frame = Preprocessing.of(pandas.DataFrame({"v": [1.0, 2.0, np.nan], "y": [0, 1, 1]}), "y", categorical="v")
-    assert frame.encode(file("v\n1\n2.0\n")).tolist() == [[1, 0], [0, 1]]
+    assert frame.encode(file("v\n1\n2.0\n")).tolist() == [[1, 0, 0], [0, 1, 0]]
     truth = Preprocessing.of({"v": [True, False], "y": [0, 1]}, "y", categorical="v")
     assert truth.encode(file("v\nTrue\nFALSE\n")).tolist() == [[0, 1], [1, 0]]
 

@@ -28,9 +28,10 @@ from ..tables.preprocessing import column_of
 from ..text import Vocabulary
 from ..training.checkpoint import description, load_described
 from . import texts
-from .datasets import data_of_model, data_to_train, described, first, is_of_text, names_in, one_or_texts, stem
+from .datasets import data_of_model, data_to_train, described, first, is_of_text, one_or_texts, stem
 from .networks import make_network, make_optimizer
 from .self_check import installed_backends, time_steps
+from .table_data import class_weight, names_in, use_validation_file
 
 # Defaults of options that differ for text; those are texts.DEFAULTS.
 DEFAULTS = {"optimizer": "Adam", "learning_rate": 2e-3, "epochs": 40, "validation": 0.2}
@@ -72,7 +73,7 @@ def train(arguments):
             optimizer=optimizer,
             batch_size=batch_size,
             epochs=epochs,
-            class_weight=arguments.class_weight,
+            class_weight=class_weight(arguments.class_weight, data),
             validation_data=data.held_out,
             patience=patience,
             restore_best=patience is not None,
@@ -95,6 +96,7 @@ def train(arguments):
 def _fill_defaults(arguments):
     """Sets options that are not given, and whose defaults depend on the kind of data."""
     is_text = is_of_text(arguments)
+    use_validation_file(arguments)
     for name, value in {**DEFAULTS, **(texts.DEFAULTS if is_text else {})}.items():
         if getattr(arguments, name, value) is None:
             setattr(arguments, name, value)

@@ -7,10 +7,8 @@ import os
 import numpy as np
 
 from .. import images, tables
-from ..data.samples import split_rows
 from ..data.windows import Windows
 from ..errors import shown, value_error
-from ..images.errors import plain
 from ..images.idx import is_idx
 from ..images.images import check_memory
 from ..images.reading import has_parts, holds_images
@@ -18,11 +16,11 @@ from ..layers.standardize import Standardize
 from ..network import Preprocessing
 from ..tables import files as table_files
 from ..tables.arrays import ARRAYS, MOST_CLASSES, read_arrays
-from ..tables.columns import missing
-from ..tables.preprocessing import learn
 from ..text import Text, Vocabulary
 from . import texts
 from .networks import MODELS, check_model
+from .table_data import OPTIONS as OF_TABLES
+from .table_data import columns_text, split, table_of_model, table_to_train
 
 _FILES, _TEXTS = ", ".join([*table_files.READERS, ARRAYS]), ", ".join(texts.ENDINGS)
 KINDS = f"digits, a file ending in {_FILES}, a folder or file of images, or a text ({_TEXTS})"
@@ -159,31 +157,19 @@ def data_to_train(arguments, fraction):
         if getattr(arguments, name):
             raise value_error(f"--{name}", "no such option without --model", shown(getattr(arguments, name)))
     if path == "digits":
-        _check_unset(arguments, "digits", ("target", "categorical", "drop", "delimiter"))
+        _check_unset(arguments, "digits", ("target", *OF_TABLES))
         (X, y), held_out = digits()
         return Data(X, y, held_out, n_classes=10)
     if not is_table(path):
-        _check_unset(arguments, f"files of arrays ({ARRAYS})", ("categorical", "drop", "delimiter"))
+        _check_unset(arguments, f"files of arrays ({ARRAYS})", OF_TABLES)
         X, y = read_arrays(path, arguments.target or "y", needs_target=True)
         X = _as_vectors(X)
         y = _checked_labels(path, y, arguments)
-        rows, held_out = _split(X, fraction, arguments.seed)
+        rows, held_out = split(X, fraction, arguments.seed)
         n_classes = int(y.max()) + 1 if y.ndim == 1 and y.dtype.kind in "iu" else None
-        return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, front=(Standardize.of(X[rows]),))
-    text = [*arguments.categorical, *map(str.strip, arguments.categorical)]
-    table = tables.read(path, text=text, delimiter=arguments.delimiter)
-    if arguments.target is None:
-        raise value_error("--target", f"a column of {path}: {shown(table.column_names)}", None)
-    target, *_ = names_in(table, [arguments.target])
-    categorical, drop = (names_in(table, names) for names in (arguments.categorical, arguments.drop))
-    rows, held_out = _split(table, fraction, arguments.seed)
-    preprocessing, notes = learn(
-        table, target, categorical=categorical, drop=drop, task=arguments.task,
-        missing=arguments.missing, rows=rows, source=path,
-    )  # fmt: skip
-    X, y = preprocessing.encode(table, dtype=arguments.dtype, source=path), preprocessing.targets(table, source=path)
-    n_classes = None if preprocessing.target.classes is None else preprocessing.n_outputs
-    return Data(X[rows], y[rows], _part(X, y, held_out), n_classes, preprocessing, table, notes=notes)
+        held_out = None if held_out is None else (X[held_out], y[held_out])
+        return Data(X[rows], y[rows], held_out, n_classes, front=(Standardize.of(X[rows]),))
+    return Data(**table_to_train(arguments, fraction))
 
 
 def _images_to_train(arguments, fraction):
@@ -195,7 +181,7 @@ def _images_to_train(arguments, fraction):
         got = repr(path) if os.path.exists(path) else f"{path!r}, which does not exist"
         raise value_error("DATA", f"for --model {OF_IMAGES}", got)
     check_model(arguments)
-    _check_unset(arguments, "images", ("categorical", "drop", "delimiter"))
+    _check_unset(arguments, "images", OF_TABLES)
     _check_target(arguments, path)
     for name, default in (("task", ("auto", "classification")), ("missing", ("mean",))):
         if getattr(arguments, name) not in default:
@@ -207,10 +193,10 @@ def _images_to_train(arguments, fraction):
             [images.Problem(path, "at least 2 classes", f"only {shown(data.classes[data.labels[0]])}")]
         )
     check_memory(data)  # of both parts together
-    rows, held_out = _split(data, fraction, arguments.seed)
-    rest, part = data.part(rows), None if held_out is None else data.part(held_out)
-    _decode(rest, part)
-    held_out = None if part is None else (part.images, part.labels)
+    rows, held_out = split(data, fraction, arguments.seed)
+    rest, kept = data.part(rows), None if held_out is None else data.part(held_out)
+    _decode(rest, kept)
+    held_out = None if kept is None else (kept.images, kept.labels)
     front = (Standardize.of(rest.images),)
     return Data(
         rest.images, rest.labels, held_out, len(data.classes), data.preprocessing, front=front, notes=data.notes
@@ -225,9 +211,9 @@ def _check_target(arguments, path):
 def _decode(*parts):
     """Decodes images. Raises one ImageError for the files of all parts."""
     problems = []
-    for part in filter(None, parts):
+    for one in filter(None, parts):
         try:
-            part.images  # noqa: B018
+            one.images  # noqa: B018
         except images.ImageError as error:
             problems += error.problems
     if problems:
@@ -239,28 +225,12 @@ def _check_labelled(path, data):
         raise images.ImageError([images.Problem(path, f"images with labels: {OF_IMAGES}", "images without labels")])
 
 
-def names_in(table, names):
-    """Names of columns from the command line, without blanks around a name unless they belong to the column's name."""
-    known = set(table.column_names)
-    return [name if name in known else name.strip() for name in names]
-
-
 def _check_unset(arguments, kind, names):
     """Raises ValueError if an option is given that this kind of data does not have."""
     for name in names:
-        if getattr(arguments, name):
-            raise value_error(f"--{name}", f"no such option for {kind}", repr(getattr(arguments, name)))
-
-
-def _split(data, fraction, seed):
-    """The rows to train on, and the rows to hold out, or None."""
-    if fraction == 0:
-        return slice(None), None
-    return split_rows("--validation", len(data), fraction, seed)
-
-
-def _part(X, y, rows):
-    return None if rows is None else (X[rows], y[rows])
+        if getattr(arguments, name, None):
+            option = f"--{name.replace('_', '-')}"
+            raise value_error(option, f"no such option for {kind}", repr(getattr(arguments, name)))
 
 
 def _images_of_model(arguments, preprocessing, paths, needs_target):
@@ -294,12 +264,7 @@ def data_of_model(arguments, network, paths, needs_target):
         if preprocessing is None:
             expected = f"digits or a file ending in {ARRAYS}: {arguments.model} was not trained on a table"
             raise value_error("DATA", expected, repr(path))
-        kept = getattr(arguments, "keep", ())
-        text = [*preprocessing.text, *kept, *map(str.strip, kept)]  # kept columns are written as they were read
-        table = tables.read(path, text=text, delimiter=arguments.delimiter)
-        X = preprocessing.encode(table, unknown=arguments.unknown, dtype=network.dtype, source=path)
-        y = preprocessing.targets(table, source=path) if needs_target else None
-        return Data(X, y, preprocessing=preprocessing, table=table)
+        return Data(**table_of_model(arguments, network, path, needs_target))
     if preprocessing is not None:
         expected = f"a file ending in {', '.join(table_files.READERS)}: {arguments.model} was trained on a table"
         raise value_error("DATA", expected, repr(path))
@@ -348,24 +313,7 @@ def described(path, data):
     if data.preprocessing is None:
         return None
     is_of_images = isinstance(data.preprocessing, images.Preprocessing)
-    return f"{path}: {_images_text(data) if is_of_images else _columns_text(data)}"
-
-
-def _columns_text(data):
-    """How the columns of a table are used, as one line."""
-    preprocessing, table = data.preprocessing, data.table
-    kinds = {"numbers": [], "categories": []}
-    for column in preprocessing.columns:
-        is_number, n_missing = isinstance(column, tables.Numbers), missing(table.column(column.name))
-        more = [] if is_number else [str(len(column.values))]
-        more += [f"{n_missing} missing"] if n_missing else []
-        kinds["numbers" if is_number else "categories"].append(
-            plain(column.name) + (f" ({', '.join(more)})" if more else "")
-        )
-    parts = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
-    target = preprocessing.target
-    values = "a number" if target.classes is None else f"one of {shown(list(target.classes))}"
-    return "; ".join([*parts, f"to be predicted: {plain(target.name)}, {values}", *data.notes])
+    return f"{path}: {_images_text(data) if is_of_images else columns_text(data)}"
 
 
 def _images_text(data):

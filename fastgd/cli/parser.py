@@ -3,7 +3,6 @@ lines, since it lists all commands and options."""
 
 import argparse
 import contextlib
-import csv
 import os
 import sys
 
@@ -12,10 +11,11 @@ from ..cli import commands, datasets
 from ..core.config import __version__
 from ..core.kernel import BACKENDS, DTYPES
 from ..optimizers import OPTIMIZERS
-from ..tables.columns import TASKS
-from . import texts
-from .networks import ACTIVATION, AUGMENTATIONS, HIDDEN, MODELS
+from ..tables.target import TASKS
+from . import texts, types
+from .networks import ACTIVATION, HIDDEN, MODELS
 from .self_check import run as self_check
+from .table_data import MAX_CATEGORIES
 
 EXAMPLES = """examples:
   fastgd train digits
@@ -35,6 +35,7 @@ TRAIN = """examples:
   fastgd train people.csv --target income --categorical zip --drop name,id
   fastgd train images.npz --target labels --hidden 512,256 --batch-size 128 --optimizer adamw
   fastgd train people.csv --target income --resume       (continues after Ctrl-C)
+  fastgd train flights.csv --target late --validation-file other.csv --class-weight late=3 --na-values "?,-999"
   fastgd train pictures/ --model resnet20 --size 32      (a folder with a folder of pictures for each class)
   fastgd train pictures/ --model resnet20 --size 32 --augment flip,crop:4
   fastgd train train-images-idx3-ubyte.gz --model lenet5 --epochs 5      (MNIST's format, the labels beside it)
@@ -90,59 +91,38 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         return action.help if none else super()._get_help_string(action)
 
 
-def _units(text):
-    try:
-        return [int(units) for units in text.split(",") if units]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected integers such as 128,64, got {text!r}") from None
-
-
-def _size(text):
-    """The size of images: "32", or "32x48", height by width."""
-    height, _, width = text.lower().partition("x")
-    try:
-        return int(height), int(width or height)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected pixels such as 32 or 32x48, got {text!r}") from None
-
-
-def _augmentations(text):
-    """Random changes of images, "flip,crop:2": a list of (name, padding), where a padding of None is the default."""
-    changes = []
-    for part in filter(None, text.lower().replace(" ", "").split(",")):
-        name, colon, padding = part.partition(":")
-        is_valid = name in AUGMENTATIONS and name not in dict(changes)
-        is_padding = name == "crop" and padding.isdecimal() and int(padding) > 0
-        if not is_valid or (colon and not is_padding):
-            expected = "flip, crop, or crop:N with a padding of N > 0 pixels, each at most once"
-            raise argparse.ArgumentTypeError(f"expected {expected}, such as flip,crop:2, got {text!r}")
-        changes.append((name, int(padding) if colon else None))
-    return changes
-
-
-def _names(text):
-    """Names of columns, given as a row of CSV; a name that contains commas is in quotes."""
-    return [name for name in next(csv.reader([_name(text)]), []) if name.strip()]
-
-
-def _name(text):
-    """A name as typed: in UTF-8, even if the locale has decoded its bytes otherwise."""
-    try:
-        return os.fsencode(text).decode("utf-8")
-    except UnicodeError:
-        return text
-
-
 def _add_data(one, more="", **several):
     one.add_argument("data", metavar="DATA", help=f"{datasets.KINDS}{more}", **several)
-    one.add_argument("--target", type=_name, metavar="COLUMN", help="column to predict, or array of an npz file")
+    one.add_argument("--target", type=types.name, metavar="COLUMN", help="column to predict, or array of an npz file")
     one.add_argument("--task", default="auto", choices=TASKS, help="kind of target")
     one.add_argument(
-        "--categorical", type=_names, default="", metavar="A,B", help="columns of numbers that stand for categories"
+        "--categorical",
+        type=types.names,
+        default="",
+        metavar="A,B",
+        help="columns of numbers that stand for categories",
     )
-    one.add_argument("--drop", type=_names, default="", metavar="A,B", help="columns to ignore")
+    one.add_argument("--drop", type=types.names, default="", metavar="A,B", help="columns to ignore")
     one.add_argument("--missing", default="mean", choices=("mean", "median"), help="value of missing numbers")
+    one.add_argument(
+        "--na-values",
+        type=types.names,
+        default="",
+        metavar="A,B",
+        help="values that are missing ones, such as NA,?,-999 (--na-values=-999,? if a minus comes first)",
+    )
+    one.add_argument(
+        "--max-categories",
+        type=int,
+        metavar="N",
+        help=f"most categories of a column that have their own feature; others share one (default: {MAX_CATEGORIES})",
+    )
+    _add_drop_missing_target(one)
     _add_delimiter(one)
+
+
+def _add_drop_missing_target(one):
+    one.add_argument("--drop-missing-target", action="store_true", help="leave out rows of a table without a target")
 
 
 def _add_delimiter(one):
@@ -153,18 +133,18 @@ def _add_delimiter(one):
 
 def _add_network(one):
     one.add_argument("--model", dest="network", choices=MODELS, help="network by name, for images (fastgd.models)")
-    one.add_argument("--size", type=_size, metavar="N|HxW",
+    one.add_argument("--size", type=types.size, metavar="N|HxW",
                      help="height and width to which images are resized (default: that of all images)")  # fmt: skip
     one.add_argument(
         "--augment",
-        type=_augmentations,
+        type=types.augmentations,
         default="",
         metavar="A,B",
         help="random changes of the images in training, such as flip,crop: flip mirrors left to right, crop:N shifts "
         "by up to N pixels (without :N an eighth of the size)",
     )
     # Options of which a network by name takes only some have no default here, so that it is known which are given.
-    one.add_argument("--hidden", type=_units, metavar="N,N",
+    one.add_argument("--hidden", type=types.units, metavar="N,N",
                      help=f"units of the hidden layers (default: {','.join(map(str, HIDDEN))})")  # fmt: skip
     one.add_argument(
         "--activation", help=f"activation of the hidden layers: {', '.join(ACTIVATIONS)} (default: {ACTIVATION})"
@@ -210,7 +190,7 @@ def _add_model(one, **several):
     _add_model_file(one)
     one.add_argument("data", metavar="DATA", help=datasets.KINDS, **several)
     one.add_argument(
-        "--target", type=_name, metavar="ARRAY", help="array of an npz file with the targets (default: 'y')"
+        "--target", type=types.name, metavar="ARRAY", help="array of an npz file with the targets (default: 'y')"
     )
     _add_unknown(one)
     _add_delimiter(one)
@@ -265,7 +245,15 @@ def parser():
         help=f"fraction of rows, or tail of a text, to hold out; 0 is none ({_default('validation')}; digits: always a "
         "fifth)",
     )
-    one.add_argument("--class-weight", choices=("balanced",), help="give all classes the same total weight")
+    one.add_argument(
+        "--validation-file", metavar="FILE", help="table to validate on, instead of rows that are held out"
+    )
+    one.add_argument(
+        "--class-weight",
+        type=types.class_weight,
+        metavar="balanced|A=X,B=Y",
+        help="weight of the rows of each class, 1 for others; balanced: all classes have the same total weight",
+    )
     one.add_argument("--save", metavar="FILE", help="file for the model (default: DATA.safetensors)")
     if_it_exists = one.add_mutually_exclusive_group()
     if_it_exists.add_argument("--overwrite", action="store_true", help="replace that file if it exists")
@@ -281,10 +269,11 @@ def parser():
     _add_model(one, nargs="+")
     one.add_argument("--output", metavar="FILE", help="file for the predictions (default: printed)")
     one.add_argument("--probabilities", action="store_true", help="also write the probability of each class")
-    one.add_argument("--keep", type=_names, default="", metavar="A,B", help="columns of DATA to write as well")
+    one.add_argument("--keep", type=types.names, default="", metavar="A,B", help="columns of DATA to write as well")
 
     one = command("evaluate", commands.evaluate, "loss and metrics of a model on data", EVALUATE)
     _add_model(one)
+    _add_drop_missing_target(one)
     one.add_argument("--json", action="store_true", help="print a line of JSON")
 
     one = command("generate", commands.generate, "continue a text with a model of text", GENERATE)

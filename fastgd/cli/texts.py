@@ -12,6 +12,7 @@ from .. import callbacks, models, text
 from ..data.windows import Windows
 from ..errors import check_integer, shown, value_error
 from ..tables.files import READERS
+from .table_data import OPTIONS as OF_TABLES
 
 ENDINGS = (".txt", ".md")
 # Options of text that are not given, and those whose defaults differ from those of other data.
@@ -53,8 +54,8 @@ def is_text(path):
 
 def check_unset(arguments):
     """Raises ValueError if an option is given that texts do not have."""
-    for name in ("target", "categorical", "drop", "delimiter", "size", "augment", "hidden", "activation",
-                 "network", "class_weight", "label_smoothing"):  # fmt: skip
+    for name in ("target", *OF_TABLES, "size", "augment", "hidden", "activation", "network", "class_weight",
+                 "label_smoothing"):  # fmt: skip
         if getattr(arguments, name, None):
             option = "model" if name == "network" else name.replace("_", "-")
             raise value_error(f"--{option}", "no such option for text", shown(getattr(arguments, name)))

@@ -5,12 +5,16 @@ preprocessing = fastgd.tables.Preprocessing.of(table, target="price")
 X, y = preprocessing.encode(table), preprocessing.targets(table)
 net = fastgd.Network(preprocessing.n_features, [..., fastgd.Dense(preprocessing.n_outputs)], loss=preprocessing.loss)
 net.preprocessing = preprocessing  # saved and loaded with the network
-preprocessing.decode(net.predict(preprocessing.encode(other)))
+net.predict_table(other)  # in the units of the target, or its classes
 """
 
-from .columns import Categories, Numbers, Target
+from .categories import Categories
+from .dates import Dates
 from .errors import TableError
 from .files import read
-from .preprocessing import OUTPUTS, Preprocessing
+from .learning import OUTPUTS
+from .numbers import Numbers
+from .preprocessing import Preprocessing
+from .target import Target
 
-__all__ = ["OUTPUTS", "Categories", "Numbers", "Preprocessing", "TableError", "Target", "read"]
+__all__ = ["OUTPUTS", "Categories", "Dates", "Numbers", "Preprocessing", "TableError", "Target", "read"]

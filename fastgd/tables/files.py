@@ -20,16 +20,17 @@ from .text import read_csv
 if TYPE_CHECKING:
     import pyarrow
 
-# A pyarrow.Table, a DataFrame (pandas, polars) or a dict of columns: not all of these have types to check against.
+# A path, a pyarrow.Table, a DataFrame (pandas, polars), a dict of columns or a list of dicts, one for each row: not all
+# of these have types to check against.
 Table: TypeAlias = Any
 
 
-def _read_parquet(path, file, text, delimiter):
+def _read_parquet(path, file, text, delimiter, na_values):
     with native_file(path, file) as again:
         return pyarrow_modules().parquet.read_table(again)
 
 
-def _read_arrow(path, file, text, delimiter):
+def _read_arrow(path, file, text, delimiter, na_values):
     with native_file(path, file) as again:
         return pyarrow_modules().feather.read_table(again)
 
@@ -69,7 +70,9 @@ def open_file(path):
             yield file
 
 
-def read(path: Path, *, text: str | Iterable[str] = (), delimiter: str | None = None) -> "pyarrow.Table":
+def read(
+    path: Path, *, text: str | Iterable[str] = (), delimiter: str | None = None, na_values: str | Iterable[str] = ()
+) -> "pyarrow.Table":
     """Reads a CSV, TSV, Parquet, Feather or Arrow file, according to its ending, as a pyarrow.Table.
 
     In text files, empty fields, "NA", "NaN", "null" and the like are missing values, and a column that holds only
@@ -78,7 +81,7 @@ def read(path: Path, *, text: str | Iterable[str] = (), delimiter: str | None = 
     where rows are copied (filtered, sorted), the text is lost.
 
     text: names of columns to read as text. delimiter: between fields of a text file; None is a tab in TSV files, else a
-    comma.
+    comma. na_values: further fields of text files that are missing values, such as "?" or "-999".
 
     Raises OSError if the file cannot be read, TableError that names the file if it does not hold such a table."""
     try:
@@ -91,14 +94,19 @@ def read(path: Path, *, text: str | Iterable[str] = (), delimiter: str | None = 
         raise value_error("delimiter", "one ASCII character", shown(delimiter))
     if end is None:
         raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
-    text = [text] if isinstance(text, str) else list(text)
+    text, na_values = names_of(text), names_of(na_values)
     text = [name for name in text if name == str(name).encode("utf-8", "replace").decode()]  # no column has another
     pyarrow_modules()
     with open_file(path) as file, decoding(path, f"a whole {end} file"):
-        table = _checked_table(READERS[end](path, file, text, delimiter), path)
+        table = _checked_table(READERS[end](path, file, text, delimiter, na_values), path)
         # From damaged bytes pyarrow may make arrays whose use would crash the process.
         table.validate(full=True)
     return table
+
+
+def names_of(given):
+    """A text, or several texts, as a list of text."""
+    return [given] if isinstance(given, str) else [str(name) for name in given]
 
 
 @contextlib.contextmanager
@@ -129,13 +137,17 @@ def _checked_table(table, source):
 
 
 def as_table(data, source=None):
-    """Returns a pyarrow.Table itself, or a DataFrame or a dict of columns as one. Names that are not text become text.
-    Raises TypeError for other data, TableError for columns that Arrow cannot hold."""
+    """Returns a pyarrow.Table itself, or a DataFrame, a dict of columns or a list of dicts, one for each row, as one.
+    Names that are not text become text. Raises TypeError for other data, TableError for columns that Arrow cannot
+    hold."""
     arrow = pyarrow_modules()
+    if isinstance(data, list | tuple) and data and all(isinstance(row, dict) for row in data):
+        names = dict.fromkeys(name for row in data for name in row)
+        data = {name: [row.get(name) for row in data] for name in names}
     # A pandas.Series has the latter, too, but no columns.
     attribute_of_frames = "columns" if hasattr(data, "iloc") else "__arrow_c_stream__"
     if not isinstance(data, (arrow.Table, dict)) and not hasattr(data, attribute_of_frames):
-        raise type_error("table", "a pyarrow.Table, a DataFrame or a dict of columns", shown(data))
+        raise type_error("table", "a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts", shown(data))
     try:
         if isinstance(data, dict):
             data = _of_columns(((str(name), values) for name, values in data.items()), source)

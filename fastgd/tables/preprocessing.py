@@ -1,8 +1,8 @@
 """Preprocessing: encodes tables as rows of numbers, and decodes predictions."""
 
 import dataclasses
-import difflib
 import itertools
+import os
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
@@ -11,38 +11,36 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.types import Array, Shape
-from ..errors import check_flag, check_integer, check_number, choose, shown, value_error
-from .columns import (
-    TASKS,
-    Categories,
-    Numbers,
-    Target,
-    encoded_target,
-    fitted_categories,
-    fitted_numbers,
-    fitted_target,
-)
-from .errors import TableError, Where, pyarrow_modules
-from .files import Table, as_table, index_columns, read
-from .values import check_text_is_there, is_text
+from ..errors import choose, shown, value_error
+from .categories import Categories
+from .columns import KINDS, Column
+from .errors import Problems, Where
+from .files import Table, as_table, names_of, read
+from .learning import OUTPUTS, learn_columns, no_such_column
+from .target import Target, encoded_target, has_value
+from .values import check_text_is_there, number_of, with_missing
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from ..onnx import Graph
 
-__all__ = ["Categories", "Numbers", "Preprocessing", "TableError", "Target", "read"]
-# Names of the outputs of ONNX models. The inputs are named after columns, which must have other names.
-OUTPUTS = ("prediction", "probabilities", "scores")
+__all__ = ["OUTPUTS", "Preprocessing", "column_of", "learn"]
 
 
 class Preprocessing:
     """Encodes the columns of a table as rows of numbers, and one of them as targets. Numbers are standardised, and
-    missing ones filled in; a column of categories becomes one feature for each category (one-hot). `of` learns it from
-    a table. A network stores it in its attribute `preprocessing`, and is saved with it.
+    missing ones filled in; a column of categories becomes one feature for each category (one-hot); one of dates becomes
+    the day, the season, the day of the week and the time of day (`Dates` has the formulas). A column with missing
+    values has one more feature, which is 1 where the value is missing. `of` learns all this from a table. A network
+    stores it in its attribute `preprocessing`, and is saved with it.
 
-    columns: tuple of `Numbers` and `Categories`. target: a `Target`."""
+    columns: tuple of `Numbers`, `Categories` and `Dates`. target: a `Target`. na_values: texts, or numbers as text,
+    that stand for missing values."""
 
-    def __init__(self, columns: Iterable[Numbers | Categories], target: Target) -> None:
-        self.columns, self.target = tuple(columns), target
+    def __init__(self, columns: Iterable[Column], target: Target, na_values: Iterable[str] = ()) -> None:
+        self.columns, self.target, self.na_values = tuple(columns), target, tuple(na_values)
+        self._row_encoders: tuple[int, list[tuple[str, Any]], Any] | None = None  # for encode_row
 
     @classmethod
     def of(
@@ -56,26 +54,35 @@ class Preprocessing:
         missing: str = "mean",
         max_categories: int = 100,
         rows: "npt.ArrayLike | slice | None" = None,
+        drop_missing_target: bool = False,
+        na_values: str | Iterable[str] = (),
         source: str | None = None,
     ) -> "Preprocessing":
-        """Learns from a table (a pyarrow.Table, a DataFrame or a dict of columns).
+        """Learns from a table: the path of a file, a pyarrow.Table, a DataFrame (pandas, polars), a dict of columns or
+        a list of dicts, one for each row.
 
         target: the column to predict. Its values are classes if they are text, truth values, or integers with at most
             20 different values, unless `task` is "classification" or "regression".
         categorical: columns of numbers that stand for categories; from a text file, by their text. drop: columns to
-            ignore. The index of a DataFrame that was written to a file is ignored, too, with a UserWarning, unless an
-            argument names it.
+            ignore. Columns from which nothing can be learnt are ignored, too, with a UserWarning: those of one value,
+            those without values, text of which nearly every value is another, and the index of a DataFrame that was
+            written to a file; the last two unless an argument names them.
         missing: the value of missing numbers: "mean" or "median" of the column.
-        max_categories: a column with more categories raises, since it is hardly categorical.
+        max_categories: of a column with more categories the most frequent ones have a feature each, and all others one,
+            as all unknown ones later.
         rows: index of the training rows, from which means, medians and scales are computed; None is all. Categories and
             classes come from the whole table.
+        drop_missing_target: True accepts rows without a target, which are not learnt from; `rows_with_target` has the
+            others.
+        na_values: texts, or numbers as text ("-999"), that are missing values wherever they occur.
         source: the name of the table in messages.
 
-        Names of columns that are not text become text. Raises TableError that names source, column and row; TypeError
-        or ValueError that names the argument."""
+        Names of columns that are not text become text. Raises TableError that names source, column and row, of all bad
+        columns; TypeError or ValueError that names the argument."""
         made, notes = learn(
             table, target, categorical=categorical, drop=drop, task=task, missing=missing,
-            max_categories=max_categories, rows=rows, source=source,
+            max_categories=max_categories, rows=rows, drop_missing_target=drop_missing_target, na_values=na_values,
+            source=source,
         )  # fmt: skip
         for note in notes:
             warnings.warn(note, stacklevel=2)
@@ -95,12 +102,8 @@ class Preprocessing:
 
     @property
     def feature_names(self) -> list[str]:
-        """Names of the features: the name of the column, followed by "=value" for a category."""
-        names = []
-        for column in self.columns:
-            more = [f"={value}" for value in column.values] if isinstance(column, Categories) else [""]
-            names += [column.name + end for end in more]
-        return names
+        """Names of the features: the name of the column, followed by "=value", " (missing)" and the like."""
+        return [name for column in self.columns for name in column.feature_names]
 
     @property
     def text(self) -> list[str]:
@@ -124,33 +127,91 @@ class Preprocessing:
     def encode(
         self, table: Table, *, unknown: str = "error", dtype: "npt.DTypeLike" = "float32", source: str | None = None
     ) -> "Array":
-        """Encodes the columns of a table as an array (rows, n_features). unknown: for a category that was not in the
-        table that this was learnt from, "error" raises, "zeros" encodes it as a missing value.
+        """Encodes the columns of a table, as in `of`, as an array (rows, n_features). unknown: for a category that was
+        not in the table that this was learnt from, if the column has no feature for others: "error" raises, "zeros"
+        encodes it as 0 in all features.
 
-        Raises TableError that names source, column and row."""
+        Raises TableError that names source, column and row, of all bad columns."""
         choose("unknown", unknown, dict.fromkeys(("error", "zeros")))
-        table = as_table(table, source)
+        table, source = self._table(table, source)
         known = {name: i for i, name in enumerate(table.column_names)}
-        X, start = np.empty((table.num_rows, self.n_features), dtype), 0
+        X, start, problems = np.empty((table.num_rows, self.n_features), dtype), 0, Problems()
         for column in self.columns:
-            if column.name not in known:
-                raise no_such_column(table, column.name, source)
-            i, where, out = known[column.name], Where(source, column.name), X[:, start : start + column.width]
-            if isinstance(column, Categories) and not column.by_value:
-                check_text_is_there(table.column(i), table.schema.field(i), where)
-            column.encode(table.column(i), out, where, unknown)
+            where, out = Where(source, column.name), X[:, start : start + column.width]
             start += column.width
+            with problems.collected():
+                if column.name not in known:
+                    raise no_such_column(table, column.name, source)
+                values, field = table.column(known[column.name]), table.schema.field(known[column.name])
+                if isinstance(column, Categories) and not column.by_value:
+                    check_text_is_there(values, field, where)
+                column.encode(with_missing(values, self.na_values), out, where, unknown)
+        problems.check()
         return X
 
-    def targets(self, table: Table, *, source: str | None = None) -> "npt.NDArray[Any]":
-        """The targets of a table, (rows,): integer labels, or standardised numbers. Raises TableError as `encode`."""
-        table = as_table(table, source)
+    def encode_row(self, row: dict[str, Any], dtype: "npt.DTypeLike") -> "Array | None":
+        """`encode` of one row, a dict of plain values, as an array (1, n_features); None if it needs the checks of
+        `encode`, or raises there."""
+        if self._row_encoders is None:
+            self._row_encoders = self._made_row_encoders()
+        width, encoders, is_missing = self._row_encoders
+        X = np.zeros((1, width), dtype)
+        out = X.data.cast("B").cast(X.dtype.char)
+        try:
+            if is_missing is not None:
+                row = {name: None if is_missing(value) else value for name, value in row.items()}
+            for name, put in encoders:
+                if not put(row[name], out):
+                    return None
+        except (KeyError, OverflowError, TypeError):  # no such column, a large integer, a value that is a list
+            return None
+        return X
+
+    def _made_row_encoders(self):
+        """The number of features, names of columns and their `row_encoder`, and a function that says whether a value is
+        one of `na_values`, or None."""
+        encoders, start = [], 0
+        for column in self.columns:
+            encoders.append((column.name, column.row_encoder(start)))
+            start += column.width
+        values = {*self.na_values, *map(number_of, self.na_values)}
+
+        def is_missing(value):
+            return type(value) is not bool and (value.strip() if type(value) is str else value) in values
+
+        return start, encoders, is_missing if self.na_values else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_row_encoders": None}
+
+    def targets(
+        self, table: Table, *, rows: "npt.ArrayLike | slice | None" = None, source: str | None = None
+    ) -> "npt.NDArray[Any]":
+        """The targets of a table, (rows,): integer labels, or standardised numbers. rows: index of the rows that are
+        wanted, None is all. Raises TableError as `encode`."""
+        table, source = self._table(table, source)
+        column, where = self._target_of(table, source)
+        index: Any = rows
+        index = None if index is None else np.arange(table.num_rows)[index]
+        encoded: npt.NDArray[Any] = encoded_target(self.target, column, where, index)
+        return encoded
+
+    def rows_with_target(self, table: Table, *, source: str | None = None) -> "npt.NDArray[np.int64]":
+        """The index of the rows of a table that have a target. Raises TableError as `encode`."""
+        table, source = self._table(table, source)
+        return np.flatnonzero(has_value(*self._target_of(table, source)))
+
+    def _table(self, table, source):
+        """A table as a pyarrow.Table, and its name in messages."""
+        return table_of(table, source, self.text, self.na_values)
+
+    def _target_of(self, table, source):
+        """The column of the target, and what messages call it."""
         name, where = self.target.name, Where(source, self.target.name)
         column = column_of(table, name, source)
         if self.target.classes is not None and isinstance(self.target.classes[0], str):
             check_text_is_there(column, table.schema.field(name), where)
-        encoded: npt.NDArray[Any] = encoded_target(self.target, column, where)
-        return encoded
+        return with_missing(column, self.na_values), where
 
     def decode(self, prediction: "Array") -> "npt.NDArray[Any]":
         """Decodes predictions of the network, (rows, n_outputs), as an array (rows,): the most probable classes, as in
@@ -189,91 +250,37 @@ class Preprocessing:
     def config(self) -> dict[str, Any]:
         """What a file stores, as a dict for JSON."""
         kinds = [{"kind": type(column).__name__, **dataclasses.asdict(column)} for column in self.columns]
-        return {"columns": kinds, "target": dataclasses.asdict(self.target)}
+        config = {"columns": kinds, "target": dataclasses.asdict(self.target)}
+        return {**config, "na_values": list(self.na_values)} if self.na_values else config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The preprocessing of a `config`. Raises TypeError, ValueError or KeyError if that is not valid."""
-        columns: list[Numbers | Categories] = []
-        for column in config["columns"]:
-            choose("kind", column["kind"], dict.fromkeys(("Numbers", "Categories")))
-            if column["kind"] == "Numbers":
-                numbers = {name: check_number(name, column[name]) for name in ("fill", "shift", "scale")}
-                columns.append(Numbers(str(column["name"]), **numbers))
-            else:
-                by_value = check_flag("by_value", column.get("by_value", False))
-                columns.append(Categories(str(column["name"]), tuple(map(str, column["values"])), by_value))
-        target = dict(config["target"])
-        classes = target["classes"]
-        if classes is not None:
-            kinds = {type(value) for value in classes}
-            if (
-                not isinstance(classes, list)
-                or len(set(classes)) != len(classes)
-                or kinds not in ({str}, {bool}, {int})
-            ):
-                raise value_error("classes", "a list of different texts, truth values or integers", shown(classes))
-            classes = tuple(classes)
-        numbers = {name: check_number(name, target[name]) for name in ("shift", "scale")}
-        return cls(columns, Target(str(target["name"]), classes, **numbers))
+        columns = [choose("kind", column["kind"], KINDS).from_config(column) for column in config["columns"]]
+        return cls(columns, Target.from_config(config["target"]), map(str, config.get("na_values", ())))
 
     def __repr__(self) -> str:
         kind = "numbers" if self.target.classes is None else f"{len(self.target.classes)} classes"
         return f"Preprocessing({self.n_features} features of {len(self.columns)} columns, {self.target.name!r}: {kind})"
 
 
-def learn(
-    table: Table,
-    target: str,
-    *,
-    categorical: str | Iterable[str] = (),
-    drop: str | Iterable[str] = (),
-    task: str = "auto",
-    missing: str = "mean",
-    max_categories: int = 100,
-    rows: "npt.ArrayLike | slice | None" = None,
-    source: str | None = None,
-) -> tuple[Preprocessing, list[str]]:
-    """Returns the `Preprocessing` that `of` learns, and a list of warnings for the user."""
-    table = as_table(table, source)
-    rows = _check_row_index(rows, table.num_rows)
-    target, categorical, drop = str(target), _names(categorical), _names(drop)
-    choose("task", task, dict.fromkeys(TASKS))
-    choose("missing", missing, dict.fromkeys(("mean", "median")))
-    check_integer("max_categories", max_categories, 1)
-    for argument, names in (("categorical", categorical), ("drop", drop)):
-        if target in names:
-            raise value_error(argument, f"columns beside the target {target!r}", shown(list(names)))
-    both = sorted(set(categorical) & set(drop))
-    if both:
-        raise value_error("drop", "columns that are not among the categorical ones", repr(both[0]))
-    known = set(table.column_names)
-    for argument, names in (("target", [target]), ("categorical", categorical), ("drop", drop)):
-        for name in names:
-            if name not in known:
-                raise no_such_column(table, name, source, argument)
-    index = [name for name in index_columns(table) if name not in (target, *categorical, *drop)]
-    left_out, categorical = {target, *drop, *index}, set(categorical)
-    columns = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if name in left_out:
-            continue
-        where = Where(source, name)
-        if not name.strip():
-            raise where.error("a name for each column (or the column left out)", "none")
-        if column.null_count == len(column):
-            raise where.error("values (or the column left out)", "none: all are missing")
-        is_categorical = name in categorical or pyarrow_modules().types.is_dictionary(column.type)
-        if is_categorical:
-            check_text_is_there(column, table.schema.field(name), where)
-        if is_categorical or is_text(column.type):
-            columns.append(fitted_categories(name, column, where, max_categories, is_categorical))
-        else:
-            columns.append(fitted_numbers(name, column, where, missing, rows))
-    if not columns:
-        raise TableError(source, None, None, "a column beside the target", "none")
-    made = Preprocessing(columns, fitted_target(table.column(target), Where(source, target), task, rows))
-    return made, [*_index_note(index), *_name_notes(columns)]
+def learn(table: Table, target: str, **options: Any) -> tuple[Preprocessing, list[str]]:
+    """Returns the `Preprocessing` that `of` learns with these options, and a list of warnings for the user."""
+    for name in ("categorical", "drop", "na_values"):
+        options[name] = names_of(options.get(name, ()))
+    source, na_values = options.pop("source"), options["na_values"]
+    table, source = table_of(table, source, options["categorical"], na_values)
+    columns, made, notes = learn_columns(table, str(target), source=source, **options)
+    return Preprocessing(columns, made, na_values), notes
+
+
+def table_of(
+    table: Table, source: str | None, text: list[str], na_values: Iterable[str]
+) -> "tuple[pyarrow.Table, Any]":
+    """A table, or the file of a path, as a pyarrow.Table, and its name in messages. text, na_values: as in `read`."""
+    if isinstance(table, str | os.PathLike):
+        return read(table, text=text, na_values=na_values), os.fsdecode(table) if source is None else source
+    return as_table(table, source), source
 
 
 def column_of(table, name, source, argument=None):
@@ -281,43 +288,3 @@ def column_of(table, name, source, argument=None):
     if name not in table.column_names:
         raise no_such_column(table, name, source, argument)
     return table.column(name)
-
-
-def no_such_column(table, name, source, argument=None):
-    """The TableError for a name that no column has."""
-    plain = str(name).strip("\ufeff\t ").lower()
-    alike = [known for known in table.column_names if known.strip("\ufeff\t ").lower() == plain]
-    near = alike or difflib.get_close_matches(str(name), table.column_names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    if len(table.column_names) == 1 and any(mark in table.column_names[0] for mark in ";\t|"):
-        hint = "; does the file have another delimiter?"
-    of_argument = f" ({argument})" if argument else ""
-    return TableError(source, name, None, f"such a column{of_argument}", f"columns {shown(table.column_names)}{hint}")
-
-
-def _names(given):
-    """A name, or several names, as a list of text."""
-    return [given] if isinstance(given, str) else [str(name) for name in given]
-
-
-def _index_note(index):
-    """Warnings about columns that are ignored because they are the index of a DataFrame."""
-    names = ", ".join(map(repr, index))
-    more = "to use it, name it in categorical=, or call reset_index() before the table is written"
-    return [f"left out as the index of a DataFrame: {names} ({more})"] if index else []
-
-
-def _name_notes(columns):
-    """Warnings about columns that have the name of an output of ONNX models."""
-    names = ", ".join(repr(column.name) for column in columns if column.name in OUTPUTS)
-    return [f"the model cannot be exported as ONNX, whose outputs have these names: {names}"] if names else []
-
-
-def _check_row_index(rows, n):
-    try:
-        index = None if rows is None else np.arange(n)[rows]
-    except (IndexError, TypeError, ValueError):
-        index = ()
-    if index is not None and (np.ndim(index) != 1 or not len(index)):
-        raise value_error("rows", f"None, or an index of some of {n} rows", shown(rows))
-    return index

@@ -63,10 +63,13 @@ def _remembering(column, text, kept):
     return arrow.chunked_array(pieces, column.type) if pieces else column
 
 
-def read_csv(path, file, text, delimiter):
-    """The table in an open file. text: names of columns to read as text."""
+def read_csv(path, file, text, delimiter, na_values):
+    """The table in an open file. text: names of columns to read as text. na_values: further fields that are missing
+    values, with or without a blank before them."""
     arrow = pyarrow_modules()
-    convert = arrow.csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(text, arrow.string()))
+    types, known = dict.fromkeys(text, arrow.string()), arrow.csv.ConvertOptions().null_values
+    null_values = [*known, *na_values, *(f" {value}" for value in na_values)]
+    convert = arrow.csv.ConvertOptions(strings_can_be_null=True, column_types=types, null_values=null_values)
     table = _parsed(path, file, delimiter, convert)
     if len(set(table.column_names)) < table.num_columns or table.num_rows == 0:
         return table  # the caller raises

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from ..errors import shown
-from .errors import pyarrow_modules
+from .errors import Where, pyarrow_modules
 from .text import is_marked, written
 
 # Numbers as text: "1", "-1.50", "1e-3". "007" and "+7" are taken for codes, which mean only themselves.
@@ -91,15 +91,15 @@ def index_of(column, values, by_value, where):
 
 def _index_of_piece(piece, exact, alike, codes, by_value, where):
     arrow = pyarrow_modules()
-    text = written(piece)
-    has_text = text is not None or is_text(piece.type)  # else only the values are known
+    text, of_text = written(piece), is_text(piece.type)
+    has_text = text is not None or of_text  # else only the values are known
     if not has_text or text is False:
         text = _text_of(piece, where)
     elif text is None:
         text = piece.cast(arrow.large_string())
 
     def index(text, is_missing):
-        text = text if is_text(piece.type) else text.strip()  # blanks around numbers do not count
+        text = text if of_text else text.strip()  # blanks around numbers do not count
         found = exact.get(text) if has_text else None
         if found is None and (is_missing or not text):
             return MISSING
@@ -147,6 +147,39 @@ def words_of(text):
     encoded = text.dictionary_encode()
     words = encoded.dictionary.to_pylist()
     return words, encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
+
+
+def missing(column, na_values=()):
+    """The number of missing values in a column."""
+    column = decoded(with_missing(column, na_values))
+    return (as_text(column, Where(None, None)) if is_text(column.type) else column).null_count
+
+
+def is_valid(column):
+    """Which values of a column are not null, as an array of bool."""
+    return column.is_valid().to_numpy(zero_copy_only=False)
+
+
+def with_missing(column, na_values):
+    """A column in which the values that `na_values` names are null: equal text but for blanks around it, or equal
+    numbers. The column itself if it holds none of them."""
+    arrow = pyarrow_modules()
+    if not na_values:
+        return column
+    plain = decoded(column)
+    if is_text(plain.type):
+        plain = plain.cast(arrow.large_string())
+        text = arrow.compute.utf8_trim_whitespace(plain)
+        found = arrow.compute.is_in(text, value_set=arrow.array(na_values, arrow.large_string()))
+    elif arrow.types.is_integer(plain.type) or arrow.types.is_floating(plain.type):
+        numbers = [number for number in map(number_of, na_values) if not np.isnan(number)]
+        values = plain.cast(arrow.float64(), safe=False)
+        found = arrow.compute.is_in(values, value_set=arrow.array(numbers, arrow.float64()))
+    else:
+        return column
+    if not arrow.compute.any(found).as_py():
+        return column
+    return arrow.compute.if_else(found, arrow.scalar(None, plain.type), plain)
 
 
 def number_of(text):

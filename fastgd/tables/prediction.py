@@ -1,0 +1,53 @@
+"""Predictions for rows of a table by a network that has their preprocessing."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import check_flag, shown, value_error
+from .files import Table
+from .preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from ..network import Network
+
+
+def predict_table(
+    self: "Network", rows: "Table | dict[str, Any]", *, probabilities: bool = False, unknown: str = "error"
+) -> Any:
+    """Predictions for rows of a table: numbers in the units of the target, or classes, as an array (rows,).
+
+    rows: the path of a file, a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts, encoded by
+        `preprocessing`; or one row, a dict {column: value} without lists, for which the result is one number or class,
+        or (n_classes,) probabilities. Columns that the network was not trained on are ignored.
+    probabilities: True returns the probability of each class instead, (rows, n_classes), in the order of
+        `preprocessing.target.classes`.
+    unknown: as in `fastgd.tables.Preprocessing.encode`.
+
+    Raises ValueError if the network has no preprocessing of tables or, with probabilities=True, no classes;
+    TableError (a ValueError) that names source, column and row; TypeError for other data."""
+    made = self.preprocessing
+    if not isinstance(made, Preprocessing):
+        raise value_error("preprocessing", "a network with the preprocessing of a table", shown(made))
+    target = made.target
+    if probabilities is not False and check_flag("probabilities", probabilities) and target.classes is None:
+        raise value_error("probabilities", "False for a target that is a number", probabilities)
+    is_fast = type(rows) is dict and unknown in ("error", "zeros")
+    X = made.encode_row(rows, self.dtype) if is_fast else None
+    is_row = X is not None
+    if X is None:
+        is_row = isinstance(rows, dict) and bool(rows) and not any(map(_is_column, rows.values()))
+        X = made.encode([rows] if is_row else rows, unknown=unknown, dtype=self.dtype)
+    prediction = self.predict(X)
+    if not is_row:
+        return prediction if probabilities else made.decode(prediction)
+    if probabilities:
+        return prediction[0]
+    if target.classes is None:
+        return prediction.item() / target.scale + target.shift
+    return target.classes[prediction.argmax()]
+
+
+def _is_column(value):
+    """Whether a value of a dict is a column of values, not one value."""
+    return hasattr(value, "__len__") and not isinstance(value, str | bytes) and np.ndim(value) > 0
