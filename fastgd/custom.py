@@ -27,7 +27,7 @@ from .activations import ACTIVATIONS, Activation, slope_backward
 from .core import fingerprint
 from .core.kernel import In, InOut, Kernel, Out, kernels
 from .core.types import Number, Rate
-from .errors import check_number, shown, type_error, value_error
+from .errors import check_integer, check_number, shown, type_error, value_error
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS
 from .optimizers.base import Numbers, Optimizer, Options, check_rounded
@@ -199,13 +199,19 @@ def activation(
 
 
 @overload
-def loss(function: "Callable[..., Number]", *, labels: bool = False, link: Kernel | None = None) -> Loss: ...
+def loss(
+    function: "Callable[..., Number]", *, labels: bool = False, link: Kernel | None = None, targets: int | None = None
+) -> Loss: ...
 @overload
 def loss(
-    function: None = None, *, labels: bool = False, link: Kernel | None = None
+    function: None = None, *, labels: bool = False, link: Kernel | None = None, targets: int | None = None
 ) -> "Callable[[Callable[..., Number]], Loss]": ...
 def loss(
-    function: "Callable[..., Number] | None" = None, *, labels: bool = False, link: Kernel | None = None
+    function: "Callable[..., Number] | None" = None,
+    *,
+    labels: bool = False,
+    link: Kernel | None = None,
+    targets: int | None = None,
 ) -> "Loss | Callable[[Callable[..., Number]], Loss]":
     """Makes a function of a row of outputs and its target a loss.
 
@@ -224,29 +230,36 @@ def loss(
         returns the loss of the row, and fills dz with its derivatives with respect to z. The loss of a minibatch is the
         mean over its rows.
     labels: whether y is the integer class of the row instead of values (k,).
+    targets: the number of values of y, (targets,), if it differs from k, the number of outputs: 1 for the quantiles of
+        one number, say.
     link: the kernel that turns outputs into predictions, such as fastgd.kernels.softmax_forward; None for identity.
 
     Returns a `Loss`. `fastgd.check_gradients` compares value and gradient.
     """
     if function is None:
-        return lambda function: loss(function, labels=labels, link=link)
+        return lambda function: loss(function, labels=labels, link=link, targets=targets)
     name = _checked_name(function, LOSSES, Loss)
     names = tuple(inspect.signature(function).parameters)
     if names[:3] != ("z", "y", "dz"):
         raise type_error(name, "arguments z, y, dz, then parameters", ", ".join(names))
     if link is not None and not isinstance(link, Kernel):
         raise type_error("link", "a kernel such as fastgd.kernels.softmax_forward", shown(link))
+    if targets is not None:
+        targets = check_integer("targets", targets, 1)
+        if labels:
+            raise value_error("targets", "None for labels", targets)
+    of_values = In("rows", "k") if targets is None else In("rows", "targets")
     arrays = {
         "loss": Out("rows"),
         "dz": Out("rows", "k"),
         "z": In("rows", "k"),
-        "y": In("rows", dtype="int64", domain="labels", below="k") if labels else In("rows", "k"),
+        "y": In("rows", dtype="int64", domain="labels", below="k") if labels else of_values,
         "weight": In("rows"),
     }
-    parameters = _defaults(function, names[3:], {"loss", "weight", "rows", "k"})
+    parameters = _defaults(function, names[3:], {"loss", "weight", "rows", "k", "targets"})
     source = functools.partial(_loss_source, names[3:])
     kernel = _kernel(f"custom_{name}_loss", function, arrays, names[3:], source)
-    LOSSES[name] = Loss(name, (kernel,), link, parameters=parameters)
+    LOSSES[name] = Loss(name, (kernel,), link, 2 if labels else 1, n_targets=targets, parameters=parameters)
     return LOSSES[name]
 
 

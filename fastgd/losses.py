@@ -5,6 +5,8 @@ Every loss kernel takes the raw outputs z of the network, the targets y and a we
 batch. An invalid target (a label out of range, a negative probability) gives NaN, which stops the step. Sums over the
 outputs are in float64, or in blocks whose sums are added in float64, since a float32 sum of many similar terms loses
 digits.
+
+Over 400 lines: one kernel after the other, each with its loop.
 """
 
 import dataclasses
@@ -16,9 +18,16 @@ from .activations import sigmoid_forward, sigmoid_of
 from .core.choice import POSITIVE, SHARE, Choice
 from .core.domains import MASS_TOLERANCE, sum_to_one
 from .core.kernel import In, Kernel, Out, kernel
-from .core.types import Array
+from .core.types import Array, Shape
+from .errors import value_error
 
-__all__ = ["Loss", "binary_cross_entropy", "huber", "mae", "mse", "poisson", "softmax_cross_entropy"]
+# The least length of a vector by which a cosine is divided.
+SHORTEST = 1e-8
+
+__all__ = [
+    "Loss", "binary_cross_entropy", "cosine_similarity", "gaussian_nll", "hinge", "huber", "kl_divergence", "mae", "mse",
+    "poisson", "softmax_cross_entropy",
+]  # fmt: skip
 
 
 def _row_sums(x: Array) -> npt.NDArray[np.float64]:
@@ -270,6 +279,148 @@ def poisson_loss(loss, dz, z, y, weight):
         loss[i] = scale * total if valid else np.nan
 
 
+@kernel
+def gaussian_nll_loss(
+    loss: Out("rows"),
+    dz: Out("rows", "two", "k"),
+    z: In("rows", "two", "k"),
+    y: In("rows", "k"),
+    weight: In("rows"),
+):
+    """Negative log-likelihood of k normal distributions, without the constant log(2 pi) / 2: mean over the k targets of
+    (s + (y - m)^2 exp(-s)) / 2, where z has the means m, then the logarithms s of the variances. As torch's
+    GaussianNLLLoss with var = exp(s). Nix & Weigend 1994, doi:10.1109/ICNN.1994.374138."""
+    mean, log_variance = z[:, 0], z[:, 1]
+    d, precision = mean - y, np.exp(-log_variance)
+    scale = weight / y.shape[1]
+    np.copyto(loss, scale * _row_sums((log_variance + d * d * precision) / 2))
+    np.multiply(d * precision, scale[:, None], out=dz[:, 0])
+    np.multiply((1 - d * d * precision) / 2, scale[:, None], out=dz[:, 1])
+
+
+@gaussian_nll_loss.loop
+def gaussian_nll_loss(loss, dz, z, y, weight):
+    k = y.shape[1]
+    for i in range(y.shape[0]):
+        total = 0.0
+        scale = weight[i] / loss.dtype.type(k)
+        for j in range(k):
+            d, s = z[i, 0, j] - y[i, j], z[i, 1, j]
+            precision = np.exp(-s)
+            total += (s + d * d * precision) / 2
+            dz[i, 0, j] = scale * (d * precision)
+            dz[i, 1, j] = scale * ((1 - d * d * precision) / 2)
+        loss[i] = scale * total
+
+
+@kernel
+def hinge_loss(
+    loss: Out("rows"),
+    dz: Out("rows", "k"),
+    z: In("rows", "k"),
+    y: In("rows", "k", domain="signs"),
+    weight: In("rows"),
+):
+    """Hinge loss of yes-or-no outputs, y = 1 or -1: mean over the k outputs of max(0, 1 - y z), gradient 0 at y z = 1.
+    Cortes & Vapnik 1995, doi:10.1007/BF00994018."""
+    margin = 1 - y * z
+    scale = weight / z.shape[1]
+    valid = (np.abs(y) == 1).all(axis=1)
+    np.copyto(loss, np.where(valid, scale * _row_sums(np.maximum(margin, 0)), np.nan))
+    np.multiply(np.where(margin > 0, -y, np.where(margin <= 0, 0, margin)), scale[:, None], out=dz)
+
+
+@hinge_loss.loop
+def hinge_loss(loss, dz, z, y, weight):
+    k = z.shape[1]
+    for i in range(z.shape[0]):
+        total = 0.0
+        scale = weight[i] / loss.dtype.type(k)
+        valid = True
+        for j in range(k):
+            v = y[i, j]
+            margin = 1 - v * z[i, j]
+            valid = valid and abs(v) == 1
+            total += 0 if margin < 0 else margin
+            dz[i, j] = scale * (-v if margin > 0 else (0 if margin <= 0 else margin))
+        loss[i] = scale * total if valid else np.nan
+
+
+@kernel
+def kl_divergence_loss(
+    loss: Out("rows"),
+    dz: Out("rows", "k"),
+    z: In("rows", "k"),
+    y: In("rows", "k", domain="probabilities"),
+    weight: In("rows"),
+):
+    """Kullback-Leibler divergence of softmax(z) from rows of probabilities y: l = sum_j y_j (log y_j - log
+    softmax(z)_j), with 0 log 0 = 0, as torch's KLDivLoss(reduction="batchmean") of log_softmax(z). It is the
+    cross-entropy less the entropy of y, so 0 where softmax(z) = y. Kullback & Leibler 1951,
+    doi:10.1214/aoms/1177729694."""
+    log_p = log_softmax(z)
+    valid = (y >= 0).all(axis=1) & sum_to_one(y)
+    value = y * (np.log(np.where(y > 0, y, 1)) - log_p)
+    np.copyto(loss, np.where(valid, weight * _row_sums(value), np.nan))
+    np.multiply(np.exp(log_p) - y, weight[:, None], out=dz)
+
+
+@kl_divergence_loss.loop
+def kl_divergence_loss(loss, dz, z, y, weight):
+    k = z.shape[1]
+    for i in range(z.shape[0]):
+        top = z[i].max()
+        total, mass, value = 0.0, 0.0, 0.0
+        for j in range(k):
+            dz[i, j] = np.exp(z[i, j] - top)
+            total += dz[i, j]
+        total = loss.dtype.type(total)
+        log_total = np.log(total)
+        valid = True
+        for j in range(k):
+            v = y[i, j]
+            valid = valid and v >= 0
+            mass += v
+            value += v * (np.log(v if v > 0 else loss.dtype.type(1)) + (log_total - (z[i, j] - top)))
+            dz[i, j] = weight[i] * (dz[i, j] / total - v)
+        valid = valid and abs(mass - 1) <= MASS_TOLERANCE
+        loss[i] = weight[i] * value if valid else np.nan
+
+
+@kernel
+def cosine_similarity_loss(
+    loss: Out("rows"), dz: Out("rows", "k"), z: In("rows", "k"), y: In("rows", "k"), weight: In("rows")
+):
+    """1 - cosine of the angle between z and y: l = 1 - z.y / (max(|z|, eps) max(|y|, eps)), eps = 1e-8, with Euclidean
+    lengths, as 1 - torch's cosine_similarity. Lengths do not matter, so `predict` gives directions only: from 0 where
+    they agree to 2 where they are opposite."""
+    z64, y64 = z.astype(np.float64), y.astype(np.float64)
+    along = (z64 * y64).sum(axis=1)
+    lengths = np.sqrt((z64 * z64).sum(axis=1)), np.sqrt((y64 * y64).sum(axis=1))
+    length, other = (np.maximum(each, SHORTEST) for each in lengths)
+    np.copyto(loss, weight * (1 - along / (length * other)))
+    along = np.where(lengths[0] > SHORTEST, along, 0) / (length * other) / (length * length)
+    np.copyto(dz, weight[:, None] * (along[:, None] * z - y / (length * other)[:, None]))
+
+
+@cosine_similarity_loss.loop
+def cosine_similarity_loss(loss, dz, z, y, weight):
+    k = z.shape[1]
+    for i in range(z.shape[0]):
+        zz, yy, zy = 0.0, 0.0, 0.0
+        for j in range(k):
+            zz += np.float64(z[i, j]) * z[i, j]
+            yy += np.float64(y[i, j]) * y[i, j]
+            zy += np.float64(z[i, j]) * y[i, j]
+        length, other = np.sqrt(zz), np.sqrt(yy)
+        along = zy if length > SHORTEST else 0.0
+        length, other = max(length, SHORTEST), max(other, SHORTEST)
+        along = along / (length * other) / (length * length)
+        for j in range(k):
+            dz[i, j] = weight[i] * (along * z[i, j] - y[i, j] / (length * other))
+        loss[i] = weight[i] * (1 - zy / (length * other))
+
+
 @kernel(elementwise=True)
 def exp_forward(y: Out("rows", "n"), x: In("rows", "n")):
     """y <- exp(x)."""
@@ -322,15 +473,36 @@ class Loss(Choice):
     """A loss function.
 
     kernels: the first one whose targets accept y is used. The parameters are the scalars of every kernel, in order.
-    link: turns raw outputs into predictions; None leaves them unchanged."""
+    link: turns raw outputs into predictions; None leaves them unchanged.
+    least_outputs: fewer outputs make no sense.
+    outputs_per_target: if above 1, the kernels see outputs (rows, outputs_per_target, k) and targets (rows, k).
+    n_targets: the number of columns of the targets, if it does not depend on that of the outputs."""
 
     kernels: tuple[Kernel, ...]
     link: Kernel | None = None
+    least_outputs: int = 1
+    outputs_per_target: int = 1
+    n_targets: int | None = None
 
     @property
     def takes_labels(self) -> bool:
         """Whether targets may be the integer class of each row."""
         return self.kernels[0].arrays["y"].domain == "labels"
+
+    def target_shape(self, output_shape: Shape) -> Shape:
+        """The shape of a row of targets that are values, for the shape of a row of outputs."""
+        *positions, outputs = output_shape
+        return (*positions, outputs // self.outputs_per_target if self.n_targets is None else self.n_targets)
+
+    def check_outputs(self, n_outputs: int) -> None:
+        """Raises ValueError unless a network may have so many outputs."""
+        if n_outputs < self.least_outputs:
+            hint = " (or binary_cross_entropy)" if self.takes_labels else ""
+            expected = f"at least {self.least_outputs} outputs for {self.name}{hint}"
+            raise value_error("layers", expected, f"{n_outputs} output{'s' if n_outputs > 1 else ''}")
+        if n_outputs % self.outputs_per_target:
+            expected = f"{self.outputs_per_target} outputs for each target of {self.name}"
+            raise value_error("layers", expected, f"{n_outputs} output{'s' if n_outputs > 1 else ''}")
 
     __hash__ = Choice.__hash__
 
@@ -352,12 +524,21 @@ softmax_cross_entropy = Loss(
     "softmax_cross_entropy",
     (softmax_cross_entropy_labels_loss, softmax_cross_entropy_loss),
     softmax_forward,
+    least_outputs=2,
     parameters={"label_smoothing": 0.0},
     ranges={"label_smoothing": SHARE},
 )
 binary_cross_entropy = Loss("binary_cross_entropy", (binary_cross_entropy_loss,), sigmoid_forward)
 poisson = Loss("poisson", (poisson_loss,), exp_forward)
+gaussian_nll = Loss("gaussian_nll", (gaussian_nll_loss,), least_outputs=2, outputs_per_target=2)
+hinge = Loss("hinge", (hinge_loss,))
+kl_divergence = Loss("kl_divergence", (kl_divergence_loss,), softmax_forward, least_outputs=2)
+cosine_similarity = Loss("cosine_similarity", (cosine_similarity_loss,), least_outputs=2)
 
 LOSSES: dict[str, Loss] = {
-    loss.name: loss for loss in (mse, mae, huber, softmax_cross_entropy, binary_cross_entropy, poisson)
-}
+    loss.name: loss
+    for loss in (
+        mse, mae, huber, softmax_cross_entropy, binary_cross_entropy, poisson, gaussian_nll, hinge, kl_divergence,
+        cosine_similarity,
+    )
+}  # fmt: skip

@@ -3,18 +3,23 @@ None."""
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .core.choice import AT_LEAST_ONE, Choice, Range
+from .core.aliases import named
+from .core.choice import AT_LEAST_ONE, AT_LEAST_ZERO, Choice, Range
 from .core.domains import sum_to_one
 from .core.types import Number
-from .errors import choose, shown, type_error, value_error
+from .errors import shown, type_error, value_error
 
-__all__ = ["Metric", "accuracy", "binary_accuracy", "mae", "mse", "own", "r2", "rmse", "top_k"]
+__all__ = [
+    "Metric", "accuracy", "auc", "average_precision", "balanced_accuracy", "binary_accuracy", "f1", "mae", "mse", "own",
+    "precision", "r2", "recall", "rmse", "top_k",
+]  # fmt: skip
 
 # A function of the user: of targets and predictions, or of targets, predictions and weights.
 MetricFunction: TypeAlias = (
@@ -59,7 +64,7 @@ class Metric(Choice):
 
 
 def _metric(
-    greater_is_better: bool, ranges: dict[str, Range] | None = None, **parameters: float
+    greater_is_better: bool, ranges: dict[str, Range] | None = None, **parameters: float | None
 ) -> Callable[[Callable[..., Number]], Metric]:
     """Decorator: a `Metric` of a function of rows, which merges positions into rows. parameters: their default values;
     ranges: their ranges."""
@@ -82,11 +87,7 @@ def accuracy(y, prediction, weight):
     argmax, the first of equally probable classes counts, and NaN is the largest number. With one output: share of rows
     where y and prediction are on the same side of 0.5; 0.5 itself belongs to the lower side."""
     if prediction.shape[1] == 1:
-        strange = (y < 0) | (y > 1)
-        if strange.any():
-            got = f"{shown(y[strange][0].item())}; for other numbers there are 'mae' and 'r2'"
-            raise value_error("y", "numbers in [0, 1], for accuracy", got)
-        right = ((prediction > 0.5) == (y.reshape(len(y), 1) > 0.5))[:, 0]
+        right = (prediction[:, 0] > 0.5) == _sides("accuracy", y)
     else:
         right = prediction.argmax(axis=1) == _labels("accuracy", y)
     return np.average(right, weights=weight)
@@ -148,6 +149,143 @@ def r2(y, prediction, weight):
     return np.where(varies, 1 - left / np.where(varies, spread, 1), left == 0).mean()
 
 
+@_metric(True, ranges={"label": AT_LEAST_ZERO}, label=None)
+def recall(y, prediction, weight, label):
+    """Share of the rows of a class that are predicted as it: TP / (TP + FN). Of class `label`; without one, of class 1
+    if the network has one output, else the mean over the classes that occur in y or are predicted, where one that does
+    not occur counts as 0 (scikit-learn's average="macro"). Of a single class without rows it is NaN."""
+    return _of_classes("recall", confusion_matrix(y, prediction), y, prediction, weight, label)
+
+
+@_metric(True, ranges={"label": AT_LEAST_ZERO}, label=None)
+def precision(y, prediction, weight, label):
+    """Share of the rows predicted as a class that belong to it: TP / (TP + FP). Of class `label`, or, as in `recall`,
+    of class 1 or the mean over classes, where one that is never predicted counts as 0. Of a single class that is never
+    predicted it is NaN."""
+    return _of_classes("precision", confusion_matrix(y, prediction), y, prediction, weight, label)
+
+
+@_metric(True, ranges={"label": AT_LEAST_ZERO}, label=None)
+def f1(y, prediction, weight, label):
+    """Harmonic mean of recall and precision of a class: 2 TP / (2 TP + FP + FN). Of class `label`, or, as in `recall`,
+    of class 1 or the mean over classes. Of a single class that neither occurs nor is predicted it is NaN. van
+    Rijsbergen 1979, Information Retrieval, chapter 7."""
+    return _of_classes("f1", confusion_matrix(y, prediction), y, prediction, weight, label)
+
+
+@_metric(True)
+def balanced_accuracy(y, prediction, weight):
+    """Mean of the recall over the classes that occur in y (with a weight above 0): 1 / (number of classes) if the same
+    class is always predicted, however frequent. Brodersen et al. 2010, doi:10.1109/ICPR.2010.764."""
+    counts = confusion_matrix(y, prediction, weight)
+    rows = counts.sum(axis=1)
+    return (counts.diagonal()[rows > 0] / rows[rows > 0]).mean()
+
+
+@_metric(True)
+def auc(y, prediction, weight):
+    """Area under the receiver operating characteristic: the probability that a random row of a class has a greater
+    prediction for it than a random row of another class; equal predictions count as half. Of class 1 if there are one
+    or two outputs, else the mean over the classes, each against the rest, or over several yes-or-no outputs. Classes
+    that no row has, or all rows have, are left out; NaN if none is left or a prediction is NaN. Hanley & McNeil 1982,
+    doi:10.1148/radiology.143.1.7063747."""
+    return _mean_of_curves("auc", _area, y, prediction, weight)
+
+
+@_metric(True)
+def average_precision(y, prediction, weight):
+    """Area under the curve of precision P over recall R as a sum of steps, sum_n (R_n - R_(n-1)) P_n, over the
+    thresholds from the greatest prediction down; equal predictions are one threshold. Of class 1, or the mean over
+    classes or outputs, as in `auc`; classes without rows are left out. Zhu 2004, "Recall, precision and average
+    precision"."""
+    return _mean_of_curves("average_precision", _steps, y, prediction, weight)
+
+
+def confusion_matrix(
+    y: "npt.NDArray[Any]", prediction: "npt.NDArray[Any]", weight: "npt.NDArray[Any] | None" = None
+) -> "npt.NDArray[np.float64]":
+    """The number of rows (or the sum of their weights) of each true class (axis 0) for which each class is predicted
+    (axis 1): (k, k), where one output stands for the classes 0 and 1. Classes are found as in `accuracy`.
+
+    y: labels, or rows of probabilities. prediction: (rows, k), the results of `predict`. weight: (rows,) or None.
+    Raises ValueError for other targets."""
+    labels, predicted, k = _classes("confusion_matrix", y, prediction)
+    if labels.size and not 0 <= labels.min() <= labels.max() < k:
+        raise value_error("y", f"labels in [0, {k - 1}]", f"labels in [{labels.min()}, {labels.max()}]")
+    return np.bincount(labels * k + predicted, weight, k * k).reshape(k, k).astype(np.float64)
+
+
+def _classes(name, y, prediction):
+    """(true classes, predicted classes, number of classes); raises as `accuracy` does."""
+    if prediction.shape[1] > 1:
+        return _labels(name, y).astype(np.int64), prediction.argmax(axis=1), prediction.shape[1]
+    return _sides(name, y).astype(np.int64), (prediction[:, 0] > 0.5).astype(np.int64), 2
+
+
+def _sides(name, y):
+    """Whether y (rows,) or (rows, 1) in [0, 1] is above 0.5, (rows,)."""
+    strange = (y < 0) | (y > 1)
+    if strange.any():
+        got = f"{shown(y[strange][0].item())}; for other numbers there are 'mae' and 'r2'"
+        raise value_error("y", f"numbers in [0, 1], for {name}", got)
+    return y.reshape(len(y)) > 0.5
+
+
+def _of_classes(name, counted, y, prediction, weight, label):
+    """Recall, precision or f1. counted: the confusion matrix without weights, whose classes are averaged over."""
+    counts, k = confusion_matrix(y, prediction, weight), len(counted)
+    if label is not None and (label != int(label) or label >= k):
+        raise value_error("label", f"an integer in [0, {k - 1}], for {name}", f"{label:g}")
+    right, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    whole = {"recall": true, "precision": predicted, "f1": (true + predicted) / 2}[name]
+    shares = np.where(whole > 0, right / np.where(whole > 0, whole, 1), np.nan)
+    if label is not None or prediction.shape[1] == 1:
+        return shares[1 if label is None else int(label)]
+    return np.nan_to_num(shares[(counted.sum(axis=0) > 0) | (counted.sum(axis=1) > 0)]).mean()
+
+
+def _mean_of_curves(name, curve, y, prediction, weight):
+    """The mean of curve(belongs, scores, weight) over the classes or outputs where it is not None."""
+    if prediction.shape[1] == 1:
+        belongs = _sides(name, y)[:, None]
+    elif y.ndim == 2 and y.shape == prediction.shape and ((y == 0) | (y == 1)).all():
+        belongs = y == 1
+    else:
+        belongs = _labels(name, y)[:, None] == np.arange(prediction.shape[1])
+    if prediction.shape[1] == 2 and (belongs.sum(axis=1) == 1).all():  # of two classes, the second
+        belongs, prediction = belongs[:, 1:], prediction[:, 1:]
+    weight = np.ones(len(prediction)) if weight is None else weight
+    areas = [curve(*column, weight) for column in zip(belongs.T, prediction.T, strict=True)]
+    areas = [area for area in areas if area is not None]
+    return np.mean(areas) if areas and not np.isnan(prediction).any() else np.nan
+
+
+def _by_threshold(belongs, scores, weight):
+    """(weight of the rows of the class, of other rows) for each of the different scores, from the greatest down."""
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(order) - 1)
+    sums = (np.cumsum((weight * part)[order])[ends] for part in (belongs, ~belongs))
+    return tuple(np.diff(part, prepend=0.0) for part in sums)
+
+
+def _area(belongs, scores, weight):
+    of_class, others = _by_threshold(belongs, scores, weight)
+    if not of_class.sum() > 0 or not others.sum() > 0:
+        return None
+    below = others.sum() - np.cumsum(others) + others / 2
+    return (of_class * below).sum() / (of_class.sum() * others.sum())
+
+
+def _steps(belongs, scores, weight):
+    of_class, others = _by_threshold(belongs, scores, weight)
+    if not of_class.sum() > 0:
+        return None
+    counted = np.cumsum(of_class + others)
+    precisions = np.cumsum(of_class) / np.where(counted > 0, counted, 1)
+    return (of_class * precisions).sum() / of_class.sum()
+
+
 def _labels(name, y):
     """The class of each row of y: labels, or rows of probabilities. Raises ValueError for other targets."""
     if y.ndim == 1:
@@ -163,7 +301,13 @@ def _check_values_of(name, y, prediction):
         raise value_error("y", f"values of shape {prediction.shape}, for {name}", shown(y))
 
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (accuracy, binary_accuracy, top_k, mae, mse, rmse, r2)}
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        accuracy, binary_accuracy, balanced_accuracy, top_k, recall, precision, f1, auc, average_precision, mae, mse,
+        rmse, r2,
+    )
+}  # fmt: skip
 
 
 def own(function: "MetricFunction", *, greater_is_better: bool | None = None, name: str | None = None) -> Metric:
@@ -202,6 +346,15 @@ COLUMNS = ("loss", "validation_loss", "learning_rate", "rows", "seconds")
 RESERVED = ("step", "epoch", "stopped", *COLUMNS)
 
 
+def _named(argument, text):
+    """The metric for a name, such as "recall", or a name with a parameter, as a history has it: "recall(label=2)"."""
+    parts = re.fullmatch(r"(\w+)\((\w+)=([\d.]+)\)", text)
+    if parts is None:
+        return named(argument, text, METRICS, "Metric")
+    name, parameter, value = parts.groups()
+    return named(argument, name, METRICS, "Metric")(**{parameter: float(value)})
+
+
 def check_metrics(argument: str, metrics: "Metrics") -> list[Metric]:
     """Returns a list of `Metric`. metrics: a list of names, `Metric`s and functions of (y, prediction), or one function
     or name. Raises TypeError or ValueError that names the element."""
@@ -213,7 +366,7 @@ def check_metrics(argument: str, metrics: "Metrics") -> list[Metric]:
     checked: list[Metric] = []
     for i, metric in enumerate(metrics):
         if isinstance(metric, str):
-            metric = choose(f"{argument}[{i}]", metric, METRICS)
+            metric = _named(f"{argument}[{i}]", metric)
         elif not isinstance(metric, Metric):
             if not callable(metric):
                 expected = f"one of {', '.join(map(repr, METRICS))}, or a function of (y, prediction)"

@@ -176,8 +176,7 @@ class Network:
                     raise value_error("tie", f"the name of parameters of shape {wanted}, for {leaf!r}", got)
         # The loss applies its link to raw outputs: it must not be applied twice.
         loss = self.loss_function
-        if loss.takes_labels and self.output_shape[-1] == 1:
-            raise value_error("layers", f"at least 2 outputs for {loss.name} (or binary_cross_entropy)", "1 output")
+        loss.check_outputs(self.output_shape[-1])
         for activation in self.body.output_activations(()):
             if loss.link is not None and activation.forward is loss.link:
                 expected = f"layers with raw outputs: {loss.name} applies {activation.name} itself"
@@ -346,15 +345,28 @@ class Network:
             y = self.executor.outputs("predict", x, out)
         return y
 
-    def loss(self, x: "npt.ArrayLike", y: "npt.ArrayLike", *, sample_weight: "npt.ArrayLike | None" = None) -> float:
+    def loss(
+        self,
+        x: "npt.ArrayLike",
+        y: "npt.ArrayLike",
+        *,
+        sample_weight: "npt.ArrayLike | None" = None,
+        allow_negative: bool = False,
+    ) -> float:
         """Mean loss over the rows and their positions, plus the penalty.
 
         x: (rows, *input_shape). y: integer labels (rows, *output_shape[:-1]) for softmax_cross_entropy, else
             (rows, *output_shape); with one output the last axis may be left out.
         sample_weight: numbers >= 0 for a weighted mean, (rows,), or one for each position, (rows, *output_shape[:-1]).
+        allow_negative: True takes weights below 0, too, such as the advantages of a policy gradient, and does not
+            divide them by their mean: the loss is the mean of weight times loss. (Williams 1992,
+            doi:10.1007/BF00992696.)
         Raises TypeError or ValueError that names the argument."""
         loss: float | None = self.executor.fast["loss"](x, y, None) if sample_weight is None else None
-        return float(self.executor.loss(x, y, sample_weight)) if loss is None else loss
+        if loss is None:
+            allow_negative = check_flag("allow_negative", allow_negative)
+            loss = float(self.executor.loss(x, y, sample_weight, allow_negative))
+        return loss
 
     def evaluate(
         self,
@@ -389,6 +401,7 @@ class Network:
         sample_weight: "npt.ArrayLike | None" = None,
         training: bool = False,
         minibatch: int | None = None,
+        allow_negative: bool = False,
     ) -> "tuple[float, Array]":
         """`loss`, and its gradient with respect to `parameters` as a flat array (a copy).
 
@@ -396,6 +409,7 @@ class Network:
             normalizes by these rows; its running statistics stay.
         minibatch: number from which random layers draw; None is `minibatches`, as in the next training step. This
             method does not count a step: a loop that updates the parameters itself passes its own numbers.
+        allow_negative: as in `loss`.
 
         Raises TypeError or ValueError that names the argument."""
         executor, door = self.executor, TRAINING_GRADIENT if check_flag("training", training) else GRADIENT
@@ -403,7 +417,12 @@ class Network:
         result: tuple[float, Array] | None = None
         if sample_weight is None:
             result = executor.fast[door](x, y, minibatch, None)
-        return result or executor.loss_and_gradient(x, y, sample_weight, training=training, minibatch=minibatch)
+        if result is None:
+            allow_negative = check_flag("allow_negative", allow_negative)
+            result = executor.loss_and_gradient(
+                x, y, sample_weight, training=training, minibatch=minibatch, allow_negative=allow_negative
+            )
+        return result
 
     def train_step(
         self,
@@ -412,16 +431,18 @@ class Network:
         optimizer: Optimizer,
         *,
         sample_weight: "npt.ArrayLike | None" = None,
+        allow_negative: bool = False,
     ) -> float:
-        """Updates the parameters by one minibatch; returns its loss before the update. x, y, sample_weight: as in
-        `loss`.
+        """Updates the parameters by one minibatch; returns its loss before the update. x, y, sample_weight,
+        allow_negative: as in `loss`.
 
         Raises TypeError or ValueError that names the argument, and DivergenceError if the loss or the gradient is not
         finite; the parameters are then those before the step."""
         loss = self.executor.fast_step(x, y, optimizer) if sample_weight is None else None
         if loss is None:
             check_optimizer(optimizer)
-            loss = self.executor.step(x, y, optimizer, sample_weight)
+            allow_negative = check_flag("allow_negative", allow_negative)
+            loss = self.executor.step(x, y, optimizer, sample_weight, allow_negative=allow_negative)
         return loss
 
     fit = fit

@@ -1,4 +1,4 @@
-# Bodies of fastgd/losses.py: value and gradient of a row in one pass.
+# Bodies of fastgd/losses.py: value and gradient of a row in one pass. Over 400 lines: one body after the other.
 
 cdef enum:
     SOFTMAX_ROWS = 64       # rows of softmax that are computed together ...
@@ -7,10 +7,12 @@ cdef enum:
 cdef extern from *:
     """
     #define MASS_TOLERANCE 1e-3     /* how far the sum of a row of probabilities may be from 1 */
+    #define SHORTEST 1e-8           /* the least length of a vector by which a cosine is divided */
     """
     const double MASS_TOLERANCE
+    const double SHORTEST
 
-constants.update(MASS_TOLERANCE=MASS_TOLERANCE)
+constants.update(MASS_TOLERANCE=MASS_TOLERANCE, SHORTEST=SHORTEST)
 
 cdef struct RowLoss:
     real *loss
@@ -297,6 +299,118 @@ cdef void poisson_loss(const void *args, int64_t begin, int64_t end) noexcept no
         a.loss[i] = <real>(scale * total) if valid else <real>NAN
 
 register("poisson_loss", poisson_loss, sizeof(RowLoss))
+
+
+cdef struct GaussianLoss:
+    real *loss
+    real *dz
+    const real *z
+    const real *y
+    const real *weight
+    int64_t rows, two, k
+
+
+cdef void gaussian_nll_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const GaussianLoss *a = <const GaussianLoss *>args
+    cdef const real *mean
+    cdef const real *log_variance
+    cdef double total
+    cdef real d, precision, scale
+    cdef int64_t i, j
+    for i in range(begin, end):
+        mean = a.z + 2 * i * a.k
+        log_variance = mean + a.k
+        total = 0
+        scale = a.weight[i] / a.k
+        for j in range(a.k):
+            d = mean[j] - a.y[i * a.k + j]
+            precision = exp(-log_variance[j])
+            total += (log_variance[j] + d * d * precision) / 2
+            a.dz[2 * i * a.k + j] = scale * (d * precision)
+            a.dz[(2 * i + 1) * a.k + j] = scale * ((1 - d * d * precision) / 2)
+        a.loss[i] = <real>(scale * total)
+
+register("gaussian_nll_loss", gaussian_nll_loss, sizeof(GaussianLoss))
+
+
+cdef void hinge_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const RowLoss *a = <const RowLoss *>args
+    cdef double total
+    cdef real y, margin, scale
+    cdef bint valid
+    cdef int64_t i, j
+    for i in range(begin, end):
+        total = 0
+        valid = True
+        scale = a.weight[i] / a.k
+        for j in range(i * a.k, (i + 1) * a.k):
+            y = a.y[j]
+            margin = 1 - y * a.z[j]
+            valid = valid and (y == 1 or y == -1)
+            total += 0 if margin < 0 else margin
+            a.dz[j] = scale * (-y if margin > 0 else (0 if margin <= 0 else margin))
+        a.loss[i] = <real>(scale * total) if valid else <real>NAN
+
+register("hinge_loss", hinge_loss, sizeof(RowLoss))
+
+
+cdef void kl_divergence_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const RowLoss *a = <const RowLoss *>args
+    cdef real log_total[SOFTMAX_ROWS]
+    cdef real top[SOFTMAX_ROWS]
+    cdef double mass, loss
+    cdef real y, weight
+    cdef const real *z
+    cdef real *dz
+    cdef bint valid
+    cdef int64_t i, j, rows
+    while begin < end:
+        rows = rows_of_softmax(end - begin, a.k)
+        softmax(a.dz + begin * a.k, log_total, top, a.z + begin * a.k, rows, a.k)
+        for i in range(rows):
+            dz = a.dz + begin * a.k
+            z = a.z + begin * a.k
+            weight = a.weight[begin]
+            mass = loss = 0
+            valid = True
+            for j in range(a.k):
+                y = a.y[begin * a.k + j]
+                valid = valid and y >= 0
+                mass += y
+                loss += y * (log(y if y > 0 else <real>1) + (log_total[i] - (z[j] - top[i])))
+                dz[j] = weight * (dz[j] - y)
+            valid = valid and fabs_double(mass - 1) <= MASS_TOLERANCE
+            a.loss[begin] = <real>(weight * loss) if valid else <real>NAN
+            begin += 1
+
+register("kl_divergence_loss", kl_divergence_loss, sizeof(RowLoss))
+
+
+cdef void cosine_similarity_loss(const void *args, int64_t begin, int64_t end) noexcept nogil:
+    cdef const RowLoss *a = <const RowLoss *>args
+    cdef double zz, yy, zy, length, other, cosine, along
+    cdef const real *z
+    cdef const real *y
+    cdef int64_t i, j
+    for i in range(begin, end):
+        z = a.z + i * a.k
+        y = a.y + i * a.k
+        zz = yy = zy = 0
+        for j in range(a.k):
+            zz += <double>z[j] * z[j]
+            yy += <double>y[j] * y[j]
+            zy += <double>z[j] * y[j]
+        length, other = sqrt_double(zz), sqrt_double(yy)
+        along = zy if length > SHORTEST else 0      # of the derivative of the length of z
+        length = SHORTEST if length < SHORTEST else length
+        other = SHORTEST if other < SHORTEST else other
+        cosine = zy / (length * other)
+        along = along / (length * other) / (length * length)
+        for j in range(a.k):
+            a.dz[j + i * a.k] = <real>(a.weight[i] * (along * z[j] - y[j] / (length * other)))
+        a.loss[i] = <real>(a.weight[i] * (1 - cosine))
+
+register("cosine_similarity_loss", cosine_similarity_loss, sizeof(RowLoss))
 
 
 cdef void exp_forward(const void *args, int64_t begin, int64_t end) noexcept nogil:

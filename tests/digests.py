@@ -27,6 +27,9 @@ TARGETS = {
     "softmax_cross_entropy": lambda rng: rng.integers(0, CLASSES, ROWS),
     "binary_cross_entropy": lambda rng: (rng.random((ROWS, CLASSES)) < 0.4) * 1.0,
     "poisson": lambda rng: rng.poisson(2.0, (ROWS, CLASSES)) * 1.0,
+    "gaussian_nll": lambda rng: rng.normal(size=(ROWS, CLASSES // 2)),
+    "hinge": lambda rng: rng.choice([-1.0, 1.0], (ROWS, CLASSES)),
+    "kl_divergence": lambda rng: rng.dirichlet(np.ones(CLASSES), ROWS),
 }
 
 

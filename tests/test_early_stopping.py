@@ -42,7 +42,7 @@ def test_monitor_follows_a_metric(rows):
     with pytest.raises(ValueError, match="'monitor'.*greater_is_better"):
         make().fit(X, y, metrics=falling, monitor="falling")
     with pytest.raises(ValueError, match="'monitor'.*'accuracy'"):
-        make().fit(X, y, metrics="accuracy", monitor="acc")
+        make().fit(X, y, metrics="accuracy", monitor="acuracy")
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -69,8 +69,19 @@ def test_monitor_is_a_column_of_the_history(rows):
         assert (history.stopped, len(history.loss)) == (stopped, 4)
         assert history.best_epoch == best(history.to_dict()[column]) + 1
     assert make().fit(X, y, epochs=1).best_epoch is None
-    with pytest.raises(ValueError, match="'monitor'.*'loss'.*'validation_loss'"):
-        make().fit(X, y, monitor="validation_loss")
+    for monitor in ("validation_loss", "val_loss", "val_accuracy"):
+        with pytest.raises(ValueError, match=f"'monitor'.*'loss'.*'{monitor}', that of 'validation_data'"):
+            make().fit(X, y, monitor=monitor, metrics="accuracy")
+
+
+def test_monitor_takes_the_names_of_keras(rows):
+    X, y = rows
+    histories = []
+    for monitor, metrics in (("validation_loss", "accuracy"), ("val_loss", "acc"), ("val_acc", "acc")):
+        net = make()
+        histories.append(net.fit(X, y, validation_fraction=0.5, metrics=metrics, monitor=monitor, patience=1, epochs=9))
+    assert histories[0].validation_loss == histories[1].validation_loss
+    assert histories[2].best_epoch == np.argmax(histories[2].metrics["validation_accuracy"]) + 1
 
 
 def test_what_is_never_a_number_is_never_best(rows):

@@ -48,13 +48,16 @@ def test_activation(name, backend, dtype):
 @pytest.mark.parametrize("name", cases("loss", "value"))
 def test_loss(name, backend, dtype):
     loss = evaluate(name.removesuffix(" rows"), fastgd.losses)
-    z, y = GOLDEN["loss.z"].astype(dtype), GOLDEN[f"loss.{name}.y"]
+    y, expected = GOLDEN[f"loss.{name}.y"], GOLDEN[f"loss.{name}.dz"]
+    z = GOLDEN["loss.z"][:, : expected.shape[1]].astype(dtype)
     kernel = loss.kernels[0] if y.ndim == 1 else loss.kernels[-1]
     y = y.astype(kernel.arrays["y"].dtype or dtype)
     value, dz = np.empty(len(z), dtype), np.empty_like(z)
-    kernel.body(backend)(value, dz, z, y, np.full(len(z), 1 / len(z), dtype), *loss.parameters.values())
+    shape = z.shape if loss.outputs_per_target == 1 else (len(z), loss.outputs_per_target, y.shape[1])
+    weight = np.full(len(z), 1 / len(z), dtype)
+    kernel.body(backend)(value, dz.reshape(shape), z.reshape(shape), y, weight, *loss.parameters.values())
     close(value.sum(), GOLDEN[f"loss.{name}.value"], dtype)
-    close(dz, GOLDEN[f"loss.{name}.dz"], dtype)
+    close(dz, expected, dtype)
 
 
 def test_network_gradient(backend, dtype):

@@ -11,6 +11,8 @@ LABELS = {
     "accuracy": lambda y, p, w: sk.accuracy_score(y, p.argmax(axis=1), sample_weight=w),
     "top_k": lambda y, p, w: sk.top_k_accuracy_score(y, p, k=5, sample_weight=w, labels=np.arange(7)),
 }
+# Of each class against the rest, or of class 1; compared in test_metrics_of_classes.py.
+OF_CLASSES = ("balanced_accuracy", "recall", "precision", "f1", "auc", "average_precision")
 VALUES = {
     "mae": lambda y, p, w: sk.mean_absolute_error(y, p, sample_weight=w),
     "mse": lambda y, p, w: sk.mean_squared_error(y, p, sample_weight=w),
@@ -21,7 +23,7 @@ CASES = [*LABELS, *VALUES, "binary_accuracy"]
 
 
 def test_every_metric_has_a_case():
-    assert sorted(CASES) == sorted(fastgd.metrics.METRICS)
+    assert sorted([*CASES, *OF_CLASSES]) == sorted(fastgd.metrics.METRICS)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

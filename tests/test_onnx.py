@@ -47,7 +47,7 @@ def check_agrees(got, network, x):
 NETWORKS = {
     **{name: ([Dense(40, name), Dense(3)], "mse") for name in ACTIVATIONS},
     **{f"{name}, last": ([Dense(3, name)], "mae") for name in ACTIVATIONS},
-    **{f"{loss} loss": ([Dense(9, "relu"), Dense(3)], loss) for loss in LOSSES},
+    **{f"{name} loss": ([Dense(9, "relu"), Dense(3 * of.outputs_per_target)], name) for name, of in LOSSES.items()},
     "steep leaky_relu": ([Dense(9, leaky_relu(negative_slope=1.7)), Dense(3)], huber(delta=0.1)),
     "flat elu": ([Dense(9, elu(alpha=0.3)), Dense(3)], "mse"),
     "scale of all": ([Standardize(shift=-2, scale=1 / 255), Dense(3)], "softmax_cross_entropy"),

@@ -321,3 +321,25 @@ def test_surface_with_batch_norm(rows):
     out = np.maximum(parts["gamma2"] * normal + parts["beta2"], 0) @ parts["w4"] + parts["b4"]
     expected = np.mean(np.log(np.exp(out).sum(axis=1)) - out[np.arange(len(y)), y])
     assert losses[3, 1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_metrics_have_axes_of_their_own(data):
+    (X, y), (X_test, y_test) = data
+    history = fastgd.Network(64, [fastgd.Dense(10)], loss="softmax_cross_entropy").fit(
+        X, y, epochs=3, validation_data=(X_test, y_test), metrics=["accuracy", "f1", "auc"], restore_best=True
+    )
+    figure = history.plot("Digits")
+    loss, *panels, empty, last = figure.axes
+    assert [axes.get_title() for axes in (loss, *panels)] == ["Loss", "accuracy", "f1", "auc"]
+    for name, panel in zip(("accuracy", "f1", "auc"), panels, strict=True):
+        drawn = lines(panel)
+        assert list(drawn["validation"][1]) == history.metrics[f"validation_{name}"]
+        assert f"best epoch: {history.best_epoch}" in drawn
+    assert not empty.axison
+    assert not last.axison
+    assert figure.get_suptitle() == "Digits"
+    assert len(history.plot(samples={1: "a"}).axes) == 1
+    of_training = fastgd.Network(64, [fastgd.Dense(10)], loss="softmax_cross_entropy").fit(X, y, epochs=1, metrics="f1")
+    assert list(lines(of_training.plot().axes[1])["training"][1]) == of_training.metrics["f1"]
+    with pytest.raises(TypeError, match="'history'"):
+        plots.plot_history(3)

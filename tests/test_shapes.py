@@ -8,6 +8,7 @@ from cases import definitions
 
 import fastgd
 from fastgd import BatchNorm, Dense, Dropout, Flatten, LayerNorm, Network, Reshape, Residual, Standardize
+from fastgd.core.domains import domain_of
 from fastgd.engine.program import fold
 from fastgd.losses import LOSSES
 
@@ -27,11 +28,11 @@ def layers(width=7, rate=0.0):
 
 def targets(kind, rng, shape=(ROWS, T)):
     """Targets for a kernel of a loss."""
-    name, _ = kind
-    values = rng.random((*shape, K))
+    loss = LOSSES[kind[0]]
     if kind == LABELS:
         return rng.integers(0, K, shape)
-    return values / values.sum(axis=-1, keepdims=True) if name == "softmax_cross_entropy" else values
+    domain = domain_of(loss.kernels[-1].arrays["y"])
+    return domain.example(rng, (*shape, *loss.target_shape((K,))), None)
 
 
 def network(loss="softmax_cross_entropy", shape=(T, C), made=None, **options):

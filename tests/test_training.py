@@ -305,7 +305,7 @@ BAD_FIT = {
     "epochs": ({"epochs": -1}, ValueError, "'epochs'.*>= 0"),
     "tolerance": ({"tolerance": -1.0}, ValueError, "'tolerance'"),
     "patience": ({"patience": 0}, ValueError, "'patience'"),
-    "optimizer": ({"optimizer": "adam"}, ValueError, "'optimizer'.*'adam'; did you mean 'Adam'"),
+    "optimizer": ({"optimizer": "adamm"}, ValueError, "'optimizer'.*'adamm'; did you mean 'Adam'"),
     "optimizer type": ({"optimizer": 1e-3}, TypeError, "'optimizer'.*0.001"),
     "validation": ({"validation_data": 3}, TypeError, "'validation_data'.*sample_weight.*3"),
     "validation X": ({"validation_data": (np.zeros((2, 4)), np.zeros(2, int))}, ValueError, "5 features"),

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import json
 import math
 import os
 import signal
@@ -13,7 +12,7 @@ import time
 
 import numpy as np
 
-from .. import callbacks, images, tables
+from .. import callbacks, images
 from ..core.config import show_config
 from ..core.files import check_file, check_path, replace_file
 from ..data.minibatches import check_batch_size
@@ -27,7 +26,7 @@ from ..schedules import cosine
 from ..tables.preprocessing import column_of
 from ..text import Vocabulary
 from ..training.checkpoint import description, load_described
-from . import texts
+from . import figures, texts
 from .datasets import data_of_model, data_to_train, described, first, is_of_text, one_or_texts, stem
 from .networks import make_network, make_optimizer
 from .self_check import installed_backends, time_steps
@@ -77,7 +76,7 @@ def train(arguments):
             validation_data=data.held_out,
             patience=patience,
             restore_best=patience is not None,
-            metrics=() if data.text is not None else "r2" if data.n_classes is None else "accuracy",
+            metrics=() if data.text is not None else _metrics(arguments, data),
             callbacks=logs,
             progress=not arguments.quiet,
             checkpoint=save,
@@ -85,12 +84,20 @@ def train(arguments):
         )
     seconds = time.perf_counter() - start
     print(f"{history.steps} steps in {seconds:.2f} s; stopped: {history.stopped}")
-    _print_end(history, patience is not None, data.tail)
+    figures.print_end(history, patience is not None, data.tail, network)
+    if data.text is None and history.loss:
+        figures.print_end_of_training(network, *(data.held_out or data.arrays), "validation " if data.held_out else "")
     print(f"model saved to {save}")
     if plot:
         written = None if samples is None else samples.texts
         _save_picture(plot_loss(history, f"Loss on {_in_title(first(arguments.data))}", samples=written), plot)
         print(f"loss curve saved to {plot}")
+
+
+def _metrics(arguments, data):
+    """Names of the metrics of a training."""
+    usual = "r2" if data.n_classes is None else "accuracy"
+    return [usual, *(name for name in arguments.metrics if name != usual)]
 
 
 def _fill_defaults(arguments):
@@ -193,21 +200,6 @@ def _advice(resume):
         raise
 
 
-def _print_end(history, is_best_kept, tail=None):
-    """Prints loss and metrics of the parameters that are saved. tail: the part of a text that was held out."""
-    if not history.loss:
-        return
-    kept = history.best_epoch if is_best_kept and history.best_epoch else len(history.loss)
-    values_kept = {name: values[:kept][-1] for name, values in history.columns().items()}
-    validation = f", validation loss {values_kept['validation_loss']:.4f}" if "validation_loss" in values_kept else ""
-    print(f"training loss {values_kept['loss']:.4f}{validation}{f' (epoch {kept}, kept)' if is_best_kept else ''}")
-    for name in history.metrics:
-        print(f"{name.replace('validation_', 'validation ')} {values_kept[name]:.4f}")
-    if tail is not None:
-        for name, value in list(texts.figures(tail, values_kept["validation_loss"]).items())[1:]:
-            print(f"validation {name} {value:.4f}")
-
-
 def predict(arguments):
     """`fastgd predict`: writes a prediction for each row, as CSV."""
     if arguments.output is None and sys.stdout is None:
@@ -307,27 +299,11 @@ def evaluate(arguments):
     """`fastgd evaluate`: loss and metrics of a model on data."""
     network, _ = load(arguments.model, backend=arguments.backend)
     if isinstance(network.preprocessing, Vocabulary):
-        _print_figures(texts.evaluate(arguments, network), arguments.json)
+        figures.print_figures(texts.evaluate(arguments, network), arguments.json)
         return
     data = data_of_model(arguments, network, [arguments.data], needs_target=True)
     _note(data)
-    metrics = ["accuracy"] if network.loss_function.takes_labels else ["mae", "rmse", "r2"]
-    values = {"rows": len(data.X), **network.evaluate(data.X, data.y, metrics=metrics)}
-    scaled = isinstance(data.preprocessing, tables.Preprocessing) and data.preprocessing.target.classes is None
-    if scaled:  # in the units of the column
-        for name in ("mae", "rmse"):
-            values[name] /= data.preprocessing.target.scale
-    _print_figures(values, arguments.json, {"loss": "  (of standardised targets)"} if scaled else {})
-
-
-def _print_figures(values, as_json, units=None):
-    """Prints numbers by name, a line each, or all as a line of JSON."""
-    if as_json:
-        print(json.dumps(values))
-        return
-    width = max(10, *(len(name) + 2 for name in values))
-    for name, value in values.items():
-        print(f"{name:<{width}}{value:.6g}{(units or {}).get(name, '')}")
+    figures.print_evaluation(arguments, network, data.X, data.y)
 
 
 def info(arguments):
@@ -343,7 +319,7 @@ def info(arguments):
     if run is not None:
         stopped = network.history.stopped
         print(f"training run: {run['step']} minibatches, stopped: {stopped}, {run['seconds']:.1f} s")
-        _print_end(network.history, run["best_is_kept"])
+        figures.print_end(network.history, run["best_is_kept"], network=network)
     if isinstance(network.preprocessing, images.Preprocessing):
         print(network.preprocessing)
         print(f"  classes: {', '.join(plain(name) for name in network.preprocessing.classes)}")

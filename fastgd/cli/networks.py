@@ -1,7 +1,8 @@
 """Networks and optimizers from the options of the command line."""
 
 from .. import models
-from ..errors import choose, value_error
+from ..core.aliases import named
+from ..errors import value_error
 from ..layers.augmentation import RandomCrop, RandomFlip
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
@@ -77,7 +78,6 @@ def make_network(arguments, data):
 
 
 def make_optimizer(arguments, learning_rate, clip_norm=None):
-    names, given = {name.lower(): name for name in OPTIMIZERS}, arguments.optimizer
     options = {"weight_decay": arguments.weight_decay, "clip_norm": clip_norm}
     options = {name: value for name, value in options.items() if value is not None}
-    return choose("--optimizer", names.get(given.lower(), given), OPTIMIZERS)(learning_rate, **options)
+    return named("--optimizer", arguments.optimizer, OPTIMIZERS, "Optimizer")(learning_rate, **options)

@@ -10,6 +10,7 @@ from ..activations import ACTIVATIONS
 from ..cli import commands, datasets
 from ..core.config import __version__
 from ..core.kernel import BACKENDS, DTYPES
+from ..metrics import METRICS
 from ..optimizers import OPTIMIZERS
 from ..tables.target import TASKS
 from . import texts, types
@@ -49,6 +50,7 @@ PREDICT = """examples:
 """
 EVALUATE = """example:
   fastgd evaluate people.safetensors test.csv --json
+  fastgd evaluate people.safetensors test.csv --confusion --metrics auc,f1
   fastgd evaluate book.safetensors other.txt             (loss, perplexity, bits a byte)
 """
 GENERATE = """examples:
@@ -172,6 +174,11 @@ def _add_network(one):
     _add_backend(one)
 
 
+def _add_metrics(one):
+    text = f"further metrics: {', '.join(METRICS)}; of one class as recall(label=2)"
+    one.add_argument("--metrics", type=types.names, default="", metavar="A,B", help=text)
+
+
 def _add_backend(one):
     one.add_argument("--backend", default="auto", choices=BACKENDS, help="backend that runs the kernels")
 
@@ -258,6 +265,7 @@ def parser():
     if_it_exists = one.add_mutually_exclusive_group()
     if_it_exists.add_argument("--overwrite", action="store_true", help="replace that file if it exists")
     if_it_exists.add_argument("--resume", action="store_true", help="continue the run in that file if it exists")
+    _add_metrics(one)
     one.add_argument("--plot", metavar="FILE", help="file for a picture of the loss curve; '' for none")
     one.add_argument("--log", metavar="FILE", help="file to which a line of JSON is appended for each epoch")
     one.add_argument("--tensorboard", metavar="FOLDER", help="folder for logs for TensorBoard")
@@ -274,6 +282,9 @@ def parser():
     one = command("evaluate", commands.evaluate, "loss and metrics of a model on data", EVALUATE)
     _add_model(one)
     _add_drop_missing_target(one)
+    _add_metrics(one)
+    one.add_argument("--confusion", action="store_true",
+                     help="how often each class is taken for which, and the recall and precision of each")  # fmt: skip
     one.add_argument("--json", action="store_true", help="print a line of JSON")
 
     one = command("generate", commands.generate, "continue a text with a model of text", GENERATE)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Self, TypedDict, TypeVar
 
 from ..errors import check_number, choose, shown, type_error
+from .aliases import named
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ class Choice:
     `huber(delta=1.0)`. ranges: the allowed interval of each parameter."""
 
     name: str
-    parameters: Mapping[str, float] = dataclasses.field(default_factory=dict, kw_only=True)
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, kw_only=True)
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict, kw_only=True, repr=False)
 
     def __call__(self, **parameters: float) -> Self:
@@ -49,12 +50,11 @@ C = TypeVar("C", bound=Choice)
 
 
 def pick(argument: str, value: str | T, table: Mapping[str, T], cls: type[T]) -> T:
-    """The entry of `table` with the name `value`; or `value` itself if it is an instance of `cls`."""
+    """The entry of `table` with the name `value`, or an alias; or `value` itself if it is an instance of `cls`."""
     if isinstance(value, cls):
         return value
     if isinstance(value, str):
-        entry: T = choose(argument, value, table)
-        return entry
+        return named(argument, value, table, cls.__name__)
     article = "an" if cls.__name__[0] in "AEIOU" else "a"
     expected = f"a name ({', '.join(map(repr, table))}) or {article} {cls.__name__}"
     raise type_error(argument, expected, f"{shown(value)} ({type(value).__name__})")

@@ -62,6 +62,11 @@ DOMAINS = {
         lambda rng, shape, below: rng.uniform(0, 1, shape),
         lambda block, below: (block >= 0) & (block <= 1),
     ),
+    "signs": Domain(
+        "1 or -1",
+        lambda rng, shape, below: rng.choice([-1.0, 1.0], shape),
+        lambda block, below: np.abs(block) == 1,
+    ),
     "probabilities": Domain(
         "rows of numbers >= 0 that sum to 1",
         lambda rng, shape, below: rng.dirichlet(np.ones(shape[-1]), shape[:-1]),

@@ -21,25 +21,25 @@ def _spread(count, low, high, start=0):
     return low + (high - low) * ((np.arange(start, start + count) + 0.5) * GOLDEN_RATIO % 1)
 
 
-def of_kernel(kernel, scalars=None, outputs=3):
+def of_kernel(kernel, scalars=None, outputs=3, targets=1):
     """A list of results for each point; None if the kernel is the package's, [] if results differ from call to call.
     scalars: function of the number of the point, which returns the scalars of the kernel; None chooses numbers in
-    (0.1, 0.9). outputs: size of dimension k."""
+    (0.1, 0.9). outputs, targets: sizes of dimensions k and targets."""
     if kernel is None or not kernel.functions:
         return None
     import random  # slow
 
     states = np.random.get_state(), random.getstate()  # noqa: NPY002  the function may draw random numbers
     try:
-        once, twice = (_rows(kernel, scalars, outputs) for _ in range(2))
+        once, twice = (_rows(kernel, scalars, outputs, targets) for _ in range(2))
     finally:
         np.random.set_state(states[0])  # noqa: NPY002
         random.setstate(states[1])
     return once if agree(once, twice) else []
 
 
-def _rows(kernel, scalars, outputs):
-    sizes = dict.fromkeys(kernel.dims, 1) | {"n": ELEMENTS, "k": outputs}
+def _rows(kernel, scalars, outputs, targets):
+    sizes = dict.fromkeys(kernel.dims, 1) | {"n": ELEMENTS, "k": outputs, "targets": targets}
     rows, specs = [], list(kernel.arrays.values())
     for i in range(POINTS):
         arrays = [_values(spec, [sizes[dim] for dim in spec.dims], i, j) for j, spec in enumerate(specs)]
@@ -77,7 +77,8 @@ def of_activation(activation):
 
 def of_loss(loss, outputs):
     """The fingerprint of a loss and its link, for this many outputs; None if it is the package's."""
-    rows = of_kernel(loss.kernels[0], lambda i: loss.parameters.values(), outputs)
+    targets = loss.n_targets or 1
+    rows = of_kernel(loss.kernels[0], lambda i: loss.parameters.values(), outputs, targets)
     if rows is None:
         return None
     return [["" if loss.link is None else loss.link.name], *rows, *(of_kernel(loss.link, outputs=outputs) or [])]

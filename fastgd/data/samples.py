@@ -33,7 +33,7 @@ class Samples:
     kernel              the loss kernel that takes such targets
     rows                gathers rows of x
     target_rows         gathers rows of y if a cast of all of y would take much memory, else None
-    weight              (m, ...) factors of the losses, 1 on average, or None for 1
+    weight              (m, ...) factors of the losses, 1 on average if `is_scaled`, or None for 1
     index               indices of the rows that belong to the samples, or None for all
     shifts              if above 1, an epoch of a training run takes the rows index + s, where s is a random number in
                         [0, shifts)"""
@@ -46,6 +46,7 @@ class Samples:
     weight: np.ndarray | None = None
     index: np.ndarray | None = None
     shifts: int = 1
+    is_scaled: bool = True
 
     def __len__(self):
         return len(self.x if self.index is None else self.index)
@@ -101,7 +102,7 @@ class Samples:
         parts = []
         for index in split_rows("validation_fraction", len(self.x), fraction, seed):
             weight = self.weight
-            if weight is not None:
+            if weight is not None and self.is_scaled:
                 weight = weight / _mean_weight("sample_weight", weight[index])
             parts.append(dataclasses.replace(self, weight=weight, index=index))
         return parts
@@ -117,8 +118,11 @@ def split_rows(argument, rows, fraction, seed):
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True):
+def check_samples(
+    network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True, allow_negative=False
+):
     """The arrays as `Samples` for a network; nothing is copied. finite: whether to check that x is finite.
+    allow_negative: as in `check_weights`.
 
     Raises TypeError or ValueError that names the argument."""
     shape = network.output_shape
@@ -126,12 +130,14 @@ def check_samples(network, x, y, sample_weight=None, *, names=("X", "y", "sample
     y, kernel = check_targets(names[1], y, len(x), network.loss_function, shape)
     weight = None
     if sample_weight is not None:
-        weight = check_weights(names[2], sample_weight, (len(x), *shape[:-1]), network.dtype)
+        weight = check_weights(
+            names[2], sample_weight, (len(x), *shape[:-1]), network.dtype, allow_negative=allow_negative
+        )
     if finite:
         check_inputs(names[0], x, network)
     check_values(names[1], y, network.dtype, kernel.arrays["y"], shape[-1])
     rows = RowReader(y) if _are_cast_by_rows(network, x, y, kernel) else None
-    return Samples(x, y, kernel, RowReader(x), rows, weight)
+    return Samples(x, y, kernel, RowReader(x), rows, weight, is_scaled=not allow_negative)
 
 
 def _are_cast_by_rows(network, x, y, kernel):
@@ -141,20 +147,23 @@ def _are_cast_by_rows(network, x, y, kernel):
     return mapped(y) is not None or are_overlapping(y) or x.dtype != network.dtype
 
 
-def check_weights(argument, weight, shape, dtype, *, scaled=True):
+def check_weights(argument, weight, shape, dtype, *, scaled=True, allow_negative=False):
     """Returns a factor for each loss, an array of `shape`: (rows,), or (rows, ...) with a factor for each position. A
-    weight (rows,) counts for all positions of a row. scaled: whether to divide the weights by their mean."""
+    weight (rows,) counts for all positions of a row. scaled: whether to divide the weights by their mean.
+    allow_negative: whether they may be below 0; then they are not scaled, since their mean may be 0."""
     weight, rows = as_array(argument, weight), shape[:1]
     if weight.shape not in (rows, shape):
         other = "" if rows == shape else f", or one for each position {shape}"
         raise value_error(argument, f"an array of shape {rows}, one number for each row{other}", shown(weight))
     given, weight = weight, np.array(weight, np.float64, order="C")
     flat = weight.reshape(-1)
-    if not all_between(flat, 0.0, MOST[dtype.itemsize]):
+    most = MOST[dtype.itemsize]
+    if not all_between(flat, -most if allow_negative else 0.0, most):
         check_values(argument, given, dtype)
         index = tuple(int(i) for i in np.unravel_index(np.argmin(given), given.shape))
-        raise value_error(argument, "numbers >= 0", f"{given[index]} at index {index if len(index) > 1 else index[0]}")
-    if scaled and not divide_by_mean(flat):
+        expected = "numbers >= 0 (fit, train_step, loss and loss_and_gradient take others with allow_negative=True)"
+        raise value_error(argument, expected, f"{given[index]} at index {index if len(index) > 1 else index[0]}")
+    if scaled and not allow_negative and not divide_by_mean(flat):
         raise value_error(argument, "a number above 0 among the rows", f"0 in all {weight.size}")
     if weight.shape != shape:
         weight = np.broadcast_to(weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)), shape)
@@ -221,21 +230,22 @@ def check_rows(argument, x, shape):
 
 def check_targets(argument, y, rows, loss, output_shape):
     """Returns y as an array, and the kernel of the loss that takes it: integer labels (rows, *positions) if the loss
-    takes labels, else values (rows, *output_shape); with one output the last axis may be left out."""
+    takes labels, else values (rows, *loss.target_shape(output_shape)); one column may lack the last axis."""
     given = y = as_array(argument, y)
     *positions, n_outputs = output_shape
+    target_shape = loss.target_shape(output_shape)
     if loss.takes_labels and y.ndim == 1 + len(positions):
         if y.dtype.kind not in "iu":
             hint = "; use y.astype(int) for class labels" if y.dtype.kind in "bf" else ""
             raise type_error(argument, f"integer labels in [0, {n_outputs - 1}]", f"{shown(y)}{hint}")
         shape, kernel = (rows, *positions), loss.kernels[0]
     else:
-        if y.ndim == 1 + len(positions) and n_outputs == 1:
+        if y.ndim == 1 + len(positions) and target_shape[-1] == 1:
             y = y[..., None]
-        shape, kernel = (rows, *output_shape), loss.kernels[-1]
+        shape, kernel = (rows, *target_shape), loss.kernels[-1]
     if y.shape != shape:
         labels = f"integer labels of shape {(rows, *positions)} or " if loss.takes_labels else ""
-        raise value_error(argument, f"{labels}values of shape {(rows, *output_shape)}", shown(given))
+        raise value_error(argument, f"{labels}values of shape {(rows, *target_shape)}", shown(given))
     return y, kernel
 
 

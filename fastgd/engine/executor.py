@@ -255,29 +255,32 @@ class Executor:
             self._prepare_fast(door, plan, Use.EVALUATE, door, "outputs")
         return result if out is None else _copied(out, result)
 
-    def loss(self, x, y, sample_weight=None):
+    def loss(self, x, y, sample_weight=None, allow_negative=False):
         """`Network.loss` for any arguments: checks, casts and raises. Prepares the fast path."""
-        loss = self._try_fast("loss", x, y, sample_weight)
+        loss = self._try_fast("loss", x, y, sample_weight, allow_negative=allow_negative)
         if loss is not None:
             return loss
-        samples = self._samples(x, y, sample_weight)
+        samples = self._samples(x, y, sample_weight, allow_negative)
         with self.lock.use(Use.EVALUATE):
             loss = self.evaluate(samples)[0]
             self._prepare_fast("loss", self.evaluation_plan(samples.kernel), Use.EVALUATE, "loss", "loss")
         return loss
 
-    def _samples(self, x, y, sample_weight):
+    def _samples(self, x, y, sample_weight, allow_negative):
         """Checked `Samples`. Passes check themselves whether x is finite; small arrays are checked before, since an
         error within the lock would cost the plans."""
         x = as_array("x", x)
-        return check_samples(self.network, x, y, sample_weight, names=SAMPLES, finite=x.size <= CAST_SIZE)
+        finite = x.size <= CAST_SIZE
+        return check_samples(
+            self.network, x, y, sample_weight, names=SAMPLES, finite=finite, allow_negative=allow_negative
+        )
 
     def _cast(self, x, y, kernel):
         """Checked arrays as arrays that kernels read in place."""
         dtype = self.network.dtype
         return usable(x, dtype), usable(y, kernel.arrays["y"].dtype or dtype)
 
-    def _try_fast(self, door, x, y, sample_weight, *more):
+    def _try_fast(self, door, x, y, sample_weight, *more, allow_negative=False):
         """The result of a door's fast path once the arrays are cast, or None. Raises unless they are arrays of real
         numbers of the right shapes."""
         network = self.network
@@ -285,15 +288,17 @@ class Executor:
         y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
         if x.size + y.size > CAST_SIZE:
             return None
-        weights = self._factors(len(x), sample_weight)
+        weights = self._factors(len(x), sample_weight, allow_negative=allow_negative)
         return self._fast(door, kernel)(*self._cast(x, y, kernel), *more, weights)
 
-    def _factors(self, rows, sample_weight, scaled=True):
+    def _factors(self, rows, sample_weight, scaled=True, *, allow_negative=False):
         """Factors of the losses of a minibatch that include 1 / (number of losses), or None without sample weights."""
         if sample_weight is None:
             return None
         shape, dtype = (rows, *self.network.output_shape[:-1]), self.network.dtype
-        weights = check_weights("sample_weight", sample_weight, shape, dtype, scaled=scaled)
+        weights = check_weights(
+            "sample_weight", sample_weight, shape, dtype, scaled=scaled, allow_negative=allow_negative
+        )
         return usable(weights / math.prod(shape), dtype)
 
     def evaluate(self, samples: Samples, metrics: Any = ()) -> tuple[float, dict[str, float]]:
@@ -332,13 +337,13 @@ class Executor:
 
     # ---- gradients
 
-    def loss_and_gradient(self, x, y, sample_weight, *, training, minibatch):
+    def loss_and_gradient(self, x, y, sample_weight, *, training, minibatch, allow_negative=False):
         """`Network.loss_and_gradient` for any arguments: checks, casts and raises. Prepares the fast path."""
         network, door = self.network, TRAINING_GRADIENT if training else GRADIENT
-        result = self._try_fast(door, x, y, sample_weight, minibatch)
+        result = self._try_fast(door, x, y, sample_weight, minibatch, allow_negative=allow_negative)
         if result is not None:
             return result
-        samples = self._samples(x, y, sample_weight)
+        samples = self._samples(x, y, sample_weight, allow_negative)
         use = Use.TRAIN if training else Use.BORROW
         with self.lock.use(use):
             plan = self.gradient_plan(len(samples), training, samples.kernel)
@@ -458,15 +463,18 @@ class Executor:
         self.recorded[0] = 0
         self.changes += 1
 
-    def step(self, x: Any, y: Any, optimizer: Any, sample_weight: Any = None, *, scaled: bool = True) -> float:
+    def step(
+        self, x: Any, y: Any, optimizer: Any, sample_weight: Any = None, *, scaled: bool = True,
+        allow_negative: bool = False,
+    ) -> float:  # fmt: skip
         """`Network.train_step` for any arguments: checks, casts and raises. scaled: False uses the weights without
-        scaling."""
+        scaling, as allow_negative does, too."""
         network = self.network
         x = check_rows("x", x, network.input_shape)
         y, kernel = check_targets("y", y, len(x), network.loss_function, network.output_shape)
         if kernel.functions and optimizer.is_bound:  # bad targets may not show in the loss
             check_values("y", y, network.dtype, kernel.arrays["y"], network.output_shape[-1])
-        weights = self._factors(len(x), sample_weight, scaled)
+        weights = self._factors(len(x), sample_weight, scaled, allow_negative=allow_negative)
         if self.fast_step is not _not_ready and x.size + y.size <= CAST_SIZE:
             loss: float | None = self.fast_step.weighted(*self._cast(x, y, kernel), optimizer, weights)
             if loss is not None:

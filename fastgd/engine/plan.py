@@ -391,7 +391,7 @@ class Plan(Program):
         network, loss = self.network, self.loss_kernel
         self.loss_shape = network.output_shape[:-1]  # shape of the losses of a row: one per position
         labels = network.loss_function.takes_labels and loss is network.loss_function.kernels[0]
-        y_shape = self.loss_shape if labels else network.output_shape
+        y_shape = self.loss_shape if labels else network.loss_function.target_shape(network.output_shape)
         for name, shape in (("x", network.input_shape), ("y", y_shape)):
             self.row_shapes |= {name: shape, f"data.{name}": shape}
         self.row_shapes |= {"index": (), "row": ()}
@@ -402,7 +402,11 @@ class Plan(Program):
         self.output = self.laid_out("forward", output, in_blocks=False)
         scalars, dy = network.loss_function.parameters.values(), self.row_buffer("dz", network.output_shape)
         losses = self.row_buffer("losses", self.loss_shape)
-        self.add("loss", loss, losses, dy, self.output, "y", "weight", *scalars)
+        per_target, z, dz = network.loss_function.outputs_per_target, self.output, dy
+        if per_target > 1:
+            shape = (*self.loss_shape, per_target, y_shape[-1])
+            z, dz = self.reshaped("outputs.by_target", z, shape), self.reshaped("dz.by_target", dy, shape)
+        self.add("loss", loss, losses, dz, z, "y", "weight", *scalars)
         if self.has_backward:
             dy = self.laid_out("backward", dy, self.is_in_blocks(output))
             self.dx = network.body.backward(self, "", "x", dy, self.goes_to_input)

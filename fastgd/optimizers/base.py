@@ -2,6 +2,7 @@
 makes steps on arrays or in a network. Over 400 lines: the options common to all optimizers affect each of these."""
 
 import contextlib
+import functools
 import inspect
 import numbers
 import weakref
@@ -33,6 +34,7 @@ Numbers: TypeAlias = float | npt.NDArray[np.float64]
 class Options(TypedDict, total=False):
     """Options of every optimizer; see `Optimizer`."""
 
+    lr: Rate
     decoupled: bool | None
     decay_biases: bool
     clip_value: float | None
@@ -74,10 +76,25 @@ class Part(NamedTuple):
 EPS: Range = {"low": 1e-30}
 
 
+def _with_lr(constructor):
+    """A constructor that also takes the learning rate as lr."""
+
+    @functools.wraps(constructor)
+    def take_lr(self, *arguments, **options):
+        if "lr" in options:
+            if arguments or "learning_rate" in options:
+                raise type_error("lr", "one learning rate (lr is learning_rate)", "another one beside it")
+            options["learning_rate"] = options.pop("lr")
+        constructor(self, *arguments, **options)
+
+    return take_lr
+
+
 class Optimizer(Stepper):
     """Base class of the optimizers.
 
-    learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made.
+    learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made. By
+        keyword it may also be called lr.
     hyper: the rule's hyper-parameters by name, each within its range in the class's `ranges`.
     A class that chooses its `kernel` by arguments sets it before it calls this constructor.
 
@@ -151,7 +168,8 @@ class Optimizer(Stepper):
     ) -> None:
         if unknown:
             parameters = inspect.signature(type(self)).parameters.values()
-            known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD] + list(Options.__annotations__)
+            known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+            known += [name for name in Options.__annotations__ if name != "lr"]
             raise type_error(f"{type(self).__name__}()", f"options {', '.join(known)}", ", ".join(unknown))
         self.hyper = {name: self.check_hyper(name, value) for name, value in hyper.items()}
         self.decoupled = check_flag("decoupled", self.decoupled if decoupled is None else decoupled)
@@ -176,6 +194,13 @@ class Optimizer(Stepper):
         self._standalone = None
         self._known_rate = None  # (schedule, step, learning rate) of the next step, once the schedule was called for it
         self._converter, self.lock = Converter(), UseLock("optimizer")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Lets the constructor of a class take lr for learning_rate, unless the class itself has another use for it."""
+        super().__init_subclass__(**options)
+        made = cls.__dict__.get("__init__")
+        if made is not None and "lr" not in inspect.signature(made).parameters:
+            cls.__init__ = _with_lr(made)  # type: ignore[method-assign]
 
     def check_hyper(self, name: str, value: Number) -> float:
         """`value` as a float that is in its range, also when rounded to float32."""

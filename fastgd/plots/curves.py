@@ -90,6 +90,50 @@ def _legend_below(figure, axes):
 
 
 @np.errstate(all="ignore")
+def plot_history(history: History, title: str = "Training") -> "Figure":
+    """The loss as in `plot_loss`, and beside it a panel for each metric against epochs."""
+    if not isinstance(history, History):
+        raise type_error("history", "a History, as fit returns it", shown(history))
+    if not history.metrics:
+        return plot_loss(history, title)
+    across = min(3, 1 + len(history.metrics))
+    down = math.ceil((1 + len(history.metrics)) / across)
+    figure = new_figure(4.2 * across, 3.2 * down + 0.3)
+    figure.suptitle(title, parse_math=False)
+    first, *panels = figure.subplots(down, across, squeeze=False).flat
+    _draw_loss(first, history, "Loss")
+    for panel, (name, values) in zip(panels, history.metrics.items(), strict=False):
+        _draw_metric(panel, history, name, values)
+    for panel in panels[len(history.metrics) :]:
+        panel.set_axis_off()
+    return figure
+
+
+def _draw_metric(axes, history, name, values):
+    """Draws a metric after each epoch, with the best epoch marked."""
+    of_validation = name.startswith("validation_")
+    style = {"color": VALIDATION, "linestyle": "--"} if of_validation else {"color": TRAINING}
+    data = "validation" if of_validation else "training"
+    marker = "o" if len(values) == 1 else None
+    axes.plot(range(1, len(values) + 1), values, marker=marker, label=data, **style)
+    _mark_best(axes, history)
+    _finish(axes, title=name.removeprefix("validation_"), xlabel="epoch", ylabel=f"on {data} data")
+    _whole_epochs(axes)
+
+
+def _mark_best(axes, history):
+    if history.best_epoch:
+        axes.axvline(history.best_epoch, color=QUIET, linestyle=":", label=f"best epoch: {history.best_epoch}")
+
+
+def _whole_epochs(axes):
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.legend()
+
+
+@np.errstate(all="ignore")
 def plot_loss(history: History, title: str = "Loss", *, samples: Mapping[int, str] | None = None) -> "Figure":
     """Training loss, and validation loss if there is one, against epochs, with the epoch of the best monitored value
     marked. The training loss is the mean over the epoch, each minibatch before its update.
@@ -100,22 +144,22 @@ def plot_loss(history: History, title: str = "Loss", *, samples: Mapping[int, st
         raise type_error("history", "a History, as fit returns it", shown(history))
     texts = {} if samples is None else check_samples_of_text(samples, len(history.loss))
     figure = new_figure()
-    from matplotlib.ticker import MaxNLocator
-
     axes = figure.subplots()
+    _draw_loss(axes, history, title)
+    if texts:
+        add_samples(figure, axes, history.loss, texts)
+    return figure
+
+
+def _draw_loss(axes, history, title):
     marker = "o" if len(history.loss) == 1 else None
     axes.plot(range(1, len(history.loss) + 1), history.loss, color=TRAINING, marker=marker, label="training")
     if history.validation_loss:
         epochs = range(1, len(history.validation_loss) + 1)
         axes.plot(epochs, history.validation_loss, color=VALIDATION, linestyle="--", marker=marker, label="validation")
-    if history.best_epoch:
-        axes.axvline(history.best_epoch, color=QUIET, linestyle=":", label=f"best epoch: {history.best_epoch}")
+    _mark_best(axes, history)
     _finish(axes, history.loss + history.validation_loss, title=title, xlabel="epoch", ylabel="mean loss")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.legend()
-    if texts:
-        add_samples(figure, axes, history.loss, texts)
-    return figure
+    _whole_epochs(axes)
 
 
 @np.errstate(all="ignore")

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ..core.aliases import column as column_of
 from ..data.mapped import leave_pages
 from ..data.samples import CHECK_ROWS
 from ..errors import check_flag, check_integer, check_number, choose, value_error
@@ -38,8 +39,13 @@ class EarlyStopping:
         for metric in metrics:
             column = f"{self._prefix}{metric.column}"
             columns[metric.column] = columns[column] = column, metric.greater_is_better
-        chosen = choose("monitor", f"{self._prefix}loss" if monitor is None else monitor, columns)
-        self.monitor, greater_is_better = chosen
+        name = f"{self._prefix}loss" if monitor is None else monitor
+        if isinstance(name, str) and name not in columns:
+            name = column_of(name)
+            if validation is None and name.startswith("validation_") and name.removeprefix("validation_") in columns:
+                got = f"{monitor!r}, that of 'validation_data' or 'validation_fraction', which are not given"
+                raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
+        self.monitor, greater_is_better = choose("monitor", name, columns)
         if greater_is_better is None:
             expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
             raise value_error("monitor", expected, repr(monitor))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from ..callbacks import Callback, ProgressBar, check_callbacks
+from ..core.aliases import named
 from ..core.files import check_file
 from ..core.types import Data, HasTargets, Path, Rate
 from ..data.minibatches import check_batch_size
 from ..data.samples import check_class_weight, check_samples
 from ..data.windows import Windows, samples_of_windows
 from ..engine.steps import Steps
-from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
+from ..errors import check_flag, check_integer, check_number, shown, type_error, value_error
 from ..metrics import Metrics, check_metrics
 from ..optimizers import OPTIMIZERS
 from ..optimizers.base import Optimizer, check_optimizer
@@ -53,6 +54,7 @@ def fit(
     checkpoint: Path | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
+    allow_negative: bool = False,
 ) -> History:
     """Trains the network; returns a `History`.
 
@@ -69,7 +71,9 @@ def fit(
         on the network's `seed` and `epochs`. An iterable has its own order.
     sample_weight: (rows,) numbers >= 0, or (rows, T), one for each position (0 for padding). The loss of a row is
         multiplied by its weight over the mean weight of all rows, so the loss is the weighted mean, and a row of weight
-        2 pulls twice as hard as a row of weight 1, also with batch_size=1.
+        2 pulls twice as hard as a row of weight 1, also with batch_size=1. allow_negative: True takes weights below 0,
+        too (of an iterable as well), and does not divide them by their mean, as in `loss`; metrics then need validation
+        data, and class_weight must be None.
     class_weight: {label: number >= 0}, 1 for labels not in it, or "balanced" for rows / (classes x rows of the class).
         It multiplies sample_weight in the training loss, not in metrics or validation. For integer labels, or 0 and 1
         in one output.
@@ -100,7 +104,7 @@ def fit(
     run. After an exception `network.history` has what was done before it."""
     begun: tuple[Steps, int] | None = None
     options = (sample_weight, class_weight, validation_data, validation_fraction, metrics, monitor, tolerance, patience,
-               restore_best, callbacks, progress, checkpoint, checkpoint_every, resume)  # fmt: skip
+               restore_best, callbacks, progress, checkpoint, checkpoint_every, resume, allow_negative)  # fmt: skip
     key = key_of_plain(X, y, optimizer, batch_size, epochs, shuffle, options)
     if key is not None:
         done = self.repeated_calls.repeat(self, X, y, optimizer, key)
@@ -111,6 +115,8 @@ def fit(
     epochs = check_integer("epochs", epochs, 0)
     source: Minibatches | Stream
     check_flag("shuffle", shuffle)
+    if check_flag("allow_negative", allow_negative) and class_weight is not None:
+        raise value_error("class_weight", "None with allow_negative", shown(class_weight))
     validation = None
     if validation_data is not None:
         validation = _checked_validation(self, validation_data)
@@ -125,9 +131,12 @@ def fit(
         raise value_error("y", "None for windows, which have targets", shown(y))
     if y is None and not is_of_windows:
         check_batch_size(batch_size, math.inf)
-        source, unweighted = Stream(self, X, epochs), None
+        source, unweighted = Stream(self, X, epochs, allow_negative=allow_negative), None
     else:
-        samples = samples_of_windows(self, X) if is_of_windows else check_samples(self, X, y, sample_weight)
+        if is_of_windows:
+            samples = samples_of_windows(self, X)
+        else:
+            samples = check_samples(self, X, y, sample_weight, allow_negative=allow_negative)
         if validation_fraction is not None:
             if validation is not None:
                 raise value_error("validation_fraction", "None beside validation_data", shown(validation_fraction))
@@ -144,6 +153,8 @@ def fit(
     checked = check_metrics("metrics", metrics)
     if checked and unweighted is None and validation is None:
         raise value_error("metrics", "none without validation data for an iterable of minibatches", shown(metrics))
+    if checked and allow_negative and validation is None:
+        raise value_error("metrics", "none without validation data with allow_negative", shown(metrics))
     early_stopping = EarlyStopping(self, checked, unweighted, validation, monitor, tolerance, patience, restore_best)
     callbacks = check_callbacks(callbacks)
     bar = ProgressBar(epochs) if check_flag("progress", progress) else None
@@ -164,11 +175,12 @@ def fit(
 
 
 def pick_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
-    """Returns the optimizer itself, a new one for a name, or a new Adam for None."""
+    """Returns the optimizer itself, a new one for a name ("adam", in any case), or a new Adam for None."""
     optimizer = "Adam" if optimizer is None else optimizer
     if isinstance(optimizer, str):
-        named: Optimizer = choose("optimizer", optimizer, OPTIMIZERS)()
-        return named
+        make: Any = named("optimizer", optimizer, OPTIMIZERS, "Optimizer")
+        made: Optimizer = make()
+        return made
     check_optimizer(optimizer, also=", or a name")
     return optimizer
 

@@ -67,11 +67,14 @@ class History:
         """The values of the last epoch by name."""
         return {name: values[-1] for name, values in self.columns().items()}
 
-    def plot(self, title: str = "Loss", *, samples: Mapping[int, str] | None = None) -> "Figure":
-        """Returns a matplotlib Figure; see `fastgd.plots.plot_loss`."""
-        from ..plots import plot_loss
+    def plot(self, title: str | None = None, *, samples: Mapping[int, str] | None = None) -> "Figure":
+        """Returns a matplotlib Figure of the loss, and of each metric on axes of its own; with `samples` of the loss
+        alone. See `fastgd.plots.plot_history` and `fastgd.plots.plot_loss`."""
+        from ..plots import plot_history, plot_loss
 
-        return plot_loss(self, title, samples=samples)
+        if samples is None:
+            return plot_history(self, title or ("Training" if self.metrics else "Loss"))
+        return plot_loss(self, title or "Loss", samples=samples)
 
     def __repr__(self) -> str:
         last = "".join(f", {name} {value:.4g}" for name, value in self.last().items())

@@ -403,7 +403,8 @@ class Run:
                 self._streamed = len(x), optimizer.minibatches
                 try:
                     if weight:
-                        loss = network.executor.step(x, y, optimizer, *weight, scaled=False)
+                        allow = source.allow_negative
+                        loss = network.executor.step(x, y, optimizer, *weight, scaled=False, allow_negative=allow)
                     else:
                         loss = network.train_step(x, y, optimizer)
                 except Exception as error:

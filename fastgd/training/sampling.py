@@ -129,7 +129,7 @@ def _piece(rows, size, position, epochs, limit):
 class Stream:
     """The minibatches of an iterable; used in place of `Minibatches`."""
 
-    def __init__(self, network, batches, epochs):
+    def __init__(self, network, batches, epochs, *, allow_negative=False):
         # iter(batches) may open a file or start processes: it is called once an epoch, not for this check.
         if not isinstance(batches, collections.abc.Iterable) and not hasattr(batches, "__getitem__"):
             expected = "an array and y, or an iterable of minibatches (x, y)"
@@ -139,7 +139,7 @@ class Stream:
         if isinstance(batches, collections.abc.Iterator) and epochs > 1:
             expected = f"an iterable that can be iterated again each epoch, or epochs=1 instead of {epochs}"
             raise value_error("X", expected, shown(batches))
-        self.batches = batches
+        self.batches, self.allow_negative = batches, allow_negative
         self.epoch, self.position = network.epochs, 0
         self.rows = self.size = self.shuffle = None
         self.per_epoch = math.inf

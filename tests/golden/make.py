@@ -45,6 +45,10 @@ LOSSES = {
     ),
     "binary_cross_entropy": ("unit", F.binary_cross_entropy_with_logits),
     "poisson": ("counts", lambda z, y: F.poisson_nll_loss(z, y) + (torch.xlogy(y, y) - y).mean()),
+    "gaussian_nll": ("halves", lambda z, y: F.gaussian_nll_loss(z[:, :2], y, torch.exp(z[:, 2:]))),
+    "hinge": ("signs", lambda z, y: F.margin_ranking_loss(z, torch.zeros_like(z), y, margin=1.0)),
+    "kl_divergence": ("probabilities", lambda z, y: F.kl_div(F.log_softmax(z, 1), y, reduction="batchmean")),
+    "cosine_similarity": ("real", lambda z, y: (1 - F.cosine_similarity(z, y)).mean()),
 }
 LAYERS = {
     "LayerNorm()": lambda n: torch.nn.LayerNorm(n),
@@ -174,8 +178,9 @@ def losses(rng, out):
         "unit": rng.uniform(0, 1, (7, 5)),
         "counts": rng.poisson(1.5, (7, 5)).astype(np.float64),
     }
+    targets |= {"halves": targets["real"][:, :2], "signs": np.sign(targets["real"])}
     for name, (kind, function) in LOSSES.items():
-        t = torch.tensor(z, requires_grad=True)
+        t = torch.tensor(z[:, :4] if kind == "halves" else z, requires_grad=True)  # two outputs for each target
         value = function(t, torch.tensor(targets[kind]))
         value.backward()
         out[f"loss.{name}.y"] = targets[kind]

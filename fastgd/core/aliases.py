@@ -1,0 +1,74 @@
+"""Other names under which users may choose what the package has: those of torch, Keras and scikit-learn, and any
+spelling that differs in case, hyphens and underscores alone. Files always hold the package's names."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from ..errors import choose, value_error
+
+T = TypeVar("T")
+
+# By kind, in small letters without hyphens and underscores: the package's name, or several names between which an alias
+# does not decide.
+ALIASES: dict[str, dict[str, str | tuple[str, ...]]] = {
+    "Activation": {
+        "swish": "silu", "logistic": "sigmoid", "linear": "identity", "none": "identity", "lrelu": "leaky_relu",
+        "geluapproximate": "gelu_tanh", "gelunew": "gelu_tanh",
+    },
+    "Initializer": {},
+    "Loss": {
+        "meansquarederror": "mse", "squarederror": "mse", "l2": "mse", "meanabsoluteerror": "mae", "l1": "mae",
+        "smoothl1": "huber", "crossentropy": "softmax_cross_entropy", "softmax": "softmax_cross_entropy",
+        "categoricalcrossentropy": "softmax_cross_entropy", "sparsecategoricalcrossentropy": "softmax_cross_entropy",
+        "bce": "binary_cross_entropy", "bcewithlogits": "binary_cross_entropy",
+        "binarycrossentropywithlogits": "binary_cross_entropy", "poissonnll": "poisson", "kl": "kl_divergence",
+        "kldiv": "kl_divergence", "kullbackleibler": "kl_divergence", "kullbackleiblerdivergence": "kl_divergence",
+        "cosine": "cosine_similarity", "cosineembedding": "cosine_similarity",
+        "nll": ("softmax_cross_entropy", "gaussian_nll"), "negativeloglikelihood": ("softmax_cross_entropy",
+        "gaussian_nll"), "logloss": ("softmax_cross_entropy", "binary_cross_entropy"),
+    },
+    "Metric": {
+        "acc": "accuracy", "rocauc": "auc", "auroc": "auc", "ap": "average_precision", "sensitivity": "recall",
+        "f1score": "f1", "meansquarederror": "mse", "meanabsoluteerror": "mae", "rootmeansquarederror": "rmse",
+        "r2score": "r2", "topkaccuracy": "top_k", "prauc": "average_precision",
+    },
+    "Optimizer": {"stochasticgradientdescent": "SGD"},
+}  # fmt: skip
+
+
+def _plain(name):
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def named(argument: str, name: object, table: Mapping[str, T], kind: str) -> T:
+    """The entry of a table by its name, in any case, or by an alias of its kind. Raises as `choose`, and ValueError for
+    a name that may mean several entries."""
+    if not isinstance(name, str) or name in table:
+        entry: T = choose(argument, name, table)
+        return entry
+    known: dict[str, tuple[str, ...]] = {}
+    for alias, meant in ALIASES[kind].items():
+        known[alias] = tuple(one for one in ((meant,) if isinstance(meant, str) else meant) if one in table)
+    for own in table:
+        plain = _plain(own)
+        known[plain] = (*known[plain], own) if plain in known and plain not in ALIASES[kind] else (own,)
+    plain = _plain(name)
+    shorter = plain.removesuffix("loss") if kind == "Loss" else plain
+    found = known.get(plain) or known.get(shorter) or ()
+    if len(found) == 1:
+        return table[found[0]]
+    if found:
+        raise value_error(argument, f"one of {', '.join(map(repr, found))}", repr(name))
+    near = difflib.get_close_matches(shorter, [alias for alias, meant in known.items() if meant], n=1)
+    hint = f"; did you mean {known[near[0]][0]!r}?" if near else ""
+    raise value_error(argument, f"one of {', '.join(map(repr, table))}", f"{name!r}{hint}")
+
+
+def column(name: str) -> str:
+    """The name of a column of a history for the name that Keras gives it: "val_loss" is "validation_loss"."""
+    prefix, rest = ("validation_", name[4:]) if name.startswith("val_") else ("", name)
+    if not prefix and name.startswith("validation_"):
+        prefix, rest = "validation_", name.removeprefix("validation_")
+    alias = ALIASES["Metric"].get(_plain(rest), rest)
+    return f"{prefix}{alias if isinstance(alias, str) else rest}"

@@ -1,0 +1,127 @@
+"""What `train` and `evaluate` print beside the accuracy: baselines, the confusion matrix, further metrics."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+import fastgd
+from fastgd.cli import figures
+from fastgd.cli import parser as cli
+
+KINDS = ["usual"] * 14 + ["rare"] + ["other"] * 5
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a command in a folder with rows.csv: a column `x` that tells the price, and `kind` that nothing tells."""
+    rng = np.random.default_rng(0)
+    x, kinds = rng.normal(size=200), rng.permutation(KINDS * 10)
+    lines = [f"{v},{1000 + 200 * v},{k}\n" for v, k in zip(x, kinds, strict=True)]
+    (tmp_path / "rows.csv").write_text("x,price,kind\n" + "".join(lines))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = cli.main([*arguments])
+        out, error = capsys.readouterr()
+        return code, out, error
+
+    return call
+
+
+def number(out, name):
+    """The number behind a name at the beginning of a line."""
+    (line,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
+    return float(line.removeprefix(name).split()[0])
+
+
+TRAIN = ("train", "rows.csv", "--quiet", "--seed", "1", "--epochs", "8")
+
+
+def test_regression_is_told_in_units_beside_the_mean(run):
+    code, out, error = run(*TRAIN, "--target", "price", "--drop", "kind", "--metrics", "mse")
+    assert (code, error) == (0, "")
+    assert 0 < number(out, "validation mae") <= number(out, "validation rmse")
+    assert number(out, "validation mse") == pytest.approx(number(out, "validation rmse") ** 2, rel=1e-3)
+    assert 150 < number(out, "validation baseline rmse") < 250 > number(out, "validation rmse")
+    code, out, error = run("evaluate", "rows.safetensors", "rows.csv")
+    _, as_json, _ = run("evaluate", "rows.safetensors", "rows.csv", "--json")
+    prices = np.loadtxt("rows.csv", delimiter=",", skiprows=1, usecols=1)
+    assert (code, error) == (0, "")
+    assert json.loads(as_json)["baseline rmse"] == pytest.approx(prices.std(), rel=1e-5)
+    assert number(out, "baseline rmse") == pytest.approx(prices.std(), rel=1e-5)
+    code, _, error = run("evaluate", "rows.safetensors", "rows.csv", "--confusion")
+    assert code == 1
+    assert "--confusion" in error
+
+
+def test_a_network_that_is_no_better_than_the_majority_gets_a_warning(run):
+    code, out, error = run(*TRAIN, "--target", "kind", "--drop", "price", "--metrics", "auc,recall(label=0)")
+    share = number(out, "validation baseline accuracy")
+    assert code == 0
+    assert "(always 'usual', the most frequent class)" in out
+    assert 0 <= number(out, "validation recall(label=0)") <= 1 >= number(out, "validation auc")
+    useless = number(out, "validation accuracy") <= share
+    assert useless  # nothing tells the kind
+    assert error.startswith("warning: accuracy")
+    code, out, error = run("evaluate", "rows.safetensors", "rows.csv", "--json", "--confusion", "--metrics", "auc")
+    result = json.loads(out)
+    assert result["baseline accuracy"] == 0.7
+    assert list(result) == ["rows", "loss", "accuracy", "auc", "baseline accuracy", "confusion"]
+    assert ("warning" in error) == (result["accuracy"] <= 0.7)
+    found = result["confusion"]
+    assert found["classes"] == ["other", "rare", "usual"]
+    assert np.sum(found["matrix"], axis=1).tolist() == [50, 10, 140]
+    assert np.trace(found["matrix"]) / 200 == pytest.approx(result["accuracy"])
+
+
+def test_a_network_that_learns_gets_none_and_its_confusion_matrix(run, monkeypatch):
+    code, out, error = run("train", "digits", "--epochs", "3", "--quiet", "--plot", "", "--optimizer", "ADAM")
+    assert (code, error) == (0, "")
+    assert number(out, "validation accuracy") > 0.8 > 0.2 > number(out, "validation baseline accuracy")
+    _, out, _ = run("evaluate", "digits.safetensors", "digits", "--confusion")
+    _, as_json, _ = run("evaluate", "digits.safetensors", "digits", "--confusion", "--json")
+    network, _ = fastgd.load("digits.safetensors")
+    X, y = fastgd.cli.datasets.digits()[1]
+    predicted = network.predict(X).argmax(axis=1)
+    found = json.loads(as_json)["confusion"]
+    assert found["matrix"] == sk.confusion_matrix(y, predicted).tolist()
+    for name, peer in (("recall", sk.recall_score), ("precision", sk.precision_score)):
+        assert found[name] == pytest.approx(peer(y, predicted, average=None), rel=1e-12)
+    lines = out.splitlines()[-10:]
+    for label, line in enumerate(lines):
+        cells = line.split()
+        assert [int(cell) for cell in cells[:11]] == [label, *found["matrix"][label]]
+        assert float(cells[11]) == pytest.approx(found["recall"][label], abs=1e-4)
+        assert float(cells[12]) == pytest.approx(found["precision"][label], abs=1e-4)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run("evaluate", "digits.safetensors", "digits")[0] == 0
+
+
+def test_long_names_are_numbers_above_the_columns(capsys):
+    names = [f"a class with the long name {letter}" for letter in "abcdef"]
+    matrix = np.diag(np.arange(6) + 10_000).tolist()
+    figures.print_confusion(
+        {"classes": names, "matrix": matrix, "recall": [1.0] * 5 + [None], "precision": [None] + [0.5] * 5}
+    )
+    head, *lines = capsys.readouterr().out.strip().splitlines()
+    assert head.split() == ["true", "\\", "predicted", *"012345", "recall", "precision"]
+    assert len({len(line) for line in (head, *lines)}) == 1
+    assert max(map(len, lines)) <= figures.WIDEST
+    assert lines[0].startswith("0 a class with")
+    assert lines[0].split()[-2:] == ["1.0000", "-"]
+
+
+def test_unknown_metrics_are_named(run):
+    code, _, error = run(*TRAIN, "--target", "kind", "--metrics", "acuracy")
+    assert (code, "did you mean 'accuracy'" in error) == (1, True)
+
+
+def test_baseline_of_one_output(rng):
+    net = fastgd.Network(3, [fastgd.Dense(1)], loss="binary_cross_entropy")
+    y = np.array([0, 1, 0, 0, 1])
+    assert figures.baseline(net, y) == ("baseline accuracy", 0.6, "always '0', the most frequent class")
+    assert figures.metrics(net, ["auc", "accuracy"]) == ["accuracy", "auc"]
+    assert sum(map(sum, figures.confusion(net, rng.normal(size=(5, 3)), y)["matrix"])) == 5
