@@ -25,8 +25,8 @@ from .errors import value_error
 SHORTEST = 1e-8
 
 __all__ = [
-    "Loss", "binary_cross_entropy", "cosine_similarity", "gaussian_nll", "hinge", "huber", "kl_divergence", "mae", "mse",
-    "poisson", "softmax_cross_entropy",
+    "Loss", "binary_cross_entropy", "cosine_similarity", "gaussian_nll", "hinge", "huber", "kl_divergence", "mae",
+    "mse", "poisson", "softmax_cross_entropy",
 ]  # fmt: skip
 
 
