@@ -17,8 +17,8 @@ from .core.types import Number
 from .errors import shown, type_error, value_error
 
 __all__ = [
-    "Metric", "accuracy", "auc", "average_precision", "balanced_accuracy", "binary_accuracy", "confusion_matrix", "f1", "mae",
-    "mse", "own", "precision", "r2", "recall", "rmse", "top_k",
+    "Metric", "accuracy", "auc", "average_precision", "balanced_accuracy", "binary_accuracy", "confusion_matrix",
+    "f1", "mae", "mse", "own", "precision", "r2", "recall", "rmse", "top_k",
 ]  # fmt: skip
 
 # A function of the user: of targets and predictions, or of targets, predictions and weights.
