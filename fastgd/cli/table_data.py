@@ -38,10 +38,10 @@ def table_to_train(arguments, fraction):
         max_categories=most, drop_missing_target=arguments.drop_missing_target, na_values=arguments.na_values,
         source=path,
     )  # fmt: skip
-    X, all_rows = made.encode(table, dtype=arguments.dtype, source=path), np.arange(table.num_rows)
+    X = made.encode(table, dtype=arguments.dtype, source=path)
     y = made.targets(table, rows=rows, source=path)
     rest = None if held_out is None else (X[held_out], made.targets(table, rows=held_out, source=path))
-    X = X if len(rows) == len(all_rows) else X[rows]
+    X = X if len(rows) == len(X) else X[rows]
     if getattr(arguments, "validation_file", None) is not None:
         rest = _validation_file(arguments, made, notes)
     n_classes = None if made.target.classes is None else made.n_outputs
