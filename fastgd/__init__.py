@@ -7,6 +7,7 @@ history = net.fit(X, y, optimizer=fastgd.Adam(1e-3), batch_size=32, epochs=20)
 import importlib
 import os
 import sys
+import types
 from typing import TYPE_CHECKING
 
 # In a checkout, the compiled modules come from the installed package. (pkgutil.extend_path would do this, but not if
@@ -92,10 +93,21 @@ else:
     def __getattr__(name):
         """`fastgd.sklearn` and `fastgd.torch` are imported when they are used."""
         if name in LAZY:
-            return importlib.import_module(f".{name}", __name__)
+            module = importlib.import_module(f".{name}", __name__)
+            _show_only_public_names(module)
+            return module
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """The names that are for users."""
     return sorted([*__all__, *LAZY])
+
+
+def _show_only_public_names(module):
+    module.__dir__ = lambda: sorted(module.__all__)
+
+
+for _name in __all__:
+    if isinstance(globals()[_name], types.ModuleType):
+        _show_only_public_names(globals()[_name])

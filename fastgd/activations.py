@@ -6,7 +6,8 @@ and y and x must be different arrays.
 
 ONNX nodes (`@name.onnx`) use only operators of onnxruntime. It has LeakyRelu, Elu, Softplus and Erf only in float32, so
 in float64 these are composed of other operators.
-"""
+
+Over 400 lines: all activations, each with its loops and its node."""
 
 import dataclasses
 import math
@@ -17,6 +18,11 @@ import numpy as np
 from .core.choice import AT_LEAST_ZERO, POSITIVE, Choice
 from .core.kernel import In, InOut, Kernel, Out, kernel
 from .core.types import Array
+
+__all__ = [
+    "Activation", "elu", "gelu", "gelu_tanh", "identity", "leaky_relu", "relu", "sigmoid",
+    "silu", "softplus", "tanh",
+]  # fmt: skip
 
 SQRT_HALF = 0.5**0.5
 SQRT_2_OVER_PI = (2 / math.pi) ** 0.5

@@ -22,6 +22,8 @@ from .core.types import Array, Path
 from .errors import check_integer, reason, shown, type_error, value_error
 from .text import Vocabulary
 
+__all__ = ["every", "figures", "json_lines", "tensorboard", "trajectory"]
+
 if TYPE_CHECKING:
     from .network import Network
     from .training.history import History
@@ -56,6 +58,7 @@ def figures(run: "Run") -> dict[str, float]:
 class json_lines:
     """Appends lines of JSON to a file: {"step": ..., "epoch": ..., "loss": ..., ...} after each epoch, or, within
     `every`, after every k minibatches, and at the end {"stopped": "epochs"}. Numbers that are not finite become null.
+    A run that is resumed first removes the lines at the end of the file that have a later step than it begins with.
 
     path: a regular file; it is created if it does not exist. One `fit` at a time may use it, others raise
     RuntimeError."""
@@ -72,11 +75,13 @@ class json_lines:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._lock)
             check_file(self.path)  # open() of a pipe may wait for ever
-            self._file, self._history = stack.enter_context(open(self.path, "a", encoding="utf-8")), None
+            self._file, self._history = stack.enter_context(open(self.path, "a+", encoding="utf-8", newline="\n")), None
             self._entered = stack.pop_all()
         return self
 
     def __call__(self, run: "Run") -> None:
+        if self._history is None and run.first_row:
+            self._forget(run.first_step)
         self._history = run.history
         self._write({"step": run.step, "epoch": run.epoch, **figures(run)})
 
@@ -90,17 +95,41 @@ class json_lines:
                 self._write({"stopped": self._history.stopped})
         self._file, self._entered = None, None
 
+    def _forget(self, step):
+        """Removes the lines from the end of the file back to one with at most this step, and what lies between."""
+        self._file.seek(0)
+        lines = self._file.readlines()
+        kept = len(lines)
+        for i, line in reversed(list(enumerate(lines))):
+            record = _record(line)
+            if line.endswith("\n") if record is None else record.get("step", math.inf) <= step:
+                break
+            if record is None or "step" in record:  # None: a process was killed while it wrote the line
+                kept = i
+        if kept < len(lines):
+            self._file.truncate(sum(len(line.encode()) for line in lines[:kept]))
+
     def _write(self, record):
         known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
         self._file.write(json.dumps(known) + "\n")
         self._file.flush()
 
 
+def _record(line):
+    """A line of a log as a dict; None if it is not one."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and ("step" in record or "stopped" in record) else None
+
+
 class tensorboard:
     """Writes scalars for TensorBoard to a folder, with the writer of the package `tensorboard` (extra `tensorboard`):
-    after each epoch, or, within `every`, after every k minibatches. The step is `network.minibatches`, which counts on
-    from one `fit` to the next. One `fit` at a time may use it, others raise RuntimeError. A forked process that
-    continues training writes to a new file."""
+    after each epoch, or, within `every`, after every k minibatches. The tags are "loss/train", "loss/validation",
+    "metrics/accuracy" and so on, "learning_rate", "rows" and "seconds"; within `every` "loss/minibatch" and
+    "learning_rate". The step is `network.minibatches`, which counts on from one `fit` to the next. One `fit` at a time
+    may use it, others raise RuntimeError. A forked process that continues training writes to a new file."""
 
     _writers: dict[int, Any]
 
@@ -121,13 +150,22 @@ class tensorboard:
         if pid not in self._writers:
             self._writers[pid] = self._new_writer(self.folder)
         for name, value in figures(run).items():
-            self._writers[pid].add_scalar(name, value, run.network.minibatches)
+            self._writers[pid].add_scalar(_tag(name, run), value, run.network.minibatches)
 
     def __exit__(self, *raised: Any) -> None:
         self._lock.__exit__(*raised)
         writer = self._writers.pop(os.getpid(), None)
         if writer is not None:
             writer.close()
+
+
+def _tag(name, run):
+    """TensorBoard draws tags with the same beginning in one group."""
+    if name == "loss":
+        return "loss/train" if run.at_epoch_end else "loss/minibatch"
+    if name == "validation_loss":
+        return "loss/validation"
+    return f"metrics/{name}" if name in run.history.metrics else name
 
 
 class trajectory:
@@ -262,7 +300,7 @@ class ProgressBar:
         unit, size = ("tokens", run.network.input_shape[0]) if is_of_text else ("rows", 1)
         shown[f"{unit}/s"] = f"{(run.rows - self._rows) * size / max(now - self._started, 1e-9):,.0f}"
         part = run.rows_in_epoch / run.rows_per_epoch if run.rows_per_epoch else 0
-        self._bar.show(run.epoch + round(part, 2) if part else run.epoch, **shown)
+        self._bar.show(round(run.epoch + part, 2) if part else run.epoch, **shown)
 
     def __exit__(self, *raised: Any) -> None:
         if self._run is not None:

@@ -32,6 +32,8 @@ from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS
 from .optimizers.base import Numbers, Optimizer, Options, check_rounded
 
+__all__ = ["activation", "loss", "optimizer"]
+
 # An activation's derivative is compared with finite differences at these points, which avoid the usual positions of
 # kinks. A point where differences of two widths disagree is skipped.
 CHECKED_POINTS = np.linspace(-4.0, 4.0, 66) + 0.0137

@@ -26,6 +26,21 @@ from .core.choice import POSITIVE, Choice, pick
 from .data.mapped import check_mapping
 from .errors import shown, value_error
 
+__all__ = [
+    "Initializer",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "normal",
+    "ones",
+    "orthogonal",
+    "torch",
+    "zeros",
+]
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Initializer(Choice):

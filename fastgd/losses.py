@@ -24,6 +24,8 @@ from .errors import value_error
 # The least length of a vector by which a cosine is divided.
 SHORTEST = 1e-8
 
+__all__ = ["Loss", "binary_cross_entropy", "huber", "mae", "mse", "poisson", "softmax_cross_entropy"]
+
 
 def _row_sums(x: Array) -> npt.NDArray[np.float64]:
     """The sum of each row, in float64."""

@@ -16,6 +16,8 @@ from .core.domains import sum_to_one
 from .core.types import Number
 from .errors import shown, type_error, value_error
 
+__all__ = ["Metric", "accuracy", "binary_accuracy", "mae", "mse", "own", "r2", "rmse", "top_k"]
+
 # A function of the user: of targets and predictions, or of targets, predictions and weights.
 MetricFunction: TypeAlias = (
     Callable[[npt.NDArray[Any], npt.NDArray[Any]], Number]

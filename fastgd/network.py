@@ -4,7 +4,7 @@ Over 400 lines: all that users call on a network is methods of one class."""
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,10 @@ from . import images, tables
 from ._plan import Use
 from .core.buffers import aligned_zeros
 from .core.choice import pick
+from .core.html import html_table
 from .core.kernel import BACKENDS, DTYPES, ArraySpec, In
 from .core.threads import check_threads
-from .core.types import Array, Path, Shape, ShapeLike
+from .core.types import Array, HasTargets, Path, Shape, ShapeLike
 from .data.samples import check_samples
 from .engine.executor import GRADIENT, TRAINING_GRADIENT, Executor
 from .engine.plan import Plan
@@ -32,17 +33,6 @@ from .training import checkpoint
 from .training.fit import fit
 from .training.history import History
 from .training.repeated import RepeatedCalls
-
-
-@runtime_checkable
-class HasTargets(Protocol):
-    """Data with rows x and targets y, such as `fastgd.text.Windows`."""
-
-    @property
-    def x(self) -> "npt.ArrayLike": ...
-    @property
-    def y(self) -> "npt.ArrayLike": ...
-
 
 # What a network may store of the data that it was trained on.
 Preprocessing: TypeAlias = tables.Preprocessing | images.Preprocessing | Vocabulary
@@ -503,15 +493,19 @@ class Network:
 
     def layer_lines(self) -> list[str]:
         """One line per layer: path, layer, shape of a row of its output, number of parameters."""
+        return [
+            f"{'  ' * (1 + path.count('.'))}{path:<4} {text}  ->  {shape}, {n:,} parameters"
+            for path, text, shape, n in self._layer_rows()
+        ]
+
+    def _layer_rows(self):
+        """For each layer: path, layer, shape of a row of its output as text, number of parameters."""
         counts = {}
         for path, leaf, shape in self.body.leaves("", self.input_shape):
             counts[path] = sum(math.prod(array_shape) for _, array_shape, *_ in leaf.parameters(shape))
-        lines = []
         for path, text, shape in self.body.describe("", self.input_shape):
-            indent = "  " * (1 + path.count("."))
             n = sum(count for leaf, count in counts.items() if f"{leaf}.".startswith(f"{path}."))
-            lines.append(f"{indent}{path:<4} {text}  ->  {_shape_text(shape)}, {n:,} parameters")
-        return lines
+            yield path, text, _shape_text(shape), n
 
     def memory_estimate(self, batch_size: int, optimizer: Optimizer | None = None) -> dict[str, int]:
         """Bytes of memory that training takes besides the data, as a dict: "parameters", "gradient", "optimizer" (the
@@ -573,6 +567,10 @@ class Network:
             f"dtype={self.dtype}, backend={self.backend}): "
             f"{self.n_parameters:,} parameters"
         )
+
+    def _repr_html_(self) -> str:
+        rows = [(path, text, shape, f"{n:,}") for path, text, shape, n in self._layer_rows()]
+        return html_table(repr(self), ["", "layer", "output", "parameters"], rows)
 
 
 def load(path: "Path", *, backend: str = "auto") -> tuple[Network, Optimizer | None]:

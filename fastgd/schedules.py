@@ -20,6 +20,22 @@ from .core.choice import AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE, SHARE, Range
 from .core.types import Rate
 from .errors import check_integer, check_number, choose, shown, type_error, value_error
 
+__all__ = [
+    "Schedule",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
+    "from_config",
+    "inverse_time",
+    "one_cycle",
+    "piecewise",
+    "polynomial",
+    "reduce_on_plateau",
+    "step",
+    "warmup",
+]
+
 # A learning rate for one step, or for each of an array of steps.
 Rates: TypeAlias = float | npt.NDArray[np.float64]
 FACTOR: Range = {"low": 0.0, "low_open": True, "high": 1.0}

@@ -9,6 +9,8 @@ from .data.tensors import as_numpy
 from .errors import shown, type_error, value_error
 from .network import Network
 
+__all__ = ["as_module"]
+
 if TYPE_CHECKING:
     import torch
 

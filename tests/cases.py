@@ -6,6 +6,7 @@ import contextlib
 import numpy as np
 
 import fastgd
+from fastgd.cli.self_check import GRADIENT_TOLERANCE
 from fastgd.core.kernel import FIXED_SIZES, kernels
 
 
@@ -132,3 +133,18 @@ def same(one, other):
     """Whether two histories are equal except for `seconds`."""
     one, other = (h.to_dict() for h in (one, other))
     return list(one) == list(other) and all(np.array_equal(one[k], other[k]) for k in one if k != "seconds")
+
+
+def check_gradient(network, x, y, **options):
+    """Asserts that the gradient of a float64 network is right, by finite differences. These are slow on the numpy
+    backend: its gradient has to be that of the cython backend, whose own case makes the differences."""
+    if network.backend != "numpy":
+        assert max(fastgd.check_gradients(network, x, y, **options).values()) <= GRADIENT_TOLERANCE
+        return
+    twin = network.like(backend="cython")
+    twin.state[...] = network.state
+    training = options.get("training", False)
+    got, expected = (one.loss_and_gradient(x, y, training=training, minibatch=0)[1] for one in (network, twin))
+    floor = 1e-3 * np.abs(expected).max()
+    for a, b in zip(network.views(got).values(), network.views(expected).values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * max(np.abs(b).max(), floor))

@@ -49,6 +49,7 @@ COMPILE_MOST = ("core/fingerprint", "core/reads", "custom", "engine/plan raise_f
 OWN_TESTS = {
     "cli/self_check": "kernels", "core/buffers": "engine", "core/kernel": "kernels", "core/matrix_product": "kernels",
     "explore/gradient_check": "gradients", "explore/range_test": "finder", "explore/surface": "plots",
+    "models/language": "gpt2", "plots/images": "plots_of_images", "plots/text": "plots_of_text",
     "sklearn/training": "sklearn", "tables/text": "table_text",
 }  # fmt: skip
 # Tests of what Numba compiles are those of the kernel of its name, or else of its file: arguments of pytest.

@@ -33,6 +33,7 @@ def weights_of(q, k, causal):
     return p
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("causal", [False, True])
 def test_formula_and_masks(causal, backend, rng):
     """Each head on its columns of q, k and v; dropout with the counter (row heads + head) T + position."""

@@ -223,15 +223,25 @@ def test_one_log_of_epochs_and_of_minibatches(rows, tmp_path):
 def test_tensorboard(rows, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     network, options = make(), {"batch_size": 10, "callbacks": [tensorboard(tmp_path / "runs")]}
-    losses = network.fit(*rows, epochs=2, **options).loss
+    losses = network.fit(*rows, epochs=2, validation_data=rows, metrics="accuracy", **options).loss
     losses += network.fit(*rows, epochs=1, **options).loss  # continues the curve
     events = accumulator.EventAccumulator(str(tmp_path / "runs"), size_guidance={"tensors": 0})
     events.Reload()
     read = {tag: [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors(tag)]
             for tag in events.Tags()["tensors"]}  # fmt: skip
-    assert set(read) == {"loss", "learning_rate", "rows", "seconds"}
-    assert [step for step, _ in read["loss"]] == [10, 20, 30]
-    assert [value for _, value in read["loss"]] == pytest.approx(losses, rel=1e-6)
+    grouped = {"loss/train", "loss/validation", "metrics/validation_accuracy"}
+    assert set(read) == {*grouped, "learning_rate", "rows", "seconds"}
+    assert [step for step, _ in read["loss/train"]] == [10, 20, 30]
+    assert [value for _, value in read["loss/train"]] == pytest.approx(losses, rel=1e-6)
+    assert [step for step, _ in read["metrics/validation_accuracy"]] == [10, 20]
+
+
+def test_tensorboard_names_the_loss_of_a_minibatch(rows, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    make().fit(*rows, epochs=1, batch_size=10, callbacks=[every(3, tensorboard(tmp_path / "runs"))])
+    events = accumulator.EventAccumulator(str(tmp_path / "runs"))
+    events.Reload()
+    assert set(events.Tags()["tensors"]) == {"loss/minibatch", "learning_rate"}
 
 
 def test_a_tensorboard_that_nothing_is_written_to(tmp_path):
@@ -359,6 +369,25 @@ def test_a_history_is_whole_after_an_error(rows):
         metric = fastgd.metrics.own(lambda y, prediction: 0.0)
         with pytest.raises(ValueError, match=name):
             network.evaluate(*rows, metrics=[dataclasses.replace(metric, name=name)])
+
+
+@pytest.mark.parametrize("end", ["", '{"stopped": "error"}\n', '{"step": 4', '{"step": 40, "epoch": 4}\n{"sto'])
+def test_a_resumed_run_logs_no_epoch_twice(rows, tmp_path, end):
+    """The process was killed after its log of the third epoch; the last checkpoint is one epoch older. What another
+    run, or another program, wrote before stays."""
+    path, options = tmp_path / "log", {"batch_size": 10, "callbacks": [json_lines(tmp_path / "log")]}
+    path.write_text("another program's line\n")
+    make().fit(*rows, epochs=1, **options)
+    before = path.read_text()
+    make().fit(*rows, epochs=2, checkpoint=tmp_path / "run", **options)
+    lines = path.read_text().removeprefix(before).splitlines(keepends=True)
+    path.write_text("".join([before, *lines[:2], '{"step": 30, "epoch": 3, "loss": 1.0}\n', end]))
+    make().fit(*rows, epochs=4, checkpoint=tmp_path / "run", resume=True, **options)
+    text = path.read_text()
+    assert text.startswith(before)
+    logged = [json.loads(line) for line in text.removeprefix(before).splitlines()]
+    assert [line.get("step") for line in logged] == [10, 20, 30, 40, None]
+    assert logged[2]["loss"] != 1.0
 
 
 def test_a_log_says_of_each_run_why_it_stopped(rows, tmp_path):

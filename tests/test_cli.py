@@ -423,13 +423,25 @@ def test_self_check_fails_on_a_wrong_body(monkeypatch, capsys, rng):
     assert "FAIL" in capsys.readouterr().out
 
 
-def test_self_check_prints_what_it_should(monkeypatch, capsys):
-    monkeypatch.setattr(selfcheck, "BODIES", ("numpy", "cython"))
+def test_self_check_prints_what_it_should(capsys):
     assert selfcheck.run() == 0
     text = capsys.readouterr().out
     for word in ("fastgd", "numpy", "instruction set", "threads", "adam_step", "PASS", "gradient", "microseconds"):
         assert word in text
     assert "FAIL" not in text
+    assert "numba" not in text.partition("against the numpy body")[2]
+
+
+def test_self_check_of_numba(monkeypatch, capsys):
+    checked = []
+    monkeypatch.setattr(selfcheck, "_check_bodies", lambda bodies, rng: checked.append(bodies) or 0)
+    monkeypatch.setattr(selfcheck, "_check_gradients", lambda backends, rng: 0)
+    monkeypatch.setattr(selfcheck, "time_steps", lambda backends, rng: None)
+    assert cli.main(["selfcheck", "--numba"]) == 0
+    monkeypatch.setattr(selfcheck, "BODIES", ("numpy", "cython"))
+    assert cli.main(["selfcheck", "--numba"]) == 1
+    assert [sorted(bodies) for bodies in checked] == [["cython", "numba"]]
+    assert "pip install 'fastgd[numba]'" in capsys.readouterr().err
 
 
 def test_warm_up(tmp_path, monkeypatch, capsys):

@@ -10,8 +10,7 @@ import safetensors.numpy
 from test_golden import GOLDEN
 
 import fastgd
-from fastgd import gpt
-from fastgd.models import gpt2, save_gpt2
+from fastgd.models import gpt2, language, save_gpt2
 
 PREFIX = "gpt2.state."
 STATE = {key.removeprefix(PREFIX): GOLDEN[key] for key in GOLDEN.files if key.startswith(PREFIX)}
@@ -66,10 +65,10 @@ def test_a_shorter_context(tmp_path):
 @pytest.mark.parametrize("part", [8, 2**24])
 @pytest.mark.parametrize("kind", ["float16", "float32"])
 def test_other_dtypes_are_cast(kind, part, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpt, "PART", part)
+    monkeypatch.setattr(language, "PART", part)
     cast = {key: tensor.astype(kind) for key, tensor in STATE.items()}
     views = gpt2(write(tmp_path, cast), heads=HEADS).views()
-    for theirs, ours in gpt.Sizes(11, 7, 2, 6).names().items():
+    for theirs, ours in language.Sizes(11, 7, 2, 6).names().items():
         np.testing.assert_array_equal(views[ours], cast[f"transformer.{theirs}"].astype(np.float32))
 
 
@@ -84,7 +83,7 @@ def test_bfloat16(tmp_path):
     length = len(data) - sum(tensor.nbytes for tensor in halves.values()) - 8
     path.write_bytes(length.to_bytes(8, "little") + data[8:])
     views = gpt2(path, heads=HEADS).views()
-    for theirs, ours in gpt.Sizes(11, 7, 2, 6).names().items():
+    for theirs, ours in language.Sizes(11, 7, 2, 6).names().items():
         np.testing.assert_array_equal(views[ours], state[theirs])
 
 
@@ -108,16 +107,16 @@ def test_heads(tmp_path):
 
 @pytest.mark.parametrize(("layers", "width"), PUBLISHED)
 def test_sizes_of_the_published_models(layers, width):
-    sizes = gpt.Sizes(50257, 1024, layers, width)
+    sizes = language.Sizes(50257, 1024, layers, width)
     shapes = sizes.shapes()
     assert sum(map(np.prod, shapes.values())) == PUBLISHED[layers, width]
     assert shapes[f"h.{layers - 1}.attn.c_attn.weight"] == (width, 3 * width)
     assert list(sizes.names()) == list(shapes)
-    assert gpt._heads(None, None, None, width) == {768: 12, 1024: 16, 1280: 20, 1600: 25}[width]
+    assert language._heads(None, None, None, width) == {768: 12, 1024: 16, 1280: 20, 1600: 25}[width]
 
 
 def test_a_network_of_these_sizes_has_these_arrays():
-    net, sizes = fastgd.models.gpt(11, 7, 3, 2, 6), gpt.Sizes(11, 7, 3, 6)
+    net, sizes = fastgd.models.gpt(11, 7, 3, 2, 6), language.Sizes(11, 7, 3, 6)
     shapes = sizes.shapes()
     assert {ours: shapes[theirs] for theirs, ours in sizes.names().items()} == {
         name: view.shape for name, view in net.views().items()
@@ -160,7 +159,7 @@ def test_memory(tmp_path):
     np.testing.assert_array_equal(again.state, net.state)
     assert written < 0.1 * size
     # Initial zeros of the largest array, in float64, of which none is written, whether they are finite, and two parts.
-    assert read < 2 * size + 9 * largest + 2 * gpt.PART + 100_000
+    assert read < 2 * size + 9 * largest + 2 * language.PART + 100_000
 
 
 def changed(**changes):

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import LAYERS, TOKEN_LAYERS, same
+from cases import LAYERS, TOKEN_LAYERS, check_gradient, same
 
 import fastgd
 from fastgd.cli.self_check import GRADIENT_TOLERANCE
@@ -37,7 +37,7 @@ def test_gradient(name, training, backend, rows):
     network = make(name, dtype="float64", backend=backend, seed=3)
     x, y = (a[:9] for a in rows)
     network.fit(x, y, optimizer=fastgd.SGD(0.1), batch_size=None, epochs=3)  # statistics of some minibatches
-    assert max(fastgd.check_gradients(network, x, y, training=training).values()) <= GRADIENT_TOLERANCE
+    check_gradient(network, x, y, training=training)
 
 
 @pytest.mark.float64
@@ -49,8 +49,7 @@ def test_gradient_of_the_first_layer_and_of_all_together(name, training, backend
     layers += [LAYERS["LayerNorm"](), fastgd.Dense(3)]
     network = fastgd.Network(6, layers, loss="softmax_cross_entropy", dtype="float64", backend=backend, seed=3)
     x, y = (a[:9] for a in rows)
-    errors = fastgd.check_gradients(network, x, y, step=2e-4, training=training)
-    assert max(errors.values()) <= GRADIENT_TOLERANCE
+    check_gradient(network, x, y, step=2e-4, training=training)
 
 
 @pytest.mark.parametrize(("name", "kernel", "argument"), [
@@ -69,6 +68,8 @@ def test_gradient_check_catches_a_dropped_term(name, kernel, argument, rows, mon
     monkeypatch.setattr(made, "reference", wrong)
     x, y = (a[:9] for a in rows)
     assert max(fastgd.check_gradients(network, x, y, training=True).values()) > GRADIENT_TOLERANCE
+    with pytest.raises(AssertionError):
+        check_gradient(network, x, y, training=True)
 
 
 # ---- the same result in every way

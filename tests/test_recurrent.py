@@ -7,6 +7,7 @@ import textwrap
 import numpy as np
 import onnxruntime
 import pytest
+from cases import check_gradient
 from test_golden import GOLDEN, close
 
 import fastgd
@@ -50,7 +51,7 @@ def test_gradient_in_a_network(name, every, backend, rng):
     network = Network(4, [*layers, Dense(2)], loss="mse", dtype="float64", backend=backend, seed=2)
     x, y = rng.integers(0, 4, (4, 4)), rng.normal(size=(4, 4, 2) if every else (4, 2))
     for training in (False, True):
-        assert max(fastgd.check_gradients(network, x, y, training=training).values()) <= GRADIENT_TOLERANCE
+        check_gradient(network, x, y, training=training)
 
 
 # Sizes at which products are packed, or have a row or a column; steps in results: all, one, or some.
@@ -149,6 +150,11 @@ def test_memory_estimate(name, every, rng):
         assert estimate == plan.workspace.nbytes + sum(array.nbytes for array in (*inputs, *vectors))
 
 
+# Mistakes that only return_sequences=True shows.
+EVERY = {
+    "dy of every step": ("if j + dy.shape[1] >= t:", "if j + 1 >= t:"),
+    "dy of its own step": ("dy[:, j % dy.shape[1]]", "dy[:, -1]"),
+}
 # What the passes would be without a term, or with one of another gate or step.
 MUTANTS = {
     "lstm_backward": {
@@ -157,20 +163,28 @@ MUTANTS = {
         "the cell before": ("cell[:, j - 1]", "cell[:, j]"),
         "g": ("dcell * i * (1 - g * g)", "0"),
         "o": ("dstate * tanh * (o * (1 - o))", "0"),
+        "the slope of i": ("(i * (1 - i))", "1"),
+        "the slope of f": ("(f * (1 - f))", "1"),
+        "the slope of g": ("(1 - g * g)", "1"),
+        "the slope of o": ("(o * (1 - o))", "1"),
         "the cell's own": ("dcell *= f", "dcell[...] = 0"),
         "the cell by the state": ("dcell += dstate * o", "dcell += 0 * o"),
         "the slope of the cell": ("(1 - tanh * tanh)", "1"),
         "steps": ("np.matmul(dz", "0 * np.matmul(dz.copy()"),
+        **EVERY,
     },
     "gru_backward": {
         "r": ("dn * part[:, j] * (r * (1 - r))", "0"),
         "z": ("dstate * (hidden[:, j] - n) * (z * (1 - z))", "0"),
         "n": ("dn = dstate * (1 - z) * (1 - n * n)", "dn = 0 * n"),
+        "the slope of r": ("(r * (1 - r))", "1"),
+        "the slope of z": ("(z * (1 - z))", "1"),
         "the slope of n": ("(1 - n * n)", "1"),
         "r of the product": ("dq[:, 2] *= r", "dq[:, 2] *= 1"),
         "the state's own": ("dstate *= z", "dstate *= 0"),
         "the state before": ("hidden[:, j] - n", "hidden[:, j] - 0"),
         "steps": ("dstate += dq.reshape", "dstate += 0 * dq.reshape"),
+        **EVERY,
     },
 }
 CASES = [(kernel, name) for kernel, mutants in MUTANTS.items() for name in (None, *mutants)]
@@ -190,13 +204,15 @@ def test_gradient_check_catches_a_dropped_term(kernel, name, rng, monkeypatch):
     exec(source, scope)
     monkeypatch.setattr(made, "reference", scope[kernel])
     kind = LSTM if kernel == "lstm_backward" else GRU
-    network = Network((5, 3), [kind(4), Dense(2)], loss="mse", dtype="float64", backend="numpy")
-    for key, view in network.views().items():
-        if key.startswith("b"):
-            view[...] += rng.normal(size=view.shape)
-    x, y = rng.normal(size=(3, 5, 3)), rng.normal(size=(3, 2))
-    error = max(fastgd.check_gradients(network, x, y).values())
-    assert (error > GRADIENT_TOLERANCE) == (name is not None)
+    for every in (True, False):
+        layers = [kind(2, return_sequences=every), Dense(1)]
+        network = Network((4, 2), layers, loss="mse", dtype="float64", backend="numpy")
+        for key, view in network.views().items():
+            if key.startswith("b"):
+                view[...] += rng.normal(size=view.shape)
+        x, y = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 4, 1) if every else (3, 1))
+        error = max(fastgd.check_gradients(network, x, y).values())
+        assert (error > GRADIENT_TOLERANCE) == (name is not None and (every or name not in EVERY))
 
 
 @EACH

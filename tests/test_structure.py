@@ -18,19 +18,18 @@ PACKAGE = ROOT / "fastgd"
 
 # Folders and modules of the top level, from the top down: each imports only what is below it.
 ORDER = (
-    "__main__", "cli", "sklearn", "torch", "plots", "plots_of_text", "plots_of_images", "explore", "onnx", "models",
-    "gpt", "weights_from_torch", "custom", "network", "training", "generation", "callbacks", "layers", "optimizers",
-    "engine", "images", "text", "tables", "losses", "activations", "initializers", "schedules", "metrics", "data",
-    "core", "errors", "_plan",
+    "__main__", "cli", "sklearn", "torch", "plots", "explore", "onnx", "models", "custom", "network", "training",
+    "generation", "callbacks", "layers", "optimizers", "engine", "images", "text", "tables", "losses", "activations",
+    "initializers", "schedules", "metrics", "data", "core", "errors", "_plan",
 )  # fmt: skip
 # Imports inside functions, which load a module only when it is used: conveniences of a lower class (net.save,
 # history.plot), and modules that need an extra.
 INSIDE_FUNCTIONS = {
-    ("cli.commands", "plots"),
     ("core.kernel", "core.jit"),
     ("explore.range_test", "plots"),
     ("explore.sweep", "plots"),
     ("network", "onnx"),
+    ("plots.figures", "plots.picture"),
     ("training.history", "plots"),
 }
 # Public modules at the top level.

@@ -141,15 +141,24 @@ def test_without_shuffling_epochs_are_the_same(tokens):
 
 def test_validation_and_metrics(tokens):
     net, windows = network(), Windows(tokens, T)
+    twin = network()
+    own = types.SimpleNamespace(x=windows.x, y=windows.y)
+    twin.fit(windows, epochs=2, validation_data=own, metrics="accuracy")
     history = net.fit(windows, epochs=2, validation_data=windows, metrics="accuracy")
     expected = net.evaluate(windows.x, windows.y, metrics="accuracy")
     assert net.evaluate(windows, metrics="accuracy") == expected
-    assert net.evaluate(types.SimpleNamespace(x=windows.x, y=windows.y), metrics="accuracy") == expected
+    assert net.evaluate(own, metrics="accuracy") == expected
     for x in (windows.x, 3, types.SimpleNamespace(x=windows.x)):
         with pytest.raises(TypeError, match="'y': expected targets, unless x is data with both"):
             net.evaluate(x)
+        with pytest.raises(TypeError, match="'validation_data': expected .*or data with x and y, such as windows"):
+            net.fit(windows, validation_data=x)
     assert history.validation_loss[-1] == expected["loss"]
     assert history.metrics["validation_accuracy"][-1] == expected["accuracy"]
+    assert (twin.history.validation_loss, twin.history.metrics) == (history.validation_loss, history.metrics)
+    own.y = own.y[1:]
+    with pytest.raises(ValueError, match=r"'validation_data\.y'"):
+        net.fit(windows, validation_data=own)
     net.fit(windows, epochs=1, metrics="accuracy")
     assert net.history.metrics["accuracy"] == [
         net.evaluate(windows.x[:36], windows.y[:36], metrics="accuracy")["accuracy"]

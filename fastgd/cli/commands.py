@@ -20,6 +20,8 @@ from ..errors import CheckpointError, check_integer, check_number, shown, value_
 from ..explore.range_test import find_learning_rate
 from ..images.errors import plain
 from ..network import Network, load
+from ..plots import plot_loss
+from ..plots.figures import check_picture
 from ..schedules import cosine
 from ..tables.preprocessing import column_of
 from ..text import Vocabulary
@@ -86,8 +88,6 @@ def train(arguments):
         figures.print_end_of_training(network, *(data.held_out or data.arrays), "validation " if data.held_out else "")
     print(f"model saved to {save}")
     if plot:
-        from ..plots import plot_loss
-
         written = None if samples is None else samples.texts
         _save_picture(plot_loss(history, f"Loss on {_in_title(first(arguments.data))}", samples=written), plot)
         print(f"loss curve saved to {plot}")
@@ -131,8 +131,6 @@ def _outputs(arguments):
 def _check_plot(plot):
     """Raises before the training if a picture cannot be saved there, or matplotlib is missing."""
     if plot:
-        from ..plots import check_picture
-
         check_picture("--plot", plot)
         check_path(plot, "--plot")
 

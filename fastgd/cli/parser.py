@@ -329,7 +329,9 @@ def parser():
     one.add_argument("--plot", metavar="FILE", help="file for a picture of the test (default: none)")
 
     _add_backend(command("bench", commands.bench, "measure microseconds per training step on this machine", BENCH))
-    command("selfcheck", lambda _: min(self_check(), 1), "check this installation, as `python -m fastgd` does")
+    about = "check this installation, as `python -m fastgd` does"
+    one = command("selfcheck", lambda arguments: min(self_check(arguments.numba), 1), about)
+    one.add_argument("--numba", action="store_true", help="check Numba's kernels, too: they are compiled for minutes")
     return top
 
 

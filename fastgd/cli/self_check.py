@@ -1,7 +1,8 @@
 """`python -m fastgd`: is this installation correct, and how fast is it here?
 
-Compares every compiled body of every kernel with its numpy body, and the gradient of a network with finite differences;
-measures microseconds per training step. The test suite uses the same examples and the same gradient check.
+Compares the Cython body of every kernel with its numpy body, and the gradient of a network with finite differences;
+measures microseconds per training step. `selfcheck --numba` includes the Numba bodies. The test suite uses the same
+examples and the same gradient check.
 """
 
 import collections
@@ -135,11 +136,14 @@ def installed_backends():
     return [b for b in BODIES if b != "numba" or importlib.util.find_spec("numba")]
 
 
-def run():
-    """Runs the self-check; returns the number of failures."""
+def run(numba=False):
+    """Runs the self-check; returns the number of failures. numba: whether to check and time Numba's bodies, too, whose
+    compilation takes minutes."""
     rng = np.random.default_rng(0)
     show_config()
-    backends = installed_backends()
+    backends = [backend for backend in installed_backends() if numba or backend != "numba"]
+    if numba and "numba" not in backends:
+        raise ImportError("the bodies of Numba need numba: pip install 'fastgd[numba]'")
     failures = _check_bodies([b for b in backends if b != "numpy"], rng)
     failures += _check_gradients(backends, rng)
     time_steps(backends, rng)

@@ -1,9 +1,5 @@
 """Versions and settings in use."""
 
-import importlib.metadata
-import importlib.util
-import platform
-
 from .kernel import variant
 from .threads import default_threads
 
@@ -12,6 +8,9 @@ __version__ = "0.1.0"
 
 
 def _version(package):
+    import importlib.metadata  # slow, and needed here only
+    import importlib.util
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -21,6 +20,8 @@ def _version(package):
 
 def config() -> dict[str, str | int]:
     """Versions, processor variant and threads, as a dict."""
+    import platform
+
     packages = ("numpy", "numba", "safetensors", "scikit-learn", "matplotlib", "onnx")
     return {
         "fastgd": __version__,

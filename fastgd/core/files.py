@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-import secrets
-import shutil
+import stat
 import time
 
 from .._plan import sync_folder
@@ -57,11 +56,11 @@ def replace_file(path, parts):
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
     _remove_forgotten(folder, name)
-    sibling = os.path.join(folder, f"{_stem(name)}{secrets.token_hex(8)}{UNFINISHED}")
+    sibling = os.path.join(folder, f"{_stem(name)}{os.urandom(8).hex()}{UNFINISHED}")
     try:
         with open(sibling, "xb") as file:
             if os.path.exists(path):
-                shutil.copymode(path, sibling)
+                os.chmod(sibling, stat.S_IMODE(os.stat(path).st_mode))
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())

@@ -6,7 +6,6 @@ at a few points, with the parameters in use. Values match within the differences
 """
 
 import math
-import random
 
 import numpy as np
 
@@ -28,6 +27,8 @@ def of_kernel(kernel, scalars=None, outputs=3, targets=1):
     (0.1, 0.9). outputs, targets: sizes of dimensions k and targets."""
     if kernel is None or not kernel.functions:
         return None
+    import random  # slow
+
     states = np.random.get_state(), random.getstate()  # noqa: NPY002  the function may draw random numbers
     try:
         once, twice = (_rows(kernel, scalars, outputs, targets) for _ in range(2))

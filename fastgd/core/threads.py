@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 
 from ..errors import check_integer, value_error
 
@@ -20,7 +19,7 @@ def default_threads():
                 raise value_error(f"environment variable {variable}", "an integer >= 1", repr(text))
             return min(int(text), MAX_THREADS)
     cores = _physical_cores(_allowed_cpus())
-    quota = _cgroup_cpus(pathlib.Path("/sys/fs/cgroup"), _own_cgroup())
+    quota = _cgroup_cpus("/sys/fs/cgroup", _own_cgroup())
     return int(max(1, min(cores, quota, MAX_THREADS)))
 
 
@@ -39,35 +38,35 @@ def _allowed_cpus():
     return set(range(os.cpu_count() or 1))
 
 
-def _physical_cores(cpus, topology=pathlib.Path("/sys/devices/system/cpu")):
+def _physical_cores(cpus, topology="/sys/devices/system/cpu"):
     """The number of physical cores of these logical processors; each counts as one if the system does not say."""
-    cores = {_read(topology / f"cpu{cpu}" / "topology" / "thread_siblings_list") or cpu for cpu in cpus}
+    cores = {_read(topology, f"cpu{cpu}", "topology", "thread_siblings_list") or cpu for cpu in cpus}
     return len(cores)
 
 
 def _own_cgroup():
     """Path of this process's control group (version 2) below its root."""
-    lines = (_read(pathlib.Path("/proc/self/cgroup")) or "").splitlines()
+    lines = (_read("/proc/self/cgroup") or "").splitlines()
     return next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
 
 
 def _cgroup_cpus(root, group):
     """The smallest quota, in processors, of the group and its parents; infinite without one."""
     quota = float("inf")
-    path = root / group
-    for folder in (path, *path.parents):
-        if root not in (folder, *folder.parents):
-            break
-        limit, _, period = (_read(folder / "cpu.max") or "max").partition(" ")  # version 2
+    folder = os.path.normpath(os.path.join(root, group))
+    while os.path.commonpath([root, folder]) == root:
+        limit, _, period = (_read(folder, "cpu.max") or "max").partition(" ")  # version 2
         if limit == "max":
-            limit, period = _read(folder / "cpu" / "cpu.cfs_quota_us"), _read(folder / "cpu" / "cpu.cfs_period_us")
+            limit, period = _read(folder, "cpu", "cpu.cfs_quota_us"), _read(folder, "cpu", "cpu.cfs_period_us")
         if limit and period and int(limit) > 0:
             quota = min(quota, max(1.0, int(limit) / int(period)))
+        folder = os.path.dirname(folder)
     return quota
 
 
-def _read(path):
+def _read(*path):
     try:
-        return path.read_text().strip()
+        with open(os.path.join(*path)) as file:
+            return file.read().strip()
     except OSError:
         return None

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,3 +19,13 @@ Shape: TypeAlias = tuple[int, ...]
 Rate: TypeAlias = Number | Callable[[int], Number]
 # Data that `fit` trains on, apart from y: rows, or minibatches (x, y) or (x, y, sample_weight).
 Data: TypeAlias = npt.ArrayLike | Iterable[tuple[npt.ArrayLike, ...]]
+
+
+@runtime_checkable
+class HasTargets(Protocol):
+    """Data with rows x and targets y, such as `fastgd.text.Windows`."""
+
+    @property
+    def x(self) -> "npt.ArrayLike": ...
+    @property
+    def y(self) -> "npt.ArrayLike": ...

@@ -2,7 +2,6 @@
 
 import collections.abc
 import dataclasses
-import hashlib
 import math
 
 import numpy as np
@@ -78,6 +77,8 @@ class Samples:
 
     def digest(self, dtype):
         """A text that differs for different samples. It covers arrays in memory wholly, mapped files by some rows."""
+        import hashlib  # slow
+
         digest = hashlib.sha256()
         some = np.linspace(0, len(self) - 1, min(len(self), DIGEST_ROWS)).astype(np.int64)
         for values, kind in ((self.x, dtype), (self.y, self.y_dtype(dtype)), (self.weight, np.float64)):

@@ -1,7 +1,6 @@
 """Sweeps: many small trainings in parallel, over learning rates, seeds, optimizers and so on, compared in a table."""
 
 import collections.abc
-import concurrent.futures
 import dataclasses
 import inspect
 import itertools
@@ -219,6 +218,8 @@ def _train_all(X, y, trainings, combinations, threads, shows_bar):
             network.executor.drop_plans()
             of_fit["optimizer"] = None  # with its state
 
+    import concurrent.futures  # slow to import
+
     with concurrent.futures.ThreadPoolExecutor(min(threads, len(trainings))) as pool:
         futures = [pool.submit(train, *training, grid) for training, grid in zip(trainings, combinations, strict=True)]
         try:
@@ -243,12 +244,14 @@ def _with_bar(done, total):
 
 def _stop(futures, networks):
     """Stops the running trainings, at their next check for signals, and starts no more."""
+    from concurrent.futures import wait
+
     running = {future for future in futures if not future.cancel()}
     while running:
         for network in networks:
             if network.history is not None:
                 network.history.stopped = network.history.stopped or "interrupted"
-        running = concurrent.futures.wait(running, STOP_SECONDS).not_done
+        running = wait(running, STOP_SECONDS).not_done
 
 
 def _named(name, settings):

@@ -1,6 +1,5 @@
 """IDX files, the format of MNIST: big-endian sizes, then bytes; gzipped or not."""
 
-import gzip
 import math
 import os
 import re
@@ -65,6 +64,8 @@ def read_labels(path):
 
 def _read(path, dimensions):
     """The array of an IDX file that has one of these numbers of dimensions. Raises ImageError."""
+    import gzip  # slow
+
     whole = f"an IDX file of {KINDS[dimensions[0]]}"
     try:
         with open_file(path) as raw:

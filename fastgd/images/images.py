@@ -5,7 +5,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -157,6 +156,8 @@ class ImageMinibatches:
         images, size, threads = self._images, self._size, default_threads()
         order = epoch_order(len(images), self._seed, epoch, self._shuffle)
         ahead = collections.deque()  # at most threads + 1 minibatches are decoded or being decoded
+        from concurrent.futures import ThreadPoolExecutor  # slow to import
+
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for start in range(0, len(order), size):

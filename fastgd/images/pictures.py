@@ -3,7 +3,6 @@
 import contextlib
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +46,8 @@ def pillow():
 def in_threads(function, items):
     """[function(start, part)] of consecutive parts of a list, from several threads."""
     starts = range(0, len(items), CHUNK)
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
+
     with ThreadPoolExecutor(default_threads()) as pool:
         return list(pool.map(lambda start: function(start, items[start : start + CHUNK]), starts))
 

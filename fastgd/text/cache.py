@@ -1,10 +1,8 @@
 """Files that keep the tokens of a text. They are safetensors files of one array, "tokens", which is mapped."""
 
 import contextlib
-import hashlib
 import json
 import os
-import secrets
 
 import numpy as np
 
@@ -60,7 +58,7 @@ class Cache:
         dtype, count = dtype_of(len(vocabulary)), 0
         space = len(_header(metadata, dtype, 10**NUMBER))
         space += -(space + 8) % ALIGNED
-        sibling = f"{self.path}.{secrets.token_hex(8)}{UNFINISHED}"
+        sibling = f"{self.path}.{os.urandom(8).hex()}{UNFINISHED}"
         try:
             with open(sibling, "xb") as file:
                 file.seek(8 + space)
@@ -80,6 +78,8 @@ class Cache:
 
 
 def _digest(vocabulary):
+    import hashlib  # slow
+
     return hashlib.sha256(json.dumps(vocabulary.config()).encode()).hexdigest()
 
 

@@ -6,10 +6,8 @@ before it is renamed: whatever happens, the path holds the old file or the new o
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
-import secrets
 import stat
 from typing import TYPE_CHECKING
 
@@ -68,12 +66,14 @@ def save(path: Path, network: "Network", optimizer: Optimizer | None = None, run
     if run is not None:
         content["run"], more = run.state()
         tensors |= {f"run.{name}": array for name, array in more.items()}
-    mark = secrets.token_bytes(32)
+    mark = os.urandom(32)
     tensors[DIGEST] = np.frombuffer(mark, np.uint8)
     data = safetensors.numpy.save(tensors, metadata={"fastgd": json.dumps(content, allow_nan=False)})
     if not data.endswith(mark):
         raise AssertionError("the safetensors library does not put the digest last")
     rest = memoryview(data)[:-32]
+    import hashlib  # slow
+
     replace_file(path, (rest, hashlib.sha256(rest).digest()))
 
 
@@ -221,6 +221,8 @@ def _read(path):
         raise CheckpointError(path, "file", "a whole safetensors file saved by fastgd", got) from None
     found = _File(path, data[8 : 8 + int.from_bytes(data[:8], "little")], tensors, len(data))
     found.check({DIGEST: ((32,), np.uint8)})
+    import hashlib  # slow
+
     if hashlib.sha256(memoryview(data)[:-32]).digest() != data[-32:]:
         raise found.error(DIGEST, "the digest of the bytes before it", "another: the file was damaged or altered")
     return found

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..callbacks import Callback, ProgressBar, check_callbacks
 from ..core.aliases import named
 from ..core.files import check_file
-from ..core.types import Data, Path, Rate
+from ..core.types import Data, HasTargets, Path, Rate
 from ..data.minibatches import check_batch_size
 from ..data.samples import check_class_weight, check_samples
 from ..data.windows import Windows, samples_of_windows
@@ -42,7 +42,7 @@ def fit(
     shuffle: bool = True,
     sample_weight: "npt.ArrayLike | None" = None,
     class_weight: str | Mapping[Any, float] | None = None,
-    validation_data: "Sequence[npt.ArrayLike] | Windows | None" = None,
+    validation_data: "Sequence[npt.ArrayLike] | HasTargets | None" = None,
     validation_fraction: float | None = None,
     metrics: "Metrics" = (),
     monitor: str | None = None,
@@ -77,7 +77,8 @@ def fit(
     class_weight: {label: number >= 0}, 1 for labels not in it, or "balanced" for rows / (classes x rows of the class).
         It multiplies sample_weight in the training loss, not in metrics or validation. For integer labels, or 0 and 1
         in one output.
-    validation_data: (X, y), (X, y, sample_weight) or windows; its loss is computed after each epoch.
+    validation_data: (X, y), (X, y, sample_weight), or data with x and y as attributes, such as windows of a text; its
+        loss is computed after each epoch.
         validation_fraction: holds out this fraction of the rows instead, chosen by the network's seed.
     metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction); computed after
         each epoch on the validation data, or on the training data if there are none.
@@ -193,8 +194,9 @@ def fresh_optimizer(optimizer: str | Optimizer | None, learning_rate: Rate | Non
 
 
 def _checked_validation(network, data):
-    if isinstance(data, Windows):
-        data = data.x, data.y
-    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-        raise type_error("validation_data", "(X, y), (X, y, sample_weight) or windows", shown(data))
-    return check_samples(network, *data, names=[f"validation_data[{i}]" for i in range(3)])
+    if isinstance(data, (tuple, list)) and len(data) in (2, 3):
+        return check_samples(network, *data, names=[f"validation_data[{i}]" for i in range(3)])
+    if isinstance(data, HasTargets):
+        return check_samples(network, data.x, data.y, names=("validation_data.x", "validation_data.y", ""))
+    expected = "(X, y), (X, y, sample_weight), or data with x and y, such as windows of a text"
+    raise type_error("validation_data", expected, shown(data))

@@ -1,18 +1,22 @@
 """The history of a training run."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from ..core.html import html_table
 from ..core.types import Array
 from ..errors import check_integer, shown, type_error, value_error
 from ..metrics import COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SHOWN_EPOCHS = 20  # in a notebook: the first and last ones
 
 
 @dataclasses.dataclass(repr=False)
@@ -75,6 +79,16 @@ class History:
     def __repr__(self) -> str:
         last = "".join(f", {name} {value:.4g}" for name, value in self.last().items())
         return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}>"
+
+    def _repr_html_(self) -> str:
+        columns = {"epoch": range(1, len(self.loss) + 1), **self.columns()}
+        rows: list[Sequence[object]] = list(itertools.zip_longest(*columns.values(), fillvalue=""))
+        if len(rows) > SHOWN_EPOCHS:
+            half = SHOWN_EPOCHS // 2
+            rows = [*rows[:half], ["..."] * len(columns), *rows[-half:]]
+        texts = [[f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+        best = f", best epoch: {self.best_epoch}" if self.best_epoch else ""
+        return html_table(f"{self.steps:,} steps; stopped: {self.stopped}{best}", list(columns), texts)
 
     # ---- saving
 

@@ -90,6 +90,7 @@ class Run:
     rows_per_epoch: int | None
     at_epoch_end: bool
     first_row: int
+    first_step: int
     first_epoch: int
     _digests: list[str | None] | None
 
@@ -120,7 +121,8 @@ class Run:
         self._schedule_observes, self._observes_epochs, self._pauses_at_epochs = False, False, True
         self._sums = np.zeros(2)  # in the current epoch: the sum of the rows' losses, and the number of rows
         self._epochs_before = 0  # epochs of the network before the run
-        self.first_row, self.first_epoch = 0, 0  # rows and epochs that a resumed run had done before this call
+        # Rows, steps and epochs that a resumed run had done before this call.
+        self.first_row, self.first_step, self.first_epoch = 0, 0, 0
         self.step, self.at_epoch_end, self._last_loss = 0, False, math.nan
         self._last_rate = None  # see _keep_rate
         self._piece = None  # the current `Piece`
@@ -626,7 +628,7 @@ class Run:
             vars(history).update(vars(saved))
             self._network.history = history
             self._sums[:], self.step = sums, numbers["step"]
-            self.first_row, self.first_epoch = self.rows, epochs
+            self.first_row, self.first_step, self.first_epoch = self.rows, self.step, epochs
             self._handled, self._seconds_before = handled, seconds
             self._epochs_before = numbers["epoch"] - epochs
             self._source.epoch, self._source.position = numbers["epoch"], numbers["position"]

@@ -28,10 +28,11 @@ cdef struct Product:                # c <- init + a b, for a panel of columns
 
 
 cdef inline inlined add_terms(vec *sums, const real **at, const real *b, int64_t ldb, int64_t step, int64_t a_row,
-                              int64_t a_k, int64_t terms, const int rows, const int vectors) noexcept nogil:
+                              int64_t a_k, int64_t terms, const int rows, const int vectors,
+                              const int ahead) noexcept nogil:
     """sums (rows, vectors) += a (rows, terms) b (terms, vectors LANES), terms > 0, where the vectors of a row of b are
     `step` apart. `at` has the address of every third row of a, from which the rows between are reached, and is moved on
-    by `terms` columns."""
+    by `terms` columns. ahead: how many rows of b before their use they are prefetched, 0 for not at all."""
     cdef vec row[MOST_VECTORS]
     cdef int64_t p
     cdef int i, j
@@ -39,6 +40,9 @@ cdef inline inlined add_terms(vec *sums, const real **at, const real *b, int64_t
     for p in range(terms):
         for j in range(vectors):
             row[j] = (<vec *>(b + j * step))[0]
+        if ahead:
+            for j in range((vectors * LANES + LINE - 1) // LINE):
+                prefetch(b + ahead * ldb + j * LINE)
         for i in range(rows):
             for j in range(vectors):
                 sums[i * vectors + j] = sums[i * vectors + j] + at[i // 3][i % 3 * a_row] * row[j]
@@ -59,7 +63,7 @@ cdef inline inlined tile_at_once(const Product *t, const real **at, const int ro
             sums[i * vectors + j] = (<vec *>(t.init + i * t.ld_init + j * LANES))[0]
     while True:
         terms = min(left, t.pause)
-        add_terms(sums, at, b, ldb, LANES, t.a_row, t.a_k, terms, rows, vectors)
+        add_terms(sums, at, b, ldb, LANES, t.a_row, t.a_k, terms, rows, vectors, ROWS_AHEAD)
         left -= terms
         if left > 0:
             b += terms * ldb
@@ -92,7 +96,7 @@ cdef inline inlined tile_of_sums(const Product *t, const real **at, const int ro
         for i in range(rows * vectors):
             sums[i] = ZERO
         terms = min(left, t.terms)
-        add_terms(sums, at, b, t.ldb, LANES, t.a_row, t.a_k, terms, rows, vectors)
+        add_terms(sums, at, b, t.ldb, LANES, t.a_row, t.a_k, terms, rows, vectors, ROWS_AHEAD)
         if left == t.k:
             for i in range(rows * vectors):
                 part[i] = sums[i]

@@ -46,6 +46,8 @@ enum {
                                    * 8e-7 for similar terms, whatever the number of rows; divides KC */
     SUM_ROWS = 12 * 1536 / sizeof(real),    /* rows whose sums are added in float32, then in float64: 12 KC */
     KC = 1536 / sizeof(real),     /* rows of a packed panel: KC x NR fits in the L2 cache */
+    ROWS_AHEAD = KC * NR * sizeof(real) > 32768 ? 16 : 0,   /* of a panel that the L1 cache cannot hold: how many rows
+                                   * before their use a tile prefetches them into it */
     MC = 43,                      /* tiles of a packed block of A: MC MR x KC fits in the L2 cache */
     NC = 1024 / NR * NR,          /* columns of B whose panels are kept for several blocks of A */
     TILE_VECTORS = MR * VECTORS,

@@ -112,7 +112,8 @@ cdef inline inlined conv_tile(const ConvTile *t, const int rows, const int vecto
             a = t.a + r * t.a_down + s * t.a_across
             for i in range(0, rows, 3):
                 at[i // 3] = a + i
-            add_terms(sums, at, t.b + r * t.b_down + s * t.b_across, IMAGES, t.b_step, 1, t.a_k, t.run, rows, vectors)
+            add_terms(sums, at, t.b + r * t.b_down + s * t.b_across, IMAGES, t.b_step, 1, t.a_k, t.run, rows, vectors,
+                      0)
     for i in range(rows):
         for j in range(vectors):
             (<vec *>(t.c + i * IMAGES + j * t.c_step))[0] = sums[i * vectors + j]
@@ -477,9 +478,9 @@ cdef inline inlined weight_tile(const WeightTile *t, const int rows, const int v
                 for i in range(0, rows, 3):
                     at[i // 3] = x + i * t.x_row
                 if t.is_joined:
-                    add_terms(sums, at, dy, t.ldb, LANES, t.x_row, 1, pixels * IMAGES, rows, vectors)
+                    add_terms(sums, at, dy, t.ldb, LANES, t.x_row, 1, pixels * IMAGES, rows, vectors, 0)
                 else:               # with constants
-                    add_terms(sums, at, dy, t.ldb, LANES, IMAGES, 1, IMAGES, rows, vectors)
+                    add_terms(sums, at, dy, t.ldb, LANES, IMAGES, 1, IMAGES, rows, vectors, 0)
                 x += pixels * t.x_across
                 dy += pixels * t.dy_across
                 v += pixels

@@ -202,7 +202,7 @@ cdef inline inlined point_tiles(const PointTiles *t, const int rows, const int v
             sums[i] = ZERO
         for i in range(0, rows, 3):
             at[i // 3] = t.u + p * t.u_step + i
-        add_terms(sums, at, t.v + p * t.v_step, IMAGES, t.v_vector, 1, t.u_term, t.c, rows, vectors)
+        add_terms(sums, at, t.v + p * t.v_step, IMAGES, t.v_vector, 1, t.u_term, t.c, rows, vectors, 0)
         for i in range(rows):
             for j in range(vectors):
                 (<vec *>(m + i * IMAGES + j * t.m_vector))[0] = sums[i * vectors + j]

@@ -1,42 +1,23 @@
-"""Pictures, with matplotlib (extra `plots`). Each function returns a matplotlib Figure: `.savefig("loss.png", dpi=150)`
-saves it, and a notebook shows it. The global state of matplotlib is not used.
-
-Over 400 lines: one picture after the other."""
+"""Pictures of trainings: losses, sweeps, loss surfaces, histograms."""
 
 import collections.abc
 import copy
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .callbacks import trajectory
-from .errors import choose, shown, type_error, value_error
-from .explore.range_test import RangeTest
-from .explore.surface import losses_over, plane_of
-from .explore.sweep import Sweep
-from .network import Network
-from .plots_of_images import new_figure, plot_confusion, plot_filters, plot_misclassified, plot_saliency
-from .plots_of_text import add_samples, check_samples_of_text, plot_attention
-from .training.history import History
-
-__all__ = [
-    "compare",
-    "histograms",
-    "loss_surface",
-    "plot_attention",
-    "plot_confusion",
-    "plot_filters",
-    "plot_history",
-    "plot_loss",
-    "plot_misclassified",
-    "plot_range_test",
-    "plot_saliency",
-    "plot_sweep",
-]
+from ..callbacks import trajectory
+from ..errors import choose, shown, type_error, value_error
+from ..explore.range_test import RangeTest
+from ..explore.surface import losses_over, plane_of
+from ..explore.sweep import Sweep
+from ..network import Network
+from ..training.history import History
+from .figures import new_figure
+from .text import add_samples, check_samples_of_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,14 +32,6 @@ FEW_TICKS = 6  # up to so many values of a setting get a tick each
 LEVELS, BINS = 24, 40  # levels of a contour plot, bins of a histogram
 NARROWEST = 1e-6  # least range of a histogram, as a fraction of the largest magnitude
 LEGEND_MARK, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.085, 0.2  # inches that an entry, each of its letters, and a line take
-
-
-def check_picture(argument: str, path: str) -> None:
-    """Raises ValueError if matplotlib cannot save a figure under a name with this ending."""
-    known = new_figure().canvas.get_supported_filetypes()
-    ending = os.path.splitext(path)[1][1:].lower()
-    if ending not in known:
-        raise value_error(argument, f"a file ending in one of {', '.join(f'.{e}' for e in sorted(known))}", repr(path))
 
 
 def _finish(axes, losses=(), x="linear", **labels):

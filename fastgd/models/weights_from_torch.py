@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .core.types import Path, Shape
-from .data.tensors import as_array, read_tensors
-from .errors import shown, type_error, value_error
-from .layers import GRU, LSTM, BatchNorm, Concatenate, Conv2D, Dense, Layer, LayerNorm, Reshape, Residual, Sequential
-from .network import Network
+from ..core.types import Path, Shape
+from ..data.tensors import as_array, read_tensors
+from ..errors import shown, type_error, value_error
+from ..layers import GRU, LSTM, BatchNorm, Concatenate, Conv2D, Dense, Layer, LayerNorm, Reshape, Residual, Sequential
+from ..network import Network
 
 # The tensors of torch's modules in the order of a state_dict, and the names that they have here.
 LINEAR = {"weight": "w", "bias": "b"}

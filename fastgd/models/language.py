@@ -11,13 +11,13 @@ import numpy as np
 import safetensors
 from safetensors import SafetensorError
 
-from .core.files import FOREIGN, as_path, check_file, replace_file
-from .core.types import Array, Path, Shape
-from .data.tensors import CODES
-from .errors import check_integer, shown, type_error, value_error
-from .initializers import Initializer, normal, zeros
-from .layers import Dense, Dropout, Embedding, Layer, LayerNorm, PositionalEmbedding, TransformerBlock
-from .network import Network
+from ..core.files import FOREIGN, as_path, check_file, replace_file
+from ..core.types import Array, Path, Shape
+from ..data.tensors import CODES
+from ..errors import check_integer, shown, type_error, value_error
+from ..initializers import Initializer, normal, zeros
+from ..layers import Dense, Dropout, Embedding, Layer, LayerNorm, PositionalEmbedding, TransformerBlock
+from ..network import Network
 
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
 PREFIX = "transformer."  # of names in models with an output; the published files of GPT-2 have none

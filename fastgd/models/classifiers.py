@@ -1,18 +1,11 @@
-"""Networks by name, each a `Network` with fresh initial values.
-
-net = fastgd.models.lenet5()
-net.fit(X, y, optimizer=fastgd.Adam(1e-3), epochs=10)
-
-`options` are those of `Network`: loss, l2, dtype, seed, backend, num_threads. The default loss is
-softmax_cross_entropy. `from_torch` copies the weights of a torch model into one; `gpt2` reads GPT-2."""
+"""Networks for rows of numbers and for images."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from .core.types import ShapeLike
-from .errors import check_integer
-from .gpt import gpt, gpt2, save_gpt2
-from .layers import (
+from ..core.types import ShapeLike
+from ..errors import check_integer
+from ..layers import (
     Activation,
     BatchNorm,
     Conv2D,
@@ -24,10 +17,7 @@ from .layers import (
     MaxPool2D,
     Residual,
 )
-from .network import Network
-from .weights_from_torch import from_torch
-
-__all__ = ["from_torch", "gpt", "gpt2", "lenet5", "mlp", "resnet20", "save_gpt2", "small_cnn"]
+from ..network import Network
 
 
 def _network(input_shape: ShapeLike, layers: list[Layer], options: dict[str, Any]) -> Network:

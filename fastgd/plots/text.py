@@ -1,4 +1,4 @@
-"""Pictures of language models, part of `fastgd.plots`, with matplotlib (extra `plots`)."""
+"""Pictures of language models."""
 
 import math
 import textwrap
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ._plan import Use
-from .data.samples import check_inputs, check_rows
-from .engine.plan import Plan
-from .errors import check_integer, shown, type_error, value_error
-from .layers import SelfAttention
-from .network import Network
-from .plots_of_images import new_figure
-from .text import Vocabulary
+from .._plan import Use
+from ..data.samples import check_inputs, check_rows
+from ..engine.plan import Plan
+from ..errors import check_integer, shown, type_error, value_error
+from ..layers import SelfAttention
+from ..network import Network
+from ..text import Vocabulary
+from .figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

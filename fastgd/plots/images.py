@@ -1,4 +1,4 @@
-"""Pictures of classifiers of images, part of `fastgd.plots`, with matplotlib (extra `plots`)."""
+"""Pictures of classifiers of images."""
 
 import copy
 import math
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .core.types import ShapeLike
-from .data.samples import check_rows, check_samples, check_values
-from .errors import check_integer, shown, type_error, value_error
-from .images import Images, Preprocessing
-from .layers import Conv2D
-from .layers.base import check_shape
-from .network import Network
+from ..core.types import ShapeLike
+from ..data.samples import check_rows, check_samples, check_values
+from ..errors import check_integer, shown, type_error, value_error
+from ..images import Images, Preprocessing
+from ..layers import Conv2D
+from ..layers.base import check_shape
+from ..network import Network
+from .figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,15 +25,6 @@ ACROSS = 8  # at most so many images beside each other
 LONGEST, LONGEST_FILE = 15, 22  # letters of the name of a class and of a file
 LETTER, LINE_HEIGHT = 0.075, 0.17  # inches of a letter and of a line in a caption
 COUNTED = 25  # up to so many classes, a confusion matrix has numbers
-
-
-def new_figure(width: float = 6.4, height: float = 4.0) -> "Figure":
-    """A matplotlib figure of this size in inches; raises ImportError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'fastgd[plots]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def plot_misclassified(

@@ -1,0 +1,85 @@
+"""What a notebook shows of a cell's last line, and what `dir` shows of a module."""
+
+import html.parser
+import types
+
+import pytest
+
+import fastgd
+from fastgd import Adam, Dense, Dropout, History, Network, Sequential
+
+
+class Cells(html.parser.HTMLParser):
+    """The texts of the cells of a table, by row; the tags must be balanced."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.open = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def test_a_network_is_a_table_of_its_layers():
+    network = Network(4, [Sequential([Dense(3, "relu"), Dropout(0.5)]), Dense(2)], loss="mse")
+    header, *rows = Cells(network._repr_html_()).rows
+    assert header == ["", "layer", "output", "parameters"]
+    assert [row[0] for row in rows] == ["1", "1.1", "1.2", "2"]
+    assert [row[2:] for row in rows] == [["3", "15"], ["3", "15"], ["3", "0"], ["2", "8"]]
+
+
+def test_a_history_is_a_table_of_its_epochs(rng):
+    X, y = rng.normal(size=(20, 4)), rng.normal(size=(20, 1))
+    history = Network(4, [Dense(1)], loss="mse").fit(
+        X, y, optimizer=Adam(), epochs=3, validation_data=(X, y), metrics="r2"
+    )
+    header, *rows = Cells(history._repr_html_()).rows
+    assert header == ["epoch", *history.columns()]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert [row[1] for row in rows] == [f"{loss:.4g}" for loss in history.loss]
+    long = History(loss=[0.5] * 1000, metrics={"<b>": [1.0] * 999})
+    header, *rows = Cells(long._repr_html_()).rows
+    assert header == ["epoch", "loss", "<b>"]
+    assert [row[0] for row in rows[9:12]] == ["10", "...", "991"]
+    assert rows[-1] == ["1000", "0.5", ""]
+
+
+def test_a_figure_is_a_picture():
+    pytest.importorskip("matplotlib")
+    figure = History(loss=[2.0, 1.0]).plot()
+    assert figure._repr_png_().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_bar_counts_in_hundredths_of_an_epoch(capfd):
+    X = [[float(i)] for i in range(7)]
+    Network(1, [Dense(1)], loss="mse").fit(X, X, batch_size=1, epochs=3, progress=True)
+    assert not any(len(word.partition(".")[2].partition("/")[0]) > 2 for word in capfd.readouterr().err.split()
+                   if "/3" in word)  # fmt: skip
+
+
+MODULES = {name: getattr(fastgd, name) for name in dir(fastgd) if isinstance(getattr(fastgd, name), types.ModuleType)}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_dir_shows_what_is_for_users(name):
+    module = MODULES[name]
+    assert dir(module) == sorted(module.__all__)
+    assert all(hasattr(module, public) for public in module.__all__)
+
+
+@pytest.mark.parametrize("name", ["activations", "initializers", "losses", "metrics", "optimizers", "schedules"])
+def test_dir_shows_all_that_has_a_name(name):
+    assert set(getattr(MODULES[name], name.upper())) <= set(dir(MODULES[name]))
