@@ -125,3 +125,15 @@ def test_baseline_of_one_output(rng):
     assert figures.baseline(net, y) == ("baseline accuracy", 0.6, "always '0', the most frequent class")
     assert figures.metrics(net, ["auc", "accuracy"]) == ["accuracy", "auc"]
     assert sum(map(sum, figures.confusion(net, rng.normal(size=(5, 3)), y)["matrix"])) == 5
+
+
+def test_texts_have_no_such_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text("to be or not to be " * 40)
+    train = ("train", "book.txt", "--epochs", "0", "--quiet", "--width", "8", "--layers", "1", "--context", "8")
+    assert cli.main([*train, "--metrics", "auc"]) == 1
+    assert "'--metrics'" in capsys.readouterr().err
+    assert cli.main([*train]) == 0
+    for option in (["--metrics", "auc"], ["--confusion"]):
+        assert cli.main(["evaluate", "book.safetensors", "book.txt", *option]) == 1
+        assert f"'{option[0]}'" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def is_text(path):
 def check_unset(arguments):
     """Raises ValueError if an option is given that texts do not have."""
     for name in ("target", *OF_TABLES, "size", "augment", "hidden", "activation", "network", "class_weight",
-                 "label_smoothing"):  # fmt: skip
+                 "label_smoothing", "metrics"):  # fmt: skip
         if getattr(arguments, name, None):
             option = "model" if name == "network" else name.replace("_", "-")
             raise value_error(f"--{option}", "no such option for text", shown(getattr(arguments, name)))
@@ -162,6 +162,9 @@ def figures(found, loss):
 
 def evaluate(arguments, network):
     """The number of tokens predicted, and the figures of a model on a text."""
+    for name in ("metrics", "confusion"):
+        if getattr(arguments, name):
+            raise value_error(f"--{name}", "no such option for a model of text", shown(getattr(arguments, name)))
     if not (is_text(arguments.data) or isinstance(network.preprocessing, text.Bytes)):
         named = ", ".join([*ENDINGS, *READERS])
         expected = f"a text, since {arguments.model} is a model of text"
