@@ -133,3 +133,8 @@ def choose(argument, name, table):
         hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
         raise value_error(argument, f"one of {', '.join(map(repr, table))}", f"{name!r}{hint}")
     return table[name]
+
+
+def plain(name):
+    """A name for printing: control characters and bytes that are not UTF-8 are escaped."""
+    return name if name.isprintable() else repr(name)

@@ -17,7 +17,7 @@ from .core.html import html_table
 from .core.kernel import BACKENDS, DTYPES, ArraySpec, In
 from .core.threads import check_threads
 from .core.types import Array, HasTargets, Path, Shape, ShapeLike
-from .data.samples import check_samples
+from .data.samples import check_samples, with_targets
 from .engine.executor import GRADIENT, TRAINING_GRADIENT, Executor
 from .engine.plan import Plan
 from .errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
@@ -384,9 +384,10 @@ class Network:
         Raises TypeError or ValueError that names the argument."""
         metrics = check_metrics("metrics", metrics)
         if y is None:
-            if not isinstance(x, HasTargets):
-                raise type_error("y", "targets, unless x is data with both, such as windows of a text", None)
-            samples = self._checked(x.x, x.y, sample_weight)
+            both = with_targets("x", self, x)
+            if both is None:
+                raise type_error("y", "targets, unless x is data with both: images, or windows of a text", None)
+            samples = self._checked(both[0], both[1], sample_weight)
         else:
             samples = self._checked(x, y, sample_weight)
         with self.executor.lock.use(Use.EVALUATE):

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, ImageOps
 
 import fastgd
-from fastgd import images
+from fastgd import Dense, Flatten, images
+from fastgd.errors import plain
 from fastgd.images import ImageError, Preprocessing, Problem, read
-from fastgd.images.errors import plain
 
 
 def picture(path, mode="L", size=(6, 5), seed=0, **options):
@@ -69,6 +69,26 @@ def test_a_folder_with_a_folder_for_each_class(folder):
     assert data.images.dtype == np.uint8
     assert data.images is data.images  # decoded once
     assert repr(data) == "Images(22 of 5x6x1, 4 classes)"
+
+
+def test_a_network_takes_them_with_their_labels(folder):
+    """As arrays; images with other classes than the network's are refused, and so are images without labels."""
+    data, few = read(folder), folder.parent / "few"
+    for name in ("bee", "cat"):
+        picture(few / name / "0.png")
+    nets = [fastgd.Network(data.shape, [Flatten(), Dense(3)], loss="softmax_cross_entropy") for _ in range(2)]
+    nets[0].preprocessing = data.preprocessing
+    nets[0].fit(data, epochs=2, validation_data=data)
+    nets[1].fit(data.images, data.labels, epochs=2, validation_data=(data.images, data.labels))
+    np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
+    assert nets[0].history.validation_loss == nets[1].history.validation_loss
+    assert nets[0].evaluate(data) == nets[1].evaluate(data.images, data.labels)
+    expected = r"expected images with the classes \['ant', 'bee', 'cat'\], as read\(.*like="
+    for refused in (nets[0].fit, nets[0].evaluate, lambda images: nets[0].fit(data, validation_data=images)):
+        with pytest.raises(ValueError, match=expected):
+            refused(read(few))
+        with pytest.raises(ValueError, match="'labels': expected images with classes"):
+            refused(read(folder / "ant"))
 
 
 def test_pictures_without_labels(folder):

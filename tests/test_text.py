@@ -89,11 +89,12 @@ def test_tokens_take_the_fewest_bytes(tmp_path):
 
 
 def test_several_files_are_one_text(tmp_path, tokens):
-    for name, part in (("b.txt", POEM), ("a.TXT", "\ufeffNie "), (".c.txt", "?"), ("d.md", "!")):
+    for name, part in (("b.txt", POEM), ("a.TXT", "\ufeffNie "), (".c.txt", "?"), ("d.md", "!"), ("e.pdf", "?")):
         (tmp_path / name).write_text(part, encoding="utf-8")
     found = read(tmp_path, tokens)
-    assert found.paths == [str(tmp_path / "a.TXT"), str(tmp_path / "b.txt")]
-    assert found.vocabulary.decode(found.tokens) == "Nie " + POEM
+    assert found.paths == [str(tmp_path / name) for name in ("a.TXT", "b.txt", "d.md")]
+    assert found.vocabulary.decode(found.tokens) == "Nie " + POEM + "!"
+    assert found.notes == ["ignored: e.pdf"]
     found = read([tmp_path / "d.md", str(tmp_path / "b.txt")], tokens)
     assert found.vocabulary.decode(found.tokens) == "!" + POEM
 
@@ -414,6 +415,15 @@ def test_bytes_of_several_files(tmp_path):
         assert (found.tokens.dtype, found.bytes_per_token) == (np.uint8, 1)
 
 
+def test_a_note_tells_how_many_tokens_are_unknown(tmp_path):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    for content, notes in (("a b a", []), ("a b c a", ["25.00% of the tokens are [UNK]"])):
+        (tmp_path / "words.txt").write_text(content)
+        found = read(tmp_path / "words.txt", words)
+        assert [note.partition(",")[0] for note in found.notes] == notes
+
+
 def test_other_errors_name_file_or_argument(poem, tmp_path, bpe):
     (tmp_path / "one.txt").write_text("aaaa")
     with pytest.raises(TextError, match=r"one\.txt: expected text of at least 2 different characters, got 1"):
@@ -421,7 +431,7 @@ def test_other_errors_name_file_or_argument(poem, tmp_path, bpe):
     with pytest.raises(TextError, match=rf"poem\.txt: expected more than 300 tokens, .*\(context\), got {len(POEM)}"):
         read(poem).windows(300)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TextError, match=r"empty: expected files \.txt in the folder, got none"):
+    with pytest.raises(TextError, match=r"empty: expected files \.txt or \.md in the folder, got none"):
         read(tmp_path / "empty")
     with pytest.raises(TextError, match="expected a regular file, got a folder"):
         read([tmp_path])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import re
 
 import numpy as np
@@ -101,6 +102,10 @@ def test_a_run_goes_on_to_more_epochs(book, capsys):
     assert code == 0, err
     network, optimizer = fastgd.load("book.safetensors")
     assert (network.epochs, optimizer.schedule.warmup_steps) == (4, round(0.2 * optimizer.schedule.total_steps / 4))
+    saved = pathlib.Path("book.safetensors").read_bytes()
+    code, _, err = call(capsys, "train", book, *OPTIONS, "--epochs", 3, "--quiet", "--resume")
+    assert (code, "'--epochs': expected at least 4, the epochs done in book.safetensors" in err) == (1, True), err
+    assert pathlib.Path("book.safetensors").read_bytes() == saved
     code, _, err = call(capsys, "train", book, *OPTIONS[:-2], "--quiet", "--resume")
     assert (code, "--epochs: give their number, since the run" in err, "planned for 4" in err) == (1, True, True)
 

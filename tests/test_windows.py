@@ -13,7 +13,7 @@ from fastgd.callbacks import every
 from fastgd.data.mapped import each_once, index_in_windows
 from fastgd.data.minibatches import epoch_order
 from fastgd.data.windows import shift_of_epoch
-from fastgd.text import Windows
+from fastgd.text import Characters, Windows
 
 T, V = 8, 11
 
@@ -151,7 +151,7 @@ def test_validation_and_metrics(tokens):
     for x in (windows.x, 3, types.SimpleNamespace(x=windows.x)):
         with pytest.raises(TypeError, match="'y': expected targets, unless x is data with both"):
             net.evaluate(x)
-        with pytest.raises(TypeError, match="'validation_data': expected .*or data with x and y, such as windows"):
+        with pytest.raises(TypeError, match="'validation_data': expected .*or data with x and y: images, or windows"):
             net.fit(windows, validation_data=x)
     assert history.validation_loss[-1] == expected["loss"]
     assert history.metrics["validation_accuracy"][-1] == expected["accuracy"]
@@ -163,6 +163,22 @@ def test_validation_and_metrics(tokens):
     assert net.history.metrics["accuracy"] == [
         net.evaluate(windows.x[:36], windows.y[:36], metrics="accuracy")["accuracy"]
     ]
+
+
+def test_windows_of_another_vocabulary_are_refused(tokens):
+    """Their tokens mean other characters, though they are numbers of the same range."""
+    net = network()
+    net.preprocessing = Characters("abcdefghij")
+    same, other = Windows(tokens, T, Characters("abcdefghij")), Windows(tokens, T, Characters("bcdefghijk"))
+    for windows in (same, Windows(tokens, T)):
+        net.fit(windows, epochs=1, validation_data=windows)
+    before = net.parameters.copy()
+    expected = r"windows of Characters\(10\), as read\(.*tokens=network\.preprocessing\) gives, got .*other tokens"
+    for refused, argument in ((lambda: net.fit(other), "X"), (lambda: net.evaluate(other), "x"),
+                              (lambda: net.fit(same, validation_data=other), "validation_data")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"'{argument}': expected {expected}"):
+            refused()
+    np.testing.assert_array_equal(net.parameters, before)
 
 
 @pytest.mark.parametrize("is_mapped", [False, True])

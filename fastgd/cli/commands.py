@@ -16,9 +16,8 @@ from .. import callbacks, images
 from ..core.config import show_config
 from ..core.files import check_file, check_path, replace_file
 from ..data.minibatches import check_batch_size
-from ..errors import CheckpointError, check_integer, check_number, shown, value_error
+from ..errors import CheckpointError, check_integer, check_number, plain, shown, value_error
 from ..explore.range_test import find_learning_rate
-from ..images.errors import plain
 from ..network import Network, load
 from ..plots import plot_loss
 from ..plots.figures import check_picture
@@ -61,7 +60,7 @@ def train(arguments):
     optimizer = make_optimizer(arguments, schedule, None if data.text is None else texts.CLIP_NORM)
     print(f"{network}\n{data.rows} training rows, {data.held_out_rows} validation rows, {optimizer}", flush=True)
     if arguments.resume:
-        print(_resumed(save, None if is_length_given else total_steps, epoch_steps), flush=True)
+        print(_resumed(save, epochs, None if is_length_given else total_steps, epoch_steps), flush=True)
     samples = None if data.text is None else texts.samples(arguments)
     logs += [] if samples is None else [samples]
     start = time.perf_counter()
@@ -171,7 +170,7 @@ def _sigterm_raises():
         signal.signal(signal.SIGTERM, before)
 
 
-def _resumed(path, total_steps, epoch_steps):
+def _resumed(path, epochs, total_steps, epoch_steps):
     """A message that says from where a run continues. total_steps: if they follow from the default of --epochs, to
     which a run of another length must not be changed without a word; else None."""
     if not os.path.exists(path):
@@ -182,6 +181,8 @@ def _resumed(path, total_steps, epoch_steps):
         raise ValueError(
             f"--epochs: give their number, since the run in {path} was planned for {planned / epoch_steps:g}"
         )
+    if run is not None and run["epoch"] > epochs:
+        raise value_error("--epochs", f"at least {run['epoch']}, the epochs done in {path}: they count", epochs)
     return f"continuing {path}" + ("" if run is None else f", after minibatch {run['step']}")
 
 

@@ -17,12 +17,13 @@ from ..network import Preprocessing
 from ..tables import files as table_files
 from ..tables.arrays import ARRAYS, MOST_CLASSES, read_arrays
 from ..text import Text, Vocabulary
+from ..text.reading import ENDINGS
 from . import texts
 from .networks import MODELS, check_model
 from .table_data import OPTIONS as OF_TABLES
 from .table_data import columns_text, split, table_of_model, table_to_train
 
-_FILES, _TEXTS = ", ".join([*table_files.READERS, ARRAYS]), ", ".join(texts.ENDINGS)
+_FILES, _TEXTS = ", ".join([*table_files.READERS, ARRAYS]), ", ".join(ENDINGS)
 KINDS = f"digits, a file ending in {_FILES}, a folder or file of images, or a text ({_TEXTS})"
 OF_IMAGES = "a folder with a folder of pictures for each class, an IDX file, a folder of such files, or an npz file"
 

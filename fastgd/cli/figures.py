@@ -7,8 +7,7 @@ import sys
 import numpy as np
 
 from .. import images, tables
-from ..errors import value_error
-from ..images.errors import plain
+from ..errors import plain, value_error
 from ..metrics import confusion_matrix
 from . import texts
 

@@ -6,8 +6,7 @@ import numpy as np
 
 from .. import tables
 from ..data.samples import split_rows
-from ..errors import check_number, shown, value_error
-from ..images.errors import plain
+from ..errors import check_number, plain, shown, value_error
 from ..tables.columns import KINDS
 from ..tables.errors import Where
 from ..tables.preprocessing import column_of, learn

@@ -12,9 +12,9 @@ from .. import callbacks, models, text
 from ..data.windows import Windows
 from ..errors import check_integer, shown, value_error
 from ..tables.files import READERS
+from ..text.reading import ENDINGS
 from .table_data import OPTIONS as OF_TABLES
 
-ENDINGS = (".txt", ".md")
 # Options of text that are not given, and those whose defaults differ from those of other data.
 MODEL = {"context": 64, "layers": 4, "heads": 4, "width": 128}
 OPTIONS = ("tokens", *MODEL)
@@ -32,12 +32,11 @@ def ending(path):
 
 def is_text(path):
     """Whether a path is that of a text: a file .txt or .md, or one without an ending whose content is text; or a folder
-    of files .txt and no folders."""
+    of files .txt or .md and no folders."""
     if os.path.isdir(path):
         with os.scandir(path) as entries:
             entries = [entry for entry in entries if entry.name[0] != "."]
-        names = [entry.name.lower() for entry in entries]
-        return any(name.endswith(text.reading.ENDING) for name in names) and not any(e.is_dir() for e in entries)
+        return any(e.name.lower().endswith(ENDINGS) for e in entries) and not any(e.is_dir() for e in entries)
     if ending(path):
         return True
     if os.path.splitext(path)[1] or not os.path.isfile(path):

@@ -6,7 +6,7 @@ import stat
 import time
 
 from .._plan import sync_folder
-from ..errors import shown, type_error, value_error
+from ..errors import plain, shown, type_error, value_error
 
 # Ending of files that are being written, and the seconds after which such a file is taken for that of a killed process.
 UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
@@ -92,3 +92,10 @@ def _remove_forgotten(folder, name):
                 with contextlib.suppress(OSError):
                     if time.time() - entry.stat().st_mtime > FORGOTTEN:
                         os.remove(entry.path)
+
+
+def ignored(names):
+    """A note of files that are ignored."""
+    different = sorted({plain(name) for name in names})
+    more = f" and {len(different) - 3:,} more names" if len(different) > 3 else ""
+    return [f"ignored: {', '.join(different[:3])}{more}"] if different else []

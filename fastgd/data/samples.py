@@ -8,6 +8,7 @@ import numpy as np
 
 from .._plan import all_between, all_finite, all_labels, divide_by_mean, is_in_memory
 from ..core.domains import DOMAINS, domain_of
+from ..core.types import HasTargets
 from ..errors import check_number, shown, type_error, value_error
 from .mapped import RowReader, are_overlapping, check_mapping, each_once, index_in_windows, leave_pages, mapped
 from .minibatches import epoch_order
@@ -116,6 +117,16 @@ def split_rows(argument, rows, fraction, seed):
     if held_out == rows:
         raise value_error(argument, "a row left to train on", f"{rows} rows in all")
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def with_targets(argument, network, data):
+    """(x, y) of data that have both, such as images and windows of a text; None of others. Raises ValueError if they
+    were read for another network."""
+    if not isinstance(data, HasTargets) or hasattr(data, "__array__"):  # a table may have columns x and y
+        return None
+    if hasattr(data, "check_network"):
+        data.check_network(argument, network)
+    return data.x, data.y
 
 
 def check_samples(

@@ -26,13 +26,15 @@ class Windows:
 
     tokens      (k,) integers, k > T
     context     T
+    vocabulary  what the tokens are, or None; a network that has stored a vocabulary refuses windows of another one
     x, y        the windows side by side from the first token on, (n, T) each: x[i, j] is the token i T + j, y[i, j]
                 the next one. For `evaluate`, `predict`, ...; views of `tokens`"""
 
     tokens: npt.NDArray[np.integer[Any]]
     context: int
+    vocabulary: Any
 
-    def __init__(self, tokens: npt.ArrayLike, context: int) -> None:
+    def __init__(self, tokens: npt.ArrayLike, context: int, vocabulary: Any = None) -> None:
         """Raises TypeError or ValueError that names the argument."""
         array = as_array("tokens", tokens)
         if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -40,7 +42,7 @@ class Windows:
         self.context = check_integer("context", context, 1)
         if len(array) <= context:
             raise value_error("context", f"fewer than {len(array):,} tokens, which is all there are", f"{context:,}")
-        self.tokens = array
+        self.tokens, self.vocabulary = array, vocabulary
 
     @property
     def x(self) -> npt.NDArray[np.integer[Any]]:
@@ -49,6 +51,13 @@ class Windows:
     @property
     def y(self) -> npt.NDArray[np.integer[Any]]:
         return self.tokens[1 : 1 + len(self) * self.context].reshape(-1, self.context)
+
+    def check_network(self, argument: str, network: Any) -> None:
+        """Raises ValueError if the network has stored a vocabulary, and these are tokens of another one."""
+        known = network.preprocessing
+        if None not in (known, self.vocabulary) and self.vocabulary != known:
+            expected = f"windows of {known!r}, as read(..., tokens=network.preprocessing) gives"
+            raise value_error(argument, expected, f"windows of {self.vocabulary!r}, which are other tokens")
 
     def __len__(self) -> int:
         """The number of windows side by side."""
@@ -77,6 +86,7 @@ def shift_of_epoch(seed: int, epoch: int, shifts: int) -> int:
 def samples_of_windows(network, windows):
     """Windows as `Samples` for training. Raises ValueError unless they suit the network."""
     T = windows.context
+    windows.check_network("X", network)
     if network.input_shape != (T,):
         raise value_error("X", f"rows of shape {network.input_shape}", repr(windows))
     x, y = windows.at_all_positions()

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..errors import plain
+
 # So many problems are named in a message.
 NAMED = 100
 
@@ -27,11 +29,6 @@ class ImageError(ValueError):
         more = len(self.problems) - NAMED
         count = f"{len(self.problems):,} problems: " if len(self.problems) > 1 else ""
         return count + "; ".join([*texts, f"and {more:,} more"] if more > 0 else texts)
-
-
-def plain(name):
-    """A name for printing: control characters and bytes that are not UTF-8 are escaped."""
-    return name if name.isprintable() else repr(name)
 
 
 def size_text(size):

@@ -62,6 +62,25 @@ class Images:
         return self._pixels
 
     @property
+    def x(self) -> _Bytes:
+        """`images`, for `fit` and `evaluate`."""
+        return self.images
+
+    @property
+    def y(self) -> npt.NDArray[np.int64]:
+        """`labels`, for `fit` and `evaluate`. Raises ValueError without labels."""
+        if self.labels is None:
+            raise value_error("labels", "images with classes", None)
+        return self.labels
+
+    def check_network(self, argument: str, network: Any) -> None:
+        """Raises ValueError if the network has stored the names of its classes, and these images have others."""
+        known = network.preprocessing
+        if isinstance(known, Preprocessing) and self.classes is not None and self.classes != known.classes:
+            expected = f"images with the classes {shown(list(known.classes))}, as read(..., like=network.preprocessing)"
+            raise value_error(argument, f"{expected} gives", shown(list(self.classes)))
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How these images were read, for a network to store. Raises ValueError without classes."""
         if self.classes is None:

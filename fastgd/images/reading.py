@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..core.files import ignored
 from ..core.types import Path
-from ..errors import check_flag, check_integer, choose, shown, type_error, value_error
+from ..errors import check_flag, check_integer, choose, plain, shown, type_error, value_error
 from ..tables.arrays import ARRAYS, MOST_CLASSES, read_arrays
-from .errors import ImageError, Problem, plain, size_text
+from .errors import ImageError, Problem, size_text
 from .idx import images_in, is_idx, labels_beside, read_images, read_labels
 from .images import Images
 from .pictures import ENDINGS, convert, damaged, headers
@@ -217,13 +218,13 @@ def _read_folder(folder, wanted, part):
     idx = _idx_files(folders, files)
     if idx:
         chosen = images_in(folder, idx, part or "train")
-        notes = _ignored(entry.name for entry in folders)
+        notes = ignored(entry.name for entry in folders)
         return _read_idx(chosen, wanted, [f"read from {plain(os.path.basename(chosen))}", *notes])
     if not folders:
         if not files:
             expected = "a folder of pictures for each class, or pictures, or IDX files"
             raise ImageError([Problem(folder, expected, "an empty folder")])
-        return wanted.pictures([entry.path for entry in files], None, wanted.classes, _ignored(hidden))
+        return wanted.pictures([entry.path for entry in files], None, wanted.classes, ignored(hidden))
     expected = "pictures in the folder of their class, or no folders beside them"
     problems = []
     for entry in files:
@@ -242,7 +243,7 @@ def _read_folder(folder, wanted, part):
             paths += of_class
             labels += [index.get(entry.name, -1)] * len(of_class)
     labels, classes = (np.array(labels, np.int64), classes) if wanted.labels else (None, wanted.classes)
-    return wanted.pictures(paths, labels, classes, _ignored(hidden), problems)
+    return wanted.pictures(paths, labels, classes, ignored(hidden), problems)
 
 
 def _files_of_class(folder, hidden, problems):
@@ -266,13 +267,6 @@ def _files_of_class(folder, hidden, problems):
         else:
             files.append(entry.path)
     return files
-
-
-def _ignored(names):
-    """A note of files that are ignored."""
-    different = sorted({plain(name) for name in names})
-    more = f" and {len(different) - 3:,} more names" if len(different) > 3 else ""
-    return [f"ignored: {', '.join(different[:3])}{more}"] if different else []
 
 
 def _read_idx(path, wanted, notes=()):

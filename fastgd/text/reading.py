@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.files import check_file
+from ..core.files import check_file, ignored
 from ..core.types import Path
 from ..errors import shown, type_error, value_error
 from ..tables.errors import TableError
@@ -19,7 +19,8 @@ from .vocabulary import CODES, Bytes, Characters, Vocabulary, as_vocabulary, cod
 
 # So many bytes of a file are read at a time.
 BLOCK = 2**22
-ENDING = ".txt"
+# Endings of the files of a folder that are read, and of those in which tokens are stored.
+ENDINGS, STORED = (".txt", ".md"), ".tokens"
 # A byte-order mark, which some editors put in front of a text.
 MARK = codecs.BOM_UTF8
 UTF16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
@@ -30,8 +31,8 @@ def read(
 ) -> Text:
     """Reads text in UTF-8 as tokens; returns a `Text`.
 
-    path: a file; a list of files, which are one text in this order; or a folder, whose files .txt are, sorted by name.
-        Line ends stay as they are; a byte-order mark in front is left out.
+    path: a file; a list of files, which are one text in this order; or a folder, whose files .txt and .md
+        are, sorted by name (`notes` names others). Line ends stay as they are; a byte-order mark in front is left out.
     tokens: "characters": the different characters of the text are its vocabulary. "bytes": so are the 256 bytes, of
         files of any kind. Or a tokenizer of the library `tokenizers` (extra `text`), as an object or a path
         (`Tokenizer.of`). Or a vocabulary, such as the `preprocessing` of a network. Tokenizers get long texts in
@@ -44,17 +45,17 @@ def read(
     Texts may be larger than memory. Raises TextError that names file, line and byte if a file is empty, is not UTF-8
     (which bytes as tokens need not be), or has characters that the vocabulary lacks; TypeError or ValueError that names
     the argument; OSError if a file cannot be read."""
-    vocabulary, paths = as_vocabulary(tokens), _files(path)
+    vocabulary, (paths, notes) = as_vocabulary(tokens), _files(path)
     sizes = [_size(file) for file in paths]
     if isinstance(vocabulary, Bytes) and len(paths) == 1 and cache is None:
-        return _mapped_bytes(paths, sizes[0])
-    notes: list[str] = []
+        return _mapped_bytes(paths, sizes[0], notes)
     if cache is None and sum(sizes) > IN_MEMORY:
-        cache = os.path.normpath(os.fsdecode(path if isinstance(path, str | os.PathLike) else paths[0])) + ".tokens"
-        notes = [f"the tokens are stored in {cache}"]
+        cache = os.path.normpath(os.fsdecode(path if isinstance(path, str | os.PathLike) else paths[0])) + STORED
+        notes += [f"the tokens are stored in {cache}"]
     if cache is None:
         vocabulary = vocabulary or _learn(paths)
-        return Text(_locked(np.concatenate(list(_tokens(paths, vocabulary)))), vocabulary, paths, notes)
+        ids = _locked(np.concatenate(list(_tokens(paths, vocabulary))))
+        return Text(ids, vocabulary, paths, notes + vocabulary.notes_on(ids))
     stored = Cache(check_file(cache, "cache"), paths, vocabulary)
     found = stored.find()
     if found is None:
@@ -64,20 +65,23 @@ def read(
 
 
 def _files(path):
-    """The files of an argument `path`, as a list of str."""
+    """The files of an argument `path`, as a list of str, and notes."""
     if isinstance(path, str | os.PathLike):
         folder = os.fsdecode(path)
         if not os.path.isdir(folder):
-            return [folder]
-        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(ENDING) and name[0] != ".")
+            return [folder], []
+        visible = sorted(name for name in os.listdir(folder) if name[0] != ".")
+        names = [name for name in visible if name.lower().endswith(ENDINGS)]
         if not names:
-            raise TextError(folder, f"files {ENDING} in the folder", "none")
-        return [os.path.join(folder, name) for name in names]
+            raise TextError(folder, f"files {' or '.join(ENDINGS)} in the folder", "none")
+        return [os.path.join(folder, name) for name in names], ignored(
+            name for name in visible if not name.lower().endswith((*ENDINGS, STORED))
+        )
     if not isinstance(path, list | tuple) or not all(isinstance(one, str | os.PathLike) for one in path):
         raise type_error("path", "a path, or a list of paths", shown(path))
     if not path:
         raise value_error("path", "at least 1 file", "[]")
-    return [os.fsdecode(one) for one in path]
+    return [os.fsdecode(one) for one in path], []
 
 
 def _size(path):
@@ -173,19 +177,22 @@ def _encoded(path, text, line, byte, vocabulary):
         return vocabulary.encode(text)
     except ValueError:
         i = next(i for i, character in enumerate(text) if character not in vocabulary.characters)
-        before, expected = text[:i], f"characters of {shown(vocabulary.characters)}"
+        before = text[:i]
+        expected = (
+            f'characters of {shown(vocabulary.characters)} (with tokens="bytes" or a tokenizer a model takes any)'
+        )
         line, byte = line + before.count("\n"), byte + len(before.encode())
         raise TextError(path, expected, repr(text[i]), line=line, byte=byte) from None
 
 
-def _mapped_bytes(paths: list[str], size: int) -> Text:
+def _mapped_bytes(paths: list[str], size: int, notes: list[str]) -> Text:
     """The bytes of a file as tokens: in memory, or mapped if they are many."""
     with _opened(paths[0]) as file:
         start = len(MARK) if file.peek(len(MARK)).startswith(MARK) else 0
     if start == size:
         raise TextError(paths[0], "text", "a byte-order mark alone")
     ids = np.memmap(paths[0], np.uint8, "r", start)
-    return Text(ids if size > IN_MEMORY else _locked(np.array(ids)), Bytes(), paths)
+    return Text(ids if size > IN_MEMORY else _locked(np.array(ids)), Bytes(), paths, notes)
 
 
 def _locked(ids):

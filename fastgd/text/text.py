@@ -48,7 +48,7 @@ class Text:
         if len(self) <= context:
             expected = f"more than {context:,} tokens, for windows of {context:,} (context)"
             raise TextError(", ".join(self.paths), expected, f"{len(self):,}")
-        return Windows(self.tokens, context)
+        return Windows(self.tokens, context, self.vocabulary)
 
     @functools.cached_property
     def bytes_per_token(self) -> float:

@@ -98,6 +98,10 @@ class Characters:
         of_each = 1 + np.searchsorted(UTF8_BOUNDS, codes_of(self.characters), side="right")
         return sum(int(of_each[block].sum()) for block in _blocks(ids))
 
+    def notes_on(self, ids: Ids) -> list[str]:
+        """What a user may want to know of tokens: nothing."""
+        return []
+
     def config(self) -> dict[str, Any]:
         """What a file stores, as a dict for JSON."""
         return {"text": {"tokens": "characters", "characters": self.characters}}
@@ -126,6 +130,10 @@ class Bytes:
     def count_bytes(self, ids: Ids) -> int:
         """The number of tokens, which are bytes."""
         return len(ids)
+
+    def notes_on(self, ids: Ids) -> list[str]:
+        """What a user may want to know of tokens: nothing."""
+        return []
 
     def config(self) -> dict[str, Any]:
         """What a file stores, as a dict for JSON."""
@@ -196,6 +204,13 @@ class Tokenizer:
     def count_bytes(self, ids: Ids) -> int:
         """The length of the text of tokens in UTF-8, in bytes; characters that it cuts may count twice."""
         return sum(len(self.decode(block).encode()) for block in _blocks(ids, DECODED))
+
+    def notes_on(self, ids: Ids) -> list[str]:
+        """What a user may want to know of tokens: how many stand for what the tokenizer does not know."""
+        name = json.loads(self.json)["model"].get("unk_token")
+        unknown = None if name is None else self.tokenizer.token_to_id(name)
+        share = 0.0 if unknown is None else float(np.count_nonzero(ids == unknown) / max(1, len(ids)))
+        return [f"{share:.2%} of the tokens are {name}, whose text is lost: bits a byte are too low"] if share else []
 
     def config(self) -> dict[str, Any]:
         """What a file stores, as a dict for JSON."""

@@ -13,7 +13,7 @@ from ..core.aliases import named
 from ..core.files import check_file
 from ..core.types import Data, HasTargets, Path, Rate
 from ..data.minibatches import check_batch_size
-from ..data.samples import check_class_weight, check_samples
+from ..data.samples import check_class_weight, check_samples, with_targets
 from ..data.windows import Windows, samples_of_windows
 from ..engine.steps import Steps
 from ..errors import check_flag, check_integer, check_number, shown, type_error, value_error
@@ -59,10 +59,11 @@ def fit(
     """Trains the network; returns a `History`.
 
     X: (rows, *input_shape) of real numbers, any dtype and layout; rows are gathered and cast a minibatch at a time. Or,
-        without y, windows of a text (`fastgd.text.Windows`). Or, without y, an iterable of minibatches (x, y) or
-        (x, y, sample_weight), with its own order and sizes; weights are not scaled: the loss of a minibatch is
-        sum(weight loss) / rows. Each epoch takes a new iterator, and asks it for the next minibatch before it calls the
-        callbacks of the last one. An iterator, which cannot start again, serves for one epoch.
+        without y, data that have targets: images (`fastgd.images.read`), windows of a text (`Text.windows`). Or,
+        without y, an iterable of minibatches (x, y) or (x, y, sample_weight), with its own order and sizes; weights
+        are not scaled: the loss of a minibatch is sum(weight loss) / rows. Each epoch takes a new iterator, and asks it
+        for the next minibatch before it calls the callbacks of the last one. An iterator, which cannot start again,
+        serves for one epoch.
     y: integer labels (rows,) for softmax_cross_entropy, else (rows, n_out), or (rows,) for one output. For outputs with
         positions, such as sequences (T, n_out), labels are (rows, T), and values (rows, T, n_out).
     optimizer: an optimizer, or the name of one, which then has its default options; None is "Adam".
@@ -121,6 +122,8 @@ def fit(
     if validation_data is not None:
         validation = _checked_validation(self, validation_data)
     is_of_windows = isinstance(X, Windows)
+    if y is None and not is_of_windows:
+        X, y = with_targets("X", self, X) or (X, None)
     if y is None:
         for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight),
                             ("validation_fraction", validation_fraction)):  # fmt: skip
@@ -196,7 +199,8 @@ def fresh_optimizer(optimizer: str | Optimizer | None, learning_rate: Rate | Non
 def _checked_validation(network, data):
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
         return check_samples(network, *data, names=[f"validation_data[{i}]" for i in range(3)])
-    if isinstance(data, HasTargets):
-        return check_samples(network, data.x, data.y, names=("validation_data.x", "validation_data.y", ""))
-    expected = "(X, y), (X, y, sample_weight), or data with x and y, such as windows of a text"
+    both = with_targets("validation_data", network, data)
+    if both is not None:
+        return check_samples(network, *both, names=("validation_data.x", "validation_data.y", ""))
+    expected = "(X, y), (X, y, sample_weight), or data with x and y: images, or windows of a text"
     raise type_error("validation_data", expected, shown(data))
