@@ -196,11 +196,10 @@ def _names(network, class_names, X):
         raise value_error("network", "a classifier with the loss softmax_cross_entropy", repr(network))
     k = network.output_shape[0]
     of_images = X.classes if isinstance(X, Images) else None
+    if isinstance(X, Images):
+        X.check_network("X", network)
     made = network.preprocessing
     known = getattr(made if isinstance(made, Preprocessing) else getattr(made, "target", None), "classes", None)
-    if known is not None and of_images is not None and tuple(known) != tuple(of_images):
-        expected = f"images with the classes {shown(list(known))}, as read(..., like=network.preprocessing) gives"
-        raise value_error("X", expected, shown(list(of_images)))
     if class_names is None:
         class_names = known or of_images or range(k)
     is_list = hasattr(class_names, "__len__") and not isinstance(class_names, (str, Mapping, Set))
