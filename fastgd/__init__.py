@@ -4,6 +4,7 @@ net = fastgd.Network(64, [fastgd.Dense(64, "relu"), fastgd.Dense(10)], loss="sof
 history = net.fit(X, y, optimizer=fastgd.Adam(1e-3), batch_size=32, epochs=20)
 """
 
+import functools
 import importlib
 import os
 import sys
@@ -93,9 +94,7 @@ else:
     def __getattr__(name):
         """`fastgd.sklearn` and `fastgd.torch` are imported when they are used."""
         if name in LAZY:
-            module = importlib.import_module(f".{name}", __name__)
-            _show_only_public_names(module)
-            return module
+            return importlib.import_module(f".{name}", __name__)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -104,10 +103,5 @@ def __dir__() -> list[str]:
     return sorted([*__all__, *LAZY])
 
 
-def _show_only_public_names(module):
-    module.__dir__ = lambda: sorted(module.__all__)
-
-
-for _name in __all__:
-    if isinstance(globals()[_name], types.ModuleType):
-        _show_only_public_names(globals()[_name])
+for _module in [value for name, value in globals().items() if name in __all__ and isinstance(value, types.ModuleType)]:
+    vars(_module)["__dir__"] = functools.partial(sorted, _module.__all__)

@@ -10,6 +10,7 @@ from .errors import shown, type_error, value_error
 from .network import Network
 
 __all__ = ["as_module"]
+__dir__ = functools.partial(sorted, __all__)
 
 if TYPE_CHECKING:
     import torch

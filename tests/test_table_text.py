@@ -280,7 +280,7 @@ def test_the_first_column_of_to_csv_is_an_index(header, file):
 def test_the_command_line_reports_an_index(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text(",a,y\n" + "".join(f"{i},{i % 7},{i % 7 / 2}\n" for i in range(40)))
-    assert cli.main(["train", "t.csv", "--target", "y", "--epochs", "1", "--quiet"]) == 0
+    assert cli.main(["train", "t.csv", "--target", "y", "--epochs", "30", "--batch-size", "8", "--quiet"]) == 0
     out, err = capsys.readouterr()
     assert out.count("left out as the index of a DataFrame: ''") == 1
     assert err == ""

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pathlib
 import subprocess
 import sys
 import threading
@@ -139,11 +138,11 @@ def test_cores_and_quotas(tmp_path, monkeypatch):
     assert threads._physical_cores({7, 8, 9}, tmp_path) == 3
     inner = tmp_path / "cgroup" / "a" / "b"
     inner.mkdir(parents=True)
-    assert threads._cgroup_cpus(tmp_path / "cgroup", "a/b") == float("inf")
+    assert threads._cgroup_cpus(str(tmp_path / "cgroup"), "a/b") == float("inf")
     (inner / "cpu.max").write_text("max 100000\n")
     (inner.parent / "cpu.max").write_text("250000 100000\n")
-    assert threads._cgroup_cpus(tmp_path / "cgroup", "a/b") == 2.5
-    assert threads._cgroup_cpus(pathlib.Path("/nowhere"), "") == float("inf")
+    assert threads._cgroup_cpus(str(tmp_path / "cgroup"), "a/b") == 2.5
+    assert threads._cgroup_cpus("/nowhere", "") == float("inf")
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     for count, cpus in ((3, {0, 1, 2}), (None, {0})):
         monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
