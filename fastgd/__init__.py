@@ -5,7 +5,7 @@ history = net.fit(X, y, optimizer=fastgd.Adam(1e-3), batch_size=32, epochs=20)
 """
 
 import functools
-import importlib
+import importlib.util
 import os
 import sys
 import types
@@ -21,6 +21,9 @@ __path__ = [
         if path not in __path__ and os.path.isfile(os.path.join(path, "__init__.py"))
     ),
 ]
+
+if importlib.util.find_spec("._plan", __name__) is None:
+    raise ImportError(f"fastgd is not built in {__path__[0]}: `pip install .` in the checkout builds and installs it")
 
 from . import (
     activations,

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -135,6 +136,16 @@ def test_a_missing_extra_says_what_to_install(module, code, extra, tmp_path):
     done = python(block, tmp_path)
     assert "ImportError" in done.stderr
     assert f"pip install '{extra}'" in done.stderr
+
+
+def test_a_checkout_that_is_not_built_says_how(tmp_path):
+    (tmp_path / "fastgd").mkdir()
+    shutil.copy(fastgd.__file__, tmp_path / "fastgd")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-S", "-c", "import fastgd"], cwd=tmp_path, env=environment, text=True,
+                          capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert re.search(r"ImportError: fastgd is not built in .*`pip install \.` in the checkout", done.stderr)
 
 
 def test_compiled_modules_of_another_version_are_refused(monkeypatch):
