@@ -177,7 +177,10 @@ def test_a_run_goes_on_to_more_epochs(houses, monkeypatch, capsys):
     assert (network.epochs, optimizer.schedule.total_steps) == (3, 30)
     rates, schedule = network.history.learning_rate, optimizer.schedule
     assert rates == [*before[0].history.learning_rate, schedule(29)]
-    assert call(*KIND, "--resume", "--epochs", "2", **options)[0] == 0  # nothing left to do
+    assert call(*KIND, "--resume", "--epochs", "3", **options)[0] == 0  # nothing left to do
+    code, _, err = call(*KIND, "--resume", "--epochs", "2", **options)
+    assert code == 1
+    assert "'--epochs': expected at least 3, the epochs done in kind.safetensors" in err
     assert fastgd.load(houses / "kind.safetensors")[0].epochs == 3
 
 
