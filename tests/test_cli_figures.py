@@ -57,6 +57,22 @@ def test_regression_is_told_in_units_beside_the_mean(run):
     assert "--confusion" in error
 
 
+@pytest.mark.parametrize(("target", "usual"), [("kind", "accuracy"), ("price", "r2")])
+def test_without_validation_the_usual_metric_is_computed_once(run, target, usual):
+    """At the end, of the rows of the training; after each epoch only if it is asked for."""
+    train = (*TRAIN, "--target", target, "--validation", "0", "--overwrite")
+    code, out, _ = run(*train)
+    assert code == 0
+    network = fastgd.load("rows.safetensors")[0]
+    assert network.history.metrics == {}
+    _, as_json, _ = run("evaluate", "rows.safetensors", "rows.csv", "--json")
+    at_end = number(out, usual)
+    assert at_end == pytest.approx(json.loads(as_json)[usual], abs=1e-4)
+    code, out, _ = run(*train, "--metrics", usual)
+    assert (code, number(out, usual)) == (0, at_end)
+    assert len(fastgd.load("rows.safetensors")[0].history.metrics[usual]) == 8
+
+
 def test_a_network_that_is_no_better_than_the_majority_gets_a_warning(run):
     code, out, error = run(*TRAIN, "--target", "kind", "--drop", "price", "--metrics", "auc,recall(label=0)")
     share = number(out, "validation baseline accuracy")

@@ -94,9 +94,11 @@ def train(arguments):
 
 
 def _metrics(arguments, data):
-    """Names of the metrics of a training."""
+    """Names of the metrics after each epoch. Without validation data the usual one comes at the end alone: of the
+    training rows it would make an epoch a third longer."""
     usual = "r2" if data.n_classes is None else "accuracy"
-    return [usual, *(name for name in arguments.metrics if name != usual)]
+    own = [name for name in arguments.metrics if name != usual or data.held_out is None]
+    return own if data.held_out is None else [usual, *own]
 
 
 def _fill_defaults(arguments):

@@ -78,11 +78,14 @@ def warn_if_useless(network, values, base):
 
 
 def print_end_of_training(network, X, y, of):
-    """Prints what the history of a training does not have: the baseline, and mae and rmse in units. of: "validation "
-    or "", before each name."""
+    """Prints what the history of a training does not have: the baseline, and mae and rmse in units; accuracy or r2 if
+    the rows are those of the training. of: "validation " before each name, or "" for rows of the training."""
     values = network.evaluate(X, y, metrics=metrics(network))
     base = baseline(network, y)
     values = in_units(network, values)
+    usual = "accuracy" if is_classifier(network) else "r2"
+    if not of and usual not in network.history.metrics:
+        print(f"{usual} {values[usual]:.4f}")
     if not is_classifier(network):
         for name in ("mae", "rmse"):
             print(f"{of}{name} {values[name]:.6g}")
