@@ -476,7 +476,7 @@ class Loss(Choice):
     link: turns raw outputs into predictions; None leaves them unchanged.
     least_outputs: fewer outputs make no sense.
     outputs_per_target: if above 1, the kernels see outputs (rows, outputs_per_target, k) and targets (rows, k).
-    n_targets: the number of columns of the targets, if it does not depend on that of the outputs."""
+    n_targets: the number of columns of the targets, if the number of outputs does not decide it."""
 
     kernels: tuple[Kernel, ...]
     link: Kernel | None = None

@@ -137,7 +137,7 @@ def same(one, other):
 
 def check_gradient(network, x, y, **options):
     """Asserts that the gradient of a float64 network is right, by finite differences. These are slow on the numpy
-    backend: its gradient has to be that of the cython backend, whose own case makes the differences."""
+    backend: its gradient must equal the cython backend's, which is compared with differences in a case of its own."""
     if network.backend != "numpy":
         assert max(fastgd.check_gradients(network, x, y, **options).values()) <= GRADIENT_TOLERANCE
         return

@@ -78,8 +78,8 @@ def warn_if_useless(network, values, base):
 
 
 def print_end_of_training(network, X, y, of):
-    """Prints what the history of a training does not have: the baseline, and mae and rmse in units; accuracy or r2 if
-    the rows are those of the training. of: "validation " before each name, or "" for rows of the training."""
+    """Prints what the history of a training does not have: the baseline, mae and rmse in units, and, for training rows,
+    accuracy or r2. of: "validation " before each name, or "" for training rows."""
     values = network.evaluate(X, y, metrics=metrics(network))
     base = baseline(network, y)
     values = in_units(network, values)

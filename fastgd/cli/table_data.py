@@ -63,7 +63,7 @@ def use_validation_file(arguments):
 
 
 def _split_table(table, target, arguments, fraction, notes):
-    """The index of the rows to train on, and that of the rows to hold out, or None."""
+    """Two indices: of the rows to train on, and of the rows to hold out, or None."""
     known = np.arange(table.num_rows)
     if arguments.drop_missing_target:
         where = Where(arguments.data, target)
@@ -140,8 +140,8 @@ def split(data, fraction, seed):
 
 
 def class_weight(given, data):
-    """The argument of `fit` for --class-weight: None, "balanced", or pairs of a class and its weight. The classes are
-    those of the data, by name."""
+    """The argument of `fit` for --class-weight: None, "balanced", or pairs of a class and its weight. The data name
+    the classes."""
     if given is None or isinstance(given, str):
         return given
     if data.n_classes is None:
