@@ -57,12 +57,6 @@ def made_up(rows, rng):
     return table
 
 
-def area_under_curve(is_late, probability):
-    """The probability that a late flight has a larger probability than one that is not (ties count half)."""
-    ranks, n = pd.Series(probability).rank().to_numpy(), is_late.sum()
-    return (ranks[is_late].sum() - n * (n + 1) / 2) / (n * (len(is_late) - n))
-
-
 def run(table, folder, *options):
     """Writes the table as two files, trains on one from the command line, and returns the network and the area under
     the curve on the other."""
@@ -73,9 +67,9 @@ def run(table, folder, *options):
     if main([*command, "--save", str(folder / "flights.safetensors"), *options]) != 0:
         raise SystemExit(1)
     network, _ = fastgd.load(folder / "flights.safetensors")
-    at = network.preprocessing.target.classes.index("late")
-    probability = network.predict_table(folder / "test.csv", probabilities=True, unknown="zeros")[:, at]
-    return network, area_under_curve((table["late"][:test] == "late").to_numpy(), probability)
+    labels = [network.preprocessing.target.classes.index(late) for late in table["late"][:test]]
+    probabilities = network.predict_table(folder / "test.csv", probabilities=True, unknown="zeros")
+    return network, fastgd.metrics.auc.value(np.array(labels), probabilities)
 
 
 def report(network, row):
