@@ -504,7 +504,7 @@ class Executor:
             steps = Steps.of(plan, optimizer, *used, rows=[len(x)], starts=[0], weights=weights)
             failed = self.train(steps)
             plan.release()
-            if failed is not None:
+            if failed is not None and not optimizer.has_converged:
                 self._check_values(x, y, kernel)
                 raise self.failure(steps, failed, optimizer)
             if steps.parameter_limits is None:

@@ -143,6 +143,15 @@ PASSES = {
         *UPDATE_PASS,
         _TRACK,
     ),
+    # A loss or gradient that is not finite is a step too long, and "ended" stops the run: see optimizers/lbfgs.py.
+    "line_search": (
+        ("weight", "backward", "total", "total", BY_ROWS),
+        *_GRADIENT,
+        _PENALTY,
+        ("norms", "norms", "factor", "factor", 0),
+        ("update", "update", None, None, CHECK_GRADIENT),
+        _TRACK,
+    ),
     "parameters": _GRADIENT,
     "guarded": (_GUARDED, *_GRADIENT, *UPDATE_PASS, _TRACK),
     "fused": (_GUARDED, *((*stage[:-1], FUSED) for stage in _GRADIENT), _TRACK),
@@ -653,6 +662,8 @@ class Plan(Program):
     def _choose_pass(self):
         """The fastest pass for a training step. With a penalty it is "step": only that adds the penalty."""
         network, optimizer = self.network, self.optimizer
+        if optimizer.training_pass is not None:
+            return optimizer.training_pass
         if self.runner is None or network.l1 or network.l2 or self.block_names or self._has_large_rows():
             return "step"
         few_values = self.gradient_is_rank_one and self.workspace.size * FEW_VALUES < network.n_parameters
@@ -887,7 +898,7 @@ class Plan(Program):
             known.binding = self._binding
             known.table = table = PerStepValues()
             totals = addresses(known.totals, np.arange(len(known)))
-            table.add([o.slot("total") for o in self._phases["total"]], totals)
+            table.add(self._slots("total"), totals)
             for key, name, links in self.per_step(PER_STEP_PHASES):
                 table.add([link.slot(name) for link in links], known.values[key])
             for address, size in self.conditional():
@@ -1000,7 +1011,7 @@ class Plan(Program):
 
     def _steps_in_python(self, steps, first, end, seconds, received):
         deadline = time.monotonic() + seconds
-        stages = self._stages("step")
+        stages = self._stages(self.best_pass)
         for s in range(first, end):
             if s > first and (received or time.monotonic() > deadline):
                 return s, OUT_OF_TIME

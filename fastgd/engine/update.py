@@ -9,6 +9,9 @@ from .program import SCRATCH, PerStep
 def write_update(program, optimizer, parts):
     """Adds the update to the phases UPDATE_PHASES. parts: (name of the parameters, name of their gradient, UpdateGroup)
     of each part of the parameters; the names are those of flat buffers of the program."""
+    if optimizer.training_pass is not None:
+        optimizer.write_update(program, parts)
+        return
     conditional = optimizer.accumulate > 1
     gradients = []
     for i, (_, g, _) in enumerate(parts):

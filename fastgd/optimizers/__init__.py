@@ -7,7 +7,8 @@ from .adagrad import AdaDelta, AdaGrad, RMSProp
 from .adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from .base import OPTIMIZERS as OPTIMIZERS
 from .base import Optimizer as Optimizer
+from .lbfgs import LBFGS
 from .lion import Lion
 from .sgd import SGD
 
-__all__ = ["SGD", "AMSGrad", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSProp"]
+__all__ = ["LBFGS", "SGD", "AMSGrad", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSProp"]

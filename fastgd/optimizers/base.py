@@ -134,6 +134,9 @@ class Optimizer(Stepper):
     }
     # A kernel like `sgd_rank_one_update` with the scalars of `kernel`, if the rule has one.
     rank_one_kernel: Kernel | None = None
+    # The pass that makes a training step, or None for the fastest one; whether a run trains on all rows at a time.
+    training_pass: ClassVar[str | None] = None
+    takes_all_rows: ClassVar[bool] = False
     decoupled: bool = False
     # The fraction of the rate found by a range test that suits a whole training.
     range_test_factor: ClassVar[float] = 1.0
@@ -534,6 +537,21 @@ class Optimizer(Stepper):
             bound.step_in_python(self, gradients)
         elif not bound.step(self, parameters, gradients, num_threads, backend):
             raise AssertionError("arrays that passed every check do not fit")
+
+    # ---- in a run
+
+    def begin_run(self) -> None:
+        """Called before the first step of a `fit` that resumes no other."""
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether a step has found that there is nothing to gain."""
+        return False
+
+    @property
+    def best(self) -> "Array | None":
+        """The parameters that a run is to end with, if they are not those of the last step."""
+        return None
 
     # ---- saving
 

@@ -68,6 +68,7 @@ def fit(
         positions, such as sequences (T, n_out), labels are (rows, T), and values (rows, T, n_out).
     optimizer: an optimizer, or the name of one, which then has its default options; None is "Adam".
     batch_size: None is batch gradient descent, 1 stochastic, n mini-batch; the last batch of an epoch may be shorter.
+        `LBFGS` always takes all rows.
     epochs: int >= 0, passes over the data. shuffle: True takes the rows in a new random order each epoch, which depends
         on the network's `seed` and `epochs`. An iterable has its own order.
     sample_weight: (rows,) numbers >= 0, or (rows, T), one for each position (0 for padding). The loss of a row is
@@ -134,6 +135,8 @@ def fit(
         raise value_error("y", "None for windows, which have targets", shown(y))
     if y is None and not is_of_windows:
         check_batch_size(batch_size, math.inf)
+        if optimizer.takes_all_rows:
+            raise value_error("optimizer", "one for minibatches, for an iterable of them", shown(optimizer))
         source, unweighted = Stream(self, X, epochs, allow_negative=allow_negative), None
     else:
         if is_of_windows:
@@ -149,6 +152,8 @@ def fit(
         if class_weight is not None:  # "balanced" counts the rows that are trained on
             samples = check_class_weight(class_weight, samples, self.output_shape[-1], self.dtype)
         size = check_batch_size(batch_size, len(samples))
+        if optimizer.takes_all_rows:
+            size, shuffle = len(samples), False
         least, layer = self.least_rows
         if size < least:
             raise value_error("batch_size", f"at least {least} rows for {layer!r}", size)

@@ -39,6 +39,8 @@ def key_of_plain(
     """What identifies a plain call with these arguments of `fit`, or None if it is not plain."""
     if not (type(X) is type(y) is np.ndarray and isinstance(optimizer, Optimizer) and type(epochs) is int):
         return None
+    if optimizer.takes_all_rows:
+        return None
     if type(shuffle) is not bool or not (batch_size is None or type(batch_size) is int):
         return None
     if not all(option is default for option, default in zip(options, PLAIN, strict=True)):

@@ -205,6 +205,8 @@ class Run:
             self._begun = begun
             if resume is not None:
                 checkpoint.resume(resume, self)
+            else:
+                optimizer.begin_run()
             self._go()
         return self._history
 
@@ -261,10 +263,14 @@ class Run:
         self._pauses_at_epochs = self._observes_epochs or bool(self._epoch_callbacks)
 
     def _finish(self):
-        if self._early_stopping.best_state is not None:
+        best_state, best = self._early_stopping.best_state, self._optimizer.best
+        if best_state is not None or best is not None:
             if self._checkpoint:
                 self._final_state = self._network.state.copy()
-            self._network.state[:] = self._early_stopping.best_state
+            if best_state is None:
+                self._network.parameters[:] = best
+            else:
+                self._network.state[:] = best_state
         if self._checkpoint:
             self._save()
         if self._bar:
@@ -325,6 +331,9 @@ class Run:
                 raise
             if failed is not None:
                 self._record(failed)
+                if self._optimizer.has_converged:
+                    self._history.stopped = "converged"
+                    return
                 minibatch, epoch = self.step + 1, self.epoch + 1
                 raise executor.failure(steps, failed, self._optimizer, minibatch=minibatch, epoch=epoch)
 
