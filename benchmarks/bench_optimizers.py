@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 
 import fastgd
+from fastgd.optimizers.base import optimizers_of_minibatches
 
 SIZES = (1_000, 30_000, 1_000_000, 30_000_000)
 LIST = 200, 64  # arrays, elements of each
 FRESH = 100_000  # elements: arrays up to this size are made anew for each round
-OPTIMIZERS = {name: (lambda kind=kind: kind(1e-3)) for name, kind in fastgd.optimizers.OPTIMIZERS.items()} | {
+OPTIMIZERS = {name: (lambda kind=kind: kind(1e-3)) for name, kind in optimizers_of_minibatches().items()} | {
     "momentum": lambda: fastgd.SGD(1e-3, momentum=0.9),
     "Adam bfloat16": lambda: fastgd.Adam(1e-3, state_dtype="bfloat16"),
     "Adam 8bit": lambda: fastgd.Adam(1e-3, state_dtype="8bit"),

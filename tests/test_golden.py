@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastgd
+from fastgd.optimizers.base import optimizers_of_minibatches
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("golden") / "peers.npz")
 # Relative to the largest element.
@@ -171,7 +172,7 @@ def test_everything_of_the_package_has_golden_values():
     def named(*kinds):
         return {name.split("(")[0].split(" ")[0] for kind in kinds for name in cases(*kind)}
 
-    tables = fastgd.activations.ACTIVATIONS, fastgd.losses.LOSSES, fastgd.optimizers.OPTIMIZERS
+    tables = fastgd.activations.ACTIVATIONS, fastgd.losses.LOSSES, optimizers_of_minibatches()
     for table, *kinds in zip(tables, (("activation", "dy"), ("loss", "value"), ("optimizer", "path")), strict=True):
         assert named(*kinds) == {name for name in table if name != "identity"}
 

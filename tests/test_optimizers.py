@@ -12,7 +12,7 @@ from cases import OPTIMIZERS, definitions
 import fastgd
 from fastgd import SGD, AdaGrad, Adam, AdamW, RMSProp
 from fastgd.core.kernel import In, InOut, kernel, kernels
-from fastgd.optimizers.base import COMMON, Optimizer, Options
+from fastgd.optimizers.base import COMMON, Optimizer, Options, optimizers_of_minibatches
 from fastgd.optimizers.base import optimizer as entered
 
 RATES = dict.fromkeys(OPTIMIZERS, 0.05) | {
@@ -396,7 +396,7 @@ def test_a_rate_set_each_step_costs_no_table(small):
 
 
 def test_every_hyper_parameter_has_a_range():
-    for name, kind in fastgd.optimizers.OPTIMIZERS.items():
+    for name, kind in optimizers_of_minibatches().items():
         optimizer = kind(0.1)
         numbers = {key for key, value in optimizer.own_options().items() if not isinstance(value, bool)}
         assert numbers <= set(kind.ranges), name
@@ -420,7 +420,7 @@ def test_a_new_optimizer_declares_the_range_of_its_hyper_parameter_itself():
 
 
 def test_the_table_of_cases_has_every_optimizer():
-    assert {type(make(0.1)) for make in OPTIMIZERS.values()} == set(fastgd.optimizers.OPTIMIZERS.values())
+    assert {type(make(0.1)) for make in OPTIMIZERS.values()} == set(optimizers_of_minibatches().values())
 
 
 def test_the_decorator_enters_a_class_and_its_rules_with_low_memory_state():
@@ -476,7 +476,7 @@ def test_a_rule_that_needs_its_whole_state_refuses_fewer_bits(state_dtype):
 
 
 def test_every_rule_of_the_package_belongs_to_a_class():
-    kinds = fastgd.optimizers.OPTIMIZERS.values()
+    kinds = optimizers_of_minibatches().values()
     rules = {rule.name for kind in kinds for rule in kind.rules or (kind.kernel,)}
     defined = {name: k for name, k in vars(kernels).items() if k.__module__.startswith("fastgd.optimizers.")}
     assert rules == {name for name, k in defined.items() if "shrink" in k.scalars and "seed" not in k.scalars}
@@ -487,7 +487,7 @@ def test_the_types_of_the_options_name_all_options():
     keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert keywords == ["decoupled", *COMMON]
     assert list(Options.__annotations__) == ["lr", *keywords]  # lr is learning_rate
-    for name, kind in fastgd.optimizers.OPTIMIZERS.items():
+    for name, kind in optimizers_of_minibatches().items():
         own, own_options = inspect.signature(kind).parameters, set(kind(0.1).own_options())
         (options,) = typing.get_args(typing.get_type_hints(kind.__init__)["options"])
         assert own_options <= {*own, *options.__annotations__}, name

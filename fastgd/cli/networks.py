@@ -9,7 +9,7 @@ from ..layers.dropout import Dropout
 from ..layers.windows import ImageSizeError
 from ..losses import softmax_cross_entropy
 from ..network import Network
-from ..optimizers import OPTIMIZERS
+from ..optimizers.base import optimizers_of_minibatches
 from . import texts
 
 # Networks by name, and the options that each of them takes.
@@ -80,4 +80,4 @@ def make_network(arguments, data):
 def make_optimizer(arguments, learning_rate, clip_norm=None):
     options = {"weight_decay": arguments.weight_decay, "clip_norm": clip_norm}
     options = {name: value for name, value in options.items() if value is not None}
-    return named("--optimizer", arguments.optimizer, OPTIMIZERS, "Optimizer")(learning_rate, **options)
+    return named("--optimizer", arguments.optimizer, optimizers_of_minibatches(), "Optimizer")(learning_rate, **options)

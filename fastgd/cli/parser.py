@@ -11,7 +11,7 @@ from ..cli import commands, datasets
 from ..core.config import __version__
 from ..core.kernel import BACKENDS, DTYPES
 from ..metrics import METRICS
-from ..optimizers import OPTIMIZERS
+from ..optimizers.base import optimizers_of_minibatches
 from ..tables.target import TASKS
 from . import texts, types
 from .networks import ACTIVATION, HIDDEN, MODELS
@@ -162,7 +162,9 @@ def _add_network(one):
     for name, meaning in _OF_TEXT.items():
         text = f"for text: {meaning} (default: {texts.MODEL[name]})"
         one.add_argument(f"--{name}", type=int, metavar="N", help=text)
-    one.add_argument("--optimizer", help=f"optimizer: {', '.join(OPTIMIZERS)} ({_default('optimizer')})")
+    one.add_argument(
+        "--optimizer", help=f"optimizer: {', '.join(optimizers_of_minibatches())} ({_default('optimizer')})"
+    )
     one.add_argument("--weight-decay", type=float, metavar="X", help="weight decay (default: the optimizer's)")
     one.add_argument(
         "--label-smoothing", type=float, default=0.0, help="fraction of each label that is spread over all classes"

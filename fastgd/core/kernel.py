@@ -45,7 +45,7 @@ BODIES = ("numpy", "numba", "cython")
 BACKENDS = ("auto", "cython", "numba", "numpy")
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 # Sizes of dimensions that are the same in every call, by name.
-FIXED_SIZES = {"images": IMAGES, "two": 2, "three": 3, "four": 4}
+FIXED_SIZES = {"images": IMAGES, "two": 2, "three": 3, "four": 4, "sixteen": 16}
 
 
 @dataclasses.dataclass(frozen=True)

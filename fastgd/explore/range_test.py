@@ -97,6 +97,8 @@ def find_learning_rate(
         return low ** (1 - part) * high**part
 
     tried = fresh_optimizer(optimizer, rate_of)
+    if tried.takes_all_rows:
+        raise value_error("optimizer", "one for minibatches", shown(optimizer))
     rates, losses = [], []
     averages: list[float] = []
 

@@ -11,4 +11,7 @@ from .lbfgs import LBFGS
 from .lion import Lion
 from .sgd import SGD
 
-__all__ = ["LBFGS", "SGD", "AMSGrad", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSProp"]
+__all__ = [
+    *("SGD", "AMSGrad", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Adamax", "LBFGS"),
+    *("Lion", "NAdam", "RAdam", "RMSProp"),
+]

@@ -610,6 +610,11 @@ def optimizer(cls: type[T]) -> type[T]:
     return cls
 
 
+def optimizers_of_minibatches() -> dict[str, type[Optimizer]]:
+    """The optimizers that train on minibatches, by name."""
+    return {name: kind for name, kind in OPTIMIZERS.items() if not kind.takes_all_rows}
+
+
 def check_optimizer(optimizer: object, also: str = "") -> None:
     """Raises unless it is an optimizer; `also`: text of other accepted values for the message."""
     if not isinstance(optimizer, Optimizer):

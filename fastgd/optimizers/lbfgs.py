@@ -17,7 +17,7 @@ from ..core.choice import AT_LEAST_ZERO
 from ..core.kernel import In, InOut, Out, kernel
 from ..core.types import Array, Rate
 from ..engine.program import PerStep
-from ..errors import check_integer, value_error
+from ..errors import check_integer, type_error, value_error
 from .base import Numbers, Optimizer, optimizer
 
 if TYPE_CHECKING:
@@ -25,17 +25,20 @@ if TYPE_CHECKING:
 
 # Products are summed in blocks of this many elements, so that the sums do not depend on the number of threads.
 DOT_BLOCK = 4096
+# The k rows of `vectors`: the stored s, as many y, then the gradient at the accepted parameters, the direction, and the
+# accepted parameters. Row and column i of `gram` have the products with vector i; the last ones are not used.
+GRADIENT, DIRECTION, ACCEPTED = -3, -2, -1
 # Indices of `control`: the state of the search; pairs stored, and the slot of the next; accepted steps in a row that
-# hardly changed the loss; trials of the line search; loss and slope at the accepted parameters, and the squares of the
-# lengths of their gradient and of the direction; the step, in lengths of the direction; the interval of the line search;
-# the relative rounding error of a loss.
-STATE, STORED, NEXT, IDLE, TRIALS, LOSS, SLOPE, SQUARE, LENGTH, STEP = range(10)
-LOW, LOW_LOSS, LOW_SLOPE, HIGH, HIGH_LOSS, HIGH_SLOPE, NOISE = range(10, 17)
-CONTROL = 17
+# hardly changed the loss; trials of the line search; loss and slope at the accepted parameters, the square of the
+# gradient's length there; the step, in lengths of the direction; the interval of the line search; the relative rounding
+# error of a loss.
+STATE, STORED, NEXT, IDLE, TRIALS, LOSS, SLOPE, SQUARE, STEP = range(9)
+LOW, LOW_LOSS, LOW_SLOPE, HIGH, HIGH_LOSS, HIGH_SLOPE, NOISE = range(9, 16)
 # States: before the first evaluation, in a line search, at a minimum, or stopped by a first loss that is not finite.
 BEGIN, SEARCH, CONVERGED, DIVERGED = 0.0, 1.0, 2.0, 3.0
-# Indices of `move`, which `lbfgs_search` tells `lbfgs_move`; then come the coefficients of the vectors.
-ACTION, SLOT, OLD_STEP, NEW_STEP, WEIGHTS = range(5)
+# Indices of `move`, which `lbfgs_search` tells `lbfgs_move`: what to do, the slot of a new pair or -1, its step along
+# the direction so far, the step along the next.
+ACTION, SLOT, OLD_STEP, NEW_STEP = range(4)
 # Actions: another point on the line; a new direction from here; steepest descent from the accepted parameters; back to
 # these; none.
 RETRY, ACCEPT, RESTART, BACK, STAY = 0.0, 1.0, 2.0, 3.0, 4.0
@@ -49,28 +52,25 @@ LEAST_CURVATURE = 1e-10
 
 
 @kernel
-def lbfgs_dots(partial: Out("blocks", "k", dtype="float64"), vectors: In("v", "n"), g: In("n")):
-    """partial[b] <- the sums over block b of g times each of the vectors, and of g^2, in float64."""
+def lbfgs_dots(partial: Out("blocks", "k", dtype="float64"), vectors: In("k", "n"), g: In("n")):
+    """partial[b] <- the sums over block b of g times each of the vectors but the last, and of g^2, in float64."""
     g = g.astype(np.float64)
     for b in range(len(partial)):
         cut = slice(b * DOT_BLOCK, (b + 1) * DOT_BLOCK)
-        partial[b, :-1] = np.einsum("vn,n->v", vectors[:, cut].astype(np.float64), g[cut])
+        partial[b, :-1] = np.einsum("vn,n->v", vectors[:-1, cut].astype(np.float64), g[cut])
         partial[b, -1] = np.einsum("n,n->", g[cut], g[cut])
 
 
 @lbfgs_dots.loop
 def lbfgs_dots(partial, vectors, g, begin, end):
+    last = vectors.shape[0] - 1
     for b in range(begin, end):
         first, stop = b * DOT_BLOCK, min((b + 1) * DOT_BLOCK, g.size)
-        for k in range(vectors.shape[0]):
+        for k in range(last + 1):
             total = 0.0
             for i in range(first, stop):
-                total += np.float64(vectors[k, i]) * np.float64(g[i])
+                total += np.float64(g[i] if k == last else vectors[k, i]) * np.float64(g[i])
             partial[b, k] = total
-        total = 0.0
-        for i in range(first, stop):
-            total += np.float64(g[i]) * np.float64(g[i])
-        partial[b, vectors.shape[0]] = total
 
 
 def _judge(control, loss, slope, square):
@@ -117,18 +117,18 @@ def _judge(control, loss, slope, square):
     return False
 
 
-def _store(gram, control, dots, slope, square):
+def _store(gram, control, dots, slope):
     """Stores the pair s = step d, y = g - (gradient before) in the next slot of `gram`, unless its curvature s y is not
     positive; returns the slot or -1. `dots`, the products of g with all vectors, become those with the new ones."""
-    pairs = gram.shape[1] // 2
-    before, along = gram[2 * pairs], gram[2 * pairs + 1]  # products with the gradient before, and with the direction
-    step, across = control[STEP], dots[2 * pairs]
+    pairs = (gram.shape[0] - 3) // 2
+    before, along = gram[GRADIENT], gram[DIRECTION]
+    step, across, square = control[STEP], dots[GRADIENT], dots[ACCEPTED]
     curvature = step * (slope - control[SLOPE])
     change = square - 2 * across + control[SQUARE]
-    length = step * step * control[LENGTH]
+    length = step * step * along[DIRECTION]
     if not curvature > LEAST_CURVATURE * np.sqrt(abs(change) * length):
         return -1
-    slot = int(control[NEXT])
+    slot = int(min(max(0.0, control[NEXT]), pairs - 1.0))
     for j in range(2 * pairs):
         s, y = step * along[j], dots[j] - before[j]
         gram[slot, j] = gram[j, slot] = s
@@ -142,49 +142,52 @@ def _store(gram, control, dots, slope, square):
 
 
 def _turn(weights, gram, control, rate):
-    """The direction d = sum of weights vectors, the last of which is the gradient, by the two-loop recursion on
-    coefficients; its first step; and the products of d in `gram` and `control`."""
-    pairs, stored, newest = gram.shape[1] // 2, int(control[STORED]), int(control[NEXT]) - 1
-    before, along = gram[2 * pairs], gram[2 * pairs + 1]
+    """The direction d = sum of weights vectors by the two-loop recursion on coefficients, its products in `gram`, and
+    the start of its line search."""
+    pairs = (gram.shape[0] - 3) // 2
+    stored = int(min(max(0.0, control[STORED]), float(pairs)))
+    newest = int(min(max(0.0, control[NEXT]), float(pairs))) - 1 + pairs
+    before, along = gram[GRADIENT], gram[DIRECTION]
     weights[:] = 0.0
-    weights[2 * pairs] = -1.0
+    weights[GRADIENT] = -1.0
     for k in range(stored):
-        i = (newest - k + pairs) % pairs
-        dot = weights[2 * pairs] * before[i]
+        i = (newest - k) % pairs
+        dot = weights[GRADIENT] * before[i]
         for j in range(2 * pairs):
             dot += weights[j] * gram[i, j]
         weights[pairs + i] -= dot / gram[i, pairs + i]
     if stored:
-        i = (newest + pairs) % pairs
+        i = newest % pairs
         scale = gram[i, pairs + i] / gram[pairs + i, pairs + i]
-        for j in range(pairs, 2 * pairs):
-            along[j - pairs] = -weights[j]  # alpha of the recursion, kept here
-        for j in range(2 * pairs + 1):
+        for j in range(pairs):
+            along[j] = -weights[pairs + j]  # alpha of the recursion, kept here
+        for j in range(weights.size):
             weights[j] *= scale
     for k in range(stored - 1, -1, -1):
-        i = (newest - k + pairs) % pairs
-        dot = weights[2 * pairs] * before[pairs + i]
+        i = (newest - k) % pairs
+        dot = weights[GRADIENT] * before[pairs + i]
         for j in range(2 * pairs):
             dot += weights[j] * gram[pairs + i, j]
         weights[i] += along[i] - dot / gram[i, pairs + i]
-    slope, length = weights[2 * pairs] * control[SQUARE], 0.0
+    slope, length = weights[GRADIENT] * control[SQUARE], 0.0
     for j in range(2 * pairs):
         slope += weights[j] * before[j]
     for j in range(2 * pairs):
-        along[j] = weights[2 * pairs] * before[j]
+        along[j] = weights[GRADIENT] * before[j]
         for i in range(2 * pairs):
             along[j] += weights[i] * gram[i, j]
         length += weights[j] * along[j]
-    length += weights[2 * pairs] * slope
+    length += weights[GRADIENT] * slope
     if stored and not (slope < 0 and length > 0 and length < np.inf):
         control[STORED] = 0.0
         weights[:] = 0.0
-        weights[2 * pairs] = -1.0
+        weights[GRADIENT] = -1.0
         for j in range(2 * pairs):
             along[j] = -before[j]
         slope, length = -control[SQUARE], control[SQUARE]
-    control[SLOPE], control[LENGTH], control[TRIALS], control[STATE] = slope, length, 0.0, SEARCH
-    control[STEP] = rate if control[STORED] else rate * min(1.0, 1.0 / np.sqrt(control[SQUARE]))
+    along[DIRECTION] = length
+    control[SLOPE], control[TRIALS], control[STATE] = slope, 0.0, SEARCH
+    control[STEP] = rate if control[STORED] else rate / max(1.0, np.sqrt(control[SQUARE]))
     control[LOW], control[LOW_LOSS], control[LOW_SLOPE] = 0.0, control[LOSS], slope
     control[HIGH] = np.inf
 
@@ -192,18 +195,17 @@ def _turn(weights, gram, control, rate):
 def _searching(judge, store, turn):
     """The body of `lbfgs_search` from its parts, which Numba compiles one by one."""
 
-    def search(ended, move, control, gram, partial, total, lr, tolerance):
-        vectors = gram.shape[1] + 2
+    def search(ended, move, control, weights, gram, partial, total, lr, tolerance):
         dots, loss = partial[0], total[0]
         for b in range(1, partial.shape[0]):
             for k in range(partial.shape[1]):
                 dots[k] += partial[b, k]
-        slope, square = dots[vectors - 1], dots[vectors]
+        slope, square = dots[DIRECTION], dots[ACCEPTED]
         move[SLOT], move[OLD_STEP] = -1.0, control[STEP]
         ended[0] = 1
         if control[STATE] == BEGIN and not (np.isfinite(loss) and np.isfinite(square)):
             control[STATE] = DIVERGED
-        if control[STATE] == DIVERGED or control[STATE] == CONVERGED:
+        if weights.size < 5 or control[STATE] == DIVERGED or control[STATE] == CONVERGED:
             move[ACTION] = STAY
             return
         if control[STATE] == BEGIN or judge(control, loss, slope, square):
@@ -211,22 +213,22 @@ def _searching(judge, store, turn):
             if control[STATE] == SEARCH:
                 is_idle = abs(loss - control[LOSS]) <= control[NOISE] * abs(loss)
                 control[IDLE] = control[IDLE] + 1 if is_idle else 0.0
-                move[SLOT] = store(gram, control, dots, slope, square)
+                move[SLOT] = store(gram, control, dots, slope)
             control[LOSS], control[SQUARE] = loss, square
-            for k in range(vectors - 2):
-                gram[vectors - 2, k] = dots[k]
+            for k in range(weights.size - 3):
+                gram[GRADIENT, k] = dots[k]
             if np.sqrt(square) <= tolerance or control[IDLE] >= MOST_IDLE:
                 control[STATE] = CONVERGED
                 move[NEW_STEP] = 0.0
-                move[WEIGHTS:] = 0.0
+                weights[:] = 0.0
                 return
-            turn(move[WEIGHTS:], gram, control, lr)
+            turn(weights, gram, control, lr)
         elif control[STEP] != 0:
             move[ACTION] = RETRY
         elif control[STORED]:
             move[ACTION] = RESTART
             control[STORED] = 0.0
-            turn(move[WEIGHTS:], gram, control, lr)
+            turn(weights, gram, control, lr)
         else:
             move[ACTION] = BACK
             control[STATE] = CONVERGED
@@ -243,19 +245,20 @@ _search = _searching(_judge, _store, _turn)
 @kernel
 def lbfgs_search(
     ended: Out("one", dtype="int64"),
-    move: InOut("m", dtype="float64"),
-    control: InOut("c", dtype="float64"),
-    gram: InOut("r", "v", dtype="float64"),
+    move: InOut("four", dtype="float64"),
+    control: InOut("sixteen", dtype="float64"),
+    weights: InOut("k", dtype="float64"),
+    gram: InOut("k", "k", dtype="float64"),
     partial: InOut("blocks", "k", dtype="float64"),
     total: In("one", dtype="float64"),
     lr: float,
     tolerance: float,
 ):
-    """Decides what follows an evaluation: move <- action, slot of a new pair, steps, weights of the vectors; ended <- 1
-    at a minimum. Nocedal & Wright 2006, algorithms 7.4 and 7.5, on coefficients as in Chen, Wang & Zhou 2014, "Large-
-    scale L-BFGS using MapReduce": gram has the products of the stored s and y with each other, and, in its last two
-    rows, with the gradient and with the direction."""
-    _search(ended, move, control, gram, partial, total, lr, tolerance)
+    """Decides what follows an evaluation, whose loss is `total`: move <- what `lbfgs_move` does, weights <- the
+    direction as a sum of vectors, ended <- 1 at a minimum. Nocedal & Wright 2006, algorithms 7.4 and 7.5, on
+    coefficients as in Chen, Wang & Zhou 2014, "Large-scale L-BFGS using MapReduce": gram has the products of the
+    vectors."""
+    _search(ended, move, control, weights, gram, partial, total, lr, tolerance)
 
 
 lbfgs_search.build_loop = lambda jit, dtype: _searching(jit(_judge), jit(_store), jit(_turn))
@@ -263,45 +266,48 @@ lbfgs_search.build_loop = lambda jit, dtype: _searching(jit(_judge), jit(_store)
 
 @kernel
 def lbfgs_move(
-    p: InOut("n"), accepted: InOut("n"), vectors: InOut("v", "n"), g: In("n"), move: In("m", dtype="float64")
+    p: InOut("n"),
+    vectors: InOut("k", "n"),
+    g: In("n"),
+    weights: In("k", dtype="float64"),
+    move: In("four", dtype="float64"),
 ):
-    """Moves the parameters p as `lbfgs_search` says. vectors: the stored s, then the stored y, the gradient at the
-    accepted parameters, and the direction."""
-    action, pairs = move[ACTION], len(vectors) // 2 - 1
-    gradient, direction = vectors[-2:]
-    if action == STAY:
+    """Moves the parameters p, and updates the vectors, as `lbfgs_search` says."""
+    action, pairs = move[ACTION], (len(vectors) - 3) // 2
+    gradient, direction, accepted = vectors[GRADIENT:]
+    if action == STAY or pairs < 1:
         return
     if action == ACCEPT:
-        slot = int(move[SLOT])
-        if slot >= 0:
+        if 0 <= move[SLOT] < pairs:
+            slot = int(move[SLOT])
             vectors[slot] = move[OLD_STEP] * direction
             vectors[pairs + slot] = g - gradient
         accepted[:], gradient[:] = p, g
     if action in (ACCEPT, RESTART):
-        weights = move[WEIGHTS : WEIGHTS + 2 * pairs + 1]
-        direction[:] = np.einsum("v,vn->n", weights, vectors[:-1].astype(np.float64))
+        direction[:] = np.einsum("v,vn->n", weights[:DIRECTION], vectors[:DIRECTION].astype(np.float64))
     p[:] = accepted
     if action != BACK:
         p += move[NEW_STEP] * direction
 
 
 @lbfgs_move.loop
-def lbfgs_move(p, accepted, vectors, g, move, begin, end):
-    action, pairs, slot = move[ACTION], vectors.shape[0] // 2 - 1, int(move[SLOT])
+def lbfgs_move(p, vectors, g, weights, move, begin, end):
+    action, pairs = move[ACTION], (vectors.shape[0] - 3) // 2
+    slot = int(move[SLOT]) if 0 <= move[SLOT] < pairs else -1
     old_step, step = p.dtype.type(move[OLD_STEP]), p.dtype.type(move[NEW_STEP])
-    gradient, direction = vectors[2 * pairs], vectors[2 * pairs + 1]
-    if action == STAY:
+    if action == STAY or pairs < 1:
         return
+    gradient, direction, accepted = vectors[GRADIENT], vectors[DIRECTION], vectors[ACCEPTED]
     for i in range(begin, end):
         if action == ACCEPT:
             if slot >= 0:
                 vectors[slot, i] = old_step * direction[i]
                 vectors[pairs + slot, i] = g[i] - gradient[i]
             accepted[i], gradient[i] = p[i], g[i]
-        if action == ACCEPT or action == RESTART:
+        if action in (ACCEPT, RESTART):
             d = 0.0
-            for k in range(2 * pairs + 1):
-                d += move[WEIGHTS + k] * np.float64(vectors[k, i])
+            for k in range(vectors.shape[0] - 2):
+                d += weights[k] * np.float64(vectors[k, i])
             direction[i] = d
         p[i] = accepted[i] if action == BACK else accepted[i] + step * direction[i]
 
@@ -334,7 +340,11 @@ class LBFGS(Optimizer):
     training_pass: ClassVar[str | None] = "line_search"
     takes_all_rows: ClassVar[bool] = True
 
-    def __init__(self, learning_rate: "Rate" = 1.0, *, memory: int = 10, tolerance: float = 1e-7) -> None:
+    def __init__(
+        self, learning_rate: "Rate" = 1.0, *, memory: int = 10, tolerance: float = 1e-7, **unknown: Any
+    ) -> None:
+        if unknown:
+            raise type_error("LBFGS()", "options learning_rate, memory, tolerance", ", ".join(unknown))
         self.memory = check_integer("memory", memory, 1)
         super().__init__(learning_rate, {"tolerance": tolerance})
 
@@ -351,15 +361,19 @@ class LBFGS(Optimizer):
     def _columns(self, lr, t, factor, decays):
         return self.scalars(lr, t)
 
+    @property
+    def _rows(self):
+        """Rows of `vectors`."""
+        return 2 * self.memory + 3
+
     def _new_state(self, p):
-        _, (vectors, accepted) = aligned_zeros([(2 * self.memory + 2) * p.size, p.size], p.dtype, eighth=2, like=p)
-        control = np.zeros(CONTROL)
+        _, (vectors,) = aligned_zeros([self._rows * p.size], p.dtype, eighth=2, like=p)
+        control = np.zeros(16)
         control[NOISE] = np.finfo(p.dtype).eps
-        gram = np.zeros((2 * self.memory + 2) * 2 * self.memory)
-        return {"vectors": vectors, "accepted": accepted, "control": control, "gram": gram}
+        return {"vectors": vectors, "control": control, "gram": np.zeros(self._rows**2)}
 
     def state_bytes(self, network: "Network") -> int:
-        return (2 * self.memory + 3) * network.n_parameters * network.dtype.itemsize
+        return int(self._rows * network.parameters.nbytes)
 
     def check_network(self, network: "Network") -> None:
         super().check_network(network)
@@ -371,19 +385,19 @@ class LBFGS(Optimizer):
     def write_update(self, program: Any, parts: "Sequence[tuple[str, str, Any]]") -> None:
         """Adds the kernels to a program with these parts of the parameters, of which there is one."""
         ((p, g, group),) = parts
-        state = {name: arrays[0] for name, arrays in self.state.items()}
-        state["vectors"] = state["vectors"].reshape(2 * self.memory + 2, -1)
-        state["gram"] = state["gram"].reshape(2 * self.memory + 2, -1)
-        blocks = -(-program.buffers[g].size // DOT_BLOCK)
-        program.buffers |= state
+        arrays = {name: array[0] for name, array in self.state.items()}
         program.buffers |= {
-            "move": np.zeros(WEIGHTS + 2 * self.memory + 1),
-            "partial": np.zeros((blocks, 2 * self.memory + 3)),
+            "vectors": arrays["vectors"].reshape(self._rows, -1),
+            "control": arrays["control"],
+            "gram": arrays["gram"].reshape(self._rows, -1),
+            "partial": np.zeros((-(-program.buffers[g].size // DOT_BLOCK), self._rows)),
+            "weights": np.zeros(self._rows),
+            "move": np.zeros(4),
         }
         program.add("norms", lbfgs_dots, "partial", "vectors", g)
-        arrays = "bad_gradients", "move", "control", "gram", "partial", "total"
-        program.add("factor", lbfgs_search, *arrays, *(PerStep((group, name)) for name in lbfgs_search.scalars))
-        program.add("update", lbfgs_move, p, "accepted", "vectors", g, "move")
+        used = "bad_gradients", "move", "control", "weights", "gram", "partial", "total"
+        program.add("factor", lbfgs_search, *used, *(PerStep((group, name)) for name in lbfgs_search.scalars))
+        program.add("update", lbfgs_move, p, "vectors", g, "weights", "move")
 
     # ---- not without the loss
 
@@ -411,4 +425,4 @@ class LBFGS(Optimizer):
     def best(self) -> "Array | None":
         """The parameters that the line search accepted last, or None if those of the network are."""
         is_in_search = self.is_bound and self.state["control"][0][STATE] == SEARCH
-        return self.state["accepted"][0] if is_in_search else None
+        return self.state["vectors"][0].reshape(self._rows, -1)[ACCEPTED] if is_in_search else None

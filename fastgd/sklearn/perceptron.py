@@ -34,7 +34,7 @@ from ..layers.dense import Dense
 from ..layers.dropout import Dropout
 from ..network import Network
 from ..optimizers import OPTIMIZERS, SGD
-from ..optimizers.base import Optimizer
+from ..optimizers.base import Optimizer, optimizers_of_minibatches
 from ..training.early_stopping import EarlyStopping
 from ..training.fit import fresh_optimizer
 from ..training.run import Run
@@ -117,7 +117,11 @@ class Perceptron(BaseEstimator):
             check_integer("verbose", self.verbose, 0)
         choose("learning_rate", self.learning_rate, dict.fromkeys(RATES))
         if not isinstance(self.solver, Optimizer):
-            choose("solver", self.solver, {**dict.fromkeys(self._solvers), **OPTIMIZERS})
+            choose("solver", self.solver, {**dict.fromkeys(self._solvers), **optimizers_of_minibatches()})
+        elif self.solver.takes_all_rows:
+            raise value_error(
+                "solver", "'lbfgs', which is scikit-learn's, or an optimizer of minibatches", repr(self.solver)
+            )
         if kept is not None:
             kept.checked = given
 

@@ -16,14 +16,14 @@ constants.update(DOT_BLOCK=DOT_BLOCK, DECREASE=DECREASE, CURVATURE=CURVATURE, LE
                  MOST_TRIALS=MOST_TRIALS, MOST_IDLE=MOST_IDLE)
 
 cdef enum:
-    STATE, STORED, NEXT, IDLE, TRIALS, LOSS, SLOPE, SQUARE, LENGTH, STEP
+    STATE, STORED, NEXT, IDLE, TRIALS, LOSS, SLOPE, SQUARE, STEP
     LOW, LOW_LOSS, LOW_SLOPE, HIGH, HIGH_LOSS, HIGH_SLOPE, NOISE
 
 cdef enum:
     BEGIN, SEARCH, CONVERGED, DIVERGED
 
 cdef enum:
-    ACTION, SLOT, OLD_STEP, NEW_STEP, WEIGHTS
+    ACTION, SLOT, OLD_STEP, NEW_STEP
 
 cdef enum:
     RETRY, ACCEPT, RESTART, BACK, STAY
@@ -36,7 +36,7 @@ cdef struct LBFGSDots:
     double *partial
     const real *vectors
     const real *g
-    int64_t blocks, k, v, n
+    int64_t blocks, k, n
 
 
 cdef double double_dot(const real *x, const real *g, int64_t n) noexcept nogil:
@@ -65,9 +65,9 @@ cdef void lbfgs_dots(const void *args, int64_t begin, int64_t end) noexcept nogi
     for b in range(begin, end):
         first = b * DOT_BLOCK
         length = a.n - first if a.n - first < DOT_BLOCK else DOT_BLOCK
-        for k in range(a.v):
+        for k in range(a.k - 1):
             a.partial[b * a.k + k] = double_dot(a.vectors + k * a.n + first, a.g + first, length)
-        a.partial[b * a.k + a.v] = double_dot(a.g + first, a.g + first, length)
+        a.partial[b * a.k + a.k - 1] = double_dot(a.g + first, a.g + first, length)
 
 register("lbfgs_dots", lbfgs_dots, sizeof(LBFGSDots))
 
@@ -122,24 +122,29 @@ cdef bint judge(double *c, double loss, double slope, double square) noexcept no
     return False
 
 
-cdef int64_t store_pair(double *gram, double *c, double *dots, int64_t v, double slope, double square) noexcept nogil:
-    """Stores the pair of the accepted step in `gram`; returns its slot, or -1. v: rows of products, twice the pairs."""
-    cdef int64_t pairs = v // 2, slot, j
-    cdef double *before = gram + v * v
-    cdef double *along = before + v
-    cdef double step = c[STEP], across = dots[v], s, y
+cdef int64_t clamped(double x, int64_t high) noexcept nogil:
+    """x as an index from 0 to `high`."""
+    return <int64_t>x if 0 <= x <= high else high if x > high else 0
+
+
+cdef int64_t store_pair(double *gram, double *c, double *dots, int64_t k, double slope) noexcept nogil:
+    """Stores the pair of the accepted step in `gram`; returns its slot, or -1. k: the number of vectors."""
+    cdef int64_t pairs = (k - 3) // 2, slot, j
+    cdef double *before = gram + (k - 3) * k
+    cdef double *along = before + k
+    cdef double step = c[STEP], across = dots[k - 3], square = dots[k - 1], s, y
     cdef double curvature = step * (slope - c[SLOPE])
     cdef double change = square - 2 * across + c[SQUARE]
-    cdef double length = step * step * c[LENGTH]
+    cdef double length = step * step * along[k - 2]
     if not curvature > LEAST_CURVATURE * sqrt_double(fabs_double(change) * length):
         return -1
-    slot = <int64_t>c[NEXT]
-    for j in range(v):
+    slot = clamped(c[NEXT], pairs - 1)
+    for j in range(2 * pairs):
         s, y = step * along[j], dots[j] - before[j]
-        gram[slot * v + j] = gram[j * v + slot] = s
-        gram[(pairs + slot) * v + j] = gram[j * v + pairs + slot] = y
-    gram[slot * v + slot], gram[(pairs + slot) * v + pairs + slot] = length, change
-    gram[slot * v + pairs + slot] = gram[(pairs + slot) * v + slot] = curvature
+        gram[slot * k + j] = gram[j * k + slot] = s
+        gram[(pairs + slot) * k + j] = gram[j * k + pairs + slot] = y
+    gram[slot * k + slot], gram[(pairs + slot) * k + pairs + slot] = length, change
+    gram[slot * k + pairs + slot] = gram[(pairs + slot) * k + slot] = curvature
     dots[slot], dots[pairs + slot] = step * slope, square - across
     c[NEXT] = (slot + 1) % pairs
     if c[STORED] < pairs:
@@ -155,43 +160,45 @@ cdef double product(const double *x, const double *y, int64_t n, double total) n
     return total
 
 
-cdef void turn(double *weights, double *gram, double *c, int64_t v, double rate) noexcept nogil:
+cdef void turn(double *weights, double *gram, double *c, int64_t k, double rate) noexcept nogil:
     """The direction by the two-loop recursion on coefficients, its products, and the start of its line search."""
-    cdef int64_t pairs = v // 2, stored = <int64_t>c[STORED], newest = <int64_t>c[NEXT] - 1, i, j, k
-    cdef double *before = gram + v * v
-    cdef double *along = before + v
+    cdef int64_t pairs = (k - 3) // 2, v = 2 * pairs, i, j, l
+    cdef int64_t stored = clamped(c[STORED], pairs), newest = clamped(c[NEXT], pairs) - 1 + pairs
+    cdef double *before = gram + (k - 3) * k
+    cdef double *along = before + k
+    cdef double *own = weights + k - 3          # the weight of the gradient
     cdef double scale, slope, length = 0
-    for j in range(v):
+    for j in range(k):
         weights[j] = 0
-    weights[v] = -1
-    for k in range(stored):
-        i = (newest - k + pairs) % pairs
-        weights[pairs + i] -= product(weights, gram + i * v, v, weights[v] * before[i]) / gram[i * v + pairs + i]
+    own[0] = -1
+    for l in range(stored):
+        i = (newest - l) % pairs
+        weights[pairs + i] -= product(weights, gram + i * k, v, own[0] * before[i]) / gram[i * k + pairs + i]
     if stored:
-        i = (newest + pairs) % pairs
-        scale = gram[i * v + pairs + i] / gram[(pairs + i) * v + pairs + i]
+        i = newest % pairs
+        scale = gram[i * k + pairs + i] / gram[(pairs + i) * k + pairs + i]
         for j in range(pairs):
             along[j] = -weights[pairs + j]      # alpha of the recursion
-        for j in range(v + 1):
+        for j in range(k):
             weights[j] *= scale
-    for k in range(stored - 1, -1, -1):
-        i = (newest - k + pairs) % pairs
-        scale = product(weights, gram + (pairs + i) * v, v, weights[v] * before[pairs + i])
-        weights[i] += along[i] - scale / gram[i * v + pairs + i]
-    slope = product(weights, before, v, weights[v] * c[SQUARE])
+    for l in range(stored - 1, -1, -1):
+        i = (newest - l) % pairs
+        scale = product(weights, gram + (pairs + i) * k, v, own[0] * before[pairs + i])
+        weights[i] += along[i] - scale / gram[i * k + pairs + i]
+    slope = product(weights, before, v, own[0] * c[SQUARE])
     for j in range(v):
-        along[j] = product(weights, gram + j * v, v, weights[v] * before[j])
+        along[j] = product(weights, gram + j * k, v, own[0] * before[j])
         length += weights[j] * along[j]
-    length += weights[v] * slope
+    length += own[0] * slope
     if stored and not (slope < 0 and 0 < length < INFINITY):
         c[STORED] = 0
         for j in range(v):
             weights[j], along[j] = 0, -before[j]
-        weights[v], slope, length = -1, -c[SQUARE], c[SQUARE]
-    c[SLOPE], c[LENGTH], c[TRIALS], c[STATE] = slope, length, 0, SEARCH
-    c[STEP] = rate
+        own[0], slope, length = -1, -c[SQUARE], c[SQUARE]
+    along[k - 2] = length
+    c[SLOPE], c[TRIALS], c[STATE], c[STEP] = slope, 0, SEARCH, rate
     if not c[STORED] and c[SQUARE] > 1:
-        c[STEP] = rate * (1 / sqrt_double(c[SQUARE]))
+        c[STEP] = rate / sqrt_double(c[SQUARE])
     c[LOW], c[LOW_LOSS], c[LOW_SLOPE], c[HIGH] = 0, c[LOSS], slope, INFINITY
 
 
@@ -199,10 +206,11 @@ cdef struct LBFGSSearch:
     int64_t *ended
     double *move
     double *control
+    double *weights
     double *gram
     double *partial
     const double *total
-    int64_t one, m, c, r, v, blocks, k
+    int64_t one, four, sixteen, k, blocks
     double lr, tolerance
 
 
@@ -212,39 +220,40 @@ cdef void lbfgs_search(const void *args, int64_t begin, int64_t end) noexcept no
     cdef double *c = a.control
     cdef double *move = a.move
     cdef double loss = a.total[0], slope, square
-    cdef int64_t b, k, v = a.v
+    cdef int64_t b, j, k = a.k
     for b in range(1, a.blocks):
-        for k in range(a.k):
-            dots[k] += a.partial[b * a.k + k]
-    slope, square = dots[v + 1], dots[v + 2]
-    move[SLOT], move[OLD_STEP] = -1, c[STEP]
+        for j in range(k):
+            dots[j] += a.partial[b * k + j]
     a.ended[0] = 1
+    move[SLOT], move[OLD_STEP], move[ACTION] = -1, c[STEP], STAY
+    if k < 5 or a.blocks < 1:
+        return
+    slope, square = dots[k - 2], dots[k - 1]
     if c[STATE] == BEGIN and not (is_number(loss) and is_number(square)):
         c[STATE] = DIVERGED
     if c[STATE] == DIVERGED or c[STATE] == CONVERGED:
-        move[ACTION] = STAY
         return
     if c[STATE] == BEGIN or judge(c, loss, slope, square):
         move[ACTION] = ACCEPT
         if c[STATE] == SEARCH:
             c[IDLE] = c[IDLE] + 1 if fabs_double(loss - c[LOSS]) <= c[NOISE] * fabs_double(loss) else 0
-            move[SLOT] = store_pair(a.gram, c, dots, v, slope, square)
+            move[SLOT] = store_pair(a.gram, c, dots, k, slope)
         c[LOSS], c[SQUARE] = loss, square
-        for k in range(v):
-            a.gram[v * v + k] = dots[k]
+        for j in range(k - 3):
+            a.gram[(k - 3) * k + j] = dots[j]
         if sqrt_double(square) <= a.tolerance or c[IDLE] >= MOST_IDLE:
             c[STATE] = CONVERGED
             move[NEW_STEP] = 0
-            for k in range(v + 1):
-                move[WEIGHTS + k] = 0
+            for j in range(k):
+                a.weights[j] = 0
             return
-        turn(move + WEIGHTS, a.gram, c, v, a.lr)
+        turn(a.weights, a.gram, c, k, a.lr)
     elif c[STEP] != 0:
         move[ACTION] = RETRY
     elif c[STORED]:
         move[ACTION] = RESTART
         c[STORED] = 0
-        turn(move + WEIGHTS, a.gram, c, v, a.lr)
+        turn(a.weights, a.gram, c, k, a.lr)
     else:
         move[ACTION] = BACK
         c[STATE] = CONVERGED
@@ -257,52 +266,55 @@ register("lbfgs_search", lbfgs_search, sizeof(LBFGSSearch))
 
 cdef struct LBFGSMove:
     real *p
-    real *accepted
     real *vectors
     const real *g
+    const double *weights
     const double *move
-    int64_t n, v, m
+    int64_t n, k, four
 
 
 cdef void lbfgs_move(const void *args, int64_t begin, int64_t end) noexcept nogil:
     cdef const LBFGSMove *a = <const LBFGSMove *>args
     cdef const double *move = a.move
-    cdef int action = <int>move[ACTION]
-    cdef int64_t slot = <int64_t>move[SLOT], pairs = a.v // 2 - 1, i, k, first, stop
-    cdef real *gradient = a.vectors + 2 * pairs * a.n
+    cdef double action = move[ACTION]
+    cdef int64_t pairs = (a.k - 3) // 2, slot = -1, i, k, stop
+    cdef real *gradient = a.vectors + (a.k - 3) * a.n
     cdef real *direction = gradient + a.n
-    cdef real *s = a.vectors + slot * a.n
-    cdef real *y = a.vectors + (pairs + slot) * a.n
+    cdef real *accepted = direction + a.n
+    cdef real *s
+    cdef real *y
     cdef const real *vector
     cdef real old_step = <real>move[OLD_STEP], step = <real>move[NEW_STEP]
     cdef double d[MOVE_BLOCK]
-    if action == STAY:
+    if action == STAY or pairs < 1:
         return
-    first = begin
-    while first < end:
-        stop = first + MOVE_BLOCK if first + MOVE_BLOCK < end else end
+    if action == ACCEPT and 0 <= move[SLOT] < pairs:
+        slot = <int64_t>move[SLOT]
+        s = a.vectors + slot * a.n
+        y = a.vectors + (pairs + slot) * a.n
+    while begin < end:
+        stop = begin + MOVE_BLOCK if begin + MOVE_BLOCK < end else end
+        if slot >= 0:
+            for i in range(begin, stop):
+                s[i], y[i] = old_step * direction[i], a.g[i] - gradient[i]
         if action == ACCEPT:
-            if slot >= 0:
-                for i in range(first, stop):
-                    s[i], y[i] = old_step * direction[i], a.g[i] - gradient[i]
-            for i in range(first, stop):
-                a.accepted[i], gradient[i] = a.p[i], a.g[i]
+            for i in range(begin, stop):
+                accepted[i], gradient[i] = a.p[i], a.g[i]
         if action == ACCEPT or action == RESTART:
-            for i in range(stop - first):
+            for i in range(stop - begin):
                 d[i] = 0
-            for k in range(2 * pairs + 1):
-                if move[WEIGHTS + k] != 0:
-                    vector = a.vectors + k * a.n + first
-                    for i in range(stop - first):
-                        d[i] = multiply_add_double(move[WEIGHTS + k], vector[i], d[i])
-            for i in range(first, stop):
-                direction[i] = <real>d[i - first]
+            for k in range(a.k - 2):
+                vector = a.vectors + k * a.n + begin
+                for i in range(stop - begin):
+                    d[i] = multiply_add_double(a.weights[k], vector[i], d[i])
+            for i in range(begin, stop):
+                direction[i] = <real>d[i - begin]
         if action == BACK:
-            for i in range(first, stop):
-                a.p[i] = a.accepted[i]
+            for i in range(begin, stop):
+                a.p[i] = accepted[i]
         else:
-            for i in range(first, stop):
-                a.p[i] = multiply_add(step, direction[i], a.accepted[i])
-        first = stop
+            for i in range(begin, stop):
+                a.p[i] = multiply_add(step, direction[i], accepted[i])
+        begin = stop
 
 register("lbfgs_move", lbfgs_move, sizeof(LBFGSMove))
