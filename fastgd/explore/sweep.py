@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import Bar
+from ..core.for_users import ForUsers
 from ..core.interrupts import held
 from ..core.threads import check_threads
 from ..data.samples import as_array
@@ -40,7 +41,7 @@ PRINTED_ROWS, STOP_SECONDS = 30, 0.02
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Sweep:
+class Sweep(ForUsers):
     """The results of many trainings. Lists have one element for each training, in the order of the grid.
 
     settings            dicts of the values from the grid

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ..core.for_users import ForUsers
 from ..core.html import html_table
 from ..core.types import Array
 from ..errors import check_integer, shown, type_error, value_error
@@ -20,7 +21,7 @@ SHOWN_EPOCHS = 20  # in a notebook: the first and last ones
 
 
 @dataclasses.dataclass(repr=False)
-class History:
+class History(ForUsers):
     """What a training run did. Lists have one value for each epoch.
 
     loss                mean loss of the rows, each before the update of its minibatch
@@ -39,6 +40,8 @@ class History:
                         "callback": a callback returned True
                         "diverged", "interrupted" (Ctrl-C, sys.exit), "error": an exception; the history is then
                         `network.history`"""
+
+    _internal = frozenset({"of", "state"})
 
     loss: list[float] = dataclasses.field(default_factory=list)
     validation_loss: list[float] = dataclasses.field(default_factory=list)
