@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -211,8 +212,11 @@ class trajectory(ForUsers):
 @functools.cache
 def _bar_class():
     """tqdm's class of bars. Its lock is held during a fork, so that the child does not find it locked."""
-    from tqdm.auto import tqdm
-    from tqdm.std import TqdmDefaultWriteLock
+    from tqdm.std import TqdmDefaultWriteLock, TqdmWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)  # without ipywidgets a notebook has bars of text
+        from tqdm.auto import tqdm
 
     lock = TqdmDefaultWriteLock.th_lock
     if hasattr(os, "register_at_fork"):

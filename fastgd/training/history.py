@@ -80,7 +80,7 @@ class History(ForUsers):
         return plot_loss(self, title or "Loss", samples=samples)
 
     def __repr__(self) -> str:
-        last = "".join(f", {name} {value:.4g}" for name, value in self.last().items())
+        last = "".join(f", {name} {_text(value)}" for name, value in self.last().items())
         return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}>"
 
     def _repr_html_(self) -> str:
@@ -89,7 +89,7 @@ class History(ForUsers):
         if len(rows) > SHOWN_EPOCHS:
             half = SHOWN_EPOCHS // 2
             rows = [*rows[:half], ["..."] * len(columns), *rows[-half:]]
-        texts = [[f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+        texts = [[_text(cell) for cell in row] for row in rows]
         best = f", best epoch: {self.best_epoch}" if self.best_epoch else ""
         return html_table(f"{self.steps:,} steps; stopped: {self.stopped}{best}", list(columns), texts)
 
@@ -126,3 +126,7 @@ class History(ForUsers):
         steps = check_integer("steps", content["steps"], 0)
         metrics = dict(zip(metric_names, more, strict=True))
         return cls(**columns, metrics=metrics, steps=steps, best_epoch=best, stopped=stopped)
+
+
+def _text(cell: object) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else str(cell)
