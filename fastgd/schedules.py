@@ -43,7 +43,8 @@ def _field_types(cls: type) -> dict[str, Any]:
 
 class Schedule(ForUsers):
     """Base of the schedules: dataclasses with a method `learning_rates`. Fields are checked by type (int, float or
-    `Rate`) and against the class's `ranges`.
+    `Rate`) and against the class's `ranges`. One that depends on the loss has `observes_loss = True` and a method
+    `observe(loss)`.
 
     A call with one step returns a float, a call with an array of steps an array of that shape."""
 
