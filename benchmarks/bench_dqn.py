@@ -1,4 +1,4 @@
-"""Deep Q-learning of docs/cartpole.py with fastgd and with torch: microseconds per step of the environment.
+"""Deep Q-learning of examples/cartpole.py with fastgd and with torch: microseconds per step of the environment.
 
     taskset -c 0 python benchmarks/bench_dqn.py       torch, if it is installed, comes with the extra `bench`
 
@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "docs"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 import cartpole
 
 try:

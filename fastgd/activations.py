@@ -379,6 +379,8 @@ class Activation(Choice):
     """An activation function. Its parameters are the scalars of its kernels, in order. The identity has no kernels.
     keeps: what the backward kernel reads, "output" or "slope"."""
 
+    _internal = Choice._internal | {"backward", "forward", "keeps"}
+
     forward: Kernel | None
     backward: Kernel | None
     keeps: Literal["output", "slope"] = "output"

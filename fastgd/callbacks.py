@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -18,6 +19,7 @@ import numpy as np
 
 from ._plan import UseLock
 from .core.files import check_file
+from .core.for_users import ForUsers
 from .core.types import Array, Path
 from .errors import check_integer, reason, shown, type_error, value_error
 from .text import Vocabulary
@@ -35,7 +37,7 @@ Callback: TypeAlias = Callable[["Run"], object]
 TICK = 0.1
 
 
-class every:
+class every(ForUsers):
     """A callback that is called after every `steps` minibatches instead of after each epoch."""
 
     def __init__(self, steps: int, callback: "Callback") -> None:
@@ -55,7 +57,7 @@ def figures(run: "Run") -> dict[str, float]:
     return {"loss": run.loss, "learning_rate": run.learning_rate}
 
 
-class json_lines:
+class json_lines(ForUsers):
     """Appends lines of JSON to a file: {"step": ..., "epoch": ..., "loss": ..., ...} after each epoch, or, within
     `every`, after every k minibatches, and at the end {"stopped": "epochs"}. Numbers that are not finite become null.
     A run that is resumed first removes the lines at the end of the file that have a later step than it begins with.
@@ -124,7 +126,7 @@ def _record(line):
     return record if isinstance(record, dict) and ("step" in record or "stopped" in record) else None
 
 
-class tensorboard:
+class tensorboard(ForUsers):
     """Writes scalars for TensorBoard to a folder, with the writer of the package `tensorboard` (extra `tensorboard`):
     after each epoch, or, within `every`, after every k minibatches. The tags are "loss/train", "loss/validation",
     "metrics/accuracy" and so on, "learning_rate", "rows" and "seconds"; within `every` "loss/minibatch" and
@@ -168,7 +170,7 @@ def _tag(name, run):
     return f"metrics/{name}" if name in run.history.metrics else name
 
 
-class trajectory:
+class trajectory(ForUsers):
     """Collects the parameters of a network as it trains: the initial ones, and those after each epoch, or, within
     `every`, after every k minibatches. `parameters` is an array (points, n_parameters); `steps` lists the minibatches
     done at each point, over all calls of `fit`. Each point takes as much memory as the parameters. See
@@ -210,8 +212,11 @@ class trajectory:
 @functools.cache
 def _bar_class():
     """tqdm's class of bars. Its lock is held during a fork, so that the child does not find it locked."""
-    from tqdm.auto import tqdm
-    from tqdm.std import TqdmDefaultWriteLock
+    from tqdm.std import TqdmDefaultWriteLock, TqdmWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)  # without ipywidgets a notebook has bars of text
+        from tqdm.auto import tqdm
 
     lock = TqdmDefaultWriteLock.th_lock
     if hasattr(os, "register_at_fork"):

@@ -49,6 +49,8 @@ State: TypeAlias = Collection[str] | Mapping[str, float]
 class CustomOptimizer(Optimizer):
     """Base class of the classes that `optimizer` makes. learning_rate: None is the default of the rule's lr."""
 
+    _internal = Optimizer._internal | {"default_rate", "defaults", "initial_state", "rule", "takes_t"}
+
     rule: ClassVar[Rule]
     takes_t: ClassVar[bool]  # whether the rule takes the number of the update, after lr
     default_rate: ClassVar[float | None]

@@ -478,6 +478,11 @@ class Loss(Choice):
     outputs_per_target: if above 1, the kernels see outputs (rows, outputs_per_target, k) and targets (rows, k).
     n_targets: the number of columns of the targets, if the number of outputs does not decide it."""
 
+    _internal = Choice._internal | {
+        "check_outputs", "kernels", "least_outputs", "link", "n_targets", "outputs_per_target", "predictions",
+        "target_shape"
+    }  # fmt: skip
+
     kernels: tuple[Kernel, ...]
     link: Kernel | None = None
     least_outputs: int = 1

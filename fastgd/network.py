@@ -13,6 +13,7 @@ from . import images, tables
 from ._plan import Use
 from .core.buffers import aligned_zeros
 from .core.choice import pick
+from .core.for_users import ForUsers
 from .core.html import html_table
 from .core.kernel import BACKENDS, DTYPES, ArraySpec, In
 from .core.threads import check_threads
@@ -39,7 +40,7 @@ from .training.repeated import RepeatedCalls
 Preprocessing: TypeAlias = tables.Preprocessing | images.Preprocessing | Vocabulary
 
 
-class Network:
+class Network(ForUsers):
     """A feed-forward network and everything needed to train it.
 
     input_shape: int, number of features, or a tuple, the shape of a row: (T, C) for sequences, (height, width,
@@ -82,6 +83,11 @@ class Network:
     the third. `train_step` and `fit` run layers in training mode (Dropout drops, BatchNorm normalizes by the
     minibatch), all other methods in evaluation mode. Arrays of the network's dtype that are C-contiguous and aligned
     are used in place, others are cast."""
+
+    _internal = frozenset({
+        "body", "config", "counter", "executor", "input_spec", "layer_lines", "least_rows", "loss_function",
+        "n_weights", "repeated_calls", "token_vectors"
+    })  # fmt: skip
 
     input_shape: Shape
     output_shape: Shape

@@ -17,24 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .core.choice import AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE, SHARE, Range
+from .core.for_users import ForUsers
 from .core.types import Rate
 from .errors import check_integer, check_number, choose, shown, type_error, value_error
 
 __all__ = [
-    "Schedule",
-    "constant",
-    "cosine",
-    "cosine_restarts",
-    "exponential",
-    "from_config",
-    "inverse_time",
-    "one_cycle",
-    "piecewise",
-    "polynomial",
-    "reduce_on_plateau",
-    "step",
-    "warmup",
-]
+    "Schedule", "constant", "cosine", "cosine_restarts", "exponential", "from_config", "inverse_time", "one_cycle",
+    "piecewise", "polynomial", "reduce_on_plateau", "step", "warmup",
+]  # fmt: skip
 
 # A learning rate for one step, or for each of an array of steps.
 Rates: TypeAlias = float | npt.NDArray[np.float64]
@@ -51,11 +41,14 @@ def _field_types(cls: type) -> dict[str, Any]:
         return {field.name: named.get(str(field.type), field.type) for field in dataclasses.fields(cls)}
 
 
-class Schedule:
+class Schedule(ForUsers):
     """Base of the schedules: dataclasses with a method `learning_rates`. Fields are checked by type (int, float or
-    `Rate`) and against the class's `ranges`.
+    `Rate`) and against the class's `ranges`. One that depends on the loss has `observes_loss = True` and a method
+    `observe(loss)`.
 
     A call with one step returns a float, a call with an array of steps an array of that shape."""
+
+    _internal = frozenset({"config", "copy", "observes_loss", "ranges"})
 
     ranges: ClassVar[dict[str, Range]] = {"learning_rate": POSITIVE, "final": AT_LEAST_ZERO}
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]

@@ -4,7 +4,6 @@ import importlib
 import inspect
 import pathlib
 import re
-import runpy
 import sys
 import types
 
@@ -81,30 +80,6 @@ def test_the_code_of_the_readme_runs(block, own_definitions, monkeypatch, tmp_pa
     if "T, C, k = " in block:
         assert names["net"].predict(names["X"]).shape == (200, 12, 5)
         assert names["net"].views()["w2.3"].shape == (32, 8)
-
-
-def test_the_cartpole_learns():
-    """A tenth of the steps that the task needs make the policy clearly better than that of the untrained network."""
-    cartpole = runpy.run_path(str(ROOT / "docs" / "cartpole.py"))
-    agent, memory = cartpole["Agent"](0), cartpole["Memory"]()
-    untrained = cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5)
-    returns = list(cartpole["train"](agent, memory, np.random.default_rng(0), 6000))
-    assert memory.added == 6000 >= sum(returns)
-    assert cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5) > 60 > 5 * untrained
-
-
-def test_the_flights_train_from_one_command(tmp_path, capsys):
-    """Made-up ones; a network of which the columns are shuffled, apart from the target, orders them no better than
-    chance."""
-    flights = runpy.run_path(str(ROOT / "docs" / "flights.py"))
-    table = flights["made_up"](4000, np.random.default_rng(0))
-    network, area = flights["run"](table, tmp_path, "--epochs", "6", "--hidden", "64")
-    assert 0.75 < area < 0.95
-    assert {type(column).__name__ for column in network.preprocessing.columns} == {"Numbers", "Categories", "Dates"}
-    assert "there is only one value: 'year'" in capsys.readouterr().out
-    flights["report"](network, table.astype(object).where(table.notna(), None).iloc[0].to_dict())
-    shuffled = table.assign(late=np.random.default_rng(1).permutation(table["late"]))
-    assert 0.4 < flights["run"](shuffled, tmp_path, "--epochs", "2", "--hidden", "64")[1] < 0.6
 
 
 def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys):

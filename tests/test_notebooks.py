@@ -3,6 +3,7 @@
 import html.parser
 import types
 
+import numpy as np
 import pytest
 
 import fastgd
@@ -54,7 +55,20 @@ def test_a_history_is_a_table_of_its_epochs(rng):
     header, *rows = Cells(long._repr_html_()).rows
     assert header == ["epoch", "loss", "<b>"]
     assert [row[0] for row in rows[9:12]] == ["10", "...", "991"]
-    assert rows[-1] == ["1000", "0.5", ""]
+    assert rows[-1] == ["1,000", "0.5", ""]
+
+
+def test_a_sweep_is_a_table_of_its_trainings(rng):
+    X, network = rng.normal(size=(20, 4)), Network(4, [Dense(1)], loss="mse")
+    sweep = fastgd.sweep(network, X, X[:, :1], {"learning_rate": np.logspace(-9, -1, 31).tolist()}, epochs=1)
+    header, *rows = Cells(sweep._repr_html_()).rows
+    assert header == list(sweep.columns)
+    assert [row[0] for row in rows] == [f"{sweep.settings[i]['learning_rate']:.4g}" for i in sweep.order()[:30]]
+    assert "31 trainings, of which the best 30" in sweep._repr_html_()
+
+
+def test_a_history_names_whole_numbers():
+    assert "rows 12,345, seconds 1.5;" in repr(History(loss=[0.5], rows=[12345], seconds=[1.5]))
 
 
 def test_a_figure_is_a_picture():

@@ -181,7 +181,7 @@ def test_modules_for_users_have_a_docstring(name):
 
 def sources():
     return [
-        *PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"),
+        *PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*.py"),
         *(path for path in (ROOT / "src_cython").rglob("*.*") if path.suffix in (".pyx", ".pxi", ".h")),
     ]  # fmt: skip
 

@@ -6,6 +6,7 @@ from typing import Any, Self, TypedDict, TypeVar
 
 from ..errors import check_number, choose, shown, type_error
 from .aliases import named
+from .for_users import ForUsers
 
 T = TypeVar("T")
 
@@ -20,9 +21,11 @@ class Range(TypedDict, total=False):
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Choice(ForUsers):
     """A named object with parameters. Calling it with keywords returns the object with other parameters: `huber` is
     `huber(delta=1.0)`. ranges: the allowed interval of each parameter."""
+
+    _internal = frozenset({"config", "ranges"})
 
     name: str
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, kw_only=True)

@@ -37,6 +37,7 @@ from .._plan import CHAIN_ARRAYS, CHAIN_SLOTS, IMAGES, CheckedCall, call_kernel
 from ..core import fingerprint
 from ..errors import choose, shown, type_error, value_error
 from .domains import check_domain, domain_of
+from .for_users import ForUsers
 
 # The name of the package, wherever it is installed.
 PACKAGE = __package__.partition(".")[0]
@@ -112,12 +113,19 @@ def _is_of_package(function):
     return (function.__module__ or "").startswith(f"{PACKAGE}.")
 
 
-class Kernel(CheckedCall):
+class Kernel(CheckedCall, ForUsers):
     """One operation with up to three bodies; see the head of this module.
 
     Calling it checks the arguments against the contract and runs the fastest body; `body(name)` returns a callable that
     does the same with the body of that name.
     """
+
+    _internal = frozenset({
+        "address", "arrays", "at_once", "build_loop", "check", "choose_body", "cost", "derived", "dims", "fault",
+        "functions", "grain", "has_loop", "in_place", "is_elementwise", "loop", "loop_for", "loop_function",
+        "loop_gets_share", "loops", "numba_loop", "onnx", "onnx_function", "operations", "raise_again", "range_dim",
+        "record", "reference", "run_reference", "scalars", "slots", "whole_state"
+    })  # fmt: skip
 
     name: str
     cost: Callable[..., float] | None  # floating-point operations, approximately, given the sizes by name

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core.for_users import ForUsers
 from ..core.random import hashes_of_rows
 from ..errors import check_integer, shown, type_error, value_error
 from .samples import as_array, check_samples
@@ -14,7 +15,7 @@ from .samples import as_array, check_samples
 SHIFT = 2**32
 
 
-class Windows:
+class Windows(ForUsers):
     """Windows of T tokens, and for each token the one that follows. `fit` takes them in place of (X, y), and as
     `validation_data`:
 
@@ -29,6 +30,8 @@ class Windows:
     vocabulary  what the tokens are, or None; a network that has stored a vocabulary refuses windows of another one
     x, y        the windows side by side from the first token on, (n, T) each: x[i, j] is the token i T + j, y[i, j]
                 the next one. For `evaluate`, `predict`, ...; views of `tokens`"""
+
+    _internal = frozenset({"at_all_positions", "check_network", "per_epoch"})
 
     tokens: npt.NDArray[np.integer[Any]]
     context: int

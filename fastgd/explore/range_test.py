@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import every
+from ..core.for_users import ForUsers
 from ..core.types import Data
 from ..errors import DivergenceError, check_integer, check_number, shown, type_error, value_error
 from ..network import Network
@@ -35,7 +36,7 @@ NOISE, NOISE_EARLY, LEAST_FALL = 2.0, 3.0, 1e-3
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class RangeTest:
+class RangeTest(ForUsers):
     """The result of a learning-rate range test.
 
     learning_rate   (steps,) learning rate of each step

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import Bar
+from ..core.for_users import ForUsers
+from ..core.html import html_table
 from ..core.interrupts import held
 from ..core.threads import check_threads
 from ..data.samples import as_array
@@ -40,7 +42,7 @@ PRINTED_ROWS, STOP_SECONDS = 30, 0.02
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Sweep:
+class Sweep(ForUsers):
     """The results of many trainings. Lists have one element for each training, in the order of the grid.
 
     settings            dicts of the values from the grid
@@ -51,7 +53,7 @@ class Sweep:
                         diverged; "seconds"; "stopped", as in `History`
     greater_is_better   for each column of figures whether greater is better; None if unknown
 
-    Printed, it is the table, the best training first."""
+    Printed, and in a notebook, it is the table, the best training first."""
 
     settings: list[dict[str, Any]]
     histories: list[History]
@@ -104,12 +106,19 @@ class Sweep:
         return len(self.settings)
 
     def __repr__(self) -> str:
-        lines = [list(self.columns)]
-        lines += [[_cell(values[i]) for values in self.columns.values()] for i in self.order()[:PRINTED_ROWS]]
+        lines = [list(self.columns), *self._rows()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join(map(str.rjust, line, widths)) for line in lines]
         more = len(self) - PRINTED_ROWS
         return "\n".join([*text, *([f"... and {more} more"] if more > 0 else [])])
+
+    def _repr_html_(self) -> str:
+        shown = f", of which the best {PRINTED_ROWS}" if len(self) > PRINTED_ROWS else ", the best first"
+        return html_table(f"{len(self):,} trainings{shown}", list(self.columns), self._rows())
+
+    def _rows(self):
+        """The texts of the table, by row."""
+        return [[_cell(values[i]) for values in self.columns.values()] for i in self.order()[:PRINTED_ROWS]]
 
 
 def _cell(value):

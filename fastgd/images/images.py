@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..core.for_users import ForUsers
 from ..core.threads import default_threads
 from ..data.minibatches import check_batch_size, epoch_order
 from ..data.samples import split_rows
@@ -25,7 +26,7 @@ MOST_MEMORY = 0.75
 
 
 @dataclasses.dataclass(eq=False)
-class Images:
+class Images(ForUsers):
     """Images from files, as `read` returns them.
 
     shape       of an image: (height, width, channels)
@@ -34,6 +35,8 @@ class Images:
     paths       path of the file of each image, or None for images from arrays
     resize      whether images of other sizes are resized to that shape, or refused
     notes       what a user may want to know: files that were ignored, images that were resized, ..."""
+
+    _internal = frozenset({"check_network"})
 
     shape: tuple[int, int, int]
     labels: npt.NDArray[np.int64] | None
@@ -154,7 +157,7 @@ class Images:
         return f"Images({len(self):,} of {'x'.join(map(str, self.shape))}{classes})"
 
 
-class ImageMinibatches:
+class ImageMinibatches(ForUsers):
     """An iterable of minibatches (images, labels); see `Images.minibatches`. Each iteration is the next epoch."""
 
     def __init__(self, images: Images, batch_size: int, seed: int, epoch: int, shuffle: bool) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ..core.for_users import ForUsers
 from ..core.types import Array, Shape
 from ..errors import check_flag, check_integer, shown, value_error
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(ForUsers):
     """How images were read for training. `fastgd.images.read(path, like=...)` reads others in the same way, and
     `decode` names the classes that a network predicts. A network stores it in its attribute `preprocessing`, and is
     saved with it.
@@ -23,6 +24,8 @@ class Preprocessing:
     size        (height, width) of an image
     channels    1 (grey) or 3 (RGB); images are converted
     resize      whether images of other sizes are resized, or refused"""
+
+    _internal = frozenset({"config", "from_config", "onnx_decode", "onnx_encode"})
 
     classes: tuple[str, ...]
     size: tuple[int, int]

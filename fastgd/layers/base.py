@@ -8,6 +8,7 @@ import numpy as np
 
 from ..activations import ACTIVATIONS, Activation, relu_forward, slope_backward
 from ..core.choice import choice_from_config, pick
+from ..core.for_users import ForUsers
 from ..core.types import Shape, ShapeLike
 from ..errors import check_integer, shown, value_error
 from ..initializers import Initializer
@@ -50,7 +51,7 @@ class ParameterSpec(NamedTuple):
     fans: tuple[int, int]
 
 
-class Layer:
+class Layer(ForUsers):
     """A layer: `x` (rows, *shape) -> `y` (rows, *output_shape(shape)). It holds no arrays: these belong to the network
     and the plan. So one object may be used for several layers.
 
@@ -72,6 +73,12 @@ class Layer:
 
     Operations must not overwrite x, which other layers may read, but may overwrite dy. The gradients of parameters that
     `Plan.add_gradient` adds are computed after the backward pass of all layers: what they read must be intact then."""
+
+    _internal = frozenset({
+        "activations", "backward", "check_dtype", "children", "config", "describe", "forward", "from_config",
+        "in_blocks", "is_causal", "least_rows", "leaves", "onnx", "output_activations", "parameters", "readers",
+        "shared", "statistics", "vocabulary", "without_noise"
+    })  # fmt: skip
 
     # Whether x and y lie in blocks of images (see engine/rows.py); None if the layer works on any buffer as it is.
     in_blocks: bool | None = False
@@ -158,6 +165,10 @@ class Layer:
 
 class ActivatedLayer(Layer):
     """A layer with an activation: y = activation(z), where z (rows, *shape) is the layer's result."""
+
+    _internal = Layer._internal | {
+        "activate", "activate_backward", "activate_onnx", "is_relu", "least", "row_buffer_of_z"
+    }  # fmt: skip
 
     def __init__(self, activation: str | Activation) -> None:
         self.activation = pick("activation", activation, ACTIVATIONS, Activation)

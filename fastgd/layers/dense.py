@@ -111,6 +111,8 @@ class Dense(ActivatedLayer):
     Raises TypeError or ValueError that names the argument.
     """
 
+    _internal = ActivatedLayer._internal | {"is_transposed", "name_of_weights", "tied_to"}
+
     is_causal = True
 
     def __init__(

@@ -119,6 +119,8 @@ class Embedding(Layer):
     of an id that is out of range.
     """
 
+    _internal = Layer._internal - {"vocabulary"}
+
     is_causal = True
 
     def __init__(

@@ -229,6 +229,8 @@ class Normalization(ActivatedLayer):
     """Base class of `LayerNorm` and `BatchNorm`: parameters gamma (n,), initially 1, and beta (n,), initially 0,
     without penalty."""
 
+    _internal = ActivatedLayer._internal | {"backward_input"}
+
     is_causal = True
 
     def __init__(self, activation: str | Activation, eps: float) -> None:

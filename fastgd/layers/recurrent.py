@@ -67,6 +67,8 @@ class Recurrent(Layer):
     gates: how many weights there are for each pair of an input and a unit. states: how many vectors a step passes on.
     onnx_order, onnx_attributes: of the node of the same name, the order of gates and further attributes."""
 
+    _internal = Layer._internal | {"gates", "onnx_attributes", "onnx_order", "states"}
+
     gates: ClassVar[int]
     states: ClassVar[int]
     onnx_order: ClassVar[list[int]]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .._plan import Stepper, Use, UseLock
 from ..core.buffers import aligned_zeros
 from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE, Range
+from ..core.for_users import ForUsers
 from ..core.kernel import Kernel
 from ..core.types import Array, Number, Rate
 from ..errors import check_flag, check_integer, check_number, choose, shown, type_error, value_error
@@ -90,7 +91,7 @@ def _with_lr(constructor):
     return take_lr
 
 
-class Optimizer(Stepper):
+class Optimizer(Stepper, ForUsers):
     """Base class of the optimizers.
 
     learning_rate: a number > 0, a schedule of `fastgd.schedules`, or any function of the number of updates made. By
@@ -122,6 +123,13 @@ class Optimizer(Stepper):
 
     Raises TypeError or ValueError that names the argument.
     """
+
+    _internal = frozenset({
+        "allocate", "bind", "changes", "check_fit", "check_hyper", "check_network", "clip_limit", "config", "counter",
+        "discard_disturbed", "group_of", "initial", "is_bound", "is_plain", "kernel", "largest_factor", "lock", "norm",
+        "options", "own_options", "parts_of", "prepare", "range_test_factor", "ranges", "rank_one_kernel", "rules",
+        "scalars", "schedule", "slots", "table", "update_kernel", "works_by_parts"
+    })  # fmt: skip
 
     kernel: Kernel
     rules: ClassVar[tuple[Kernel, ...]] = ()  # the kernels that a class chooses from, if there are several

@@ -243,8 +243,11 @@ class MLPClassifier(Classifier):
 class MLPRegressor(RegressorMixin, Perceptron):
     """scikit-learn's multi-layer perceptron regressor, trained by fastgd, for one output or more.
 
-    It takes the arguments of sklearn.neural_network.MLPRegressor. The extensions of activation and solver, dropout, the
-    fitted attributes and the differences are as in `MLPClassifier`.
+    It takes the arguments of sklearn.neural_network.MLPRegressor. The extensions of activation and solver, dropout,
+    and the differences are as in `MLPClassifier`.
+
+    Fitted attributes are scikit-learn's: loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_,
+    t_, coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activation_.
     """
 
     def __init__(

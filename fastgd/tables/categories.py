@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from ..core.for_users import ForUsers
 from ..core.types import Array
 from ..errors import check_flag, shown
 from .errors import Where
@@ -23,10 +24,12 @@ FEW = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Categories:
+class Categories(ForUsers):
     """A column of categories, encoded one-hot: one feature for each of `values`, which are text; then, with `other`,
     one for all other categories; then, with `missing`, one for missing ones. All are 0 for a category that has no
     feature. by_value: the column holds numbers, truth values or dates, so "1" and "1.0" are equal."""
+
+    _internal = frozenset({"details", "encode", "from_config", "kind", "of", "onnx", "onnx_input", "row_encoder"})
 
     name: str
     values: tuple[str, ...]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from ..core.for_users import ForUsers
 from ..core.types import Array
 from ..errors import check_flag, check_number, choose, shown
 from .errors import Where, pyarrow_modules
@@ -39,7 +40,7 @@ UNITS = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
 @dataclasses.dataclass(frozen=True)
-class Dates:
+class Dates(ForUsers):
     """A column of dates or times. With s, the seconds since 1970-01-01 (of UTC if a zone is given, else as written),
     and the day d = s / 86400, its features are
 
@@ -49,6 +50,8 @@ class Dates:
     missing     1 where the value is missing, else 0; all others are 0 there
 
     style: how text writes dates, as in `STYLES`; ISO 8601 is always understood."""
+
+    _internal = frozenset({"details", "encode", "from_config", "kind", "of", "onnx", "onnx_input", "row_encoder"})
 
     name: str
     has_date: bool

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from ..core.for_users import ForUsers
 from ..core.types import Array
 from ..data.samples import scale_of
 from ..errors import check_flag, check_number, shown
@@ -30,9 +31,11 @@ PLAIN = frozenset((float, int, bool, np.float64, np.float32, np.int64, np.int32,
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbers:
+class Numbers(ForUsers):
     """A column of numbers, encoded as (x - shift) scale, where x is `fill` for missing numbers. missing: True adds a
     feature that is 1 where the number is missing, else 0."""
+
+    _internal = frozenset({"details", "encode", "from_config", "kind", "of", "onnx", "onnx_input", "row_encoder"})
 
     name: str
     fill: float

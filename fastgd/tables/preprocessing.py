@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ..core.for_users import ForUsers
 from ..core.types import Array, Shape
 from ..errors import choose, shown, value_error
 from .categories import Categories
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["OUTPUTS", "Preprocessing", "column_of", "learn"]
 
 
-class Preprocessing:
+class Preprocessing(ForUsers):
     """Encodes the columns of a table as rows of numbers, and one of them as targets. Numbers are standardised, and
     missing ones filled in; a column of categories becomes one feature for each category (one-hot); one of dates becomes
     the day, the season, the day of the week and the time of day (`Dates` has the formulas). A column with missing
@@ -37,6 +38,8 @@ class Preprocessing:
 
     columns: tuple of `Numbers`, `Categories` and `Dates`. target: a `Target`. na_values: texts, or numbers as text,
     that stand for missing values."""
+
+    _internal = frozenset({"config", "encode_row", "from_config", "onnx_decode", "onnx_encode"})
 
     def __init__(self, columns: Iterable[Column], target: Target, na_values: Iterable[str] = ()) -> None:
         self.columns, self.target, self.na_values = tuple(columns), target, tuple(na_values)

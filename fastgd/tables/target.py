@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core.for_users import ForUsers
 from ..errors import check_number, shown, value_error
 from .categories import FEW
 from .errors import pyarrow_modules
@@ -19,8 +20,10 @@ TASKS = ("auto", "classification", "regression")
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class Target(ForUsers):
     """The column to predict: labels by `classes` for classification, (y - shift) scale for regression."""
+
+    _internal = frozenset({"class_array", "from_config"})
 
     name: str
     classes: tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | None

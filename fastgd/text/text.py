@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 
+from ..core.for_users import ForUsers
 from ..data.windows import Windows
 from ..errors import check_integer, check_number, value_error
 from .errors import TextError
@@ -11,7 +12,7 @@ from .vocabulary import Ids, Vocabulary
 
 
 @dataclasses.dataclass(eq=False)
-class Text:
+class Text(ForUsers):
     """A text as tokens, as `read` returns it.
 
     tokens      (n,) uint8, uint16 or int32, the smallest that holds the vocabulary; in memory or in a mapped file

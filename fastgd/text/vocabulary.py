@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.files import as_path
+from ..core.for_users import ForUsers
 from ..core.types import Path
 from ..errors import check_integer, choose, shown, type_error, value_error
 
@@ -57,10 +58,12 @@ def codes_of(text: str) -> npt.NDArray[np.uint32]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Characters:
+class Characters(ForUsers):
     """Each character (code point of Unicode) of a set is a token.
 
     characters  the set as a text, ascending, each once; token i is the i-th of them"""
+
+    _internal = frozenset({"config", "count_bytes", "notes_on"})
 
     characters: str
 
@@ -111,8 +114,10 @@ class Characters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bytes:
+class Bytes(ForUsers):
     """Each byte of a text in UTF-8, or of any other file, is a token. There are 256, and no file has others."""
+
+    _internal = frozenset({"config", "count_bytes", "notes_on"})
 
     def __len__(self) -> int:
         """The number of tokens."""
@@ -141,13 +146,15 @@ class Bytes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(ForUsers):
     """The tokens of a tokenizer of the library `tokenizers` (extra `text`), such as GPT-2's.
 
     json        the tokenizer as that library writes it to tokenizer.json
     size        number of tokens: the largest one plus 1
 
     `Tokenizer.of` takes a tokenizer or its files."""
+
+    _internal = frozenset({"config", "count_bytes", "encode_all", "notes_on"})
 
     json: str
     size: int

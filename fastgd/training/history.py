@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ..core.for_users import ForUsers
 from ..core.html import html_table
 from ..core.types import Array
 from ..errors import check_integer, shown, type_error, value_error
@@ -20,7 +21,7 @@ SHOWN_EPOCHS = 20  # in a notebook: the first and last ones
 
 
 @dataclasses.dataclass(repr=False)
-class History:
+class History(ForUsers):
     """What a training run did. Lists have one value for each epoch.
 
     loss                mean loss of the rows, each before the update of its minibatch
@@ -39,6 +40,8 @@ class History:
                         "callback": a callback returned True
                         "diverged", "interrupted" (Ctrl-C, sys.exit), "error": an exception; the history is then
                         `network.history`"""
+
+    _internal = frozenset({"of", "state"})
 
     loss: list[float] = dataclasses.field(default_factory=list)
     validation_loss: list[float] = dataclasses.field(default_factory=list)
@@ -77,7 +80,7 @@ class History:
         return plot_loss(self, title or "Loss", samples=samples)
 
     def __repr__(self) -> str:
-        last = "".join(f", {name} {value:.4g}" for name, value in self.last().items())
+        last = "".join(f", {name} {_text(value)}" for name, value in self.last().items())
         return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}>"
 
     def _repr_html_(self) -> str:
@@ -86,7 +89,7 @@ class History:
         if len(rows) > SHOWN_EPOCHS:
             half = SHOWN_EPOCHS // 2
             rows = [*rows[:half], ["..."] * len(columns), *rows[-half:]]
-        texts = [[f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+        texts = [[_text(cell) for cell in row] for row in rows]
         best = f", best epoch: {self.best_epoch}" if self.best_epoch else ""
         return html_table(f"{self.steps:,} steps; stopped: {self.stopped}{best}", list(columns), texts)
 
@@ -123,3 +126,7 @@ class History:
         steps = check_integer("steps", content["steps"], 0)
         metrics = dict(zip(metric_names, more, strict=True))
         return cls(**columns, metrics=metrics, steps=steps, best_epoch=best, stopped=stopped)
+
+
+def _text(cell: object) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else str(cell)

@@ -19,6 +19,7 @@ import numpy as np
 
 from .._plan import Use
 from ..callbacks import Callback, ProgressBar, every
+from ..core.for_users import ForUsers
 from ..core.interrupts import held
 from ..core.types import Array, Path
 from ..engine.steps import Steps
@@ -67,7 +68,7 @@ class Piece:
     epochs_recorded: int = 0
 
 
-class Run:
+class Run(ForUsers):
     """A call of `fit`, as callbacks see it.
 
     network, optimizer  what is trained, and by which optimizer
@@ -84,6 +85,8 @@ class Run:
 
     A callback may set `optimizer.learning_rate` for all steps to come: to a number, or to a schedule, which counts the
     optimizer's steps from its first one."""
+
+    _internal = frozenset({"first_epoch", "first_row", "first_step", "go", "prepare", "settings", "source", "state"})
 
     step: int
     epochs: int

@@ -1,4 +1,4 @@
-"""Deep Q-learning learns to balance a pole on a cart, in seconds: python docs/cartpole.py [SEED]
+"""Deep Q-learning learns to balance a pole on a cart, in seconds: python examples/cartpole.py [SEED]
 
 A cart is pushed left or right every 0.02 s; each push that keeps the pole upright earns 1, up to 500 in an episode. The
 task is from Barto, Sutton & Anderson 1983, doi:10.1109/TSMC.1983.6313077, with the limits of CartPole-v1. It counts as

