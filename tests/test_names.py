@@ -98,7 +98,7 @@ def objects_of_data(folder):
 def objects(tmp_path_factory):
     """An object of each public class, and of the classes of objects with a public name, by class."""
     folder = tmp_path_factory.mktemp("names")
-    made = [make() for make in LAYERS.values()] + [make(0.1) for make in OPTIMIZERS.values()]
+    made = [make() for make in LAYERS.values()] + [make(0.1) for make in OPTIMIZERS.values()] + [fastgd.LBFGS()]
     made += [inner for one in made if isinstance(one, fastgd.Sequential) for inner in one.layers]
     made += [fastgd.Embedding(3, 2), *objects_of_training(folder), *objects_of_data(folder)]
     made += [getattr(fastgd.schedules, name)(*fields) for name, fields in SCHEDULES.items()]

@@ -162,9 +162,8 @@ def _add_network(one):
     for name, meaning in _OF_TEXT.items():
         text = f"for text: {meaning} (default: {texts.MODEL[name]})"
         one.add_argument(f"--{name}", type=int, metavar="N", help=text)
-    one.add_argument(
-        "--optimizer", help=f"optimizer: {', '.join(optimizers_of_minibatches())} ({_default('optimizer')})"
-    )
+    names = ", ".join(optimizers_of_minibatches())
+    one.add_argument("--optimizer", help=f"optimizer: {names} ({_default('optimizer')})")
     one.add_argument("--weight-decay", type=float, metavar="X", help="weight decay (default: the optimizer's)")
     one.add_argument(
         "--label-smoothing", type=float, default=0.0, help="fraction of each label that is spread over all classes"

@@ -898,7 +898,7 @@ class Plan(Program):
             known.binding = self._binding
             known.table = table = PerStepValues()
             totals = addresses(known.totals, np.arange(len(known)))
-            table.add(self._slots("total"), totals)
+            table.add(self._slots("total").tolist(), totals)
             for key, name, links in self.per_step(PER_STEP_PHASES):
                 table.add([link.slot(name) for link in links], known.values[key])
             for address, size in self.conditional():

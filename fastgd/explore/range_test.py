@@ -97,9 +97,7 @@ def find_learning_rate(
         part = min(step, steps - 1) / (steps - 1)
         return low ** (1 - part) * high**part
 
-    tried = fresh_optimizer(optimizer, rate_of)
-    if tried.takes_all_rows:
-        raise value_error("optimizer", "one for minibatches", shown(optimizer))
+    tried = _optimizer_of(optimizer, rate_of)
     rates, losses = [], []
     averages: list[float] = []
 
@@ -137,6 +135,14 @@ def find_learning_rate(
     if doubt is not None:
         warnings.warn(f"find_learning_rate: {doubt}", stacklevel=2)
     return RangeTest(np.array(rates), np.array(losses), smoothed, suggestion)
+
+
+def _optimizer_of(given, rate_of):
+    """A new optimizer like the given one, with other learning rates."""
+    made = fresh_optimizer(given, rate_of)
+    if made.takes_all_rows:
+        raise value_error("optimizer", "one for minibatches", shown(given))
+    return made
 
 
 def _found(losses, steps):

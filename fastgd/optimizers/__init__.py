@@ -12,6 +12,5 @@ from .lion import Lion
 from .sgd import SGD
 
 __all__ = [
-    *("SGD", "AMSGrad", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Adamax", "LBFGS"),
-    *("Lion", "NAdam", "RAdam", "RMSProp"),
-]
+    "LBFGS", "SGD", "AMSGrad", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSProp"
+]  # fmt: skip

@@ -125,10 +125,11 @@ class Optimizer(Stepper, ForUsers):
     """
 
     _internal = frozenset({
-        "allocate", "bind", "changes", "check_fit", "check_hyper", "check_network", "clip_limit", "config", "counter",
-        "discard_disturbed", "group_of", "initial", "is_bound", "is_plain", "kernel", "largest_factor", "lock", "norm",
-        "options", "own_options", "parts_of", "prepare", "range_test_factor", "ranges", "rank_one_kernel", "rules",
-        "scalars", "schedule", "slots", "table", "update_kernel", "works_by_parts"
+        "allocate", "begin_run", "best", "bind", "changes", "check_fit", "check_hyper", "check_network", "clip_limit",
+        "config", "counter", "discard_disturbed", "group_of", "has_converged", "initial", "is_bound", "is_plain",
+        "kernel", "largest_factor", "lock", "norm", "options", "own_options", "parts_of", "prepare",
+        "range_test_factor", "ranges", "rank_one_kernel", "rules", "scalars", "schedule", "slots", "table",
+        "takes_all_rows", "training_pass", "update_kernel", "works_by_parts"
     })  # fmt: skip
 
     kernel: Kernel

@@ -340,6 +340,11 @@ class LBFGS(Optimizer):
     training_pass: ClassVar[str | None] = "line_search"
     takes_all_rows: ClassVar[bool] = True
 
+    _internal = Optimizer._internal | {
+        "accumulate", "averaged", "averages", "clip_norm", "clip_value", "decay_biases", "decoupled", "ema_decay",
+        "gradient_norm", "learning_rate_factors", "observe", "state_dtype", "step", "write_update"
+    }  # fmt: skip
+
     def __init__(
         self, learning_rate: "Rate" = 1.0, *, memory: int = 10, tolerance: float = 1e-7, **unknown: Any
     ) -> None:

@@ -119,9 +119,7 @@ class Perceptron(BaseEstimator):
         if not isinstance(self.solver, Optimizer):
             choose("solver", self.solver, {**dict.fromkeys(self._solvers), **optimizers_of_minibatches()})
         elif self.solver.takes_all_rows:
-            raise value_error(
-                "solver", "'lbfgs', which is scikit-learn's, or an optimizer of minibatches", repr(self.solver)
-            )
+            raise value_error("solver", "'lbfgs' (scipy's), or an optimizer of minibatches", repr(self.solver))
         if kept is not None:
             kept.checked = given
 
