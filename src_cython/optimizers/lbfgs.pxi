@@ -162,7 +162,7 @@ cdef double product(const double *x, const double *y, int64_t n, double total) n
 
 cdef void turn(double *weights, double *gram, double *c, int64_t k, double rate) noexcept nogil:
     """The direction by the two-loop recursion on coefficients, its products, and the start of its line search."""
-    cdef int64_t pairs = (k - 3) // 2, v = 2 * pairs, i, j, l
+    cdef int64_t pairs = (k - 3) // 2, v = 2 * pairs, i, j, back
     cdef int64_t stored = clamped(c[STORED], pairs), newest = clamped(c[NEXT], pairs) - 1 + pairs
     cdef double *before = gram + (k - 3) * k
     cdef double *along = before + k
@@ -171,8 +171,8 @@ cdef void turn(double *weights, double *gram, double *c, int64_t k, double rate)
     for j in range(k):
         weights[j] = 0
     own[0] = -1
-    for l in range(stored):
-        i = (newest - l) % pairs
+    for back in range(stored):
+        i = (newest - back) % pairs
         weights[pairs + i] -= product(weights, gram + i * k, v, own[0] * before[i]) / gram[i * k + pairs + i]
     if stored:
         i = newest % pairs
@@ -181,8 +181,8 @@ cdef void turn(double *weights, double *gram, double *c, int64_t k, double rate)
             along[j] = -weights[pairs + j]      # alpha of the recursion
         for j in range(k):
             weights[j] *= scale
-    for l in range(stored - 1, -1, -1):
-        i = (newest - l) % pairs
+    for back in range(stored - 1, -1, -1):
+        i = (newest - back) % pairs
         scale = product(weights, gram + (pairs + i) * k, v, own[0] * before[pairs + i])
         weights[i] += along[i] - scale / gram[i * k + pairs + i]
     slope = product(weights, before, v, own[0] * c[SQUARE])
