@@ -92,7 +92,7 @@ def _judge(control, loss, slope, square):
         control[LOW], control[LOW_LOSS], control[LOW_SLOPE] = step, loss, slope
     else:
         control[HIGH], control[HIGH_LOSS], control[HIGH_SLOPE] = step, loss, slope
-    if control[HIGH] == np.inf:
+    if control[HIGH] <= 0:
         control[STEP] = 10 * step
         if slope > low_slope:
             control[STEP] = min(max(step - slope * (step - low) / (slope - low_slope), 2 * step), 10 * step)
@@ -126,7 +126,7 @@ def _store(gram, control, dots, slope):
     curvature = step * (slope - control[SLOPE])
     change = square - 2 * across + control[SQUARE]
     length = step * step * along[DIRECTION]
-    if not curvature > LEAST_CURVATURE * np.sqrt(abs(change) * length):
+    if not curvature > LEAST_CURVATURE * np.sqrt(abs(change * length)):
         return -1
     slot = int(min(max(0.0, control[NEXT]), pairs - 1.0))
     for j in range(2 * pairs):
@@ -187,9 +187,11 @@ def _turn(weights, gram, control, rate):
         slope, length = -control[SQUARE], control[SQUARE]
     along[DIRECTION] = length
     control[SLOPE], control[TRIALS], control[STATE] = slope, 0.0, SEARCH
-    control[STEP] = rate if control[STORED] else rate / max(1.0, np.sqrt(control[SQUARE]))
+    control[STEP] = rate
+    if not control[STORED] and control[SQUARE] > 1:
+        control[STEP] = rate / np.sqrt(control[SQUARE])
     control[LOW], control[LOW_LOSS], control[LOW_SLOPE] = 0.0, control[LOSS], slope
-    control[HIGH] = np.inf
+    control[HIGH] = 0.0  # none is known
 
 
 def _searching(judge, store, turn):
@@ -200,13 +202,14 @@ def _searching(judge, store, turn):
         for b in range(1, partial.shape[0]):
             for k in range(partial.shape[1]):
                 dots[k] += partial[b, k]
-        slope, square = dots[DIRECTION], dots[ACCEPTED]
-        move[SLOT], move[OLD_STEP] = -1.0, control[STEP]
         ended[0] = 1
+        move[SLOT], move[OLD_STEP], move[ACTION] = -1.0, control[STEP], STAY
+        if weights.size < 5:
+            return
+        slope, square = dots[DIRECTION], dots[ACCEPTED]
         if control[STATE] == BEGIN and not (np.isfinite(loss) and np.isfinite(square)):
             control[STATE] = DIVERGED
-        if weights.size < 5 or control[STATE] == DIVERGED or control[STATE] == CONVERGED:
-            move[ACTION] = STAY
+        if control[STATE] == DIVERGED or control[STATE] == CONVERGED:
             return
         if control[STATE] == BEGIN or judge(control, loss, slope, square):
             move[ACTION] = ACCEPT
@@ -217,7 +220,7 @@ def _searching(judge, store, turn):
             control[LOSS], control[SQUARE] = loss, square
             for k in range(weights.size - 3):
                 gram[GRADIENT, k] = dots[k]
-            if np.sqrt(square) <= tolerance or control[IDLE] >= MOST_IDLE:
+            if square <= tolerance * tolerance or control[IDLE] >= MOST_IDLE:
                 control[STATE] = CONVERGED
                 move[NEW_STEP] = 0.0
                 weights[:] = 0.0
@@ -274,9 +277,9 @@ def lbfgs_move(
 ):
     """Moves the parameters p, and updates the vectors, as `lbfgs_search` says."""
     action, pairs = move[ACTION], (len(vectors) - 3) // 2
-    gradient, direction, accepted = vectors[GRADIENT:]
     if action == STAY or pairs < 1:
         return
+    gradient, direction, accepted = vectors[GRADIENT:]
     if action == ACCEPT:
         if 0 <= move[SLOT] < pairs:
             slot = int(move[SLOT])

@@ -97,7 +97,7 @@ cdef bint judge(double *c, double loss, double slope, double square) noexcept no
         c[LOW], c[LOW_LOSS], c[LOW_SLOPE] = step, loss, slope
     else:
         c[HIGH], c[HIGH_LOSS], c[HIGH_SLOPE] = step, loss, slope
-    if c[HIGH] == INFINITY:
+    if c[HIGH] <= 0:
         c[STEP] = 10 * step
         if slope > low_slope:
             c[STEP] = within(step - slope * (step - low) / (slope - low_slope), 2 * step, 10 * step)
@@ -136,7 +136,7 @@ cdef int64_t store_pair(double *gram, double *c, double *dots, int64_t k, double
     cdef double curvature = step * (slope - c[SLOPE])
     cdef double change = square - 2 * across + c[SQUARE]
     cdef double length = step * step * along[k - 2]
-    if not curvature > LEAST_CURVATURE * sqrt_double(fabs_double(change) * length):
+    if not curvature > LEAST_CURVATURE * sqrt_double(fabs_double(change * length)):
         return -1
     slot = clamped(c[NEXT], pairs - 1)
     for j in range(2 * pairs):
@@ -199,7 +199,7 @@ cdef void turn(double *weights, double *gram, double *c, int64_t k, double rate)
     c[SLOPE], c[TRIALS], c[STATE], c[STEP] = slope, 0, SEARCH, rate
     if not c[STORED] and c[SQUARE] > 1:
         c[STEP] = rate / sqrt_double(c[SQUARE])
-    c[LOW], c[LOW_LOSS], c[LOW_SLOPE], c[HIGH] = 0, c[LOSS], slope, INFINITY
+    c[LOW], c[LOW_LOSS], c[LOW_SLOPE], c[HIGH] = 0, c[LOSS], slope, 0
 
 
 cdef struct LBFGSSearch:
@@ -241,7 +241,7 @@ cdef void lbfgs_search(const void *args, int64_t begin, int64_t end) noexcept no
         c[LOSS], c[SQUARE] = loss, square
         for j in range(k - 3):
             a.gram[(k - 3) * k + j] = dots[j]
-        if sqrt_double(square) <= a.tolerance or c[IDLE] >= MOST_IDLE:
+        if square <= a.tolerance * a.tolerance or c[IDLE] >= MOST_IDLE:
             c[STATE] = CONVERGED
             move[NEW_STEP] = 0
             for j in range(k):
