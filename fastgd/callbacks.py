@@ -5,6 +5,7 @@ if it is given both for epochs and for minibatches."""
 
 import contextlib
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -210,8 +211,10 @@ class trajectory:
 @functools.cache
 def _bar_class():
     """tqdm's class of bars. Its lock is held during a fork, so that the child does not find it locked."""
-    from tqdm.auto import tqdm
-    from tqdm.std import TqdmDefaultWriteLock
+    from tqdm.std import TqdmDefaultWriteLock, tqdm
+
+    if importlib.util.find_spec("ipywidgets") is not None:  # else tqdm.auto warns in a notebook
+        from tqdm.auto import tqdm
 
     lock = TqdmDefaultWriteLock.th_lock
     if hasattr(os, "register_at_fork"):

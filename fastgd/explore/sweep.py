@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import Bar
+from ..core.hints import of_argument
+from ..core.html import html_table
 from ..core.interrupts import held
 from ..core.threads import check_threads
 from ..data.samples import as_array
@@ -104,12 +106,19 @@ class Sweep:
         return len(self.settings)
 
     def __repr__(self) -> str:
-        lines = [list(self.columns)]
-        lines += [[_cell(values[i]) for values in self.columns.values()] for i in self.order()[:PRINTED_ROWS]]
+        lines = [list(self.columns), *self._rows()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join(map(str.rjust, line, widths)) for line in lines]
         more = len(self) - PRINTED_ROWS
         return "\n".join([*text, *([f"... and {more} more"] if more > 0 else [])])
+
+    def _rows(self):
+        """The cells of the printed rows, the best first."""
+        return [[_cell(values[i]) for values in self.columns.values()] for i in self.order()[:PRINTED_ROWS]]
+
+    def _repr_html_(self) -> str:
+        of = f" (the best {PRINTED_ROWS})" if len(self) > PRINTED_ROWS else ""
+        return html_table(f"{len(self)} trainings, the best first{of}", list(self.columns), self._rows())
 
 
 def _cell(value):
@@ -147,6 +156,7 @@ def sweep(
         raise type_error("y", "targets for the rows of X", None)
     threads, bar = check_threads(num_threads), check_flag("progress", progress)
     X, y = as_array("X", X), as_array("y", y)  # converted once, not for each training
+    grid, options = _renamed(network, grid), _renamed(network, options)
     combinations = _combinations(grid, options, isinstance(network, Network))
     trainings = [_prepared(network, X, y, {**options, **settings}, settings) for settings in combinations]
     _train_all(X, y, trainings, combinations, threads, bar)
@@ -159,6 +169,15 @@ def sweep(
     return Sweep(combinations, histories, networks, columns, {**greater, "epoch": False, "seconds": False})
 
 
+def _renamed(network, settings):
+    """The settings, with "learning_rate" for "lr", unless that is an argument of a function that makes the network."""
+    if not isinstance(settings, collections.abc.Mapping) or "lr" not in settings or "learning_rate" in settings:
+        return settings
+    if callable(network) and "lr" in inspect.signature(network).parameters:
+        return settings
+    return {"learning_rate" if name == "lr" else name: values for name, values in settings.items()}
+
+
 def _combinations(grid, options, is_network):
     """The settings of each training, from the grid. Raises TypeError or ValueError that names a setting."""
     if not isinstance(grid, collections.abc.Mapping) or not grid:
@@ -167,8 +186,10 @@ def _combinations(grid, options, is_network):
     for name in [*grid, *options]:
         if not isinstance(name, str) or name in UNUSED or name in TAKEN:
             raise value_error("grid", "settings of trainings", f"{name!r}")
-        if is_network:
-            choose("grid", name, known)
+        if is_network and name not in known:
+            makes_it = f"; a function that makes the network may take it: sweep(lambda {name}: Network(...), ...)"
+            advice = of_argument(name, known) or (makes_it if name.isidentifier() else "")
+            raise value_error("grid", f"one of {', '.join(map(repr, known))}", f"{name!r}{advice}")
         if name in grid and name in options:
             raise value_error(name, "one value for all, or a list in the grid", "both")
     lists = []

@@ -9,7 +9,7 @@ import numpy as np
 from ..activations import ACTIVATIONS, Activation, relu_forward, slope_backward
 from ..core.choice import choice_from_config, pick
 from ..core.types import Shape, ShapeLike
-from ..errors import check_integer, shown, value_error
+from ..errors import check_integer, shown, type_error, value_error
 from ..initializers import Initializer
 
 if TYPE_CHECKING:
@@ -160,6 +160,9 @@ class ActivatedLayer(Layer):
     """A layer with an activation: y = activation(z), where z (rows, *shape) is the layer's result."""
 
     def __init__(self, activation: str | Activation) -> None:
+        if isinstance(activation, int):  # torch's Linear(inputs, outputs)
+            expected = "a name, such as 'relu' (sizes of inputs are not given: they follow from the layer before)"
+            raise type_error("activation", expected, activation)
         self.activation = pick("activation", activation, ACTIVATIONS, Activation)
 
     @property
