@@ -41,6 +41,7 @@ from . import (
     tables,
     text,
 )
+from .core import hints
 from .core.config import __version__, show_config
 from .core.kernel import kernels
 from .data.minibatches import minibatches
@@ -87,6 +88,17 @@ __all__ = [
 __all__ += layers.__all__
 __all__ += optimizers.__all__
 
+
+def _no_name(module, names, name):
+    """The AttributeError for a name that a module does not have. It has no `name`: Python adds no suggestion."""
+    advice = "" if name.startswith("_") else hints.of_name(name, names)
+    return AttributeError(f"module {module!r} has no attribute {name!r}{advice}", obj=sys.modules[module])
+
+
+def _raise_no_name(module, names, name):
+    raise _no_name(module, names, name)
+
+
 LAZY = ("sklearn", "torch")  # modules that need other packages
 
 if TYPE_CHECKING:
@@ -98,7 +110,7 @@ else:
         """`fastgd.sklearn` and `fastgd.torch` are imported when they are used."""
         if name in LAZY:
             return importlib.import_module(f".{name}", __name__)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise _no_name(__name__, __all__, name)
 
 
 def __dir__() -> list[str]:
@@ -108,3 +120,5 @@ def __dir__() -> list[str]:
 
 for _module in [value for name, value in globals().items() if name in __all__ and isinstance(value, types.ModuleType)]:
     vars(_module)["__dir__"] = functools.partial(sorted, _module.__all__)
+    if "__getattr__" not in vars(_module):
+        vars(_module)["__getattr__"] = functools.partial(_raise_no_name, _module.__name__, _module.__all__)

@@ -5,12 +5,12 @@ if it is given both for epochs and for minibatches."""
 
 import contextlib
 import functools
+import importlib.util
 import json
 import math
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -212,10 +212,9 @@ class trajectory(ForUsers):
 @functools.cache
 def _bar_class():
     """tqdm's class of bars. Its lock is held during a fork, so that the child does not find it locked."""
-    from tqdm.std import TqdmDefaultWriteLock, TqdmWarning
+    from tqdm.std import TqdmDefaultWriteLock, tqdm
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TqdmWarning)  # without ipywidgets a notebook has bars of text
+    if importlib.util.find_spec("ipywidgets") is not None:  # else tqdm.auto warns in a notebook
         from tqdm.auto import tqdm
 
     lock = TqdmDefaultWriteLock.th_lock

@@ -37,7 +37,7 @@ class DivergenceError(ArithmeticError):
         super().__init__(
             f"training diverged at {where}: expected a finite loss and gradient, got {what}{last}; "
             f"learning_rate {learning_rate:.4g}. The parameters are those before this step. "
-            "Try a smaller learning rate, or scale the inputs."
+            "Try a smaller learning rate, or scale the inputs and targets."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -75,7 +75,35 @@ def shown(value):
     if isinstance(value, np.ndarray):
         return f"{value.dtype} array of shape {value.shape}"
     text = repr(value)
+    if len(text) > 80 and type(value) in (list, tuple) and len(value) > 1:
+        return _shown_items(value, *("()" if type(value) is tuple else "[]"))
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _shown_items(values, first, last):
+    """The first items of a sequence, none cut, and how many there are."""
+    items = [text if len(text) <= 40 else f"{text[:37]}..." for text in map(repr, values[:40])]
+    while len(items) > 1 and sum(len(item) + 2 for item in items) > 66:
+        items.pop()
+    if len(items) == len(values):
+        return f"{first}{', '.join(items)}{last}"
+    return f"{first}{', '.join(items)}, ... {len(values)} in all{last}"
+
+
+def first_difference(name, one, other):
+    """Where two values made of lists and dicts differ first, and the values there as texts, for a message. Short values
+    are shown whole."""
+    if max(len(repr(one)), len(repr(other))) <= 80:
+        return name, repr(one), repr(other)
+    if type(one) is dict and type(other) is dict and one.keys() == other.keys():
+        key = next(key for key in one if one[key] != other[key])
+        return first_difference(f"{name}.{key}", one[key], other[key])
+    if type(one) is list and type(other) is list:
+        for i, (a, b) in enumerate(zip(one, other, strict=False)):
+            if a != b:
+                return first_difference(f"{name}[{i}]", a, b)
+        return name, f"{len(one)} elements", f"{len(other)}"
+    return name, shown(one), shown(other)
 
 
 def value_error(argument, expected, got):

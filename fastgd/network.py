@@ -4,16 +4,18 @@ Over 400 lines: all that users call on a network is methods of one class."""
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from . import images, tables
 from ._plan import Use
+from .core import hints
 from .core.buffers import aligned_zeros
 from .core.choice import pick
 from .core.for_users import ForUsers
+from .core.hints import explains_arguments
 from .core.html import html_table
 from .core.kernel import BACKENDS, DTYPES, ArraySpec, In
 from .core.threads import check_threads
@@ -110,6 +112,7 @@ class Network(ForUsers):
     _gradient: "Array"
     _preprocessing: Preprocessing | None
 
+    @explains_arguments("Network(64, [Dense(64, 'relu'), Dense(10)], loss='softmax_cross_entropy')")
     def __init__(
         self,
         input_shape: "ShapeLike",
@@ -374,6 +377,7 @@ class Network(ForUsers):
             loss = float(self.executor.loss(x, y, sample_weight, allow_negative))
         return loss
 
+    @explains_arguments("net.evaluate(X, y, metrics=['accuracy'])")
     def evaluate(
         self,
         x: "npt.ArrayLike | HasTargets",
@@ -452,7 +456,7 @@ class Network(ForUsers):
             loss = self.executor.step(x, y, optimizer, sample_weight, allow_negative=allow_negative)
         return loss
 
-    fit = fit
+    fit = explains_arguments("net.fit(X, y, epochs=10)")(fit)
     generate = generate
     predict_table = predict_table
 
@@ -471,6 +475,12 @@ class Network(ForUsers):
             if other._layout != self._layout:
                 raise value_error("other", f"a network with the arrays of {self!r}", repr(other))
             self.executor.copy_from(other.executor, rate)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Raises AttributeError, which knows what other libraries call the attributes."""
+            raise hints.no_attribute(self, name, hints.of_attribute(name, dir(type(self)), hints.OF_NETWORKS))
 
     def _checked(self, x, y, sample_weight):
         return check_samples(self, x, y, sample_weight, names=("x", "y", "sample_weight"), finite=False)

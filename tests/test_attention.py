@@ -204,8 +204,8 @@ def test_evaluation_keeps_the_weights_of_one_head():
 
 BAD = {
     "no head": (lambda: SelfAttention(0), "'heads'.*>= 1"),
-    "heads": (lambda: make(SelfAttention(3)), "'heads'.*divisor of the 4 columns.*3"),
-    "block": (lambda: make(TransformerBlock(3)), "'heads'.*divisor of the 4 columns.*3"),
+    "heads": (lambda: make(SelfAttention(3)), "'heads'.*divisor of 4.*3"),
+    "block": (lambda: make(TransformerBlock(3)), "'heads'.*divisor of 4.*3"),
     "dropout": (lambda: CausalSelfAttention(2, 1.0), r"'dropout'.*\[0, 1\)"),
     "vectors": (lambda: Network(4, [SelfAttention(2)], loss="mse"), r"'layers'.*\(T, C\).*\(4,\)"),
     "padding": (lambda: SelfAttention(2, padding=-1), "'padding'"),

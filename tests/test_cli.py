@@ -52,7 +52,7 @@ def test_train_digits(backend, epochs, tmp_path):
         (["train", "digits", "--learning-rate", "-1"], 1, "'learning_rate'"),
         (["train", "digits", "--optimizer", "Adma"], 1, "did you mean 'Ada"),
         (["train", "digits", "--hidden", "a"], 2, "--hidden"),
-        (["train", "digits", "--dropout", "1.5"], 1, "'rate'"),
+        (["train", "digits", "--dropout", "1.5"], 1, "'--dropout'"),
         (["train"], 2, "DATA"),
         (["tain"], 2, "tain"),
         (["train", "digits", "--save", "no/such/folder/m.safetensors", "--epochs", "0"], 1, "no/such/folder"),

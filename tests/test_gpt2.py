@@ -101,7 +101,7 @@ def test_heads(tmp_path):
     assert gpt2(write(tmp_path, state)).layers[3].attention.heads == 3
     assert gpt2(write(tmp_path, state, {"n_head": 6})).layers[3].attention.heads == 6
     assert gpt2(tmp_path, heads=2).layers[3].attention.heads == 2
-    with pytest.raises(ValueError, match="'heads': expected a divisor of the 192"):
+    with pytest.raises(ValueError, match="'heads': expected a divisor of 192"):
         gpt2(tmp_path, heads=5)
 
 

@@ -474,7 +474,7 @@ def test_a_table_as_it_comes_from_the_command_line(tmp_path, monkeypatch, capsys
     more = ("--drop-missing-target", "--validation-file", "other.csv", "--class-weight", "yes=3,no=1")
     code, out, err = run(monkeypatch, capsys, tmp_path, *TRAIN, *more)
     assert (code, err) == (0, "")
-    for part in ("numbers: score (14 missing); categories: town (5 and other); dates: when (with times); to be pred",
+    for part in ("csv:\n  numbers: score (14 missing)\n  categories: town (5 and other)\n  dates: when (with times)\n",
                  "left out, since nearly every value is another text, as in identifiers", "): 'name'",
                  "4 of 120 rows left out, since late is missing there",
                  "116 training rows, 116 validation rows"):  # fmt: skip

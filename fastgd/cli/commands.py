@@ -84,6 +84,8 @@ def train(arguments):
     seconds = time.perf_counter() - start
     print(f"{history.steps} steps in {seconds:.2f} s; stopped: {history.stopped}")
     figures.print_end(history, patience is not None, data.tail, network)
+    if patience is None:
+        figures.advise_patience(history)
     if data.text is None and history.loss:
         figures.print_end_of_training(network, *(data.held_out or data.arrays), "validation " if data.held_out else "")
     print(f"model saved to {save}")

@@ -21,10 +21,12 @@ from ..text.reading import ENDINGS
 from . import texts
 from .networks import MODELS, check_model
 from .table_data import OPTIONS as OF_TABLES
-from .table_data import columns_text, split, table_of_model, table_to_train
+from .table_data import columns_texts, split, table_of_model, table_to_train
 
 _FILES, _TEXTS = ", ".join([*table_files.READERS, ARRAYS]), ", ".join(ENDINGS)
 KINDS = f"digits, a file ending in {_FILES}, a folder or file of images, or a text ({_TEXTS})"
+# What is said of a table in more characters is on several lines.
+WIDEST = 120
 OF_IMAGES = "a folder with a folder of pictures for each class, an IDX file, a folder of such files, or an npz file"
 
 
@@ -308,13 +310,16 @@ def _checked_labels(path, y, arguments):
 
 
 def described(path, data):
-    """How the data at a path are used, as one line; None for arrays, of which there is nothing to say."""
+    """How the data at a path are used, as text; None for arrays, of which there is nothing to say."""
     if data.text is not None:
         return texts.described(" + ".join(data.text.paths) if isinstance(path, list) else path, data.text)
     if data.preprocessing is None:
         return None
-    is_of_images = isinstance(data.preprocessing, images.Preprocessing)
-    return f"{path}: {_images_text(data) if is_of_images else columns_text(data)}"
+    if isinstance(data.preprocessing, images.Preprocessing):
+        return f"{path}: {_images_text(data)}"
+    parts = columns_texts(data)
+    line = f"{path}: {'; '.join(parts)}"
+    return line if len(line) <= WIDEST else "\n  ".join([f"{path}:", *parts])
 
 
 def _images_text(data):

@@ -14,6 +14,8 @@ from . import texts
 # The widest line of a confusion matrix whose columns have names rather than numbers.
 WIDEST = 100
 OF_CLASSES, OF_VALUES = ["accuracy"], ["mae", "rmse", "r2"]
+# A validation loss that ends more than this share above its least value is worth a note.
+OVERFITTED = 0.1
 # By metric: the power of the scale of standardised targets that it is divided by, in the units of the column.
 POWERS = {"mae": 1, "rmse": 1, "mse": 2}
 
@@ -108,6 +110,20 @@ def print_end(history, is_best_kept, tail=None, network=None):
     if tail is not None:
         for name, value in list(texts.figures(tail, values_kept["validation_loss"]).items())[1:]:
             print(f"validation {name} {value:.4f}")
+
+
+def advise_patience(history):
+    """Prints a note if the validation loss was clearly less after an earlier epoch than after the last one."""
+    losses = history.validation_loss
+    if not losses or sys.stderr is None:
+        return
+    best = int(np.nanargmin(losses)) if not np.isnan(losses).all() else len(losses) - 1
+    if losses[best] < losses[-1] - OVERFITTED * abs(losses[-1]):
+        print(
+            f"note: the validation loss was least after epoch {best + 1}, {losses[best]:.4f}: "
+            "--patience 5 would stop soon after it and keep that network",
+            file=sys.stderr,
+        )
 
 
 def print_figures(values, as_json, units=None):

@@ -2,7 +2,7 @@
 
 from .. import models
 from ..core.aliases import named
-from ..errors import value_error
+from ..errors import check_number, value_error
 from ..layers.augmentation import RandomCrop, RandomFlip
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
@@ -43,6 +43,8 @@ def augmentation(changes, size):
 
 def make_network(arguments, data):
     smoothing = arguments.label_smoothing
+    if arguments.dropout is not None:
+        check_number("--dropout", arguments.dropout, 0.0, 1.0, high_open=True)
     if data.n_classes is None and smoothing:
         raise value_error("--label-smoothing", "0 for targets other than classes", smoothing)
     options = {

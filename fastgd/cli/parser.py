@@ -17,6 +17,7 @@ from . import texts, types
 from .networks import ACTIVATION, HIDDEN, MODELS
 from .self_check import run as self_check
 from .table_data import MAX_CATEGORIES
+from .usage import Parser
 
 EXAMPLES = """examples:
   fastgd train digits
@@ -206,7 +207,7 @@ def _add_model(one, **several):
 
 
 def parser():
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="fastgd",
         description="Trains neural networks by gradient descent on CPUs.",
         epilog=EXAMPLES,

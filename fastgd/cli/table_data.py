@@ -157,8 +157,8 @@ def class_weight(given, data):
     return weights
 
 
-def columns_text(data):
-    """How the columns of a table are used, as one line."""
+def columns_texts(data):
+    """How the columns of a table are used: a text for each kind of column, and others."""
     made, table, kinds = data.preprocessing, data.table, {}
     for column in made.columns:
         n_missing = missing(table.column(column.name), made.na_values)
@@ -167,4 +167,4 @@ def columns_text(data):
         kinds.setdefault(column.kind, []).append(named)
     parts = [f"{one.kind}: {', '.join(kinds[one.kind])}" for one in KINDS.values() if one.kind in kinds]
     values = "a number" if made.target.classes is None else f"one of {shown(list(made.target.classes))}"
-    return "; ".join([*parts, f"to be predicted: {plain(made.target.name)}, {values}", *data.notes])
+    return [*parts, f"to be predicted: {plain(made.target.name)}, {values}", *data.notes]

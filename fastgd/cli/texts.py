@@ -5,6 +5,7 @@ import itertools
 import os
 import sys
 import time
+import unicodedata
 
 import numpy as np
 
@@ -83,6 +84,8 @@ def make_network(arguments, data, options):
     """A language model for the tokens of a text."""
     given = {name: getattr(arguments, name) for name in ("layers", "heads", "width")}
     given = {name: MODEL[name] if value is None else value for name, value in given.items()}
+    if check_integer("--width", given["width"], 1) % check_integer("--heads", given["heads"], 1):
+        raise value_error("--heads", f"a divisor of --width = {given['width']}", given["heads"])
     return models.gpt(data.n_classes, data.X.context, **given, dropout=arguments.dropout or 0.0, **options)
 
 
@@ -94,6 +97,13 @@ def default_prompt(vocabulary):
             if len(vocabulary.encode(prompt)):
                 return prompt
     raise value_error("--prompt", f"a text, since no token of {vocabulary!r} is one", None)
+
+
+def on_terminal(text):
+    """A text for the standard output: in a terminal, which would obey them, control characters are escaped."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return text
+    return "".join(repr(c)[1:-1] if c not in "\n\t" and unicodedata.category(c) == "Cc" else c for c in text)
 
 
 class Samples:
@@ -108,7 +118,7 @@ class Samples:
         network = run.network
         made = network.generate(default_prompt(network.preprocessing), self.length, seed=network.seed)
         self.texts[run.epoch] = made
-        self.show(f"--- after epoch {run.epoch}: {made.strip()}")
+        self.show(f"--- after epoch {run.epoch}: {on_terminal(made.strip())}")
 
 
 def samples(arguments):
@@ -128,7 +138,7 @@ def generate(arguments, network):
     prompt, waiting = default_prompt(vocabulary) if arguments.prompt is None else given, [given]
 
     def show(new):
-        sys.stdout.write("".join([*waiting, new]))  # the prompt comes first, once it is known to be one
+        sys.stdout.write(on_terminal("".join([*waiting, new])))  # the prompt comes first, once it is known to be one
         waiting.clear()
         sys.stdout.flush()
 

@@ -35,9 +35,13 @@ ALIASES: dict[str, dict[str, str | tuple[str, ...]]] = {
     },
     "Optimizer": {"stochasticgradientdescent": "SGD"},
 }  # fmt: skip
+# What to do instead, by names that nothing here stands for.
+INSTEAD = {"Activation": dict.fromkeys(("softmax", "logsoftmax"),
+           "no activation in the last layer: the loss softmax_cross_entropy applies softmax")}  # fmt: skip
 
 
-def _plain(name):
+def letters(name: str) -> str:
+    """A name in small letters, without hyphens, underscores and blanks."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
@@ -51,9 +55,9 @@ def named(argument: str, name: object, table: Mapping[str, T], kind: str) -> T:
     for alias, meant in ALIASES[kind].items():
         known[alias] = tuple(one for one in ((meant,) if isinstance(meant, str) else meant) if one in table)
     for own in table:
-        plain = _plain(own)
+        plain = letters(own)
         known[plain] = (*known[plain], own) if plain in known and plain not in ALIASES[kind] else (own,)
-    plain = _plain(name)
+    plain = letters(name)
     shorter = plain.removesuffix("loss") if kind == "Loss" else plain
     found = known.get(plain) or known.get(shorter) or ()
     if len(found) == 1:
@@ -62,6 +66,7 @@ def named(argument: str, name: object, table: Mapping[str, T], kind: str) -> T:
         raise value_error(argument, f"one of {', '.join(map(repr, found))}", repr(name))
     near = difflib.get_close_matches(shorter, [alias for alias, meant in known.items() if meant], n=1)
     hint = f"; did you mean {known[near[0]][0]!r}?" if near else ""
+    hint = f"; {INSTEAD[kind][plain]}" if plain in INSTEAD.get(kind, ()) else hint
     raise value_error(argument, f"one of {', '.join(map(repr, table))}", f"{name!r}{hint}")
 
 
@@ -70,5 +75,5 @@ def column(name: str) -> str:
     prefix, rest = ("validation_", name[4:]) if name.startswith("val_") else ("", name)
     if not prefix and name.startswith("validation_"):
         prefix, rest = "validation_", name.removeprefix("validation_")
-    alias = ALIASES["Metric"].get(_plain(rest), rest)
+    alias = ALIASES["Metric"].get(letters(rest), rest)
     return f"{prefix}{alias if isinstance(alias, str) else rest}"

@@ -3,6 +3,7 @@
 import collections.abc
 import dataclasses
 import math
+import os
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from .._plan import all_between, all_finite, all_labels, divide_by_mean, is_in_m
 from ..core.domains import DOMAINS, domain_of
 from ..core.types import HasTargets
 from ..errors import check_number, shown, type_error, value_error
+from . import advice
 from .mapped import RowReader, are_overlapping, check_mapping, each_once, index_in_windows, leave_pages, mapped
 from .minibatches import epoch_order
 
@@ -121,7 +123,9 @@ def split_rows(argument, rows, fraction, seed):
 
 def with_targets(argument, network, data):
     """(x, y) of data that have both, such as images and windows of a text; None of others. Raises ValueError if they
-    were read for another network."""
+    were read for another network, TypeError for the path of a file."""
+    if isinstance(data, (str, os.PathLike)):
+        raise type_error(argument, "arrays, or data that were read", f"{shown(data)}; {advice.READERS}")
     if not isinstance(data, HasTargets) or hasattr(data, "__array__"):  # a table may have columns x and y
         return None
     if hasattr(data, "check_network"):
@@ -226,10 +230,8 @@ def check_rows(argument, x, shape):
     if len(shape) == 3 and shape[-1] == 1 and x.shape[1:] == shape[:-1]:
         x = x[..., np.newaxis]
     if x.ndim != 1 + len(shape):
-        hint = f"; use {argument}.reshape(1, {', '.join(map(str, x.shape))}) for one row" if x.shape == shape else ""
-        hint = f"; use {argument}.reshape(1, -1) for one row" if x.ndim == 1 and len(shape) == 1 else hint
         expected = f"a {1 + len(shape)}-D array (rows, {', '.join(map(str, shape))})"
-        raise value_error(argument, expected, f"{shown(x)}{hint}")
+        raise value_error(argument, expected, f"{shown(x)}{advice.on_rows(argument, x, shape)}")
     if x.shape[0] == 0:
         raise value_error(argument, "at least 1 row", shown(x))
     if x.shape[1:] != shape:
@@ -256,7 +258,8 @@ def check_targets(argument, y, rows, loss, output_shape):
         shape, kernel = (rows, *target_shape), loss.kernels[-1]
     if y.shape != shape:
         labels = f"integer labels of shape {(rows, *positions)} or " if loss.takes_labels else ""
-        raise value_error(argument, f"{labels}values of shape {(rows, *target_shape)}", shown(given))
+        hint = advice.on_targets(argument, given, rows, loss, output_shape)
+        raise value_error(argument, f"{labels}values of shape {(rows, *target_shape)}", f"{shown(given)}{hint}")
     return y, kernel
 
 
@@ -324,7 +327,8 @@ def as_array(argument, values):
         raise type_error(argument, "an array of real numbers", f"{type(values).__name__} ({error})") from None
     check_mapping(array)
     if array.dtype.kind not in "biuf":
-        raise type_error(argument, "an array of real numbers", f"{type(values).__name__} of dtype {array.dtype}")
+        got = f"{type(values).__name__} of dtype {array.dtype}{advice.on_type(argument, values, array)}"
+        raise type_error(argument, "an array of real numbers", got)
     return array
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..callbacks import Bar
 from ..core.for_users import ForUsers
+from ..core.hints import of_argument
 from ..core.html import html_table
 from ..core.interrupts import held
 from ..core.threads import check_threads
@@ -156,6 +157,7 @@ def sweep(
         raise type_error("y", "targets for the rows of X", None)
     threads, bar = check_threads(num_threads), check_flag("progress", progress)
     X, y = as_array("X", X), as_array("y", y)  # converted once, not for each training
+    grid, options = _renamed(network, grid), _renamed(network, options)
     combinations = _combinations(grid, options, isinstance(network, Network))
     trainings = [_prepared(network, X, y, {**options, **settings}, settings) for settings in combinations]
     _train_all(X, y, trainings, combinations, threads, bar)
@@ -168,6 +170,15 @@ def sweep(
     return Sweep(combinations, histories, networks, columns, {**greater, "epoch": False, "seconds": False})
 
 
+def _renamed(network, settings):
+    """The settings, with "learning_rate" for "lr", unless that is an argument of a function that makes the network."""
+    if not isinstance(settings, collections.abc.Mapping) or "lr" not in settings or "learning_rate" in settings:
+        return settings
+    if callable(network) and "lr" in inspect.signature(network).parameters:
+        return settings
+    return {"learning_rate" if name == "lr" else name: values for name, values in settings.items()}
+
+
 def _combinations(grid, options, is_network):
     """The settings of each training, from the grid. Raises TypeError or ValueError that names a setting."""
     if not isinstance(grid, collections.abc.Mapping) or not grid:
@@ -176,8 +187,10 @@ def _combinations(grid, options, is_network):
     for name in [*grid, *options]:
         if not isinstance(name, str) or name in UNUSED or name in TAKEN:
             raise value_error("grid", "settings of trainings", f"{name!r}")
-        if is_network:
-            choose("grid", name, known)
+        if is_network and name not in known:
+            makes_it = f"; a function that makes the network may take it: sweep(lambda {name}: Network(...), ...)"
+            advice = of_argument(name, known) or (makes_it if name.isidentifier() else "")
+            raise value_error("grid", f"one of {', '.join(map(repr, known))}", f"{name!r}{advice}")
         if name in grid and name in options:
             raise value_error(name, "one value for all, or a list in the grid", "both")
     lists = []

@@ -254,7 +254,7 @@ class SelfAttention(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         _, channels = check_sequence(self, shape)
         if channels % self.heads:
-            raise value_error("heads", f"a divisor of the {channels} columns of x", self.heads)
+            raise value_error("heads", f"a divisor of {channels}, the channels of a position", self.heads)
         return shape
 
     def parameters(self, shape: Shape) -> tuple[ParameterSpec, ...]:

@@ -10,7 +10,7 @@ from ..activations import ACTIVATIONS, Activation, relu_forward, slope_backward
 from ..core.choice import choice_from_config, pick
 from ..core.for_users import ForUsers
 from ..core.types import Shape, ShapeLike
-from ..errors import check_integer, shown, value_error
+from ..errors import check_integer, shown, type_error, value_error
 from ..initializers import Initializer
 
 if TYPE_CHECKING:
@@ -171,6 +171,9 @@ class ActivatedLayer(Layer):
     }  # fmt: skip
 
     def __init__(self, activation: str | Activation) -> None:
+        if isinstance(activation, int):  # torch's Linear(inputs, outputs)
+            expected = "a name, such as 'relu' (sizes of inputs are not given: they follow from the layer before)"
+            raise type_error("activation", expected, activation)
         self.activation = pick("activation", activation, ACTIVATIONS, Activation)
 
     @property

@@ -212,5 +212,9 @@ class PositionalEmbedding(Layer):
 def check_sequence(one: Layer, shape: Shape) -> Shape:
     """The shape (T, C) of a row; raises ValueError if it has other axes."""
     if len(shape) != 2:
-        raise value_error("layers", f"rows of shape (T, C) for {one!r}", f"{shape}")
+        hint = (
+            "; a recurrent layer gives sequences with return_sequences=True, Embedding makes them of tokens, "
+            f"Reshape(({shape[0]}, 1)) of numbers"
+        )
+        raise value_error("layers", f"rows of shape (T, C) for {one!r}", f"{shape}{hint if len(shape) == 1 else ''}")
     return shape

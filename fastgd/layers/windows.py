@@ -36,9 +36,9 @@ def check_pair(argument: str, value: Any, low: int = 1) -> tuple[int, int]:
 def check_padding(padding: Any, size: tuple[int, int]) -> str | tuple[int, int]:
     """ "valid", "same", or the rows and columns beyond each border, fewer than those of a window."""
     if isinstance(padding, str):
-        if padding not in ("valid", "same"):
+        if padding.lower() not in ("valid", "same"):
             raise value_error("padding", "'valid', 'same', an integer or a pair (rows, columns)", repr(padding))
-        return padding
+        return padding.lower()
     rows, columns = check_pair("padding", padding, 0)
     if rows >= size[0] or columns >= size[1]:
         raise value_error("padding", f"less than the size of a window, {shown_pair(size)}", shown(padding))
@@ -53,7 +53,10 @@ def shown_pair(value: str | tuple[int, int]) -> str | int | tuple[int, int]:
 def check_image(layer: "Any", shape: Shape) -> tuple[int, int, int]:
     """The shape of an image; raises if a row is none."""
     if len(shape) != 3:
-        raise value_error("layers", f"images (height, width, channels) as input of {layer!r}", f"rows of shape {shape}")
+        of_vectors = "Reshape((height, width, channels)) makes images of vectors"
+        hint = f"with one channel that is {(*shape, 1)}" if len(shape) == 2 else of_vectors
+        expected = f"images (height, width, channels) as input of {layer!r}"
+        raise value_error("layers", expected, f"rows of shape {shape}; {hint}")
     return shape
 
 
@@ -72,7 +75,8 @@ def windows(
             count = (n + 2 * first - k) // stride + 1
         if count < 1:
             expected = f"images of at least {k} pixels in each direction for {layer!r}"
-            raise ImageSizeError(f"argument 'layers': expected {expected}, got rows of shape {shape}")
+            hint = "; channels come last" if shape[0] < shape[1] == shape[2] else ""
+            raise ImageSizeError(f"argument 'layers': expected {expected}, got rows of shape {shape}{hint}")
         sizes.append(count)
         before.append(first)
     return (sizes[0], sizes[1]), (before[0], before[1])

@@ -90,6 +90,8 @@ def gpt(
     was trained with weight decay on matrices alone: AdamW(weight_decay=0.1, decay_biases=False, clip_norm=1.0)."""
     check_integer("layers", layers, 1)
     check_integer("context", context, 1)
+    if check_integer("width", width, 1) % check_integer("heads", heads, 1):
+        raise value_error("heads", f"a divisor of width = {width}", heads)
     sizes, projection = Sizes(vocabulary, context, layers, width), normal(std=0.02 / (2 * layers) ** 0.5)
     return _network(sizes, _layers(sizes, heads, dropout, normal, projection), options)
 

@@ -24,7 +24,7 @@ from ..core.files import FOREIGN, as_path, check_file, replace_file
 from ..core.kernel import DTYPES
 from ..core.threads import check_threads
 from ..core.types import Path
-from ..errors import CheckpointError, check_integer, check_number, choose, shown, value_error
+from ..errors import CheckpointError, check_integer, check_number, choose, first_difference, shown, value_error
 from ..layers.base import LAYERS, Layer, check_shape, layer_from_config, parameter_specs, statistic_specs
 from ..layers.containers import Sequential
 from ..losses import LOSSES
@@ -360,7 +360,8 @@ def resume(path, run):
                 if one != other and "data" in name:
                     raise file.error(f"{part}.{name}", "the rows of this run", "others")
                 if one != other and (part, name) not in CHANGING:
-                    raise file.error(f"{part}.{name}", f"{shown(one)} as in this run", shown(other))
+                    field, expected, got = first_difference(f"{part}.{name}", one, other)
+                    raise file.error(field, f"{expected} as in this run", got)
     loaded = _network(file, type(network), network.backend)
     loaded_optimizer = _optimizer(file, loaded)
     with file.field("run"):

@@ -45,6 +45,10 @@ class EarlyStopping:
             if validation is None and name.startswith("validation_") and name.removeprefix("validation_") in columns:
                 got = f"{monitor!r}, that of 'validation_data' or 'validation_fraction', which are not given"
                 raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
+            metric = name.removeprefix("validation_")
+            if metric in METRICS and not any(column.endswith(metric) for column in columns):
+                got = f"{monitor!r}, which needs metrics=[{metric!r}]"
+                raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
         self.monitor, greater_is_better = choose("monitor", name, columns)
         if greater_is_better is None:
             expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"

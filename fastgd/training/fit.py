@@ -208,4 +208,5 @@ def _checked_validation(network, data):
     if both is not None:
         return check_samples(network, *both, names=("validation_data.x", "validation_data.y", ""))
     expected = "(X, y), (X, y, sample_weight), or data with x and y: images, or windows of a text"
-    raise type_error("validation_data", expected, shown(data))
+    got = f"a {type(data).__name__} of {len(data)}" if isinstance(data, (tuple, list)) else shown(data)
+    raise type_error("validation_data", expected, got)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ..core import hints
+from ..core.aliases import column as column_of
 from ..core.for_users import ForUsers
 from ..core.html import html_table
 from ..core.types import Array
-from ..errors import check_integer, shown, type_error, value_error
+from ..errors import check_integer, choose, shown, type_error, value_error
 from ..metrics import COLUMNS
 
 if TYPE_CHECKING:
@@ -65,6 +67,26 @@ class History(ForUsers):
         n = len(self.loss)  # another thread may be training
         columns = {name: np.array(values[:n] + [np.nan] * (n - len(values))) for name, values in self.columns().items()}
         return {"epoch": np.arange(1, n + 1), **columns}
+
+    def __getitem__(self, name: str) -> list[int] | list[float]:
+        """The list of a column by its name, or by Keras's: history["val_accuracy"] is
+        history.metrics["validation_accuracy"]. Raises ValueError for other names."""
+        columns = self.columns()
+        known = isinstance(name, str) and name not in columns and column_of(name) in columns
+        found: list[int] | list[float] = choose("name", column_of(name) if known else name, columns)
+        return found
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Raises AttributeError, which says how to get at a column."""
+            if name.startswith("_") or "metrics" not in vars(self):
+                raise AttributeError(name)
+            columns = self.columns()
+            is_column = name == "history" or column_of(name) in columns or f"validation_{column_of(name)}" in columns
+            advice = "; history[name] or history.to_dict() have the columns " if is_column else ""
+            advice += ", ".join(map(repr, columns)) if is_column else ""
+            raise hints.no_attribute(self, name, advice)
 
     def last(self) -> dict[str, float]:
         """The values of the last epoch by name."""
