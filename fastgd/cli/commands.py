@@ -19,7 +19,6 @@ from ..data.minibatches import check_batch_size
 from ..errors import CheckpointError, check_integer, check_number, plain, shown, value_error
 from ..explore.range_test import find_learning_rate
 from ..network import Network, load
-from ..plots import plot_loss
 from ..plots.figures import check_picture
 from ..schedules import cosine
 from ..tables.preprocessing import column_of
@@ -89,7 +88,8 @@ def train(arguments):
     print(f"model saved to {save}")
     if plot:
         written = None if samples is None else samples.texts
-        _save_picture(plot_loss(history, f"Loss on {_in_title(first(arguments.data))}", samples=written), plot)
+        what = "Training" if history.metrics else "Loss"
+        _save_picture(history.plot(f"{what} on {_in_title(first(arguments.data))}", samples=written), plot)
         print(f"loss curve saved to {plot}")
 
 
@@ -126,8 +126,9 @@ def _outputs(arguments):
     _check_plot(plot)
     if arguments.log:
         check_file(arguments.log, "--log")
+    files = {"--validation-file": arguments.validation_file, "--save": save, "--plot": plot, "--log": arguments.log}
     for path in data if isinstance(data, list) else [data]:
-        _check_different({"DATA": path, "--save": save, "--plot": plot, "--log": arguments.log})
+        _check_different({"DATA": path, **files})
     return save, plot
 
 
@@ -287,8 +288,8 @@ def _write(data, path):
 
 
 def _in_title(path):
-    """The name of a file for the title of a picture: invalid bytes are replaced, and "$" does not begin a formula."""
-    return os.fsencode(path).decode("utf-8", "replace").replace("$", r"\$")
+    """The name of a file for the title of a picture: invalid bytes are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _save_picture(figure, path):

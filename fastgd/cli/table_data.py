@@ -1,7 +1,5 @@
 """Tables of the command line."""
 
-import os
-
 import numpy as np
 
 from .. import tables
@@ -49,16 +47,11 @@ def table_to_train(arguments, fraction):
 
 
 def use_validation_file(arguments):
-    """Holds out no rows if --validation-file is given. Raises ValueError if the run would overwrite that file."""
-    path = getattr(arguments, "validation_file", None)
-    if path is None:
+    """Holds out no rows if --validation-file is given."""
+    if getattr(arguments, "validation_file", None) is None:
         return
     if arguments.validation is not None:
         raise value_error("--validation", "no such option beside --validation-file", arguments.validation)
-    for name in ("save", "plot", "log"):
-        written = getattr(arguments, name)
-        if written and os.path.realpath(written) == os.path.realpath(path):
-            raise value_error(f"--{name}", "another file than --validation-file", repr(written))
     arguments.validation = 0.0
 
 

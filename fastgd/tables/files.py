@@ -2,6 +2,7 @@
 dicts of columns."""
 
 import contextlib
+import datetime
 import errno
 import io
 import json
@@ -141,7 +142,7 @@ def as_table(data, source=None):
     Names that are not text become text. Raises TypeError for other data, TableError for columns that Arrow cannot
     hold."""
     arrow = pyarrow_modules()
-    if isinstance(data, list | tuple) and data and all(isinstance(row, dict) for row in data):
+    if isinstance(data, list | tuple) and all(isinstance(row, dict) for row in data):
         names = dict.fromkeys(name for row in data for name in row)
         data = {name: [row.get(name) for row in data] for name in names}
     # A pandas.Series has the latter, too, but no columns.
@@ -157,8 +158,7 @@ def as_table(data, source=None):
     except TableError:
         raise
     except (arrow.ArrowException, TypeError, ValueError) as error:
-        got = "; ".join(str(part) for part in error.args) or type(error).__name__
-        raise TableError(source, None, None, "columns of one kind of values each", got) from error
+        raise TableError(source, None, None, "columns that Arrow can hold", _told(error)) from error
 
 
 def _of_frame(data, source):
@@ -173,15 +173,32 @@ def _of_columns(named, source):
     arrow = pyarrow_modules()
     names, columns = [], []
     for name, values in named:
-        names.append(name)
+        if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+            raise TableError(source, name, None, "a list or an array of values", shown(values))
         try:
             if not isinstance(values, (arrow.Array, arrow.ChunkedArray)):
-                values = arrow.array(values, from_pandas=hasattr(values, "iloc"))
-        except (arrow.ArrowException, TypeError, ValueError) as error:
-            got = "; ".join(str(part) for part in error.args) or type(error).__name__
-            raise TableError(source, name, None, "values of one kind", got) from error
+                values = _as_array(values)
+        except (arrow.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise TableError(source, name, None, "values of one kind", _told(error)) from error
+        if columns and len(values) != len(columns[0]):
+            raise TableError(source, name, None, f"{len(columns[0])} rows, as in {names[0]!r}", len(values))
+        names.append(name)
         columns.append(values)
     return arrow.table(columns, names=names)
+
+
+def _as_array(values):
+    """Values as a pyarrow.Array. Raises ValueError for a mixture of which Arrow would silently cut off times."""
+    arrow = pyarrow_modules()
+    made = arrow.array(values, from_pandas=True)  # NaN, pandas.NA and pandas.NaT are nulls
+    if arrow.types.is_date(made.type) and any(isinstance(value, datetime.datetime) for value in values):
+        raise ValueError("dates with a time among others without")
+    return made
+
+
+def _told(error):
+    """What an exception says, in one line."""
+    return "; ".join(str(part) for part in error.args) or type(error).__name__
 
 
 def index_columns(table):

@@ -177,7 +177,8 @@ class Preprocessing:
         values = {*self.na_values, *map(number_of, self.na_values)}
 
         def is_missing(value):
-            return type(value) is not bool and (value.strip() if type(value) is str else value) in values
+            kind = type(value)
+            return kind is not bool and kind is not np.bool_ and (value.strip() if kind is str else value) in values
 
         return start, encoders, is_missing if self.na_values else None
 

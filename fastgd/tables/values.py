@@ -21,8 +21,15 @@ MISSING, UNKNOWN = -1, -2
 
 def decoded(column):
     """The column, without dictionary encoding."""
-    kind = column.type
-    return column.cast(kind.value_type) if pyarrow_modules().types.is_dictionary(kind) else column
+    arrow, kind = pyarrow_modules(), column.type
+    if not arrow.types.is_dictionary(kind):
+        return column
+    if not arrow.types.is_string_view(kind.value_type):
+        return column.cast(kind.value_type)
+    # Categories of polars, which Arrow does not decode itself.
+    text = arrow.large_string()
+    pieces = column.chunks if isinstance(column, arrow.ChunkedArray) else [column]
+    return arrow.chunked_array([piece.dictionary.cast(text).take(piece.indices) for piece in pieces], text)
 
 
 def as_text(column, where):
@@ -158,6 +165,14 @@ def missing(column, na_values=()):
 def is_valid(column):
     """Which values of a column are not null, as an array of bool."""
     return column.is_valid().to_numpy(zero_copy_only=False)
+
+
+def has_no_values(column):
+    """Whether all values of a column are missing. Then its type says nothing: pandas has NaN, a floating-point number,
+    where a file has no date at all."""
+    arrow = pyarrow_modules()
+    absent = column.is_null(nan_is_null=True) if arrow.types.is_floating(column.type) else column.is_null()
+    return arrow.compute.all(absent).as_py()
 
 
 def with_missing(column, na_values):
