@@ -75,7 +75,7 @@ class json_lines:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._lock)
             check_file(self.path)  # open() of a pipe may wait for ever
-            self._file, self._history = stack.enter_context(open(self.path, "a+", encoding="utf-8", newline="\n")), None
+            self._file, self._history = stack.enter_context(open(self.path, "ab+")), None
             self._entered = stack.pop_all()
         return self
 
@@ -102,16 +102,16 @@ class json_lines:
         kept = len(lines)
         for i, line in reversed(list(enumerate(lines))):
             record = _record(line)
-            if line.endswith("\n") if record is None else record.get("step", math.inf) <= step:
+            if line.endswith(b"\n") if record is None else record.get("step", math.inf) <= step:
                 break
             if record is None or "step" in record:  # None: a process was killed while it wrote the line
                 kept = i
         if kept < len(lines):
-            self._file.truncate(sum(len(line.encode()) for line in lines[:kept]))
+            self._file.truncate(sum(map(len, lines[:kept])))
 
     def _write(self, record):
         known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
-        self._file.write(json.dumps(known) + "\n")
+        self._file.write(json.dumps(known).encode() + b"\n")
         self._file.flush()
 
 

@@ -202,13 +202,20 @@ def average_precision(y, prediction, weight):
 
 
 def confusion_matrix(
-    y: "npt.NDArray[Any]", prediction: "npt.NDArray[Any]", weight: "npt.NDArray[Any] | None" = None
+    y: "npt.ArrayLike", prediction: "npt.ArrayLike", weight: "npt.ArrayLike | None" = None
 ) -> "npt.NDArray[np.float64]":
     """The number of rows (or the sum of their weights) of each true class (axis 0) for which each class is predicted
     (axis 1): (k, k), where one output stands for the classes 0 and 1. Classes are found as in `accuracy`.
 
     y: labels, or rows of probabilities. prediction: (rows, k), the results of `predict`. weight: (rows,) or None.
-    Raises ValueError for other targets."""
+    Raises ValueError for other arrays."""
+    y, prediction = np.asarray(y), np.asarray(prediction)
+    if prediction.ndim != 2:
+        raise value_error("prediction", "an array (rows, k)", shown(prediction))
+    if y.ndim not in (1, 2) or len(y) != len(prediction):
+        raise value_error("y", f"targets of {len(prediction)} rows", shown(y))
+    if weight is not None and np.shape(weight) != (len(y),):
+        raise value_error("weight", f"{len(y)} numbers, or None", shown(weight))
     labels, predicted, k = _classes("confusion_matrix", y, prediction)
     if labels.size and not 0 <= labels.min() <= labels.max() < k:
         raise value_error("y", f"labels in [0, {k - 1}]", f"labels in [{labels.min()}, {labels.max()}]")
@@ -218,7 +225,10 @@ def confusion_matrix(
 def _classes(name, y, prediction):
     """(true classes, predicted classes, number of classes); raises as `accuracy` does."""
     if prediction.shape[1] > 1:
-        return _labels(name, y).astype(np.int64), prediction.argmax(axis=1), prediction.shape[1]
+        labels = _labels(name, y)
+        if not (labels == labels.astype(np.int64)).all():
+            raise value_error("y", f"integer labels or rows of probabilities, for {name}", shown(y))
+        return labels.astype(np.int64), prediction.argmax(axis=1), prediction.shape[1]
     return _sides(name, y).astype(np.int64), (prediction[:, 0] > 0.5).astype(np.int64), 2
 
 
@@ -348,7 +358,7 @@ RESERVED = ("step", "epoch", "stopped", *COLUMNS)
 
 def _named(argument, text):
     """The metric for a name, such as "recall", or a name with a parameter, as a history has it: "recall(label=2)"."""
-    parts = re.fullmatch(r"(\w+)\((\w+)=([\d.]+)\)", text)
+    parts = re.fullmatch(r"(\w+)\((\w+)=(\d+(?:\.\d+)?)\)", text)
     if parts is None:
         return named(argument, text, METRICS, "Metric")
     name, parameter, value = parts.groups()

@@ -66,6 +66,9 @@ def test_some_of_them(kind, name, expected):
         ("Activation", "swich", "did you mean 'silu'"),
         ("Optimizer", "Adma", "did you mean 'Ada"),
         ("Metric", "acuracy", "did you mean 'accuracy'"),
+        ("Loss", "squared_hinge", "did you mean 'hinge'"),
+        ("Loss", "log_cosh", "got 'log_cosh'$"),
+        ("Activation", "relu6", "did you mean 'relu'"),
     ],
 )
 def test_what_is_not_clear_is_an_error(kind, name, match):

@@ -46,6 +46,9 @@ def test_regression_is_told_in_units_beside_the_mean(run):
     assert 0 < number(out, "validation mae") <= number(out, "validation rmse")
     assert number(out, "validation mse") == pytest.approx(number(out, "validation rmse") ** 2, rel=1e-3)
     assert 150 < number(out, "validation baseline rmse") < 250 > number(out, "validation rmse")
+    code, out, error = run(*TRAIN, "--target", "price", "--drop", "kind", "--overwrite", "--metrics", "rmse,mae")
+    assert (code, error) == (0, "")
+    assert number(out, "validation mae") <= number(out, "validation rmse")  # a line each
     code, out, error = run("evaluate", "rows.safetensors", "rows.csv")
     _, as_json, _ = run("evaluate", "rows.safetensors", "rows.csv", "--json")
     prices = np.loadtxt("rows.csv", delimiter=",", skiprows=1, usecols=1)

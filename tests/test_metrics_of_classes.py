@@ -156,6 +156,16 @@ def test_confusion_matrix(rng):
         confusion_matrix(np.array([5]), np.ones((1, 5)))
     with pytest.raises(ValueError, match=r"'y'.*\[0, 1\].*2"):
         confusion_matrix(np.array([2]), np.ones((1, 1)))
+    assert confusion_matrix([1, 0], [[0.2, 0.8], [0.1, 0.9]], [2, 3]).tolist() == [[0, 3], [0, 2]]
+    for arguments, match in (
+        (([0, 1], [[1, 0]]), "'y': expected targets of 1 rows"),
+        ((0, [[1, 0]]), "'y': expected targets of 1 rows"),
+        (([0], [1, 0]), "'prediction'"),
+        (([0.5], [[1, 0]]), "'y': expected integer labels"),
+        (([0], [[1, 0]], [1, 2]), "'weight': expected 1 numbers"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            confusion_matrix(*arguments)
 
 
 def test_over_the_whole_validation_set(data):
@@ -195,6 +205,8 @@ def test_targets_that_do_not_suit(name):
 
 def test_bad_parameters_in_names(small):
     network, x, y = small
-    for name, match in (("recall(class=1)", "'class'"), ("recal(label=1)", "did you mean 'recall'"), ("f1(", "f1")):
+    for name, match in (("recall(class=1)", "'class'"), ("recal(label=1)", "did you mean 'recall'"), ("f1(", "f1"),
+                        ("recall(label=1.2.3)", r"'metrics\[0\]'.*did you mean 'recall'"),
+                        ("accuracy(k=2)", "expected no parameters, got 'k'")):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             network.evaluate(x, y, metrics=[name])

@@ -88,7 +88,8 @@ def print_end_of_training(network, X, y, of):
         print(f"{usual} {values[usual]:.4f}")
     if not is_classifier(network):
         for name in ("mae", "rmse"):
-            print(f"{of}{name} {values[name]:.6g}")
+            if f"{of}{name}".replace(" ", "_") not in network.history.metrics:
+                print(f"{of}{name} {values[name]:.6g}")
     print(f"{of}{base[0]} {base[1]:{'.4f' if is_classifier(network) else '.6g'}} ({base[2]})")
     warn_if_useless(network, values, base)
 

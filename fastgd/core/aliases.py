@@ -60,15 +60,16 @@ def named(argument: str, name: object, table: Mapping[str, T], kind: str) -> T:
         return table[found[0]]
     if found:
         raise value_error(argument, f"one of {', '.join(map(repr, found))}", repr(name))
-    near = difflib.get_close_matches(shorter, [alias for alias, meant in known.items() if meant], n=1)
-    hint = f"; did you mean {known[near[0]][0]!r}?" if near else ""
+    within = [own for own in table if _plain(own) in shorter]
+    near = difflib.get_close_matches(shorter, [alias for alias, meant in known.items() if len(meant) == 1], n=1)
+    nearest = max(within, key=len) if within else known[near[0]][0] if near else None
+    hint = f"; did you mean {nearest!r}?" if nearest else ""
     raise value_error(argument, f"one of {', '.join(map(repr, table))}", f"{name!r}{hint}")
 
 
 def column(name: str) -> str:
     """The name of a column of a history for the name that Keras gives it: "val_loss" is "validation_loss"."""
-    prefix, rest = ("validation_", name[4:]) if name.startswith("val_") else ("", name)
-    if not prefix and name.startswith("validation_"):
-        prefix, rest = "validation_", name.removeprefix("validation_")
+    start = next((start for start in ("val_", "validation_") if name.lower().startswith(start)), "")
+    prefix, rest = "validation_" if start else "", name[len(start) :]
     alias = ALIASES["Metric"].get(_plain(rest), rest)
     return f"{prefix}{alias if isinstance(alias, str) else rest}"

@@ -41,9 +41,11 @@ class EarlyStopping:
             columns[metric.column] = columns[column] = column, metric.greater_is_better
         name = f"{self._prefix}loss" if monitor is None else monitor
         if isinstance(name, str) and name not in columns:
-            name = column_of(name)
-            if validation is None and name.startswith("validation_") and name.removeprefix("validation_") in columns:
-                got = f"{monitor!r}, that of 'validation_data' or 'validation_fraction', which are not given"
+            lower, name = {known.lower(): known for known in columns}, column_of(name)
+            name = lower.get(name.lower(), name)
+            of_training = name.lower().removeprefix("validation_")
+            if validation is None and of_training in lower and of_training != name.lower():
+                got = f"{monitor!r}, which needs validation_data or validation_fraction"
                 raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
         self.monitor, greater_is_better = choose("monitor", name, columns)
         if greater_is_better is None:
