@@ -229,7 +229,7 @@ def seconds_in(column, where, style, otherwise=""):
     if has_no_values(column):
         return np.full(len(column), np.nan)
     if types.is_date(kind):
-        column = column.cast(arrow.timestamp("s"))
+        column = column.cast(arrow.timestamp("ms"))
     elif not types.is_timestamp(kind) and not (types.is_time(kind) and style == TIME_ALONE):
         check_encoding(column, where)
         raise where.error("times of day" if style == TIME_ALONE else "dates", f"{kind}")

@@ -95,7 +95,7 @@ def read(
         raise value_error("delimiter", "one ASCII character", shown(delimiter))
     if end is None:
         raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
-    text, na_values = names_of(text), names_of(na_values)
+    text, na_values = names_of("text", text), names_of("na_values", na_values)
     text = [name for name in text if name == str(name).encode("utf-8", "replace").decode()]  # no column has another
     pyarrow_modules()
     with open_file(path) as file, decoding(path, f"a whole {end} file"):
@@ -105,9 +105,13 @@ def read(
     return table
 
 
-def names_of(given):
-    """A text, or several texts, as a list of text."""
-    return [given] if isinstance(given, str) else [str(name) for name in given]
+def names_of(argument, given):
+    """A text, or several texts, as a list of text. Raises TypeError for what is neither."""
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise type_error(argument, "a text, or a list of texts", shown(given))
+    return [str(name) for name in given]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from .errors import Problems, Where
 from .files import Table, as_table, names_of, read
 from .learning import OUTPUTS, learn_columns, no_such_column
 from .target import Target, encoded_target, has_value
-from .values import check_text_is_there, number_of, with_missing
+from .values import check_text_is_there, different_texts, number_of, with_missing
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,7 +39,7 @@ class Preprocessing:
     that stand for missing values."""
 
     def __init__(self, columns: Iterable[Column], target: Target, na_values: Iterable[str] = ()) -> None:
-        self.columns, self.target, self.na_values = tuple(columns), target, tuple(na_values)
+        self.columns, self.target, self.na_values = tuple(columns), target, tuple(dict.fromkeys(na_values))
         self._row_encoders: tuple[int, list[tuple[str, Any]], Any] | None = None  # for encode_row
 
     @classmethod
@@ -258,7 +258,8 @@ class Preprocessing:
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The preprocessing of a `config`. Raises TypeError, ValueError or KeyError if that is not valid."""
         columns = [choose("kind", column["kind"], KINDS).from_config(column) for column in config["columns"]]
-        return cls(columns, Target.from_config(config["target"]), map(str, config.get("na_values", ())))
+        na_values = different_texts("na_values", config.get("na_values", []))
+        return cls(columns, Target.from_config(config["target"]), na_values)
 
     def __repr__(self) -> str:
         kind = "numbers" if self.target.classes is None else f"{len(self.target.classes)} classes"
@@ -268,7 +269,7 @@ class Preprocessing:
 def learn(table: Table, target: str, **options: Any) -> tuple[Preprocessing, list[str]]:
     """Returns the `Preprocessing` that `of` learns with these options, and a list of warnings for the user."""
     for name in ("categorical", "drop", "na_values"):
-        options[name] = names_of(options.get(name, ()))
+        options[name] = names_of(name, options.get(name, ()))
     source, na_values = options.pop("source"), options["na_values"]
     table, source = table_of(table, source, options["categorical"], na_values)
     columns, made, notes = learn_columns(table, str(target), source=source, **options)

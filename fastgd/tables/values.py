@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from ..errors import shown
+from ..errors import shown, value_error
 from .errors import Where, pyarrow_modules
 from .text import is_marked, written
 
@@ -195,6 +195,13 @@ def with_missing(column, na_values):
     if not arrow.compute.any(found).as_py():
         return column
     return arrow.compute.if_else(found, arrow.scalar(None, plain.type), plain)
+
+
+def different_texts(argument, given):
+    """A list of different texts from a file, as a tuple. Raises ValueError that names the argument for others."""
+    if not isinstance(given, list | tuple) or {*map(type, given)} - {str} or len(set(given)) != len(given):
+        raise value_error(argument, "a list of different texts", shown(given))
+    return tuple(given)
 
 
 def number_of(text):
