@@ -55,6 +55,12 @@ def figures(run: "Run") -> dict[str, float]:
     return {"loss": run.loss, "learning_rate": run.learning_rate}
 
 
+def json_of(record: dict[str, Any]) -> str:
+    """A record as JSON, in which numbers that are not finite are null."""
+    known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
+    return json.dumps(known)
+
+
 class json_lines:
     """Appends lines of JSON to a file: {"step": ..., "epoch": ..., "loss": ..., ...} after each epoch, or, within
     `every`, after every k minibatches, and at the end {"stopped": "epochs"}. Numbers that are not finite become null.
@@ -110,8 +116,7 @@ class json_lines:
             self._file.truncate(sum(map(len, lines[:kept])))
 
     def _write(self, record):
-        known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
-        self._file.write(json.dumps(known).encode() + b"\n")
+        self._file.write(json_of(record).encode() + b"\n")
         self._file.flush()
 
 

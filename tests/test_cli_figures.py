@@ -138,10 +138,18 @@ def test_unknown_metrics_are_named(run):
     assert (code, "did you mean 'accuracy'" in error) == (1, True)
 
 
+def test_what_is_not_defined_is_null(run, tmp_path):
+    assert run(*TRAIN, "--target", "kind", "--drop", "price")[0] == 0
+    (tmp_path / "one.csv").write_text("x,kind\n1,usual\n2,usual\n")
+    code, out, _ = run("evaluate", "rows.safetensors", "one.csv", "--json", "--metrics", "auc")
+    assert (code, json.loads(out, parse_constant=pytest.fail)["auc"]) == (0, None)
+
+
 def test_baseline_of_one_output(rng):
     net = fastgd.Network(3, [fastgd.Dense(1)], loss="binary_cross_entropy")
     y = np.array([0, 1, 0, 0, 1])
     assert figures.baseline(net, y) == ("baseline accuracy", 0.6, "always '0', the most frequent class")
+    assert figures.baseline(net, np.array([0.9, 0.8, 0.1]))[1:] == (2 / 3, "always '1', the most frequent class")
     assert figures.metrics(net, ["auc", "accuracy"]) == ["accuracy", "auc"]
     assert sum(map(sum, figures.confusion(net, rng.normal(size=(5, 3)), y)["matrix"])) == 5
 

@@ -381,7 +381,8 @@ def test_predictions_for_rows_from_anywhere(trained, tmp_path):
         assert got.shape == (4,)
         assert (got.tolist() if is_class else got) == (expected.tolist() if is_class else pytest.approx(expected))
     for row, value in zip(ROWS, expected, strict=True):
-        got = trained.predict_table({**row, "more": "ignored"})
+        got = trained.predict_table({**row, "more": [["ignored"], []]})
+        assert got == trained.predict_table({**row, "i": np.int8(row["i"]), "more": [["ignored"], []]})  # as a table
         assert type(got) is (str if is_class else float)
         assert got == (value if is_class else pytest.approx(value, rel=1e-12))
     if is_class:

@@ -1,12 +1,12 @@
 """What `train` and `evaluate` print of a network on data: its figures beside those of a prediction that is always the
 same, and the confusion matrix of a classifier."""
 
-import json
 import sys
 
 import numpy as np
 
 from .. import images, tables
+from ..callbacks import json_of
 from ..errors import plain, value_error
 from ..metrics import confusion_matrix
 from . import texts
@@ -58,7 +58,7 @@ def baseline(network, y):
     class of the targets y; or the rmse of their mean, in units."""
     if is_classifier(network):
         k = network.output_shape[-1]
-        labels = y if y.ndim == len(network.output_shape) or k == 1 else y.argmax(axis=-1)
+        labels = y > 0.5 if k == 1 else y if y.ndim == len(network.output_shape) else y.argmax(axis=-1)
         counts = np.bincount(labels.reshape(-1).astype(np.int64), minlength=max(2, k))
         name = class_names(network)[counts.argmax()]
         return "baseline accuracy", float(counts.max() / counts.sum()), f"always {name!r}, the most frequent class"
@@ -114,7 +114,7 @@ def print_end(history, is_best_kept, tail=None, network=None):
 def print_figures(values, as_json, units=None):
     """Prints numbers by name, a line each, or all as a line of JSON."""
     if as_json:
-        print(json.dumps(values))
+        print(json_of(values))
         return
     width = max(10, *(len(name) + 2 for name in values))
     for name, value in values.items():

@@ -2,8 +2,8 @@
 spelling that differs in case, hyphens and underscores alone. Files always hold the package's names."""
 
 import difflib
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from ..errors import choose, value_error
 
@@ -67,9 +67,13 @@ def named(argument: str, name: object, table: Mapping[str, T], kind: str) -> T:
     raise value_error(argument, f"one of {', '.join(map(repr, table))}", f"{name!r}{hint}")
 
 
-def column(name: str) -> str:
-    """The name of a column of a history for the name that Keras gives it: "val_loss" is "validation_loss"."""
+def column(name: Any, columns: Iterable[str]) -> Any:
+    """The one of the columns of a history that a name means: in any case, or the name that Keras gives it, such as
+    "val_loss". The name itself if it means none."""
+    known = list(columns)
+    if not isinstance(name, str) or name in known:
+        return name
     start = next((start for start in ("val_", "validation_") if name.lower().startswith(start)), "")
-    prefix, rest = "validation_" if start else "", name[len(start) :]
-    alias = ALIASES["Metric"].get(_plain(rest), rest)
-    return f"{prefix}{alias if isinstance(alias, str) else rest}"
+    rest = name[len(start) :]
+    meant = f"{'validation_' if start else ''}{ALIASES['Metric'].get(_plain(rest), rest)}".lower()
+    return next((one for one in known if one.lower() == meant), name)

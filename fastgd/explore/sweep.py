@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import Bar
+from ..core.aliases import column as column_of
 from ..core.interrupts import held
 from ..core.threads import check_threads
 from ..data.samples import as_array
@@ -81,8 +82,9 @@ class Sweep:
         """The name of a column of figures; the default of `order` for None. Raises ValueError for other names."""
         if column is None:
             column = "validation_loss" if "validation_loss" in self.columns else "loss"
-        choose("column", column, self.greater_is_better)
-        return column
+        known: str = column_of(column, self.greater_is_better)
+        choose("column", known, self.greater_is_better)
+        return known
 
     def plot(self, x: str | None = None, column: str | None = None, title: str = "Sweep") -> "Figure":
         """Returns a matplotlib Figure; see `fastgd.plots.plot_sweep`."""
@@ -167,6 +169,8 @@ def _combinations(grid, options, is_network):
     for name in [*grid, *options]:
         if not isinstance(name, str) or name in UNUSED or name in TAKEN:
             raise value_error("grid", "settings of trainings", f"{name!r}")
+        if is_network and name == "lr":
+            raise value_error("grid", "settings of trainings", "'lr'; did you mean 'learning_rate'?")
         if is_network:
             choose("grid", name, known)
         if name in grid and name in options:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import trajectory
+from ..core.aliases import column as column_of
 from ..errors import choose, shown, type_error, value_error
 from ..explore.range_test import RangeTest
 from ..explore.surface import losses_over, plane_of
@@ -201,6 +202,7 @@ def compare(histories: Mapping[str, History], column: str | None = None, title: 
     shared = [c for c in next(iter(histories.values())).columns() if all(c in h.columns() for h in histories.values())]
     if column is None:
         column = "validation_loss" if "validation_loss" in shared else "loss"
+    column = column_of(column, shared)
     choose("column", column, dict.fromkeys(shared))
     figure = new_figure(9.6, 3.8)
     panels = figure.subplots(1, 3, sharey=True)

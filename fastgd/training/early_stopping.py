@@ -39,14 +39,11 @@ class EarlyStopping:
         for metric in metrics:
             column = f"{self._prefix}{metric.column}"
             columns[metric.column] = columns[column] = column, metric.greater_is_better
-        name = f"{self._prefix}loss" if monitor is None else monitor
-        if isinstance(name, str) and name not in columns:
-            lower, name = {known.lower(): known for known in columns}, column_of(name)
-            name = lower.get(name.lower(), name)
-            of_training = name.lower().removeprefix("validation_")
-            if validation is None and of_training in lower and of_training != name.lower():
-                got = f"{monitor!r}, which needs validation_data or validation_fraction"
-                raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
+        name = column_of(f"{self._prefix}loss" if monitor is None else monitor, columns)
+        others = [f"validation_{column}" for column in columns]
+        if name not in columns and validation is None and column_of(name, others) in others:
+            got = f"{monitor!r}, which needs validation_data or validation_fraction"
+            raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
         self.monitor, greater_is_better = choose("monitor", name, columns)
         if greater_is_better is None:
             expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"
