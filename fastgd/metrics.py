@@ -154,7 +154,7 @@ def recall(y, prediction, weight, label):
     """Share of the rows of a class that are predicted as it: TP / (TP + FN). Of class `label`; without one, of class 1
     if the network has one output, else the mean over the classes that occur in y or are predicted, where one that does
     not occur counts as 0 (scikit-learn's average="macro"). Of a single class without rows it is NaN."""
-    return _of_classes("recall", confusion_matrix(y, prediction), y, prediction, weight, label)
+    return _of_classes("recall", y, prediction, weight, label)
 
 
 @_metric(True, ranges={"label": AT_LEAST_ZERO}, label=None)
@@ -162,7 +162,7 @@ def precision(y, prediction, weight, label):
     """Share of the rows predicted as a class that belong to it: TP / (TP + FP). Of class `label`, or, as in `recall`,
     of class 1 or the mean over classes, where one that is never predicted counts as 0. Of a single class that is never
     predicted it is NaN."""
-    return _of_classes("precision", confusion_matrix(y, prediction), y, prediction, weight, label)
+    return _of_classes("precision", y, prediction, weight, label)
 
 
 @_metric(True, ranges={"label": AT_LEAST_ZERO}, label=None)
@@ -170,14 +170,14 @@ def f1(y, prediction, weight, label):
     """Harmonic mean of recall and precision of a class: 2 TP / (2 TP + FP + FN). Of class `label`, or, as in `recall`,
     of class 1 or the mean over classes. Of a single class that neither occurs nor is predicted it is NaN. van
     Rijsbergen 1979, Information Retrieval, chapter 7."""
-    return _of_classes("f1", confusion_matrix(y, prediction), y, prediction, weight, label)
+    return _of_classes("f1", y, prediction, weight, label)
 
 
 @_metric(True)
 def balanced_accuracy(y, prediction, weight):
     """Mean of the recall over the classes that occur in y (with a weight above 0): 1 / (number of classes) if the same
     class is always predicted, however frequent. Brodersen et al. 2010, doi:10.1109/ICPR.2010.764."""
-    counts = confusion_matrix(y, prediction, weight)
+    counts = _counts("balanced_accuracy", y, prediction, weight)
     rows = counts.sum(axis=1)
     return (counts.diagonal()[rows > 0] / rows[rows > 0]).mean()
 
@@ -216,9 +216,15 @@ def confusion_matrix(
         raise value_error("y", f"targets of {len(prediction)} rows", shown(y))
     if weight is not None and np.shape(weight) != (len(y),):
         raise value_error("weight", f"{len(y)} numbers, or None", shown(weight))
-    labels, predicted, k = _classes("confusion_matrix", y, prediction)
+    counts: npt.NDArray[np.float64] = _counts("confusion_matrix", y, prediction, weight)
+    return counts
+
+
+def _counts(name, y, prediction, weight=None):
+    """`confusion_matrix` for a metric of this name, of arrays that are checked."""
+    labels, predicted, k = _classes(name, y, prediction)
     if labels.size and not 0 <= labels.min() <= labels.max() < k:
-        raise value_error("y", f"labels in [0, {k - 1}]", f"labels in [{labels.min()}, {labels.max()}]")
+        raise value_error("y", f"labels in [0, {k - 1}], for {name}", f"labels in [{labels.min()}, {labels.max()}]")
     return np.bincount(labels * k + predicted, weight, k * k).reshape(k, k).astype(np.float64)
 
 
@@ -241,9 +247,12 @@ def _sides(name, y):
     return y.reshape(len(y)) > 0.5
 
 
-def _of_classes(name, counted, y, prediction, weight, label):
-    """Recall, precision or f1. counted: the confusion matrix without weights, whose classes are averaged over."""
-    counts, k = confusion_matrix(y, prediction, weight), len(counted)
+def _of_classes(name, y, prediction, weight, label):
+    """Recall, precision or f1."""
+    counts = counted = _counts(name, y, prediction)
+    if weight is not None:  # classes whose rows all have the weight 0 are averaged over, too
+        counts = _counts(name, y, prediction, weight)
+    k = len(counts)
     if label is not None and (label != int(label) or label >= k):
         raise value_error("label", f"an integer in [0, {k - 1}], for {name}", f"{label:g}")
     right, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
