@@ -308,7 +308,7 @@ def test_rows_without_a_target(target, labels):
 
 def test_values_that_stand_for_missing_ones(tmp_path):
     text = "a,b,c,t,y\n1,?,u,2020-01-01,1\n-999,2.5, ?,?,2\n3,3.5,v,2020-01-03,?\n4,4.5,u,2020-01-04,3\n"
-    options = {"na_values": ["?", "-999"], "drop_missing_target": True, "task": "regression"}
+    options = {"na_values": [" ?", "-999 "], "drop_missing_target": True, "task": "regression"}
     table = from_csv(tmp_path, text, na_values=options["na_values"])
     made = Preprocessing.of(table, "y", **options)
     assert [column.missing for column in made.columns] == [True] * 4

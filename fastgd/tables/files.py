@@ -95,7 +95,7 @@ def read(
         raise value_error("delimiter", "one ASCII character", shown(delimiter))
     if end is None:
         raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
-    text, na_values = names_of("text", text), names_of("na_values", na_values)
+    text, na_values = names_of("text", text), na_values_of(na_values)
     text = [name for name in text if name == str(name).encode("utf-8", "replace").decode()]  # no column has another
     pyarrow_modules()
     with open_file(path) as file, decoding(path, f"a whole {end} file"):
@@ -112,6 +112,11 @@ def names_of(argument, given):
     if not isinstance(given, Iterable):
         raise type_error(argument, "a text, or a list of texts", shown(given))
     return [str(name) for name in given]
+
+
+def na_values_of(given):
+    """`names_of` na_values, without the blanks around them: those around the fields of a table do not count, either."""
+    return [value.strip() for value in names_of("na_values", given)]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from ..errors import choose, shown, value_error
 from .categories import Categories
 from .columns import KINDS, Column
 from .errors import Problems, Where
-from .files import Table, as_table, names_of, read
+from .files import Table, as_table, na_values_of, names_of, read
 from .learning import OUTPUTS, learn_columns, no_such_column
 from .target import Target, encoded_target, has_value
 from .values import check_text_is_there, different_texts, number_of, with_missing
@@ -268,9 +268,10 @@ class Preprocessing:
 
 def learn(table: Table, target: str, **options: Any) -> tuple[Preprocessing, list[str]]:
     """Returns the `Preprocessing` that `of` learns with these options, and a list of warnings for the user."""
-    for name in ("categorical", "drop", "na_values"):
+    for name in ("categorical", "drop"):
         options[name] = names_of(name, options.get(name, ()))
-    source, na_values = options.pop("source"), options["na_values"]
+    source, na_values = options.pop("source"), na_values_of(options.get("na_values", ()))
+    options["na_values"] = na_values
     table, source = table_of(table, source, options["categorical"], na_values)
     columns, made, notes = learn_columns(table, str(target), source=source, **options)
     return Preprocessing(columns, made, na_values), notes
