@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 import fastgd
 from fastgd.cli import figures
 from fastgd.cli import parser as cli
+from fastgd.metrics import METRICS
 
 KINDS = ["usual"] * 14 + ["rare"] + ["other"] * 5
 
@@ -49,6 +50,12 @@ def test_regression_is_told_in_units_beside_the_mean(run):
     code, out, error = run(*TRAIN, "--target", "price", "--drop", "kind", "--overwrite", "--metrics", "rmse,mae")
     assert (code, error) == (0, "")
     assert number(out, "validation mae") <= number(out, "validation rmse")  # a line each
+    drawn = figures.picture(fastgd.load("rows.safetensors")[0], "on rows", None)
+    assert drawn.get_suptitle() == "Training on rows"
+    assert [axes.get_title() for axes in drawn.axes[:4]] == ["Loss", "r2", "rmse", "mae"]
+    last = [axes.lines[0].get_ydata()[-1] for axes in drawn.axes[1:4]]
+    expected = [number(out, f"validation {name}") for name in ("r2", "rmse", "mae")]
+    assert last == pytest.approx(expected, rel=1e-3)
     code, out, error = run("evaluate", "rows.safetensors", "rows.csv")
     _, as_json, _ = run("evaluate", "rows.safetensors", "rows.csv", "--json")
     prices = np.loadtxt("rows.csv", delimiter=",", skiprows=1, usecols=1)
@@ -71,7 +78,7 @@ def test_without_validation_the_usual_metric_is_computed_once(run, target, usual
     _, as_json, _ = run("evaluate", "rows.safetensors", "rows.csv", "--json")
     at_end = number(out, usual)
     assert at_end == pytest.approx(json.loads(as_json)[usual], abs=1e-4)
-    code, out, _ = run(*train, "--metrics", usual)
+    code, out, _ = run(*train, "--metrics", usual.upper())
     assert (code, number(out, usual)) == (0, at_end)
     assert len(fastgd.load("rows.safetensors")[0].history.metrics[usual]) == 8
 
@@ -135,7 +142,7 @@ def test_long_names_are_numbers_above_the_columns(capsys):
 
 def test_unknown_metrics_are_named(run):
     code, _, error = run(*TRAIN, "--target", "kind", "--metrics", "acuracy")
-    assert (code, "did you mean 'accuracy'" in error) == (1, True)
+    assert (code, "'--metrics[0]'" in error, "did you mean 'accuracy'" in error) == (1, True, True)
 
 
 def test_what_is_not_defined_is_null(run, tmp_path):
@@ -150,7 +157,7 @@ def test_baseline_of_one_output(rng):
     y = np.array([0, 1, 0, 0, 1])
     assert figures.baseline(net, y) == ("baseline accuracy", 0.6, "always '0', the most frequent class")
     assert figures.baseline(net, np.array([0.9, 0.8, 0.1]))[1:] == (2 / 3, "always '1', the most frequent class")
-    assert figures.metrics(net, ["auc", "accuracy"]) == ["accuracy", "auc"]
+    assert figures.metrics(net, ["auc", "Accuracy"]) == ["accuracy", METRICS["auc"]]
     assert sum(map(sum, figures.confusion(net, rng.normal(size=(5, 3)), y)["matrix"])) == 5
 
 

@@ -579,7 +579,7 @@ BAD = {
     "the data": (["--validation-file", "./t.csv"], "'--validation-file': expected another file than DATA"),
     "no file": (["--validation-file", "none.csv"], "none.csv"),
     "the model": (["--validation-file", "v.csv", "--save", "v.csv"], "'--save': expected another file than --val"),
-    "no categories": (["--max-categories", "0"], "'max_categories'.*>= 1"),
+    "no categories": (["--max-categories", "0"], "'--max-categories'.*>= 1"),
 }  # fmt: skip
 
 

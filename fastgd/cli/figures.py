@@ -1,6 +1,7 @@
 """What `train` and `evaluate` print of a network on data: its figures beside those of a prediction that is always the
 same, and the confusion matrix of a classifier."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from .. import images, tables
 from ..callbacks import json_of
 from ..errors import plain, value_error
-from ..metrics import confusion_matrix
+from ..metrics import check_metrics, confusion_matrix
 from . import texts
 
 # The widest line of a confusion matrix whose columns have names rather than numbers.
@@ -25,9 +26,9 @@ def is_classifier(network):
 
 
 def metrics(network, more=()):
-    """Names of the metrics that suit a network, and then `more` of them."""
+    """The metrics that suit a network, and then those of --metrics that are not among them."""
     usual = OF_CLASSES if is_classifier(network) else OF_VALUES
-    return [*usual, *(name for name in more if name not in usual)]
+    return [*usual, *(metric for metric in check_metrics("--metrics", more) if metric.column not in usual)]
 
 
 def class_names(network):
@@ -109,6 +110,15 @@ def print_end(history, is_best_kept, tail=None, network=None):
     if tail is not None:
         for name, value in list(texts.figures(tail, values_kept["validation_loss"]).items())[1:]:
             print(f"validation {name} {value:.4f}")
+
+
+def picture(network, title, samples):
+    """A picture of the history of a network, with metrics in units. title: without its first word. samples: as in
+    `History.plot`."""
+    history = network.history
+    metrics = in_units(network, {name: np.array(values) for name, values in history.metrics.items()})
+    history = dataclasses.replace(history, metrics={name: values.tolist() for name, values in metrics.items()})
+    return history.plot(f"{'Training' if metrics else 'Loss'} {title}", samples=samples)
 
 
 def print_figures(values, as_json, units=None):

@@ -4,7 +4,7 @@ import numpy as np
 
 from .. import tables
 from ..data.samples import split_rows
-from ..errors import check_number, plain, shown, value_error
+from ..errors import check_integer, check_number, plain, shown, value_error
 from ..tables.columns import KINDS
 from ..tables.errors import Where
 from ..tables.preprocessing import column_of, learn
@@ -29,7 +29,8 @@ def table_to_train(arguments, fraction):
     target, *_ = names_in(table, [arguments.target])
     categorical, drop = (names_in(table, names) for names in (arguments.categorical, arguments.drop))
     rows, held_out = _split_table(table, target, arguments, fraction, notes)
-    most = MAX_CATEGORIES if arguments.max_categories is None else arguments.max_categories
+    most = arguments.max_categories
+    most = MAX_CATEGORIES if most is None else check_integer("--max-categories", most, 1)
     made, more = learn(
         table, target, categorical=categorical, drop=drop, task=arguments.task, missing=arguments.missing, rows=rows,
         max_categories=most, drop_missing_target=arguments.drop_missing_target, na_values=arguments.na_values,
