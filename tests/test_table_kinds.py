@@ -123,8 +123,8 @@ def test_days_and_times_of_day(tmp_path):
     assert X[2].tolist() == [*[0] * 28, 1, *[0] * 8, 1]
     np.testing.assert_allclose(X[:, 0], np.array([-1, 0, 0, 1]) * np.sqrt(3 / 2), atol=1e-12)
     np.testing.assert_allclose(X[0, 29:31], [math.sin(10.5 * math.pi / 12), math.cos(10.5 * math.pi / 12)], atol=1e-15)
-    times = [datetime.time(10, 30), datetime.time(22), None, datetime.time(1)]
-    days = [datetime.date(2020, 1, 6), datetime.date(2020, 1, 7), None, datetime.date(2020, 1, 8)]
+    times = [datetime.time(10, 30), datetime.time(22), pandas.NaT, datetime.time(1)]
+    days = [datetime.date(2020, 1, 6), datetime.date(2020, 1, 7), pandas.NaT, datetime.date(2020, 1, 8)]
     np.testing.assert_allclose(made.encode({"d": days, "t": times}, dtype="float64"), X, rtol=0, atol=1e-15)
 
 

@@ -200,8 +200,10 @@ def _as_array(values):
     """Values as a pyarrow.Array. Raises ValueError for a mixture of which Arrow would silently cut off times."""
     arrow = pyarrow_modules()
     made = arrow.array(values, from_pandas=True)  # NaN, pandas.NA and pandas.NaT are nulls
-    if arrow.types.is_date(made.type) and any(isinstance(value, datetime.datetime) for value in values):
-        raise ValueError("dates with a time among others without")
+    if arrow.types.is_date(made.type):
+        known = (value for value in values if isinstance(value, datetime.datetime))
+        if any(value == value for value in known):  # pandas.NaT is a datetime, too, but differs from itself
+            raise ValueError("dates with a time among others without")
     return made
 
 
