@@ -57,6 +57,12 @@ def figures(run: "Run") -> dict[str, float]:
     return {"loss": run.loss, "learning_rate": run.learning_rate}
 
 
+def json_of(record: dict[str, Any]) -> str:
+    """A record as JSON, in which numbers that are not finite are null."""
+    known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
+    return json.dumps(known)
+
+
 class json_lines(ForUsers):
     """Appends lines of JSON to a file: {"step": ..., "epoch": ..., "loss": ..., ...} after each epoch, or, within
     `every`, after every k minibatches, and at the end {"stopped": "epochs"}. Numbers that are not finite become null.
@@ -77,7 +83,7 @@ class json_lines(ForUsers):
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._lock)
             check_file(self.path)  # open() of a pipe may wait for ever
-            self._file, self._history = stack.enter_context(open(self.path, "a+", encoding="utf-8", newline="\n")), None
+            self._file, self._history = stack.enter_context(open(self.path, "ab+")), None
             self._entered = stack.pop_all()
         return self
 
@@ -104,16 +110,15 @@ class json_lines(ForUsers):
         kept = len(lines)
         for i, line in reversed(list(enumerate(lines))):
             record = _record(line)
-            if line.endswith("\n") if record is None else record.get("step", math.inf) <= step:
+            if line.endswith(b"\n") if record is None else record.get("step", math.inf) <= step:
                 break
             if record is None or "step" in record:  # None: a process was killed while it wrote the line
                 kept = i
         if kept < len(lines):
-            self._file.truncate(sum(len(line.encode()) for line in lines[:kept]))
+            self._file.truncate(sum(map(len, lines[:kept])))
 
     def _write(self, record):
-        known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
-        self._file.write(json.dumps(known) + "\n")
+        self._file.write(json_of(record).encode() + b"\n")
         self._file.flush()
 
 

@@ -154,7 +154,7 @@ def recall(y, prediction, weight, label):
     """Share of the rows of a class that are predicted as it: TP / (TP + FN). Of class `label`; without one, of class 1
     if the network has one output, else the mean over the classes that occur in y or are predicted, where one that does
     not occur counts as 0 (scikit-learn's average="macro"). Of a single class without rows it is NaN."""
-    return _of_classes("recall", confusion_matrix(y, prediction), y, prediction, weight, label)
+    return _of_classes("recall", y, prediction, weight, label)
 
 
 @_metric(True, ranges={"label": AT_LEAST_ZERO}, label=None)
@@ -162,7 +162,7 @@ def precision(y, prediction, weight, label):
     """Share of the rows predicted as a class that belong to it: TP / (TP + FP). Of class `label`, or, as in `recall`,
     of class 1 or the mean over classes, where one that is never predicted counts as 0. Of a single class that is never
     predicted it is NaN."""
-    return _of_classes("precision", confusion_matrix(y, prediction), y, prediction, weight, label)
+    return _of_classes("precision", y, prediction, weight, label)
 
 
 @_metric(True, ranges={"label": AT_LEAST_ZERO}, label=None)
@@ -170,14 +170,14 @@ def f1(y, prediction, weight, label):
     """Harmonic mean of recall and precision of a class: 2 TP / (2 TP + FP + FN). Of class `label`, or, as in `recall`,
     of class 1 or the mean over classes. Of a single class that neither occurs nor is predicted it is NaN. van
     Rijsbergen 1979, Information Retrieval, chapter 7."""
-    return _of_classes("f1", confusion_matrix(y, prediction), y, prediction, weight, label)
+    return _of_classes("f1", y, prediction, weight, label)
 
 
 @_metric(True)
 def balanced_accuracy(y, prediction, weight):
     """Mean of the recall over the classes that occur in y (with a weight above 0): 1 / (number of classes) if the same
     class is always predicted, however frequent. Brodersen et al. 2010, doi:10.1109/ICPR.2010.764."""
-    counts = confusion_matrix(y, prediction, weight)
+    counts = _counts("balanced_accuracy", y, prediction, weight)
     rows = counts.sum(axis=1)
     return (counts.diagonal()[rows > 0] / rows[rows > 0]).mean()
 
@@ -202,23 +202,39 @@ def average_precision(y, prediction, weight):
 
 
 def confusion_matrix(
-    y: "npt.NDArray[Any]", prediction: "npt.NDArray[Any]", weight: "npt.NDArray[Any] | None" = None
+    y: "npt.ArrayLike", prediction: "npt.ArrayLike", weight: "npt.ArrayLike | None" = None
 ) -> "npt.NDArray[np.float64]":
     """The number of rows (or the sum of their weights) of each true class (axis 0) for which each class is predicted
     (axis 1): (k, k), where one output stands for the classes 0 and 1. Classes are found as in `accuracy`.
 
     y: labels, or rows of probabilities. prediction: (rows, k), the results of `predict`. weight: (rows,) or None.
-    Raises ValueError for other targets."""
-    labels, predicted, k = _classes("confusion_matrix", y, prediction)
+    Raises ValueError for other arrays."""
+    y, prediction = np.asarray(y), np.asarray(prediction)
+    if prediction.ndim != 2:
+        raise value_error("prediction", "an array (rows, k)", shown(prediction))
+    if y.ndim not in (1, 2) or len(y) != len(prediction):
+        raise value_error("y", f"targets of {len(prediction)} rows", shown(y))
+    if weight is not None and np.shape(weight) != (len(y),):
+        raise value_error("weight", f"{len(y)} numbers, or None", shown(weight))
+    counts: npt.NDArray[np.float64] = _counts("confusion_matrix", y, prediction, weight)
+    return counts
+
+
+def _counts(name, y, prediction, weight=None):
+    """`confusion_matrix` for a metric of this name, of arrays that are checked."""
+    labels, predicted, k = _classes(name, y, prediction)
     if labels.size and not 0 <= labels.min() <= labels.max() < k:
-        raise value_error("y", f"labels in [0, {k - 1}]", f"labels in [{labels.min()}, {labels.max()}]")
+        raise value_error("y", f"labels in [0, {k - 1}], for {name}", f"labels in [{labels.min()}, {labels.max()}]")
     return np.bincount(labels * k + predicted, weight, k * k).reshape(k, k).astype(np.float64)
 
 
 def _classes(name, y, prediction):
     """(true classes, predicted classes, number of classes); raises as `accuracy` does."""
     if prediction.shape[1] > 1:
-        return _labels(name, y).astype(np.int64), prediction.argmax(axis=1), prediction.shape[1]
+        labels = _labels(name, y)
+        if not (labels == labels.astype(np.int64)).all():
+            raise value_error("y", f"integer labels or rows of probabilities, for {name}", shown(y))
+        return labels.astype(np.int64), prediction.argmax(axis=1), prediction.shape[1]
     return _sides(name, y).astype(np.int64), (prediction[:, 0] > 0.5).astype(np.int64), 2
 
 
@@ -231,9 +247,12 @@ def _sides(name, y):
     return y.reshape(len(y)) > 0.5
 
 
-def _of_classes(name, counted, y, prediction, weight, label):
-    """Recall, precision or f1. counted: the confusion matrix without weights, whose classes are averaged over."""
-    counts, k = confusion_matrix(y, prediction, weight), len(counted)
+def _of_classes(name, y, prediction, weight, label):
+    """Recall, precision or f1."""
+    counts = counted = _counts(name, y, prediction)
+    if weight is not None:  # classes whose rows all have the weight 0 are averaged over, too
+        counts = _counts(name, y, prediction, weight)
+    k = len(counts)
     if label is not None and (label != int(label) or label >= k):
         raise value_error("label", f"an integer in [0, {k - 1}], for {name}", f"{label:g}")
     right, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
@@ -348,7 +367,7 @@ RESERVED = ("step", "epoch", "stopped", *COLUMNS)
 
 def _named(argument, text):
     """The metric for a name, such as "recall", or a name with a parameter, as a history has it: "recall(label=2)"."""
-    parts = re.fullmatch(r"(\w+)\((\w+)=([\d.]+)\)", text)
+    parts = re.fullmatch(r"(\w+)\((\w+)=(\d+(?:\.\d+)?)\)", text)
     if parts is None:
         return named(argument, text, METRICS, "Metric")
     name, parameter, value = parts.groups()

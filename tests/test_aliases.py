@@ -6,9 +6,9 @@ import inspect
 import numpy as np
 import pytest
 
-from fastgd import Adam, Dense, Network, custom
+from fastgd import Adam, Dense, Network, custom, plots, sweep
 from fastgd.activations import ACTIVATIONS
-from fastgd.core.aliases import ALIASES, named
+from fastgd.core.aliases import ALIASES, column, named
 from fastgd.initializers import INITIALIZERS
 from fastgd.losses import LOSSES
 from fastgd.metrics import METRICS
@@ -66,11 +66,41 @@ def test_some_of_them(kind, name, expected):
         ("Activation", "swich", "did you mean 'silu'"),
         ("Optimizer", "Adma", "did you mean 'Ada"),
         ("Metric", "acuracy", "did you mean 'accuracy'"),
+        ("Loss", "squared_hinge", "did you mean 'hinge'"),
+        ("Loss", "log_cosh", "got 'log_cosh'$"),
+        ("Activation", "relu6", "did you mean 'relu'"),
     ],
 )
 def test_what_is_not_clear_is_an_error(kind, name, match):
     with pytest.raises(ValueError, match=f"'x'.*{match}"):
         named("x", name, TABLES[kind], kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("val_loss", "validation_loss"), ("VAL_LOSS", "validation_loss"), ("Loss", "loss"), ("x", "x"), (3, 3),
+        ("val_acc", "validation_accuracy"), ("validation_Accuracy", "validation_accuracy"),
+        ("val_mine", "validation_Mine"), ("mine", "mine"),
+    ],
+)  # fmt: skip
+def test_columns_of_a_history(name, expected):
+    known = ["loss", "validation_loss", "validation_accuracy", "validation_Mine"]
+    assert column(name, known) == expected
+
+
+def test_columns_of_pictures_and_sweeps(data):
+    (X, y), _ = data
+    net = Network(64, [Dense(10)], loss="cross_entropy")
+    options = {"validation_fraction": 0.2, "metrics": "acc", "epochs": 1}
+    history = net.fit(X, y, **options)
+    for known in ("val_acc", "validation_accuracy"):
+        assert plots.compare({"a": history}, known).axes[0].get_ylabel() == "validation accuracy"
+    found = sweep(net, X, y, {"learning_rate": [1e-3, 1e-2]}, **options)
+    assert found.best("val_acc") == found.best("validation_accuracy")
+    for wrong, match in (("val_recall", "'column'.*got 'val_recall'"), (3, "'column'.*3")):
+        with pytest.raises((TypeError, ValueError), match=match):
+            found.best(wrong)
 
 
 @pytest.mark.usefixtures("own_definitions")

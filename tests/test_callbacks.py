@@ -371,19 +371,19 @@ def test_a_history_is_whole_after_an_error(rows):
             network.evaluate(*rows, metrics=[dataclasses.replace(metric, name=name)])
 
 
-@pytest.mark.parametrize("end", ["", '{"stopped": "error"}\n', '{"step": 4', '{"step": 40, "epoch": 4}\n{"sto'])
+@pytest.mark.parametrize("end", [b"", b'{"stopped": "error"}\n', b'{"step": 4', b'{"step": 40, "epoch": 4}\n{"sto'])
 def test_a_resumed_run_logs_no_epoch_twice(rows, tmp_path, end):
     """The process was killed after its log of the third epoch; the last checkpoint is one epoch older. What another
     run, or another program, wrote before stays."""
     path, options = tmp_path / "log", {"batch_size": 10, "callbacks": [json_lines(tmp_path / "log")]}
-    path.write_text("another program's line\n")
+    path.write_bytes(b"another program's line, \xff in Latin-1\n")
     make().fit(*rows, epochs=1, **options)
-    before = path.read_text()
+    before = path.read_bytes()
     make().fit(*rows, epochs=2, checkpoint=tmp_path / "run", **options)
-    lines = path.read_text().removeprefix(before).splitlines(keepends=True)
-    path.write_text("".join([before, *lines[:2], '{"step": 30, "epoch": 3, "loss": 1.0}\n', end]))
+    lines = path.read_bytes().removeprefix(before).splitlines(keepends=True)
+    path.write_bytes(b"".join([before, *lines[:2], b'{"step": 30, "epoch": 3, "loss": 1.0}\n', end]))
     make().fit(*rows, epochs=4, checkpoint=tmp_path / "run", resume=True, **options)
-    text = path.read_text()
+    text = path.read_bytes()
     assert text.startswith(before)
     logged = [json.loads(line) for line in text.removeprefix(before).splitlines()]
     assert [line.get("step") for line in logged] == [10, 20, 30, 40, None]

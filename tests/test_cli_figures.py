@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 import fastgd
 from fastgd.cli import figures
 from fastgd.cli import parser as cli
+from fastgd.metrics import METRICS
 
 KINDS = ["usual"] * 14 + ["rare"] + ["other"] * 5
 
@@ -46,6 +47,15 @@ def test_regression_is_told_in_units_beside_the_mean(run):
     assert 0 < number(out, "validation mae") <= number(out, "validation rmse")
     assert number(out, "validation mse") == pytest.approx(number(out, "validation rmse") ** 2, rel=1e-3)
     assert 150 < number(out, "validation baseline rmse") < 250 > number(out, "validation rmse")
+    code, out, error = run(*TRAIN, "--target", "price", "--drop", "kind", "--overwrite", "--metrics", "rmse,mae")
+    assert (code, error) == (0, "")
+    assert number(out, "validation mae") <= number(out, "validation rmse")  # a line each
+    drawn = figures.picture(fastgd.load("rows.safetensors")[0], "on rows", None)
+    assert drawn.get_suptitle() == "Training on rows"
+    assert [axes.get_title() for axes in drawn.axes[:4]] == ["Loss", "r2", "rmse", "mae"]
+    last = [axes.lines[0].get_ydata()[-1] for axes in drawn.axes[1:4]]
+    expected = [number(out, f"validation {name}") for name in ("r2", "rmse", "mae")]
+    assert last == pytest.approx(expected, rel=1e-3)
     code, out, error = run("evaluate", "rows.safetensors", "rows.csv")
     _, as_json, _ = run("evaluate", "rows.safetensors", "rows.csv", "--json")
     prices = np.loadtxt("rows.csv", delimiter=",", skiprows=1, usecols=1)
@@ -68,7 +78,7 @@ def test_without_validation_the_usual_metric_is_computed_once(run, target, usual
     _, as_json, _ = run("evaluate", "rows.safetensors", "rows.csv", "--json")
     at_end = number(out, usual)
     assert at_end == pytest.approx(json.loads(as_json)[usual], abs=1e-4)
-    code, out, _ = run(*train, "--metrics", usual)
+    code, out, _ = run(*train, "--metrics", usual.upper())
     assert (code, number(out, usual)) == (0, at_end)
     assert len(fastgd.load("rows.safetensors")[0].history.metrics[usual]) == 8
 
@@ -132,14 +142,22 @@ def test_long_names_are_numbers_above_the_columns(capsys):
 
 def test_unknown_metrics_are_named(run):
     code, _, error = run(*TRAIN, "--target", "kind", "--metrics", "acuracy")
-    assert (code, "did you mean 'accuracy'" in error) == (1, True)
+    assert (code, "'--metrics[0]'" in error, "did you mean 'accuracy'" in error) == (1, True, True)
+
+
+def test_what_is_not_defined_is_null(run, tmp_path):
+    assert run(*TRAIN, "--target", "kind", "--drop", "price")[0] == 0
+    (tmp_path / "one.csv").write_text("x,kind\n1,usual\n2,usual\n")
+    code, out, _ = run("evaluate", "rows.safetensors", "one.csv", "--json", "--metrics", "auc")
+    assert (code, json.loads(out, parse_constant=pytest.fail)["auc"]) == (0, None)
 
 
 def test_baseline_of_one_output(rng):
     net = fastgd.Network(3, [fastgd.Dense(1)], loss="binary_cross_entropy")
     y = np.array([0, 1, 0, 0, 1])
     assert figures.baseline(net, y) == ("baseline accuracy", 0.6, "always '0', the most frequent class")
-    assert figures.metrics(net, ["auc", "accuracy"]) == ["accuracy", "auc"]
+    assert figures.baseline(net, np.array([0.9, 0.8, 0.1]))[1:] == (2 / 3, "always '1', the most frequent class")
+    assert figures.metrics(net, ["auc", "Accuracy"]) == ["accuracy", METRICS["auc"]]
     assert sum(map(sum, figures.confusion(net, rng.normal(size=(5, 3)), y)["matrix"])) == 5
 
 

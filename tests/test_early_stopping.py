@@ -69,15 +69,15 @@ def test_monitor_is_a_column_of_the_history(rows):
         assert (history.stopped, len(history.loss)) == (stopped, 4)
         assert history.best_epoch == best(history.to_dict()[column]) + 1
     assert make().fit(X, y, epochs=1).best_epoch is None
-    for monitor in ("validation_loss", "val_loss", "val_accuracy"):
-        with pytest.raises(ValueError, match=f"'monitor'.*'loss'.*'{monitor}', that of 'validation_data'"):
+    for monitor in ("validation_loss", "val_loss", "val_accuracy", "VAL_LOSS", "Validation_Accuracy"):
+        with pytest.raises(ValueError, match=f"'monitor'.*'loss'.*'{monitor}', which needs validation_data"):
             make().fit(X, y, monitor=monitor, metrics="accuracy")
 
 
 def test_monitor_takes_the_names_of_keras(rows):
     X, y = rows
     histories = []
-    for monitor, metrics in (("validation_loss", "accuracy"), ("val_loss", "acc"), ("val_acc", "acc")):
+    for monitor, metrics in (("validation_loss", "accuracy"), ("Val_Loss", "acc"), ("val_acc", "acc")):
         net = make()
         histories.append(net.fit(X, y, validation_fraction=0.5, metrics=metrics, monitor=monitor, patience=1, epochs=9))
     assert histories[0].validation_loss == histories[1].validation_loss

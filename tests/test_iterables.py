@@ -121,6 +121,12 @@ def test_a_sequence_without_iter_is_an_iterable(rows):
             return rows
 
     assert make().fit(Sequence(), epochs=2).steps == 6
+    with_rows = Sequence()
+    with_rows.x, with_rows.y = rows  # as a loader keeps them
+    assert make().fit(with_rows, epochs=2).steps == 6
+    batches = Counted([rows] * 3)
+    batches.x, batches.y = rows
+    assert (make().fit(batches, epochs=2).steps, batches.given) == (6, 6)
     for wrong in (3, None, make()):
         with pytest.raises(TypeError, match="'X'.*an iterable of minibatches"):
             make().fit(wrong)

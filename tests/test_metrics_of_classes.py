@@ -156,6 +156,16 @@ def test_confusion_matrix(rng):
         confusion_matrix(np.array([5]), np.ones((1, 5)))
     with pytest.raises(ValueError, match=r"'y'.*\[0, 1\].*2"):
         confusion_matrix(np.array([2]), np.ones((1, 1)))
+    assert confusion_matrix([1, 0], [[0.2, 0.8], [0.1, 0.9]], [2, 3]).tolist() == [[0, 3], [0, 2]]
+    for arguments, match in (
+        (([0, 1], [[1, 0]]), "'y': expected targets of 1 rows"),
+        ((0, [[1, 0]]), "'y': expected targets of 1 rows"),
+        (([0], [1, 0]), "'prediction'"),
+        (([0.5], [[1, 0]]), "'y': expected integer labels"),
+        (([0], [[1, 0]], [1, 2]), "'weight': expected 1 numbers"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            confusion_matrix(*arguments)
 
 
 def test_over_the_whole_validation_set(data):
@@ -187,14 +197,16 @@ def test_positions_are_rows(rng):
 @pytest.mark.parametrize("name", BINARY)
 def test_targets_that_do_not_suit(name):
     y = np.array([[0.2, 0.2]] * 3) if name in ("auc", "average_precision") else np.array([[1, 1]] * 3)
-    with pytest.raises(ValueError, match=f"'y'.*{name if name in ('auc', 'average_precision') else ''}"):
+    with pytest.raises(ValueError, match=f"'y'.*for {name}"):
         METRICS[name].value(y, np.ones((3, 2)))
-    with pytest.raises(ValueError, match=r"'y'.*\[0, 1\]"):
+    with pytest.raises(ValueError, match=rf"'y'.*\[0, 1\], for {name}"):
         METRICS[name].value(np.array([0, 2, 1]), np.ones((3, 1)))
 
 
 def test_bad_parameters_in_names(small):
     network, x, y = small
-    for name, match in (("recall(class=1)", "'class'"), ("recal(label=1)", "did you mean 'recall'"), ("f1(", "f1")):
+    for name, match in (("recall(class=1)", "'class'"), ("recal(label=1)", "did you mean 'recall'"), ("f1(", "f1"),
+                        ("recall(label=1.2.3)", r"'metrics\[0\]'.*did you mean 'recall'"),
+                        ("accuracy(k=2)", "expected no parameters, got 'k'")):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             network.evaluate(x, y, metrics=[name])

@@ -87,7 +87,7 @@ def test_names_in_any_locale(encoding, towns):
     done = command("train", "häuser.csv", "--target", "Stadt", "--drop", "größe", "--epochs", "1", "--save", "m",
                    "--log", "log", "--plot", "p.svg", "--quiet", **options)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Loss on häuser.csv" in (towns / "p.svg").read_text(encoding="utf-8")
+    assert "Training on häuser.csv" in (towns / "p.svg").read_text(encoding="utf-8")
     done = command("predict", "m", "häuser.csv", "--probabilities", **options)
     assert done.stdout.decode("utf-8").startswith("Stadt,probability of Zürich €,probability of Århus\n")
     assert command("predict", "m", "häuser.csv", "--keep", "c €", "--output", "out.csv", **options).returncode == 0

@@ -343,3 +343,15 @@ def test_metrics_have_axes_of_their_own(data):
     assert list(lines(of_training.plot().axes[1])["training"][1]) == of_training.metrics["f1"]
     with pytest.raises(TypeError, match="'history'"):
         plots.plot_history(3)
+
+
+def test_names_are_not_formulas(rows, tmp_path):
+    """A dollar sign does not begin one, in titles, labels and legends."""
+    metric = fastgd.metrics.own(lambda y, prediction: 1.0, name="$\\frac$ a$")
+    history = make().fit(*rows, epochs=2, metrics=metric)
+    figures = [history.plot("$\\frac$ b$"), plots.plot_loss(history, "$\\frac$ b$"),
+               plots.compare({"$\\frac$ c$": history}, metric.name, title="$\\frac$ b$"),
+               plots.loss_surface(make(), *rows, resolution=3, title="$\\frac$ b$"),
+               plots.histograms(make(), title="$\\frac$ b$")]  # fmt: skip
+    for i, figure in enumerate(figures):
+        figure.savefig(tmp_path / f"{i}.png", dpi=20)

@@ -97,6 +97,21 @@ def test_dates_of_frames(unit):
         np.testing.assert_array_equal(text.encode(table), text.encode({"t": list(map(str, TIMES))}))
 
 
+def test_a_time_has_the_same_bits_wherever_it_comes_from(rng):
+    hours = rng.integers(-(10**6), 10**6, 200).tolist()  # from 1855 to 2084, each with some microseconds
+    times = [
+        datetime.datetime(1970, 1, 1) + datetime.timedelta(hours=hour, microseconds=hour % 999983) for hour in hours
+    ]
+    made = Preprocessing.of({"t": times, "y": range(200)}, "y", task="regression")
+    expected = made.encode({"t": times}, dtype="float64")
+    frames = [pandas.DataFrame({"t": np.array(times, f"datetime64[{unit}]")}) for unit in ("us", "ns")]
+    for table in (*frames, polars.DataFrame({"t": times}), {"t": [time.isoformat() for time in times]}):
+        np.testing.assert_array_equal(made.encode(table, dtype="float64"), expected)
+    rows = [*times, *(time.isoformat() for time in times), *map(pandas.Timestamp, times)]
+    got = [made.encode_row({"t": time}, "float64")[0] for time in rows]
+    np.testing.assert_array_equal(got, np.tile(expected, (3, 1)))
+
+
 def test_days_and_times_of_day(tmp_path):
     table = from_csv(tmp_path, "d,t,y\n2020-01-06,10:30,1.5\n2020-01-07,22:00,2.5\n,,3.5\n2020-01-08,01:00,4.5\n")
     made = Preprocessing.of(table, "y")
@@ -108,8 +123,8 @@ def test_days_and_times_of_day(tmp_path):
     assert X[2].tolist() == [*[0] * 28, 1, *[0] * 8, 1]
     np.testing.assert_allclose(X[:, 0], np.array([-1, 0, 0, 1]) * np.sqrt(3 / 2), atol=1e-12)
     np.testing.assert_allclose(X[0, 29:31], [math.sin(10.5 * math.pi / 12), math.cos(10.5 * math.pi / 12)], atol=1e-15)
-    times = [datetime.time(10, 30), datetime.time(22), None, datetime.time(1)]
-    days = [datetime.date(2020, 1, 6), datetime.date(2020, 1, 7), None, datetime.date(2020, 1, 8)]
+    times = [datetime.time(10, 30), datetime.time(22), pandas.NaT, datetime.time(1)]
+    days = [datetime.date(2020, 1, 6), datetime.date(2020, 1, 7), pandas.NaT, datetime.date(2020, 1, 8)]
     np.testing.assert_allclose(made.encode({"d": days, "t": times}, dtype="float64"), X, rtol=0, atol=1e-15)
 
 
@@ -238,6 +253,31 @@ def test_an_indicator_of_missing_values():
     assert [column.missing for column in part.columns] == [False, False, False]
 
 
+@pytest.mark.parametrize("empty", [
+    [None, None], [math.nan, math.nan], np.full(2, np.nan, np.float32), [pandas.NaT, pandas.NaT],
+    pandas.Series([None, None], dtype=object), pandas.Series([pandas.NaT] * 2),
+    pandas.Series([None] * 2, dtype="Int64"), [pandas.NA, pandas.NA],
+    pyarrow.nulls(2, pyarrow.string()), pyarrow.nulls(2, pyarrow.bool_()), ["", ""],
+], ids=str)  # fmt: skip
+def test_without_values_the_type_of_a_column_does_not_matter(empty):
+    columns = {"n": [1.0, None, 3.0], "d": [*TIMES[:2], None], "t": [datetime.time(1), datetime.time(2), None],
+               "c": ["a", "b", None]}  # fmt: skip
+    made = Preprocessing.of({**columns, "y": [1.5, 2.5, 3.5]}, "y")
+    expected = made.encode({name: pyarrow.nulls(2) for name in columns})
+    assert expected.sum(axis=1).tolist() == [4, 4]
+    np.testing.assert_array_equal(made.encode(dict.fromkeys(columns, empty)), expected)
+    for value in (None, math.nan):
+        np.testing.assert_array_equal(made.encode_row(dict.fromkeys(columns, value), "float32"), expected[:1])
+
+
+def test_the_last_column_of_lines_that_end_with_a_comma_is_left_out(tmp_path):
+    table = from_csv(tmp_path, "x,y,\n1,2.5,\n2,3.5,\n")
+    made, notes = quietly(table)
+    assert ([column.name for column in made.columns], notes) == (["x"], ["left out, since all values are missing: ''"])
+    with pytest.raises(TableError, match="column '': expected a name for each column that has values"):
+        Preprocessing.of(from_csv(tmp_path, "x,y,\n1,2.5,\n2,3.5,7\n"), "y")
+
+
 @pytest.mark.parametrize(
     ("target", "labels"),
     [
@@ -268,7 +308,7 @@ def test_rows_without_a_target(target, labels):
 
 def test_values_that_stand_for_missing_ones(tmp_path):
     text = "a,b,c,t,y\n1,?,u,2020-01-01,1\n-999,2.5, ?,?,2\n3,3.5,v,2020-01-03,?\n4,4.5,u,2020-01-04,3\n"
-    options = {"na_values": ["?", "-999"], "drop_missing_target": True, "task": "regression"}
+    options = {"na_values": [" ?", "-999 "], "drop_missing_target": True, "task": "regression"}
     table = from_csv(tmp_path, text, na_values=options["na_values"])
     made = Preprocessing.of(table, "y", **options)
     assert [column.missing for column in made.columns] == [True] * 4
@@ -278,6 +318,8 @@ def test_values_that_stand_for_missing_ones(tmp_path):
     again = Preprocessing.from_config(json.loads(json.dumps(made.config())))
     plain = {"a": [1, -999, 3, 4], "b": ["?", "2.5", "3.5", "4.5"], "c": ["u", " ?", "v", "u"],
              "t": ["2020-01-01", "?", "2020-01-03", "2020-01-04"], "y": ["1", "2", "?", "3"]}  # fmt: skip
+    of_truth = Preprocessing.of({"a": [1, 2, 3], "y": Y[:3]}, "y", na_values="1")
+    assert of_truth.encode_row({"a": np.True_}, "float32").tolist() == of_truth.encode([{"a": True}]).tolist()
     for one in (tmp_path / "t.csv", read(tmp_path / "t.csv"), plain, pandas.DataFrame(plain), polars.DataFrame(plain)):
         np.testing.assert_array_equal(again.encode(one), X)
         assert Preprocessing.of(one, "y", **options).config() == made.config()
@@ -327,12 +369,20 @@ def test_predictions_for_rows_from_anywhere(trained, tmp_path):
     sources = [ROWS, table, pandas.DataFrame(ROWS), polars.DataFrame(ROWS), columns_of(ROWS), tmp_path / "rows.csv",
                {**columns_of(ROWS), **arrays}, {**dict(reversed(columns_of(ROWS).items())), **arrays}, series,
                str(tmp_path / "rows.parquet")]  # fmt: skip
+    categories = polars.DataFrame(ROWS).with_columns(c=polars.col("c").cast(polars.Categorical),
+                                                     m=polars.col("m").cast(polars.Enum(["b", "a"])))  # fmt: skip
+    assert Preprocessing.of(categories.with_columns(y=polars.Series(Y)), "y", drop="k").columns[3].values == (
+        "Oslo", "Paris", "Rome",
+    )  # fmt: skip
+    records = pandas.DataFrame(ROWS).astype({"k": "Int64"}).to_dict("records")  # with NaN and NaT
+    sources += [records, categories, categories[2:].vstack(categories[:2])[[2, 3, 0, 1]]]
     for rows in sources:
         got = trained.predict_table(rows)
         assert got.shape == (4,)
         assert (got.tolist() if is_class else got) == (expected.tolist() if is_class else pytest.approx(expected))
     for row, value in zip(ROWS, expected, strict=True):
-        got = trained.predict_table({**row, "more": "ignored"})
+        got = trained.predict_table({**row, "more": [["ignored"], []]})
+        assert got == trained.predict_table({**row, "i": np.int8(row["i"]), "more": [["ignored"], []]})  # as a table
         assert type(got) is (str if is_class else float)
         assert got == (value if is_class else pytest.approx(value, rel=1e-12))
     if is_class:
@@ -525,10 +575,11 @@ def test_weights_of_classes_are_those_of_their_names(tmp_path, monkeypatch, caps
 BAD = {
     "class": (["--class-weight", "c=3"], r"'--class-weight'.*\['a', 'b'\], got 'c'"),
     "negative": (["--class-weight", "a=-3"], "'--class-weight a'.*got -3"),
-    "both": (["--validation", "0.1", "--validation-file", "t.csv"], "'--validation'.*beside --validation-file"),
+    "both": (["--validation", "0.1", "--validation-file", "v.csv"], "'--validation'.*beside --validation-file"),
+    "the data": (["--validation-file", "./t.csv"], "'--validation-file': expected another file than DATA"),
     "no file": (["--validation-file", "none.csv"], "none.csv"),
     "the model": (["--validation-file", "v.csv", "--save", "v.csv"], "'--save': expected another file than --val"),
-    "no categories": (["--max-categories", "0"], "'max_categories'.*>= 1"),
+    "no categories": (["--max-categories", "0"], "'--max-categories'.*>= 1"),
 }  # fmt: skip
 
 

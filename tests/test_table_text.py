@@ -330,6 +330,15 @@ def test_names_may_be_given_by_an_iterator():
     assert made.feature_names == ["b", "c=1", "c=2"]
 
 
+@pytest.mark.parametrize("name", ["categorical", "drop", "na_values"])
+def test_what_is_no_list_of_names(name, tmp_path):
+    for given in (5, None):
+        with pytest.raises(TypeError, match=f"'{name}': expected a text, or a list of texts, got {given}"):
+            Preprocessing.of({"a": [1, 2, 3], "y": [0.5, 1.5, 2.5]}, "y", **{name: given})
+    with pytest.raises(TypeError, match="'text': expected a text, or a list of texts, got 5"):
+        fastgd.tables.read(tmp_path / "t.csv", text=5)
+
+
 def test_text_may_be_one_name(file):
     assert file("zip,z\n007,1\n", text="zip").to_pydict() == {"zip": ["007"], "z": [1]}
 
@@ -395,6 +404,14 @@ def test_hostile_categories():
     config["columns"][0]["by_value"] = "yes"
     with pytest.raises(TypeError, match="'by_value'"):
         Preprocessing.from_config(config)
+    config["columns"][0]["by_value"] = False
+    for wrong in ("xy", ["x", "x"], ["x", 1], None, [["x"]]):
+        columns = [{**config["columns"][0], "values": wrong}]
+        for change, name in (({"columns": columns}, "values"), ({"na_values": wrong}, "na_values")):
+            with pytest.raises(ValueError, match=f"'{name}': expected a list of different texts"):
+                Preprocessing.from_config({**config, **change})
+    twice = Preprocessing.of({"a": ["x", "y"], "y": [0.5, 1.5]}, "y", na_values=["?", "?"])
+    assert Preprocessing.from_config(twice.config()).na_values == ("?",)
     assert Categories("a", ("x",)) == Categories("a", ("x",), by_value=True)  # equality ignores by_value
 
 

@@ -1,5 +1,6 @@
 """Tables: from CSV, Parquet and Arrow files to rows of numbers and back, and errors for bad ones."""
 
+import datetime
 import json
 
 import numpy as np
@@ -374,8 +375,21 @@ def test_columns_that_are_no_values_are_named():
         with pytest.raises(TableError, match="column 'y': expected"):
             made.targets(table)
     for values in (np.array([1, "2"], object), 7, np.ones((2, 2)), [1, "2"]):
-        with pytest.raises(TableError, match="column 'c': expected values of one kind"):
+        with pytest.raises(TableError, match="column 'c': expected (values of one kind|a list)"):
             made.encode({"c": values})
+    day, time = datetime.date(2020, 1, 1), datetime.datetime(2020, 1, 1, 10)
+    for values, match in (("uv", "'c': expected a list or an array of values, got 'uv'"),
+                          ([10**30, 1], "'c': expected values of one kind, got .*too large"),
+                          ([day, time], "'c': expected values of one kind, got dates with a time among others without"),
+                          (["u"], "'c': expected 2 rows, as in 'd', got 1")):  # fmt: skip
+        with pytest.raises(TableError, match=match):
+            made.encode({"d": [1, 2], "c": values})
+    with pytest.raises(TableError, match="at least 1 row"):
+        made.encode([])
+    for values in ([day, day], [time, time], [time.time(), time.time()]):
+        expected = "column 'y': expected numbers, text or truth values for a target, got"
+        with pytest.raises(TableError, match=expected):
+            Preprocessing.of({"c": ["u", "v"], "y": values}, "y")
     mixed = pandas.DataFrame({"y": [1, 2], "c": np.array([1, "2"], object)})
     with pytest.raises(TableError, match="column 'c': expected values of one kind"):
         Preprocessing.of(mixed, "y")

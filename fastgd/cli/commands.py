@@ -18,8 +18,8 @@ from ..core.files import check_file, check_path, replace_file
 from ..data.minibatches import check_batch_size
 from ..errors import CheckpointError, check_integer, check_number, plain, shown, value_error
 from ..explore.range_test import find_learning_rate
+from ..metrics import check_metrics
 from ..network import Network, load
-from ..plots import plot_loss
 from ..plots.figures import check_picture
 from ..schedules import cosine
 from ..tables.preprocessing import column_of
@@ -37,7 +37,7 @@ DEFAULTS = {"optimizer": "Adam", "learning_rate": 2e-3, "epochs": 40, "validatio
 
 def train(arguments):
     """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve."""
-    arguments.data = one_or_texts(arguments)
+    arguments.data, arguments.metrics = one_or_texts(arguments), check_metrics("--metrics", arguments.metrics)
     save, plot = _outputs(arguments)
     is_length_given = arguments.epochs is not None
     _fill_defaults(arguments)
@@ -91,15 +91,15 @@ def train(arguments):
     print(f"model saved to {save}")
     if plot:
         written = None if samples is None else samples.texts
-        _save_picture(plot_loss(history, f"Loss on {_in_title(first(arguments.data))}", samples=written), plot)
-        print(f"loss curve saved to {plot}")
+        _save_picture(figures.picture(network, f"on {_in_title(first(arguments.data))}", written), plot)
+        print(f"{'loss curve' if data.text is not None else 'picture of loss and metrics'} saved to {plot}")
 
 
 def _metrics(arguments, data):
-    """Names of the metrics after each epoch. Without validation data the usual one comes at the end alone: of the
+    """The metrics after each epoch. Without validation data the usual one comes at the end alone: of the
     training rows it would make an epoch a third longer."""
     usual = "r2" if data.n_classes is None else "accuracy"
-    own = [name for name in arguments.metrics if name != usual or data.held_out is None]
+    own = [metric for metric in arguments.metrics if metric.column != usual or data.held_out is None]
     return own if data.held_out is None else [usual, *own]
 
 
@@ -128,8 +128,9 @@ def _outputs(arguments):
     _check_plot(plot)
     if arguments.log:
         check_file(arguments.log, "--log")
+    files = {"--validation-file": arguments.validation_file, "--save": save, "--plot": plot, "--log": arguments.log}
     for path in data if isinstance(data, list) else [data]:
-        _check_different({"DATA": path, "--save": save, "--plot": plot, "--log": arguments.log})
+        _check_different({"DATA": path, **files})
     return save, plot
 
 
@@ -289,8 +290,8 @@ def _write(data, path):
 
 
 def _in_title(path):
-    """The name of a file for the title of a picture: invalid bytes are replaced, and "$" does not begin a formula."""
-    return os.fsencode(path).decode("utf-8", "replace").replace("$", r"\$")
+    """The name of a file for the title of a picture: invalid bytes are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _save_picture(figure, path):

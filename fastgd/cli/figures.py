@@ -1,14 +1,15 @@
 """What `train` and `evaluate` print of a network on data: its figures beside those of a prediction that is always the
 same, and the confusion matrix of a classifier."""
 
-import json
+import dataclasses
 import sys
 
 import numpy as np
 
 from .. import images, tables
+from ..callbacks import json_of
 from ..errors import plain, value_error
-from ..metrics import confusion_matrix
+from ..metrics import check_metrics, confusion_matrix
 from . import texts
 
 # The widest line of a confusion matrix whose columns have names rather than numbers.
@@ -27,9 +28,9 @@ def is_classifier(network):
 
 
 def metrics(network, more=()):
-    """Names of the metrics that suit a network, and then `more` of them."""
+    """The metrics that suit a network, and then those of --metrics that are not among them."""
     usual = OF_CLASSES if is_classifier(network) else OF_VALUES
-    return [*usual, *(name for name in more if name not in usual)]
+    return [*usual, *(metric for metric in check_metrics("--metrics", more) if metric.column not in usual)]
 
 
 def class_names(network):
@@ -60,7 +61,7 @@ def baseline(network, y):
     class of the targets y; or the rmse of their mean, in units."""
     if is_classifier(network):
         k = network.output_shape[-1]
-        labels = y if y.ndim == len(network.output_shape) or k == 1 else y.argmax(axis=-1)
+        labels = y > 0.5 if k == 1 else y if y.ndim == len(network.output_shape) else y.argmax(axis=-1)
         counts = np.bincount(labels.reshape(-1).astype(np.int64), minlength=max(2, k))
         name = class_names(network)[counts.argmax()]
         return "baseline accuracy", float(counts.max() / counts.sum()), f"always {name!r}, the most frequent class"
@@ -90,7 +91,8 @@ def print_end_of_training(network, X, y, of):
         print(f"{usual} {values[usual]:.4f}")
     if not is_classifier(network):
         for name in ("mae", "rmse"):
-            print(f"{of}{name} {values[name]:.6g}")
+            if f"{of}{name}".replace(" ", "_") not in network.history.metrics:
+                print(f"{of}{name} {values[name]:.6g}")
     print(f"{of}{base[0]} {base[1]:{'.4f' if is_classifier(network) else '.6g'}} ({base[2]})")
     warn_if_useless(network, values, base)
 
@@ -126,10 +128,19 @@ def advise_patience(history):
         )
 
 
+def picture(network, title, samples):
+    """A picture of the history of a network, with metrics in units. title: without its first word. samples: as in
+    `History.plot`."""
+    history = network.history
+    metrics = in_units(network, {name: np.array(values) for name, values in history.metrics.items()})
+    history = dataclasses.replace(history, metrics={name: values.tolist() for name, values in metrics.items()})
+    return history.plot(f"{'Training' if metrics else 'Loss'} {title}", samples=samples)
+
+
 def print_figures(values, as_json, units=None):
     """Prints numbers by name, a line each, or all as a line of JSON."""
     if as_json:
-        print(json.dumps(values))
+        print(json_of(values))
         return
     width = max(10, *(len(name) + 2 for name in values))
     for name, value in values.items():

@@ -268,7 +268,7 @@ def parser():
     if_it_exists.add_argument("--overwrite", action="store_true", help="replace that file if it exists")
     if_it_exists.add_argument("--resume", action="store_true", help="continue the run in that file if it exists")
     _add_metrics(one)
-    one.add_argument("--plot", metavar="FILE", help="file for a picture of the loss curve; '' for none")
+    one.add_argument("--plot", metavar="FILE", help="file for a picture of the loss and the metrics; '' for none")
     one.add_argument("--log", metavar="FILE", help="file to which a line of JSON is appended for each epoch")
     one.add_argument("--tensorboard", metavar="FOLDER", help="folder for logs for TensorBoard")
     one.add_argument("--sample", type=int, default=200, metavar="N",

@@ -1,12 +1,10 @@
 """Tables of the command line."""
 
-import os
-
 import numpy as np
 
 from .. import tables
 from ..data.samples import split_rows
-from ..errors import check_number, plain, shown, value_error
+from ..errors import check_integer, check_number, plain, shown, value_error
 from ..tables.columns import KINDS
 from ..tables.errors import Where
 from ..tables.preprocessing import column_of, learn
@@ -31,7 +29,8 @@ def table_to_train(arguments, fraction):
     target, *_ = names_in(table, [arguments.target])
     categorical, drop = (names_in(table, names) for names in (arguments.categorical, arguments.drop))
     rows, held_out = _split_table(table, target, arguments, fraction, notes)
-    most = MAX_CATEGORIES if arguments.max_categories is None else arguments.max_categories
+    most = arguments.max_categories
+    most = MAX_CATEGORIES if most is None else check_integer("--max-categories", most, 1)
     made, more = learn(
         table, target, categorical=categorical, drop=drop, task=arguments.task, missing=arguments.missing, rows=rows,
         max_categories=most, drop_missing_target=arguments.drop_missing_target, na_values=arguments.na_values,
@@ -49,16 +48,11 @@ def table_to_train(arguments, fraction):
 
 
 def use_validation_file(arguments):
-    """Holds out no rows if --validation-file is given. Raises ValueError if the run would overwrite that file."""
-    path = getattr(arguments, "validation_file", None)
-    if path is None:
+    """Holds out no rows if --validation-file is given."""
+    if getattr(arguments, "validation_file", None) is None:
         return
     if arguments.validation is not None:
         raise value_error("--validation", "no such option beside --validation-file", arguments.validation)
-    for name in ("save", "plot", "log"):
-        written = getattr(arguments, name)
-        if written and os.path.realpath(written) == os.path.realpath(path):
-            raise value_error(f"--{name}", "another file than --validation-file", repr(written))
     arguments.validation = 0.0
 
 

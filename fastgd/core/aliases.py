@@ -2,8 +2,8 @@
 spelling that differs in case, hyphens and underscores alone. Files always hold the package's names."""
 
 import difflib
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from ..errors import choose, value_error
 
@@ -64,16 +64,21 @@ def named(argument: str, name: object, table: Mapping[str, T], kind: str) -> T:
         return table[found[0]]
     if found:
         raise value_error(argument, f"one of {', '.join(map(repr, found))}", repr(name))
-    near = difflib.get_close_matches(shorter, [alias for alias, meant in known.items() if meant], n=1)
-    hint = f"; did you mean {known[near[0]][0]!r}?" if near else ""
+    within = [own for own in table if letters(own) in shorter]
+    near = difflib.get_close_matches(shorter, [alias for alias, meant in known.items() if len(meant) == 1], n=1)
+    nearest = max(within, key=len) if within else known[near[0]][0] if near else None
+    hint = f"; did you mean {nearest!r}?" if nearest else ""
     hint = f"; {INSTEAD[kind][plain]}" if plain in INSTEAD.get(kind, ()) else hint
     raise value_error(argument, f"one of {', '.join(map(repr, table))}", f"{name!r}{hint}")
 
 
-def column(name: str) -> str:
-    """The name of a column of a history for the name that Keras gives it: "val_loss" is "validation_loss"."""
-    prefix, rest = ("validation_", name[4:]) if name.startswith("val_") else ("", name)
-    if not prefix and name.startswith("validation_"):
-        prefix, rest = "validation_", name.removeprefix("validation_")
-    alias = ALIASES["Metric"].get(letters(rest), rest)
-    return f"{prefix}{alias if isinstance(alias, str) else rest}"
+def column(name: Any, columns: Iterable[str]) -> Any:
+    """The one of the columns of a history that a name means: in any case, or the name that Keras gives it, such as
+    "val_loss". The name itself if it means none."""
+    known = list(columns)
+    if not isinstance(name, str) or name in known:
+        return name
+    start = next((start for start in ("val_", "validation_") if name.lower().startswith(start)), "")
+    rest = name[len(start) :]
+    meant = f"{'validation_' if start else ''}{ALIASES['Metric'].get(letters(rest), rest)}".lower()
+    return next((one for one in known if one.lower() == meant), name)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self, TypedDict, TypeVar
 
-from ..errors import check_number, choose, shown, type_error
+from ..errors import check_number, choose, shown, type_error, value_error
 from .aliases import named
 from .for_users import ForUsers
 
@@ -34,6 +34,8 @@ class Choice(ForUsers):
     def __call__(self, **parameters: float) -> Self:
         checked = {}
         for name, value in parameters.items():
+            if not self.parameters:
+                raise value_error(f"{self.name}()", "no parameters", shown(name))
             choose(f"{self.name}()", name, self.parameters)
             checked[name] = check_number(name, value, **self.ranges.get(name, {}))
         return dataclasses.replace(self, parameters={**self.parameters, **checked})

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import Bar
+from ..core.aliases import column as column_of
 from ..core.for_users import ForUsers
 from ..core.hints import of_argument
 from ..core.html import html_table
@@ -84,8 +85,9 @@ class Sweep(ForUsers):
         """The name of a column of figures; the default of `order` for None. Raises ValueError for other names."""
         if column is None:
             column = "validation_loss" if "validation_loss" in self.columns else "loss"
-        choose("column", column, self.greater_is_better)
-        return column
+        known: str = column_of(column, self.greater_is_better)
+        choose("column", known, self.greater_is_better)
+        return known
 
     def plot(self, x: str | None = None, column: str | None = None, title: str = "Sweep") -> "Figure":
         """Returns a matplotlib Figure; see `fastgd.plots.plot_sweep`."""

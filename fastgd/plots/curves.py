@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..callbacks import trajectory
+from ..core.aliases import column as column_of
 from ..errors import choose, shown, type_error, value_error
 from ..explore.range_test import RangeTest
 from ..explore.surface import losses_over, plane_of
@@ -35,14 +36,16 @@ LEGEND_MARK, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.085, 0.2  # inches that an entr
 
 
 def _finish(axes, losses=(), x="linear", **labels):
-    """Sets labels and a grid, and a logarithmic axis for losses if all of them are positive."""
+    """Sets labels, which are plain text, and a grid; and a logarithmic axis for losses if all of them are positive."""
     known = [value for value in losses if math.isfinite(value)]
     log = bool(known) and min(known) > 0
     if log:
         labels["ylabel"] += " (log scale)"
     if x == "log":
         labels["xlabel"] += " (log scale)"
-    axes.set(xscale=x, **labels)
+    axes.set_xscale(x)
+    for name, text in labels.items():
+        getattr(axes, f"set_{name}")(text, parse_math=False)
     if log:
         axes.set_yscale("log")
         _log(axes.yaxis, axes.get_ylim())
@@ -85,7 +88,9 @@ def _legend_below(figure, axes):
     width, height = figure.get_size_inches()
     room = int(width / (LEGEND_MARK + LEGEND_LETTER * max(map(len, labels), default=1)))
     columns = max(1, min(4, len(labels), room))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     figure.set_size_inches(width, height + LEGEND_LINE * (math.ceil(len(labels) / columns) - 1))
 
 
@@ -197,6 +202,7 @@ def compare(histories: Mapping[str, History], column: str | None = None, title: 
     shared = [c for c in next(iter(histories.values())).columns() if all(c in h.columns() for h in histories.values())]
     if column is None:
         column = "validation_loss" if "validation_loss" in shared else "loss"
+    column = column_of(column, shared)
     choose("column", column, dict.fromkeys(shared))
     figure = new_figure(9.6, 3.8)
     panels = figure.subplots(1, 3, sharey=True)
@@ -210,7 +216,7 @@ def compare(histories: Mapping[str, History], column: str | None = None, title: 
         _finish(panel, positive, "log", xlabel=unit, ylabel=column.replace("_", " "))
     for panel in panels[1:]:
         panel.set_ylabel("")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     _legend_below(figure, panels[0])
     return figure
 
@@ -314,7 +320,8 @@ def loss_surface(
         axes.plot(*plane.path[0], "o", color="white", markeredgecolor="black", markersize=8, label="start")
     label = "parameters" if path is None else "end"
     axes.plot(*plane.path[-1], "*", color="white", markeredgecolor="black", markersize=14, label=label)
-    axes.set(title=title, xlabel=plane.names[0], ylabel=plane.names[1])
+    axes.set(xlabel=plane.names[0], ylabel=plane.names[1])
+    axes.set_title(title, parse_math=False)
     axes.legend()
     return figure
 
@@ -351,7 +358,7 @@ def histograms(
             for j, name in enumerate(names):
                 _histogram(row[i * most + j], views[name], name, xlabel=quantity, color=COLOURS[i])
         row[0].set_ylabel("count (log)")
-    figure.suptitle(title or ("Parameters" if X is None else "Parameters and their gradients"))
+    figure.suptitle(title or ("Parameters" if X is None else "Parameters and their gradients"), parse_math=False)
     return figure
 
 

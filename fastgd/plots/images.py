@@ -15,6 +15,7 @@ from ..errors import check_integer, shown, type_error, value_error
 from ..images import Images, Preprocessing
 from ..layers import Conv2D
 from ..layers.base import check_shape
+from ..metrics import confusion_matrix
 from ..network import Network
 from .figures import new_figure
 
@@ -64,7 +65,7 @@ def plot_misclassified(
         captions = [f"{caption}\n{_file_name(files[row])}" for caption, row in zip(captions, drawn, strict=True)]
     figure, panels = _panels(captions, shape, lines=2 if files is None else 3)
     first = f" (the first {len(drawn)})" if len(drawn) < len(wrong) else ""
-    figure.suptitle(f"{title}: {len(wrong):,} of {len(rows):,}{first}")
+    figure.suptitle(f"{title}: {len(wrong):,} of {len(rows):,}{first}", parse_math=False)
     for panel, caption, image in zip(panels, captions, _displayed(x[drawn], shape), strict=False):
         _draw(panel, image, caption)
     return figure
@@ -95,7 +96,7 @@ def plot_filters(network: Network, *, most: int = 64, title: str | None = None) 
     shape = images[0].shape
     captions = [str(number) for number in range(min(filters, most))]
     figure, panels = _panels(captions, shape, least=0.9 if options == {} or channels == 1 else 0.5)
-    figure.suptitle(title or f"Filters of layer {path}: {filters} of {height} x {width} x {channels}")
+    figure.suptitle(title or f"Filters of layer {path}: {filters} of {height} x {width} x {channels}", parse_math=False)
     for panel, caption, image in zip(panels, captions, images, strict=False):
         drawn = _draw(panel, image, caption, **options)
     if options:
@@ -117,9 +118,7 @@ def plot_confusion(
     network, X, y, class_names: as in `plot_misclassified`; X need not be images."""
     names = _names(network, class_names, X)
     x, labels = _samples(network, X, y)
-    k = len(names)
-    counts = np.zeros((k, k), np.int64)
-    np.add.at(counts, (labels, network.predict(x).argmax(axis=1)), 1)
+    k, counts = len(names), confusion_matrix(labels, network.predict(x)).astype(np.int64)
     fractions = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     cell = max(0.5, 0.09 * len(str(counts.max()))) if k <= COUNTED else 0.15
     size = min(14.0, max(2.5, cell * k))
@@ -134,7 +133,7 @@ def plot_confusion(
     axes.set_xticks(ticks, texts, rotation=rotation, parse_math=False)
     axes.set_yticks(ticks, texts, parse_math=False)
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"{title}: {counts.trace() / len(labels):.2%} right")
+    axes.set_title(f"{title}: {counts.trace() / len(labels):.2%} right", parse_math=False)
     if k <= COUNTED:
         for i, j in np.argwhere(counts):
             colour = "white" if fractions[i, j] > 0.5 else "black"
@@ -176,7 +175,7 @@ def plot_saliency(
     saliency = np.abs(gradient.reshape(len(x), *shape)).max(axis=3)
     captions = [f"{names[k]}, {found[i, k]:.0%}" for i, k in enumerate(chosen)]
     figure, panels = _panels(captions, shape, lines=1, rows=2)
-    figure.suptitle(f"{title} of the {'predicted' if y is None else 'given'} class")
+    figure.suptitle(f"{title} of the {'predicted' if y is None else 'given'} class", parse_math=False)
     across = panels.shape[1]
     for i, image in enumerate(_displayed(x, shape)):
         above, below = panels[2 * (i // across) : 2 * (i // across) + 2, i % across]

@@ -170,7 +170,7 @@ def _of_layer(weights: npt.NDArray[np.float64], number: int, labels: list[str], 
     figure.colorbar(drawn, ax=panels, label="weight (square-root scale)", shrink=0.8)
     figure.supxlabel("token looked at", fontsize="medium")
     figure.supylabel("token that looks", fontsize="medium")
-    figure.suptitle(title or f"Attention of layer {number}")
+    figure.suptitle(title or f"Attention of layer {number}", parse_math=False)
     return figure
 
 
@@ -191,7 +191,7 @@ def _grid(weights: dict[int, npt.NDArray[np.float64]], title: str | None) -> "Fi
     figure.colorbar(drawn, ax=panels, label="weight (square-root scale)", shrink=min(1.0, 3 / len(weights)))
     figure.supxlabel("token looked at", fontsize="medium")
     figure.supylabel("token that looks", fontsize="medium")
-    figure.suptitle(title or "Attention by layer and head")
+    figure.suptitle(title or "Attention by layer and head", parse_math=False)
     return figure
 
 

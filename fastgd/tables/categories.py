@@ -12,7 +12,7 @@ from ..core.types import Array
 from ..errors import check_flag, shown
 from .errors import Where
 from .numbers import OTHERWISE, check_no_numbers
-from .values import LONG_TEXT, MISSING, UNKNOWN, as_text, decoded, index_of, is_text, value_of
+from .values import LONG_TEXT, MISSING, UNKNOWN, as_text, decoded, different_texts, index_of, is_text, value_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -129,7 +129,7 @@ class Categories(ForUsers):
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The column of a `Preprocessing.config`."""
         flags = {name: check_flag(name, config.get(name, False)) for name in ("by_value", "other", "missing")}
-        return cls(str(config["name"]), tuple(map(str, config["values"])), **flags)
+        return cls(str(config["name"]), different_texts("values", config["values"]), **flags)
 
     @classmethod
     def of(

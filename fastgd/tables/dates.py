@@ -13,8 +13,8 @@ from ..core.for_users import ForUsers
 from ..core.types import Array
 from ..errors import check_flag, check_number, choose, shown
 from .errors import Where, pyarrow_modules
-from .numbers import MOSTLY, OTHERWISE, fitted_scale
-from .values import as_text, check_encoding, decoded, is_text, is_valid, words_of
+from .numbers import MOSTLY, OTHERWISE, fitted_scale, rows_to_learn_from
+from .values import as_text, check_encoding, decoded, has_no_values, is_text, is_valid, words_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -36,7 +36,8 @@ TIME_OF_DAY = re.compile(TIME)
 EPOCH, EPOCH_UTC = datetime.datetime(1970, 1, 1), datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 # So many different texts of a column show whether it holds dates.
 SAMPLE = 1000
-UNITS = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
+# Ticks of a second in Arrow's units of time.
+TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +120,11 @@ class Dates(ForUsers):
             kind = type(value)
             if kind is str and value:
                 seconds = seconds_of(value, style)
-            elif kind is datetime.datetime:
+            elif isinstance(value, datetime.datetime):  # pandas.Timestamp is one
                 seconds = _since_1970(value)
             elif kind is datetime.date:
                 seconds = float(DAY * (value.toordinal() - EPOCH.toordinal()))
-            elif value is None or kind is str:
+            elif value is None or kind is str or (kind is float and value != value):
                 if absent is not None:
                     out[absent] = 1.0
                 return True
@@ -181,15 +182,10 @@ class Dates(ForUsers):
         """Learns from a column, or returns why it is left out. style: of `style_of`. rows: the index of the training
         rows, None is all."""
         days = seconds_in(column, where, style, OTHERWISE) / DAY
-        present = days[~np.isnan(days)]
-        if len(present) == 0:
-            return "all values are missing"
-        if len(present) == len(days) and (present == present[0]).all():
-            return "there is only one value"
-        days = days if rows is None else days[rows]
-        if np.isnan(days).all():
-            return "all values are missing in the rows that are trained on"
-        has_date, has_time = style != TIME_ALONE, bool((present % 1 != 0).any())
+        has_date, has_time = style != TIME_ALONE, bool((days[~np.isnan(days)] % 1 != 0).any())
+        days, why = rows_to_learn_from(days, rows)
+        if why:
+            return why
         shift, scale = fitted_scale(days, where)
         return cls(str(where.column), has_date, has_time, shift, scale, style, bool(np.isnan(days).any()))
 
@@ -233,19 +229,17 @@ def seconds_in(column, where, style, otherwise=""):
             expected = f"a date or time such as {examples.get(style, style)}{otherwise}"
             raise where.error(expected, shown(text[row].as_py()), row)
         return seconds
-    if types.is_timestamp(kind) or (types.is_time(kind) and style == TIME_ALONE):
-        whole, factor = arrow.int32() if types.is_time32(kind) else arrow.int64(), 1 / UNITS[kind.unit]
-    elif types.is_date64(kind):
-        whole, factor = arrow.int64(), 1 / UNITS["ms"]
-    elif types.is_date32(kind):
-        whole, factor = arrow.int32(), DAY
-    elif types.is_null(kind):
-        whole, factor = arrow.int64(), 1
-    else:
+    if has_no_values(column):
+        return np.full(len(column), np.nan)
+    if types.is_date(kind):
+        column = column.cast(arrow.timestamp("ms"))
+    elif not types.is_timestamp(kind) and not (types.is_time(kind) and style == TIME_ALONE):
         check_encoding(column, where)
         raise where.error("times of day" if style == TIME_ALONE else "dates", f"{kind}")
-    numbers = column.cast(whole).cast(arrow.float64(), safe=False)
-    return numbers.to_numpy(zero_copy_only=False).astype(np.float64) * factor
+    ticks = column.cast(arrow.int32() if types.is_time32(kind) else arrow.int64()).fill_null(0)
+    per_second = TICKS[column.type.unit]
+    whole, rest = np.divmod(ticks.to_numpy(zero_copy_only=False).astype(np.int64), per_second)
+    return np.where(is_valid(column), _seconds(whole, rest * 10**6 // per_second), np.nan)
 
 
 def seconds_of(text, style):
@@ -281,4 +275,10 @@ def _clock(hours, minutes, seconds, fraction, half):
 
 
 def _since_1970(time):
-    return (time - (EPOCH if time.tzinfo is None else EPOCH_UTC)).total_seconds()
+    past = time - (EPOCH if time.tzinfo is None else EPOCH_UTC)
+    return _seconds(DAY * past.days + past.seconds, past.microseconds)
+
+
+def _seconds(whole, microseconds):
+    """Seconds as a floating-point number: the same bits from text, from a datetime and from each of Arrow's units."""
+    return whole + microseconds / 1e6

@@ -2,6 +2,7 @@
 dicts of columns."""
 
 import contextlib
+import datetime
 import errno
 import io
 import json
@@ -94,7 +95,7 @@ def read(
         raise value_error("delimiter", "one ASCII character", shown(delimiter))
     if end is None:
         raise value_error("path", f"a file ending in one of {', '.join(READERS)}", repr(path))
-    text, na_values = names_of(text), names_of(na_values)
+    text, na_values = names_of("text", text), na_values_of(na_values)
     text = [name for name in text if name == str(name).encode("utf-8", "replace").decode()]  # no column has another
     pyarrow_modules()
     with open_file(path) as file, decoding(path, f"a whole {end} file"):
@@ -104,9 +105,18 @@ def read(
     return table
 
 
-def names_of(given):
-    """A text, or several texts, as a list of text."""
-    return [given] if isinstance(given, str) else [str(name) for name in given]
+def names_of(argument, given):
+    """A text, or several texts, as a list of text. Raises TypeError for what is neither."""
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise type_error(argument, "a text, or a list of texts", shown(given))
+    return [str(name) for name in given]
+
+
+def na_values_of(given):
+    """`names_of` na_values, without the blanks around them: those around the fields of a table do not count, either."""
+    return [value.strip() for value in names_of("na_values", given)]
 
 
 @contextlib.contextmanager
@@ -141,7 +151,7 @@ def as_table(data, source=None):
     Names that are not text become text. Raises TypeError for other data, TableError for columns that Arrow cannot
     hold."""
     arrow = pyarrow_modules()
-    if isinstance(data, list | tuple) and data and all(isinstance(row, dict) for row in data):
+    if isinstance(data, list | tuple) and all(isinstance(row, dict) for row in data):
         names = dict.fromkeys(name for row in data for name in row)
         data = {name: [row.get(name) for row in data] for name in names}
     # A pandas.Series has the latter, too, but no columns.
@@ -157,8 +167,7 @@ def as_table(data, source=None):
     except TableError:
         raise
     except (arrow.ArrowException, TypeError, ValueError) as error:
-        got = "; ".join(str(part) for part in error.args) or type(error).__name__
-        raise TableError(source, None, None, "columns of one kind of values each", got) from error
+        raise TableError(source, None, None, "columns that Arrow can hold", _told(error)) from error
 
 
 def _of_frame(data, source):
@@ -173,15 +182,34 @@ def _of_columns(named, source):
     arrow = pyarrow_modules()
     names, columns = [], []
     for name, values in named:
-        names.append(name)
+        if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+            raise TableError(source, name, None, "a list or an array of values", shown(values))
         try:
             if not isinstance(values, (arrow.Array, arrow.ChunkedArray)):
-                values = arrow.array(values, from_pandas=hasattr(values, "iloc"))
-        except (arrow.ArrowException, TypeError, ValueError) as error:
-            got = "; ".join(str(part) for part in error.args) or type(error).__name__
-            raise TableError(source, name, None, "values of one kind", got) from error
+                values = _as_array(values)
+        except (arrow.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise TableError(source, name, None, "values of one kind", _told(error)) from error
+        if columns and len(values) != len(columns[0]):
+            raise TableError(source, name, None, f"{len(columns[0])} rows, as in {names[0]!r}", len(values))
+        names.append(name)
         columns.append(values)
     return arrow.table(columns, names=names)
+
+
+def _as_array(values):
+    """Values as a pyarrow.Array. Raises ValueError for a mixture of which Arrow would silently cut off times."""
+    arrow = pyarrow_modules()
+    made = arrow.array(values, from_pandas=True)  # NaN, pandas.NA and pandas.NaT are nulls
+    if arrow.types.is_date(made.type):
+        known = (value for value in values if isinstance(value, datetime.datetime))
+        if any(value == value for value in known):  # pandas.NaT is a datetime, too, but differs from itself
+            raise ValueError("dates with a time among others without")
+    return made
+
+
+def _told(error):
+    """What an exception says, in one line."""
+    return "; ".join(str(part) for part in error.args) or type(error).__name__
 
 
 def index_columns(table):

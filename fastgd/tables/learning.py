@@ -9,7 +9,7 @@ from .columns import fitted, without_na
 from .errors import Problems, TableError, Where, pyarrow_modules
 from .files import index_columns
 from .target import TASKS, fitted_target
-from .values import check_text_is_there
+from .values import check_text_is_there, missing
 
 # Names of the outputs of ONNX models. The inputs are named after columns, which must have other names.
 OUTPUTS = ("prediction", "probabilities", "scores")
@@ -50,9 +50,11 @@ def learn_columns(
 
 def _fitted(table, name, where, is_categorical, na_values, options):
     """`fitted` of a column of a table."""
-    if not name.strip():
-        raise where.error("a name for each column (or the column in drop=, --drop)", "none")
     column = table.column(name)
+    if not name.strip():
+        if missing(column, na_values) == len(column):  # each line of the file ends with a delimiter
+            return "all values are missing"
+        raise where.error("a name for each column that has values", "none")
     is_dictionary = pyarrow_modules().types.is_dictionary(column.type)
     if is_categorical or is_dictionary:
         check_text_is_there(column, table.schema.field(name), where)

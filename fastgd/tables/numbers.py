@@ -11,7 +11,7 @@ from ..core.types import Array
 from ..data.samples import scale_of
 from ..errors import check_flag, check_number, shown
 from .errors import Where, pyarrow_modules
-from .values import as_text, check_encoding, decoded, is_text, is_valid, number_of, words_of
+from .values import as_text, check_encoding, decoded, has_no_values, is_text, is_valid, number_of, words_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -124,14 +124,9 @@ class Numbers(ForUsers):
         """Learns from a column, or returns why it is left out. fill: "mean" or "median". rows: the index of the
         training rows, None is all."""
         values = numbers_of(column, where, OTHERWISE)
-        present = values[~np.isnan(values)]
-        if len(present) == 0:
-            return "all values are missing"
-        if len(present) == len(values) and (present == present[0]).all():
-            return "there is only one value"
-        values = values if rows is None else values[rows]
-        if np.isnan(values).all():
-            return "all values are missing in the rows that are trained on"
+        values, why = rows_to_learn_from(values, rows)
+        if why:
+            return why
         shift, scale = fitted_scale(values, where)
         x = shift if fill == "mean" else float(np.nanmedian(values))
         return cls(str(where.column), x, shift, scale, bool(np.isnan(values).any()))
@@ -149,6 +144,8 @@ def numbers_of(column, where, otherwise=""):
         if wrong.any():
             row = int(np.argmax(wrong))
             raise where.error(f"a number{otherwise}", shown(text[row].as_py()), row)
+    elif has_no_values(column):
+        return np.full(len(column), np.nan)
     elif is_number(column.type):
         values = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
     elif arrow.types.is_duration(column.type):
@@ -165,13 +162,23 @@ def numbers_of(column, where, otherwise=""):
     return values
 
 
+def rows_to_learn_from(values: "Array", rows: "Array | None") -> "tuple[Array, str]":
+    """The values of the training rows, and why nothing can be learnt from them, or "". values: of all rows, NaN where
+    they are missing. rows: the index of the training rows, None is all."""
+    learnt, why = values if rows is None else values[rows], ""
+    if np.isnan(values).all():
+        why = "all values are missing"
+    elif (values == values[0]).all():
+        why = "there is only one value"
+    elif np.isnan(learnt).all():
+        why = "all values are missing in the rows that are trained on"
+    return learnt, why
+
+
 def is_number(kind):
     """Whether an Arrow type is one of numbers, or of truth values."""
     types = pyarrow_modules().types
-    return any(
-        is_kind(kind)
-        for is_kind in (types.is_null, types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
-    )
+    return any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
 
 
 def check_scaled(values, scaled, where, rows=None):

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import check_flag, shown, value_error
 from .files import Table
 from .preprocessing import Preprocessing
@@ -18,8 +16,8 @@ def predict_table(
     """Predictions for rows of a table: numbers in the units of the target, or classes, as an array (rows,).
 
     rows: the path of a file, a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts, encoded by
-        `preprocessing`; or one row, a dict {column: value} without lists, for which the result is one number or class,
-        or (n_classes,) probabilities. Columns that the network was not trained on are ignored.
+        `preprocessing`; or one row, a dict {column: value}, for which the result is one number or class, or
+        (n_classes,) probabilities. Columns that the network was not trained on are ignored.
     probabilities: True returns the probability of each class instead, (rows, n_classes), in the order of
         `preprocessing.target.classes`.
     unknown: as in `fastgd.tables.Preprocessing.encode`.
@@ -36,7 +34,7 @@ def predict_table(
     X = made.encode_row(rows, self.dtype) if is_fast else None
     is_row = X is not None
     if X is None:
-        is_row = isinstance(rows, dict) and bool(rows) and not any(map(_is_column, rows.values()))
+        is_row = isinstance(rows, dict) and bool(rows) and not any(_is_column(rows.get(c.name)) for c in made.columns)
         X = made.encode([rows] if is_row else rows, unknown=unknown, dtype=self.dtype)
     prediction = self.predict(X)
     if not is_row:
@@ -50,4 +48,4 @@ def predict_table(
 
 def _is_column(value):
     """Whether a value of a dict is a column of values, not one value."""
-    return hasattr(value, "__len__") and not isinstance(value, str | bytes) and np.ndim(value) > 0
+    return hasattr(value, "__len__") and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0

@@ -16,10 +16,10 @@ from ..errors import choose, shown, value_error
 from .categories import Categories
 from .columns import KINDS, Column
 from .errors import Problems, Where
-from .files import Table, as_table, names_of, read
+from .files import Table, as_table, na_values_of, names_of, read
 from .learning import OUTPUTS, learn_columns, no_such_column
 from .target import Target, encoded_target, has_value
-from .values import check_text_is_there, number_of, with_missing
+from .values import check_text_is_there, different_texts, number_of, with_missing
 
 if TYPE_CHECKING:
     import pyarrow
@@ -42,7 +42,7 @@ class Preprocessing(ForUsers):
     _internal = frozenset({"config", "encode_row", "from_config", "onnx_decode", "onnx_encode"})
 
     def __init__(self, columns: Iterable[Column], target: Target, na_values: Iterable[str] = ()) -> None:
-        self.columns, self.target, self.na_values = tuple(columns), target, tuple(na_values)
+        self.columns, self.target, self.na_values = tuple(columns), target, tuple(dict.fromkeys(na_values))
         self._row_encoders: tuple[int, list[tuple[str, Any]], Any] | None = None  # for encode_row
 
     @classmethod
@@ -180,7 +180,8 @@ class Preprocessing(ForUsers):
         values = {*self.na_values, *map(number_of, self.na_values)}
 
         def is_missing(value):
-            return type(value) is not bool and (value.strip() if type(value) is str else value) in values
+            kind = type(value)
+            return kind is not bool and kind is not np.bool_ and (value.strip() if kind is str else value) in values
 
         return start, encoders, is_missing if self.na_values else None
 
@@ -260,7 +261,8 @@ class Preprocessing(ForUsers):
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The preprocessing of a `config`. Raises TypeError, ValueError or KeyError if that is not valid."""
         columns = [choose("kind", column["kind"], KINDS).from_config(column) for column in config["columns"]]
-        return cls(columns, Target.from_config(config["target"]), map(str, config.get("na_values", ())))
+        na_values = different_texts("na_values", config.get("na_values", []))
+        return cls(columns, Target.from_config(config["target"]), na_values)
 
     def __repr__(self) -> str:
         kind = "numbers" if self.target.classes is None else f"{len(self.target.classes)} classes"
@@ -269,9 +271,10 @@ class Preprocessing(ForUsers):
 
 def learn(table: Table, target: str, **options: Any) -> tuple[Preprocessing, list[str]]:
     """Returns the `Preprocessing` that `of` learns with these options, and a list of warnings for the user."""
-    for name in ("categorical", "drop", "na_values"):
-        options[name] = names_of(options.get(name, ()))
-    source, na_values = options.pop("source"), options["na_values"]
+    for name in ("categorical", "drop"):
+        options[name] = names_of(name, options.get(name, ()))
+    source, na_values = options.pop("source"), na_values_of(options.get("na_values", ()))
+    options["na_values"] = na_values
     table, source = table_of(table, source, options["categorical"], na_values)
     columns, made, notes = learn_columns(table, str(target), source=source, **options)
     return Preprocessing(columns, made, na_values), notes

@@ -83,6 +83,8 @@ def fitted_target(column, where, task, rows, drop_missing):
                 expected = "classes that come more than once (or the task 'classification')"
                 raise where.error(expected, f"{len(values)} different ones in {len(column)} rows")
         return Target(where.column, tuple(sorted(values)))
+    if types.is_temporal(column.type) and not types.is_duration(column.type):
+        raise where.error("numbers, text or truth values for a target", f"{column.type}")
     return Target(where.column, None, *fitted_scale(numbers_of(column, where)[rows], where))
 
 

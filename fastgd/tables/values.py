@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from ..errors import shown
+from ..errors import shown, value_error
 from .errors import Where, pyarrow_modules
 from .text import is_marked, written
 
@@ -21,8 +21,15 @@ MISSING, UNKNOWN = -1, -2
 
 def decoded(column):
     """The column, without dictionary encoding."""
-    kind = column.type
-    return column.cast(kind.value_type) if pyarrow_modules().types.is_dictionary(kind) else column
+    arrow, kind = pyarrow_modules(), column.type
+    if not arrow.types.is_dictionary(kind):
+        return column
+    if not arrow.types.is_string_view(kind.value_type):
+        return column.cast(kind.value_type)
+    # Categories of polars, which Arrow does not decode itself.
+    text = arrow.large_string()
+    pieces = column.chunks if isinstance(column, arrow.ChunkedArray) else [column]
+    return arrow.chunked_array([piece.dictionary.cast(text).take(piece.indices) for piece in pieces], text)
 
 
 def as_text(column, where):
@@ -160,6 +167,14 @@ def is_valid(column):
     return column.is_valid().to_numpy(zero_copy_only=False)
 
 
+def has_no_values(column):
+    """Whether all values of a column are missing. Then its type says nothing: pandas has NaN, a floating-point number,
+    where a file has no date at all."""
+    arrow = pyarrow_modules()
+    absent = column.is_null(nan_is_null=True) if arrow.types.is_floating(column.type) else column.is_null()
+    return arrow.compute.all(absent).as_py()
+
+
 def with_missing(column, na_values):
     """A column in which the values that `na_values` names are null: equal text but for blanks around it, or equal
     numbers. The column itself if it holds none of them."""
@@ -180,6 +195,13 @@ def with_missing(column, na_values):
     if not arrow.compute.any(found).as_py():
         return column
     return arrow.compute.if_else(found, arrow.scalar(None, plain.type), plain)
+
+
+def different_texts(argument, given):
+    """A list of different texts from a file, as a tuple. Raises ValueError that names the argument for others."""
+    if not isinstance(given, list | tuple) or {*map(type, given)} - {str} or len(set(given)) != len(given):
+        raise value_error(argument, "a list of different texts", shown(given))
+    return tuple(given)
 
 
 def number_of(text):

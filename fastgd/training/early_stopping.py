@@ -39,16 +39,15 @@ class EarlyStopping:
         for metric in metrics:
             column = f"{self._prefix}{metric.column}"
             columns[metric.column] = columns[column] = column, metric.greater_is_better
-        name = f"{self._prefix}loss" if monitor is None else monitor
-        if isinstance(name, str) and name not in columns:
-            name = column_of(name)
-            if validation is None and name.startswith("validation_") and name.removeprefix("validation_") in columns:
-                got = f"{monitor!r}, that of 'validation_data' or 'validation_fraction', which are not given"
-                raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
-            metric = name.removeprefix("validation_")
-            if metric in METRICS and not any(column.endswith(metric) for column in columns):
-                got = f"{monitor!r}, which needs metrics=[{metric!r}]"
-                raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
+        name = column_of(f"{self._prefix}loss" if monitor is None else monitor, columns)
+        others = [f"validation_{column}" for column in columns]
+        if name not in columns and validation is None and column_of(name, others) in others:
+            got = f"{monitor!r}, which needs validation_data or validation_fraction"
+            raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
+        metric = str(name).removeprefix("val_").removeprefix("validation_")
+        if name not in columns and metric in METRICS:
+            got = f"{monitor!r}, which needs metrics=[{metric!r}]"
+            raise value_error("monitor", f"one of {', '.join(map(repr, columns))}", got)
         self.monitor, greater_is_better = choose("monitor", name, columns)
         if greater_is_better is None:
             expected = "a metric that says whether greater is better, as fastgd.metrics.own(f, greater_is_better=...)"

@@ -25,7 +25,7 @@ from .early_stopping import EarlyStopping
 from .history import History
 from .repeated import TOLERANCE, key_of_plain
 from .run import Run
-from .sampling import Minibatches, Stream
+from .sampling import Minibatches, Stream, is_iterable
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -123,7 +123,8 @@ def fit(
     if validation_data is not None:
         validation = _checked_validation(self, validation_data)
     is_of_windows = isinstance(X, Windows)
-    if y is None and not is_of_windows:
+    # An iterable of minibatches may keep its rows as x and y.
+    if y is None and not is_of_windows and (isinstance(X, str) or not is_iterable(X)):
         X, y = with_targets("X", self, X) or (X, None)
     if y is None:
         for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight),

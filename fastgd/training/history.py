@@ -72,8 +72,7 @@ class History(ForUsers):
         """The list of a column by its name, or by Keras's: history["val_accuracy"] is
         history.metrics["validation_accuracy"]. Raises ValueError for other names."""
         columns = self.columns()
-        known = isinstance(name, str) and name not in columns and column_of(name) in columns
-        found: list[int] | list[float] = choose("name", column_of(name) if known else name, columns)
+        found: list[int] | list[float] = choose("name", column_of(name, columns), columns)
         return found
 
     if not TYPE_CHECKING:
@@ -83,7 +82,7 @@ class History(ForUsers):
             if name.startswith("_") or "metrics" not in vars(self):
                 raise AttributeError(name)
             columns = self.columns()
-            is_column = name == "history" or column_of(name) in columns or f"validation_{column_of(name)}" in columns
+            is_column = name == "history" or {column_of(name, columns), f"validation_{name}"} & set(columns)
             advice = "; history[name] or history.to_dict() have the columns " if is_column else ""
             advice += ", ".join(map(repr, columns)) if is_column else ""
             raise hints.no_attribute(self, name, advice)

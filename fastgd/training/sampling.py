@@ -126,12 +126,17 @@ def _piece(rows, size, position, epochs, limit):
     return made
 
 
+def is_iterable(data):
+    """Whether `iter` may take data; it is not called."""
+    return isinstance(data, collections.abc.Iterable) or hasattr(data, "__getitem__")
+
+
 class Stream:
     """The minibatches of an iterable; used in place of `Minibatches`."""
 
     def __init__(self, network, batches, epochs, *, allow_negative=False):
         # iter(batches) may open a file or start processes: it is called once an epoch, not for this check.
-        if not isinstance(batches, collections.abc.Iterable) and not hasattr(batches, "__getitem__"):
+        if not is_iterable(batches):
             expected = "an array and y, or an iterable of minibatches (x, y)"
             raise type_error("X", expected, f"{shown(batches)} and no y")
         if hasattr(batches, "__array__"):
