@@ -32,7 +32,7 @@ def run(*arguments, cwd, **environment):
 )
 def test_train_digits(backend, epochs, tmp_path):
     options = [] if epochs == 40 else ["--epochs", str(epochs)]
-    done = run("train", "digits", "--backend", backend, *options, cwd=tmp_path)
+    done = run("train", "digits", "--backend", backend, "--patience", "0", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     accuracy = float(done.stdout.split("validation accuracy")[1].split()[0])
     assert accuracy >= 0.97
@@ -230,10 +230,30 @@ def test_delimiters(houses, monkeypatch, capsys):
     assert call("evaluate", "t.safetensors", "t.csv", "--delimiter", ";", **options)[0] == 0
 
 
+def test_training_keeps_the_epoch_with_the_least_validation_loss(houses, monkeypatch, capsys):
+    """By default, where there are validation rows."""
+    options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
+    command = "train", "houses.csv", "--target", "price", "--drop", "id,kind", "--quiet", "--overwrite"
+    runs = {
+        "--learning-rate 0.5 --epochs 400": True,
+        "--epochs 30 --patience 0": False,
+        "--epochs 30 --validation 0": False,
+    }
+    for more, stops in runs.items():
+        code, out, err = call(*command, *more.split(), **options)
+        assert code == 0, err
+        network, _ = fastgd.load(houses / "houses.safetensors")
+        assert ("kept)" in out) is stops is ("stopped: patience" in out)
+        if stops:
+            best, losses = network.history.best_epoch, network.history.validation_loss
+            assert len(losses) == best + 5 < 400
+            assert f"validation loss {min(losses):.4f} (epoch {best}, kept)" in out
+
+
 def test_numbers_are_predicted_in_their_units(houses, monkeypatch, capsys):
     options = {"folder": houses, "monkeypatch": monkeypatch, "capsys": capsys}
     code, out, _ = call("train", "houses.csv", "--target", "price", "--drop", "id,kind", "--optimizer", "rmsprop",
-                        "--quiet", "--log", "log.jsonl", **options)  # fmt: skip
+                        "--patience", "0", "--quiet", "--log", "log.jsonl", **options)  # fmt: skip
     assert code == 0
     last = [line for line in map(json.loads, (houses / "log.jsonl").read_text().splitlines()) if "loss" in line][-1]
     assert f"training loss {last['loss']:.4f}, validation loss {last['validation_loss']:.4f}\n" in out
@@ -382,7 +402,7 @@ def test_bad_data_is_reported_on_one_line(case, houses, monkeypatch, capsys):
 )
 def test_ctrl_c_saves_and_says_so(number, code, word, houses):
     """The file holds the state at the signal; test_resume.py checks that a run resumes from it."""
-    command = ["train", "houses.csv", "--target", "price", "--drop", "id,kind", "--epochs", "2000000", "--quiet"]
+    command = "train houses.csv --target price --drop id,kind --epochs 2000000 --patience 0 --quiet".split()
     # A shell makes its background jobs ignore SIGINT, and children inherit that: restore the default.
     with subprocess.Popen([sys.executable, "-m", "fastgd", *command], cwd=houses, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)

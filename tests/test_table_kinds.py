@@ -544,7 +544,19 @@ def test_validation_on_a_file_is_of_its_rows(tmp_path, monkeypatch, capsys):
     """With the encoding of the training rows, all of which are trained on."""
     (tmp_path / "t.csv").write_text("x,c,y\n" + "".join(f"{i},{'ab'[i % 2]},{i / 2}\n" for i in range(40)))
     (tmp_path / "v.csv").write_text("y,c,x\n" + "".join(f"{i * 3},{'abz'[i % 3]},{i * 100}\n" for i in range(7)))
-    command = ("train", "t.csv", "--target", "y", "--epochs", "2", "--quiet", "--validation-file", "v.csv")
+    command = (
+        "train",
+        "t.csv",
+        "--target",
+        "y",
+        "--epochs",
+        "2",
+        "--patience",
+        "0",
+        "--quiet",
+        "--validation-file",
+        "v.csv",
+    )
     code, out, _ = run(monkeypatch, capsys, tmp_path, *command)
     assert code == 0
     assert "40 training rows, 7 validation rows" in out

@@ -32,7 +32,7 @@ from .self_check import installed_backends, time_steps
 from .table_data import class_weight, names_in, use_validation_file
 
 # Defaults of options that differ for text; those are texts.DEFAULTS.
-DEFAULTS = {"optimizer": "Adam", "learning_rate": 2e-3, "epochs": 40, "validation": 0.2}
+DEFAULTS = {"optimizer": "Adam", "learning_rate": 2e-3, "epochs": 40, "validation": 0.2, "patience": 5}
 
 
 def train(arguments):
@@ -43,7 +43,7 @@ def train(arguments):
     _fill_defaults(arguments)
     epochs = check_integer("--epochs", arguments.epochs, 0)
     warmup = check_number("--warmup", arguments.warmup, 0.0, epochs)
-    patience = None if arguments.patience is None else check_integer("--patience", arguments.patience, 1)
+    patience = check_integer("--patience", arguments.patience, 0)
     logs = [callbacks.json_lines(arguments.log)] if arguments.log else []
     if arguments.tensorboard:
         logs.append(callbacks.tensorboard(arguments.tensorboard))
@@ -52,6 +52,7 @@ def train(arguments):
     line = described(arguments.data, data)
     if line:
         print(line)
+    keeps_best = patience > 0 and data.held_out is not None
     network = make_network(arguments, data)
     batch_size = check_batch_size(arguments.batch_size, data.rows)
     epoch_steps = math.ceil(data.rows / batch_size)
@@ -73,8 +74,8 @@ def train(arguments):
             epochs=epochs,
             class_weight=class_weight(arguments.class_weight, data),
             validation_data=data.held_out,
-            patience=patience,
-            restore_best=patience is not None,
+            patience=patience if keeps_best else None,
+            restore_best=keeps_best,
             metrics=() if data.text is not None else _metrics(arguments, data),
             callbacks=logs,
             progress=not arguments.quiet,
@@ -83,8 +84,8 @@ def train(arguments):
         )
     seconds = time.perf_counter() - start
     print(f"{history.steps} steps in {seconds:.2f} s; stopped: {history.stopped}")
-    figures.print_end(history, patience is not None, data.tail, network)
-    if patience is None:
+    figures.print_end(history, keeps_best, data.tail, network)
+    if not keeps_best:
         figures.advise_patience(history)
     if data.text is None and history.loss:
         figures.print_end_of_training(network, *(data.held_out or data.arrays), "validation " if data.held_out else "")

@@ -246,7 +246,13 @@ def parser():
         metavar="N",
         help=f"passes over the data, in all if a run is continued ({_default('epochs')})",
     )
-    one.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without improvement; keep the best")
+    one.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop when the validation loss has not improved for N epochs, and keep the best network; 0 takes the last "
+        f"epoch whatever its loss ({_default('patience')})",
+    )
     one.add_argument(
         "--validation",
         type=float,

@@ -19,7 +19,7 @@ from .table_data import OPTIONS as OF_TABLES
 # Options of text that are not given, and those whose defaults differ from those of other data.
 MODEL = {"context": 64, "layers": 4, "heads": 4, "width": 128}
 OPTIONS = ("tokens", *MODEL)
-DEFAULTS = {"optimizer": "AdamW", "learning_rate": 1e-3, "epochs": 5, "validation": 0.1}
+DEFAULTS = {"optimizer": "AdamW", "learning_rate": 1e-3, "epochs": 5, "validation": 0.1, "patience": 0}
 WARMUP, CLIP_NORM = 0.05, 1.0  # a fraction of the epochs; the largest norm of a gradient
 # So many bytes of a file of unknown name decide whether it is a text.
 HEAD = 2**12
