@@ -402,10 +402,10 @@ def test_bad_data_is_reported_on_one_line(case, houses, monkeypatch, capsys):
 )
 def test_ctrl_c_saves_and_says_so(number, code, word, houses):
     """The file holds the state at the signal; test_resume.py checks that a run resumes from it."""
-    command = "train houses.csv --target price --drop id,kind --epochs 2000000 --patience 0 --quiet"
+    words = "train houses.csv --target price --drop id,kind --epochs 2000000 --patience 0 --quiet"
+    command = [sys.executable, "-m", "fastgd", *words.split()]
     # A shell makes its background jobs ignore SIGINT, and children inherit that: restore the default.
-    with subprocess.Popen([sys.executable, "-m", "fastgd", *command.split()], cwd=houses, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=houses, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
                           ) as process:  # fmt: skip
         process.stdout.readline()  # the line that describes the network: training is about to begin
         time.sleep(1.0)
