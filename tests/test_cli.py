@@ -1,6 +1,7 @@
 """The command line and the self-check."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -405,8 +406,9 @@ def test_ctrl_c_saves_and_says_so(number, code, word, houses):
     words = "train houses.csv --target price --drop id,kind --epochs 2000000 --patience 0 --quiet"
     command = [sys.executable, "-m", "fastgd", *words.split()]
     # A shell makes its background jobs ignore SIGINT, and children inherit that: restore the default.
-    with subprocess.Popen(command, cwd=houses, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-                          ) as process:  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    catches = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=houses, preexec_fn=catches, **pipes) as process:
         process.stdout.readline()  # the line that describes the network: training is about to begin
         time.sleep(1.0)
         process.send_signal(number)
