@@ -45,7 +45,7 @@ from .core import hints
 from .core.config import __version__, show_config
 from .core.kernel import kernels
 from .data.minibatches import minibatches
-from .errors import CheckpointError, DivergenceError
+from .errors import CheckpointError, DivergenceError, RankError
 from .explore.gradient_check import check_gradients
 from .explore.range_test import RangeTest, find_learning_rate
 from .explore.sweep import Sweep, sweep
@@ -61,6 +61,7 @@ __all__ = [
     "History",
     "Network",
     "RangeTest",
+    "RankError",
     "Run",
     "Sweep",
     "__version__",

@@ -30,8 +30,10 @@ from . import checkpoint
 from .early_stopping import EarlyStopping
 from .history import History
 from .sampling import Minibatches, Stream
+from .team import Team, team
 
 if TYPE_CHECKING:
+    from ..distributed import Mpi
     from ..network import Network
 
 # Seconds between two saves of a run whose checkpoint interval is not given.
@@ -108,6 +110,7 @@ class Run(ForUsers):
         bar: ProgressBar | None,
         checkpoint_path: str | None,
         checkpoint_every: int | None,
+        shared: "Mpi | None" = None,
     ) -> None:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
@@ -137,6 +140,8 @@ class Run(ForUsers):
         self._digests = None  # digests of the samples, computed by `settings`
         self._seconds_before = 0.0  # of a resumed run, before this call
         self._undo = None  # what _undo_epoch_end restores
+        self._shared = shared  # how ranks share the work
+        self._team: Team | None = None
 
     # ---- for callbacks
 
@@ -160,6 +165,11 @@ class Run(ForUsers):
     def epoch(self) -> int:
         """Number of epochs done."""
         return len(self._history.loss)
+
+    @property
+    def pauses_at(self) -> tuple[Any, ...]:
+        """When the run pauses: whether at the ends of epochs, and after how many minibatches."""
+        return self._early_stopping.is_needed, len(self._functions), self._checkpoint_every
 
     @property
     def loss(self) -> float:
@@ -206,12 +216,24 @@ class Run(ForUsers):
             self._schedule = optimizer.schedule
             self._epochs_before = self._source.epoch = network.epochs
             self._begun = begun
-            if resume is not None:
-                checkpoint.resume(resume, self)
+            if self._shared is not None:
+                with team(self._shared, self) as self._team:
+                    self._begin(resume)
             else:
-                optimizer.begin_run()
-            self._go()
+                self._begin(resume)
         return self._history
+
+    def _begin(self, resume):
+        if self._team is not None:
+            self._team.check()
+        with contextlib.nullcontext(resume) if self._team is None else self._team.file_of_root(resume) as path:
+            if path is not None:
+                checkpoint.resume(path, self)
+            else:
+                self._optimizer.begin_run()
+        if self._team is not None:
+            self._team.begin()
+        self._go()
 
     @contextlib.contextmanager
     def _lent(self, use):
@@ -226,7 +248,8 @@ class Run(ForUsers):
         self._saved = time.monotonic()
         self._started = self._saved - self._seconds_before
         with contextlib.ExitStack() as stack:
-            for entered in _each_once([*self._functions, self._bar], lambda function: function):
+            is_root = self._team is None or self._team.is_root
+            for entered in _each_once([*self._functions, self._bar] if is_root else [], lambda function: function):
                 if hasattr(entered, "__enter__"):
                     stack.enter_context(entered)
             self._execute()
@@ -318,6 +341,8 @@ class Run(ForUsers):
     def _plan(self):
         """The network's plan, set to this optimizer. A callback may have used the network for something else."""
         samples, size = self._source.samples, self._source.size
+        if self._team is not None:
+            size = self._team.largest_share(size)
         return self._network.executor.training_plan(size, samples.kernel, self._optimizer)
 
     def _train_piece(self):
@@ -327,7 +352,8 @@ class Run(ForUsers):
         while piece.recorded < len(steps) and self._is_as_laid_out():
             try:
                 self._plan()
-                failed = executor.train(steps, piece.recorded, pauses, self._notify)
+                train = executor.train if self._team is None else self._team.steps.train
+                failed = train(steps, piece.recorded, pauses, self._notify)
             except Exception:
                 if executor.is_mid_step:  # a function of the user, called from Python, raised in a step
                     self._record(self._optimizer.minibatches - piece.first_minibatch)
@@ -487,7 +513,8 @@ class Run(ForUsers):
         """Validation loss and metrics, the schedule's observation of the loss, early stopping."""
         early_stopping, history = self._early_stopping, self._history
         with self._optimizer.lock.lend(Use.BORROW):
-            loss, values = early_stopping.values()
+            evaluate = early_stopping.values
+            loss, values = evaluate() if self._team is None else self._team.from_root(evaluate)
         with self._lent(Use.BORROW):
             schedule = copy.deepcopy(self._optimizer.schedule) if self._schedule_observes else None
         self._undo = early_stopping.state(), history.best_epoch, schedule
@@ -520,6 +547,13 @@ class Run(ForUsers):
             by_steps = [(i, function) for i, function, steps in self._step_callbacks if self.step % steps == 0]
             due = _each_once([*by_steps, *due], lambda numbered: numbered[1])
         self.at_epoch_end, self._calling = at_epoch_end, True
+        if self._team is None:
+            self._call_each(due)
+        elif due:
+            self._team.follow_root(lambda: self._call_each(due))
+        self._calling = False
+
+    def _call_each(self, due):
         for i, function in due:
             try:
                 with self._lent(Use.TRAIN):
@@ -529,7 +563,6 @@ class Run(ForUsers):
                 raise
             if answer is True or answer is np.True_:
                 self._history.stopped = self._history.stopped or "callback"
-        self._calling = False
 
     # ---- saving and resuming
 
