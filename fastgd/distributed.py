@@ -110,14 +110,3 @@ def check_parallel(parallel: Any) -> Mpi | None:
     if not isinstance(parallel, Mpi):
         raise type_error("parallel", "None, 'mpi' or fastgd.distributed.mpi(...)", shown(parallel))
     return parallel if parallel.size > 1 or parallel.exact else None
-
-
-def own_share(argument: str, given: Any, size: int, shared: Mpi, has_no_weights: bool) -> int:
-    """Rows of a rank's own in a minibatch of sharded data: `given` in all, or all of its `size` rows."""
-    if not has_no_weights:
-        raise value_error("sample_weight", "none with sharded rows, whose mean weight no rank knows", "weights")
-    if given is None:
-        return size
-    if given % shared.size:
-        raise value_error(argument, f"a multiple of {shared.size}, the number of ranks", given)
-    return min(size, int(given) // shared.size)

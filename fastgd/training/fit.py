@@ -15,7 +15,6 @@ from ..core.types import Data, HasTargets, Path, Rate
 from ..data.minibatches import check_batch_size
 from ..data.samples import check_class_weight, check_samples, with_targets
 from ..data.windows import Windows, samples_of_windows
-from ..distributed import Mpi, check_parallel, own_share
 from ..engine.steps import Steps
 from ..errors import check_flag, check_integer, check_number, shown, type_error, value_error
 from ..metrics import Metrics, check_metrics
@@ -27,11 +26,14 @@ from .history import History
 from .repeated import TOLERANCE, key_of_plain
 from .run import Run
 from .sampling import Minibatches, Stream, is_iterable
+from .team import Team, on_all_ranks
 
 if TYPE_CHECKING:
+    from ..distributed import Mpi
     from ..network import Network
 
 
+@on_all_ranks
 def fit(
     self: "Network",
     X: "Data | Windows",
@@ -56,7 +58,7 @@ def fit(
     checkpoint_every: int | None = None,
     resume: bool = False,
     allow_negative: bool = False,
-    parallel: "str | Mpi | None" = None,
+    parallel: "str | Mpi | Team | None" = None,
 ) -> History:
     """Trains the network; returns a `History`.
 
@@ -118,8 +120,8 @@ def fit(
         if isinstance(done, History):
             return done
         begun = done
-    optimizer, shared = pick_optimizer(optimizer), check_parallel(parallel)
-    if shared is not None and optimizer.takes_all_rows:
+    optimizer, team = pick_optimizer(optimizer), parallel if isinstance(parallel, Team) else None
+    if team is not None and optimizer.takes_all_rows:
         raise value_error("optimizer", "one for minibatches with parallel", shown(optimizer))
     epochs = check_integer("epochs", epochs, 0)
     source: Minibatches | Stream
@@ -143,7 +145,7 @@ def fit(
         raise value_error("y", "None for windows, which have targets", shown(y))
     if y is None and not is_of_windows:
         check_batch_size(batch_size, math.inf)
-        if shared is not None:
+        if team is not None:
             raise value_error("X", "arrays with parallel, which cuts minibatches into shares", shown(X))
         if optimizer.takes_all_rows:
             raise value_error("optimizer", "one for minibatches, for an iterable of them", shown(optimizer))
@@ -162,8 +164,8 @@ def fit(
         if class_weight is not None:  # "balanced" counts the rows that are trained on
             samples = check_class_weight(class_weight, samples, self.output_shape[-1], self.dtype)
         size = check_batch_size(batch_size, len(samples))
-        if shared is not None and shared.sharded:
-            size = own_share("batch_size", batch_size, size, shared, unweighted is samples and samples.weight is None)
+        if team is not None:
+            size = team.own_rows(batch_size, size, has_weights=samples.weight is not None)
         if optimizer.takes_all_rows:
             size, shuffle = len(samples), False
         least, layer = self.least_rows
@@ -177,7 +179,7 @@ def fit(
         raise value_error("metrics", "none without validation data with allow_negative", shown(metrics))
     early_stopping = EarlyStopping(self, checked, unweighted, validation, monitor, tolerance, patience, restore_best)
     callbacks = check_callbacks(callbacks)
-    is_root = shared is None or shared.rank == 0
+    is_root = team is None or team.is_root
     bar = ProgressBar(epochs) if check_flag("progress", progress) and is_root else None
     file = None
     if checkpoint is not None:
@@ -189,7 +191,7 @@ def fit(
         if value and checkpoint is None:
             raise value_error("checkpoint", f"a file, for {name}={value}", None)
     saved = file if is_root else None
-    run = Run(self, optimizer, source, epochs, early_stopping, callbacks, bar, saved, checkpoint_every, shared)
+    run = Run(self, optimizer, source, epochs, early_stopping, callbacks, bar, saved, checkpoint_every, team)
     may_resume = resume and file and (os.path.exists(file) or not is_root)
     history = run.go(resume=file if may_resume else None, begun=begun)
     if key is not None:

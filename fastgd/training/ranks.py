@@ -20,8 +20,9 @@ from ..errors import RankError, value_error
 FAILED, ASKED, ANSWERED = 1, 2, 3
 # Tests of a request between two looks at messages; seconds of busy waiting; of each sleep after that.
 TESTS, BUSY, NAP = 64, 2e-3, 5e-5
-# Seconds within which a living rank answers; between two looks of the thread that answers.
-ANSWER, LOOK = 3.0, 0.1
+# Seconds within which a living rank answers; within which it does when mpiexec is about to end it, after a quarter of a
+# second; which one that failed gives the others to learn it; between two looks of the thread that answers.
+ANSWER, HURRY, FAREWELL, LOOK = 3.0, 0.1, 1.0, 0.01
 
 
 class Ranks:
@@ -34,6 +35,7 @@ class Ranks:
         self._answered: set[int] = set()
         self._lock, self._end = threading.Lock(), threading.Event()
         self._failure: RankError | None = None
+        self._aborts = False
         self._thread = threading.Thread(target=self._answer, name="fastgd ranks", daemon=True)
         self._thread.start()
 
@@ -159,6 +161,24 @@ class Ranks:
         self._abort_at_exit()
         return RankError(message, rank)
 
+    def dead(self) -> list[int]:
+        """The other ranks that do not answer in a hurry. Raises what another one has told. All ranks that live must call
+        it at about the same time, and are answered meanwhile."""
+        self._answered.clear()
+        self._send(ASKED, None)
+        end = time.monotonic() + HURRY
+        while time.monotonic() < end:
+            time.sleep(LOOK)
+        self._listen()
+        return sorted(set(range(self.size)) - self._answered - {self.rank})
+
     def _abort_at_exit(self):
-        """MPI's own end waits for all ranks, which would be for ever."""
-        atexit.register(self.comm.Abort, 1)
+        """MPI's own end waits for all ranks, which would be for ever. mpiexec then ends the others, which first have
+        the time to learn why."""
+        if not self._aborts:
+            self._aborts = True
+            atexit.register(self._abort, time.monotonic() + FAREWELL)
+
+    def _abort(self, earliest):
+        time.sleep(max(0.0, earliest - time.monotonic()))
+        self.comm.Abort(1)

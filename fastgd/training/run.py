@@ -30,10 +30,9 @@ from . import checkpoint
 from .early_stopping import EarlyStopping
 from .history import History
 from .sampling import Minibatches, Stream
-from .team import Team, team
+from .team import Team
 
 if TYPE_CHECKING:
-    from ..distributed import Mpi
     from ..network import Network
 
 # Seconds between two saves of a run whose checkpoint interval is not given.
@@ -110,7 +109,7 @@ class Run(ForUsers):
         bar: ProgressBar | None,
         checkpoint_path: str | None,
         checkpoint_every: int | None,
-        shared: "Mpi | None" = None,
+        team: "Team | None" = None,
     ) -> None:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
@@ -140,8 +139,7 @@ class Run(ForUsers):
         self._digests = None  # digests of the samples, computed by `settings`
         self._seconds_before = 0.0  # of a resumed run, before this call
         self._undo = None  # what _undo_epoch_end restores
-        self._shared = shared  # how ranks share the work
-        self._team: Team | None = None
+        self._team = team  # the ranks that share the run
 
     # ---- for callbacks
 
@@ -216,23 +214,19 @@ class Run(ForUsers):
             self._schedule = optimizer.schedule
             self._epochs_before = self._source.epoch = network.epochs
             self._begun = begun
-            if self._shared is not None:
-                with team(self._shared, self) as self._team:
-                    self._begin(resume)
-            else:
-                self._begin(resume)
+            if self._team is not None:
+                self._team.check(self)
+            self._begin(resume)
         return self._history
 
     def _begin(self, resume):
-        if self._team is not None:
-            self._team.check()
         with contextlib.nullcontext(resume) if self._team is None else self._team.file_of_root(resume) as path:
             if path is not None:
                 checkpoint.resume(path, self)
             else:
                 self._optimizer.begin_run()
         if self._team is not None:
-            self._team.begin()
+            self._team.begin(self)
         self._go()
 
     @contextlib.contextmanager
@@ -550,7 +544,7 @@ class Run(ForUsers):
         if self._team is None:
             self._call_each(due)
         elif due:
-            self._team.follow_root(lambda: self._call_each(due))
+            self._team.follow_root(self, lambda: self._call_each(due))
         self._calling = False
 
     def _call_each(self, due):
