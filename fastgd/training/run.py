@@ -90,7 +90,9 @@ class Run(ForUsers):
     A callback may set `optimizer.learning_rate` for all steps to come: to a number, or to a schedule, which counts the
     optimizer's steps from its first one."""
 
-    _internal = frozenset({"first_epoch", "first_row", "first_step", "go", "prepare", "settings", "source", "state"})
+    _internal = frozenset({
+        "first_epoch", "first_row", "first_step", "go", "outer", "pauses_at", "prepare", "settings", "source", "state"
+    })  # fmt: skip
 
     step: int
     epochs: int
@@ -112,7 +114,7 @@ class Run(ForUsers):
         bar: ProgressBar | None,
         checkpoint_path: str | None,
         checkpoint_every: int | None,
-        team: "Team | None" = None,
+        team: "Team | None",
     ) -> None:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
