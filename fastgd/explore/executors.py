@@ -3,7 +3,8 @@
 Threads train the networks where they are. Any other executor gets a task for each training: bytes with the network and
 its own settings. What all trainings share (X, y, options) is written once to a temporary file, which workers map into
 their memory: on one machine they share its pages, and no array is copied for a worker. A worker that cannot open the
-file, since it runs on another machine, says so, and its training is submitted again, together with the data.
+file, since it runs on another machine, says so, and its training is submitted again, together with the data; Dask sends
+them to each worker once.
 
 A pool whose worker died takes no more tasks, and does not say which training was to blame. It is one of those that
 were running, the first unfinished ones: each of these is repeated in a process of its own, and the others in a pool
@@ -245,7 +246,7 @@ def _results(executor_of, indices, tasks, data):
                 yield i, None, error
                 continue
             if isinstance(result, str):  # NO_FILE
-                values = values or [bytes(part) for part in data[2]]
+                values = values or _values(executor_of(i), data[2])
                 submit(i, values)
             else:
                 yield i, result, None
@@ -381,6 +382,14 @@ def _written(parts):
     finally:
         with contextlib.suppress(OSError):
             os.remove(path)
+
+
+def _values(executor, parts):
+    """What workers without the file get: the parts as bytes. For Dask futures of them, which every worker has once: its
+    scheduler would hold a copy for each task."""
+    values = [bytes(part) for part in parts]
+    client = getattr(executor, "_client", None)
+    return values if client is None else client.scatter(values, broadcast=True, hash=False)
 
 
 def _read(data):
