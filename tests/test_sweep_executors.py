@@ -19,8 +19,8 @@ from cases import make, same
 
 import fastgd
 from fastgd import SGD, BatchNorm, Dense, Network
-from fastgd.explore import executors
-from fastgd.explore.executors import _pickled, _read, _written
+from fastgd.explore import executors, sending
+from fastgd.explore.sending import pickled, read, written
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -122,12 +122,12 @@ def test_trainings_can_go_on_from_what_came_back(rows):
 def hide_files():
     """Makes a worker see no files of its parent, as on another machine."""
 
-    def read(data):
+    def read_no_file(data):
         if isinstance(data[0], str):
             raise FileNotFoundError
-        return _read(data)
+        return read(data)
 
-    executors._read = read
+    executors.read = read_no_file
 
 
 def test_a_worker_without_the_file_gets_the_data(rows):
@@ -194,15 +194,15 @@ def test_what_cannot_be_sent_is_named(rows, monkeypatch):
         with pytest.raises(TypeError, match="'metrics'.*pickle.*lock") as caught:
             run({"seed": [1, 2]}, metrics=fastgd.metrics.own(lock, name="one"))
         assert "with cloudpickle installed" not in str(caught.value)
-        monkeypatch.setattr(executors, "_has_cloudpickle", lambda: False)
-        executors._pickler.cache_clear()
+        monkeypatch.setattr(sending, "_has_cloudpickle", lambda: False)
+        sending._pickler.cache_clear()
         with pytest.raises(TypeError, match="'metrics'.*pickle.*lambda.*; with cloudpickle installed"):
             run({"seed": [1, 2]}, metrics=fastgd.metrics.own(local, name="one"))
         with pytest.raises(TypeError, match="'optimizer'.*pickle.*lambda") as caught:
             run({"optimizer": ["Adam", SGD(lambda t: 0.1)]})
         assert caught.value.__notes__[0].startswith("in the training of {'optimizer': SGD(")
         assert_same(sweep(rows, executor), sweep(rows))  # whose network is made by a function in a function
-    executors._pickler.cache_clear()
+    sending._pickler.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["int", "pool", "class", "client", "closed threads", "closed processes"])
@@ -249,11 +249,11 @@ def test_arrays_are_sent_as_they_are(rng, tmp_path):
     windows = np.lib.stride_tricks.sliding_window_view(x.ravel(), 100)
     arrays = {"C": x, "F": np.asfortranarray(x), "strided": x[::2, 1:], "empty": x[:0], "mapped": mapped,
               "of mapped": mapped[3:], "windows": windows, "nested": (x, [x[1:]])}  # fmt: skip
-    parts = _pickled(arrays, apart=True)
+    parts = pickled(arrays, apart=True)
     assert sum(map(len, parts)) < 11 * x.nbytes
-    with _written(parts) as (path, places, _):
-        assert all(begin % executors.ALIGNMENT == 0 for begin, _ in places)
-        for found in (_read((path, places)), _read([bytes(part) for part in parts])):
+    with written(parts) as (path, places, _):
+        assert all(begin % sending.ALIGNMENT == 0 for begin, _ in places)
+        for found in (read((path, places)), read([bytes(part) for part in parts])):
             nested, expected = found.pop("nested"), arrays["nested"]
             np.testing.assert_array_equal(nested[0], expected[0])
             np.testing.assert_array_equal(nested[1][0], expected[1][0])
@@ -264,7 +264,7 @@ def test_arrays_are_sent_as_they_are(rng, tmp_path):
             assert found["F"].flags.f_contiguous
             assert found["windows"].strides == windows.strides
     with pytest.raises(FileNotFoundError):
-        _read((path, places))
+        read((path, places))
 
 
 def test_a_full_disk_is_named(rows, monkeypatch):
@@ -288,11 +288,11 @@ def deadly(y, prediction):
 
 def hide_files():
     from fastgd.explore import executors
-    def read(data, whole=executors._read):
+    def read(data, whole=executors.read):
         if isinstance(data[0], str):
             raise FileNotFoundError
         return whole(data)
-    executors._read = read
+    executors.read = read
 
 def sweep(executor, **grid):
     rng = np.random.default_rng(0)
@@ -310,6 +310,12 @@ def check(executor):
         np.testing.assert_array_equal(one.state, other.state)
     assert "error" not in found.columns and len(found) == 12
 
+def check_deaths(executor, reasons):
+    found = sweep(executor, metrics=[["accuracy"], [deadly]], seed=[1], learning_rate=[0.01])
+    errors = found.columns["error"]
+    assert [bool(error) for error in errors] == [False, True, False, True], errors
+    assert all(error.startswith(reasons) for error in errors[1::2]), errors
+
 if __name__ == "__main__":
 """
 MPI = """
@@ -323,13 +329,10 @@ DASK = """
     from distributed import Client, LocalCluster
     with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
         check(client.get_executor())
+        check_deaths(client.get_executor(), ("KilledWorker",))
         client.run(hide_files)  # as if the workers were on another machine
         check(client.get_executor())
-        found = sweep(client.get_executor(), metrics=[["accuracy"], [deadly]], seed=[1], learning_rate=[0.01])
-        errors = found.columns["error"]
-        assert [bool(error) for error in errors] == [False, True, False, True], errors
-        assert all(error.startswith("KilledWorker") for error in errors[1::2]), errors
-        check(client.get_executor())
+        check_deaths(client.get_executor(), ("KilledWorker", "CancelledError"))
     print("the same")
 """
 

@@ -11,29 +11,21 @@ were running, the first unfinished ones: each of these is repeated in a process 
 like the first."""
 
 import contextlib
-import copyreg
 import functools
-import mmap
-import os
 import pickle
 import queue
-import tempfile
 import traceback
-from collections import ChainMap
-from io import BytesIO
-
-import numpy as np
 
 from ..callbacks import Bar
 from ..core.interrupts import held
-from ..data.mapped import are_overlapping, each_once
 from ..engine.executor import Executor
 from ..errors import DivergenceError, shown, type_error, value_error
 from ..training.history import History
+from .sending import pickled, read, values_for, written
 
-# What a task returns if its worker could not open the file, the distance of arrays in it, the longest text of an error,
-# and seconds between two attempts to stop trainings.
-NO_FILE, ALIGNMENT, ERROR_LENGTH, STOP_SECONDS = "no file", 64, 100, 0.02
+# What a task returns if its worker could not open the file, the longest text of an error, and seconds between two
+# attempts to stop trainings.
+NO_FILE, ERROR_LENGTH, STOP_SECONDS = "no file", 100, 0.02
 
 
 def check_executor(executor):
@@ -142,13 +134,13 @@ def _in_workers(executor, trainings, X, y, shared, settings, errors):
     tasks = []
     for (network, of_fit), own in zip(trainings, settings, strict=True):
         try:
-            tasks.append(_pickled({"network": network} | {n: v for n, v in of_fit.items() if n not in shared})[0])
+            tasks.append(pickled({"network": network} | {n: v for n, v in of_fit.items() if n not in shared})[0])
         except Exception as error:
             error.add_note(f"in the training of {own}")
             raise
         of_fit["optimizer"] = None
     first_error, has_results = None, False
-    with _written(_pickled(common, apart=True)) as data:
+    with written(pickled(common, apart=True)) as data:
         for i, result, failure in _recovered(executor, tasks, data):
             if isinstance(result, Exception):
                 result.add_note(f"in the training of {settings[i]}")
@@ -189,7 +181,7 @@ def _train(task, data):
     """Runs in a worker: trains a network and returns its arrays, history and counts; or an exception that ended the
     training; or NO_FILE."""
     try:
-        common = _read(data)
+        common = read(data)
     except FileNotFoundError:
         return NO_FILE
     of_fit = pickle.loads(task)
@@ -220,7 +212,7 @@ def _portable(error):
 def _results(executor_of, indices, tasks, data):
     """Submits tasks, and yields (index, result, None), or (index, None, error) where the executor did not bring a
     result, in the order in which they end. What has not begun when the generator is closed is cancelled."""
-    from concurrent.futures import Future
+    from concurrent.futures import CancelledError, Future
 
     done, index_of = queue.SimpleQueue(), {}
 
@@ -236,20 +228,26 @@ def _results(executor_of, indices, tasks, data):
     try:
         for i in indices:
             submit(i, data[:2])
-        values = None
+        values, again = None, set()
         while index_of:
             future = done.get()
             i = index_of.pop(future)
             try:
                 result = future.result()
+            except CancelledError as error:
+                if values is None or i in again:
+                    yield i, None, error
+                else:  # workers died that had Dask's only copies of the data
+                    again.add(i)
+                    submit(i, [bytes(part) for part in data[2]])
             except Exception as error:  # _train raises none but MemoryError
                 yield i, None, error
-                continue
-            if isinstance(result, str):  # NO_FILE
-                values = values or _values(executor_of(i), data[2])
-                submit(i, values)
             else:
-                yield i, result, None
+                if isinstance(result, str):  # NO_FILE
+                    values = values or values_for(executor_of(i), data[2])
+                    submit(i, values)
+                else:
+                    yield i, result, None
     finally:
         for future in index_of:
             future.cancel()
@@ -304,99 +302,3 @@ def _maker(pool):
     else:
         return None
     return functools.partial(make, initializer=own["_initializer"], initargs=own["_initargs"], **context)
-
-
-# ---- what is sent
-
-
-def _pickled(values, *, apart=False):
-    """A dict as parts: bytes, and with apart=True the memory of its arrays, uncopied. Raises TypeError that names the
-    first value that cannot be pickled."""
-    try:
-        return _parts(values, apart)
-    except Exception as error:
-        for name, value in values.items():
-            try:
-                _parts(value, apart)
-            except Exception as reason:
-                expected = "what pickle can send to the workers of the executor"
-                advice = "" if _has_cloudpickle() else "; with cloudpickle installed, functions may be sent"
-                raise type_error(name, expected, f"{shown(value)}: {reason}{advice}") from error
-        raise
-
-
-def _parts(value, apart):
-    file, buffers = BytesIO(), []
-    _pickler()(file, protocol=5, buffer_callback=buffers.append if apart else None).dump(value)
-    return [file.getvalue(), *(buffer.raw() for buffer in buffers)]
-
-
-@functools.cache
-def _has_cloudpickle():
-    try:
-        import cloudpickle  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-@functools.cache
-def _pickler():
-    """The class of cloudpickle if it is installed, which loky and Dask need: it sends functions, too. Else pickle's.
-    Arrays whose rows overlap, as of sliding_window_view, are sent as the array that they are views of."""
-    base, table = pickle.Pickler, copyreg.dispatch_table
-    if _has_cloudpickle():
-        from cloudpickle import Pickler as base
-
-        table = base.dispatch_table
-    return type("Pickler", (base,), {"dispatch_table": ChainMap({np.ndarray: _reduced, np.memmap: _reduced}, table)})
-
-
-def _reduced(array):
-    array = array.view(np.ndarray)  # of a numpy.memmap
-    if array.ndim == 2 and are_overlapping(array):
-        return _windows, (each_once(array).view(np.ndarray), array.shape, array.strides)
-    return array.__reduce_ex__(5)
-
-
-def _windows(array, shape, strides):
-    return np.lib.stride_tricks.as_strided(array, shape, strides, writeable=False)
-
-
-@contextlib.contextmanager
-def _written(parts):
-    """Writes the parts to a temporary file; yields its path, the offset and size of each part in it, and the parts."""
-    handle, path = tempfile.mkstemp(prefix="fastgd-sweep-")
-    try:
-        places = []
-        try:
-            with open(handle, "wb") as file:
-                for part in parts:
-                    file.write(bytes(-file.tell() % ALIGNMENT))
-                    places.append((file.tell(), len(part)))
-                    file.write(part)
-        except OSError as error:
-            error.add_note(f"X and y are written to {path} for the workers; TMPDIR may name another folder")
-            raise
-        yield path, places, parts
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(path)
-
-
-def _values(executor, parts):
-    """What workers without the file get: the parts as bytes. For Dask futures of them, which every worker has once: its
-    scheduler would hold a copy for each task."""
-    values = [bytes(part) for part in parts]
-    client = getattr(executor, "_client", None)
-    return values if client is None else client.scatter(values, broadcast=True, hash=False)
-
-
-def _read(data):
-    """The dict of `_pickled`, from (path, places) of a file or from its parts. Raises FileNotFoundError."""
-    if isinstance(data[0], str):
-        path, places = data
-        with open(path, "rb") as file:
-            mapping = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        data = [mapping[begin : begin + size] for begin, size in places]
-    return pickle.loads(data[0], buffers=data[1:])
