@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from . import images, tables
 from ._plan import Use
 from .core import hints
 from .core.buffers import aligned_zeros
@@ -31,15 +30,18 @@ from .losses import LOSSES, Loss
 from .metrics import Metrics, check_metrics
 from .optimizers import Adam
 from .optimizers.base import Optimizer, check_optimizer
-from .tables.prediction import predict_table
-from .text import Vocabulary
 from .training import checkpoint
 from .training.fit import fit
 from .training.history import History
 from .training.repeated import RepeatedCalls
 
-# What a network may store of the data that it was trained on.
-Preprocessing: TypeAlias = tables.Preprocessing | images.Preprocessing | Vocabulary
+if TYPE_CHECKING:
+    from . import images, tables
+    from .tables.files import Table
+    from .text import Vocabulary
+
+    # What a network may store of the data that it was trained on.
+    Preprocessing: TypeAlias = tables.Preprocessing | images.Preprocessing | Vocabulary
 
 
 class Network(ForUsers):
@@ -110,7 +112,7 @@ class Network(ForUsers):
     _state: "Array"
     _parameters: "Array"
     _gradient: "Array"
-    _preprocessing: Preprocessing | None
+    _preprocessing: "Preprocessing | None"
 
     @explains_arguments("Network(64, [Dense(64, 'relu'), Dense(10)], loss='softmax_cross_entropy')")
     def __init__(
@@ -251,7 +253,10 @@ class Network(ForUsers):
 
     @preprocessing.setter
     def preprocessing(self, preprocessing: "Preprocessing | None") -> None:
-        if not isinstance(preprocessing, Preprocessing | None):
+        from . import images, tables
+        from .text import Vocabulary
+
+        if not isinstance(preprocessing, tables.Preprocessing | images.Preprocessing | Vocabulary | None):
             expected = "a Preprocessing of tables or images, the vocabulary of a text, or None"
             raise type_error("preprocessing", expected, shown(preprocessing))
         if isinstance(preprocessing, Vocabulary):
@@ -458,7 +463,24 @@ class Network(ForUsers):
 
     fit = explains_arguments("net.fit(X, y, epochs=10)")(fit)
     generate = generate
-    predict_table = predict_table
+
+    def predict_table(
+        self, rows: "Table | dict[str, Any]", *, probabilities: bool = False, unknown: str = "error"
+    ) -> Any:
+        """Predictions for rows of a table: numbers in the units of the target, or classes, as an array (rows,).
+
+        rows: the path of a file, a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts, encoded by
+            `preprocessing`; or one row, a dict {column: value} or a pandas.Series, for which the result is one number
+            or class, or (n_classes,) probabilities. Columns that the network was not trained on are ignored.
+        probabilities: True returns the probability of each class instead, (rows, n_classes), in the order of
+            `preprocessing.classes`.
+        unknown: as in `fastgd.tables.Preprocessing.encode`.
+
+        Raises ValueError if the network has no preprocessing of tables or, with probabilities=True, no classes;
+        TableError (a ValueError) that names source, column and row; TypeError for other data."""
+        from .tables.prediction import predict_table
+
+        return predict_table(self, rows, probabilities, unknown)
 
     def copy_from(self, other: "Network", rate: float = 1.0) -> None:
         """Moves parameters and statistics p towards those of another network, q, in place: p <- p + rate (q - p), or

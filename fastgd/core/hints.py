@@ -1,9 +1,9 @@
 """Advice for users who know other libraries, for the ends of messages about unknown names: of arguments, of attributes,
 and in modules. Names are compared without regard to case, hyphens and underscores."""
 
-import difflib
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -78,6 +78,8 @@ OF_NETWORKS = {
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like a name, or None."""
+    import difflib
+
     own = {letters(one): one for one in known}
     near = difflib.get_close_matches(letters(name), own, n=1, cutoff=0.75)
     return own[near[0]] if near else None
@@ -133,6 +135,23 @@ def of_name(name: str, known: Iterable[str]) -> str:
     if meant is not None:
         return f"; did you mean {meant!r}?"
     return f"; {INSTEAD[short]}" if short in INSTEAD else ""
+
+
+def no_name(module: str, names: Iterable[str], name: str) -> AttributeError:
+    """The error for a name that a module does not have. It has no `name`: Python adds no suggestion."""
+    advice = "" if name.startswith("_") else of_name(name, names)
+    return AttributeError(f"module {module!r} has no attribute {name!r}{advice}", obj=sys.modules[module])
+
+
+def show_names(module: str) -> None:
+    """Lets dir() of a module show the names of its `__all__`, and the error for an unknown name say what helps."""
+    content = vars(sys.modules[module])
+
+    def raises(name):
+        raise no_name(module, content["__all__"], name)
+
+    content["__dir__"] = lambda: sorted(content["__all__"])
+    content.setdefault("__getattr__", raises)
 
 
 def of_attribute(name: str, known: Iterable[str], otherwise: Mapping[str, str]) -> str:
