@@ -91,7 +91,7 @@ class json_lines(ForUsers):
         if self._history is None and run.first_row:
             self._forget(run.first_step)
         self._history = run.history
-        self._write({"step": run.step, "epoch": run.epoch, **figures(run)})
+        self._write({"step": run.step, "epoch": run.epoch, **self._figures(run)})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -102,6 +102,9 @@ class json_lines(ForUsers):
             elif self._history is not None:
                 self._write({"stopped": self._history.stopped})
         self._file, self._entered = None, None
+
+    def _figures(self, run):
+        return figures(run)
 
     def _forget(self, step):
         """Removes the lines from the end of the file back to one with at most this step, and what lies between."""

@@ -13,6 +13,7 @@ from ._plan import Use
 from .core import hints
 from .core.buffers import aligned_zeros
 from .core.choice import pick
+from .core.files import check_model_file
 from .core.for_users import ForUsers
 from .core.hints import explains_arguments
 from .core.html import html_table
@@ -395,9 +396,10 @@ class Network(ForUsers):
 
         x, y: as in `loss`; or, without y, data with both as attributes, such as windows of a text.
         metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction), which may
-            evaluate the network, but not train it.
+            evaluate the network, but not train it. Of gaussian_nll, "mae", "mse", "rmse" and "r2" are those of the
+            means; of hinge, metrics of classes go by the sign.
         Raises TypeError or ValueError that names the argument."""
-        metrics = check_metrics("metrics", metrics)
+        checked = [self.loss_function.adapted(metric) for metric in check_metrics("metrics", metrics)]
         if y is None:
             both = with_targets("x", self, x)
             if both is None:
@@ -406,7 +408,7 @@ class Network(ForUsers):
         else:
             samples = self._checked(x, y, sample_weight)
         with self.executor.lock.use(Use.EVALUATE):
-            loss, values = self.executor.evaluate(samples, metrics)
+            loss, values = self.executor.evaluate(samples, checked)
         return {"loss": loss, **values}
 
     def loss_and_gradient(
@@ -570,7 +572,9 @@ class Network(ForUsers):
         """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`.
 
         Raises OSError if the file cannot be written, and TypeError or ValueError if `load` could not read it again, as
-        with a function of yours as the schedule. A file that was at `path` is then unchanged."""
+        with a function of yours as the schedule, or if the ending of the path is that of another format, such as ".pt".
+        A file that was at `path` is then unchanged."""
+        check_model_file(path)
         if optimizer is not None:
             check_optimizer(optimizer)
         with self.executor.lock.reading(), contextlib.nullcontext() if optimizer is None else optimizer.lock.reading():

@@ -18,8 +18,7 @@ def predict_table(network: "Network", rows: "Table | dict[str, Any]", probabilit
     target = made.target
     if probabilities is not False and check_flag("probabilities", probabilities) and target.classes is None:
         raise value_error("probabilities", "False for a target that is a number", probabilities)
-    if hasattr(rows, "iloc") and hasattr(rows, "to_dict") and not hasattr(rows, "columns"):  # a row of a DataFrame
-        rows = {str(name): value for name, value in rows.to_dict().items()}
+    rows = _as_dict(rows, made)
     is_fast = type(rows) is dict and unknown in ("error", "zeros")
     X = made.encode_row(rows, network.dtype) if is_fast else None
     is_row = X is not None
@@ -34,6 +33,14 @@ def predict_table(network: "Network", rows: "Table | dict[str, Any]", probabilit
     if target.classes is None:
         return prediction.item() / target.scale + target.shift
     return target.classes[prediction.argmax()]
+
+
+def _as_dict(row, made):
+    """A row of a pandas.DataFrame, a Series by name of the column, as a dict; anything else unchanged."""
+    if not hasattr(row, "iloc") or not hasattr(row, "to_dict") or hasattr(row, "columns"):
+        return row
+    named = {str(name): value for name, value in row.to_dict().items()}
+    return named if any(column.name in named for column in made.columns) else row
 
 
 def _is_column(value):
