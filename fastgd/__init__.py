@@ -24,15 +24,12 @@ __path__ = [
 if importlib.util.find_spec("._plan", __name__) is None:
     raise ImportError(f"fastgd is not built in {__path__[0]}: `pip install .` in the checkout builds and installs it")
 
-from . import activations, callbacks, custom, initializers, layers, losses, metrics, optimizers, schedules
+from . import activations, callbacks, initializers, layers, losses, metrics, optimizers, schedules
 from .core import hints
 from .core.config import __version__, show_config
 from .core.kernel import kernels
 from .data.minibatches import minibatches
 from .errors import CheckpointError, DivergenceError
-from .explore.gradient_check import check_gradients
-from .explore.range_test import RangeTest, find_learning_rate
-from .explore.sweep import Sweep, sweep
 from .layers import *  # noqa: F403
 from .network import Network, load
 from .optimizers import *  # noqa: F403
@@ -74,9 +71,17 @@ __all__ += optimizers.__all__
 
 
 # Modules that are imported when they are used: they need other packages, or few programs need them.
-LAZY = ("images", "models", "plots", "sklearn", "tables", "text", "torch")
+LAZY = ("custom", "images", "models", "plots", "sklearn", "tables", "text", "torch")
+
+# Names that are imported when they are used, by their modules.
+LAZY_NAMES = {
+    **dict.fromkeys(("Sweep", "sweep"), "explore.sweep"),
+    **dict.fromkeys(("RangeTest", "find_learning_rate"), "explore.range_test"),
+    "check_gradients": "explore.gradient_check",
+}
 
 if TYPE_CHECKING:
+    from . import custom as custom
     from . import images as images
     from . import models as models
     from . import plots as plots
@@ -84,12 +89,18 @@ if TYPE_CHECKING:
     from . import tables as tables
     from . import text as text
     from . import torch as torch
+    from .explore.gradient_check import check_gradients
+    from .explore.range_test import RangeTest, find_learning_rate
+    from .explore.sweep import Sweep, sweep
 else:
 
     def __getattr__(name):
         """`fastgd.tables` and the like are imported when they are used."""
         if name in LAZY:
             return importlib.import_module(f".{name}", __name__)
+        if name in LAZY_NAMES:
+            globals()[name] = getattr(importlib.import_module(f".{LAZY_NAMES[name]}", __name__), name)
+            return globals()[name]
         raise hints.no_name(__name__, __all__, name)
 
 

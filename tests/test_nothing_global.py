@@ -37,14 +37,15 @@ def towns(tmp_path):
 
 LATER = """
 import sys, fastgd
-later = {"images", "models", "plots", "tables", "text"}
+later = {"custom", "explore", "images", "models", "plots", "tables", "text"}
 assert not {f"fastgd.{name}" for name in later} & {*sys.modules}
 net = fastgd.Network(2, [fastgd.Dense(1)], loss="mse")
 net.fit([[0.0, 1.0]] * 4, [0.0] * 4, epochs=1, progress=True, metrics="r2", checkpoint="m.safetensors")
 fastgd.load("m.safetensors")
 assert not {f"fastgd.{name}" for name in later} & {*sys.modules}
 from fastgd import tables
-for name in later:
+assert fastgd.sweep is fastgd.sweep and fastgd.sweep.__module__ == "fastgd.explore.sweep"
+for name in later - {"explore"}:
     assert dir(getattr(fastgd, name)) == sorted(getattr(fastgd, name).__all__)
 try:
     tables.Preprocesing
