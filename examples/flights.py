@@ -66,7 +66,7 @@ def run(table, folder, *options):
     if main([*command, "--save", str(folder / "flights.safetensors"), *options]) != 0:
         raise SystemExit(1)
     network, _ = fastgd.load(folder / "flights.safetensors")
-    labels = [network.preprocessing.target.classes.index(late) for late in table["late"][:test]]
+    labels = [network.preprocessing.classes.index(late) for late in table["late"][:test]]
     probabilities = network.predict_table(folder / "test.csv", probabilities=True, unknown="zeros")
     return network, fastgd.metrics.auc.value(np.array(labels), probabilities)
 
@@ -79,7 +79,7 @@ def report(network, row):
         start = time.perf_counter()
         network.predict_table(row)
         seconds.append(time.perf_counter() - start)
-    named = dict(zip(network.preprocessing.target.classes, probabilities.tolist(), strict=True))
+    named = dict(zip(network.preprocessing.classes, probabilities.tolist(), strict=True))
     print(f"{row['carrier']} to {row['dest']} on {row['date']}: {named}, {1e6 * np.median(seconds):.0f} us a row")
 
 

@@ -4,7 +4,6 @@ net = fastgd.Network(64, [fastgd.Dense(64, "relu"), fastgd.Dense(10)], loss="sof
 history = net.fit(X, y, optimizer=fastgd.Adam(1e-3), batch_size=32, epochs=20)
 """
 
-import functools
 import importlib.util
 import os
 import sys
@@ -25,30 +24,12 @@ __path__ = [
 if importlib.util.find_spec("._plan", __name__) is None:
     raise ImportError(f"fastgd is not built in {__path__[0]}: `pip install .` in the checkout builds and installs it")
 
-from . import (
-    activations,
-    callbacks,
-    custom,
-    images,
-    initializers,
-    layers,
-    losses,
-    metrics,
-    models,
-    optimizers,
-    plots,
-    schedules,
-    tables,
-    text,
-)
+from . import activations, callbacks, initializers, layers, losses, metrics, optimizers, schedules
 from .core import hints
 from .core.config import __version__, show_config
 from .core.kernel import kernels
 from .data.minibatches import minibatches
 from .errors import CheckpointError, DivergenceError, RankError
-from .explore.gradient_check import check_gradients
-from .explore.range_test import RangeTest, find_learning_rate
-from .explore.sweep import Sweep, sweep
 from .layers import *  # noqa: F403
 from .network import Network, load
 from .optimizers import *  # noqa: F403
@@ -90,36 +71,44 @@ __all__ += layers.__all__
 __all__ += optimizers.__all__
 
 
-def _no_name(module, names, name):
-    """The AttributeError for a name that a module does not have. It has no `name`: Python adds no suggestion."""
-    advice = "" if name.startswith("_") else hints.of_name(name, names)
-    return AttributeError(f"module {module!r} has no attribute {name!r}{advice}", obj=sys.modules[module])
+# Modules that are imported when they are used: they need other packages, or few programs need them.
+LAZY = ("custom", "images", "models", "plots", "sklearn", "tables", "text", "torch")
 
-
-def _raise_no_name(module, names, name):
-    raise _no_name(module, names, name)
-
-
-LAZY = ("sklearn", "torch")  # modules that need other packages
+# Names that are imported when they are used, by their modules.
+LAZY_NAMES = {
+    **dict.fromkeys(("Sweep", "sweep"), "explore.sweep"),
+    **dict.fromkeys(("RangeTest", "find_learning_rate"), "explore.range_test"),
+    "check_gradients": "explore.gradient_check",
+}
 
 if TYPE_CHECKING:
+    from . import custom as custom
+    from . import images as images
+    from . import models as models
+    from . import plots as plots
     from . import sklearn as sklearn
+    from . import tables as tables
+    from . import text as text
     from . import torch as torch
+    from .explore.gradient_check import check_gradients
+    from .explore.range_test import RangeTest, find_learning_rate
+    from .explore.sweep import Sweep, sweep
 else:
 
     def __getattr__(name):
-        """`fastgd.sklearn` and `fastgd.torch` are imported when they are used."""
+        """`fastgd.tables` and the like are imported when they are used."""
         if name in LAZY:
             return importlib.import_module(f".{name}", __name__)
-        raise _no_name(__name__, __all__, name)
+        if name in LAZY_NAMES:
+            globals()[name] = getattr(importlib.import_module(f".{LAZY_NAMES[name]}", __name__), name)
+            return globals()[name]
+        raise hints.no_name(__name__, __all__, name)
 
 
 def __dir__() -> list[str]:
     """The names that are for users."""
-    return sorted([*__all__, *LAZY])
+    return sorted({*__all__, *LAZY})
 
 
 for _module in [value for name, value in globals().items() if name in __all__ and isinstance(value, types.ModuleType)]:
-    vars(_module)["__dir__"] = functools.partial(sorted, _module.__all__)
-    if "__getattr__" not in vars(_module):
-        vars(_module)["__getattr__"] = functools.partial(_raise_no_name, _module.__name__, _module.__all__)
+    hints.show_names(_module.__name__)

@@ -183,7 +183,7 @@ class FastUpdate:
 class Stepper:
     _fast: FastUpdate | None
     def step(
-        self, params: object, grads: object = None, *, num_threads: int | None = None, backend: str = "auto"
+        self, params: object = None, grads: object = None, *, num_threads: int | None = None, backend: str = "auto"
     ) -> None: ...
 
 def adapted_shares(ends: _Floats, taken: _Ints) -> _Floats: ...

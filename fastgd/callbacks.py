@@ -6,7 +6,6 @@ if it is given both for epochs and for minibatches."""
 import contextlib
 import functools
 import importlib.util
-import json
 import math
 import os
 import sys
@@ -22,7 +21,6 @@ from .core.files import check_file
 from .core.for_users import ForUsers
 from .core.types import Array, Path
 from .errors import check_integer, reason, shown, type_error, value_error
-from .text import Vocabulary
 
 __all__ = ["every", "figures", "json_lines", "tensorboard", "trajectory"]
 
@@ -59,6 +57,8 @@ def figures(run: "Run") -> dict[str, float]:
 
 def json_of(record: dict[str, Any]) -> str:
     """A record as JSON, in which numbers that are not finite are null."""
+    import json
+
     known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in record.items()}
     return json.dumps(known)
 
@@ -91,7 +91,7 @@ class json_lines(ForUsers):
         if self._history is None and run.first_row:
             self._forget(run.first_step)
         self._history = run.history
-        self._write({"step": run.step, "epoch": run.epoch, **figures(run)})
+        self._write({"step": run.step, "epoch": run.epoch, **self._figures(run)})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -102,6 +102,9 @@ class json_lines(ForUsers):
             elif self._history is not None:
                 self._write({"stopped": self._history.stopped})
         self._file, self._entered = None, None
+
+    def _figures(self, run):
+        return figures(run)
 
     def _forget(self, step):
         """Removes the lines from the end of the file back to one with at most this step, and what lies between."""
@@ -124,6 +127,8 @@ class json_lines(ForUsers):
 
 def _record(line):
     """A line of a log as a dict; None if it is not one."""
+    import json
+
     try:
         record = json.loads(line)
     except ValueError:
@@ -305,8 +310,7 @@ class ProgressBar:
             shown["validation"] = f"{history.validation_loss[-1]:.4g}"
         shown |= {name: f"{values[-1]:.4g}" for name, values in history.metrics.items() if values}
         shown["lr"] = f"{run.learning_rate:.3g}"
-        is_of_text = isinstance(run.network.preprocessing, Vocabulary)
-        unit, size = ("tokens", run.network.input_shape[0]) if is_of_text else ("rows", 1)
+        unit, size = ("tokens", run.network.input_shape[0]) if _is_of_text(run.network) else ("rows", 1)
         shown[f"{unit}/s"] = f"{(run.rows - self._rows) * size / max(now - self._started, 1e-9):,.0f}"
         part = run.rows_in_epoch / run.rows_per_epoch if run.rows_per_epoch else 0
         self._bar.show(round(run.epoch + part, 2) if part else run.epoch, **shown)
@@ -315,6 +319,15 @@ class ProgressBar:
         if self._run is not None:
             self(self._run, last=True)
         self._bar.close()
+
+
+def _is_of_text(network):
+    """Whether a network has stored the vocabulary of a text."""
+    if network.preprocessing is None:
+        return False
+    from .text import Vocabulary
+
+    return isinstance(network.preprocessing, Vocabulary)
 
 
 def check_callbacks(callbacks: "Callback | Sequence[Callback]") -> "list[Callback]":

@@ -25,6 +25,7 @@ import numpy as np
 
 from .activations import ACTIVATIONS, Activation, slope_backward
 from .core import fingerprint
+from .core.hints import show_names
 from .core.kernel import In, InOut, Kernel, Out, kernels
 from .core.types import Number, Rate
 from .errors import check_integer, check_number, shown, type_error, value_error
@@ -459,3 +460,6 @@ def _loss_source(parameters, is_compiled):
         "        dz[_i, _j] *= weight[_i]",
         *(RAISE if is_compiled else []),
     ]
+
+
+show_names(__name__)

@@ -1,6 +1,5 @@
 """Errors, and checks of arguments: every message names the argument, what was expected and what was received."""
 
-import difflib
 import math
 import numbers
 from typing import Any
@@ -167,6 +166,8 @@ def choose(argument, name, table):
     if not isinstance(name, str):
         raise type_error(argument, f"one of {', '.join(map(repr, table))}", f"{shown(name)} ({type(name).__name__})")
     if name not in table:
+        import difflib
+
         lower = {known.lower(): known for known in reversed(list(table))}
         near = difflib.get_close_matches(name.lower(), lower, n=1)
         hint = f"; did you mean {lower[near[0]]!r}?" if near else ""

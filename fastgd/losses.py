@@ -10,6 +10,7 @@ Over 400 lines: one kernel after the other, each with its loop.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,10 @@ from .core.domains import MASS_TOLERANCE, sum_to_one
 from .core.kernel import In, Kernel, Out, kernel
 from .core.types import Array, Shape
 from .errors import value_error
+from .metrics import METRICS, Metric
 
+# Metrics of values, and those of classes that need no threshold.
+OF_VALUES, BY_RANK = ("mae", "mse", "rmse", "r2"), ("auc", "average_precision")
 # The least length of a vector by which a cosine is divided.
 SHORTEST = 1e-8
 
@@ -479,8 +483,8 @@ class Loss(Choice):
     n_targets: the number of columns of the targets, if the number of outputs does not decide it."""
 
     _internal = Choice._internal | {
-        "check_outputs", "kernels", "least_outputs", "link", "n_targets", "outputs_per_target", "predictions",
-        "target_shape"
+        "adapted", "check_outputs", "kernels", "least_outputs", "link", "n_targets", "outputs_per_target",
+        "predictions", "target_shape"
     }  # fmt: skip
 
     kernels: tuple[Kernel, ...]
@@ -510,6 +514,29 @@ class Loss(Choice):
             raise value_error("layers", expected, f"{n_outputs} output{'s' if n_outputs > 1 else ''}")
 
     __hash__ = Choice.__hash__
+
+    def adapted(self, metric: Metric) -> Metric:
+        """A metric as it is computed of the predictions of this loss. Where a target has several outputs, as in
+        gaussian_nll, those of values are of the first ones, the means; where targets are 1 and -1, as in hinge, those
+        of classes go by the signs of targets and outputs."""
+        if METRICS.get(metric.name, metric).function is not metric.function:
+            return metric
+        given: Any = metric.function
+        if self.outputs_per_target > 1 and metric.name in OF_VALUES:
+
+            def function(y, prediction, weight, **parameters):
+                return given(y, prediction[..., : y.shape[-1]], weight, **parameters)
+
+        elif self.kernels[0].arrays["y"].domain == "signs" and metric.name not in OF_VALUES:
+
+            def function(y, prediction, weight, **parameters):
+                prediction = prediction if metric.name in BY_RANK else (prediction > 0).astype(prediction.dtype)
+                return given((y > 0).astype(np.float64), prediction, weight, **parameters)
+
+        else:
+            return metric
+        function.adapts = given  # type: ignore[attr-defined]
+        return dataclasses.replace(metric, function=function)
 
     def predictions(self, outputs: Array, backend: str) -> Array:
         """Predictions for raw outputs (..., k): applies the link in place, with the body for a backend."""

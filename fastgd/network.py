@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from . import images, tables
 from ._plan import Use
 from .core import hints
 from .core.buffers import aligned_zeros
 from .core.choice import pick
+from .core.files import check_model_file
 from .core.for_users import ForUsers
 from .core.hints import explains_arguments
 from .core.html import html_table
@@ -31,15 +31,18 @@ from .losses import LOSSES, Loss
 from .metrics import Metrics, check_metrics
 from .optimizers import Adam
 from .optimizers.base import Optimizer, check_optimizer
-from .tables.prediction import predict_table
-from .text import Vocabulary
 from .training import checkpoint
 from .training.fit import fit
 from .training.history import History
 from .training.repeated import RepeatedCalls
 
-# What a network may store of the data that it was trained on.
-Preprocessing: TypeAlias = tables.Preprocessing | images.Preprocessing | Vocabulary
+if TYPE_CHECKING:
+    from . import images, tables
+    from .tables.files import Table
+    from .text import Vocabulary
+
+    # What a network may store of the data that it was trained on.
+    Preprocessing: TypeAlias = tables.Preprocessing | images.Preprocessing | Vocabulary
 
 
 class Network(ForUsers):
@@ -110,7 +113,7 @@ class Network(ForUsers):
     _state: "Array"
     _parameters: "Array"
     _gradient: "Array"
-    _preprocessing: Preprocessing | None
+    _preprocessing: "Preprocessing | None"
 
     @explains_arguments("Network(64, [Dense(64, 'relu'), Dense(10)], loss='softmax_cross_entropy')")
     def __init__(
@@ -251,7 +254,10 @@ class Network(ForUsers):
 
     @preprocessing.setter
     def preprocessing(self, preprocessing: "Preprocessing | None") -> None:
-        if not isinstance(preprocessing, Preprocessing | None):
+        from . import images, tables
+        from .text import Vocabulary
+
+        if not isinstance(preprocessing, tables.Preprocessing | images.Preprocessing | Vocabulary | None):
             expected = "a Preprocessing of tables or images, the vocabulary of a text, or None"
             raise type_error("preprocessing", expected, shown(preprocessing))
         if isinstance(preprocessing, Vocabulary):
@@ -390,9 +396,10 @@ class Network(ForUsers):
 
         x, y: as in `loss`; or, without y, data with both as attributes, such as windows of a text.
         metrics: names ("accuracy", ...: `fastgd.metrics.METRICS`), metrics, or functions of (y, prediction), which may
-            evaluate the network, but not train it.
+            evaluate the network, but not train it. Of gaussian_nll, "mae", "mse", "rmse" and "r2" are those of the
+            means; of hinge, metrics of classes go by the sign.
         Raises TypeError or ValueError that names the argument."""
-        metrics = check_metrics("metrics", metrics)
+        checked = [self.loss_function.adapted(metric) for metric in check_metrics("metrics", metrics)]
         if y is None:
             both = with_targets("x", self, x)
             if both is None:
@@ -401,7 +408,7 @@ class Network(ForUsers):
         else:
             samples = self._checked(x, y, sample_weight)
         with self.executor.lock.use(Use.EVALUATE):
-            loss, values = self.executor.evaluate(samples, metrics)
+            loss, values = self.executor.evaluate(samples, checked)
         return {"loss": loss, **values}
 
     def loss_and_gradient(
@@ -458,7 +465,24 @@ class Network(ForUsers):
 
     fit = explains_arguments("net.fit(X, y, epochs=10)")(fit)
     generate = generate
-    predict_table = predict_table
+
+    def predict_table(
+        self, rows: "Table | dict[str, Any]", *, probabilities: bool = False, unknown: str = "error"
+    ) -> Any:
+        """Predictions for rows of a table: numbers in the units of the target, or classes, as an array (rows,).
+
+        rows: the path of a file, a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts, encoded by
+            `preprocessing`; or one row, a dict {column: value} or a pandas.Series, for which the result is one number
+            or class, or (n_classes,) probabilities. Columns that the network was not trained on are ignored.
+        probabilities: True returns the probability of each class instead, (rows, n_classes), in the order of
+            `preprocessing.classes`.
+        unknown: as in `fastgd.tables.Preprocessing.encode`.
+
+        Raises ValueError if the network has no preprocessing of tables or, with probabilities=True, no classes;
+        TableError (a ValueError) that names source, column and row; TypeError for other data."""
+        from .tables.prediction import predict_table
+
+        return predict_table(self, rows, probabilities, unknown)
 
     def copy_from(self, other: "Network", rate: float = 1.0) -> None:
         """Moves parameters and statistics p towards those of another network, q, in place: p <- p + rate (q - p), or
@@ -548,7 +572,9 @@ class Network(ForUsers):
         """Writes the network, and the optimizer with its state, to a safetensors file; see `fastgd.load`.
 
         Raises OSError if the file cannot be written, and TypeError or ValueError if `load` could not read it again, as
-        with a function of yours as the schedule. A file that was at `path` is then unchanged."""
+        with a function of yours as the schedule, or if the ending of the path is that of another format, such as ".pt".
+        A file that was at `path` is then unchanged."""
+        check_model_file(path)
         if optimizer is not None:
             check_optimizer(optimizer)
         with self.executor.lock.reading(), contextlib.nullcontext() if optimizer is None else optimizer.lock.reading():

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from .core.choice import AT_LEAST_ONE, AT_LEAST_ZERO, POSITIVE, SHARE, Range
 from .core.for_users import ForUsers
+from .core.hints import explains_arguments, of_schedule
 from .core.types import Rate
 from .errors import check_integer, check_number, choose, shown, type_error, value_error
 
@@ -390,3 +391,10 @@ SCHEDULES: dict[str, type[Schedule]] = {
         reduce_on_plateau,
     )
 }  # fmt: skip
+for _usage in (
+    "constant(1e-3)", "piecewise([1000], [1e-2, 1e-3])", "step(1e-2, every=1000)", "exponential(1e-2, every=1000)",
+    "inverse_time(1e-2, rate=1e-3)", "polynomial(1e-2, 1000)", "cosine(1e-3, total_steps=1000)", "warmup(1e-3, 100)",
+    "cosine_restarts(1e-3, period=1000)", "one_cycle(1e-2, total_steps=1000)", "reduce_on_plateau(1e-3)",
+):  # fmt: skip
+    _kind = SCHEDULES[_usage.partition("(")[0]]
+    _kind.__init__ = explains_arguments(_usage, of_schedule)(_kind.__init__)  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """What `train` and `evaluate` print beside the accuracy: baselines, the confusion matrix, further metrics."""
 
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -42,8 +43,10 @@ TRAIN = ("train", "rows.csv", "--quiet", "--seed", "1", "--epochs", "8")
 
 
 def test_regression_is_told_in_units_beside_the_mean(run):
-    code, out, error = run(*TRAIN, "--target", "price", "--drop", "kind", "--metrics", "mse")
+    code, out, error = run(*TRAIN, "--target", "price", "--drop", "kind", "--metrics", "mse", "--log", "log")
     assert (code, error) == (0, "")
+    logged = [json.loads(line).get("validation_mse", np.nan) for line in pathlib.Path("log").read_text().splitlines()]
+    assert np.nanmin(np.abs(np.divide(logged, number(out, "validation mse")) - 1)) < 1e-3  # of the epoch that is kept
     assert 0 < number(out, "validation mae") <= number(out, "validation rmse")
     assert number(out, "validation mse") == pytest.approx(number(out, "validation rmse") ** 2, rel=1e-3)
     assert 150 < number(out, "validation baseline rmse") < 250 > number(out, "validation rmse")
@@ -101,6 +104,36 @@ def test_a_network_that_is_no_better_than_the_majority_gets_a_warning(run):
     assert found["classes"] == ["other", "rare", "usual"]
     assert np.sum(found["matrix"], axis=1).tolist() == [50, 10, 140]
     assert np.trace(found["matrix"]) / 200 == pytest.approx(result["accuracy"])
+
+
+def test_weighted_classes_are_judged_by_balanced_accuracy(run, capsys):
+    net = fastgd.Network(1, [fastgd.Dense(3)], loss="softmax_cross_entropy")
+    y, base = np.repeat([0, 1], [9, 1]), ("baseline accuracy", 0.9, "always '0'")
+    for values, warns in (({}, "accuracy 0.8000 is"), ({"balanced_accuracy": 0.51}, ""),
+                          ({"balanced_accuracy": 0.5}, "balanced accuracy 0.5000 is no better")):  # fmt: skip
+        figures.warn_if_useless(net, {"accuracy": 0.8, **values}, base, y)
+        error = capsys.readouterr().err
+        assert bool(warns) == bool(error)
+        assert warns in error
+    code, out, error = run(*TRAIN, "--target", "kind", "--drop", "price", "--class-weight", "balanced")
+    assert code == 0
+    assert "validation baseline accuracy" in out
+    assert not error or error.startswith("warning: balanced accuracy")
+
+
+def test_a_class_by_its_name(run):
+    metrics = "recall(label=usual),recall(label=0),f1(label=rare)"
+    code, out, _ = run(*TRAIN, "--target", "kind", "--drop", "price", "--metrics", metrics)
+    assert code == 0
+    _, as_json, _ = run("evaluate", "rows.safetensors", "rows.csv", "--json", "--metrics", metrics, "--confusion")
+    result = json.loads(as_json)
+    assert {"recall(label=2)", "recall(label=0)", "f1(label=1)"} < {*result}
+    assert result["recall(label=2)"] == result["confusion"]["recall"][2]
+    assert f"validation recall(label=2) {number(out, 'validation recall(label=2)'):.4f}\n" in out
+    for command in (("evaluate", "rows.safetensors", "rows.csv"), (*TRAIN, "--target", "kind", "--overwrite")):
+        code, _, error = run(*command, "--metrics", "recall(label=late)")
+        assert code == 1
+        assert "'--metrics': expected a label among ['other', 'rare', 'usual'], got 'late'" in error
 
 
 def test_a_network_that_learns_gets_none_and_its_confusion_matrix(run, monkeypatch):

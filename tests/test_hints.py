@@ -12,11 +12,25 @@ import pytest
 import tqdm.std
 
 import fastgd
-from fastgd import GRU, LSTM, Adam, Conv2D, Dense, Embedding, Flatten, MaxPool2D, Network, callbacks
+from fastgd import (
+    GRU,
+    LSTM,
+    Adam,
+    Conv2D,
+    Dense,
+    Embedding,
+    Flatten,
+    MaxPool2D,
+    Network,
+    callbacks,
+    optimizers,
+    schedules,
+)
 from fastgd.cli import figures, texts
 from fastgd.cli.parser import parser
 from fastgd.core import hints
 from fastgd.errors import first_difference, shown
+from fastgd.optimizers.base import COMMON
 
 X, Y = np.zeros((6, 4)), np.arange(6) % 2
 
@@ -40,10 +54,28 @@ def regression():
         (lambda: Network([Dense(2)], loss="mse"), TypeError, "'layers'; for example Network(64, [Dense("),
         (lambda: Network(4, [Dense(2)], loss="mse", random_state=0), TypeError, "did you mean 'seed'?"),
         (lambda: Network(4, [Dense(2)], loss="mse", optimizer="adam"), TypeError, "an argument of fit"),
+        (lambda: Adam(1e-3, betas=(0.9, 0.99)), TypeError, "got betas; did you mean 'beta1', 'beta2'?"),
+        (lambda: Adam(beta_2=0.9), TypeError, "did you mean 'beta2'?"),
+        (lambda: Adam(epsilon=1e-7), TypeError, "did you mean 'eps'?"),
+        (lambda: fastgd.RMSProp(rho=0.9), TypeError, "did you mean 'alpha'?"),
+        (lambda: fastgd.AdaDelta(alpha=0.9), TypeError, "did you mean 'rho'?"),
+        (lambda: Adam(schedule=schedules.constant(1.0)), TypeError, "given as the learning rate"),
+        (lambda: Adam(zzz=1), TypeError, "got zzz"),
+        (lambda: classifier().train_step(X, Y, "adamw"), TypeError, "in fit alone: optimizer = fastgd.AdamW()"),
+        (lambda: classifier().train_step(X, Y, Adam), TypeError, "Adam() makes one"),
+        (lambda: Adam().step(), TypeError, "'params': expected a network, or arrays and their gradients"),
+        (lambda: schedules.reduce_on_plateau(1e-3, monitor="loss"), TypeError, "fit passes it the validation loss"),
+        (lambda: schedules.cosine(1e-3), TypeError, "for example cosine(1e-3, total_steps=1000)"),
+        (lambda: schedules.cosine(1e-3, T_max=9), TypeError, "did you mean 'total_steps'?"),
+        (lambda: schedules.step(1e-3, step_size=9), TypeError, "did you mean 'every'?"),
+        (lambda: schedules.one_cycle(max_lr=1e-3), TypeError, "did you mean 'peak'?"),
+        (lambda: schedules.warmup(zzz=1), TypeError, "unexpected keyword argument 'zzz'"),
         (lambda: Dense(4, 2), TypeError, "sizes of inputs are not given"),
         (lambda: Dense(4, "softmax"), ValueError, "the loss softmax_cross_entropy applies softmax"),
         # attributes
         (lambda: classifier().summary(), AttributeError, "print(net.describe())"),
+        (lambda: Adam().zero_grad(), AttributeError, "each gradient replaces the last one"),
+        (lambda: Adam().stepp, AttributeError, "did you mean 'step'?"),
         (lambda: classifier().predictt(X), AttributeError, "did you mean 'predict'?"),
         (lambda: fastgd.History(validation_loss=[1.0]).val_loss, AttributeError, "history[name]"),
         (lambda: fastgd.History()["acuracy"], ValueError, "'name'"),
@@ -57,6 +89,7 @@ def regression():
         (lambda: classifier().fit(X.reshape(6, 2, 2), Y), ValueError, "use X.reshape(-1, 4)"),
         (lambda: classifier().fit(X, Y[:, None]), ValueError, "use y.ravel()"),
         (lambda: classifier().fit(X, np.array(list("ababab"))), TypeError, "np.unique(y, return_inverse=True)"),
+        (lambda: classifier().fit(np.full((6, 4), np.nan), Y), ValueError, "at index (0, 0); fastgd.tables"),
         (lambda: classifier().fit("a.csv"), TypeError, "fastgd.tables.read"),
         (lambda: classifier().predict({"a": 1}), TypeError, "predict_table"),
         (lambda: Network(4, [Dense(2)], loss="mse").fit(X, Y), ValueError, "for the loss softmax_cross_entropy"),
@@ -87,8 +120,24 @@ def test_errors_from_within_a_call_are_passed_on():
         classifier().evaluate(X, Y, metrics=[fails])
 
 
+def test_other_formats_are_not_written(tmp_path):
+    network = classifier()
+    for name, of in {"m.h5": "Keras", "m.PT": "torch", "m.onnx": "net.to_onnx(path)", "m.pkl": "pickles"}.items():
+        with pytest.raises(ValueError, match=rf"'path': expected a path ending in .safetensors.*{re.escape(of)}"):
+            network.save(tmp_path / name)
+        with pytest.raises(ValueError, match="'checkpoint': expected a path ending in .safetensors"):
+            network.fit(X, Y, checkpoint=tmp_path / name)
+    network.save(tmp_path / "m")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
 def test_advice_matches_what_there_is():
     """Every name that advice suggests exists."""
+    options = {one for kind in optimizers.OPTIMIZERS.values() for one in hints.inspect.signature(kind).parameters}
+    assert {one for names in hints.OF_OPTIMIZERS.values() for one in names} <= options | {*COMMON}
+    fields = {one for kind in schedules.SCHEDULES.values() for one in hints.inspect.signature(kind).parameters}
+    assert {one for names in hints.OF_SCHEDULES.values() for one in names} <= fields
+    assert not {name for name in hints.OF_STATE if hasattr(Adam(), name)}
     of_fit = set(hints.inspect.signature(Network.fit).parameters) | set(hints.inspect.signature(Network).parameters)
     assert set(hints.ARGUMENTS.values()) <= of_fit
     public = {*fastgd.__all__, *fastgd.schedules.__all__}

@@ -160,6 +160,42 @@ def test_evaluate(backend, data, rng):
     assert got["share_of_ones"] == (p.argmax(axis=1) == 1).mean()
 
 
+def test_metrics_of_means(rng):
+    """gaussian_nll: of the first outputs, the means; not metrics of one's own."""
+    net = Network(3, [Dense(4)], loss="gaussian_nll", dtype="float64")
+    X, y = rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
+    seen = []
+    own = fastgd.metrics.own(lambda y, p: seen.append(p.shape) or 0.0, name="mae")
+    got = net.evaluate(X, y, metrics=["mse", "rmse", "r2", own])
+    d = net.predict(X)[:, :2] - y
+    assert seen == [(9, 4)]
+    assert got["mse"] == pytest.approx((d * d).mean(), rel=1e-12)
+    assert got["rmse"] == pytest.approx((d * d).mean() ** 0.5, rel=1e-12)
+    assert got["r2"] == pytest.approx(sk.r2_score(y, net.predict(X)[:, :2]), rel=1e-12)
+    history = net.fit(X, y, metrics=["mae"], epochs=1, monitor="mae", patience=1)
+    assert history.metrics["mae"] == [pytest.approx(np.abs(net.predict(X)[:, :2] - y).mean(), rel=1e-12)]
+    with pytest.raises(ValueError, match="'y'.*for accuracy"):
+        net.fit(X, y, metrics=["accuracy"])
+
+
+def test_metrics_of_signs(rng):
+    """hinge: targets are 1 and -1, and outputs have no threshold of 0.5."""
+    net = Network(3, [Dense(1)], loss="hinge", dtype="float64")
+    X, y = rng.normal(size=(40, 3)), np.where(rng.random(40) > 0.4, 1, -1)
+    scores = net.predict(X)[:, 0]
+    assert ((scores > 0) != (scores > 0.5)).any()
+    assert net.evaluate(X, y, metrics=["accuracy", "binary_accuracy", "recall", "auc", "mae"]) == {
+        "loss": net.loss(X, y),
+        "accuracy": pytest.approx((np.sign(scores) == y).mean(), rel=1e-12),
+        "binary_accuracy": pytest.approx((np.sign(scores) == y).mean(), rel=1e-12),
+        "recall": pytest.approx(sk.recall_score(y, np.sign(scores)), rel=1e-12),
+        "auc": pytest.approx(sk.roc_auc_score(y, scores), rel=1e-12),
+        "mae": pytest.approx(np.abs(scores - y).mean(), rel=1e-12),
+    }
+    history = net.fit(X, y, metrics=["accuracy"], epochs=1)
+    assert history.metrics["accuracy"] == [(np.sign(net.predict(X)[:, 0]) == y).mean()]
+
+
 def test_own_metrics_may_take_weights(rng):
     network, weight = Network(5, [Dense(3)], loss="softmax_cross_entropy"), rng.uniform(size=20)
     X, y = rng.normal(size=(20, 5)), rng.integers(0, 3, 20)

@@ -33,6 +33,33 @@ def towns(tmp_path):
     return tmp_path
 
 
+# ---- modules
+
+LATER = """
+import sys, fastgd
+later = {"custom", "explore", "images", "models", "plots", "tables", "text"}
+assert not {f"fastgd.{name}" for name in later} & {*sys.modules}
+net = fastgd.Network(2, [fastgd.Dense(1)], loss="mse")
+net.fit([[0.0, 1.0]] * 4, [0.0] * 4, epochs=1, progress=True, metrics="r2", checkpoint="m.safetensors")
+fastgd.load("m.safetensors")
+assert not {f"fastgd.{name}" for name in later} & {*sys.modules}
+from fastgd import tables
+assert fastgd.sweep is fastgd.sweep and fastgd.sweep.__module__ == "fastgd.explore.sweep"
+for name in later - {"explore"}:
+    assert dir(getattr(fastgd, name)) == sorted(getattr(fastgd, name).__all__)
+try:
+    tables.Preprocesing
+except AttributeError as error:
+    assert "did you mean 'Preprocessing'?" in str(error), error
+"""
+
+
+def test_modules_that_few_programs_need_are_imported_when_they_are_used(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LATER], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 # ---- numpy's error state
 
 

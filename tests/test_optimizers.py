@@ -497,5 +497,5 @@ def test_the_types_of_the_options_name_all_options():
 def test_an_unknown_option_is_named_with_the_options_there_are():
     with pytest.raises(TypeError, match=r"'Adam\(\)': expected options learning_rate, beta1, .*clip_norm, .*got rate$"):
         fastgd.Adam(rate=1e-3)
-    with pytest.raises(TypeError, match=r"'SGD\(\)': .*nesterov, .*got nestrov$"):
+    with pytest.raises(TypeError, match=r"'SGD\(\)': .*nesterov, .*got nestrov; did you mean 'nesterov'\?$"):
         fastgd.SGD(0.1, nestrov=True)

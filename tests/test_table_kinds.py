@@ -380,7 +380,9 @@ def test_predictions_for_rows_from_anywhere(trained, tmp_path):
         got = trained.predict_table(rows)
         assert got.shape == (4,)
         assert (got.tolist() if is_class else got) == (expected.tolist() if is_class else pytest.approx(expected))
-    for row, value in zip(ROWS, expected, strict=True):
+    assert made.classes == made.target.classes
+    for i, (row, value) in enumerate(zip(ROWS, expected, strict=True)):
+        assert trained.predict_table(pandas.DataFrame(ROWS).iloc[i]) == trained.predict_table(row)
         got = trained.predict_table({**row, "more": [["ignored"], []]})
         assert got == trained.predict_table({**row, "i": np.int8(row["i"]), "more": [["ignored"], []]})  # as a table
         assert type(got) is (str if is_class else float)
@@ -429,8 +431,12 @@ def test_what_is_no_row(trained):
     assert trained.predict_table(ROWS[0], unknown="zeros") == trained.predict_table(ROWS[0])
     with pytest.raises(TableError, match="column 'n': expected such a column.*column 'c': expected such a column"):
         trained.predict_table({name: value for name, value in ROWS[0].items() if name not in ("n", "c")})
-    with pytest.raises(TypeError, match="'table'.*list of dicts"):
-        trained.predict_table(3)
+    misspelt = {"nn": 1.0, "cc": "Oslo", **{name: ROWS[0][name] for name in "bmtk"}}
+    with pytest.raises(TableError, match=r"'n': .*; column 'c': .* columns \['nn', .*; is it the column 'cc'\?"):
+        trained.predict_table(misspelt)
+    for other in (3, pandas.DataFrame(ROWS)["n"]):
+        with pytest.raises(TypeError, match="'table'.*list of dicts"):
+            trained.predict_table(other)
     with pytest.raises(ValueError, match="'unknown'"):
         trained.predict_table(ROWS[0], unknown="x")
     if trained.preprocessing.target.classes is None:

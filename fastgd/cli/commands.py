@@ -12,12 +12,11 @@ import numpy as np
 
 from .. import callbacks, images
 from ..core.config import show_config
-from ..core.files import check_file, check_path, replace_file
+from ..core.files import check_file, check_model_file, check_path, replace_file
 from ..core.interrupts import sigterm_raises
 from ..data.minibatches import check_batch_size
 from ..errors import CheckpointError, check_integer, check_number, plain, shown, value_error
 from ..explore.range_test import find_learning_rate
-from ..metrics import check_metrics
 from ..network import Network, load
 from ..plots.figures import check_picture
 from ..schedules import cosine
@@ -28,7 +27,7 @@ from . import figures, texts
 from .datasets import data_of_model, data_to_train, described, first, is_of_text, one_or_texts, stem
 from .networks import make_network, make_optimizer
 from .self_check import installed_backends, time_steps
-from .table_data import class_weight, names_in, use_validation_file
+from .table_data import class_weight, names_in, names_of_classes, use_validation_file
 
 # Defaults of options that differ for text; those are texts.DEFAULTS.
 DEFAULTS = {"optimizer": "Adam", "learning_rate": 2e-3, "epochs": 40, "validation": 0.2, "patience": 5}
@@ -36,14 +35,15 @@ DEFAULTS = {"optimizer": "Adam", "learning_rate": 2e-3, "epochs": 40, "validatio
 
 def train(arguments):
     """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve."""
-    arguments.data, arguments.metrics = one_or_texts(arguments), check_metrics("--metrics", arguments.metrics)
+    arguments.data = one_or_texts(arguments)
+    figures.checked_metrics(arguments.metrics)
     save, plot = _outputs(arguments)
     is_length_given = arguments.epochs is not None
     _fill_defaults(arguments)
     epochs = check_integer("--epochs", arguments.epochs, 0)
     warmup = check_number("--warmup", arguments.warmup, 0.0, epochs)
     patience = check_integer("--patience", arguments.patience, 0)
-    logs = [callbacks.json_lines(arguments.log)] if arguments.log else []
+    logs = [figures.LogInUnits(arguments.log)] if arguments.log else []
     if arguments.tensorboard:
         logs.append(callbacks.tensorboard(arguments.tensorboard))
     fraction = check_number("--validation", arguments.validation, 0.0, 1.0, high_open=True)
@@ -87,7 +87,7 @@ def train(arguments):
     if not keeps_best:
         figures.advise_patience(history)
     if data.text is None and history.loss:
-        figures.print_end_of_training(network, *(data.held_out or data.arrays), "validation " if data.held_out else "")
+        figures.print_end_of_training(network, data, balanced=arguments.class_weight == "balanced")
     print(f"model saved to {save}")
     if plot:
         written = None if samples is None else samples.texts
@@ -99,7 +99,8 @@ def _metrics(arguments, data):
     """The metrics after each epoch. Without validation data the usual one comes at the end alone: of the
     training rows it would make an epoch a third longer."""
     usual = "r2" if data.n_classes is None else "accuracy"
-    own = [metric for metric in arguments.metrics if metric.column != usual or data.held_out is None]
+    given = figures.checked_metrics(arguments.metrics, names_of_classes(data))
+    own = [metric for metric in given if metric.column != usual or data.held_out is None]
     return own if data.held_out is None else [usual, *own]
 
 
@@ -118,7 +119,8 @@ def _outputs(arguments):
     """The paths of the model and of the loss curve, or None for the latter. Raises before the training if they cannot
     be written."""
     data = arguments.data
-    save = check_file(f"{stem(first(data))}.safetensors" if arguments.save is None else arguments.save, "--save")
+    save = f"{stem(first(data))}.safetensors" if arguments.save is None else arguments.save
+    save = check_model_file(save, "--save")
     if os.path.isfile(save) and not (arguments.resume or arguments.overwrite):
         expected = "a new file (or --overwrite to replace it, or --resume to continue the run in it)"
         raise value_error("--save", expected, repr(save))

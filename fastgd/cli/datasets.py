@@ -13,7 +13,6 @@ from ..images.idx import is_idx
 from ..images.images import check_memory
 from ..images.reading import has_parts, holds_images
 from ..layers.standardize import Standardize
-from ..network import Preprocessing
 from ..tables import files as table_files
 from ..tables.arrays import ARRAYS, MOST_CLASSES, read_arrays
 from ..text import Text, Vocabulary
@@ -60,7 +59,7 @@ class Data:
     y: np.ndarray | None
     held_out: tuple | Windows | None = None
     n_classes: int | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: tables.Preprocessing | images.Preprocessing | Vocabulary | None = None
     table: object = None
     paths: list | None = None
     front: tuple = ()

@@ -2,13 +2,14 @@
 same, and the confusion matrix of a classifier."""
 
 import dataclasses
+import re
 import sys
 
 import numpy as np
 
-from .. import images, tables
-from ..callbacks import json_of
-from ..errors import plain, value_error
+from .. import tables
+from ..callbacks import figures, json_lines, json_of
+from ..errors import plain, shown, value_error
 from ..metrics import check_metrics, confusion_matrix
 from . import texts
 
@@ -30,14 +31,26 @@ def is_classifier(network):
 def metrics(network, more=()):
     """The metrics that suit a network, and then those of --metrics that are not among them."""
     usual = OF_CLASSES if is_classifier(network) else OF_VALUES
-    return [*usual, *(metric for metric in check_metrics("--metrics", more) if metric.column not in usual)]
+    checked = checked_metrics(more, class_names(network))
+    return [*usual, *(metric for metric in checked if metric.column not in usual)]
+
+
+def checked_metrics(given, names=None):
+    """The metrics of --metrics. A label that is no number is the name of a class, "recall(label=late)"; names: those of
+    the classes, None if they are not known yet."""
+    named = [re.fullmatch(r"(\w+)\(label=(.*\D.*)\)", text) for text in given]
+    if names is None:
+        return check_metrics("--metrics", [text for text, parts in zip(given, named, strict=True) if not parts])
+    unknown = [parts[2] for parts in named if parts and parts[2] not in names]
+    if unknown:
+        raise value_error("--metrics", f"a label among {shown(names)}", repr(unknown[0]))
+    texts = [f"{p[1]}(label={names.index(p[2])})" if p else text for text, p in zip(given, named, strict=True)]
+    return check_metrics("--metrics", texts)
 
 
 def class_names(network):
     """The names of the classes, or their numbers, as texts of one line."""
-    made = network.preprocessing
-    known = getattr(made if isinstance(made, images.Preprocessing) else getattr(made, "target", None), "classes", None)
-    names = known or range(max(2, network.output_shape[-1]))
+    names = getattr(network.preprocessing, "classes", None) or range(max(2, network.output_shape[-1]))
     return [plain(name) if isinstance(name, str) else str(name) for name in names]
 
 
@@ -56,13 +69,18 @@ def in_units(network, values):
     return {name: value / scale ** POWERS.get(name.removeprefix("validation_"), 0) for name, value in values.items()}
 
 
+class LogInUnits(json_lines):
+    """The log of --log, with metrics in the units of the column that the network predicts."""
+
+    def _figures(self, run):
+        return in_units(run.network, figures(run))
+
+
 def baseline(network, y):
     """(name, value, explanation) of the figure of a prediction that is always the same: the share of the most frequent
     class of the targets y; or the rmse of their mean, in units."""
     if is_classifier(network):
-        k = network.output_shape[-1]
-        labels = y > 0.5 if k == 1 else y if y.ndim == len(network.output_shape) else y.argmax(axis=-1)
-        counts = np.bincount(labels.reshape(-1).astype(np.int64), minlength=max(2, k))
+        counts = _counts(network, y)
         name = class_names(network)[counts.argmax()]
         return "baseline accuracy", float(counts.max() / counts.sum()), f"always {name!r}, the most frequent class"
     y = np.asarray(y, np.float64).reshape(-1, network.output_shape[-1])
@@ -70,20 +88,33 @@ def baseline(network, y):
     return "baseline rmse", in_units(network, {"rmse": rmse})["rmse"], "always the mean of these rows"
 
 
-def warn_if_useless(network, values, base):
-    """Prints a warning unless a network is better than its baseline. values: metrics by name."""
+def _counts(network, y):
+    """The number of rows of each class."""
+    k = network.output_shape[-1]
+    labels = y > 0.5 if k == 1 else y if y.ndim == len(network.output_shape) else y.argmax(axis=-1)
+    return np.bincount(labels.reshape(-1).astype(np.int64), minlength=max(2, k))
+
+
+def warn_if_useless(network, values, base, y):
+    """Prints a warning unless a network is better than its baseline on rows with the targets y. values: metrics by
+    name; balanced accuracy, if it is among them, counts rather than accuracy."""
     name, value, always = base
-    classifier = is_classifier(network)
-    useless = values["accuracy"] <= value if classifier else not values["rmse"] < value
+    metric = "accuracy" if is_classifier(network) else "rmse"
+    if "balanced_accuracy" in values:
+        metric, name = "balanced_accuracy", "balanced accuracy of a single class"
+        value = 1 / np.count_nonzero(_counts(network, y))
+    useless = not values["rmse"] < value if metric == "rmse" else values[metric] <= value
     if useless and sys.stderr is not None:
-        own = f"accuracy {values['accuracy']:.4f}" if classifier else f"rmse {values['rmse']:.6g}"
+        own = f"{metric.replace('_', ' ')} {values[metric]:{'.6g' if metric == 'rmse' else '.4f'}}"
         print(f"warning: {own} is no better than the {name}, {value:.6g} ({always})", file=sys.stderr)
 
 
-def print_end_of_training(network, X, y, of):
+def print_end_of_training(network, data, balanced):
     """Prints what the history of a training does not have: the baseline, mae and rmse in units, and, for training rows,
-    accuracy or r2. of: "validation " before each name, or "" for training rows."""
-    values = network.evaluate(X, y, metrics=metrics(network))
+    accuracy or r2. balanced: whether all classes weighed the same."""
+    (X, y), of = data.held_out or data.arrays, "validation " if data.held_out else ""
+    own = metrics(network, ["balanced_accuracy"] * balanced)
+    values = network.evaluate(X, y, metrics=own)
     base = baseline(network, y)
     values = in_units(network, values)
     usual = "accuracy" if is_classifier(network) else "r2"
@@ -94,7 +125,7 @@ def print_end_of_training(network, X, y, of):
             if f"{of}{name}".replace(" ", "_") not in network.history.metrics:
                 print(f"{of}{name} {values[name]:.6g}")
     print(f"{of}{base[0]} {base[1]:{'.4f' if is_classifier(network) else '.6g'}} ({base[2]})")
-    warn_if_useless(network, values, base)
+    warn_if_useless(network, values, base, y)
 
 
 def print_end(history, is_best_kept, tail=None, network=None):
@@ -161,7 +192,7 @@ def print_evaluation(arguments, network, X, y):
     print_figures(values, arguments.json, units)
     if found and not arguments.json:
         print_confusion(found)
-    warn_if_useless(network, values, base)
+    warn_if_useless(network, values, base, y)
 
 
 def confusion(network, X, y):

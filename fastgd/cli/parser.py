@@ -125,8 +125,9 @@ def _add_data(one, more="", **several):
     _add_delimiter(one)
 
 
-def _add_drop_missing_target(one):
-    one.add_argument("--drop-missing-target", action="store_true", help="leave out rows of a table without a target")
+def _add_drop_missing_target(one, more=""):
+    text = f"leave out rows of a table without a target{more}"
+    one.add_argument("--drop-missing-target", action="store_true", help=text)
 
 
 def _add_delimiter(one):
@@ -178,7 +179,7 @@ def _add_network(one):
 
 
 def _add_metrics(one):
-    text = f"further metrics: {', '.join(METRICS)}; of one class as recall(label=2)"
+    text = f"further metrics: {', '.join(METRICS)}; of one class as recall(label=2) or recall(label=late)"
     one.add_argument("--metrics", type=types.names, default="", metavar="A,B", help=text)
 
 
@@ -290,7 +291,7 @@ def parser():
 
     one = command("evaluate", commands.evaluate, "loss and metrics of a model on data", EVALUATE)
     _add_model(one)
-    _add_drop_missing_target(one)
+    _add_drop_missing_target(one, "; the model does not remember whether its training did")
     _add_metrics(one)
     one.add_argument("--confusion", action="store_true",
                      help="how often each class is taken for which, and the recall and precision of each")  # fmt: skip

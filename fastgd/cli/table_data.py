@@ -140,15 +140,18 @@ def class_weight(given, data):
         return given
     if data.n_classes is None:
         raise value_error("--class-weight", "no such option for targets other than classes", shown(given))
-    made = data.preprocessing
-    classes = getattr(made, "classes", None) or (made.target.classes if hasattr(made, "target") else None)
-    names = [str(name) for name in (range(data.n_classes) if classes is None else classes)]
-    weights = {}
+    names, weights = names_of_classes(data), {}
     for name, weight in given:
         if name not in names:
             raise value_error("--class-weight", f"weights of {shown(names)}", repr(name))
         weights[names.index(name)] = check_number(f"--class-weight {name}", weight, 0.0)
     return weights
+
+
+def names_of_classes(data):
+    """The names of the classes, or their numbers, as texts; none for other targets."""
+    classes = getattr(data.preprocessing, "classes", None)
+    return [str(name) for name in (range(data.n_classes or 0) if classes is None else classes)]
 
 
 def columns_texts(data):

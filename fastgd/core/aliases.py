@@ -1,7 +1,6 @@
 """Other names under which users may choose what the package has: those of torch, Keras and scikit-learn, and any
 spelling that differs in case, hyphens and underscores alone. Files always hold the package's names."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -64,6 +63,8 @@ def named(argument: str, name: object, table: Mapping[str, T], kind: str) -> T:
         return table[found[0]]
     if found:
         raise value_error(argument, f"one of {', '.join(map(repr, found))}", repr(name))
+    import difflib
+
     within = [own for own in table if letters(own) in shorter]
     near = difflib.get_close_matches(shorter, [alias for alias, meant in known.items() if len(meant) == 1], n=1)
     nearest = max(within, key=len) if within else known[near[0]][0] if near else None

@@ -20,6 +20,14 @@ FOREIGN = {
     b"PAR1": "a Parquet file",
 }
 
+# Endings of files of models in other formats, and what is said of them.
+OTHER_FORMATS = {
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), "the ending of Keras's files"),
+    **dict.fromkeys((".pt", ".pth"), "the ending of torch's files"),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), "the ending of pickles"),
+    ".onnx": "the ending of ONNX models, which net.to_onnx(path) and `fastgd export` write",
+}
+
 
 def as_path(path, argument="path"):
     try:
@@ -48,6 +56,15 @@ def check_file(path, argument="path"):
     if os.path.exists(path) and not os.path.isfile(path):
         expected = "a regular file, or a path where there is none yet"
         raise value_error(argument, expected, f"{path!r}, a pipe, socket or device")
+    return path
+
+
+def check_model_file(path, argument="path"):
+    """As `check_file`, for files of models: raises if the ending of the path is that of another format."""
+    path = check_file(path, argument)
+    other = OTHER_FORMATS.get(os.path.splitext(path)[1].lower())
+    if other:
+        raise value_error(argument, "a path ending in .safetensors, the format of models", f"{path!r}, {other}")
     return path
 
 

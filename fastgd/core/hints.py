@@ -1,9 +1,9 @@
 """Advice for users who know other libraries, for the ends of messages about unknown names: of arguments, of attributes,
 and in modules. Names are compared without regard to case, hyphens and underscores."""
 
-import difflib
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -75,9 +75,49 @@ OF_NETWORKS = {
     "evaluatetable": "prep = net.preprocessing; net.evaluate(prep.encode(table), prep.targets(table))",
 }  # fmt: skip
 
+# Options of optimizers by the names that they have elsewhere, and what to do instead of giving others.
+OF_OPTIMIZERS = {
+    "betas": ("beta1", "beta2"), "beta1": ("momentum",), "epsilon": ("eps",), "alpha": ("rho",),
+    "rho": ("alpha",), "globalclipnorm": ("clip_norm",),
+    "maxgradnorm": ("clip_norm",), "l2": ("weight_decay",), "emamomentum": ("ema_decay",),
+    "gradientaccumulationsteps": ("accumulate",),
+}  # fmt: skip
+INSTEAD_OF_OPTIONS = {
+    **dict.fromkeys(("schedule", "scheduler", "lrscheduler", "learningrateschedule"),
+                    "a schedule is given as the learning rate: fastgd.Adam(fastgd.schedules.cosine(...))"),
+    "params": "train_step and fit give the optimizer its network",
+    "amsgrad": "fastgd.AMSGrad is an optimizer of its own",
+    "nesterov": "fastgd.NAdam and fastgd.SGD(0.1, momentum=0.9, nesterov=True) have it",
+}  # fmt: skip
+# Attributes of optimizers elsewhere.
+OF_STATE = {
+    "zerograd": "a step leaves nothing to be cleared: each gradient replaces the last one",
+    **dict.fromkeys(("lr", "paramgroups"), "optimizer.learning_rate, which may be set"),
+    "applygradients": "optimizer.step(params, grads)", "minimize": "net.train_step(x, y, optimizer)",
+    **dict.fromkeys(("statedict", "loadstatedict"), "net.save(path, optimizer=optimizer) and fastgd.load(path)"),
+    "iterations": "optimizer.steps",
+}  # fmt: skip
+
+# Arguments of schedules, likewise.
+OF_SCHEDULES = {
+    **dict.fromkeys(("lr", "initiallearningrate", "baselr", "maxlr", "alpha"), ("learning_rate", "peak")),
+    **dict.fromkeys(("tmax", "decaysteps", "maxiters", "totaliters", "steps", "epochs"),
+                    ("total_steps", "period", "every")),
+    **dict.fromkeys(("etamin", "minlr", "endlearningrate"), ("final",)), "gamma": ("factor",), "decayrate": ("factor",),
+    "stepsize": ("every",), "t0": ("period",), "tmult": ("growth",), "pctstart": ("rising",), "milestones": ("steps",),
+    "values": ("rates",), "boundaries": ("steps",), "divfactor": ("divisor",), "warmup": ("warmup_steps",),
+}  # fmt: skip
+INSTEAD_IN_SCHEDULES = {
+    "monitor": "fit passes it the validation loss, or without validation data the training loss",
+    "mode": "lower losses are better",
+    "optimizer": "an optimizer takes the schedule as its learning rate: fastgd.Adam(schedule)",
+}
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like a name, or None."""
+    import difflib
+
     own = {letters(one): one for one in known}
     near = difflib.get_close_matches(letters(name), own, n=1, cutoff=0.75)
     return own[near[0]] if near else None
@@ -93,23 +133,42 @@ def of_argument(name: str, known: Iterable[str]) -> str:
     return f"; {OTHERWISE[short]}" if short in OTHERWISE else ""
 
 
-def explains_arguments(usage: str) -> Callable[[F], F]:
+def of_option(name: str, known: Iterable[str]) -> str:
+    """Advice on an unknown option of an optimizer with the options `known`."""
+    return _of(name, list(known), OF_OPTIMIZERS, INSTEAD_OF_OPTIONS)
+
+
+def of_schedule(name: str, known: Iterable[str]) -> str:
+    """Advice on an unknown argument of a schedule with the arguments `known`."""
+    return _of(name, list(known), OF_SCHEDULES, INSTEAD_IN_SCHEDULES)
+
+
+def _of(name: str, known: list[str], names: dict[str, tuple[str, ...]], instead: dict[str, str]) -> str:
+    """Advice from a table of the names that may be meant, of which some are known, and one of what to do instead."""
+    meant = [one for one in names.get(letters(name), ()) if one in known]
+    near = None if meant else nearest(name, known)
+    meant = [near] if near else meant
+    if meant:
+        return f"; did you mean {', '.join(map(repr, meant))}?"
+    return f"; {instead[letters(name)]}" if letters(name) in instead else ""
+
+
+def explains_arguments(usage: str, advice: Callable[[str, Iterable[str]], str] = of_argument) -> Callable[[F], F]:
     """A decorator: the TypeError for an unknown argument says what helps, that for a missing one shows a usage."""
 
     def decorated(function: F) -> F:
-        signature = inspect.signature(function)
-
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
                 return function(*args, **kwargs)
             except TypeError as error:
+                signature = inspect.signature(function)
                 unknown = next((name for name in kwargs if name not in signature.parameters), None)
                 if unknown is None and _fits(signature, args, kwargs):
                     raise
                 message = str(error)
             known = list(signature.parameters)[1:]  # without self
-            raise TypeError(f"{message}{f'; for example {usage}' if unknown is None else of_argument(unknown, known)}")
+            raise TypeError(f"{message}{f'; for example {usage}' if unknown is None else advice(unknown, known)}")
 
         return cast(F, call)
 
@@ -133,6 +192,23 @@ def of_name(name: str, known: Iterable[str]) -> str:
     if meant is not None:
         return f"; did you mean {meant!r}?"
     return f"; {INSTEAD[short]}" if short in INSTEAD else ""
+
+
+def no_name(module: str, names: Iterable[str], name: str) -> AttributeError:
+    """The error for a name that a module does not have. It has no `name`: Python adds no suggestion."""
+    advice = "" if name.startswith("_") else of_name(name, names)
+    return AttributeError(f"module {module!r} has no attribute {name!r}{advice}", obj=sys.modules[module])
+
+
+def show_names(module: str) -> None:
+    """Lets dir() of a module show the names of its `__all__`, and the error for an unknown name say what helps."""
+    content = vars(sys.modules[module])
+
+    def raises(name):
+        raise no_name(module, content["__all__"], name)
+
+    content["__dir__"] = lambda: sorted(content["__all__"])
+    content.setdefault("__getattr__", raises)
 
 
 def of_attribute(name: str, known: Iterable[str], otherwise: Mapping[str, str]) -> str:

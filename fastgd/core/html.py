@@ -1,11 +1,11 @@
 """Tables for notebooks."""
 
-import html
 from collections.abc import Iterable, Sequence
 
 
 def html_table(title: str, header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """A heading and a table as HTML; the texts are escaped."""
+    import html  # with a table of all entities, which takes milliseconds
 
     def line(cells, tag):
         return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"

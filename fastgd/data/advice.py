@@ -22,6 +22,12 @@ def on_type(argument, values, array):
     return ""
 
 
+def on_value(argument, value, values):
+    """Advice on a value of an array that is not valid."""
+    is_table = argument in ("X", "x", "validation_data[0]") and values.ndim == 2
+    return "; fastgd.tables fills in the missing values of tables" if is_table and value != value else ""
+
+
 def on_rows(argument, x, shape):
     """Advice on an array x whose rows do not have the shape `shape`."""
     if x.ndim == 1 and shape == (1,):

@@ -295,7 +295,9 @@ def check_values(argument, values, dtype, spec=None, classes=None, *, first=0):
                 where = index_in_windows(given, where[0])
             where = where[0] + first, *where[1:]
             expected = domain.expected.format(highest=below - 1)
-            raise value_error(argument, expected, f"{shown(got)} at index {where if len(where) > 1 else where[0]}")
+            at = where if len(where) > 1 else where[0]
+            hint = "" if good.shape != block.shape else advice.on_value(argument, got, values)
+            raise value_error(argument, expected, f"{shown(got)} at index {at}{hint}")
         leave_pages(values)
 
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from .._plan import Use
 from ..core.random import key_of_layer
 from ..errors import check_integer, check_number, shown, type_error, value_error
-from ..text import Vocabulary
 from .plan import GenerationPlan, Past
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _check_prompt(network, prompt, tokens):
     vocabulary = None
     if isinstance(prompt, str):
         vocabulary = network.preprocessing
-        if not isinstance(vocabulary, Vocabulary):
+        if not _is_vocabulary(vocabulary):
             raise value_error("prompt", "tokens, since the network has no vocabulary as its preprocessing", "a str")
         try:
             prompt = vocabulary.encode(prompt)
@@ -205,4 +204,12 @@ def generate(
 
 def _size_of(preprocessing):
     """The number of tokens of a vocabulary; infinite for anything else."""
-    return len(preprocessing) if isinstance(preprocessing, Vocabulary) else math.inf
+    return len(preprocessing) if _is_vocabulary(preprocessing) else math.inf
+
+
+def _is_vocabulary(preprocessing):
+    if preprocessing is None:
+        return False
+    from ..text import Vocabulary
+
+    return isinstance(preprocessing, Vocabulary)

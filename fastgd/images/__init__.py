@@ -10,9 +10,12 @@ net.preprocessing.decode(net.predict(new.images))  # names of classes
 Pictures are decoded by Pillow (extra `images`), in threads.
 """
 
+from ..core.hints import show_names
 from .errors import ImageError, Problem
 from .images import ImageMinibatches, Images
 from .preprocessing import Preprocessing
 from .reading import read
 
 __all__ = ["ImageError", "ImageMinibatches", "Images", "Preprocessing", "Problem", "read"]
+
+show_names(__name__)

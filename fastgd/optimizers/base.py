@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._plan import Stepper, Use, UseLock
+from ..core import hints
+from ..core.aliases import letters
 from ..core.buffers import aligned_zeros
 from ..core.choice import AT_LEAST_ZERO, FRACTION, POSITIVE, Range
 from ..core.for_users import ForUsers
@@ -182,7 +184,8 @@ class Optimizer(Stepper, ForUsers):
             parameters = inspect.signature(type(self)).parameters.values()
             known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
             known += [name for name in Options.__annotations__ if name != "lr"]
-            raise type_error(f"{type(self).__name__}()", f"options {', '.join(known)}", ", ".join(unknown))
+            got = f"{', '.join(unknown)}{hints.of_option(next(iter(unknown)), known)}"
+            raise type_error(f"{type(self).__name__}()", f"options {', '.join(known)}", got)
         self.hyper = {name: self.check_hyper(name, value) for name, value in hyper.items()}
         self.decoupled = check_flag("decoupled", self.decoupled if decoupled is None else decoupled)
         self.decay_biases = check_flag("decay_biases", decay_biases)
@@ -213,6 +216,12 @@ class Optimizer(Stepper, ForUsers):
         made = cls.__dict__.get("__init__")
         if made is not None and "lr" not in inspect.signature(made).parameters:
             cls.__init__ = _with_lr(made)  # type: ignore[method-assign]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Raises AttributeError, which knows what other libraries call the attributes."""
+            raise hints.no_attribute(self, name, hints.of_attribute(name, dir(type(self)), hints.OF_STATE))
 
     def check_hyper(self, name: str, value: Number) -> float:
         """`value` as a float that is in its range, also when rounded to float32."""
@@ -507,6 +516,8 @@ class Optimizer(Stepper, ForUsers):
     def _step_network(self, network, num_threads, backend):
         """`step` for a network."""
         executor = getattr(network, "executor", None)
+        if network is None:
+            raise type_error("params", "a network, or arrays and their gradients: optimizer.step(net)", None)
         if executor is None:
             raise type_error("grads", "arrays like params; only a network has its own gradient", None)
         for name, value, default in (("num_threads", num_threads, None), ("backend", backend, "auto")):
@@ -626,8 +637,15 @@ def optimizers_of_minibatches() -> dict[str, type[Optimizer]]:
 
 def check_optimizer(optimizer: object, also: str = "") -> None:
     """Raises unless it is an optimizer; `also`: text of other accepted values for the message."""
-    if not isinstance(optimizer, Optimizer):
-        raise type_error("optimizer", f"an optimizer such as fastgd.Adam(1e-3){also}", shown(optimizer))
+    if isinstance(optimizer, Optimizer):
+        return
+    hint = ""
+    if isinstance(optimizer, str) and not also:
+        kind = next((name for name in OPTIMIZERS if letters(name) == letters(optimizer)), "Adam")
+        hint = f"; a name serves in fit alone: optimizer = fastgd.{kind}(), made once, holds the state of all steps"
+    elif isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
+        hint = f"; {optimizer.__name__}() makes one"
+    raise type_error("optimizer", f"an optimizer such as fastgd.Adam(1e-3){also}", f"{shown(optimizer)}{hint}")
 
 
 def check_rounded(name: str, value: float, high: float = np.inf, high_open: bool = False, **limits: Any) -> float:

@@ -8,6 +8,7 @@ net.preprocessing = preprocessing  # saved and loaded with the network
 net.predict_table(other)  # in the units of the target, or its classes
 """
 
+from ..core.hints import show_names
 from .categories import Categories
 from .dates import Dates
 from .errors import TableError
@@ -18,3 +19,5 @@ from .preprocessing import Preprocessing
 from .target import Target
 
 __all__ = ["OUTPUTS", "Categories", "Dates", "Numbers", "Preprocessing", "TableError", "Target", "read"]
+
+show_names(__name__)

@@ -80,12 +80,14 @@ def _check_names(table, target, categorical, drop, source):
     problems.check()
 
 
-def no_such_column(table, name, source, argument=None):
-    """The TableError for a name that no column has."""
+def no_such_column(table, name, source, argument=None, used=()):
+    """The TableError for a name that no column has. used: columns of other names that are wanted, too."""
     plain = str(name).strip("\ufeff\t ").lower()
-    alike = [known for known in table.column_names if known.strip("\ufeff\t ").lower() == plain]
-    near = alike or difflib.get_close_matches(str(name), table.column_names, n=1)
+    others = [known for known in table.column_names if known not in used]
+    alike = [known for known in others if known.strip("\ufeff\t ").lower() == plain]
+    near = alike or difflib.get_close_matches(str(name), others, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; is it the column {near[0]!r}?" if near and used else hint
     if len(table.column_names) == 1 and any(mark in table.column_names[0] for mark in ";\t|"):
         hint = "; does the file have another delimiter?"
     of_argument = f" ({argument})" if argument else ""

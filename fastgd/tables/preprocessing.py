@@ -121,6 +121,11 @@ class Preprocessing(ForUsers):
         return 1 if self.target.classes is None else len(self.target.classes)
 
     @property
+    def classes(self) -> tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | None:
+        """The classes of the target, in the order of the outputs; None if it is a number."""
+        return self.target.classes
+
+    @property
     def loss(self) -> str:
         """Name of the loss that suits the target: "mse", or "softmax_cross_entropy" for classes."""
         return "mse" if self.target.classes is None else "softmax_cross_entropy"
@@ -144,7 +149,7 @@ class Preprocessing(ForUsers):
             start += column.width
             with problems.collected():
                 if column.name not in known:
-                    raise no_such_column(table, column.name, source)
+                    raise no_such_column(table, column.name, source, used=self._used)
                 values, field = table.column(known[column.name]), table.schema.field(known[column.name])
                 if isinstance(column, Categories) and not column.by_value:
                     check_text_is_there(values, field, where)
@@ -204,6 +209,11 @@ class Preprocessing(ForUsers):
         """The index of the rows of a table that have a target. Raises TableError as `encode`."""
         table, source = self._table(table, source)
         return np.flatnonzero(has_value(*self._target_of(table, source)))
+
+    @property
+    def _used(self):
+        """Names of all columns that were learnt."""
+        return [self.target.name, *(column.name for column in self.columns)]
 
     def _table(self, table, source):
         """A table as a pyarrow.Table, and its name in messages."""

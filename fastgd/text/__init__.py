@@ -8,6 +8,7 @@ net.fit(training.windows(128), validation_data=held_out.windows(128))
 held_out.bits_per_byte(net.history.validation_loss[-1])
 """
 
+from ..core.hints import show_names
 from ..data.windows import Windows
 from .errors import TextError
 from .reading import read
@@ -15,3 +16,5 @@ from .text import Text, perplexity
 from .vocabulary import Bytes, Characters, Tokenizer, Vocabulary
 
 __all__ = ["Bytes", "Characters", "Text", "TextError", "Tokenizer", "Vocabulary", "Windows", "perplexity", "read"]
+
+show_names(__name__)

@@ -15,7 +15,6 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from .. import images, tables
 from ..activations import ACTIVATIONS
 from ..core import fingerprint
 from ..core.choice import UndefinedError, choice_from_config
@@ -31,7 +30,6 @@ from ..losses import LOSSES
 from ..optimizers import OPTIMIZERS
 from ..optimizers.base import Optimizer, check_optimizer
 from ..schedules import SCHEDULES, from_config
-from ..text.vocabulary import from_config as vocabulary_from_config
 from .history import History
 
 if TYPE_CHECKING:
@@ -268,14 +266,19 @@ def _network(file, network_class, backend):
         network.counter[0] = _count(file.content["minibatches"])
     if file.content.get("preprocessing") is not None:
         with file.field("preprocessing"):
-            config = file.content["preprocessing"]
-            if "text" in config:
-                network.preprocessing = vocabulary_from_config(config)
-            else:
-                kind = images if "images" in config else tables
-                network.preprocessing = kind.Preprocessing.from_config(config)
+            network.preprocessing = _preprocessing(file.content["preprocessing"])
     file.fill({**network.views(), **network.statistics})
     return network
+
+
+def _preprocessing(config):
+    """The preprocessing of a `config`: the vocabulary of a text, or that of images or of a table."""
+    from .. import images, tables
+    from ..text.vocabulary import from_config
+
+    if "text" in config:
+        return from_config(config)
+    return (images if "images" in config else tables).Preprocessing.from_config(config)
 
 
 def _count(minibatches):

@@ -74,7 +74,7 @@ class EarlyStopping:
         if not self.metrics:
             return
         functions = [metric.function for metric in METRICS.values()]
-        known = [metric for metric in self.metrics if metric.function in functions]
+        known = [one for one in self.metrics if getattr(one.function, "adapts", one.function) in functions]
         if known and self.samples is not None:
             for start in range(0, len(self.samples), CHECK_ROWS):
                 y, _ = self.samples.targets(start, start + CHECK_ROWS)

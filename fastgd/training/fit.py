@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..callbacks import Callback, ProgressBar, check_callbacks
 from ..core.aliases import named
-from ..core.files import check_file
+from ..core.files import check_model_file
 from ..core.types import Data, HasTargets, Path, Rate
 from ..data.minibatches import check_batch_size
 from ..data.samples import check_class_weight, check_samples, with_targets
@@ -172,7 +172,7 @@ def fit(
         if size < least:
             raise value_error("batch_size", f"at least {least} rows for {layer!r}", size)
         source = Minibatches(self, samples, size, shuffle=shuffle)
-    checked = check_metrics("metrics", metrics)
+    checked = [self.loss_function.adapted(metric) for metric in check_metrics("metrics", metrics)]
     if checked and unweighted is None and validation is None:
         raise value_error("metrics", "none without validation data for an iterable of minibatches", shown(metrics))
     if checked and allow_negative and validation is None:
@@ -183,7 +183,7 @@ def fit(
     bar = ProgressBar(epochs) if check_flag("progress", progress) and is_root else None
     file = None
     if checkpoint is not None:
-        file = check_file(checkpoint, "checkpoint")
+        file = check_model_file(checkpoint, "checkpoint")
         describe(self, optimizer)  # raises if the file could not store them
     if checkpoint_every is not None:
         check_integer("checkpoint_every", checkpoint_every, 1)

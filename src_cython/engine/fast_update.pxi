@@ -158,7 +158,7 @@ cdef class Stepper:
 
     @cython.embedsignature(True)
     @cython.embedsignature.format("clinic")
-    def step(self, params, grads=None, *, num_threads=None, backend="auto"):
+    def step(self, params=None, grads=None, *, num_threads=None, backend="auto"):
         """Updates params in place from grads, or the parameters of a network from its gradient, in one native call.
 
         params, grads: an array and its gradient, or lists of arrays and gradients with equal shapes: C-contiguous,
