@@ -155,15 +155,17 @@ class Ranks:
                     elif tag == ANSWERED:
                         self._answered.add(source)
                     elif self._failure is None:
-                        self._failure = self._broken(f"rank {source}: {message}", source)
+                        failure = self._broken(f"rank {source}: {message}", source)
+                        failure.is_on_all_ranks = True
+                        self._failure = failure
 
     def _broken(self, message, rank):
         self._abort_at_exit()
         return RankError(message, rank)
 
     def dead(self) -> list[int]:
-        """The other ranks that do not answer in a hurry. Raises what another one has told. All ranks that live must call
-        it at about the same time, and are answered meanwhile."""
+        """The other ranks that do not answer in a hurry. Raises what another one has told. All ranks that live must
+        call it at about the same time, and are answered meanwhile."""
         self._answered.clear()
         self._send(ASKED, None)
         end = time.monotonic() + HURRY

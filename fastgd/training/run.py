@@ -87,7 +87,9 @@ class Run(ForUsers):
     A callback may set `optimizer.learning_rate` for all steps to come: to a number, or to a schedule, which counts the
     optimizer's steps from its first one."""
 
-    _internal = frozenset({"first_epoch", "first_row", "first_step", "go", "prepare", "settings", "source", "state"})
+    _internal = frozenset(
+        {"first_epoch", "first_row", "first_step", "go", "pauses_at", "prepare", "settings", "source", "state"}
+    )
 
     step: int
     epochs: int
