@@ -72,7 +72,7 @@ def given_to(block):
 def readme_cases():
     for i, block in enumerate(README):
         if (
-            "model.parameters()" not in block and "mpi" not in block
+            "model.parameters()" not in block and "parallel=" not in block
         ):  # torch's; test_distributed_cli.py runs that for ranks
             yield pytest.param(block, id=str(i), marks=[pytest.mark.slow] if "fastgd.custom" in block else [])
 
