@@ -24,7 +24,7 @@ __path__ = [
 if importlib.util.find_spec("._plan", __name__) is None:
     raise ImportError(f"fastgd is not built in {__path__[0]}: `pip install .` in the checkout builds and installs it")
 
-from . import activations, callbacks, initializers, layers, losses, metrics, optimizers, schedules
+from . import activations, callbacks, distributed, initializers, layers, losses, metrics, optimizers, schedules
 from .core import hints
 from .core.config import __version__, show_config
 from .core.kernel import kernels
@@ -50,6 +50,7 @@ __all__ = [
     "callbacks",
     "check_gradients",
     "custom",
+    "distributed",
     "find_learning_rate",
     "images",
     "initializers",

@@ -75,11 +75,9 @@ def mpi(
     Validation, metrics, callbacks, progress and checkpoints are rank 0's; if a callback changes the learning rate, the
     parameters, or stops the training, all ranks follow.
 
-    Raises ImportError without mpi4py, TypeError or ValueError that names the argument."""
+    Raises ImportError without mpi4py or an MPI library, TypeError or ValueError that names the argument."""
     if comm is None:
-        from mpi4py import MPI
-
-        comm = MPI.COMM_WORLD
+        comm = world()
     elif not (hasattr(comm, "Iallreduce") and hasattr(comm, "size")):
         raise type_error("comm", "an mpi4py communicator", shown(comm))
     if bucket_bytes is not None:
@@ -100,6 +98,16 @@ def mpi(
         outer_momentum=momentum, sharded=check_flag("sharded", sharded), exact=exact,
         timeout=check_number("timeout", timeout, 0.0, low_open=True),
     )  # fmt: skip
+
+
+def world() -> "Intracomm":
+    """The communicator of all ranks."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no MPI library
+        why = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        raise ImportError(f"several ranks need mpi4py and an MPI: pip install 'fastgd[mpi]'{why}") from error
+    return MPI.COMM_WORLD
 
 
 def check_parallel(parallel: Any) -> Mpi | None:

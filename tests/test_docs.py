@@ -29,7 +29,11 @@ BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-
 README = BLOCKS[ROOT / "README.md"]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT and BLOCKS[p]], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [p for p in PAGES if p.parent != ROOT and BLOCKS[p] and p.stem != "many_machines"],
+    ids=lambda page: page.stem,
+)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -67,7 +71,9 @@ def given_to(block):
 
 def readme_cases():
     for i, block in enumerate(README):
-        if "model.parameters()" not in block:  # torch's
+        if (
+            "model.parameters()" not in block and "parallel=" not in block
+        ):  # torch's; test_distributed_cli.py runs that for ranks
             yield pytest.param(block, id=str(i), marks=[pytest.mark.slow] if "fastgd.custom" in block else [])
 
 
@@ -120,7 +126,7 @@ def test_hooks_run_the_lint_line_of_the_checks():
 def test_files_that_a_page_names_are_there(page):
     text = page.read_text(encoding="utf-8")
     names = re.findall(r"(?<![\w/.])(?:fastgd|tests|benchmarks|src_cython|docs|\.ci)/[\w/.-]*\w", text)
-    assert len(names) > 5 or page.stem == "from_torch"
+    assert len(names) > 5 or page.stem in ("from_torch", "many_machines")
     missing = {name for name in names if not (ROOT / name).exists() and not re.search(r"/(x|test_x|scale)\.p", name)}
     assert not missing
 

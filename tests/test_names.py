@@ -70,6 +70,12 @@ def objects_of_training(folder):
     yield fastgd.sklearn.CNNClassifier(**soon).fit(np.zeros((8, 64)), X[:, 0] > 0)
 
 
+def objects_of_ranks():
+    alone = types.SimpleNamespace(rank=0, size=1, Iallreduce=None)
+    yield fastgd.distributed.mpi(alone)
+    yield fastgd.RankError("rank 1: no answer", 1)
+
+
 def objects_of_data(folder):
     """What the readers of tables, texts and images return and raise."""
     preprocessing = fastgd.tables.Preprocessing.of({**COLUMNS, "y": [1.0, 2.0, 3.0, 4.0]}, "y", categorical="c")
@@ -100,7 +106,8 @@ def objects(tmp_path_factory):
     folder = tmp_path_factory.mktemp("names")
     made = [make() for make in LAYERS.values()] + [make(0.1) for make in OPTIMIZERS.values()] + [fastgd.LBFGS()]
     made += [inner for one in made if isinstance(one, fastgd.Sequential) for inner in one.layers]
-    made += [fastgd.Embedding(3, 2), *objects_of_training(folder), *objects_of_data(folder)]
+    made += [fastgd.Embedding(3, 2), *objects_of_training(folder), *objects_of_ranks()]
+    made += objects_of_data(folder)
     made += [getattr(fastgd.schedules, name)(*fields) for name, fields in SCHEDULES.items()]
     made += [fastgd.schedules.Schedule(), fastgd.activations.relu, fastgd.losses.mse, fastgd.metrics.r2]
     made += [fastgd.initializers.zeros, fastgd.kernels.dense_forward]

@@ -19,13 +19,14 @@ PACKAGE = ROOT / "fastgd"
 # Folders and modules of the top level, from the top down: each imports only what is below it.
 ORDER = (
     "__main__", "cli", "sklearn", "torch", "plots", "explore", "onnx", "models", "custom", "network", "training",
-    "generation", "callbacks", "layers", "optimizers", "engine", "images", "text", "tables", "losses", "activations",
-    "initializers", "schedules", "metrics", "data", "core", "errors", "_plan",
+    "distributed", "generation", "callbacks", "layers", "optimizers", "engine", "images", "text", "tables", "losses",
+    "activations", "initializers", "schedules", "metrics", "data", "core", "errors", "_plan",
 )  # fmt: skip
 # Imports inside functions, which load a module only when it is used: conveniences of a lower class (net.save,
 # history.plot), modules that need an extra, and modules that few programs need (`fastgd.LAZY`).
 INSIDE_FUNCTIONS = {
     ("callbacks", "text"),
+    ("cli.ranks", "training.ranks"),
     ("core.kernel", "core.jit"),
     ("explore.range_test", "plots"),
     ("explore.sweep", "plots"),
@@ -40,11 +41,12 @@ INSIDE_FUNCTIONS = {
     ("training.checkpoint", "tables"),
     ("training.checkpoint", "text.vocabulary"),
     ("training.history", "plots"),
+    ("training.team", "training.ranks"),
 }
 # Public modules at the top level.
 MODULES = (
-    "activations", "callbacks", "custom", "images", "initializers", "losses", "metrics", "models", "optimizers",
-    "plots", "schedules", "sklearn", "tables", "text", "torch",
+    "activations", "callbacks", "custom", "distributed", "images", "initializers", "losses", "metrics", "models",
+    "optimizers", "plots", "schedules", "sklearn", "tables", "text", "torch",
 )  # fmt: skip
 MAX_LINES, MAX_FUNCTION = 400, 60
 

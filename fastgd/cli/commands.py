@@ -23,7 +23,7 @@ from ..schedules import cosine
 from ..tables.preprocessing import column_of
 from ..text import Vocabulary
 from ..training.checkpoint import description, load_described
-from . import figures, texts
+from . import figures, ranks, texts
 from .datasets import data_of_model, data_to_train, described, first, is_of_text, one_or_texts, stem
 from .networks import make_network, make_optimizer
 from .self_check import installed_backends, time_steps
@@ -34,7 +34,27 @@ DEFAULTS = {"optimizer": "Adam", "learning_rate": 2e-3, "epochs": 40, "validatio
 
 
 def train(arguments):
-    """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve."""
+    """`fastgd train`: trains on a data set, prints loss and accuracy, saves the model and the loss curve. Of the ranks
+    that mpiexec started, the first alone prints and saves."""
+    with ranks.agreed() as parallel:
+        network, data, plot, samples, options = _prepared(arguments)
+    start = time.perf_counter()
+    with sigterm_raises(), _advice(arguments.resume):
+        history = network.fit(data.X, data.y, parallel=parallel, **options)
+    seconds = time.perf_counter() - start
+    if ranks.launched()[0] == 0:
+        print(f"{history.steps} steps in {seconds:.2f} s; stopped: {history.stopped}")
+        _print_end(arguments, network, data, keeps_best=options["restore_best"])
+        print(f"model saved to {options['checkpoint']}")
+        if plot:
+            written = None if samples is None else samples.texts
+            _save_picture(figures.picture(network, f"on {_in_title(first(arguments.data))}", written), plot)
+            print(f"{'loss curve' if data.text is not None else 'picture of loss and metrics'} saved to {plot}")
+
+
+def _prepared(arguments):
+    """The network and the data of `fastgd train`, the path of the picture, the samples of a text, and options of `fit`.
+    Prints what will be trained."""
     arguments.data = one_or_texts(arguments)
     figures.checked_metrics(arguments.metrics)
     save, plot = _outputs(arguments)
@@ -63,36 +83,31 @@ def train(arguments):
         print(_resumed(save, epochs, None if is_length_given else total_steps, epoch_steps), flush=True)
     samples = None if data.text is None else texts.samples(arguments)
     logs += [] if samples is None else [samples]
-    start = time.perf_counter()
-    with sigterm_raises(), _advice(arguments.resume):
-        history = network.fit(
-            data.X,
-            data.y,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            epochs=epochs,
-            class_weight=class_weight(arguments.class_weight, data),
-            validation_data=data.held_out,
-            patience=patience if keeps_best else None,
-            restore_best=keeps_best,
-            metrics=() if data.text is not None else _metrics(arguments, data),
-            callbacks=logs,
-            progress=not arguments.quiet,
-            checkpoint=save,
-            resume=arguments.resume,
-        )
-    seconds = time.perf_counter() - start
-    print(f"{history.steps} steps in {seconds:.2f} s; stopped: {history.stopped}")
+    options = {
+        "optimizer": optimizer,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "class_weight": class_weight(arguments.class_weight, data),
+        "validation_data": data.held_out,
+        "patience": patience if keeps_best else None,
+        "restore_best": keeps_best,
+        "metrics": () if data.text is not None else _metrics(arguments, data),
+        "callbacks": logs,
+        "progress": not arguments.quiet,
+        "checkpoint": save,
+        "resume": arguments.resume,
+    }
+    return network, data, plot, samples, options
+
+
+def _print_end(arguments, network, data, keeps_best):
+    """Prints losses and metrics of a network that was trained."""
+    history = network.history
     figures.print_end(history, keeps_best, data.tail, network)
     if not keeps_best:
         figures.advise_patience(history)
     if data.text is None and history.loss:
         figures.print_end_of_training(network, data, balanced=arguments.class_weight == "balanced")
-    print(f"model saved to {save}")
-    if plot:
-        written = None if samples is None else samples.texts
-        _save_picture(figures.picture(network, f"on {_in_title(first(arguments.data))}", written), plot)
-        print(f"{'loss curve' if data.text is not None else 'picture of loss and metrics'} saved to {plot}")
 
 
 def _metrics(arguments, data):

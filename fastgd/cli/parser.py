@@ -11,10 +11,11 @@ from ..cli import commands, datasets
 from ..core.config import __version__
 from ..core.interrupts import Terminated
 from ..core.kernel import BACKENDS, DTYPES
+from ..errors import RankError
 from ..metrics import METRICS
 from ..optimizers.base import optimizers_of_minibatches
 from ..tables.target import TASKS
-from . import texts, types
+from . import ranks, texts, types
 from .networks import ACTIVATION, HIDDEN, MODELS
 from .self_check import run as self_check
 from .table_data import MAX_CATEGORIES
@@ -347,10 +348,10 @@ def _streams_that_take_anything():
             stream.reconfigure(errors=errors)
 
 
-def _say(text):
-    """Writes a line to the standard error, if there is one."""
-    if sys.stderr is not None:
-        print(text, file=sys.stderr)
+def _say(text, stream):
+    """Writes a line to a stream, the standard error, if there is one."""
+    if stream is not None:
+        print(text, file=stream)
 
 
 def _flush():
@@ -367,29 +368,31 @@ def _give_up_output():
 
 def main(argv=None):
     """Runs the command line; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
-    with _streams_that_take_anything():
-        return _main(argv)
+    return ranks.silent_unless_root(_main, argv)
 
 
+@_streams_that_take_anything()
 def _main(argv):
     arguments = parser().parse_args(argv)
     try:
+        if arguments.command != "train":
+            ranks.check_alone()
         code = arguments.run(arguments) or 0
         _flush()
         return code
     except KeyboardInterrupt as error:
         terminated = isinstance(error, Terminated)
         message = "; ".join(["terminated" if terminated else "interrupted", *getattr(error, "__notes__", [])])
-        _say(f"fastgd {arguments.command}: {message}")
+        _say(f"fastgd {arguments.command}: {message}", sys.stderr)
         return 143 if terminated else 130
     except BrokenPipeError:  # the reader, `head` say, has ended
         _give_up_output()
         return 0
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError, RankError) as error:
         if arguments.debug:
             raise
         message = "; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
-        _say(f"fastgd {arguments.command}: {' '.join(message.split())}")
+        _say(f"fastgd {arguments.command}: {' '.join(message.split())}", ranks.stream_of_errors(error))
         try:
             _flush()
         except OSError:  # the standard output itself may have caused the error

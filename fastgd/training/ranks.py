@@ -155,7 +155,9 @@ class Ranks:
                     elif tag == ANSWERED:
                         self._answered.add(source)
                     elif self._failure is None:
-                        self._failure = self._broken(f"rank {source}: {message}", source)
+                        failure = self._broken(f"rank {source}: {message}", source)
+                        failure.is_on_all_ranks = True
+                        self._failure = failure
 
     def _broken(self, message, rank):
         self._abort_at_exit()
