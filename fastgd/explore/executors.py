@@ -3,8 +3,8 @@
 Threads train the networks where they are. Any other executor gets a task for each training: bytes with the network and
 its own settings. What all trainings share (X, y, options) is written once to a temporary file, which workers map into
 their memory: on one machine they share its pages, and no array is copied for a worker. A worker that cannot open the
-file, since it runs on another machine, says so, and its training is submitted again, together with the data; Dask sends
-them to each worker once.
+file, since it runs on another machine, says so, and its training is submitted again, together with the data.
+(Dask could keep the data in its workers, `Client.scatter`; but if these die, its executor waits forever.)
 
 A pool whose worker died takes no more tasks, and does not say which training was to blame. It is one of those that
 were running, the first unfinished ones: each of these is repeated in a process of its own, and the others in a pool
@@ -21,7 +21,7 @@ from ..core.interrupts import held
 from ..engine.executor import Executor
 from ..errors import DivergenceError, shown, type_error, value_error
 from ..training.history import History
-from .sending import pickled, read, values_for, written
+from .sending import pickled, read, written
 
 # What a task returns if its worker could not open the file, the longest text of an error, and seconds between two
 # attempts to stop trainings.
@@ -66,7 +66,7 @@ def train_all(executor, trainings, X, y, shared, settings, *, threads, shows_bar
 def _check_takes_tasks(executor):
     """Raises ValueError if the executor was shut down, or one of its workers has died."""
     try:
-        executor.submit(int).cancel()
+        executor.submit(int)
     except RuntimeError as error:
         raise value_error("executor", "one that takes tasks", f"{shown(executor)}: {error}") from error
 
@@ -212,7 +212,7 @@ def _portable(error):
 def _results(executor_of, indices, tasks, data):
     """Submits tasks, and yields (index, result, None), or (index, None, error) where the executor did not bring a
     result, in the order in which they end. What has not begun when the generator is closed is cancelled."""
-    from concurrent.futures import CancelledError, Future
+    from concurrent.futures import Future
 
     done, index_of = queue.SimpleQueue(), {}
 
@@ -228,26 +228,20 @@ def _results(executor_of, indices, tasks, data):
     try:
         for i in indices:
             submit(i, data[:2])
-        values, again = None, set()
+        values = None
         while index_of:
             future = done.get()
             i = index_of.pop(future)
             try:
                 result = future.result()
-            except CancelledError as error:
-                if values is None or i in again:
-                    yield i, None, error
-                else:  # workers died that had Dask's only copies of the data
-                    again.add(i)
-                    submit(i, [bytes(part) for part in data[2]])
             except Exception as error:  # _train raises none but MemoryError
                 yield i, None, error
+                continue
+            if isinstance(result, str):  # NO_FILE
+                values = values or [bytes(part) for part in data[2]]
+                submit(i, values)
             else:
-                if isinstance(result, str):  # NO_FILE
-                    values = values or values_for(executor_of(i), data[2])
-                    submit(i, values)
-                else:
-                    yield i, result, None
+                yield i, result, None
     finally:
         for future in index_of:
             future.cancel()

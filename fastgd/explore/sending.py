@@ -93,14 +93,6 @@ def written(parts):
             os.remove(path)
 
 
-def values_for(executor, parts):
-    """What workers without the file get: the parts as bytes. For Dask futures of them, which every worker has once: its
-    scheduler would hold a copy for each task."""
-    values = [bytes(part) for part in parts]
-    client = getattr(executor, "_client", None)
-    return values if client is None else client.scatter(values, broadcast=True, hash=False)
-
-
 def read(data):
     """The dict of `pickled`, from (path, places) of a file or from its parts. Raises FileNotFoundError."""
     if isinstance(data[0], str):

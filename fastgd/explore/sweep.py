@@ -161,7 +161,7 @@ def sweep(
 
     What is sent to the workers of an executor: X, y and the options once, as a temporary file (in the folder that
     TMPDIR names) that the workers of a machine map into their memory together; to a worker that finds no such file, as
-    on another machine, with each of its trainings (by Dask once). With each training its network, made in this process,
+    on another machine, with each of its trainings. With each training its network, made in this process,
     and its settings from the grid. Back come parameters, statistics, gradient and history. Metrics and other functions
     are sent by name, or whole if cloudpickle is installed. The function that makes networks is not sent. To threads
     nothing is.
