@@ -38,6 +38,9 @@ class Request(typing.NamedTuple):
     asked: float
     done: float
 
+    def Test(self):  # noqa: N802 (as requests of mpi4py)
+        return time.perf_counter() >= self.done
+
 
 @contextlib.contextmanager
 def play(ranks, link):
@@ -60,13 +63,6 @@ def play(ranks, link):
             array *= ranks
             return requests[-1]
 
-        def wait(self, waited):
-            if not all(isinstance(request, Request) for request in waited):
-                return super().wait(waited)
-            end = max(request.done for request in waited)
-            while (left := end - time.perf_counter()) > 0:
-                time.sleep(left - 1e-3 if left > 2e-3 else 0)
-
         def gather(self, value):
             return [value] * ranks
 
@@ -84,34 +80,50 @@ def play(ranks, link):
 
 
 class Model(typing.NamedTuple):
-    """Seconds of a step: fixed + per_row * rows of the share without communication, of which `hiding` * per_row * rows
-    can pass beside the sums, except for the last bucket's.
+    """Seconds of a step on many ranks: computing takes fixed + per_row * rows of a rank's share; a sum ends no earlier
+    than its last piece after that, and hiding * per_row * rows of it pass meanwhile.
 
-    size: bytes of the gradient. buckets: number of sums."""
+    size, last: bytes of the gradient, and of the piece that is computed last. pieces: number of sums."""
 
     fixed: float
     per_row: float
     hiding: float
     size: int
-    buckets: int
+    last: int
+    pieces: int
+
+    def computing(self, rows):
+        return self.fixed + self.per_row * rows
+
+    def exposed(self, rows, ranks, link):
+        """Time of the sums that passes after everything is computed."""
+        if ranks == 1 or link is None:
+            return 0.0
+        latencies = (self.pieces - 1) * link.seconds(0, ranks)
+        hidden = self.hiding * self.per_row * rows
+        return max(link.seconds(self.last, ranks), link.seconds(self.size, ranks) + latencies - hidden)
 
     def step(self, rows, ranks, link):
-        compute = self.fixed + self.per_row * rows
-        if ranks == 1:
-            return compute
-        communication = link.seconds(self.size, ranks) + 2 * (self.buckets - 1) * math.ceil(math.log2(ranks)) * link.latency
-        return compute + max(0.0, communication - self.hiding * self.per_row * rows)
+        return self.computing(rows) + self.exposed(rows, ranks, link)
 
-    def local_step(self, rows, ranks, link, between):
-        """A step of local SGD: one sum of the parameters, which hides nothing, for so many steps."""
-        return self.fixed + self.per_row * rows + (link.seconds(self.size, ranks) / between if ranks > 1 else 0.0)
+    def communication(self, rows, ranks, link, between):
+        """Time of communication per step: of gradients, or of a sum of the parameters every so many steps, which hides
+        nothing."""
+        return self.exposed(rows, ranks, link) if between == 1 else link.seconds(self.size, ranks) / between
 
 
-def fitted(alone, linked, size, buckets):
-    """A model of measured seconds: `alone` by rows, without a link; `linked` by (rows, ranks, link)."""
+def fitted(alone, linked, size, last, pieces):
+    """A model of measured seconds: `alone` by rows, without a link; `linked` by (rows, ranks, link), where the sums
+    take longer than what hides them."""
     rows, seconds = np.array(list(alone)), np.array(list(alone.values()))
-    # Relative errors count.
-    fixed, per_row = np.linalg.lstsq(np.column_stack([1 / seconds, rows / seconds]), np.ones(len(rows)), rcond=None)[0]
-    bare = Model(max(0.0, fixed), per_row, 0.0, size, buckets)
-    shares = [(bare.step(*setting) - taken) / (per_row * setting[0]) for setting, taken in linked.items()]
+    # Least squares of relative errors.
+    columns = np.column_stack([1 / seconds, rows / seconds])
+    (fixed, per_row), *_ = np.linalg.lstsq(columns, np.ones(len(rows)), rcond=None)
+    if fixed < 0 or per_row < 0:  # none of it, within the errors of the measurement
+        fixed, per_row = (0.0, np.mean(seconds / rows)) if fixed < 0 else (np.mean(seconds), 1e-12)
+    bare = Model(float(fixed), float(per_row), 0.0, size, last, pieces)
+    shares = [
+        (bare.exposed(*setting) - (taken - alone[setting[0]])) / (per_row * setting[0])
+        for setting, taken in linked.items()
+    ]
     return bare._replace(hiding=max(0.0, float(np.median(shares))))
