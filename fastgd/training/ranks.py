@@ -36,7 +36,7 @@ class Ranks:
         self.rank, self.size = comm.rank, comm.size
         self._sent: list[Any] = []
         self._answered: set[int] = set()
-        self._sums = 0
+        self._sums, self._buffers = 0, {}
         self._lock, self._end = threading.Lock(), threading.Event()
         self._failure: RankError | None = None
         self._aborts = False
@@ -50,7 +50,7 @@ class Ranks:
         if self.size > MOST_RANKS or array.nbytes < LEAST_BYTES or self.size == 1:
             return self.comm.Iallreduce(MPI.IN_PLACE, array)
         self._sums += 1
-        return Sum(self.comm, array, self._sums)
+        return Sum(self.comm, array, self._sums, self._buffers)
 
     def go_on(self, requests: Sequence[Any]) -> list[Any]:
         """Lets requests go on as far as they can, and returns those that are not done."""

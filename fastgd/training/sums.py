@@ -17,15 +17,20 @@ TAGS = 2**13
 class Sum:
     """An array that is being added over ranks, in place. Each rank adds one part of it, in the order of the ranks, and
     sends the result to all: 2 (p - 1) / p of the array each way, and the same bits on all ranks. Open MPI's
-    `Iallreduce` copies more between ranks of a machine, and takes five times as long for large arrays."""
+    `Iallreduce` copies more between ranks of a machine, and takes five times as long for large arrays.
 
-    def __init__(self, comm: "MPI.Intracomm", array: "Array", number: int) -> None:
+    buffers: for what is received, by array: kept, since new memory costs more than the sum."""
+
+    def __init__(self, comm: "MPI.Intracomm", array: "Array", number: int, buffers: dict[Any, "Array"]) -> None:
         self._comm, self._array, self._tag = comm, array, 2 * (number % TAGS)
         ends = [array.size * rank // comm.size for rank in range(comm.size + 1)]
         self._parts = [array[a:b] for a, b in itertools.pairwise(ends)]
         self._others = [rank for rank in range(comm.size) if rank != comm.rank]
         own = self._parts[comm.rank]
-        self._received = np.empty((comm.size, own.size), array.dtype)
+        key = array.ctypes.data, array.size, array.dtype
+        if key not in buffers:
+            buffers[key] = np.empty((comm.size, own.size), array.dtype)
+        self._received = buffers[key]
         self._requests = [comm.Irecv(self._received[rank], rank, self._tag) for rank in self._others]
         self._requests += [comm.Isend(self._parts[rank], rank, self._tag) for rank in self._others]
         self._is_added = False
