@@ -1,4 +1,4 @@
-"""Training on several ranks: `fit(parallel="mpi")` beside one rank and beside torch's DistributedDataParallel with gloo.
+"""Training on several ranks: `fit(parallel="mpi")` beside one rank, and beside torch's DistributedDataParallel (gloo).
 
     python benchmarks/bench_distributed.py                       needs the extra `mpi`, and torch
     python benchmarks/bench_distributed.py --peers none          fastgd alone
@@ -11,9 +11,9 @@ the efficiency if sums took no time: two processes at once, each with the share 
 and only show that it works. torch gets its minibatches cut beforehand; fastgd shuffles and gathers them within the
 measured time.
 
-overlap: one process computes the share of a rank, and sums over ranks pass on a link that is emulated (links.py).
-hidden: the part of the link's time that passes while gradients are computed, 1 - (time - time without link) / time of
-the link.
+overlap, of the first cell: one process computes the share of a rank, and sums over ranks pass on a link that is
+emulated (links.py). hidden: the part of the link's time that passes while gradients are computed, 1 - (time - time
+without link) / time of the link.
 
 model: the time of a step fitted on the shares of 1, 2 and 4 ranks, computed alone on a core (four ranks on two cores
 would compete), and on a slow link; its error on others; what it predicts for many ranks, all with the same global
@@ -22,6 +22,7 @@ core's time, and ranks that wait for the slowest are not in it."""
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -106,7 +107,7 @@ def run_torch(name, batch, epochs):
         ]  # fmt: skip
     else:
         sizes = [int(n) for n in name.split("-")]
-        pairs = zip(sizes, sizes[1:], strict=False)
+        pairs = itertools.pairwise(sizes)
         layers = [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())][:-1]
     model = nn.parallel.DistributedDataParallel(nn.Sequential(*layers))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
@@ -174,7 +175,8 @@ class Group:
 
     def close(self):
         with contextlib.suppress(BrokenPipeError):
-            print("[null, null]", file=self.process.stdin, flush=True)  # mpiexec may keep the end of its input to itself
+            # mpiexec may keep the end of its input to itself.
+            print("[null, null]", file=self.process.stdin, flush=True)
         self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
@@ -312,7 +314,7 @@ def predict(models):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", default="large,lenet5,medium", help=f"from {', '.join(CELLS)}; the first shows overlap")
+    parser.add_argument("--cells", default="large,lenet5,medium", help=f"from {', '.join(CELLS)}")
     parser.add_argument("--peers", default="torch", choices=("torch", "none"))
     parser.add_argument("--parts", default="ranks,overlap,model")
     parser.add_argument("--rounds", type=int, default=5)
@@ -328,7 +330,9 @@ def main():
         stack.callback(groups["1"].close)
         if "ranks" in parts:
             other = Group(1, core=1)
-            groups |= {"2": Group(2), "4": Group(4)} | ({"torch": Group(2, "torch")} if arguments.peers == "torch" else {})
+            groups |= {"2": Group(2), "4": Group(4)}
+            if arguments.peers == "torch":
+                groups["torch"] = Group(2, "torch")
             for group in (other, *(groups[key] for key in groups if key != "1")):
                 stack.callback(group.close)
             groups["pair"] = Pair(groups["1"], other)

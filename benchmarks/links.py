@@ -1,8 +1,8 @@
 """Emulated networks for bench_distributed.py, and the model of the time of a step on many ranks.
 
 `play` makes one process a rank of many: it runs the product's own code with the share of one rank, and each sum over
-ranks ends no earlier than a link of a given latency and bandwidth would allow. Such a rank needs no second core, and has
-its core for itself as it would in a cluster."""
+ranks ends no earlier than a link of a given latency and bandwidth would allow. Such a rank needs no second core, and
+has its core for itself as it would in a cluster."""
 
 import contextlib
 import math
@@ -38,7 +38,7 @@ class Request(typing.NamedTuple):
     asked: float
     done: float
 
-    def Test(self):  # noqa: N802 (as requests of mpi4py)
+    def Test(self):
         return time.perf_counter() >= self.done
 
 

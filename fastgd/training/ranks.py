@@ -36,7 +36,8 @@ class Ranks:
         self.rank, self.size = comm.rank, comm.size
         self._sent: list[Any] = []
         self._answered: set[int] = set()
-        self._sums, self._buffers = 0, {}
+        self._sums = 0
+        self._buffers: dict[Any, Array] = {}
         self._lock, self._end = threading.Lock(), threading.Event()
         self._failure: RankError | None = None
         self._aborts = False
@@ -172,8 +173,8 @@ class Ranks:
         return RankError(message, rank)
 
     def dead(self) -> list[int]:
-        """The other ranks that do not answer in a hurry. Raises what another one has told. All ranks that live must call
-        it at about the same time, and are answered meanwhile."""
+        """The other ranks that do not answer in a hurry. Raises what another one has told. All ranks that live must
+        call it at about the same time, and are answered meanwhile."""
         self._answered.clear()
         self._send(ASKED, None)
         end = time.monotonic() + HURRY

@@ -35,7 +35,7 @@ class Sum:
         self._requests += [comm.Isend(self._parts[rank], rank, self._tag) for rank in self._others]
         self._is_added = False
 
-    def Test(self) -> bool:  # noqa: N802 (as requests of mpi4py)
+    def Test(self) -> bool:
         """Goes on as far as the messages that have come allow; returns whether the sum is done."""
         if not MPI.Request.Testall(self._requests):
             return False
