@@ -119,6 +119,7 @@ class RankSteps:
         for stages, slices in self._buckets:
             if has_rows and len(stages):
                 plan.run_stages(stages, "parameters")
+            requests = self.ranks.go_on(requests)
             requests += [self.ranks.start_sum(self.network.gradient[part]) for part in slices]
         self._computing += time.perf_counter() - start
         self.ranks.wait(requests)

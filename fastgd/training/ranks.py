@@ -15,7 +15,10 @@ from mpi4py import MPI
 
 from ..core.types import Array
 from ..errors import RankError, value_error
+from .sums import MOST_RANKS, Sum
 
+# A smaller array is added in fewer messages than a `Sum` sends.
+LEAST_BYTES = 16 * 1024
 # Tags of the messages on the communicator `_alarms`.
 FAILED, ASKED, ANSWERED = 1, 2, 3
 # Tests of a request between two looks at messages; seconds of busy waiting; of each sleep after that.
@@ -33,6 +36,8 @@ class Ranks:
         self.rank, self.size = comm.rank, comm.size
         self._sent: list[Any] = []
         self._answered: set[int] = set()
+        self._sums = 0
+        self._buffers: dict[Any, Array] = {}
         self._lock, self._end = threading.Lock(), threading.Event()
         self._failure: RankError | None = None
         self._aborts = False
@@ -41,9 +46,16 @@ class Ranks:
 
     # ---- messages
 
-    def start_sum(self, array: "Array") -> "MPI.Request":
-        """Begins to add an array over all ranks, in place."""
-        return self.comm.Iallreduce(MPI.IN_PLACE, array)
+    def start_sum(self, array: "Array") -> Any:
+        """Begins to add an array over all ranks, in place; returns a request."""
+        if self.size > MOST_RANKS or array.nbytes < LEAST_BYTES or self.size == 1:
+            return self.comm.Iallreduce(MPI.IN_PLACE, array)
+        self._sums += 1
+        return Sum(self.comm, array, self._sums, self._buffers)
+
+    def go_on(self, requests: Sequence[Any]) -> list[Any]:
+        """Lets requests go on as far as they can, and returns those that are not done."""
+        return [request for request in requests if not request.Test()]
 
     def gather(self, value: object) -> list[Any]:
         """The values of all ranks, on each of them."""
@@ -94,11 +106,10 @@ class Ranks:
 
     # ---- waiting, and failures
 
-    def wait(self, requests: Sequence["MPI.Request"]) -> None:
+    def wait(self, requests: Sequence[Any]) -> None:
         """Waits until requests are done. Raises RankError if another rank has failed or does not answer."""
         started, tests, asked = time.monotonic(), 0, 0.0
-        requests = list(requests)
-        while not MPI.Request.Testall(requests):
+        while requests := self.go_on(requests):
             tests += 1
             if tests % TESTS:
                 continue
