@@ -175,7 +175,7 @@ def _turn(weights, gram, control, rate):
     for j in range(2 * pairs):
         along[j] = weights[GRADIENT] * before[j]
         for i in range(2 * pairs):
-            along[j] += weights[i] * gram[i, j]
+            along[j] += weights[i] * gram[j, i]
         length += weights[j] * along[j]
     length += weights[GRADIENT] * slope
     if stored and not (slope < 0 and length > 0 and length < np.inf):
