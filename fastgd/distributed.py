@@ -59,7 +59,8 @@ def mpi(
     bucket_bytes: the gradient is added in pieces of about this size, those of the last layers first, while the
         gradients of earlier layers are computed. None: ten times the product of measured latency and bandwidth.
     steps_between_syncs: k > 1 makes k steps on each rank alone, with the gradients of its own share, and then averages
-        the parameters over the ranks (local SGD: Stich 2019, arXiv:1805.09767). Optimizers' state is each rank's own.
+        the parameters over the ranks (local SGD: Stich 2019, arXiv:1805.09767); also at the ends of epochs, and where
+        callbacks are called. Optimizers' state is each rank's own, and a file has rank 0's.
     outer_learning_rate, outer_momentum: with these the average is not taken as it is, but as a step from the parameters
         of the last average p to the new one q, with Nesterov momentum (DiLoCo: Douillard et al. 2023, arXiv:2311.08105,
         with 0.7 and 0.9): d = p - q; m <- outer_momentum m + d; p <- p - outer_learning_rate (d + outer_momentum m).

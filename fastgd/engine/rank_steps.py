@@ -3,6 +3,7 @@ is the same on each."""
 
 import math
 import time
+import warnings
 
 import numpy as np
 
@@ -17,6 +18,8 @@ LEAST_BUCKET = 64 * 1024
 TRIAL_BYTES, TRIALS = 2**22, (20, 3)
 # Seconds between two looks at signals and progress.
 LOOK = 0.05
+# Steps after which ranks that gain less than this factor are told of, and steps before that are not measured.
+JUDGED_STEPS, LEAST_GAIN, WARMING = 60, 1.1, 10
 
 
 class RankSteps:
@@ -32,6 +35,7 @@ class RankSteps:
         self.outer = None  # of local steps: the parameters after the last average, and the momentum of the outer step
         self._plan, self._buckets, self._first_stages, self._updater = None, [], None, None
         self._numbers = np.zeros(1)  # the loss
+        self._made, self._computing, self._began = 0, 0.0, 0.0  # steps; seconds of arithmetic; when measuring began
 
     def _measured(self):
         """Ten times the latency of a sum over ranks times its bandwidth, the same on all ranks: with pieces of this
@@ -51,15 +55,16 @@ class RankSteps:
 
     def train(self, steps, first=0, pauses=(), notify=None):
         """As `Executor.train`. At pauses and at the end all ranks have the same parameters and statistics."""
+        pauses = {int(pause) for pause in pauses}
         due, s, looked = {*pauses, len(steps)}, first, time.monotonic()
-        between = self.settings.steps_between_syncs
         while s < len(steps):
-            if between == 1:
+            if self.settings.steps_between_syncs == 1:
                 failed, end = self._step(steps, s), s + 1
             else:
-                known = steps.known.begin + steps.first
-                end = min(s + between - (known + s) % between, *(pause for pause in due if pause > s))
+                end = self._end_of_local_steps(steps, s, due)
                 failed = self._local_steps(steps, s, end)
+                if failed is None and (end in pauses or end in steps.ends or not self._local_steps_left()):
+                    self._average()
             if failed is not None:
                 return failed
             s = end
@@ -72,9 +77,27 @@ class RankSteps:
         self.executor.note_steps(steps, s)
         return None
 
+    def _judge(self):
+        """Warns once if the ranks gain nothing, and gives the numbers."""
+        self._made += 1
+        if self._made == WARMING:
+            self._computing, self._began = 0.0, time.perf_counter()
+        if self._made != JUDGED_STEPS or self.ranks.rank:
+            return
+        step = 1e6 * (time.perf_counter() - self._began) / (JUDGED_STEPS - WARMING)
+        own = 1e6 * self._computing / (JUDGED_STEPS - WARMING)
+        if self.ranks.size * own < LEAST_GAIN * step:
+            warnings.warn(
+                f"{self.ranks.size} ranks take {step:,.0f} us for a step, of which the gradient of a rank's rows is "
+                f"{own:,.0f} us; one rank would take about {self.ranks.size * own:,.0f} us. Larger minibatches, or "
+                "steps_between_syncs, make ranks worth while",
+                stacklevel=2,
+            )
+
     def _step(self, steps, s):
         """Makes step s; returns s if it failed, with the same result on all ranks."""
         plan = self._current_plan()
+        self._judge()
         if self.settings.exact:
             self._sum_exactly(plan, steps, s)
         else:
@@ -87,6 +110,7 @@ class RankSteps:
     def _sum_gradients(self, plan, steps, s):
         """Leaves the loss and the gradient of a minibatch, added over ranks. The sums of the last layers are under way
         while the gradients of earlier ones are computed."""
+        start = time.perf_counter()
         has_rows = self._load(plan, steps, s, self.ranks.rank)
         self._numbers[0] = self._run_first(plan) if has_rows else 0.0
         requests = [self.ranks.start_sum(self._numbers)]
@@ -97,6 +121,7 @@ class RankSteps:
                 plan.run_stages(stages, "parameters")
             requests = self.ranks.go_on(requests)
             requests += [self.ranks.start_sum(self.network.gradient[part]) for part in slices]
+        self._computing += time.perf_counter() - start
         self.ranks.wait(requests)
 
     def _sum_exactly(self, plan, steps, s):
@@ -121,9 +146,18 @@ class RankSteps:
         (total,) = nodes.values()
         self.network.gradient[:], self._numbers[0] = total[:-1], total[-1]
 
+    def _local_steps_left(self):
+        """How many local steps are left before the next average; 0 right after the last of them."""
+        return -self.optimizer.minibatches % self.settings.steps_between_syncs
+
+    def _end_of_local_steps(self, steps, s, due):
+        """The end of the local steps from s on: the next average, which is also due at ends of epochs and at pauses, or
+        the end of the steps that are laid out."""
+        left = self._local_steps_left() or self.settings.steps_between_syncs
+        return min(s + left, *(stop for stop in (*due, *steps.ends.tolist()) if stop > s))
+
     def _local_steps(self, steps, s, end):
-        """Makes steps on this rank's rows alone, then averages the parameters. Returns the step that failed on some
-        rank."""
+        """Makes steps on this rank's rows alone. Returns the step that failed on some rank."""
         plan, failed, losses, shares = self._current_plan(), None, np.zeros(end - s), np.zeros(end - s)
         if self.outer is None:
             self.outer = self.network.parameters.copy(), np.zeros_like(self.network.parameters)
@@ -145,8 +179,6 @@ class RankSteps:
         with held():
             for i in range(s, end if first is None else first):
                 steps.count(i)
-        if first is None:
-            self._average()
         return first
 
     def _average(self):

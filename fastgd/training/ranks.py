@@ -173,8 +173,8 @@ class Ranks:
         return RankError(message, rank)
 
     def dead(self) -> list[int]:
-        """The other ranks that do not answer in a hurry. Raises what another one has told. All ranks that live must
-        call it at about the same time, and are answered meanwhile."""
+        """The other ranks that do not answer in a hurry. Raises what another one has told. All living ranks must call
+        it at about the same time, and are answered meanwhile."""
         self._answered.clear()
         self._send(ASKED, None)
         end = time.monotonic() + HURRY

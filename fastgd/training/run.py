@@ -23,7 +23,7 @@ from ..core.for_users import ForUsers
 from ..core.interrupts import held
 from ..core.types import Array, Path
 from ..engine.steps import Steps
-from ..errors import check_integer, check_number, reason, shown, value_error
+from ..errors import RankError, check_integer, check_number, reason, shown, value_error
 from ..optimizers.base import Optimizer
 from ..schedules import Schedule
 from . import checkpoint
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 # Seconds between two saves of a run whose checkpoint interval is not given.
 SAVE_SECONDS = 60
 NO_PAUSES = np.zeros(0, np.int64)
+# Names in a file of the network's states, and of the parameters that outer steps of many ranks keep.
+OUTER = "outer", "momentum"
+STATES = "best", "state", *OUTER
 
 
 def _each_once(entries, function_of):
@@ -140,6 +143,7 @@ class Run(ForUsers):
         self._seconds_before = 0.0  # of a resumed run, before this call
         self._undo = None  # what _undo_epoch_end restores
         self._team = team  # the ranks that share the run
+        self.outer: tuple[Array, Array] | None = None  # of a resumed run: see `RankSteps.outer`
 
     # ---- for callbacks
 
@@ -260,7 +264,7 @@ class Run(ForUsers):
                     self._train_on_arrays()
             history.stopped = history.stopped or "epochs"
             self._finish()
-        except (KeyboardInterrupt, SystemExit) as error:
+        except (KeyboardInterrupt, SystemExit, RankError) as error:
             with held(pass_on=False):  # a second Ctrl-C must not interrupt the save
                 self._undo_epoch_end()
                 history.stopped = history.stopped or reason(error)
@@ -603,6 +607,7 @@ class Run(ForUsers):
             "monitor": early_stopping.monitor,
             "restore_best": early_stopping.restore_best,
             "learning_rate": self._schedule.config() if isinstance(self._schedule, Schedule) else None,
+            "local steps": None if self._team is None else self._team.local_steps,
         }
 
     def state(self) -> tuple[dict[str, Any], dict[str, "Array"]]:
@@ -622,7 +627,9 @@ class Run(ForUsers):
         content["history"], lists = history.state()
         arrays: dict[str, Array] = {f"history.{name}": array for name, array in lists.items()}
         arrays |= {"sums": self._sums, "early_stopping": np.array(early_stopping.state())}
-        for name, array in (("best", early_stopping.best_state), ("state", self._final_state)):
+        outer = (None, None) if self._team is None or self._team.steps.outer is None else self._team.steps.outer
+        kept = early_stopping.best_state, self._final_state, *outer
+        for name, array in zip(STATES, kept, strict=True):
             if array is not None:
                 arrays[name] = array
         return content, arrays
@@ -633,7 +640,7 @@ class Run(ForUsers):
         numbers = {name: check_integer(name, content[name], 0) for name in counts}
         seconds = check_number("seconds", content["seconds"], 0.0)
         for name, array in arrays.items():
-            is_state = name in ("best", "state")
+            is_state = name in STATES
             if array.dtype != (network.dtype if is_state else np.float64) or array.ndim != 1:
                 raise value_error(name, "a flat array of the run's precision", shown(array))
         prefix = "history."
@@ -655,9 +662,12 @@ class Run(ForUsers):
         sums, state = arrays["sums"].reshape(2), arrays["early_stopping"].reshape(3).tolist()
         if not (np.isfinite(sums).all() and 0 <= sums[1] < 2**53) or any(map(math.isnan, state)):
             raise value_error("sums", "finite numbers", shown(sums.tolist()))
-        for name in {"best", "state"} & set(arrays):
-            if arrays[name].shape != network.state.shape:
-                raise value_error(name, f"{network.dtype} {network.state.shape}", shown(arrays[name]))
+        for name in set(STATES) & set(arrays):
+            shape = (network.parameters if name in OUTER else network.state).shape
+            if arrays[name].shape != shape:
+                raise value_error(name, f"{network.dtype} {shape}", shown(arrays[name]))
+        if set(OUTER) & set(arrays):
+            self.outer = arrays[OUTER[0]], arrays[OUTER[1]]
 
         def restore():
             history, early_stopping = self._history, self._early_stopping

@@ -40,6 +40,14 @@ class Team:
     def is_root(self) -> bool:
         return bool(self.ranks.rank == 0)
 
+    @property
+    def local_steps(self) -> list[float] | None:
+        """How many steps ranks make alone, and the options of the outer step; None if they make none."""
+        its = self.settings
+        if its.steps_between_syncs == 1:
+            return None
+        return [its.steps_between_syncs, its.outer_learning_rate, its.outer_momentum]
+
     def own_rows(self, given: int | None, size: int, *, has_weights: bool) -> int:
         """Rows of minibatches of a rank's data: of `size`, or of its share of them if it has only its own rows."""
         if not self.settings.sharded:
@@ -74,6 +82,7 @@ class Team:
             for array in arrays:
                 self.ranks.share_from_root(array)
         self.steps = RankSteps(run.network.executor, self.ranks, self.settings, run.optimizer, self.parts)
+        self.steps.outer = run.outer
 
     @contextlib.contextmanager
     def file_of_root(self, path: str | None) -> Iterator[str | None]:
