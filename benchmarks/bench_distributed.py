@@ -12,8 +12,7 @@ and only show that it works. torch gets its minibatches cut beforehand; fastgd s
 measured time.
 
 overlap, of the first cell: one process computes the share of a rank, and sums over ranks pass on a link that is
-emulated (links.py). hidden: the part of the link's time that passes while gradients are computed, 1 - (time - time
-without link) / time of the link.
+emulated (links.py). hidden: the part of the link's time that passes before the last gradient is computed.
 
 model: the time of a step fitted on the shares of 1, 2 and 4 ranks, computed alone on a core (four ranks on two cores
 would compete), and on a slow link; its error on others; what it predicts for many ranks, all with the same global
@@ -67,11 +66,17 @@ def data_of(network, batch):
 
 
 def answer_of(times, requests=()):
-    """Seconds per step, from the times of the ends of epochs; (size, start, end) of each sum of the last step."""
-    last = [request for request in requests if times[-2] < request.asked < times[-1]]
-    last = last[len(last) * (STEPS - 1) // STEPS :]
-    trace = [(r.size, r.asked - times[-1], r.done - times[-1]) for r in last]
-    return {"seconds": (times[-1] - times[0]) / (len(times) - 1) / STEPS, "trace": trace}
+    """Seconds per step, from the times of the ends of epochs; of sums on a link (size, start, end) for each of the last
+    step, and the median time that passes after the last one has begun."""
+    seconds = (times[-1] - times[0]) / (len(times) - 1) / STEPS
+    of_epoch = [request for request in requests if times[-2] < request.asked < times[-1]]
+    n = len(of_epoch) // STEPS
+    if n == 0:
+        return {"seconds": seconds}
+    steps = [of_epoch[i * n : (i + 1) * n] for i in range(STEPS)]
+    exposed = statistics.median(step[-1].done - step[-1].asked for step in steps)
+    trace = [(r.size, r.asked - times[-1], r.done - times[-1]) for r in steps[-1]]
+    return {"seconds": seconds, "trace": trace, "exposed": exposed}
 
 
 def run_fastgd(name, batch, epochs, plays=None, link=None, bucket=None):
@@ -199,7 +204,7 @@ class Pair:
 
 
 def measure(questions, rounds, seconds):
-    """Median seconds per step, and an answer, for each question by name: (group, options). They take turns."""
+    """Median seconds per step, and all answers, for each question by name: (group, options). They take turns."""
     found = {name: [] for name in questions}
     epochs = {}
     for name, (group, options) in questions.items():
@@ -207,9 +212,7 @@ def measure(questions, rounds, seconds):
     for _ in range(rounds):
         for name, (group, options) in questions.items():
             found[name].append(group.ask(epochs=epochs[name], **options))
-    return {name: statistics.median(a["seconds"] for a in answers) for name, answers in found.items()}, {
-        name: answers[-1] for name, answers in found.items()
-    }
+    return {name: statistics.median(a["seconds"] for a in answers) for name, answers in found.items()}, found
 
 
 # ---- the parts
@@ -240,9 +243,9 @@ def show_overlap(cell, group, rounds, seconds):
     print(f"\n{cell}, batch {batch}, a rank of 2 on 10 GbE; without a link {s['none'] * 1e3:.4g} ms")
     print("buckets   sums  link ms  step ms  hidden   MB of each: asked for, done (ms before the end of the step)")
     for key in sizes:
-        trace = answers[key]["trace"]
+        trace = answers[key][-1]["trace"]
         busy = sum(link.seconds(size, 2) for size, _, _ in trace)
-        hidden = 1 - (s[key] - s["none"]) / busy
+        hidden = 1 - statistics.median(answer["exposed"] for answer in answers[key]) / busy
         moments = ", ".join(f"{n / 1e6:.2g}: {a * 1e3:.0f} {b * 1e3:.0f}" for n, a, b in trace if n > 1e4)
         print(f"{key:<8}{len(trace):>6}{busy * 1e3:>9.4g}{s[key] * 1e3:>9.4g}{hidden:>8.0%}   {moments}", flush=True)
 
@@ -255,7 +258,7 @@ def fit_model(cell, group, rounds, seconds, *, is_shown):
         return group, {"name": name, "batch": batch} | ({"plays": ranks, "link": link} if ranks > 1 else {})
 
     first, answers = measure({ranks: question(ranks) for ranks in (1, 2, 4)}, rounds, seconds)
-    sizes = [size for size, *_ in answers[2]["trace"]]
+    sizes = [size for size, *_ in answers[2][-1]["trace"]]
     size = sum(sizes)
     # Sums that take about as long as the step: nothing is left of what could hide them.
     slow = Link(20e-6, 1.5 * size / first[4])
@@ -269,10 +272,11 @@ def fit_model(cell, group, rounds, seconds, *, is_shown):
     questions = {ranks: question(ranks) for ranks in (1, 2, 4)} | {"slow": question(4, slow)}
     if is_shown:
         questions |= {key: question(*setting) for key, setting in held_out.items()}
-    s, _ = measure(questions, rounds, seconds)
+    s, answers = measure(questions, rounds, seconds)
+    exposed = statistics.median(answer["exposed"] for answer in answers["slow"])
     alone = {batch // ranks: s[ranks] for ranks in (1, 2, 4)}
     last = next(n for n in reversed(sizes) if n > size / 20)
-    model = fitted(alone, {(batch // 4, 4, slow): s["slow"]}, size, last, len(sizes))
+    model = fitted(alone, {(batch // 4, 4, slow): exposed}, size, last, len(sizes))
     if is_shown:
         print(f"\n{cell}: {model.fixed * 1e3:.3g} ms + {model.per_row * 1e6:.4g} us per row, of which "
               f"{model.hiding:.0%} can hide sums; {size / 1e6:.4g} MB\npredicted ms  measured  error")  # fmt: skip

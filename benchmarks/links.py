@@ -113,8 +113,8 @@ class Model(typing.NamedTuple):
 
 
 def fitted(alone, linked, size, last, pieces):
-    """A model of measured seconds: `alone` by rows, without a link; `linked` by (rows, ranks, link), where the sums
-    take longer than what hides them."""
+    """A model of measured seconds: of steps without a link, `alone` by rows; of sums after the last gradient, `linked`
+    by (rows, ranks, link), where the sums take longer than what hides them."""
     rows, seconds = np.array(list(alone)), np.array(list(alone.values()))
     # Least squares of relative errors.
     columns = np.column_stack([1 / seconds, rows / seconds])
@@ -122,8 +122,5 @@ def fitted(alone, linked, size, last, pieces):
     if fixed < 0 or per_row < 0:  # none of it, within the errors of the measurement
         fixed, per_row = (0.0, np.mean(seconds / rows)) if fixed < 0 else (np.mean(seconds), 1e-12)
     bare = Model(float(fixed), float(per_row), 0.0, size, last, pieces)
-    shares = [
-        (bare.exposed(*setting) - (taken - alone[setting[0]])) / (per_row * setting[0])
-        for setting, taken in linked.items()
-    ]
-    return bare._replace(hiding=max(0.0, float(np.median(shares))))
+    shares = [(bare.exposed(*setting) - taken) / (per_row * setting[0]) for setting, taken in linked.items()]
+    return bare._replace(hiding=float(np.clip(np.median(shares), 0.0, 1.0)))
