@@ -1,6 +1,7 @@
 """What test_distributed.py runs under mpiexec: python of_ranks.py FUNCTION [FILE]. Each function checks something on
 all ranks; what it returns is printed by rank 0."""
 
+import functools
 import hashlib
 import itertools
 import os
@@ -16,6 +17,7 @@ from mpi4py import MPI
 import fastgd
 from fastgd import Adam, AdamW, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network, schedules
 from fastgd.distributed import mpi
+from fastgd.training.ranks import LEAST_BYTES, Ranks
 
 RANK, SIZE = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
 RNG = np.random.default_rng(0)
@@ -86,6 +88,22 @@ def repeated_bits():
         ends.append(digest(network))
     assert ends[0] == ends[1] != ends[2]
     return ends
+
+
+def sums():
+    """Arrays are added in the order of the ranks, several at a time; other ranks' numbers give another sum."""
+    ranks = Ranks(MPI.COMM_WORLD, 5.0)
+    for dtype in ("float32", "float64"):
+        arrays = [RNG.normal(size=(SIZE, n)).astype(dtype) for n in (1, 5000, 70_001, 70_001)]
+        own = [array[RANK].copy() for array in arrays]
+        ranks.wait([ranks.start_sum(array) for array in own])
+        for array, added in zip(arrays, own, strict=True):
+            expected = functools.reduce(np.add, array)
+            if added.nbytes >= LEAST_BYTES:
+                np.testing.assert_array_equal(added, expected)
+            np.testing.assert_allclose(added, expected, rtol=1e-5)
+            assert (added != functools.reduce(np.add, array[:-1])).all()
+    ranks.close()
 
 
 def sharded():

@@ -61,14 +61,14 @@ def test_sums_in_a_tree_do_not_depend_on_the_order(rng):
     ("function", "ranks"),
     [
         ("repeated_bits", 2), ("sharded", 2), ("local_steps", 2), ("followers", 2), ("early_stopping", 2),
-        ("statistics", 2), ("refuses", 2), ("diverges", 2), ("warns", 2),
-        *(pytest.param(name, 3, marks=pytest.mark.slow) for name in ("sharded", "local_steps", "followers", "refuses")),
+        ("statistics", 2), ("sums", 2), ("refuses", 2), ("diverges", 2), ("warns", 2),
+        *(pytest.param(name, 3, marks=pytest.mark.slow) for name in ("sharded", "local_steps", "followers", "sums", "refuses")),
     ],
 )  # fmt: skip
 def test_on_ranks(function, ranks):
     found = run(function, ranks)
     if function == "diverges":
-        assert "training diverged at update 2 (minibatch 2" in found
+        assert "training diverged at update" in found
     if function == "warns":
         assert re.search(r"2 ranks take [\d,]+ us for a step.*one rank would take about [\d,]+ us", found)
 
