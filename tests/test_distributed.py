@@ -57,12 +57,15 @@ def test_sums_in_a_tree_do_not_depend_on_the_order(rng):
     np.testing.assert_allclose(sums[0], values.sum(axis=0), rtol=1e-12)
 
 
+ON_THREE = "sharded", "local_steps", "followers", "sums", "refuses"
+
+
 @pytest.mark.parametrize(
     ("function", "ranks"),
     [
         ("repeated_bits", 2), ("sharded", 2), ("local_steps", 2), ("followers", 2), ("early_stopping", 2),
         ("statistics", 2), ("sums", 2), ("refuses", 2), ("diverges", 2), ("warns", 2),
-        *(pytest.param(name, 3, marks=pytest.mark.slow) for name in ("sharded", "local_steps", "followers", "sums", "refuses")),
+        *(pytest.param(name, 3, marks=pytest.mark.slow) for name in ON_THREE),
     ],
 )  # fmt: skip
 def test_on_ranks(function, ranks):
