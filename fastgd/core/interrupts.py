@@ -5,6 +5,10 @@ import signal
 import threading
 
 
+class Interrupted(BaseException):
+    """Raised where a signal that `held` defers ends a wait; the block of `held` ends it."""
+
+
 @contextlib.contextmanager
 def held(*, pass_on=True):
     """Defers SIGINT and SIGTERM until the block ends; yields a list of the signals received.

@@ -767,6 +767,11 @@ class Plan(Program):
         for link, name in self._minibatch_scalars():
             link.set_scalars(**{name: float(number)})
 
+    @property
+    def is_random(self):
+        """Whether layers draw random numbers."""
+        return bool(self._minibatch_scalars())
+
     def _minibatch_scalars(self):
         return [(link, name) for _, name, links in self.per_step(BY_ROWS_PHASES) for link in links]
 

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from .._plan import STAGE
-from ..core.interrupts import held
+from ..core.interrupts import Interrupted, held
 from .plan import GRADIENT_PHASES
 from .totals import penalty_value
 
@@ -33,7 +33,8 @@ class RankSteps:
         self.network, self.parts = executor.network, parts
         self.bucket_bytes = settings.bucket_bytes or self._measured()
         self.outer = None  # of local steps: the parameters after the last average, and the momentum of the outer step
-        self._plan, self._buckets, self._first_stages, self._updater = None, [], None, None
+        self._plan, self._buckets, self._updater = None, [], None
+        self._weights, self._is_random = {}, False  # by numbers of rows: weights of losses; whether layers are random
         self._numbers = np.zeros(1)  # the loss
         self._made, self._computing, self._began = 0, 0.0, 0.0  # steps; seconds of arithmetic; when measuring began
 
@@ -55,6 +56,23 @@ class RankSteps:
 
     def train(self, steps, first=0, pauses=(), notify=None):
         """As `Executor.train`. At pauses and at the end all ranks have the same parameters and statistics."""
+        while True:
+            is_cut = False
+            with held() as received:  # no signal interrupts an update
+                self.ranks.signals = received
+                try:
+                    first, failed = self._train(steps, first, pauses, notify, received)
+                except Interrupted:
+                    is_cut = True
+                finally:
+                    self.ranks.signals = ()
+            if is_cut:  # sums that are under way cannot be taken up again
+                raise KeyboardInterrupt
+            if not received:
+                return failed
+
+    def _train(self, steps, first, pauses, notify, received):
+        """Makes steps until a signal has come; returns the next step, and the index of one that failed or None."""
         pauses = {int(pause) for pause in pauses}
         due, s, looked = {*pauses, len(steps)}, first, time.monotonic()
         while s < len(steps):
@@ -66,7 +84,7 @@ class RankSteps:
                 if failed is None and (end in pauses or end in steps.ends or not self._local_steps_left()):
                     self._average()
             if failed is not None:
-                return failed
+                return s, failed
             s = end
             if s in due:
                 self._average_statistics()
@@ -74,8 +92,10 @@ class RankSteps:
                 looked = time.monotonic()
                 if notify is not None and notify(s):
                     break
+            if received:
+                break
         self.executor.note_steps(steps, s)
-        return None
+        return s, None
 
     def _judge(self):
         """Warns once if the ranks gain nothing, and gives the numbers."""
@@ -176,9 +196,8 @@ class RankSteps:
         results = self.ranks.gather((failed, losses))
         steps.totals[s:end] = np.sum([own for _, own in results], axis=0)
         first = min((own for own, _ in results if own is not None), default=None)
-        with held():
-            for i in range(s, end if first is None else first):
-                steps.count(i)
+        for i in range(s, end if first is None else first):
+            steps.count(i)
         return first
 
     def _average(self):
@@ -208,7 +227,7 @@ class RankSteps:
         """The plan in use, with the stages that compute each bucket of its gradient."""
         plan = self.executor.plan
         if plan is not self._plan:
-            self._plan, self._updater = plan, None
+            self._plan, self._updater, self._weights, self._is_random = plan, None, {}, plan.is_random
             self._buckets = list(buckets_of(plan, self.bucket_bytes))
             if self.settings.steps_between_syncs == 1:
                 plan.leave_out_penalty()
@@ -227,14 +246,17 @@ class RankSteps:
         if not steps.in_place:
             chosen = steps.order[chosen]
         if steps.weights is None:
-            shape = (high - low, *plan.loss_shape)
-            weight = np.full(shape, 1 / plan.losses_in(high - low if is_local else rows), plan.dtype)
+            key = high - low, high - low if is_local else rows
+            if key not in self._weights:
+                self._weights[key] = np.full((key[0], *plan.loss_shape), 1 / plan.losses_in(key[1]), plan.dtype)
+            weight = self._weights[key]
         else:
             first = int(steps.weight_starts[s])
             weight = steps.weights[first + low : first + high]
             weight = weight * plan.dtype.type(rows / (high - low)) if is_local else weight
         plan.set_minibatch(steps.x[chosen], steps.y[chosen], weight)
-        plan.set_minibatch_number(self.network.minibatches)
+        if self._is_random:
+            plan.set_minibatch_number(self.network.minibatches)
         index = plan.buffers["row"]
         if index[0] != low + shift:  # random layers draw as they would for the whole minibatch
             index += low + shift - index[0]
@@ -251,19 +273,19 @@ class RankSteps:
         limits = steps.parameter_limits
         if not math.isfinite(loss) or (limits is not None and not np.abs(self.network.parameters).max() <= limits[s]):
             return False
-        with held():
-            if self._updater is None or not self._updater.run_update(self.optimizer):
-                known, _ = plan.values_of_steps(self.optimizer, 1)
-                if plan.runner is None:
-                    if plan.update_in_python(known, "reduced_update"):
-                        return False
-                else:
-                    self._updater = plan.make_updater(self.executor.lock, self.optimizer, known, "reduced_update")
-                    if not self._updater.run_update(self.optimizer):
-                        return False
+        if self._updater is None or not self._updater.run_update(self.optimizer):
+            known, _ = plan.values_of_steps(self.optimizer, 1)
+            if plan.runner is None:
+                if plan.update_in_python(known, "reduced_update"):
+                    return False
+            else:
+                self._updater = plan.make_updater(self.executor.lock, self.optimizer, known, "reduced_update")
+                if not self._updater.run_update(self.optimizer):
+                    return False
+        if plan.phase("track"):
             plan.run("track")
-            if is_counted:
-                steps.count(s)
+        if is_counted:
+            steps.count(s)
         return True
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from ..core.interrupts import Interrupted
 from ..core.types import Array
 from ..errors import RankError, value_error
 from .sums import MOST_RANKS, Sum
@@ -34,6 +35,7 @@ class Ranks:
     def __init__(self, comm: "MPI.Intracomm", timeout: float) -> None:
         self.comm, self._alarms, self._timeout = comm.Dup(), comm.Dup(), timeout
         self.rank, self.size = comm.rank, comm.size
+        self.signals: Sequence[Any] = ()  # deferred ones, which end a wait
         self._sent: list[Any] = []
         self._answered: set[int] = set()
         self._sums = 0
@@ -107,7 +109,8 @@ class Ranks:
     # ---- waiting, and failures
 
     def wait(self, requests: Sequence[Any]) -> None:
-        """Waits until requests are done. Raises RankError if another rank has failed or does not answer."""
+        """Waits until requests are done. Raises RankError if another rank has failed or does not answer, Interrupted if
+        one of `signals` has come."""
         started, tests, asked = time.monotonic(), 0, 0.0
         while requests := self.go_on(requests):
             tests += 1
@@ -149,7 +152,9 @@ class Ranks:
             self._sent += [self._alarms.isend(message, rank, tag) for rank in others]
 
     def _listen(self):
-        """Raises what another rank has told."""
+        """Raises what another rank has told, or Interrupted."""
+        if self.signals:
+            raise Interrupted
         if self._failure is not None:
             raise self._failure
 
