@@ -29,7 +29,7 @@ from .core import hints
 from .core.config import __version__, show_config
 from .core.kernel import kernels
 from .data.minibatches import minibatches
-from .errors import CheckpointError, DivergenceError
+from .errors import CheckpointError, DivergenceError, RankError
 from .layers import *  # noqa: F403
 from .network import Network, load
 from .optimizers import *  # noqa: F403
@@ -42,6 +42,7 @@ __all__ = [
     "History",
     "Network",
     "RangeTest",
+    "RankError",
     "Run",
     "Sweep",
     "__version__",

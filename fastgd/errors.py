@@ -55,6 +55,17 @@ def reason(error):
     return "diverged" if isinstance(error, DivergenceError) else "error"
 
 
+class RankError(RuntimeError):
+    """Another process of a training on several ranks failed, hangs or has died. `rank` is its number."""
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message, rank)
+        self.rank = rank
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class CheckpointError(ValueError):
     """A file is not a fastgd model, is incomplete, or does not fit the object that it is loaded into. See the
     attributes `path`, `field`, `expected` and `got`."""

@@ -5,9 +5,7 @@ import csv
 import io
 import math
 import os
-import signal
 import sys
-import threading
 import time
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from .. import callbacks, images
 from ..core.config import show_config
 from ..core.files import check_file, check_model_file, check_path, replace_file
+from ..core.interrupts import sigterm_raises
 from ..data.minibatches import check_batch_size
 from ..errors import CheckpointError, check_integer, check_number, plain, shown, value_error
 from ..explore.range_test import find_learning_rate
@@ -65,7 +64,7 @@ def train(arguments):
     samples = None if data.text is None else texts.samples(arguments)
     logs += [] if samples is None else [samples]
     start = time.perf_counter()
-    with _sigterm_raises(), _advice(arguments.resume):
+    with sigterm_raises(), _advice(arguments.resume):
         history = network.fit(
             data.X,
             data.y,
@@ -153,29 +152,6 @@ def _check_different(paths):
             raise value_error(argument, f"another file than {known[path_on_disk]}", repr(path))
         if path_on_disk:
             known[path_on_disk] = argument
-
-
-class Terminated(KeyboardInterrupt):
-    """Raised by SIGTERM, which ends a run as Ctrl-C does."""
-
-
-@contextlib.contextmanager
-def _sigterm_raises():
-    """Context in which SIGTERM raises `Terminated`. It has no effect in other threads than the main one, and where
-    Python could not restore the present handler."""
-
-    def terminate(*_):
-        raise Terminated
-
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is None:
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _resumed(path, epochs, total_steps, epoch_steps):

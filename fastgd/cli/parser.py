@@ -9,6 +9,7 @@ import sys
 from ..activations import ACTIVATIONS
 from ..cli import commands, datasets
 from ..core.config import __version__
+from ..core.interrupts import Terminated
 from ..core.kernel import BACKENDS, DTYPES
 from ..metrics import METRICS
 from ..optimizers.base import optimizers_of_minibatches
@@ -377,7 +378,7 @@ def _main(argv):
         _flush()
         return code
     except KeyboardInterrupt as error:
-        terminated = isinstance(error, commands.Terminated)
+        terminated = isinstance(error, Terminated)
         message = "; ".join(["terminated" if terminated else "interrupted", *getattr(error, "__notes__", [])])
         _say(f"fastgd {arguments.command}: {message}")
         return 143 if terminated else 130

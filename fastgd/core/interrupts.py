@@ -25,3 +25,26 @@ def held(*, pass_on=True):
             signal.signal(number, handler)
     if received and pass_on:
         before[received[0][0]](*received[0])
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised by SIGTERM, which ends a run as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def sigterm_raises():
+    """Context in which SIGTERM raises `Terminated`. It has no effect in other threads than the main one, and where
+    Python could not restore the present handler."""
+
+    def terminate(*_):
+        raise Terminated
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is None:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -153,6 +153,10 @@ PASSES = {
         _TRACK,
     ),
     "parameters": _GRADIENT,
+    # The parts of a step whose gradient is a sum over ranks: see rank_steps.py.
+    "rows_of_rank": (_INPUTS, ("weight", "backward", "total", "total", BY_ROWS)),
+    "reduced_update": (("penalty", "penalty", "check", "check", CHECK_GRADIENT), *UPDATE_PASS),
+    "track": (_TRACK,),
     "guarded": (_GUARDED, *_GRADIENT, *UPDATE_PASS, _TRACK),
     "fused": (_GUARDED, *((*stage[:-1], FUSED) for stage in _GRADIENT), _TRACK),
     "rank_one": (_GUARDED, ("rank_one", "rank_one", None, None, 0)),
@@ -789,7 +793,12 @@ class Plan(Program):
         """Runs a pass once on the minibatch set by `set_minibatch`. dy: as in `raise_fault`."""
         if any("total" in stage for stage in PASSES[pass_name]):
             self.point("total", self.buffers["total"])
-        stages = self._stages(pass_name)
+        self.run_stages(self._stages(pass_name), pass_name, dy)
+
+    def run_stages(self, stages, pass_name, dy=None):
+        """`run` of the stages of a pass, or of some of them."""
+        if not len(stages):
+            return
         if self.runner is None:
             self.run_in_python(stages)
         elif self.runner.run(stages, self.rows, self.threads(self.rows), self.pace[pass_name]) == FAULT:
@@ -925,6 +934,16 @@ class Plan(Program):
             for operation in self._penalties(phase):
                 operation.set_scalars(l2=value)
 
+    def phase(self, name):
+        """The operations of a phase."""
+        return self._phases[name]
+
+    def leave_out_penalty(self):
+        """Leaves the penalty out of the loss."""
+        for operation in self._phases["total"][1:]:
+            operation.set_scalars(l1=0.0, l2=0.0)
+        self.l2 = {**self.l2, "total": 0.0}
+
     def _penalties(self, *phases):
         """The operations of the penalty, in all phases or in the given ones."""
         return [o for phase in phases or PENALIZED for o in self._phases[phase] if "l2" in o.kernel.scalars]
@@ -962,17 +981,17 @@ class Plan(Program):
             kept=(self, known, per_step),
         )  # fmt: skip
 
-    def make_updater(self, lock, optimizer, known):
+    def make_updater(self, lock, optimizer, known, pass_name="update"):
         """A `FastStep` for updates from the network's gradient, whose `StepValues` are known."""
-        return self._fast_step("update", lock, optimizer, known, math.nan)
+        return self._fast_step(pass_name, lock, optimizer, known, math.nan)
 
-    def update_in_python(self, known):
+    def update_in_python(self, known, pass_name="update"):
         """Makes the first of the updates whose `StepValues` are known, with numpy bodies; returns the status."""
         self.prepare_in_python(UPDATE_PHASES, known.values, 0, known.active[0])
         self._phases["check"][0].set_scalars(limit=float(known.gradient_limits[0]))
         with StepInPython():
             self.is_mid_step = True
-            status = self.run_in_python(self._stages("update"))
+            status = self.run_in_python(self._stages(pass_name))
             if status == DONE:
                 self.optimizer.counter[0] += 1
                 self.network.counter[0] += 1

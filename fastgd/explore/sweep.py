@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..callbacks import Bar
 from ..core.aliases import column as column_of
 from ..core.for_users import ForUsers
 from ..core.hints import of_argument
 from ..core.html import html_table
-from ..core.interrupts import held
 from ..core.threads import check_threads
 from ..data.samples import as_array
-from ..errors import DivergenceError, check_flag, check_integer, choose, shown, type_error, value_error
+from ..errors import check_flag, check_integer, choose, shown, type_error, value_error
 from ..metrics import check_metrics
 from ..network import Network
 from ..optimizers.base import Optimizer
 from ..training.fit import fit, fresh_optimizer
 from ..training.history import History
+from .executors import check_executor, train_all
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from matplotlib.figure import Figure
 
 # Arguments of `fit` that make sense for a single training only.
@@ -38,9 +39,8 @@ OF_OPTIMIZER = {"optimizer", "learning_rate"}
 # The last columns of the table, and columns of a history that the table leaves out.
 ENDS = ("epoch", "seconds", "stopped")
 NO_FIGURES = ("learning_rate", "rows", "seconds")
-TAKEN = {"loss", "validation_loss", *ENDS}  # names that no setting may have
-# The most rows of the table that are printed, and seconds between two attempts to stop trainings.
-PRINTED_ROWS, STOP_SECONDS = 30, 0.02
+TAKEN = {"loss", "validation_loss", *ENDS, "error"}  # names that no setting may have
+PRINTED_ROWS = 30  # the most
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -52,7 +52,8 @@ class Sweep(ForUsers):
     networks            the trained networks
     columns             lists by name: the settings, with optimizers as text; "epoch", the last epoch, or the best one
                         with restore_best; "loss", "validation_loss" and metrics of that epoch, NaN where the training
-                        diverged; "seconds"; "stopped", as in `History`
+                        diverged; "seconds"; "stopped", as in `History`; "error", only if a training has no results:
+                        why (its worker died), else "". Its figures are NaN, and its network has initial values
     greater_is_better   for each column of figures whether greater is better; None if unknown
 
     Printed, and in a notebook, it is the table, the best training first."""
@@ -101,7 +102,7 @@ class Sweep(ForUsers):
         first = self.order(column)[0]
         name = self._known(column)
         if math.isnan(self.columns[name][first]):
-            expected = "a column with a number in it, of a training that did not diverge"
+            expected = "a column with a number in it, of a training that did not diverge or die"
             raise value_error("column", expected, f"{name!r}, NaN in all {len(self)}")
         return first
 
@@ -136,6 +137,7 @@ def sweep(
     y: "npt.ArrayLike",
     grid: Mapping[str, Any],
     *,
+    executor: "concurrent.futures.Executor | None" = None,
     num_threads: int | None = None,
     progress: bool = False,
     **options: Any,
@@ -148,27 +150,47 @@ def sweep(
     grid: {setting: list of values}. Settings are "learning_rate"; arguments of `fit`, such as "optimizer" (names, or
         optimizers, whose options are used but not their state) and "batch_size"; and of `Network`: "seed", "l1", "l2",
         "layers", "dtype", "backend". Every combination is trained; the last setting varies fastest.
-    num_threads: number of trainings at a time; None is as for `Network`. The results do not depend on it, bit for bit.
+    executor: None trains in threads of this process. Otherwise each training is a task for an executor, which decides
+        how many run at a time: ThreadPoolExecutor, ProcessPoolExecutor, loky's, Dask's `client.get_executor()`,
+        `mpi4py.futures.MPIPoolExecutor`. The results are the same, bit for bit.
+    num_threads: without an executor, number of trainings at a time; None is as for `Network`. With one, number of
+        threads of each training; None is 1. The results do not depend on it, bit for bit.
     progress: True shows a progress bar over the trainings.
     options: settings that are the same for all: `epochs=20, validation_data=(Xv, yv)`. (validation_fraction would
         hold out different rows for each seed.)
 
-    If a training diverges, the others continue. Raises TypeError or ValueError that names the argument, for any of the
-    combinations, before the first training. Ctrl-C, or an exception in one training, ends all trainings."""
+    What is sent to the workers of an executor: X, y and the options once, as a temporary file (in the folder that
+    TMPDIR names) that the workers of a machine map into their memory together; to a worker that finds no such file, as
+    on another machine, with each of its trainings (by Dask once). With each training its network, made in this process,
+    and its settings from the grid. Back come parameters, statistics, gradient and history. Metrics and other functions
+    are sent by name, or whole if cloudpickle is installed. The function that makes networks is not sent. To threads
+    nothing is.
+
+    If a training diverges, the others continue. So they do if a worker dies or has not enough memory: the column
+    "error" says why a training has no results. (An executor that takes no more tasks then, as ProcessPoolExecutor and
+    loky's, is replaced by new pools like it.) If no training has results, the error is raised.
+
+    Raises TypeError or ValueError that names the argument, for any of the combinations, before the first training.
+    Ctrl-C, or an exception in one training, ends all trainings, but for those that other processes have begun."""
     if y is None:
         raise type_error("y", "targets for the rows of X", None)
-    threads, bar = check_threads(num_threads), check_flag("progress", progress)
+    executor, bar = check_executor(executor), check_flag("progress", progress)
+    threads = 1 if num_threads is None and executor is not None else check_threads(num_threads)
     X, y = as_array("X", X), as_array("y", y)  # converted once, not for each training
     grid, options = _renamed(network, grid), _renamed(network, options)
     combinations = _combinations(grid, options, isinstance(network, Network))
-    trainings = [_prepared(network, X, y, {**options, **settings}, settings) for settings in combinations]
-    _train_all(X, y, trainings, combinations, threads, bar)
+    threads_each = 1 if executor is None else threads
+    trainings = [_prepared(network, X, y, {**options, **own}, own, threads_each) for own in combinations]
+    shared = (OF_FIT & set(options)) - {"optimizer"}
+    errors = train_all(executor, trainings, X, y, shared, combinations, threads=threads, shows_bar=bar)
     networks = [trained for trained, _ in trainings]
     histories = [trained.history for trained in networks]
     outcomes, directions = zip(*map(_outcome, histories, (of_fit for _, of_fit in trainings)), strict=True)
     greater = {name: is_better for known in [{"loss": False}, *directions] for name, is_better in known.items()}
     columns = {name: [_named(name, settings) for settings in combinations] for name in combinations[0]}
     columns |= {name: [outcome.get(name, math.nan) for outcome in outcomes] for name in [*greater, *ENDS]}
+    if any(errors):
+        columns["error"] = errors
     return Sweep(combinations, histories, networks, columns, {**greater, "epoch": False, "seconds": False})
 
 
@@ -204,7 +226,7 @@ def _combinations(grid, options, is_network):
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*lists)]
 
 
-def _prepared(network, X, y, settings, from_grid):
+def _prepared(network, X, y, settings, from_grid, threads):
     """A network for a training, and the arguments of its `fit`, checked. from_grid: the settings from the grid, for
     messages."""
     try:
@@ -215,7 +237,7 @@ def _prepared(network, X, y, settings, from_grid):
             if not isinstance(made, Network):
                 raise type_error("network", "a Network, or a function that makes one", shown(made))
             network = made
-        network = network.like(**changes, num_threads=1)
+        network = network.like(**changes, num_threads=threads)
         optimizer = fresh_optimizer(settings.get("optimizer"), settings.get("learning_rate"))
         of_fit = {name: value for name, value in settings.items() if name in OF_FIT} | {"optimizer": optimizer}
         check_integer("epochs", settings.get("epochs", 1), 0)
@@ -225,57 +247,6 @@ def _prepared(network, X, y, settings, from_grid):
         error.add_note(f"in the training of {from_grid}")
         raise
     return network, of_fit
-
-
-def _train_all(X, y, trainings, combinations, threads, shows_bar):
-    """Trains every network, `threads` at a time."""
-
-    def train(network, of_fit, settings):
-        try:
-            network.fit(X, y, **of_fit)
-        except DivergenceError:  # recorded in the history
-            pass
-        except Exception as error:
-            error.add_note(f"in the training of {settings}")
-            raise
-        finally:
-            network.executor.drop_plans()
-            of_fit["optimizer"] = None  # with its state
-
-    import concurrent.futures  # slow to import
-
-    with concurrent.futures.ThreadPoolExecutor(min(threads, len(trainings))) as pool:
-        futures = [pool.submit(train, *training, grid) for training, grid in zip(trainings, combinations, strict=True)]
-        try:
-            done = concurrent.futures.as_completed(futures)
-            for future in _with_bar(done, len(futures)) if shows_bar else done:
-                future.result()
-        except BaseException:
-            with held(pass_on=False):
-                _stop(futures, [network for network, _ in trainings])
-            raise
-
-
-def _with_bar(done, total):
-    bar = Bar(total=total, unit="training")
-    try:
-        for n, future in enumerate(done, 1):
-            yield future
-            bar.show(n)
-    finally:
-        bar.close()
-
-
-def _stop(futures, networks):
-    """Stops the running trainings, at their next check for signals, and starts no more."""
-    from concurrent.futures import wait
-
-    running = {future for future in futures if not future.cancel()}
-    while running:
-        for network in networks:
-            if network.history is not None:
-                network.history.stopped = network.history.stopped or "interrupted"
-        running = wait(running, STOP_SECONDS).not_done
 
 
 def _named(name, settings):
@@ -295,6 +266,8 @@ def _outcome(history, of_fit):
     directions = {metric.column: metric.greater_is_better for metric in metrics}
     figures = {name: values for name, values in history.columns().items() if name not in NO_FIGURES}
     greater = {name: directions.get(name.removeprefix("validation_"), False) for name in figures}
+    if history.stopped == "error":
+        return {"stopped": "error"}, greater
     epoch, diverged = len(history.loss), history.stopped == "diverged"
     if of_fit.get("restore_best", False) and history.best_epoch and not diverged:
         epoch = history.best_epoch

@@ -323,7 +323,7 @@ for rule in (lbfgs_dots, lbfgs_search, lbfgs_move):
 class LBFGS(Optimizer):
     """Limited-memory BFGS (Liu & Nocedal 1989, doi:10.1007/BF01589116) with a line search by the Wolfe conditions, for
     small networks and rows that fit in memory: `fit` trains with all rows at a time, whatever its batch_size, and each
-    epoch is an evaluation of loss and gradient. About one in ten of them only moves the parameters along the last
+    epoch is an evaluation of loss and gradient. Fewer than one in ten of them only move the parameters along the last
     direction. `fit` ends, with `history.stopped` "converged", when the gradient is 0 to `tolerance` or no step lowers
     the loss, at the latest after `epochs`, and leaves the best parameters that a step reached.
 

@@ -366,7 +366,7 @@ class Perceptron(BaseEstimator):
         )  # fmt: skip
         early_stopping = EarlyStopping(network, (), samples, None, None, 0.0, None, False)
         epochs = 1 if incremental else self.max_iter
-        warning = self._train(Run(network, optimizer, source, epochs, early_stopping, [end], None, None, None))
+        warning = self._train(Run(network, optimizer, source, epochs, early_stopping, [end], None, None, None, None))
         source.leave_random_state(self.n_iter_)
         if self._follows("invscaling"):
             optimizer.learning_rate = end.rate

@@ -26,11 +26,14 @@ from .history import History
 from .repeated import TOLERANCE, key_of_plain
 from .run import Run
 from .sampling import Minibatches, Stream, is_iterable
+from .team import Team, on_all_ranks
 
 if TYPE_CHECKING:
+    from ..distributed import Mpi
     from ..network import Network
 
 
+@on_all_ranks
 def fit(
     self: "Network",
     X: "Data | Windows",
@@ -55,6 +58,7 @@ def fit(
     checkpoint_every: int | None = None,
     resume: bool = False,
     allow_negative: bool = False,
+    parallel: "str | Mpi | Team | None" = None,
 ) -> History:
     """Trains the network; returns a `History`.
 
@@ -100,20 +104,25 @@ def fit(
         arguments and data the results have the same bits as without the stop. There may be more epochs, or fewer, and
         for these a schedule with another `total_steps`, which then goes on as if it had been there from the start.
         Other arguments or data raise. Of mapped files only some rows are compared, of iterables nothing.
+    parallel: "mpi", or `fastgd.distributed.mpi(...)`, shares the rows of each minibatch over the processes that
+        mpiexec started.
 
     Raises TypeError or ValueError that names the argument, with the network unchanged; DivergenceError if a loss or
     gradient is not finite, with the parameters of the last good step; CheckpointError if the file does not hold such a
     run. After an exception `network.history` has what was done before it."""
     begun: tuple[Steps, int] | None = None
     options = (sample_weight, class_weight, validation_data, validation_fraction, metrics, monitor, tolerance, patience,
-               restore_best, callbacks, progress, checkpoint, checkpoint_every, resume, allow_negative)  # fmt: skip
+               restore_best, callbacks, progress, checkpoint, checkpoint_every, resume, allow_negative,
+               parallel)  # fmt: skip
     key = key_of_plain(X, y, optimizer, batch_size, epochs, shuffle, options)
     if key is not None:
         done = self.repeated_calls.repeat(self, X, y, optimizer, key)
         if isinstance(done, History):
             return done
         begun = done
-    optimizer = pick_optimizer(optimizer)
+    optimizer, team = pick_optimizer(optimizer), parallel if isinstance(parallel, Team) else None
+    if team is not None and optimizer.takes_all_rows:
+        raise value_error("optimizer", "one for minibatches with parallel", shown(optimizer))
     epochs = check_integer("epochs", epochs, 0)
     source: Minibatches | Stream
     check_flag("shuffle", shuffle)
@@ -136,6 +145,8 @@ def fit(
         raise value_error("y", "None for windows, which have targets", shown(y))
     if y is None and not is_of_windows:
         check_batch_size(batch_size, math.inf)
+        if team is not None:
+            raise value_error("X", "arrays with parallel, which cuts minibatches into shares", shown(X))
         if optimizer.takes_all_rows:
             raise value_error("optimizer", "one for minibatches, for an iterable of them", shown(optimizer))
         source, unweighted = Stream(self, X, epochs, allow_negative=allow_negative), None
@@ -153,6 +164,8 @@ def fit(
         if class_weight is not None:  # "balanced" counts the rows that are trained on
             samples = check_class_weight(class_weight, samples, self.output_shape[-1], self.dtype)
         size = check_batch_size(batch_size, len(samples))
+        if team is not None:
+            size = team.own_rows(batch_size, size, has_weights=samples.weight is not None)
         if optimizer.takes_all_rows:
             size, shuffle = len(samples), False
         least, layer = self.least_rows
@@ -166,7 +179,8 @@ def fit(
         raise value_error("metrics", "none without validation data with allow_negative", shown(metrics))
     early_stopping = EarlyStopping(self, checked, unweighted, validation, monitor, tolerance, patience, restore_best)
     callbacks = check_callbacks(callbacks)
-    bar = ProgressBar(epochs) if check_flag("progress", progress) else None
+    is_root = team is None or team.is_root
+    bar = ProgressBar(epochs) if check_flag("progress", progress) and is_root else None
     file = None
     if checkpoint is not None:
         file = check_model_file(checkpoint, "checkpoint")
@@ -176,8 +190,10 @@ def fit(
     for name, value in (("checkpoint_every", checkpoint_every), ("resume", check_flag("resume", resume))):
         if value and checkpoint is None:
             raise value_error("checkpoint", f"a file, for {name}={value}", None)
-    run = Run(self, optimizer, source, epochs, early_stopping, callbacks, bar, file, checkpoint_every)
-    history = run.go(resume=file if resume and file and os.path.exists(file) else None, begun=begun)
+    saved = file if is_root else None
+    run = Run(self, optimizer, source, epochs, early_stopping, callbacks, bar, saved, checkpoint_every, team)
+    may_resume = resume and file and (os.path.exists(file) or not is_root)
+    history = run.go(resume=file if may_resume else None, begun=begun)
     if key is not None:
         self.repeated_calls.keep(key, run)
     return history

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 REMEMBERED = 16
 TOLERANCE = 1e-4  # the default of `fit`
 # The options of `fit` after `shuffle`, in its order, in a plain call: their defaults.
-PLAIN = (None, None, None, None, (), None, TOLERANCE, None, False, (), False, None, None, False, False)
+PLAIN = (None, None, None, None, (), None, TOLERANCE, None, False, (), False, None, None, False, False, None)
 
 
 def key_of_plain(

@@ -23,13 +23,14 @@ from ..core.for_users import ForUsers
 from ..core.interrupts import held
 from ..core.types import Array, Path
 from ..engine.steps import Steps
-from ..errors import check_integer, check_number, reason, shown, value_error
+from ..errors import RankError, check_integer, check_number, reason, shown, value_error
 from ..optimizers.base import Optimizer
 from ..schedules import Schedule
 from . import checkpoint
 from .early_stopping import EarlyStopping
 from .history import History
 from .sampling import Minibatches, Stream
+from .team import Team
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 # Seconds between two saves of a run whose checkpoint interval is not given.
 SAVE_SECONDS = 60
 NO_PAUSES = np.zeros(0, np.int64)
+# Names in a file of the network's states, and of the parameters that outer steps of many ranks keep.
+OUTER = "outer", "momentum"
+STATES = "best", "state", *OUTER
 
 
 def _each_once(entries, function_of):
@@ -86,7 +90,9 @@ class Run(ForUsers):
     A callback may set `optimizer.learning_rate` for all steps to come: to a number, or to a schedule, which counts the
     optimizer's steps from its first one."""
 
-    _internal = frozenset({"first_epoch", "first_row", "first_step", "go", "prepare", "settings", "source", "state"})
+    _internal = frozenset({
+        "first_epoch", "first_row", "first_step", "go", "outer", "pauses_at", "prepare", "settings", "source", "state"
+    })  # fmt: skip
 
     step: int
     epochs: int
@@ -108,6 +114,7 @@ class Run(ForUsers):
         bar: ProgressBar | None,
         checkpoint_path: str | None,
         checkpoint_every: int | None,
+        team: "Team | None",
     ) -> None:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
@@ -137,6 +144,8 @@ class Run(ForUsers):
         self._digests = None  # digests of the samples, computed by `settings`
         self._seconds_before = 0.0  # of a resumed run, before this call
         self._undo = None  # what _undo_epoch_end restores
+        self._team = team  # the ranks that share the run
+        self.outer: tuple[Array, Array] | None = None  # of a resumed run: see `RankSteps.outer`
 
     # ---- for callbacks
 
@@ -160,6 +169,11 @@ class Run(ForUsers):
     def epoch(self) -> int:
         """Number of epochs done."""
         return len(self._history.loss)
+
+    @property
+    def pauses_at(self) -> tuple[Any, ...]:
+        """When the run pauses: whether at the ends of epochs, and after how many minibatches."""
+        return self._early_stopping.is_needed, len(self._functions), self._checkpoint_every
 
     @property
     def loss(self) -> float:
@@ -206,12 +220,20 @@ class Run(ForUsers):
             self._schedule = optimizer.schedule
             self._epochs_before = self._source.epoch = network.epochs
             self._begun = begun
-            if resume is not None:
-                checkpoint.resume(resume, self)
-            else:
-                optimizer.begin_run()
-            self._go()
+            if self._team is not None:
+                self._team.check(self)
+            self._begin(resume)
         return self._history
+
+    def _begin(self, resume):
+        with contextlib.nullcontext(resume) if self._team is None else self._team.file_of_root(resume) as path:
+            if path is not None:
+                checkpoint.resume(path, self)
+            else:
+                self._optimizer.begin_run()
+        if self._team is not None:
+            self._team.begin(self)
+        self._go()
 
     @contextlib.contextmanager
     def _lent(self, use):
@@ -226,7 +248,8 @@ class Run(ForUsers):
         self._saved = time.monotonic()
         self._started = self._saved - self._seconds_before
         with contextlib.ExitStack() as stack:
-            for entered in _each_once([*self._functions, self._bar], lambda function: function):
+            is_root = self._team is None or self._team.is_root
+            for entered in _each_once([*self._functions, self._bar] if is_root else [], lambda function: function):
                 if hasattr(entered, "__enter__"):
                     stack.enter_context(entered)
             self._execute()
@@ -243,7 +266,7 @@ class Run(ForUsers):
                     self._train_on_arrays()
             history.stopped = history.stopped or "epochs"
             self._finish()
-        except (KeyboardInterrupt, SystemExit) as error:
+        except (KeyboardInterrupt, SystemExit, RankError) as error:
             with held(pass_on=False):  # a second Ctrl-C must not interrupt the save
                 self._undo_epoch_end()
                 history.stopped = history.stopped or reason(error)
@@ -318,6 +341,8 @@ class Run(ForUsers):
     def _plan(self):
         """The network's plan, set to this optimizer. A callback may have used the network for something else."""
         samples, size = self._source.samples, self._source.size
+        if self._team is not None:
+            size = self._team.largest_share(size)
         return self._network.executor.training_plan(size, samples.kernel, self._optimizer)
 
     def _train_piece(self):
@@ -327,7 +352,8 @@ class Run(ForUsers):
         while piece.recorded < len(steps) and self._is_as_laid_out():
             try:
                 self._plan()
-                failed = executor.train(steps, piece.recorded, pauses, self._notify)
+                train = executor.train if self._team is None else self._team.steps.train
+                failed = train(steps, piece.recorded, pauses, self._notify)
             except Exception:
                 if executor.is_mid_step:  # a function of the user, called from Python, raised in a step
                     self._record(self._optimizer.minibatches - piece.first_minibatch)
@@ -487,7 +513,8 @@ class Run(ForUsers):
         """Validation loss and metrics, the schedule's observation of the loss, early stopping."""
         early_stopping, history = self._early_stopping, self._history
         with self._optimizer.lock.lend(Use.BORROW):
-            loss, values = early_stopping.values()
+            evaluate = early_stopping.values
+            loss, values = evaluate() if self._team is None else self._team.from_root(evaluate)
         with self._lent(Use.BORROW):
             schedule = copy.deepcopy(self._optimizer.schedule) if self._schedule_observes else None
         self._undo = early_stopping.state(), history.best_epoch, schedule
@@ -520,6 +547,13 @@ class Run(ForUsers):
             by_steps = [(i, function) for i, function, steps in self._step_callbacks if self.step % steps == 0]
             due = _each_once([*by_steps, *due], lambda numbered: numbered[1])
         self.at_epoch_end, self._calling = at_epoch_end, True
+        if self._team is None:
+            self._call_each(due)
+        elif due:
+            self._team.follow_root(self, lambda: self._call_each(due))
+        self._calling = False
+
+    def _call_each(self, due):
         for i, function in due:
             try:
                 with self._lent(Use.TRAIN):
@@ -529,7 +563,6 @@ class Run(ForUsers):
                 raise
             if answer is True or answer is np.True_:
                 self._history.stopped = self._history.stopped or "callback"
-        self._calling = False
 
     # ---- saving and resuming
 
@@ -576,6 +609,7 @@ class Run(ForUsers):
             "monitor": early_stopping.monitor,
             "restore_best": early_stopping.restore_best,
             "learning_rate": self._schedule.config() if isinstance(self._schedule, Schedule) else None,
+            "local steps": None if self._team is None else self._team.local_steps,
         }
 
     def state(self) -> tuple[dict[str, Any], dict[str, "Array"]]:
@@ -595,7 +629,9 @@ class Run(ForUsers):
         content["history"], lists = history.state()
         arrays: dict[str, Array] = {f"history.{name}": array for name, array in lists.items()}
         arrays |= {"sums": self._sums, "early_stopping": np.array(early_stopping.state())}
-        for name, array in (("best", early_stopping.best_state), ("state", self._final_state)):
+        outer = (None, None) if self._team is None or self._team.steps.outer is None else self._team.steps.outer
+        kept = early_stopping.best_state, self._final_state, *outer
+        for name, array in zip(STATES, kept, strict=True):
             if array is not None:
                 arrays[name] = array
         return content, arrays
@@ -606,7 +642,7 @@ class Run(ForUsers):
         numbers = {name: check_integer(name, content[name], 0) for name in counts}
         seconds = check_number("seconds", content["seconds"], 0.0)
         for name, array in arrays.items():
-            is_state = name in ("best", "state")
+            is_state = name in STATES
             if array.dtype != (network.dtype if is_state else np.float64) or array.ndim != 1:
                 raise value_error(name, "a flat array of the run's precision", shown(array))
         prefix = "history."
@@ -628,9 +664,12 @@ class Run(ForUsers):
         sums, state = arrays["sums"].reshape(2), arrays["early_stopping"].reshape(3).tolist()
         if not (np.isfinite(sums).all() and 0 <= sums[1] < 2**53) or any(map(math.isnan, state)):
             raise value_error("sums", "finite numbers", shown(sums.tolist()))
-        for name in {"best", "state"} & set(arrays):
-            if arrays[name].shape != network.state.shape:
-                raise value_error(name, f"{network.dtype} {network.state.shape}", shown(arrays[name]))
+        for name in set(STATES) & set(arrays):
+            shape = (network.parameters if name in OUTER else network.state).shape
+            if arrays[name].shape != shape:
+                raise value_error(name, f"{network.dtype} {shape}", shown(arrays[name]))
+        if set(OUTER) & set(arrays):
+            self.outer = arrays[OUTER[0]], arrays[OUTER[1]]
 
         def restore():
             history, early_stopping = self._history, self._early_stopping

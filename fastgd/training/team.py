@@ -1,0 +1,157 @@
+"""What a training run does otherwise when several ranks share it: see `fastgd.distributed`."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from ..core.config import __version__
+from ..core.interrupts import Terminated, sigterm_raises
+from ..distributed import EXACT_PARTS, Mpi, check_parallel
+from ..engine.rank_steps import RankSteps
+from ..errors import DivergenceError, RankError, value_error
+from .sampling import Minibatches
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Team:
+    """The ranks of a `fit`. Rank 0 evaluates, calls callbacks, shows progress and saves; the others follow.
+
+    steps: runs the steps of the run on all ranks."""
+
+    steps: RankSteps
+
+    def __init__(self, ranks: Any, settings: Mpi) -> None:
+        self.ranks, self.settings = ranks, settings
+        self.parts = EXACT_PARTS if settings.exact else ranks.size
+
+    @property
+    def is_root(self) -> bool:
+        return bool(self.ranks.rank == 0)
+
+    @property
+    def local_steps(self) -> list[float] | None:
+        """How many steps ranks make alone, and the options of the outer step; None if they make none."""
+        its = self.settings
+        if its.steps_between_syncs == 1:
+            return None
+        return [its.steps_between_syncs, its.outer_learning_rate, its.outer_momentum]
+
+    def own_rows(self, given: int | None, size: int, *, has_weights: bool) -> int:
+        """Rows of minibatches of a rank's data: of `size`, or of its share of them if it has only its own rows."""
+        if not self.settings.sharded:
+            return size
+        if has_weights:
+            raise value_error("sample_weight", "none with sharded rows, whose mean weight no rank knows", "weights")
+        if given is not None and given % self.ranks.size:
+            raise value_error("batch_size", f"a multiple of {self.ranks.size}, the number of ranks", given)
+        return size if given is None else min(size, given // self.ranks.size)
+
+    def check(self, run: "Run") -> None:
+        """Raises on all ranks unless all have the same versions, network, optimizer, data and options."""
+        settings = self.settings
+        network, optimizer = run.network, run.optimizer
+        same = {
+            "fastgd": __version__, "numpy": np.__version__, "machine": platform.machine(), "layers": network.layers,
+            "input_shape": network.input_shape, "loss": network.loss_function, "l1": network.l1, "l2": network.l2,
+            "dtype": network.dtype, "seed": network.seed, "backend": network.backend, "optimizer": optimizer,
+            "rows": run.source.rows, "batch_size": run.source.size, "shuffle": run.source.shuffle,
+            "epochs": run.epochs, "steps_between_syncs": settings.steps_between_syncs, "exact": settings.exact,
+            "bucket_bytes": settings.bucket_bytes, "sharded": settings.sharded, "pauses": run.pauses_at,
+            "minibatches": optimizer.minibatches,
+        }  # fmt: skip
+        if not settings.sharded and isinstance(run.source, Minibatches):
+            same["data"] = run.source.samples.digest(network.dtype)
+        self.ranks.check_same(same)
+
+    def begin(self, run: "Run") -> None:
+        """Gives all ranks the parameters, statistics and state of rank 0."""
+        self.ranks.share_from_root(run.network.state)
+        for arrays in run.optimizer.state.values():
+            for array in arrays:
+                self.ranks.share_from_root(array)
+        self.steps = RankSteps(run.network.executor, self.ranks, self.settings, run.optimizer, self.parts)
+        self.steps.outer = run.outer
+
+    @contextlib.contextmanager
+    def file_of_root(self, path: str | None) -> Iterator[str | None]:
+        """The path of a file with the contents of rank 0's; None if there is none."""
+
+        def contents():
+            return pathlib.Path(path).read_bytes() if path is not None and os.path.exists(path) else None
+
+        found = self.from_root(contents)
+        if self.is_root or found is None:
+            yield path if found is not None else None
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = pathlib.Path(folder) / "run.safetensors"
+            copy.write_bytes(found)
+            yield str(copy)
+
+    def largest_share(self, size: int) -> int:
+        """The most rows that a part of a minibatch has."""
+        return size if self.settings.sharded else -(-size // self.parts)
+
+    def from_root(self, function: Callable[[], Any]) -> Any:
+        return self.ranks.from_root(function)
+
+    def follow_root(self, run: "Run", call: Callable[[], None]) -> None:
+        """Makes a call on rank 0 that may change the learning rate or the network, or stop the run."""
+        optimizer, network = run.optimizer, run.network
+        before, version = optimizer.changes, network.executor.version
+
+        def changes():
+            call()
+            rate = optimizer.learning_rate if optimizer.changes != before else None
+            return run.history.stopped, rate, network.executor.version != version
+
+        stopped, rate, has_trained = self.from_root(changes)
+        if not self.is_root:
+            run.history.stopped = run.history.stopped or stopped
+            if rate is not None:
+                optimizer.learning_rate = rate
+        if has_trained:
+            self.ranks.share_from_root(network.state)
+
+
+def on_all_ranks(fit: F) -> F:
+    """A decorator of `fit`, which gets a `Team` as its argument `parallel`, or None. An exception in it is told to the
+    other ranks. SIGTERM, which mpiexec sends on Ctrl-C and when a rank has died, raises."""
+
+    @functools.wraps(fit)
+    def call(*arguments: Any, parallel: Any = None, **options: Any) -> Any:
+        settings = check_parallel(parallel)
+        if settings is None:
+            return fit(*arguments, **options)
+        from .ranks import Ranks
+
+        ranks = Ranks(settings.comm, settings.timeout)
+        try:
+            with sigterm_raises():
+                result = fit(*arguments, parallel=Team(ranks, settings), **options)
+        except Terminated as error:
+            dead = ranks.dead()
+            if dead:
+                raise RankError(f"rank {', '.join(map(str, dead))}: no answer; it has died", dead[0]) from error
+            raise
+        except BaseException as error:
+            if not (isinstance(error, (DivergenceError, RankError)) or getattr(error, "is_on_all_ranks", False)):
+                ranks.tell_failure(f"{type(error).__name__}: {error}")
+            ranks.close(is_failure=True)
+            raise
+        ranks.close()
+        return result
+
+    return cast(F, call)

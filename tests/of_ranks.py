@@ -1,0 +1,270 @@
+"""What test_distributed.py runs under mpiexec: python of_ranks.py FUNCTION [FILE]. Each function checks something on
+all ranks; what it returns is printed by rank 0."""
+
+import hashlib
+import itertools
+import os
+import signal
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+import fastgd
+from fastgd import Adam, AdamW, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network, schedules
+from fastgd.distributed import mpi
+
+RANK, SIZE = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(203, 6)), RNG.normal(size=(203, 2))
+FILE = sys.argv[2] if sys.argv[2:] else None
+
+
+def net(**options):
+    options = {"dtype": "float64", "seed": 1, "num_threads": 1, **options}
+    return Network(6, [Dense(17, "tanh"), Dropout(0.2), Dense(9, "relu"), Dense(2)], loss="mse", **options)
+
+
+def rows_of(kind):
+    """A network and its rows."""
+    options = {"dtype": "float64", "seed": 1, "num_threads": 1}
+    if kind == "images":
+        layers = [Conv2D(4, 3, "relu"), MaxPool2D(2), Flatten(), Dropout(0.1), Dense(3)]
+        network = Network((8, 8, 1), layers, loss="softmax_cross_entropy", l2=0.1, **options)
+        return network, RNG.normal(size=(60, 8, 8, 1)), RNG.integers(0, 3, 60)
+    if kind == "tokens":
+        network = fastgd.models.gpt(11, 6, layers=2, heads=2, width=8, **options)
+        return network, RNG.integers(0, 11, (50, 6)), RNG.integers(0, 11, (50, 6))
+    return net(l2=0.01, l1=1e-4, **({"backend": kind} if kind in ("numpy", "numba") else {})), X, Y
+
+
+def digest(network):
+    return hashlib.sha256(network.parameters.tobytes()).hexdigest()
+
+
+def same_on_all_ranks(network):
+    assert len(set(MPI.COMM_WORLD.allgather(digest(network)))) == 1
+
+
+def equals_one_rank():
+    """With weights, penalties, dropout, clipping, accumulation, schedules, odd sizes; on images and tokens."""
+    for kind in ("cython", "numpy", "images", "tokens"):
+        ends, histories = [], []
+        for parallel in (None, "mpi", mpi(bucket_bytes=8), mpi(exact=True)):
+            globals()["RNG"] = np.random.default_rng(2)
+            network, x, y = rows_of(kind)
+            rate = schedules.cosine(1e-2, total_steps=20)
+            optimizer = AdamW(rate, clip_norm=1.0, accumulate=2) if kind != "tokens" else Adam(rate)
+            options = {"sample_weight": np.linspace(0, 2, len(x)), "metrics": ["r2"]} if kind == "cython" else {}
+            history = network.fit(x, y, optimizer=optimizer, batch_size=19, epochs=3, validation_fraction=0.2,
+                                  parallel=parallel, **options)  # fmt: skip
+            same_on_all_ranks(network)
+            ends.append(network.parameters.copy())
+            histories.append([*history.loss, *history.validation_loss, *itertools.chain(*history.metrics.values())])
+        for end, losses in zip(ends[1:], histories[1:], strict=True):
+            np.testing.assert_allclose(end, ends[0], rtol=0, atol=1e-11)
+            np.testing.assert_allclose(losses, histories[0], rtol=1e-10)
+
+
+def exact_bits():
+    networks = [net(), net(dtype="float32", l2=0.1)]
+    for network in networks:
+        network.fit(X, Y, optimizer=Adam(1e-2), batch_size=50, epochs=3, parallel=mpi(exact=True))
+        same_on_all_ranks(network)
+    return [digest(network) for network in networks]
+
+
+def repeated_bits():
+    """A fixed number of ranks gives the same bits each time; another seed does not."""
+    ends = []
+    for seed in (1, 1, 2):
+        network = net(dtype="float32", seed=seed)
+        network.fit(X, Y, batch_size=32, epochs=4, parallel="mpi")
+        ends.append(digest(network))
+    assert ends[0] == ends[1] != ends[2]
+    return ends
+
+
+def sharded():
+    """Each rank has every SIZE-th row; one rank with the same minibatches finds the same."""
+    rows = len(X) // SIZE * SIZE
+    own = slice(RANK, rows, SIZE)
+    network = Network(6, [Dense(8, "tanh"), Dense(2)], loss="mse", dtype="float64")
+    alone = network.like()
+    network.fit(X[own], Y[own], batch_size=5 * SIZE, epochs=3, shuffle=False, parallel=mpi(sharded=True))
+    per_rank = [np.arange(r, rows, SIZE) for r in range(SIZE)]
+    order = np.concatenate([of[i : i + 5] for i in range(0, rows // SIZE, 5) for of in per_rank])
+    alone.fit(X[order], Y[order], batch_size=5 * SIZE, epochs=3, shuffle=False)
+    same_on_all_ranks(network)
+    np.testing.assert_allclose(network.parameters, alone.parameters, rtol=0, atol=1e-12)
+
+
+def local_steps():
+    """Against the same by hand: each rank's network trained alone, then the outer step."""
+    for outer in ({}, {"outer_learning_rate": 0.7, "outer_momentum": 0.9}):
+        layers = [Dense(8, "tanh"), Dense(2)]
+        network = Network(6, layers, loss="mse", dtype="float64", seed=3, l2=0.01)
+        own = [network.like() for _ in range(SIZE)]
+        history = network.fit(X, Y, optimizer=Adam(1e-2), batch_size=6 * SIZE, epochs=2, shuffle=False,
+                              parallel=mpi(steps_between_syncs=4, **outer))  # fmt: skip
+        optimizers, start, momentum, made = [Adam(1e-2) for _ in own], network.like().parameters.copy(), 0.0, 0
+        start = own[0].parameters.copy()
+        losses = []
+        for _ in range(2):
+            total = 0.0
+            for begin in range(0, len(X), 6 * SIZE):
+                rows = min(6 * SIZE, len(X) - begin)
+                for r, (one, optimizer) in enumerate(zip(own, optimizers, strict=True)):
+                    cut = slice(begin + rows * r // SIZE, begin + rows * (r + 1) // SIZE)
+                    total += one.train_step(X[cut], Y[cut], optimizer) * (cut.stop - cut.start)
+                made += 1
+                if made % 4 == 0 or begin + rows == len(X):
+                    mean = np.mean([one.parameters for one in own], axis=0)
+                    step = start - mean
+                    if outer:
+                        momentum = 0.9 * momentum + step
+                        mean = start - 0.7 * (step + 0.9 * momentum)
+                    for one in own:
+                        one.parameters[:] = mean
+                    start = mean
+            losses.append(total / len(X))
+        same_on_all_ranks(network)
+        np.testing.assert_allclose(network.parameters, start, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(history.loss, losses, rtol=1e-9)
+
+
+def followers():
+    """Callbacks run on rank 0 alone; the others follow its learning rate, its parameters and its stop."""
+    seen = []
+
+    def callback(run):
+        seen.append(run.epoch)
+        if run.epoch == 2:
+            run.optimizer.learning_rate = 0.5
+        if run.epoch == 4:
+            run.network.parameters[:] = 0.25
+            run.network.train_step(X[:5], Y[:5], fastgd.SGD(1e-3))
+        return run.epoch == 6
+
+    network, optimizer = net(), Adam(1e-2)
+    history = network.fit(X, Y, optimizer=optimizer, batch_size=50, epochs=9, callbacks=callback, parallel="mpi")
+    assert seen == ([1, 2, 3, 4, 5, 6] if RANK == 0 else [])
+    assert (history.stopped, len(history.loss), optimizer.learning_rate) == ("callback", 6, 0.5)
+    same_on_all_ranks(network)
+
+
+def early_stopping():
+    """All ranks stop after the same epoch, and keep the same best parameters."""
+    network, alone = net(), net()
+    options = {"batch_size": 20, "epochs": 100, "validation_fraction": 0.3, "patience": 3, "restore_best": True}
+    history = network.fit(X, Y, optimizer=Adam(0.05), parallel="mpi", **options)
+    other = alone.fit(X, Y, optimizer=Adam(0.05), **options)
+    assert (history.stopped, history.best_epoch, len(history.loss)) == ("patience", other.best_epoch, len(other.loss))
+    same_on_all_ranks(network)
+    np.testing.assert_allclose(network.parameters, alone.parameters, rtol=0, atol=1e-9)
+
+
+def statistics():
+    network = Network(6, [Dense(8), BatchNorm("relu"), Dense(2)], loss="mse", dtype="float64")
+    network.fit(X, Y, batch_size=40, epochs=3, validation_fraction=0.2, parallel="mpi")
+    states = MPI.COMM_WORLD.allgather(network.state)
+    assert all((state == states[0]).all() for state in states)
+    assert np.abs(network.state[network.n_parameters :] - np.r_[np.zeros(8), np.ones(8)]).max() > 0.05
+
+
+def saved():
+    """The first half of a run."""
+    net().fit(X, Y, optimizer=Adam(1e-2), batch_size=20, epochs=3, parallel="mpi", checkpoint=FILE)
+
+
+def resumed():
+    network, alone = net(), net()
+    history = network.fit(X, Y, optimizer=Adam(1e-2), batch_size=20, epochs=6, parallel="mpi",
+                          checkpoint=FILE if RANK == 0 else "elsewhere", resume=True)  # fmt: skip
+    other = alone.fit(X, Y, optimizer=Adam(1e-2), batch_size=20, epochs=6)
+    np.testing.assert_allclose(network.parameters, alone.parameters, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(history.loss, other.loss, rtol=1e-10)
+
+
+def resumed_local_steps():
+    """The outer momentum goes on."""
+    settings = {"steps_between_syncs": 3, "outer_learning_rate": 0.7, "outer_momentum": 0.9}
+    ends = []
+    for stops in ((6,), (2, 6)):
+        for i, epochs in enumerate(stops):
+            network = net()
+            network.fit(X, Y, optimizer=fastgd.SGD(0.05), batch_size=20, epochs=epochs, parallel=mpi(**settings),
+                        checkpoint=f"{FILE}{len(stops)}", resume=i > 0)  # fmt: skip
+        ends.append(network.parameters.copy())
+    np.testing.assert_array_equal(*ends)
+
+
+def diverges():
+    network = net(dtype="float32")
+    before = network.parameters.copy()
+    try:
+        network.fit(1e18 * X, Y, optimizer=fastgd.SGD(1e6), batch_size=20, epochs=3, parallel="mpi")
+    except fastgd.DivergenceError as error:
+        same_on_all_ranks(network)
+        return str(error)
+    raise AssertionError(before)
+
+
+def warns():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        net().fit(X, Y, batch_size=2 * SIZE, epochs=5, parallel="mpi")
+    assert len(caught) == (RANK == 0)
+    return str(caught[0].message) if RANK == 0 else None
+
+
+def refuses():
+    """Each difference is named on all ranks."""
+    odd, network = RANK == SIZE - 1, net()
+    cases = {
+        "dtype": lambda: net(dtype="float32" if odd else "float64").fit(X, Y, parallel="mpi"),
+        "seed": lambda: net(seed=2 if odd else 1).fit(X, Y, parallel="mpi"),
+        "layers": lambda: Network(6, [Dense(2 + odd), Dense(2)], loss="mse").fit(X, Y, parallel="mpi"),
+        "rows": lambda: net().fit(X[: 200 - odd], Y[: 200 - odd], parallel="mpi"),
+        "data": lambda: net().fit(X + odd, Y, parallel="mpi"),
+        "optimizer": lambda: net().fit(X, Y, optimizer=Adam(1e-3 * (1 + odd)), parallel="mpi"),
+        "batch_size": lambda: net().fit(X, Y, batch_size=20 + odd, parallel="mpi"),
+        "epochs": lambda: net().fit(X, Y, epochs=3 + odd, parallel="mpi"),
+    }
+    for name, call in cases.items():
+        match = f"'{name}': expected the same on all ranks.*on rank {SIZE - 1}"
+        with pytest.raises(ValueError, match=match):
+            call()
+    network.fit(X, Y, epochs=1, parallel="mpi")  # and goes on after them
+
+
+def fault():
+    """The last rank does what the environment says, amid the training."""
+    kind = os.environ["FAULT"]
+
+    def act():
+        if kind == "raise":
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        os.kill(os.getpid(), {"die": signal.SIGKILL, "hang": signal.SIGSTOP, "raise": signal.SIGUSR1}[kind])
+
+    def boom(*_):
+        raise OSError("disk on fire")
+
+    signal.signal(signal.SIGUSR1, boom)
+    options = {"batch_size": "x"} if kind == "argument" and RANK == SIZE - 1 else {}
+    if kind != "argument" and RANK == SIZE - 1:
+        threading.Timer(1.5, act).start()
+    try:
+        net().fit(X, Y, epochs=10**7, parallel=mpi(timeout=2.0), checkpoint=FILE, **options)
+    except fastgd.RankError as error:
+        print(f"rank {RANK} learns: {error}", flush=True)
+        raise SystemExit(3) from None
+
+
+if __name__ == "__main__":
+    found = globals()[sys.argv[1]]()
+    if RANK == 0 and found:
+        print(found)
