@@ -739,7 +739,7 @@ def test_steps_that_are_refused(backend, rng):
             (lambda: optimizer.step(network, backend="numpy"), ValueError, "'backend'.*'auto' for a network.*numpy"),
             (lambda: optimizer.step(network, [network.gradient]), (TypeError, ValueError), "'params'"),
             (lambda: optimizer.step(dy), TypeError, "'grads'.*arrays like params"),
-            (lambda: optimizer.step(None), TypeError, "'grads'"),
+            (lambda: optimizer.step(None), TypeError, "'params'.*a network"),
             (lambda: Adam(learning_rate_factors={"w9": 1.0}).step(network), ValueError, "'learning_rate_factors'.*w9"),
         ):
             with pytest.raises(error, match=match):
