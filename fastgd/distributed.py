@@ -56,7 +56,7 @@ def mpi(
     same bits from run to run for the same number of ranks.
 
     comm: an mpi4py communicator; None is MPI.COMM_WORLD.
-    bucket_bytes: the gradient is added in pieces of about this size, those of the last layers first, while the
+    bucket_bytes: the gradient is added in pieces of about this size, the last layers' first, while the
         gradients of earlier layers are computed. None: ten times the product of measured latency and bandwidth.
     steps_between_syncs: k > 1 makes k steps on each rank alone, with the gradients of its own share, and then averages
         the parameters over the ranks (local SGD: Stich 2019, arXiv:1805.09767); also at the ends of epochs, and where

@@ -18,7 +18,7 @@ LEAST_BUCKET = 64 * 1024
 TRIAL_BYTES, TRIALS = 2**22, (20, 3)
 # Seconds between two looks at signals and progress.
 LOOK = 0.05
-# Steps after which ranks that gain less than this factor are told of, and steps before that are not measured.
+# After so many steps a warning names ranks that gain less than this factor; the first steps are not measured.
 JUDGED_STEPS, LEAST_GAIN, WARMING = 60, 1.1, 10
 
 

@@ -570,7 +570,7 @@ class Optimizer(Stepper, ForUsers):
 
     @property
     def best(self) -> "Array | None":
-        """The parameters that a run is to end with, if they are not those of the last step."""
+        """The parameters that a run is to end with, or None for the ones that the last step left."""
         return None
 
     # ---- saving

@@ -431,6 +431,6 @@ class LBFGS(Optimizer):
 
     @property
     def best(self) -> "Array | None":
-        """The parameters that the line search accepted last, or None if those of the network are."""
+        """The parameters that the line search accepted last, or None where the network has them."""
         is_in_search = self.is_bound and self.state["control"][0][STATE] == SEARCH
         return self.state["vectors"][0].reshape(self._rows, -1)[ACCEPTED] if is_in_search else None

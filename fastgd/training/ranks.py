@@ -80,7 +80,7 @@ class Ranks:
         return [list(rows[end - n : end]) for end, n in zip(ends, counts, strict=True)]
 
     def from_root(self, function: Callable[[], Any]) -> Any:
-        """What a function returns on rank 0, on all ranks. If it raises there, so does this, and others are told."""
+        """What a function returns on rank 0, on all ranks. If it raises there, the others raise RankError."""
         value = function() if self.rank == 0 else None
         size, own = np.zeros(1, np.int64), b""
         if self.rank == 0:
