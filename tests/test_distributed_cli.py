@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 def environment(**more):
-    """That of this process, without what a launcher of it has set; Open MPI runs as root only if it is told so."""
+    """The environment of this process without what its launcher has set; Open MPI runs as root only if asked to."""
     kept = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
     root = [f"{one}_ALLOW_RUN_AS_ROOT{end}" for one in ("OMPI", "PRTE") for end in ("", "_CONFIRM")]
     paths = [sysconfig.get_path("scripts"), os.environ["PATH"]]

@@ -11,7 +11,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
 def test_the_cartpole_learns():
-    """A tenth of the steps that the task needs make the policy clearly better than that of the untrained network."""
+    """A tenth of the steps that the task needs make the policy clearly better than the untrained network's."""
     cartpole = runpy.run_path(str(EXAMPLES / "cartpole.py"))
     agent, memory = cartpole["Agent"](0), cartpole["Memory"]()
     untrained = cartpole["evaluate"](agent, np.random.default_rng(1), episodes=5)

@@ -117,7 +117,7 @@ def objects(tmp_path_factory):
 
 
 def shown(value):
-    """The names that dir() shows of a class or an object: those of the package, without the special ones."""
+    """The names that dir() shows of a class or an object: the package's own, without special ones."""
     cls = value if inspect.isclass(value) else type(value)
     home = {name: base.__module__ for base in reversed(cls.__mro__) for name in vars(base)}
     names = [n for n in dir(value) if not n.startswith("__") and home.get(n, "fastgd").startswith("fastgd")]

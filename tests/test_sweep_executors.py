@@ -54,7 +54,7 @@ def processes(method="fork", **options):
 
 
 def sweep(rows, executor=None, **options):
-    """A sweep in which everything is told from everything else that might come back from a worker."""
+    """A sweep whose trainings all differ, so that results of two workers cannot be mistaken for each other."""
     rates = [0.01, fastgd.schedules.reduce_on_plateau(0.1, patience=0, factor=0.5), 1e30]
     grid = {"optimizer": ["Adam", SGD(0.5, momentum=0.9)], "learning_rate": rates, "width": [3, 5]}
     common = {"epochs": 3, "validation_data": rows, "metrics": share_right, "batch_size": 16, "restore_best": True}

@@ -125,12 +125,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def of_argument(name: str, known: Iterable[str]) -> str:
     """Advice on an unknown argument of a function with the arguments `known`."""
-    known, short = list(known), letters(name)
-    meant = ARGUMENTS.get(short)
-    meant = meant if meant in known else nearest(name, known)
-    if meant is not None:
-        return f"; did you mean {meant!r}?"
-    return f"; {OTHERWISE[short]}" if short in OTHERWISE else ""
+    return _of(name, list(known), ARGUMENTS, OTHERWISE)
 
 
 def of_option(name: str, known: Iterable[str]) -> str:
@@ -143,9 +138,10 @@ def of_schedule(name: str, known: Iterable[str]) -> str:
     return _of(name, list(known), OF_SCHEDULES, INSTEAD_IN_SCHEDULES)
 
 
-def _of(name: str, known: list[str], names: dict[str, tuple[str, ...]], instead: dict[str, str]) -> str:
+def _of(name: str, known: list[str], names: Mapping[str, str | tuple[str, ...]], instead: dict[str, str]) -> str:
     """Advice from a table of the names that may be meant, of which some are known, and one of what to do instead."""
-    meant = [one for one in names.get(letters(name), ()) if one in known]
+    entry = names.get(letters(name), ())
+    meant = [one for one in ((entry,) if isinstance(entry, str) else entry) if one in known]
     near = None if meant else nearest(name, known)
     meant = [near] if near else meant
     if meant:
@@ -186,12 +182,7 @@ def _fits(signature, args, kwargs):
 
 def of_name(name: str, known: Iterable[str]) -> str:
     """Advice on a name that a module with the names `known` does not have."""
-    known, short = list(known), letters(name)
-    meant = NAMES.get(short)
-    meant = meant if meant in known else nearest(name, known)
-    if meant is not None:
-        return f"; did you mean {meant!r}?"
-    return f"; {INSTEAD[short]}" if short in INSTEAD else ""
+    return _of(name, list(known), NAMES, INSTEAD)
 
 
 def no_name(module: str, names: Iterable[str], name: str) -> AttributeError:

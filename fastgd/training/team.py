@@ -127,8 +127,8 @@ class Team:
 
 
 def on_all_ranks(fit: F) -> F:
-    """A decorator of `fit`, which gets a `Team` as its argument `parallel`, or None. An exception in it is told to the
-    other ranks. SIGTERM, which mpiexec sends on Ctrl-C and when a rank has died, raises."""
+    """A decorator of `fit`, which gets a `Team` as its argument `parallel`, or None. The other ranks
+    learn of an exception in it. SIGTERM, which mpiexec sends on Ctrl-C and when a rank has died, raises."""
 
     @functools.wraps(fit)
     def call(*arguments: Any, parallel: Any = None, **options: Any) -> Any:
