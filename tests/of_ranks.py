@@ -37,6 +37,20 @@ def rows_of(kind):
         layers = [Conv2D(4, 3, "relu"), MaxPool2D(2), Flatten(), Dropout(0.1), Dense(3)]
         network = Network((8, 8, 1), layers, loss="softmax_cross_entropy", l2=0.1, **options)
         return network, RNG.normal(size=(60, 8, 8, 1)), RNG.integers(0, 3, 60)
+    if kind == "norms":
+        # Without biases in front, whose gradient is 0 but for rounding, which Adam would follow.
+        bare = {"use_bias": False}
+        second = Dense(5, **bare), BatchNorm(sync=True, momentum=0.3)
+        layers = [Dense(9, **bare), BatchNorm("relu", sync=True), *second, Dense(2)]
+        network = Network((3, 6), layers, loss="mse", **options)
+        return network, RNG.normal(5, 3, size=(40, 3, 6)), Y[:120].reshape(40, 3, 2)
+    if kind == "norms of images":
+        layers = [
+            Conv2D(4, 3, use_bias=False), BatchNorm("relu", sync=True), MaxPool2D(2), Conv2D(5, 2, use_bias=False),
+            BatchNorm("tanh", sync=True), Flatten(), Dense(3),
+        ]  # fmt: skip
+        network = Network((8, 8, 1), layers, loss="softmax_cross_entropy", **options)
+        return network, RNG.normal(size=(60, 8, 8, 1)), RNG.integers(0, 3, 60)
     if kind == "tokens":
         network = fastgd.models.gpt(11, 6, layers=2, heads=2, width=8, **options)
         return network, RNG.integers(0, 11, (50, 6)), RNG.integers(0, 11, (50, 6))
@@ -52,19 +66,21 @@ def same_on_all_ranks(network):
 
 
 def equals_one_rank():
-    """With weights, penalties, dropout, clipping, accumulation, schedules, odd sizes; on images and tokens."""
-    for kind in ("cython", "numpy", "images", "tokens"):
+    """With weights, penalties, dropout, clipping, accumulation, schedules, odd sizes; on images and tokens; with
+    statistics over ranks, of which some have no rows at times."""
+    for kind in ("cython", "numpy", "images", "tokens", "norms", "norms of images"):
         ends, histories = [], []
-        for parallel in (None, "mpi", mpi(bucket_bytes=8), mpi(exact=True)):
+        has_norms, size = kind.startswith("norms"), 5 if kind == "norms" else 19
+        for parallel in (None, "mpi", mpi(bucket_bytes=8), *([] if has_norms else [mpi(exact=True)])):
             globals()["RNG"] = np.random.default_rng(2)
             network, x, y = rows_of(kind)
             rate = schedules.cosine(1e-2, total_steps=20)
             optimizer = AdamW(rate, clip_norm=1.0, accumulate=2) if kind != "tokens" else Adam(rate)
             options = {"sample_weight": np.linspace(0, 2, len(x)), "metrics": ["r2"]} if kind == "cython" else {}
-            history = network.fit(x, y, optimizer=optimizer, batch_size=19, epochs=3, validation_fraction=0.2,
+            history = network.fit(x, y, optimizer=optimizer, batch_size=size, epochs=3, validation_fraction=0.2,
                                   parallel=parallel, **options)  # fmt: skip
             same_on_all_ranks(network)
-            ends.append(network.parameters.copy())
+            ends.append(network.state.copy())
             histories.append([*history.loss, *history.validation_loss, *itertools.chain(*history.metrics.values())])
         for end, losses in zip(ends[1:], histories[1:], strict=True):
             np.testing.assert_allclose(end, ends[0], rtol=0, atol=1e-11)
@@ -186,8 +202,12 @@ def early_stopping():
 
 
 def statistics():
+    """Each rank normalizes its own rows, which is not what one rank does; the running statistics become the same."""
     network = Network(6, [Dense(8), BatchNorm("relu"), Dense(2)], loss="mse", dtype="float64")
-    network.fit(X, Y, batch_size=40, epochs=3, validation_fraction=0.2, parallel="mpi")
+    alone = network.like()
+    for one, parallel in ((network, "mpi"), (alone, None)):
+        one.fit(X, Y, batch_size=40, epochs=3, validation_fraction=0.2, parallel=parallel)
+    assert np.abs(network.parameters - alone.parameters).max() > 1e-6
     states = MPI.COMM_WORLD.allgather(network.state)
     assert all((state == states[0]).all() for state in states)
     assert np.abs(network.state[network.n_parameters :] - np.r_[np.zeros(8), np.ones(8)]).max() > 0.05
@@ -256,6 +276,10 @@ def refuses():
         match = f"'{name}': expected the same on all ranks.*on rank {SIZE - 1}"
         with pytest.raises(ValueError, match=match):
             call()
+    normed = Network(6, [Dense(3), BatchNorm(sync=True), Dense(2)], loss="mse")
+    for options in ({"exact": True}, {"steps_between_syncs": 2}):
+        with pytest.raises(ValueError, match=f"'sync': expected False in each BatchNorm with {next(iter(options))}"):
+            normed.fit(X, Y, parallel=mpi(**options))
     network.fit(X, Y, epochs=1, parallel="mpi")  # and goes on after them
 
 

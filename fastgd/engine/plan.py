@@ -34,6 +34,7 @@ import collections
 import contextlib
 import math
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -229,6 +230,7 @@ class Plan(Program):
         # Outputs of layers with relu; gradients that relu's backward pass has been applied to.
         self.relu_outputs, self.gradients_of_z = set(), set()
         self.rank_one_updates = []
+        self.combinations = []  # see `combine_over_ranks`
         # By array of parameters: operations that write its gradient; products per row summed in an element of it.
         self._written, self._terms = collections.Counter(), collections.Counter()
         # For each operation of "parameters": how many of "backward" come before it; whether `_interleave` moved some.
@@ -326,6 +328,15 @@ class Plan(Program):
         self._declare(name, "a vector")
         self.buffers[name] = np.array(values, self.dtype)
         return name
+
+    def combine_over_ranks(
+        self, phase: str, function: Callable[..., Any], names: Sequence[str], positions: int
+    ) -> None:
+        """Says what the vectors `names` are where several ranks share a minibatch: after the last operation of a phase
+        they become function(counts, own, *arrays). arrays: (ranks, n) float64 for each name, the vectors of all ranks.
+        counts: positions times the rows of each rank; 0 of a rank without rows, whose vectors are zeros. own: that of
+        this rank."""
+        self.combinations.append((self._phases[phase][-1], function, tuple(names), positions))
 
     def _declare(self, name, kind):
         """Records the name of a new array, for which all arrays of the network share one namespace."""
@@ -775,7 +786,7 @@ class Plan(Program):
     def _minibatch_scalars(self):
         return [(link, name) for _, name, links in self.per_step(BY_ROWS_PHASES) for link in links]
 
-    def _stages(self, pass_name, gather=False):
+    def stages_of(self, pass_name, gather=False):
         """The stages of a pass; with `gather`, the pass gathers its rows first."""
         stages = self._stages_of_pass.get((pass_name, gather))
         if stages is None:
@@ -798,7 +809,7 @@ class Plan(Program):
         """Runs a pass once on the minibatch set by `set_minibatch`. dy: as in `raise_fault`."""
         if any("total" in stage for stage in PASSES[pass_name]):
             self.point("total", self.buffers["total"])
-        self.run_stages(self._stages(pass_name), pass_name, dy)
+        self.run_stages(self.stages_of(pass_name), pass_name, dy)
 
     def run_stages(self, stages, pass_name, dy=None):
         """`run` of the stages of a pass, or of some of them."""
@@ -861,9 +872,9 @@ class Plan(Program):
 
     def _prepare(self, steps, first, pass_name):
         """Prepares the runner for steps from `first` on."""
-        stages = self._stages(pass_name, gather=not steps.in_place)
+        stages = self.stages_of(pass_name, gather=not steps.in_place)
         # The pass for one row stores no gradient, so the gradient of the last step is computed at the end.
-        ending = self._stages("parameters") if pass_name == "rank_one" else None
+        ending = self.stages_of("parameters") if pass_name == "rank_one" else None
         per_step = self._table_of(steps.known, steps.penalties, steps.first)
         rows = int(steps.rows[0])
         self.runner.prepare(
@@ -975,7 +986,7 @@ class Plan(Program):
 
     def _fast_step(self, pass_name, lock, optimizer, known, last_loss):
         """A `FastStep` that runs a pass for steps whose `StepValues` are known."""
-        per_step, stages = self._table_of(known, {}), self._stages(pass_name)
+        per_step, stages = self._table_of(known, {}), self.stages_of(pass_name)
         return FastStep(
             self.runner, lock, optimizer, stages=stages, per_step=per_step.table,
             weights=self.buffers["weight"],
@@ -996,7 +1007,7 @@ class Plan(Program):
         self._phases["check"][0].set_scalars(limit=float(known.gradient_limits[0]))
         with StepInPython():
             self.is_mid_step = True
-            status = self.run_in_python(self._stages(pass_name))
+            status = self.run_in_python(self.stages_of(pass_name))
             if status == DONE:
                 self.optimizer.counter[0] += 1
                 self.network.counter[0] += 1
@@ -1012,7 +1023,7 @@ class Plan(Program):
         """A `FastRecord` of the outputs, with the backward pass."""
         fast = FastRecord(**self._fast_pass_options(lock, use, "record"), out=self.rows_of(self.output))
         fast.prepare_backward(
-            stages=self._stages("backward"), stages_to_input=self._stages("backward_to_input"),
+            stages=self.stages_of("backward"), stages_to_input=self.stages_of("backward_to_input"),
             pace=self.pace["backward"], pace_to_input=self.pace["backward_to_input"], x=self.own["x"],
             dy=self.rows_of("dz"), dx=self.rows_of(self.dx or "x"), minibatches=self.network.counter,
             raise_fault=self.raise_fault,
@@ -1021,7 +1032,7 @@ class Plan(Program):
 
     def _fast_pass_options(self, lock, use, pass_name):
         return {
-            "runner": self.runner, "lock": lock, "use": use, "stages": self._stages(pass_name),
+            "runner": self.runner, "lock": lock, "use": use, "stages": self.stages_of(pass_name),
             "pace": self.pace[pass_name], "inputs": self._inputs, "capacity": self.capacity,
             "x": self.own["x"], **self._target_options(), "weights": self.buffers["weight"],
             "minibatch": np.array([link.slot(name) for link, name in self._minibatch_scalars()], np.int64),
@@ -1035,7 +1046,7 @@ class Plan(Program):
 
     def _steps_in_python(self, steps, first, end, seconds, received):
         deadline = time.monotonic() + seconds
-        stages = self._stages(self.best_pass)
+        stages = self.stages_of(self.best_pass)
         for s in range(first, end):
             if s > first and (received or time.monotonic() > deadline):
                 return s, OUT_OF_TIME

@@ -33,7 +33,7 @@ class RankSteps:
         self.network, self.parts = executor.network, parts
         self.bucket_bytes = settings.bucket_bytes or self._measured()
         self.outer = None  # of local steps: the parameters after the last average, and the momentum of the outer step
-        self._plan, self._buckets, self._updater = None, [], None
+        self._plan, self._buckets, self._pieces, self._updater = None, [], [], None
         self._weights, self._is_random = {}, False  # by numbers of rows: weights of losses; whether layers are random
         self._numbers = np.zeros(1)  # the loss
         self._made, self._computing, self._began = 0, 0.0, 0.0  # steps; seconds of arithmetic; when measuring began
@@ -132,7 +132,7 @@ class RankSteps:
         while the gradients of earlier ones are computed."""
         start = time.perf_counter()
         has_rows = self._load(plan, steps, s, self.ranks.rank)
-        self._numbers[0] = self._run_first(plan) if has_rows else 0.0
+        self._numbers[0] = self._run_first(plan, has_rows=has_rows)
         requests = [self.ranks.start_sum(self._numbers)]
         if not has_rows:
             self.network.gradient.fill(0)
@@ -229,6 +229,7 @@ class RankSteps:
         if plan is not self._plan:
             self._plan, self._updater, self._weights, self._is_random = plan, None, {}, plan.is_random
             self._buckets = list(buckets_of(plan, self.bucket_bytes))
+            self._pieces = list(pieces_between_combinations(plan, "rows_of_rank"))
             if self.settings.steps_between_syncs == 1:
                 plan.leave_out_penalty()
         return plan
@@ -262,10 +263,27 @@ class RankSteps:
             index += low + shift - index[0]
         return True
 
-    def _run_first(self, plan):
+    def _run_first(self, plan, *, has_rows=True):
         """Runs everything before the gradients of parameters; returns the loss."""
-        plan.run("rows_of_rank")
-        return plan.buffers["total"][0]
+        plan.point("total", plan.buffers["total"])
+        for stages, combination in self._pieces:
+            if has_rows:
+                plan.run_stages(stages, "rows_of_rank")
+            if combination is not None:
+                self._combine(plan, *combination[1:], has_rows)
+        return plan.buffers["total"][0] if has_rows else 0.0
+
+    def _combine(self, plan, function, names, positions, has_rows):
+        """Makes vectors of a plan those of all ranks: see `Plan.combine_over_ranks`."""
+        vectors = [plan.buffers[name] for name in names]
+        own = np.zeros((1 + len(vectors), vectors[0].size))
+        if has_rows:
+            own[0], own[1:] = positions * plan.rows, vectors
+        gathered = self.ranks.gather_array(own)
+        with np.errstate(invalid="ignore"):  # numbers that are not finite make the loss so
+            combined = function(gathered[:, 0, 0], own[0, 0], *gathered[:, 1:].swapaxes(0, 1))
+        for vector, value in zip(vectors, combined, strict=True):
+            vector[:] = value
 
     def _update(self, plan, steps, s, loss, *, is_counted=True):
         """Makes the update of step s from the network's gradient; returns whether loss and gradient allowed it."""
@@ -320,6 +338,19 @@ def buckets_of(plan, size):
             yield _stages(plan, begin, i + 1), done
             begin, done = i + 1, []
     yield _stages(plan, begin, end), _joined([*done, slice(plan.network.n_weights, flat.size)])
+
+
+def pieces_between_combinations(plan, pass_name):
+    """(stages, combination) of the pieces of a pass; the combination, of `Plan.combinations`, that follows a piece is
+    None for the last."""
+    combinations = {plan.operations.index(combination[0]): combination for combination in plan.combinations}
+    piece = []
+    for begin, end, *closing, flags in plan.stages_of(pass_name).tolist():
+        for i in sorted(i for i in combinations if begin <= i < end):
+            yield np.array([*piece, (begin, i + 1, 0, 0, flags)], STAGE), combinations[i]
+            piece, begin = [], i + 1
+        piece.append((begin, end, *closing, flags))
+    yield np.array(piece, STAGE), None
 
 
 def _stages(plan, begin, end):

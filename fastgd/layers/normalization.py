@@ -15,7 +15,7 @@ from ..activations import Activation
 from ..core.kernel import In, Out, kernel
 from ..core.types import Shape
 from ..engine.gradient import average_parameters
-from ..errors import check_number
+from ..errors import check_flag, check_number
 from ..initializers import ones, zeros
 from .base import ActivatedLayer, ParameterSpec, layer
 from .dense import dense_backward_bias
@@ -225,6 +225,16 @@ def batch_norm_backward(dx, dy, normal, inverse, gamma, mean, part):
             dx[i, j] = gamma[j] * inverse[j] * (dy[i, j] - mean[j] - normal[i, j] * part[j])
 
 
+def means_of_ranks(counts, own, *means):
+    """Means over the values of all ranks, given those of each."""
+    return [counts @ of_ranks / counts.sum() for of_ranks in means]
+
+
+def sums_of_ranks(counts, own, *sums):
+    """Sums over the values of a rank if their mean were that of all ranks."""
+    return [of_ranks.sum(axis=0) * (own / counts.sum()) for of_ranks in sums]
+
+
 class Normalization(ActivatedLayer):
     """Base class of `LayerNorm` and `BatchNorm`: parameters gamma (n,), initially 1, and beta (n,), initially 0,
     without penalty."""
@@ -313,6 +323,8 @@ class BatchNorm(Normalization):
     `network.statistics`, saved and restored with the parameters.
 
     activation: as in `Dense`. eps: > 0. momentum: in (0, 1].
+    sync: where several ranks share a minibatch (see `fastgd.distributed`), False takes the statistics of each rank's
+        rows for these; True takes those of all rows, for two small messages a layer and step, as torch's SyncBatchNorm.
 
     On images (rows, h, w, c) these are mean and variance of each channel, as torch's BatchNorm2d.
 
@@ -324,9 +336,12 @@ class BatchNorm(Normalization):
 
     in_blocks = None  # as its input
 
-    def __init__(self, activation: str | Activation = "identity", *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self, activation: str | Activation = "identity", *, eps: float = 1e-5, momentum: float = 0.1, sync: bool = False
+    ) -> None:
         super().__init__(activation, eps)
         self.momentum = check_number("momentum", momentum, 0.0, 1.0, low_open=True)
+        self.sync = check_flag("sync", sync)
 
     def statistics(self, shape: Shape) -> tuple[tuple[str, Shape, float], ...]:
         return (("mean", shape[-1:], 0.0), ("variance", shape[-1:], 1.0))
@@ -362,9 +377,22 @@ class BatchNorm(Normalization):
             plan.add("forward", image_statistics, *arrays, *moments, "row", f"variance{path}", self.eps, pixels)
         else:
             plan.add("forward", batch_statistics, *arrays, x, f"variance{path}", self.eps)
+        if self.sync:
+            plan.combine_over_ranks("forward", self._statistics_of_ranks, arrays, pixels)
         plan.add("track", average_parameters, f"mean{path}", mean, 1 - self.momentum)
         plan.add("track", average_parameters, f"variance{path}", unbiased, 1 - self.momentum)
         return mean
+
+    def _statistics_of_ranks(self, counts, own, means, inverses, variances):
+        """What `batch_statistics` gives for the values of all ranks: see `Plan.combine_over_ranks`."""
+        number, counts = counts.sum(), counts[:, None]
+        mean = (counts * means).sum(axis=0) / number
+        apart = means - mean
+        # The variance of a single value, which it does not have, is left out.
+        squares = np.where(counts > 1, (counts - 1) * variances, 0) + counts * apart * apart
+        variance = squares.sum(axis=0) / number
+        unbiased = variances[counts.argmax()] if number == 1 else variance * (number / (number - 1))
+        return mean, np.where(np.isfinite(unbiased), 1 / np.sqrt(variance + self.eps), np.nan), unbiased
 
     def backward(self, plan: "Plan", path: str, x: str, dy: str, is_wanted: bool) -> str | None:
         if not plan.is_in_blocks(x):
@@ -383,6 +411,11 @@ class BatchNorm(Normalization):
             return None
         if not plan.training:
             totals = 2 * [plan.vector(f"zero{path}", np.zeros(n))]
+        elif self.sync:  # the gradients stay those of the rank's rows
+            totals = [plan.vector(f"{name}.of.ranks{path}", np.zeros(n)) for name in ("total", "product")]
+            for total, of_images in zip(totals, sums, strict=True):
+                plan.add("backward", image_norm_total, total, of_images)
+            plan.combine_over_ranks("backward", sums_of_ranks, totals, math.prod(shape[:-1]))
         dx = plan.row_buffer(f"dx{path}", shape, in_blocks=True)
         plan.add("backward", image_norm_backward, dx, dy, *arrays, *totals, "row", self.least)
         return dx
@@ -392,6 +425,8 @@ class BatchNorm(Normalization):
         mean, part = (plan.vector(f"d{name}{path}", np.zeros(n)) for name in ("mean", "part"))
         if plan.training:
             plan.add("backward", batch_norm_means, mean, part, dy, f"normal{path}")
+            if self.sync:
+                plan.combine_over_ranks("backward", means_of_ranks, (mean, part), math.prod(plan.shape(dy)[:-1]))
         arrays = f"normal{path}", f"inverse{path}", f"gamma{path}", mean, part
         plan.add("backward", batch_norm_backward, dx, dy, *arrays)
 
@@ -405,7 +440,8 @@ class BatchNorm(Normalization):
 
     def config(self) -> dict[str, Any]:
         activation = self.activation.config()
-        return {"layer": "BatchNorm", "activation": activation, "eps": self.eps, "momentum": self.momentum}
+        options = {"eps": self.eps, "momentum": self.momentum, "sync": self.sync}
+        return {"layer": "BatchNorm", "activation": activation, **options}
 
     def __repr__(self) -> str:
-        return f"BatchNorm({self.activation!r}, eps={self.eps}, momentum={self.momentum})"
+        return f"BatchNorm({self.activation!r}, eps={self.eps}, momentum={self.momentum}, sync={self.sync})"

@@ -79,6 +79,12 @@ class Ranks:
         rows, ends = parts.reshape(-1, size), np.cumsum(counts)
         return [list(rows[end - n : end]) for end, n in zip(ends, counts, strict=True)]
 
+    def gather_array(self, array: "Array") -> "Array":
+        """The arrays of all ranks, of one shape and dtype, as one (ranks, ...) on each of them."""
+        arrays = np.empty((self.size, *array.shape), array.dtype)
+        self.wait([self.comm.Iallgather(array, arrays)])
+        return arrays
+
     def from_root(self, function: Callable[[], Any]) -> Any:
         """What a function returns on rank 0, on all ranks. If it raises there, the others raise RankError."""
         value = function() if self.rank == 0 else None

@@ -16,6 +16,7 @@ from ..core.interrupts import Terminated, sigterm_raises
 from ..distributed import EXACT_PARTS, Mpi, check_parallel
 from ..engine.rank_steps import RankSteps
 from ..errors import DivergenceError, RankError, value_error
+from ..layers.normalization import BatchNorm
 from .sampling import Minibatches
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ class Team:
 
     def check(self, run: "Run") -> None:
         """Raises on all ranks unless all have the same versions, network, optimizer, data and options."""
-        settings = self.settings
-        network, optimizer = run.network, run.optimizer
+        settings, network, optimizer = self.settings, run.network, run.optimizer
         same = {
             "fastgd": __version__, "numpy": np.__version__, "machine": platform.machine(), "layers": network.layers,
             "input_shape": network.input_shape, "loss": network.loss_function, "l1": network.l1, "l2": network.l2,
@@ -74,6 +74,13 @@ class Team:
         if not settings.sharded and isinstance(run.source, Minibatches):
             same["data"] = run.source.samples.digest(network.dtype)
         self.ranks.check_same(same)
+        leaves = (leaf for _, leaf, _ in network.body.leaves("", network.input_shape))
+        has_sync = any(isinstance(leaf, BatchNorm) and leaf.sync for leaf in leaves)
+        if has_sync and (settings.exact or settings.steps_between_syncs > 1):
+            name = "exact" if settings.exact else "steps_between_syncs"
+            error = value_error("sync", f"False in each BatchNorm with {name}", True)
+            error.is_on_all_ranks = True
+            raise error
 
     def begin(self, run: "Run") -> None:
         """Gives all ranks the parameters, statistics and state of rank 0."""
