@@ -17,7 +17,11 @@ emulated (links.py). hidden: the part of the link's time that passes before the 
 model: the time of a step fitted on the shares of 1, 2 and 4 ranks, computed alone on a core (four ranks on two cores
 would compete), and on a slow link; its error on others; what it predicts for many ranks, all with the same global
 batch. Measured are the computing and the overlap; links are ideal, and the copies of a network's driver, which take a
-core's time, and ranks that wait for the slowest are not in it."""
+core's time, and ranks that wait for the slowest are not in it.
+
+network: the same model beside two real ranks that talk TCP over the loopback interface of a network namespace of their
+own, slowed down by a token bucket (tc-tbf). Computing then takes as long as in two processes at once, which is measured.
+Needs root, and the tools ip, tc and unshare."""
 
 import argparse
 import contextlib
@@ -45,6 +49,10 @@ STEPS = 4  # of an epoch
 BATCH = 8192  # global batch of the predictions
 RANKS = 8, 32, 128, 512, 1024
 METHODS = {"every step": 1, "local steps, 16": 16, "DiLoCo, 500": 500}
+# Slow networks of two real ranks: bytes per second in each direction.
+TCP = {"2 Gbit/s": 0.25e9, "5 Gbit/s": 0.625e9, "10 Gbit/s": 1.25e9}
+# Both directions pass through one loopback interface.
+NAMESPACE = "ip link set lo up && tc qdisc add dev lo root tbf rate {}bit burst 1mb latency 100ms && exec \"$@\""
 VARIABLES = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTGD_NUM_THREADS"
 
 # ---- a rank
@@ -156,9 +164,9 @@ def serve(first):
 
 
 class Group:
-    """So many ranks that answer questions."""
+    """So many ranks that answer questions. bandwidth: of TCP between them, in bytes per second in each direction."""
 
-    def __init__(self, ranks, peer="fastgd", core=0):
+    def __init__(self, ranks, peer="fastgd", core=0, bandwidth=None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -166,6 +174,11 @@ class Group:
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         self.peer = peer
         command = ["mpiexec", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+        if bandwidth is not None:
+            namespace = NAMESPACE.format(round(2 * 8 * bandwidth))
+            command = ["unshare", "--net", "sh", "-c", namespace, "sh", *command]
+            environment |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "tcp,self"}
+            environment |= {"OMPI_MCA_btl_tcp_if_include": "lo", "PRTE_MCA_prte_if_include": "lo"}
         self.process = subprocess.Popen(
             [*command, sys.executable, __file__, "--serve", str(core)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
@@ -250,8 +263,9 @@ def show_overlap(cell, group, rounds, seconds):
         print(f"{key:<8}{len(trace):>6}{busy * 1e3:>9.4g}{s[key] * 1e3:>9.4g}{hidden:>8.0%}   {moments}", flush=True)
 
 
-def fit_model(cell, group, rounds, seconds, *, is_shown):
-    """A `Model` of a cell; prints its errors on what it was not fitted on."""
+def fit_model(cell, group, networks, rounds, seconds, *, is_shown):
+    """A `Model` of a cell; prints its errors on what it was not fitted on. networks: groups of two ranks, by name of
+    `TCP`, and the `Pair` "both" that computes the same without sums; or nothing."""
     name, batch = CELLS[cell]
 
     def question(ranks, link=None, batch=batch):
@@ -272,6 +286,11 @@ def fit_model(cell, group, rounds, seconds, *, is_shown):
     questions = {ranks: question(ranks) for ranks in (1, 2, 4)} | {"slow": question(4, slow)}
     if is_shown:
         questions |= {key: question(*setting) for key, setting in held_out.items()}
+        if networks:
+            questions["both"] = networks.pop("both"), question(2)[1]
+        for key, real in networks.items():
+            held_out[f"2 real ranks, {key}"] = (2, Link(20e-6, TCP[key]), batch)
+            questions[f"2 real ranks, {key}"] = real, {"name": name, "batch": batch}
     s, answers = measure(questions, rounds, seconds)
     exposed = statistics.median(answer["exposed"] for answer in answers["slow"])
     alone = {batch // ranks: s[ranks] for ranks in (1, 2, 4)}
@@ -282,6 +301,8 @@ def fit_model(cell, group, rounds, seconds, *, is_shown):
               f"{model.hiding:.0%} can hide sums; {size / 1e6:.4g} MB\npredicted ms  measured  error")  # fmt: skip
         for key, (ranks, link, rows) in held_out.items():
             predicted = model.step(rows / ranks, ranks, link)
+            if "real" in key:
+                predicted += s["both"] - model.computing(rows / ranks)
             print(f"{predicted * 1e3:>12.4g}{s[key] * 1e3:>10.4g}{predicted / s[key] - 1:>+7.0%}   {key}", flush=True)
     return model
 
@@ -344,7 +365,14 @@ def main():
         if "overlap" in parts:
             show_overlap(cells[0], groups["1"], *length)
         if "model" in parts:
-            predict({cell: fit_model(cell, groups["1"], *length, is_shown=cell == cells[0]) for cell in cells})
+            networks = {key: Group(2, bandwidth=bandwidth) for key, bandwidth in TCP.items() if "network" in parts}
+            if networks:
+                other = Group(1, core=1)
+                for group in (other, *networks.values()):
+                    stack.callback(group.close)
+                networks["both"] = Pair(groups["1"], other)
+            shown = {"networks": networks, "rounds": arguments.rounds, "seconds": arguments.seconds}
+            predict({cell: fit_model(cell, groups["1"], **shown, is_shown=cell == cells[0]) for cell in cells})
 
 
 if __name__ == "__main__":
