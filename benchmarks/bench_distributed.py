@@ -20,8 +20,8 @@ batch. Measured are the computing and the overlap; links are ideal, and the copi
 core's time, and ranks that wait for the slowest are not in it.
 
 network: the same model beside two real ranks that talk TCP over the loopback interface of a network namespace of their
-own, slowed down by a token bucket (tc-tbf). Computing then takes as long as in two processes at once, which is measured.
-Needs root, and the tools ip, tc and unshare."""
+own, slowed down by a token bucket (tc-tbf). Computing takes as long as in two processes at once, which is measured.
+Needs root and the tools ip, tc and unshare."""
 
 import argparse
 import contextlib
@@ -52,7 +52,7 @@ METHODS = {"every step": 1, "local steps, 16": 16, "DiLoCo, 500": 500}
 # Slow networks of two real ranks: bytes per second in each direction.
 TCP = {"2 Gbit/s": 0.25e9, "5 Gbit/s": 0.625e9, "10 Gbit/s": 1.25e9}
 # Both directions pass through one loopback interface.
-NAMESPACE = "ip link set lo up && tc qdisc add dev lo root tbf rate {}bit burst 1mb latency 100ms && exec \"$@\""
+NAMESPACE = 'ip link set lo up && tc qdisc add dev lo root tbf rate {}bit burst 1mb latency 100ms && exec "$@"'
 VARIABLES = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTGD_NUM_THREADS"
 
 # ---- a rank

@@ -1,6 +1,7 @@
 """Sums of arrays over a few ranks, by messages between each two of them."""
 
 import itertools
+import threading
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,19 @@ class Sum:
         self._received = buffers[key]
         self._requests = [comm.Irecv(self._received[rank], rank, self._tag) for rank in self._others]
         self._requests += [comm.Isend(self._parts[rank], rank, self._tag) for rank in self._others]
-        self._is_added = False
+        self._is_added, self._lock = False, threading.Lock()
 
     def Test(self) -> bool:
-        """Goes on as far as the messages that have come allow; returns whether the sum is done."""
+        """Goes on as far as the messages that have come allow; returns whether the sum is done, False while another
+        thread looks."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._go_on()
+        finally:
+            self._lock.release()
+
+    def _go_on(self) -> bool:
         if not MPI.Request.Testall(self._requests):
             return False
         if self._is_added:
