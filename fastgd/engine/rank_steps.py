@@ -3,12 +3,12 @@ is the same on each."""
 
 import math
 import time
-import warnings
 
 import numpy as np
 
 from .._plan import STAGE
 from ..core.interrupts import Interrupted, held
+from ..errors import warn_user
 from .plan import GRADIENT_PHASES
 from .totals import penalty_value
 
@@ -107,11 +107,10 @@ class RankSteps:
         step = 1e6 * (time.perf_counter() - self._began) / (JUDGED_STEPS - WARMING)
         own = 1e6 * self._computing / (JUDGED_STEPS - WARMING)
         if self.ranks.size * own < LEAST_GAIN * step:
-            warnings.warn(
+            warn_user(
                 f"{self.ranks.size} ranks take {step:,.0f} us for a step, of which the gradient of a rank's rows is "
                 f"{own:,.0f} us; one rank would take about {self.ranks.size * own:,.0f} us. Larger minibatches, or "
-                "steps_between_syncs, make ranks worth while",
-                stacklevel=2,
+                "steps_between_syncs, make ranks worth while"
             )
 
     def _step(self, steps, s):
@@ -184,7 +183,8 @@ class RankSteps:
         for i in range(s, end):
             rows = int(steps.rows[i])
             own = rows * (self.ranks.rank + 1) // self.ranks.size - rows * self.ranks.rank // self.ranks.size
-            self._load(plan, steps, i, self.ranks.rank, is_local=True)
+            if not self._load(plan, steps, i, self.ranks.rank, is_local=True):  # no rows, no step
+                continue
             loss = self._run_first(plan)
             for stages, _ in self._buckets:
                 if len(stages):
