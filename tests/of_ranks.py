@@ -16,6 +16,7 @@ from mpi4py import MPI
 
 import fastgd
 from fastgd import Adam, AdamW, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network, schedules
+from fastgd.callbacks import every
 from fastgd.distributed import mpi
 from fastgd.training.ranks import LEAST_BYTES, Ranks
 
@@ -152,6 +153,11 @@ def local_steps():
         same_on_all_ranks(network)
         np.testing.assert_allclose(network.parameters, start, rtol=0, atol=1e-11)
         np.testing.assert_allclose(history.loss, losses, rtol=1e-9)
+    alone, network = net(), net()  # a row, which the last rank has: the others make no step
+    for one, parallel in ((alone, None), (network, mpi(steps_between_syncs=2))):
+        one.fit(X[:1], Y[:1], optimizer=fastgd.SGD(0.1), epochs=1, parallel=parallel)
+    expected = ((SIZE - 1) * net().parameters + alone.parameters) / SIZE
+    np.testing.assert_allclose(network.parameters, expected, rtol=0, atol=1e-12)
 
 
 def followers():
@@ -236,6 +242,7 @@ def warns():
         warnings.simplefilter("always")
         net().fit(X, Y, batch_size=2 * SIZE, epochs=5, parallel="mpi")
     assert len(caught) == (RANK == 0)
+    assert all(warning.filename == __file__ for warning in caught)
     return str(caught[0].message) if RANK == 0 else None
 
 
@@ -251,12 +258,31 @@ def refuses():
         "optimizer": lambda: net().fit(X, Y, optimizer=Adam(1e-3 * (1 + odd)), parallel="mpi"),
         "batch_size": lambda: net().fit(X, Y, batch_size=20 + odd, parallel="mpi"),
         "epochs": lambda: net().fit(X, Y, epochs=3 + odd, parallel="mpi"),
+        "epochs of the network": lambda: trained(odd).fit(X, Y, parallel="mpi"),
+        "callbacks": lambda: net().fit(X, Y, callbacks=every(2 + odd, print), parallel="mpi"),
+        "checkpoint_every": lambda: net().fit(X, Y, checkpoint="x", checkpoint_every=1 + odd, parallel="mpi"),
+        "patience": lambda: net().fit(X, Y, patience=2 + odd, parallel="mpi"),
+        "outer_momentum": lambda: net().fit(X, Y, parallel=mpi(steps_between_syncs=2, outer_momentum=odd / 2)),
     }
     for name, call in cases.items():
         match = f"'{name}': expected the same on all ranks.*on rank {SIZE - 1}"
         with pytest.raises(ValueError, match=match):
             call()
-    network.fit(X, Y, epochs=1, parallel="mpi")  # and goes on after them
+    rate = 1e-3 if odd else 1e-2
+    with pytest.raises(ValueError, match="'parameters at the end': expected the same"):
+        net().fit(X, Y, optimizer=Adam(lambda t: rate), epochs=1, parallel="mpi")
+    for bad in ("x", "x" if odd else 20):  # on all ranks, and on one
+        with pytest.raises((TypeError, fastgd.RankError), match="'batch_size'") as caught:
+            net().fit(X, Y, batch_size=bad, parallel="mpi")
+        assert caught.type is (fastgd.RankError if bad == 20 else TypeError)
+    network.fit(X, Y, optimizer=Adam(lambda t: 1e-3), epochs=1, parallel="mpi")  # and goes on after them
+    network.fit(X[: SIZE - 1], Y[: SIZE - 1], epochs=1, parallel="mpi")
+
+
+def trained(epochs):
+    network = net()
+    network.fit(X, Y, epochs=int(epochs))
+    return network
 
 
 def fault():

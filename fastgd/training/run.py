@@ -91,7 +91,8 @@ class Run(ForUsers):
     optimizer's steps from its first one."""
 
     _internal = frozenset({
-        "first_epoch", "first_row", "first_step", "go", "outer", "pauses_at", "prepare", "settings", "source", "state"
+        "callbacks_due", "checkpoint_every", "early_stopping", "first_epoch", "first_row", "first_step", "go", "outer",
+        "prepare", "settings", "source", "state"
     })  # fmt: skip
 
     step: int
@@ -171,9 +172,17 @@ class Run(ForUsers):
         return len(self._history.loss)
 
     @property
-    def pauses_at(self) -> tuple[Any, ...]:
-        """When the run pauses: whether at the ends of epochs, and after how many minibatches."""
-        return self._early_stopping.is_needed, len(self._functions), self._checkpoint_every
+    def early_stopping(self) -> EarlyStopping:
+        return self._early_stopping
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        return self._checkpoint_every
+
+    @property
+    def callbacks_due(self) -> list[str]:
+        """When each callback is called."""
+        return ["each epoch" for _ in self._epoch_callbacks] + [f"every {steps}" for *_, steps in self._step_callbacks]
 
     @property
     def loss(self) -> float:
@@ -266,6 +275,8 @@ class Run(ForUsers):
                     self._train_on_arrays()
             history.stopped = history.stopped or "epochs"
             self._finish()
+            if self._team is not None:
+                self._team.end(network)
         except (KeyboardInterrupt, SystemExit, RankError) as error:
             with held(pass_on=False):  # a second Ctrl-C must not interrupt the save
                 self._undo_epoch_end()

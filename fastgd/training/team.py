@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 import pathlib
+import pickle
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,10 +17,11 @@ from ..core.config import __version__
 from ..core.interrupts import Terminated, sigterm_raises
 from ..distributed import EXACT_PARTS, Mpi, check_parallel
 from ..engine.rank_steps import RankSteps
-from ..errors import DivergenceError, RankError, value_error
+from ..errors import DivergenceError, RankError, shown, type_error, value_error
 from .sampling import Minibatches
 
 if TYPE_CHECKING:
+    from ..network import Network
     from .run import Run
 
 
@@ -60,16 +63,22 @@ class Team:
 
     def check(self, run: "Run") -> None:
         """Raises on all ranks unless all have the same versions, network, optimizer, data and options."""
+        self.ranks.agree(None)
         settings = self.settings
-        network, optimizer = run.network, run.optimizer
+        network, optimizer, stopping = run.network, run.optimizer, run.early_stopping
         same = {
             "fastgd": __version__, "numpy": np.__version__, "machine": platform.machine(), "layers": network.layers,
             "input_shape": network.input_shape, "loss": network.loss_function, "l1": network.l1, "l2": network.l2,
             "dtype": network.dtype, "seed": network.seed, "backend": network.backend, "optimizer": optimizer,
             "rows": run.source.rows, "batch_size": run.source.size, "shuffle": run.source.shuffle,
             "epochs": run.epochs, "steps_between_syncs": settings.steps_between_syncs, "exact": settings.exact,
-            "bucket_bytes": settings.bucket_bytes, "sharded": settings.sharded, "pauses": run.pauses_at,
-            "minibatches": optimizer.minibatches,
+            "outer_learning_rate": settings.outer_learning_rate, "outer_momentum": settings.outer_momentum,
+            "bucket_bytes": settings.bucket_bytes, "sharded": settings.sharded, "metrics": stopping.columns,
+            "validation": stopping.validation is not None, "monitor": stopping.monitor, "patience": stopping.patience,
+            "tolerance": stopping.tolerance, "restore_best": stopping.restore_best,
+            "checkpoint_every": run.checkpoint_every, "callbacks": run.callbacks_due,
+            "minibatches of the optimizer": optimizer.minibatches, "epochs of the network": network.epochs,
+            "minibatches of the network": network.minibatches,
         }  # fmt: skip
         if not settings.sharded and isinstance(run.source, Minibatches):
             same["data"] = run.source.samples.digest(network.dtype)
@@ -110,11 +119,19 @@ class Team:
     def follow_root(self, run: "Run", call: Callable[[], None]) -> None:
         """Makes a call on rank 0 that may change the learning rate or the network, or stop the run."""
         optimizer, network = run.optimizer, run.network
-        before, version = optimizer.changes, network.executor.version
+        before, version, minibatches = optimizer.changes, network.executor.version, optimizer.minibatches
 
         def changes():
             call()
+            if optimizer.minibatches != minibatches:
+                expected = "functions that leave run.optimizer's steps to the run, which makes them on all ranks"
+                raise value_error("callbacks", expected, "one that made a step")
             rate = optimizer.learning_rate if optimizer.changes != before else None
+            try:
+                pickle.dumps(rate)
+            except Exception as error:
+                expected = "a number, a schedule or what pickle can send, for all ranks"
+                raise type_error("learning_rate", expected, shown(rate)) from error
             return run.history.stopped, rate, network.executor.version != version
 
         stopped, rate, has_trained = self.from_root(changes)
@@ -124,6 +141,13 @@ class Team:
                 optimizer.learning_rate = rate
         if has_trained:
             self.ranks.share_from_root(network.state)
+            self.ranks.share_from_root(network.counter)
+
+    def end(self, network: "Network") -> None:
+        """Raises on all ranks unless all have the same parameters at the end. Functions of the user, such as a learning
+        rate, may have told them apart."""
+        digest = hashlib.sha256(network.parameters.tobytes()).hexdigest()[:16]
+        self.ranks.check_same({"parameters at the end": digest})
 
 
 def on_all_ranks(fit: F) -> F:
@@ -147,9 +171,14 @@ def on_all_ranks(fit: F) -> F:
                 raise RankError(f"rank {', '.join(map(str, dead))}: no answer; it has died", dead[0]) from error
             raise
         except BaseException as error:
-            if not (isinstance(error, (DivergenceError, RankError)) or getattr(error, "is_on_all_ranks", False)):
-                ranks.tell_failure(f"{type(error).__name__}: {error}")
-            ranks.close(is_failure=True)
+            is_on_all = isinstance(error, DivergenceError) or getattr(error, "is_on_all_ranks", False)
+            text = f"{type(error).__name__}: {error}"
+            if not ranks.has_agreed and isinstance(error, Exception):
+                ranks.agree(text)
+                is_on_all = True
+            elif not (is_on_all or isinstance(error, RankError)):
+                ranks.tell_failure(text)
+            ranks.close(is_failure=not is_on_all)
             raise
         ranks.close()
         return result
