@@ -17,6 +17,7 @@ from mpi4py import MPI
 import fastgd
 from fastgd import Adam, AdamW, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network, schedules
 from fastgd.callbacks import every
+from fastgd.data.mapped import RowReader
 from fastgd.distributed import mpi
 from fastgd.training.ranks import LEAST_BYTES, Ranks
 
@@ -113,7 +114,15 @@ def sharded():
     own = slice(RANK, rows, SIZE)
     network = Network(6, [Dense(8, "tanh"), Dense(2)], loss="mse", dtype="float64")
     alone = network.like()
-    network.fit(X[own], Y[own], batch_size=5 * SIZE, epochs=3, shuffle=False, parallel=mpi(sharded=True))
+    seen = []
+    history = network.fit(X[own], Y[own], batch_size=5 * SIZE, epochs=3, shuffle=False, parallel=mpi(sharded=True),
+                          callbacks=lambda run: seen.append((run.rows, run.rows_per_epoch)))  # fmt: skip
+    assert history.rows == [rows, 2 * rows, 3 * rows]
+    assert seen == ([(n, rows) for n in history.rows] if RANK == 0 else [])
+    for name, weight in (("sample_weight", np.ones(len(X[own]))), ("class_weight", {0: 2.0})):
+        classifier, labels = Network(6, [Dense(2)], loss="softmax_cross_entropy"), np.zeros(len(X[own]), int)
+        with pytest.raises(ValueError, match=name):
+            classifier.fit(X[own], labels, parallel=mpi(sharded=True), **{name: weight})
     per_rank = [np.arange(r, rows, SIZE) for r in range(SIZE)]
     order = np.concatenate([of[i : i + 5] for i in range(0, rows // SIZE, 5) for of in per_rank])
     alone.fit(X[order], Y[order], batch_size=5 * SIZE, epochs=3, shuffle=False)
@@ -158,6 +167,43 @@ def local_steps():
         one.fit(X[:1], Y[:1], optimizer=fastgd.SGD(0.1), epochs=1, parallel=parallel)
     expected = ((SIZE - 1) * net().parameters + alone.parameters) / SIZE
     np.testing.assert_allclose(network.parameters, expected, rtol=0, atol=1e-12)
+
+
+def mapped_files():
+    """Of mapped files a rank reads its own rows alone: in a file of its own, all others are NaN."""
+    rows, size = 2000, 30
+    x = np.random.default_rng(3).normal(size=(rows, 6))
+    y = x[:, :2] ** 2
+    is_known = np.isin(np.arange(rows), np.linspace(0, rows - 1, 256).astype(int))  # by the digest
+    is_known[rows * RANK // SIZE : rows * (RANK + 1) // SIZE] = True  # checked
+    for start in range(0, rows, size):
+        n = min(size, rows - start)
+        for a, b, k in ((RANK, RANK + 1, SIZE), (16 * RANK // SIZE, 16 * (RANK + 1) // SIZE, 16)):  # also of `exact`
+            is_known[start + n * a // k : start + n * b // k] = True
+    np.save(f"{FILE}{RANK}.npy", np.where(is_known[:, None], x, np.nan))
+    assert not is_known.all()
+    own, taken, take = np.load(f"{FILE}{RANK}.npy", mmap_mode="r"), [], RowReader.take
+
+    def counting(self, index, out=None):
+        taken.append(len(index))
+        return take(self, index, out)
+
+    options = {"batch_size": size, "epochs": 2, "shuffle": False}
+    for exact in (False, True):
+        network, alone = net(), net()
+        alone.fit(x, y, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                RowReader, "take", lambda self, index, out=None: taken.append(len(index)) or take(self, index, out)
+            )
+            network.fit(own, y, parallel=mpi(exact=exact), **options)
+        np.testing.assert_allclose(network.parameters, alone.parameters, rtol=0, atol=1e-12)
+        same_on_all_ranks(network)
+    assert sum(taken) < 1.2 * 4 * rows / SIZE  # of 2 runs of 2 epochs
+    bad = np.load(f"{FILE}{RANK}.npy", mmap_mode="c")
+    bad[1] = np.nan
+    with pytest.raises(fastgd.RankError if RANK else ValueError, match=r"'X': expected finite.* at index \(1, 0\)"):
+        net().fit(bad, y, parallel="mpi", **options)
 
 
 def followers():

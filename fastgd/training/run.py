@@ -119,7 +119,8 @@ class Run(ForUsers):
     ) -> None:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
-        self.rows_per_epoch = source.rows
+        self._shards = 1 if team is None else team.shards  # how many ranks have other rows, as many as this one
+        self.rows_per_epoch = None if source.rows is None else source.rows * self._shards
         self._checkpoint, self._checkpoint_every = checkpoint_path, checkpoint_every
         self._final_state = None  # the network's last state, if the best one has replaced it
         self._checkpoint_file = checkpoint_path and os.path.abspath(checkpoint_path)  # a callback may change the folder
@@ -203,7 +204,7 @@ class Run(ForUsers):
     @property
     def rows_in_epoch(self) -> int:
         """Number of rows trained on in the current epoch."""
-        return int(self._sums[1])
+        return int(self._sums[1]) * self._shards
 
     @property
     def rows(self) -> int:
@@ -426,7 +427,7 @@ class Run(ForUsers):
             seconds.append(steps.times.item(end) - self._started)
             end += 1
         rates, new, before = piece.epoch_rates[first:end], end - first, self._rows_before
-        rows = [before + (i + 1) * self._source.rows for i in range(new)]
+        rows = [before + (i + 1) * self._source.rows * self._shards for i in range(new)]
         # All of this or nothing: Python handles signals at calls and jumps, and here there are none.
         history.loss += losses
         history.learning_rate += rates

@@ -44,6 +44,18 @@ class Team:
         return bool(self.ranks.rank == 0)
 
     @property
+    def shards(self) -> int:
+        """How many ranks have rows of their own; 1 if all have the same rows."""
+        return int(self.ranks.size) if self.settings.sharded else 1
+
+    def own_parts(self) -> tuple[int, int, int] | None:
+        """(a, b, n): of each n-th of the rows of a minibatch, this rank takes [a, b); None if it has only its own."""
+        if self.settings.sharded:
+            return None
+        rank, size = self.ranks.rank, self.ranks.size
+        return self.parts * rank // size, self.parts * (rank + 1) // size, self.parts
+
+    @property
     def local_steps(self) -> list[float] | None:
         """How many steps ranks make alone, and the options of the outer step; None if they make none."""
         its = self.settings
@@ -51,12 +63,14 @@ class Team:
             return None
         return [its.steps_between_syncs, its.outer_learning_rate, its.outer_momentum]
 
-    def own_rows(self, given: int | None, size: int, *, has_weights: bool) -> int:
-        """Rows of minibatches of a rank's data: of `size`, or of its share of them if it has only its own rows."""
+    def own_rows(self, given: int | None, size: int, **weights: object) -> int:
+        """Rows of minibatches of a rank's data: of `size`, or of its share of them if it has only its own rows.
+        weights: the arguments of `fit` that give rows weights."""
         if not self.settings.sharded:
             return size
-        if has_weights:
-            raise value_error("sample_weight", "none with sharded rows, whose mean weight no rank knows", "weights")
+        for name, weight in weights.items():
+            if weight is not None:
+                raise value_error(name, "None with sharded rows, whose mean weight no rank knows", shown(weight))
         if given is not None and given % self.ranks.size:
             raise value_error("batch_size", f"a multiple of {self.ranks.size}, the number of ranks", given)
         return size if given is None else min(size, given // self.ranks.size)
