@@ -67,20 +67,20 @@ def mpi(
     sharded: False: X and y hold all rows on every rank. True: each rank's X and y hold its own rows, as many on each
         rank; a minibatch takes `batch_size` / ranks of them.
     exact: True gives the same bits for any number of ranks from 1 to 16: the gradients of 16 parts of each minibatch
-        are added in a fixed tree. Smaller products and more data sent make it slower.
+        are added in a fixed tree. Smaller products and more data sent make it slower. Not for networks with BatchNorm.
     timeout: seconds without an answer after which a rank asks the others whether they are alive; one that is not is
         named in a `RankError` 3 s later.
 
     BatchNorm normalizes each share by its own statistics, or with `sync=True` by those of the whole minibatch, which
-    needs steps_between_syncs=1 and exact=False; the running ones are averaged before they are used.
+    needs steps_between_syncs=1; the running ones are averaged before they are used.
     Validation, metrics, callbacks, progress and checkpoints are rank 0's; if a callback changes the learning rate, the
     parameters, or stops the training, all ranks follow.
 
     Raises ImportError without mpi4py or an MPI library, TypeError or ValueError that names the argument."""
     if comm is None:
         comm = world()
-    elif not (hasattr(comm, "Iallreduce") and hasattr(comm, "size")):
-        raise type_error("comm", "an mpi4py communicator", shown(comm))
+    elif not (hasattr(comm, "Iallreduce") and hasattr(comm, "size")) or comm.Is_inter():
+        raise type_error("comm", "an mpi4py communicator within one group", shown(comm))
     if bucket_bytes is not None:
         check_integer("bucket_bytes", bucket_bytes, 1)
     check_integer("steps_between_syncs", steps_between_syncs, 1)

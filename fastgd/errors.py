@@ -2,6 +2,9 @@
 
 import math
 import numbers
+import os
+import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -56,14 +59,23 @@ def reason(error):
 
 
 class RankError(RuntimeError):
-    """Another process of a training on several ranks failed, hangs or has died. `rank` is its number."""
+    """Another process of a training on several ranks failed, hangs or has died. `rank` is its number; `is_told` whether
+    it has said so itself."""
 
-    def __init__(self, message: str, rank: int) -> None:
+    def __init__(self, message: str, rank: int, *, is_told: bool = False) -> None:
         super().__init__(message, rank)
-        self.rank = rank
+        self.rank, self.is_told = rank, is_told
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def warn_user(message):
+    """Warns, in the name of the line outside of this package that led here."""
+    package, frame, level = os.path.dirname(__file__) + os.sep, sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 class CheckpointError(ValueError):

@@ -16,6 +16,8 @@ from mpi4py import MPI
 
 import fastgd
 from fastgd import Adam, AdamW, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network, schedules
+from fastgd.callbacks import every
+from fastgd.data.mapped import RowReader
 from fastgd.distributed import mpi
 from fastgd.training.ranks import LEAST_BYTES, Ranks
 
@@ -128,7 +130,15 @@ def sharded():
     own = slice(RANK, rows, SIZE)
     network = Network(6, [Dense(8, "tanh"), Dense(2)], loss="mse", dtype="float64")
     alone = network.like()
-    network.fit(X[own], Y[own], batch_size=5 * SIZE, epochs=3, shuffle=False, parallel=mpi(sharded=True))
+    seen = []
+    history = network.fit(X[own], Y[own], batch_size=5 * SIZE, epochs=3, shuffle=False, parallel=mpi(sharded=True),
+                          callbacks=lambda run: seen.append((run.rows, run.rows_per_epoch)))  # fmt: skip
+    assert history.rows == [rows, 2 * rows, 3 * rows]
+    assert seen == ([(n, rows) for n in history.rows] if RANK == 0 else [])
+    for name, weight in (("sample_weight", np.ones(len(X[own]))), ("class_weight", {0: 2.0})):
+        classifier, labels = Network(6, [Dense(2)], loss="softmax_cross_entropy"), np.zeros(len(X[own]), int)
+        with pytest.raises(ValueError, match=name):
+            classifier.fit(X[own], labels, parallel=mpi(sharded=True), **{name: weight})
     per_rank = [np.arange(r, rows, SIZE) for r in range(SIZE)]
     order = np.concatenate([of[i : i + 5] for i in range(0, rows // SIZE, 5) for of in per_rank])
     alone.fit(X[order], Y[order], batch_size=5 * SIZE, epochs=3, shuffle=False)
@@ -168,6 +178,48 @@ def local_steps():
         same_on_all_ranks(network)
         np.testing.assert_allclose(network.parameters, start, rtol=0, atol=1e-11)
         np.testing.assert_allclose(history.loss, losses, rtol=1e-9)
+    alone, network = net(), net()  # a row, which the last rank has: the others make no step
+    for one, parallel in ((alone, None), (network, mpi(steps_between_syncs=2))):
+        one.fit(X[:1], Y[:1], optimizer=fastgd.SGD(0.1), epochs=1, parallel=parallel)
+    expected = ((SIZE - 1) * net().parameters + alone.parameters) / SIZE
+    np.testing.assert_allclose(network.parameters, expected, rtol=0, atol=1e-12)
+
+
+def mapped_files():
+    """Of mapped files a rank reads its own rows alone: in a file of its own, all others are NaN."""
+    rows, size = 2000, 30
+    x = np.random.default_rng(3).normal(size=(rows, 6))
+    y = x[:, :2] ** 2
+    is_known = np.isin(np.arange(rows), np.linspace(0, rows - 1, 256).astype(int))  # by the digest
+    is_known[rows * RANK // SIZE : rows * (RANK + 1) // SIZE] = True  # checked
+    for start in range(0, rows, size):
+        n = min(size, rows - start)
+        for a, b, k in ((RANK, RANK + 1, SIZE), (16 * RANK // SIZE, 16 * (RANK + 1) // SIZE, 16)):  # also of `exact`
+            is_known[start + n * a // k : start + n * b // k] = True
+    np.save(f"{FILE}{RANK}.npy", np.where(is_known[:, None], x, np.nan))
+    assert not is_known.all()
+    own, taken, take = np.load(f"{FILE}{RANK}.npy", mmap_mode="r"), [], RowReader.take
+
+    def counting(self, index, out=None):
+        taken.append(len(index))
+        return take(self, index, out)
+
+    options = {"batch_size": size, "epochs": 2, "shuffle": False}
+    for exact in (False, True):
+        network, alone = net(), net()
+        alone.fit(x, y, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                RowReader, "take", lambda self, index, out=None: taken.append(len(index)) or take(self, index, out)
+            )
+            network.fit(own, y, parallel=mpi(exact=exact), **options)
+        np.testing.assert_allclose(network.parameters, alone.parameters, rtol=0, atol=1e-12)
+        same_on_all_ranks(network)
+    assert sum(taken) < 1.2 * 4 * rows / SIZE  # of 2 runs of 2 epochs
+    bad = np.load(f"{FILE}{RANK}.npy", mmap_mode="c")
+    bad[1] = np.nan
+    with pytest.raises(fastgd.RankError if RANK else ValueError, match=r"'X': expected finite.* at index \(1, 0\)"):
+        net().fit(bad, y, parallel="mpi", **options)
 
 
 def followers():
@@ -256,6 +308,7 @@ def warns():
         warnings.simplefilter("always")
         net().fit(X, Y, batch_size=2 * SIZE, epochs=5, parallel="mpi")
     assert len(caught) == (RANK == 0)
+    assert all(warning.filename == __file__ for warning in caught)
     return str(caught[0].message) if RANK == 0 else None
 
 
@@ -271,16 +324,36 @@ def refuses():
         "optimizer": lambda: net().fit(X, Y, optimizer=Adam(1e-3 * (1 + odd)), parallel="mpi"),
         "batch_size": lambda: net().fit(X, Y, batch_size=20 + odd, parallel="mpi"),
         "epochs": lambda: net().fit(X, Y, epochs=3 + odd, parallel="mpi"),
+        "epochs of the network": lambda: trained(odd).fit(X, Y, parallel="mpi"),
+        "callbacks": lambda: net().fit(X, Y, callbacks=every(2 + odd, print), parallel="mpi"),
+        "checkpoint_every": lambda: net().fit(X, Y, checkpoint="x", checkpoint_every=1 + odd, parallel="mpi"),
+        "patience": lambda: net().fit(X, Y, patience=2 + odd, parallel="mpi"),
+        "outer_momentum": lambda: net().fit(X, Y, parallel=mpi(steps_between_syncs=2, outer_momentum=odd / 2)),
     }
     for name, call in cases.items():
         match = f"'{name}': expected the same on all ranks.*on rank {SIZE - 1}"
         with pytest.raises(ValueError, match=match):
             call()
     normed = Network(6, [Dense(3), BatchNorm(sync=True), Dense(2)], loss="mse")
-    for options in ({"exact": True}, {"steps_between_syncs": 2}):
-        with pytest.raises(ValueError, match=f"'sync': expected False in each BatchNorm with {next(iter(options))}"):
+    for options, name in (({"exact": True}, "'exact'"), ({"steps_between_syncs": 2}, "'sync'")):
+        with pytest.raises(ValueError, match=name):
             normed.fit(X, Y, parallel=mpi(**options))
     network.fit(X, Y, epochs=1, parallel="mpi")  # and goes on after them
+    rate = 1e-3 if odd else 1e-2
+    with pytest.raises(ValueError, match="'parameters at the end': expected the same"):
+        net().fit(X, Y, optimizer=Adam(lambda t: rate), epochs=1, parallel="mpi")
+    for bad in ("x", "x" if odd else 20):  # on all ranks, and on one
+        with pytest.raises((TypeError, fastgd.RankError), match="'batch_size'") as caught:
+            net().fit(X, Y, batch_size=bad, parallel="mpi")
+        assert caught.type is (fastgd.RankError if bad == 20 else TypeError)
+    network.fit(X, Y, optimizer=Adam(lambda t: 1e-3), epochs=1, parallel="mpi")  # and goes on after them
+    network.fit(X[: SIZE - 1], Y[: SIZE - 1], epochs=1, parallel="mpi")
+
+
+def trained(epochs):
+    network = net()
+    network.fit(X, Y, epochs=int(epochs))
+    return network
 
 
 def fault():

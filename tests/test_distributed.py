@@ -83,6 +83,10 @@ def test_a_run_is_resumed_with_any_number_of_ranks(ranks, tmp_path):
     run("resumed", ranks, tmp_path / "run.safetensors")
 
 
+def test_of_mapped_files_only_a_ranks_rows_are_read(tmp_path):
+    run("mapped_files", 2, tmp_path / "rows")
+
+
 def test_local_steps_are_resumed(tmp_path):
     run("resumed_local_steps", 2, tmp_path / "run.safetensors")
 

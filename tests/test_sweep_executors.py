@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 
 import loky
 import numpy as np
@@ -172,6 +173,27 @@ def test_an_error_of_all_trainings_is_raised(rows, temporary_files):
     with processes(initializer=die) as executor, pytest.raises(concurrent.futures.BrokenExecutor) as caught:
         fastgd.sweep(make(), *rows, {"seed": range(50)}, epochs=1, executor=executor)
     assert caught.value.__notes__ == ["No training of the sweep has results."]
+    assert not temporary_files()
+
+
+def test_an_executor_of_dask_without_workers_is_given_up(rows, monkeypatch, temporary_files):
+    """Its tasks would wait for ever. The first training ends; then there are no workers."""
+    monkeypatch.setattr(executors, "DESERTED_SECONDS", 0.2)
+
+    class Deserted(concurrent.futures.Executor):
+        _client = types.SimpleNamespace(nthreads=lambda: {} if Deserted.tasks > 1 else {"worker": 1})
+        tasks = 0
+
+        def submit(self, function, *arguments):
+            future = concurrent.futures.Future()
+            if arguments:
+                Deserted.tasks += 1
+            if Deserted.tasks < 2:
+                future.set_result(function(*arguments))
+            return future
+
+    found = fastgd.sweep(make(), *rows, {"seed": [1, 2, 3]}, epochs=1, executor=Deserted())
+    assert found.columns["error"] == ["", *2 * ["RuntimeError: no worker is left, they have died"]]
     assert not temporary_files()
 
 

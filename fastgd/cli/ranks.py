@@ -46,7 +46,7 @@ def silent_unless_root(function, *arguments):
 
 def stream_of_errors(error):
     """Where a rank prints an error: rank 1 speaks for rank 0 if that cannot."""
-    speaks = isinstance(error, RankError) and error.rank == 0 and not getattr(error, "is_on_all_ranks", False)
+    speaks = isinstance(error, RankError) and error.rank == 0 and not error.is_told
     return sys.__stderr__ if speaks and launched()[0] == 1 else sys.stderr
 
 
@@ -76,10 +76,9 @@ def agreed():
         yield "mpi"
     except Exception as error:
         failure, message = error, f"{type(error).__name__}: {error}"
-    messages = ranks.gather(message)
-    ranks.close()
+    try:
+        ranks.agree(message)
+    finally:
+        ranks.close()
     if failure is not None:
         raise failure
-    for rank, message in enumerate(messages):
-        if message is not None:
-            raise RankError(f"rank {rank}: {message}", rank)

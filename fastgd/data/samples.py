@@ -134,10 +134,12 @@ def with_targets(argument, network, data):
 
 
 def check_samples(
-    network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True, allow_negative=False
-):
+    network, x, y, sample_weight=None, *, names=("X", "y", "sample_weight"), finite=True, allow_negative=False,
+    share=None,
+):  # fmt: skip
     """The arrays as `Samples` for a network; nothing is copied. finite: whether to check that x is finite.
-    allow_negative: as in `check_weights`.
+    allow_negative: as in `check_weights`. share: (a, b, n) checks the values of the n-ths [a, b) of the rows of mapped
+    files only, since other processes check those of the others.
 
     Raises TypeError or ValueError that names the argument."""
     shape = network.output_shape
@@ -149,10 +151,21 @@ def check_samples(
             names[2], sample_weight, (len(x), *shape[:-1]), network.dtype, allow_negative=allow_negative
         )
     if finite:
-        check_inputs(names[0], x, network)
-    check_values(names[1], y, network.dtype, kernel.arrays["y"], shape[-1])
+        first, checked = _own(x, share)
+        check_values(names[0], checked, network.dtype, network.input_spec, network.vocabulary, first=first)
+    first, checked = _own(y, share)
+    check_values(names[1], checked, network.dtype, kernel.arrays["y"], shape[-1], first=first)
     rows = RowReader(y) if _are_cast_by_rows(network, x, y, kernel) else None
     return Samples(x, y, kernel, RowReader(x), rows, weight, is_scaled=not allow_negative)
+
+
+def _own(values, share):
+    """(number of the first row, rows) of the values that this process checks: see `check_samples`."""
+    if share is None or mapped(values) is None:
+        return 0, values
+    begin, end, parts = share
+    first = len(values) * begin // parts
+    return first, values[first : len(values) * end // parts]
 
 
 def _are_cast_by_rows(network, x, y, kernel):

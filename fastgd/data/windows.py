@@ -86,13 +86,14 @@ def shift_of_epoch(seed: int, epoch: int, shifts: int) -> int:
     return int(hashed[0]) % shifts
 
 
-def samples_of_windows(network, windows):
-    """Windows as `Samples` for training. Raises ValueError unless they suit the network."""
+def samples_of_windows(network, windows, share=None):
+    """Windows as `Samples` for training. share: as in `check_samples`. Raises ValueError unless they suit the
+    network."""
     T = windows.context
     windows.check_network("X", network)
     if network.input_shape != (T,):
         raise value_error("X", f"rows of shape {network.input_shape}", repr(windows))
     x, y = windows.at_all_positions()
-    samples = check_samples(network, x, y, names=("X", "y (the tokens of X)", ""))
+    samples = check_samples(network, x, y, names=("X", "y (the tokens of X)", ""), share=share)
     rows = windows.per_epoch
     return dataclasses.replace(samples, index=np.arange(rows) * T, shifts=len(x) - (rows - 1) * T)

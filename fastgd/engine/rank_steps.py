@@ -3,12 +3,12 @@ is the same on each."""
 
 import math
 import time
-import warnings
 
 import numpy as np
 
 from .._plan import STAGE
 from ..core.interrupts import Interrupted, held
+from ..errors import warn_user
 from .plan import GRADIENT_PHASES
 from .totals import penalty_value
 
@@ -36,6 +36,7 @@ class RankSteps:
         self._plan, self._buckets, self._pieces, self._updater = None, [], [], None
         self._weights, self._is_random = {}, False  # by numbers of rows: weights of losses; whether layers are random
         self._numbers = np.zeros(1)  # the loss
+        self._has_rows = True  # whether this rank has some of the minibatch
         self._made, self._computing, self._began = 0, 0.0, 0.0  # steps; seconds of arithmetic; when measuring began
 
     def _measured(self):
@@ -107,11 +108,10 @@ class RankSteps:
         step = 1e6 * (time.perf_counter() - self._began) / (JUDGED_STEPS - WARMING)
         own = 1e6 * self._computing / (JUDGED_STEPS - WARMING)
         if self.ranks.size * own < LEAST_GAIN * step:
-            warnings.warn(
+            warn_user(
                 f"{self.ranks.size} ranks take {step:,.0f} us for a step, of which the gradient of a rank's rows is "
                 f"{own:,.0f} us; one rank would take about {self.ranks.size * own:,.0f} us. Larger minibatches, or "
-                "steps_between_syncs, make ranks worth while",
-                stacklevel=2,
+                "steps_between_syncs, make ranks worth while"
             )
 
     def _step(self, steps, s):
@@ -131,7 +131,7 @@ class RankSteps:
         """Leaves the loss and the gradient of a minibatch, added over ranks. The sums of the last layers are under way
         while the gradients of earlier ones are computed."""
         start = time.perf_counter()
-        has_rows = self._load(plan, steps, s, self.ranks.rank)
+        self._has_rows = has_rows = self._load(plan, steps, s, self.ranks.rank)
         self._numbers[0] = self._run_first(plan, has_rows=has_rows)
         requests = [self.ranks.start_sum(self._numbers)]
         if not has_rows:
@@ -184,7 +184,8 @@ class RankSteps:
         for i in range(s, end):
             rows = int(steps.rows[i])
             own = rows * (self.ranks.rank + 1) // self.ranks.size - rows * self.ranks.rank // self.ranks.size
-            self._load(plan, steps, i, self.ranks.rank, is_local=True)
+            if not self._load(plan, steps, i, self.ranks.rank, is_local=True):  # no rows, no step
+                continue
             loss = self._run_first(plan)
             for stages, _ in self._buckets:
                 if len(stages):
@@ -300,7 +301,8 @@ class RankSteps:
                 self._updater = plan.make_updater(self.executor.lock, self.optimizer, known, "reduced_update")
                 if not self._updater.run_update(self.optimizer):
                     return False
-        if plan.phase("track"):
+        # Without rows, statistics are those of others, or stay as they are.
+        if plan.phase("track") and (self._has_rows or plan.combinations):
             plan.run("track")
         if is_counted:
             steps.count(s)

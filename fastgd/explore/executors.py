@@ -14,6 +14,7 @@ import contextlib
 import functools
 import pickle
 import queue
+import time
 import traceback
 
 from ..callbacks import Bar
@@ -26,6 +27,8 @@ from .sending import pickled, read, written
 # What a task returns if its worker could not open the file, the longest text of an error, and seconds between two
 # attempts to stop trainings.
 NO_FILE, ERROR_LENGTH, STOP_SECONDS = "no file", 100, 0.02
+# Seconds without a worker after which those of Dask are given up.
+DESERTED_SECONDS = 20.0
 
 
 def check_executor(executor):
@@ -225,12 +228,20 @@ def _results(executor_of, indices, tasks, data):
         index_of[future] = i
         future.add_done_callback(done.put)
 
+    is_deserted = _desertion(executor_of(indices[0]))
     try:
         for i in indices:
             submit(i, data[:2])
         values = None
         while index_of:
-            future = done.get()
+            try:
+                future = done.get(timeout=None if is_deserted is None else DESERTED_SECONDS / 10)
+            except queue.Empty:
+                if not is_deserted():
+                    continue
+                for i in index_of.values():
+                    yield i, None, RuntimeError("no worker is left, they have died")
+                return
             i = index_of.pop(future)
             try:
                 result = future.result()
@@ -245,6 +256,24 @@ def _results(executor_of, indices, tasks, data):
     finally:
         for future in index_of:
             future.cancel()
+
+
+def _desertion(executor):
+    """A function that tells whether an executor of Dask had workers and has had none for a while, which it would wait
+    for without end: a LocalCluster whose workers die often starts no others. None for other executors."""
+    client = getattr(executor, "_client", None)
+    if not hasattr(client, "nthreads"):
+        return None
+    had_workers, seen = False, time.monotonic()
+
+    def is_deserted():
+        nonlocal had_workers, seen
+        if client.nthreads():
+            had_workers, seen = True, time.monotonic()
+        return had_workers and time.monotonic() - seen > DESERTED_SECONDS
+
+    had_workers = bool(client.nthreads())
+    return is_deserted
 
 
 def _recovered(executor, tasks, data):

@@ -56,6 +56,11 @@ class EarlyStopping:
         self.best, self.waited, self.lowest, self.best_state = math.inf, 0, math.inf, None
 
     @property
+    def columns(self):
+        """Names of the metrics."""
+        return [metric.column for metric in self.metrics]
+
+    @property
     def is_needed(self):
         """Whether anything has to be done after an epoch."""
         may_stop = self.patience < math.inf or self.restore_best or self._has_monitor

@@ -151,10 +151,11 @@ def fit(
             raise value_error("optimizer", "one for minibatches, for an iterable of them", shown(optimizer))
         source, unweighted = Stream(self, X, epochs, allow_negative=allow_negative), None
     else:
+        share = None if team is None else team.own_parts()
         if is_of_windows:
-            samples = samples_of_windows(self, X)
+            samples = samples_of_windows(self, X, share)
         else:
-            samples = check_samples(self, X, y, sample_weight, allow_negative=allow_negative)
+            samples = check_samples(self, X, y, sample_weight, allow_negative=allow_negative, share=share)
         if validation_fraction is not None:
             if validation is not None:
                 raise value_error("validation_fraction", "None beside validation_data", shown(validation_fraction))
@@ -165,13 +166,13 @@ def fit(
             samples = check_class_weight(class_weight, samples, self.output_shape[-1], self.dtype)
         size = check_batch_size(batch_size, len(samples))
         if team is not None:
-            size = team.own_rows(batch_size, size, has_weights=samples.weight is not None)
+            size = team.own_rows(batch_size, size, sample_weight=sample_weight, class_weight=class_weight)
         if optimizer.takes_all_rows:
             size, shuffle = len(samples), False
         least, layer = self.least_rows
         if size < least:
             raise value_error("batch_size", f"at least {least} rows for {layer!r}", size)
-        source = Minibatches(self, samples, size, shuffle=shuffle)
+        source = Minibatches(self, samples, size, shuffle=shuffle, share=share)
     checked = [self.loss_function.adapted(metric) for metric in check_metrics("metrics", metrics)]
     if checked and unweighted is None and validation is None:
         raise value_error("metrics", "none without validation data for an iterable of minibatches", shown(metrics))

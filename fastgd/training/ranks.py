@@ -7,18 +7,21 @@ Gbit/s a step then takes 0.94 of the time."""
 import atexit
 import collections
 import pickle
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
 from ..core.interrupts import Interrupted
 from ..core.types import Array
-from ..errors import RankError, value_error
+from ..errors import RankError, value_error, warn_user
 from .sums import MOST_RANKS, Sum
+
+E = TypeVar("E", bound=Exception)
 
 # While an array of so many bytes is being added, the thread that answers looks so often (s), and goes on with the sum.
 LARGE_BYTES, SHORT_LOOK = 2**20, 1e-3
@@ -31,14 +34,24 @@ TESTS, BUSY, NAP = 64, 2e-3, 5e-5
 # Seconds within which a living rank answers; within which it does when mpiexec is about to end it, after a quarter of a
 # second; which one that failed gives the others to learn it; between two looks of the thread that answers.
 ANSWER, HURRY, FAREWELL, LOOK = 3.0, 0.1, 1.0, 0.01
+# Seconds after which a rank that waits for the others to come says so.
+LATE = 20.0
+
+
+# An address in the repr of a function, which differs between processes.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class Ranks:
     """rank, size: the number of this process, and of all. It serves for one run."""
 
     def __init__(self, comm: "MPI.Intracomm", timeout: float) -> None:
-        self.comm, self._alarms, self._timeout = comm.Dup(), comm.Dup(), timeout
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise RuntimeError("MPI: expected the thread level MPI_THREAD_MULTIPLE, since a thread of each answers the "
+                               f"others, got level {MPI.Query_thread()} (see mpi4py.rc.thread_level)")  # fmt: skip
         self.rank, self.size = comm.rank, comm.size
+        self.comm, self._alarms, self._timeout = _duplicate(comm), _duplicate(comm), timeout
+        self.has_agreed = False  # whether `agree` was called
         self.signals: Sequence[Any] = ()  # deferred ones, which end a wait
         self._sent: list[Any] = []
         self._answered: set[int] = set()
@@ -109,16 +122,22 @@ class Ranks:
         """Copies an array of rank 0 to all ranks."""
         self.wait([self.comm.Ibcast(array, 0)])
 
+    def agree(self, failure: str | None) -> None:
+        """Ends what each rank does for itself before they work together; all call it. failure: why this rank cannot go
+        on, or None. If any cannot, it raises RankError on the others."""
+        self.has_agreed = True
+        for rank, text in enumerate(self.gather(failure)):
+            if text is not None and failure is None:
+                raise on_all_ranks(RankError(f"rank {rank}: {text}", rank, is_told=True))
+
     def check_same(self, named: dict[str, Any]) -> None:
         """Raises ValueError on all ranks, which names what differs, unless all have the same values."""
-        values = self.gather({name: repr(value) for name, value in named.items()})
+        values = self.gather({name: ADDRESS.sub("", repr(value)) for name, value in named.items()})
         for name, first in values[0].items():
             for rank, own in enumerate(values):
                 if own.get(name) != first:
                     expected = f"the same on all ranks: {first} on rank 0"
-                    error = value_error(name, expected, f"{own[name]} on rank {rank}")
-                    error.is_on_all_ranks = True
-                    raise error
+                    raise on_all_ranks(value_error(name, expected, f"{own[name]} on rank {rank}"))
 
     # ---- waiting, and failures
 
@@ -190,13 +209,11 @@ class Ranks:
                     elif tag == ANSWERED:
                         self._answered.add(source)
                     elif self._failure is None:
-                        failure = self._broken(f"rank {source}: {message}", source)
-                        failure.is_on_all_ranks = True
-                        self._failure = failure
+                        self._failure = self._broken(f"rank {source}: {message}", source, is_told=True)
 
-    def _broken(self, message, rank):
+    def _broken(self, message, rank, *, is_told=False):
         self._abort_at_exit()
-        return RankError(message, rank)
+        return RankError(message, rank, is_told=is_told)
 
     def dead(self) -> list[int]:
         """The other ranks that do not answer in a hurry. Raises what another one has told. All living ranks must call
@@ -219,3 +236,24 @@ class Ranks:
     def _abort(self, earliest):
         time.sleep(max(0.0, earliest - time.monotonic()))
         self.comm.Abort(1)
+
+
+def on_all_ranks(error: "E") -> "E":
+    """The exception, marked as one that all ranks raise at the same point."""
+    error.is_on_all_ranks = True  # type: ignore[attr-defined]
+    return error
+
+
+def _duplicate(comm):
+    """A communicator of the same ranks, for messages of its own. It waits outside of MPI, where signals are handled,
+    until all ranks have come."""
+    made, request = comm.Idup()
+    started, is_told = time.monotonic(), False
+    while not request.Test():
+        waited = time.monotonic() - started
+        if waited > BUSY:
+            time.sleep(NAP)
+        if waited > LATE and not is_told:
+            is_told = True
+            warn_user(f"rank {comm.rank} waits for the others to call fit: have they ended?")
+    return made

@@ -91,7 +91,8 @@ class Run(ForUsers):
     optimizer's steps from its first one."""
 
     _internal = frozenset({
-        "first_epoch", "first_row", "first_step", "go", "outer", "pauses_at", "prepare", "settings", "source", "state"
+        "callbacks_due", "checkpoint_every", "early_stopping", "first_epoch", "first_row", "first_step", "go", "outer",
+        "prepare", "settings", "source", "state"
     })  # fmt: skip
 
     step: int
@@ -118,7 +119,8 @@ class Run(ForUsers):
     ) -> None:
         self._network, self._optimizer, self._history, self.epochs = network, optimizer, History(), epochs
         self._source, self._early_stopping, self._bar = source, early_stopping, bar
-        self.rows_per_epoch = source.rows
+        self._shards = 1 if team is None else team.shards  # how many ranks have other rows, as many as this one
+        self.rows_per_epoch = None if source.rows is None else source.rows * self._shards
         self._checkpoint, self._checkpoint_every = checkpoint_path, checkpoint_every
         self._final_state = None  # the network's last state, if the best one has replaced it
         self._checkpoint_file = checkpoint_path and os.path.abspath(checkpoint_path)  # a callback may change the folder
@@ -171,9 +173,17 @@ class Run(ForUsers):
         return len(self._history.loss)
 
     @property
-    def pauses_at(self) -> tuple[Any, ...]:
-        """When the run pauses: whether at the ends of epochs, and after how many minibatches."""
-        return self._early_stopping.is_needed, len(self._functions), self._checkpoint_every
+    def early_stopping(self) -> EarlyStopping:
+        return self._early_stopping
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        return self._checkpoint_every
+
+    @property
+    def callbacks_due(self) -> list[str]:
+        """When each callback is called."""
+        return ["each epoch" for _ in self._epoch_callbacks] + [f"every {steps}" for *_, steps in self._step_callbacks]
 
     @property
     def loss(self) -> float:
@@ -194,7 +204,7 @@ class Run(ForUsers):
     @property
     def rows_in_epoch(self) -> int:
         """Number of rows trained on in the current epoch."""
-        return int(self._sums[1])
+        return int(self._sums[1]) * self._shards
 
     @property
     def rows(self) -> int:
@@ -266,6 +276,8 @@ class Run(ForUsers):
                     self._train_on_arrays()
             history.stopped = history.stopped or "epochs"
             self._finish()
+            if self._team is not None:
+                self._team.end(network)
         except (KeyboardInterrupt, SystemExit, RankError) as error:
             with held(pass_on=False):  # a second Ctrl-C must not interrupt the save
                 self._undo_epoch_end()
@@ -415,7 +427,7 @@ class Run(ForUsers):
             seconds.append(steps.times.item(end) - self._started)
             end += 1
         rates, new, before = piece.epoch_rates[first:end], end - first, self._rows_before
-        rows = [before + (i + 1) * self._source.rows for i in range(new)]
+        rows = [before + (i + 1) * self._source.rows * self._shards for i in range(new)]
         # All of this or nothing: Python handles signals at calls and jumps, and here there are none.
         history.loss += losses
         history.learning_rate += rates

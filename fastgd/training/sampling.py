@@ -30,10 +30,13 @@ class Minibatches:
     is_shuffled         whether the order of the rows is random
     epoch, position     the epoch of the next minibatch, and how many minibatches of that epoch are done
 
+    share: (a, b, n) if this process trains on the n-ths [a, b) of the rows of each minibatch alone; where rows are
+    gathered, others are not read, and are 0.
+
     The rows of an epoch and their order depend on the seed and the number of the epoch alone; without `shuffle` it is
     the order of the data."""
 
-    def __init__(self, network, samples, batch_size, *, shuffle):
+    def __init__(self, network, samples, batch_size, *, shuffle, share=None):
         self.network, self.samples, self.size, self.shuffle = network, samples, batch_size, shuffle
         self.epoch, self.position, self.rows = network.epochs, 0, len(samples)
         x = samples.x
@@ -52,7 +55,7 @@ class Minibatches:
         if not self.is_in_place:
             rows = STAGED_BYTES // ((x[0].size + y[0].size) * network.dtype.itemsize)
         self.limit = max(1, min(PIECE_STEPS, rows // batch_size))
-        self._order, self._order_of = None, None
+        self._order, self._order_of, self._share = None, None, share
 
     def lay_out(self, plan, optimizer, sums, last_epoch, *, whole_epochs):
         """Returns the next steps: up to the end of epoch `last_epoch` - 1, or of the current epoch if not
@@ -69,11 +72,9 @@ class Minibatches:
             with np.errstate(all="ignore"):
                 weights = (weights / losses).astype(plan.dtype)
         if not self.is_in_place:
-            x = samples.rows.take(index, np.empty((len(index), *x.shape[1:]), plan.dtype))
-            if y is not None:
-                y = y[index]
-            else:
-                y = samples.target_rows.take(index, np.empty((len(index), *samples.y.shape[1:]), self.y_dtype))
+            own = None if self._share is None else np.flatnonzero(_are_of_share(rows, *self._share))
+            x = _gathered(samples.rows, index, own, plan.dtype)
+            y = y[index] if y is not None else _gathered(samples.target_rows, index, own, self.y_dtype)
         elif self.size == 1 or not (self.is_shuffled or samples.index is not None):  # rows of a step lie side by side
             starts = index[starts]
         else:
@@ -101,6 +102,24 @@ class Minibatches:
         number of steps in `ends`."""
         ended = bisect.bisect_right(ends, s)
         return self.epoch + ended, s - int(ends[ended - 1]) if ended else self.position + s
+
+
+def _gathered(reader, index, own, dtype):
+    """The rows `index` that a reader gives, cast; of these only the rows `own`, the others 0, unless that is None."""
+    shape = reader.x.shape[1:]
+    if own is None:
+        return reader.take(index, np.empty((len(index), *shape), dtype))
+    rows = np.zeros((len(index), *shape), dtype)  # memory that is not written takes no pages
+    if len(own):
+        rows[own] = reader.take(index[own], np.empty((len(own), *shape), dtype))
+    return rows
+
+
+def _are_of_share(sizes, begin, end, parts):
+    """Whether each row of minibatches of these sizes is one of the parts [begin, end) of its minibatch."""
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    low, high = np.repeat(sizes * begin // parts, sizes), np.repeat(sizes * end // parts, sizes)
+    return (low <= within) & (within < high)
 
 
 @functools.lru_cache(8)

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 import pathlib
+import pickle
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,11 +17,12 @@ from ..core.config import __version__
 from ..core.interrupts import Terminated, sigterm_raises
 from ..distributed import EXACT_PARTS, Mpi, check_parallel
 from ..engine.rank_steps import RankSteps
-from ..errors import DivergenceError, RankError, value_error
+from ..errors import DivergenceError, RankError, shown, type_error, value_error
 from ..layers.normalization import BatchNorm
 from .sampling import Minibatches
 
 if TYPE_CHECKING:
+    from ..network import Network
     from .run import Run
 
 
@@ -42,6 +45,18 @@ class Team:
         return bool(self.ranks.rank == 0)
 
     @property
+    def shards(self) -> int:
+        """How many ranks have rows of their own; 1 if all have the same rows."""
+        return int(self.ranks.size) if self.settings.sharded else 1
+
+    def own_parts(self) -> tuple[int, int, int] | None:
+        """(a, b, n): of each n-th of the rows of a minibatch, this rank takes [a, b); None if it has only its own."""
+        if self.settings.sharded:
+            return None
+        rank, size = self.ranks.rank, self.ranks.size
+        return self.parts * rank // size, self.parts * (rank + 1) // size, self.parts
+
+    @property
     def local_steps(self) -> list[float] | None:
         """How many steps ranks make alone, and the options of the outer step; None if they make none."""
         its = self.settings
@@ -49,36 +64,47 @@ class Team:
             return None
         return [its.steps_between_syncs, its.outer_learning_rate, its.outer_momentum]
 
-    def own_rows(self, given: int | None, size: int, *, has_weights: bool) -> int:
-        """Rows of minibatches of a rank's data: of `size`, or of its share of them if it has only its own rows."""
+    def own_rows(self, given: int | None, size: int, **weights: object) -> int:
+        """Rows of minibatches of a rank's data: of `size`, or of its share of them if it has only its own rows.
+        weights: the arguments of `fit` that give rows weights."""
         if not self.settings.sharded:
             return size
-        if has_weights:
-            raise value_error("sample_weight", "none with sharded rows, whose mean weight no rank knows", "weights")
+        for name, weight in weights.items():
+            if weight is not None:
+                raise value_error(name, "None with sharded rows, whose mean weight no rank knows", shown(weight))
         if given is not None and given % self.ranks.size:
             raise value_error("batch_size", f"a multiple of {self.ranks.size}, the number of ranks", given)
         return size if given is None else min(size, given // self.ranks.size)
 
     def check(self, run: "Run") -> None:
         """Raises on all ranks unless all have the same versions, network, optimizer, data and options."""
-        settings, network, optimizer = self.settings, run.network, run.optimizer
+        self.ranks.agree(None)
+        settings = self.settings
+        network, optimizer, stopping = run.network, run.optimizer, run.early_stopping
         same = {
             "fastgd": __version__, "numpy": np.__version__, "machine": platform.machine(), "layers": network.layers,
             "input_shape": network.input_shape, "loss": network.loss_function, "l1": network.l1, "l2": network.l2,
             "dtype": network.dtype, "seed": network.seed, "backend": network.backend, "optimizer": optimizer,
             "rows": run.source.rows, "batch_size": run.source.size, "shuffle": run.source.shuffle,
             "epochs": run.epochs, "steps_between_syncs": settings.steps_between_syncs, "exact": settings.exact,
-            "bucket_bytes": settings.bucket_bytes, "sharded": settings.sharded, "pauses": run.pauses_at,
-            "minibatches": optimizer.minibatches,
+            "outer_learning_rate": settings.outer_learning_rate, "outer_momentum": settings.outer_momentum,
+            "bucket_bytes": settings.bucket_bytes, "sharded": settings.sharded, "metrics": stopping.columns,
+            "validation": stopping.validation is not None, "monitor": stopping.monitor, "patience": stopping.patience,
+            "tolerance": stopping.tolerance, "restore_best": stopping.restore_best,
+            "checkpoint_every": run.checkpoint_every, "callbacks": run.callbacks_due,
+            "minibatches of the optimizer": optimizer.minibatches, "epochs of the network": network.epochs,
+            "minibatches of the network": network.minibatches,
         }  # fmt: skip
         if not settings.sharded and isinstance(run.source, Minibatches):
             same["data"] = run.source.samples.digest(network.dtype)
         self.ranks.check_same(same)
         leaves = (leaf for _, leaf, _ in network.body.leaves("", network.input_shape))
-        has_sync = any(isinstance(leaf, BatchNorm) and leaf.sync for leaf in leaves)
-        if has_sync and (settings.exact or settings.steps_between_syncs > 1):
-            name = "exact" if settings.exact else "steps_between_syncs"
-            error = value_error("sync", f"False in each BatchNorm with {name}", True)
+        error = None
+        if settings.exact and network.statistics:
+            error = value_error("exact", "False for networks with statistics, which are of a rank's rows", True)
+        elif settings.steps_between_syncs > 1 and any(isinstance(leaf, BatchNorm) and leaf.sync for leaf in leaves):
+            error = value_error("sync", "False in each BatchNorm with steps_between_syncs", True)
+        if error is not None:
             error.is_on_all_ranks = True
             raise error
 
@@ -117,11 +143,19 @@ class Team:
     def follow_root(self, run: "Run", call: Callable[[], None]) -> None:
         """Makes a call on rank 0 that may change the learning rate or the network, or stop the run."""
         optimizer, network = run.optimizer, run.network
-        before, version = optimizer.changes, network.executor.version
+        before, version, minibatches = optimizer.changes, network.executor.version, optimizer.minibatches
 
         def changes():
             call()
+            if optimizer.minibatches != minibatches:
+                expected = "functions that leave run.optimizer's steps to the run, which makes them on all ranks"
+                raise value_error("callbacks", expected, "one that made a step")
             rate = optimizer.learning_rate if optimizer.changes != before else None
+            try:
+                pickle.dumps(rate)
+            except Exception as error:
+                expected = "a number, a schedule or what pickle can send, for all ranks"
+                raise type_error("learning_rate", expected, shown(rate)) from error
             return run.history.stopped, rate, network.executor.version != version
 
         stopped, rate, has_trained = self.from_root(changes)
@@ -131,6 +165,13 @@ class Team:
                 optimizer.learning_rate = rate
         if has_trained:
             self.ranks.share_from_root(network.state)
+            self.ranks.share_from_root(network.counter)
+
+    def end(self, network: "Network") -> None:
+        """Raises on all ranks unless all have the same parameters at the end. Functions of the user, such as a learning
+        rate, may have told them apart."""
+        digest = hashlib.sha256(network.parameters.tobytes()).hexdigest()[:16]
+        self.ranks.check_same({"parameters at the end": digest})
 
 
 def on_all_ranks(fit: F) -> F:
@@ -154,9 +195,14 @@ def on_all_ranks(fit: F) -> F:
                 raise RankError(f"rank {', '.join(map(str, dead))}: no answer; it has died", dead[0]) from error
             raise
         except BaseException as error:
-            if not (isinstance(error, (DivergenceError, RankError)) or getattr(error, "is_on_all_ranks", False)):
-                ranks.tell_failure(f"{type(error).__name__}: {error}")
-            ranks.close(is_failure=True)
+            is_on_all = isinstance(error, DivergenceError) or getattr(error, "is_on_all_ranks", False)
+            text = f"{type(error).__name__}: {error}"
+            if not ranks.has_agreed and isinstance(error, Exception):
+                ranks.agree(text)
+                is_on_all = True
+            elif not (is_on_all or isinstance(error, RankError)):
+                ranks.tell_failure(text)
+            ranks.close(is_failure=not is_on_all)
             raise
         ranks.close()
         return result
