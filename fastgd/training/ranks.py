@@ -28,6 +28,12 @@ TESTS, BUSY, NAP = 64, 2e-3, 5e-5
 # second; which one that failed gives the others to learn it; between two looks of the thread that answers.
 ANSWER, HURRY, FAREWELL, LOOK = 3.0, 0.1, 1.0, 0.01
 
+# What helps if an argument differs between ranks.
+ADVICE = {
+    "data": " (seed random numbers alike, or give sharded=True for rows of its own; these are digests)",
+    "rows": " (with sharded=True each rank brings as many)",
+}
+
 
 class Ranks:
     """rank, size: the number of this process, and of all. It serves for one run."""
@@ -101,7 +107,7 @@ class Ranks:
         for name, first in values[0].items():
             for rank, own in enumerate(values):
                 if own.get(name) != first:
-                    expected = f"the same on all ranks: {first} on rank 0"
+                    expected = f"the same on all ranks{ADVICE.get(name, '')}: {first} on rank 0"
                     error = value_error(name, expected, f"{own[name]} on rank {rank}")
                     error.is_on_all_ranks = True
                     raise error
