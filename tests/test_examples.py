@@ -1,4 +1,4 @@
-"""The scripts and the notebook in examples/, on data that need no download."""
+"""The scripts and the notebooks in examples/, on data that need no download."""
 
 import pathlib
 import runpy
@@ -6,6 +6,7 @@ import runpy
 import nbclient
 import nbformat
 import numpy as np
+import pytest
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
@@ -69,14 +70,62 @@ def test_the_oscillation_is_found_with_its_error_bars(tmp_path):
     assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_notebook_runs_and_shows_pictures():
-    notebook = nbformat.read(EXAMPLES / "sweep.ipynb", as_version=4)
+def executed(name, *changes):
+    """The code cells of a notebook and all that they printed; changes: (text, other text) in its source."""
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)
+    for old, new in changes:
+        assert sum(cell.source.count(old) for cell in notebook.cells) == 1
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+    nbclient.NotebookClient(notebook, timeout=300, coalesce_streams=True).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in cells)
-    nbclient.NotebookClient(notebook, timeout=300).execute()
-    shown = [[kind for output in cell.outputs for kind in output.get("data", ())] for cell in cells]
-    assert sum("image/png" in kinds for kinds in shown) == 4
-    assert sum("text/html" in kinds for kinds in shown) == 3  # the network, the history, the sweep
     texts = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
     assert "Warning" not in texts
+    return cells, texts
+
+
+def count_shown(cells, kind):
+    return sum(kind in output.get("data", ()) for cell in cells for output in cell.outputs)
+
+
+def test_the_notebook_runs_and_shows_pictures():
+    cells, texts = executed("sweep.ipynb")
+    assert count_shown(cells, "image/png") == 4
+    assert count_shown(cells, "text/html") == 3  # the network, the history, the sweep
     assert float(texts.split("'accuracy': ")[1].split("}")[0]) > 0.95
+
+
+def test_the_notebook_of_a_table():
+    cells, texts = executed("tabular.ipynb")
+    assert count_shown(cells, "image/png") == 2
+    assert count_shown(cells, "text/html") == 4  # the table, the preprocessing, the network, the sweep
+    errors = [float(line.split()[-1]) for line in texts.splitlines() if " rmse " in line]
+    mean, linear, large, five = errors
+    assert five < linear < 60 < 65 < min(mean, large)
+
+
+def test_the_notebook_of_pictures():
+    """On the digits, also where the garments are installed."""
+    cells, texts = executed("images.ipynb", ("/usr/share/datasets/fashion-mnist", "no folder"))
+    assert count_shown(cells, "image/png") == 6
+    assert count_shown(cells, "text/html") == 2  # the network, the history
+    accuracies = [float(line.split()[-1]) for line in texts.splitlines() if "pixels: accuracy" in line]
+    assert accuracies[0] > 0.9 > 0.6 > accuracies[-1]
+
+
+def test_the_notebook_of_a_text():
+    """For an epoch instead of three."""
+    cells, texts = executed("text.ipynb", ("epochs = 32, 16, 3", "epochs = 32, 16, 1"))
+    assert count_shown(cells, "image/png") == 2
+    assert count_shown(cells, "text/html") == 2
+    bits = [float(line.split()[3]) for line in texts.splitlines() if line.startswith("bits a byte")]
+    assert 1.8 < bits[0] < 2.6  # ln 1000 nats a piece, before the training, are 3.5
+
+
+@pytest.mark.parametrize("name", ["tabular.ipynb", "images.ipynb", "text.ipynb"])
+def test_what_is_stored_is_what_the_cells_show(name):
+    """Each was run once, from top to bottom, without an error; it is small."""
+    cells = [cell for cell in nbformat.read(EXAMPLES / name, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert (EXAMPLES / name).stat().st_size < 200_000

@@ -8,6 +8,7 @@ import pytest
 
 import fastgd
 from fastgd import Adam, Dense, Dropout, History, Network, Sequential
+from fastgd.core.html import html_table
 
 
 class Cells(html.parser.HTMLParser):
@@ -65,6 +66,22 @@ def test_a_sweep_is_a_table_of_its_trainings(rng):
     assert header == list(sweep.columns)
     assert [row[0] for row in rows] == [f"{sweep.settings[i]['learning_rate']:.4g}" for i in sweep.order()[:30]]
     assert "31 trainings, of which the best 30" in sweep._repr_html_()
+
+
+def test_a_preprocessing_is_a_table_of_its_columns():
+    table = {"<b>size</b>": [1.0, None, 3.0], "kind": ["x", "y", "x"], "price": [1.5, 2.5, 3.5]}
+    prep = fastgd.tables.Preprocessing.of(table, "price")
+    header, *rows = Cells(prep._repr_html_()).rows
+    assert header == ["column", "kind", "features"]
+    assert rows == [["<b>size</b>", "numbers", "2"], ["kind", "categories", "2"]]
+    assert "<b>" not in prep._repr_html_()
+
+
+def test_figures_stand_at_the_right_and_texts_at_the_left():
+    shown = html_table("<i>", ["name", "n"], [["a", "1,000"], ["2", "..."], ["nan", ""]])
+    assert shown.count("text-align: left") == shown.count("text-align: right") == 4
+    assert "<i>" not in shown
+    assert Cells(html_table("none", ["name", "n"], [])).rows == [["name", "n"]]
 
 
 def test_a_history_names_whole_numbers():

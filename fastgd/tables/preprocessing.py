@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.for_users import ForUsers
+from ..core.html import html_table
 from ..core.types import Array, Shape
 from ..errors import choose, shown, value_error
 from .categories import Categories
@@ -277,6 +278,10 @@ class Preprocessing(ForUsers):
     def __repr__(self) -> str:
         kind = "numbers" if self.target.classes is None else f"{len(self.target.classes)} classes"
         return f"Preprocessing({self.n_features} features of {len(self.columns)} columns, {self.target.name!r}: {kind})"
+
+    def _repr_html_(self) -> str:
+        rows = [(column.name, type(column).__name__.lower(), column.width) for column in self.columns]
+        return html_table(repr(self), ["column", "kind", "features"], rows)
 
 
 def learn(table: Table, target: str, **options: Any) -> tuple[Preprocessing, list[str]]:

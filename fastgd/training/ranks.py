@@ -37,9 +37,14 @@ ANSWER, HURRY, FAREWELL, LOOK = 3.0, 0.1, 1.0, 0.01
 # Seconds after which a rank that waits for the others to come says so.
 LATE = 20.0
 
-
 # An address in the repr of a function, which differs between processes.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+# What helps if an argument differs between ranks.
+ADVICE = {
+    "data": " (seed random numbers alike, or give sharded=True for rows of its own; these are digests)",
+    "rows": " (with sharded=True each rank brings as many)",
+}
 
 
 class Ranks:
@@ -136,7 +141,7 @@ class Ranks:
         for name, first in values[0].items():
             for rank, own in enumerate(values):
                 if own.get(name) != first:
-                    expected = f"the same on all ranks: {first} on rank 0"
+                    expected = f"the same on all ranks{ADVICE.get(name, '')}: {first} on rank 0"
                     raise on_all_ranks(value_error(name, expected, f"{own[name]} on rank {rank}"))
 
     # ---- waiting, and failures
