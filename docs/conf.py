@@ -1,11 +1,14 @@
 """Settings of the documentation site: `sphinx-build -W docs build/site` runs every page and writes the site."""
 
+import os
 import pathlib
 import sys
 
 import fastgd
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "extensions"))
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE / "extensions"))
+os.environ["MATPLOTLIBRC"] = str(HERE / "style" / "matplotlibrc")  # for the kernels that run the pages
 
 project = "fastgd"
 author = "the fastgd developers"
