@@ -28,10 +28,10 @@ def docstring(thing):
     """The docstring of what a user meets. The formula of an activation or a loss stands at its kernel."""
     if not _is_choice(thing):
         return inspect.getdoc(thing) or ""
-    for source in (getattr(thing, "kernels", ()) or (), [getattr(thing, "forward", None)]):
-        texts = [inspect.cleandoc(kernel.__doc__) for kernel in source if kernel is not None and kernel.__doc__]
-        if texts:
-            return texts[0]
+    kernels = [*(getattr(thing, "kernels", None) or ()), getattr(thing, "forward", None)]
+    texts = [inspect.cleandoc(kernel.reference.__doc__) for kernel in kernels if kernel is not None]
+    if texts:
+        return "\n\n".join(reversed(texts))  # the last one takes targets as they are, others are special cases
     return getattr(thing, "formula", "") or inspect.cleandoc(getattr(thing, "function", _is_choice).__doc__ or "")
 
 
