@@ -14,7 +14,6 @@ import types
 import pytest
 from test_sources import bodies, fields_of, structs
 
-import fastgd
 from fastgd.cli.parser import parser
 from fastgd.engine.plan import PHASES
 from fastgd.layers.base import LAYERS
@@ -45,9 +44,9 @@ def commands(page):
     shell = "".join(block for language in ("", "console", "bash") for block in blocks(page, language))
     cells = re.findall(r"^!(.*)", "".join(blocks(page, "{code-cell}")), re.MULTILINE)
     for line in [*shell.replace("\\\n", " ").splitlines(), *cells]:
-        words = shlex.split(line, comments=True) if re.search(r"\bfastgd [a-z]", line) else []
-        if "fastgd" in words:
-            own = words[words.index("fastgd") + 1 :]
+        command = re.search(r"(?:^|^\$ |&& |^mpiexec.* )fastgd ([a-z].*)", line)
+        if command:
+            own = shlex.split(command[1], comments=True)
             yield own[: next((i for i, word in enumerate(own) if word in ("&&", "|", ">")), None)]
 
 
