@@ -1,0 +1,182 @@
+"""The directive `names`: what a module offers, from its docstrings.
+
+    .. names:: fastgd.losses
+       :only: huber mae
+
+gives a table of the names in `__all__` of the module (or of those after `only`, or all but those after `without`) with
+their first sentences, and an entry for each: signature, docstring, and for classes the methods for users. The docstrings
+of fastgd are plain text, not reStructuredText: this module makes paragraphs, lists of arguments and tables of them, and
+of text in backticks a link if there is an entry of that name.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import re
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx import addnodes
+from sphinx.util.docutils import SphinxDirective
+
+ARGUMENT = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")  # "batch_size, epochs: what they are"
+ROW = re.compile(r"(\S+(?:, \S+)*) {2,}(\S.*)")  # "name      what it is"
+SENTENCE = re.compile(r"(?<=[^.\s][.])\s+(?=[A-Z`\"])|\n\s*\n|: *\n")
+
+
+def docstring(thing):
+    """The docstring of what a user meets. The formula of an activation or a loss stands at its kernel."""
+    if not _is_choice(thing):
+        return inspect.getdoc(thing) or ""
+    kernels = [*(getattr(thing, "kernels", None) or ()), getattr(thing, "forward", None)]
+    texts = [inspect.cleandoc(kernel.reference.__doc__) for kernel in kernels if kernel is not None]
+    if texts:
+        return "\n\n".join(reversed(texts))  # the last one takes targets as they are, others are special cases
+    return getattr(thing, "formula", "") or inspect.cleandoc(getattr(thing, "function", _is_choice).__doc__ or "")
+
+
+def _is_choice(thing):
+    """An activation, a loss, a metric, an initializer: an object with a name and parameters."""
+    return dataclasses.is_dataclass(thing) and not isinstance(thing, type) and hasattr(thing, "parameters")
+
+
+def signature(thing):
+    """Arguments and their defaults, without types: the docstrings name them in words."""
+    if _is_choice(thing):
+        return f"({', '.join(f'{name}={value!r}' for name, value in thing.parameters.items())})"
+    try:
+        found = inspect.signature(thing)
+    except (TypeError, ValueError):
+        return "()"
+    arguments = [p.replace(annotation=p.empty) for p in found.parameters.values() if p.name != "self"]
+    text = str(inspect.Signature(arguments))
+    return re.sub(r"<factory>|<[^<>]*>", "...", text)
+
+
+def members(cls, listed):
+    """The methods and properties of a class that are for users, also those of bases that have no entry."""
+    offered = set(dir(cls))
+    for base in cls.__mro__:
+        if not base.__module__.startswith("fastgd") or (base is not cls and base in listed):
+            continue
+        for name, value in vars(base).items():
+            if name[0] != "_" and name in offered and inspect.getdoc(value):
+                if isinstance(value, property) or inspect.isroutine(value):
+                    offered.discard(name)
+                    yield name, value
+
+
+class Names(SphinxDirective):
+    required_arguments = 1
+    option_spec = {"only": str.split, "without": str.split, "qualify": str}  # noqa: RUF012
+
+    def run(self):
+        module = importlib.import_module(self.arguments[0])
+        prefix = self.options.get("qualify", self.arguments[0])
+        names = self.options.get("only") or [n for n in module.__all__ if n not in self.options.get("without", ())]
+        things = {name: getattr(module, name) for name in names}
+        entries = [self.entry(prefix, name, thing, things.values()) for name, thing in things.items()]
+        return [self.table(prefix, things), *(node for group in entries for node in group)]
+
+    def table(self, prefix, things):
+        body = nodes.tbody()
+        for name, thing in things.items():
+            first = SENTENCE.split(docstring(thing), maxsplit=1)[0]
+            row = nodes.row("", nodes.entry("", nodes.paragraph("", "", self.link(name, f"{prefix}.{name}"))))
+            row += nodes.entry("", nodes.paragraph("", "", *self.inline(" ".join(first.split()))))
+            body += row
+        group = nodes.tgroup("", nodes.colspec(colwidth=30), nodes.colspec(colwidth=70), body, cols=2)
+        return nodes.table("", group, classes=["names"])
+
+    def entry(self, prefix, name, thing, listed):
+        isclass, callable_ = isinstance(thing, type), callable(thing)
+        kind = "class" if isclass else "function" if callable_ and not _is_choice(thing) else "data"
+        made = self.declare(kind if kind != "data" or not thing_has_arguments(thing) else "function",
+                            f"{prefix}.{name}{signature(thing) if callable_ else ''}")
+        content = made[-1][-1]
+        content += self.text(docstring(thing))
+        for member, value in members(thing, listed) if isclass else ():
+            shown = isinstance(value, property)
+            inner = self.declare(
+                "property" if shown else "method", f"{prefix}.{name}.{member}{'' if shown else signature(value)}"
+            )
+            inner[-1][-1] += self.text(inspect.getdoc(value))
+            content += inner
+        return made
+
+    def declare(self, kind, text):
+        """The nodes of a name and its signature, with an empty description."""
+        parent = nodes.Element()
+        self.state.nested_parse(StringList([f".. py:{kind}:: {text}"], "names"), 0, parent)
+        return parent.children
+
+    def text(self, text):
+        """A docstring as nodes."""
+        made = []
+        for block in re.split(r"\n\s*\n", text) if text else ():
+            lines = block.splitlines()
+            rows = [ROW.fullmatch(line) for line in lines if line[:1] != " "]
+            if all(line[:1] == " " for line in lines):
+                indent = min(len(line) - len(line.lstrip()) for line in lines)
+                made.append(nodes.literal_block("", "\n".join(line[indent:] for line in lines), language="python"))
+            elif all(rows):
+                made.append(self.definitions(self.items(lines, ROW)))
+            else:
+                made += self.paragraphs(lines)
+        return made
+
+    def paragraphs(self, lines):
+        """Text, then arguments: a line begins an argument, and the indented lines after it go on with it."""
+        first = next((i for i, line in enumerate(lines) if ARGUMENT.fullmatch(line)), len(lines))
+        if first:
+            yield nodes.paragraph("", "", *self.inline(" ".join(line.strip() for line in lines[:first])))
+        while first < len(lines):
+            end = first + 1
+            while end < len(lines) and (lines[end][:1] == " " or ARGUMENT.fullmatch(lines[end])):
+                end += 1
+            yield self.definitions(self.items(lines[first:end], ARGUMENT))
+            if end < len(lines):
+                yield from self.paragraphs(lines[end:])
+            return
+
+    def items(self, lines, pattern):
+        """[(name, text)] of lines that begin an item, and of the indented ones that continue it."""
+        made = []
+        for line in lines:
+            found = pattern.fullmatch(line)
+            if found and line[:1] != " ":
+                made.append([found[1], found[2]])
+            else:
+                made[-1][1] += " " + line.strip()
+        return made
+
+    def definitions(self, items):
+        made = nodes.definition_list(classes=["arguments"])
+        for name, text in items:
+            term = nodes.term("", "", nodes.literal("", name.replace("`", "")))
+            made += nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", "", *self.inline(text))))
+        return made
+
+    def inline(self, text):
+        """Text, in which what stands in backticks is code."""
+        for i, part in enumerate(text.split("`")):
+            if part:
+                yield self.link(part, part) if i % 2 else nodes.Text(part)
+
+    def link(self, text, target):
+        """Code that is a link, if there is an entry for it."""
+        target = target.partition("(")[0]
+        target = target if target.startswith("fastgd.") else f"fastgd.{target}"
+        link = addnodes.pending_xref(
+            "", nodes.literal("", text), refdomain="py", reftype="obj", reftarget=target, refdoc=self.env.docname
+        )
+        return link
+
+
+def thing_has_arguments(thing):
+    return _is_choice(thing) and bool(thing.parameters)
+
+
+def setup(app):
+    app.add_directive("names", Names)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
