@@ -2,7 +2,7 @@
 
     pip install '.[bench]' torch==2.13.0 jax optax scikit-learn
     python benchmarks/peers.py --threads 1 --json peers.json --plot peers.png
-    python benchmarks/peers.py --table avx2.json avx512.json      the table of README from saved files
+    python benchmarks/peers.py --table avx2.json avx512.json      the table of docs/why/speed.md from saved files
 
 Every peer runs in its own process, pinned to the same processors with the same number of threads. The peers take turns,
 one sample each per round; figures are medians. All start from the same weights and take the same minibatches in the

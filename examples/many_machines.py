@@ -2,7 +2,7 @@
 
 WAY says what they send each other: `gradients` (the default), `exact`, `sharded`, `local` or `diloco`, which
 `fastgd.distributed.mpi` explains. It needs the extra `mpi`, and runs without mpiexec, too. How to start it on several
-machines is in docs/many_machines.md."""
+machines is in docs/how_to/many_machines.md."""
 
 import hashlib
 import sys

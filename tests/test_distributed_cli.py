@@ -224,13 +224,13 @@ def test_the_example(way, tmp_path):
 
 @needs_mpi
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/many_machines.md"])
-def test_the_code_of_a_page_runs(page, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+def test_the_code_of_the_page_runs(tmp_path):
+    page = ROOT / "docs" / "how_to" / "many_machines.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "train.py").write_text("\n".join(block for block in blocks if "parallel=" in block))
     X = np.random.default_rng(0).normal(size=(640, 3))
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", X[:, :1])
     done, _ = run(2, cwd=tmp_path, python=["train.py"])
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == (page == "README.md")
+    assert len(done.stdout.splitlines()) == 1  # rank 0 prints the last loss
