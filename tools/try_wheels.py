@@ -40,31 +40,37 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         sdist = make_sdist(work)
-        rows = [try_one(python, sdist, work / f"{i}", arguments) for i, python in enumerate(interpreters)]
         shutil.copy(sdist, arguments.folder)
-    print_table(rows)
-    if not all(row["passed"] for row in rows):
+        print(f"{'python':8}{'tag':28}{'MB':>6}{'import, ms':>12}{'build, min':>12}  result", flush=True)
+        has_passed = True
+        for i, python in enumerate(interpreters):
+            has_passed &= try_one(python, sdist, work / f"{i}", arguments)
+    if not has_passed:
         sys.exit(1)
 
 
-def run(*command, **options):
-    return subprocess.run([str(part) for part in command], check=True, text=True, **options)
+def run(*command, environment=None):
+    """Runs a command; if it fails, prints what it printed, and ends."""
+    command = [str(part) for part in command]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{done.stdout}\n{done.stderr}\nfailed: {' '.join(command)}")
 
 
 def make_sdist(work):
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", work, ROOT, stdout=subprocess.DEVNULL)
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", work, ROOT)
     (sdist,) = work.glob("*.tar.gz")
     run(sys.executable, "-m", "twine", "check", "--strict", sdist)
     return sdist
 
 
 def try_one(python, sdist, work, arguments):
-    """A row of the table: builds, repairs, installs and tries the wheel for one interpreter."""
+    """Builds, repairs, installs and tries the wheel for one interpreter; prints a row of the table."""
     begin = time.perf_counter()
     environment = os.environ | {"FASTGD_VARIANTS": arguments.variants}
     for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "FASTGD_ISA", "FASTGD_NUM_THREADS"):
         environment.pop(name, None)
-    run(python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", work / "built", sdist, env=environment)
+    run(python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", work / "built", sdist, environment=environment)
     minutes = (time.perf_counter() - begin) / 60
     (built,) = (work / "built").glob("*.whl")
     run(sys.executable, "-m", "auditwheel", "repair", "-w", work / "repaired", built)
@@ -73,16 +79,13 @@ def try_one(python, sdist, work, arguments):
     shutil.copy(wheel, arguments.folder)
     output = check(python, wheel, work / "venv", environment)
     found = re.search(r"import beside numpy: ([0-9.]+) s", output)
-    row = {
-        "python": re.search(r"-(cp\d+t?)-", wheel.name).group(1),
-        "megabytes": wheel.stat().st_size / 1e6,
-        "minutes": minutes,
-        "tag": wheel.stem.split("-")[-1].split(".")[0],
-        "seconds": float(found.group(1)) if found else float("inf"),
-    }
+    interpreter, tag = wheel.stem.split("-")[2], wheel.stem.split("-")[-1].split(".")[0]
+    megabytes, seconds = wheel.stat().st_size / 1e6, float(found.group(1)) if found else float("inf")
     has_passed = "self-check: PASS" in output and "smoke test: PASS" in output
-    row["passed"] = has_passed and row["megabytes"] <= MOST_MEGABYTES and row["seconds"] < MOST_SECONDS
-    return row
+    has_passed = has_passed and megabytes <= MOST_MEGABYTES and seconds < MOST_SECONDS
+    print(f"{interpreter:8}{tag:28}{megabytes:6.2f}{1000 * seconds:12.0f}{minutes:12.1f}  "
+          f"{'PASS' if has_passed else 'FAIL'}", flush=True)  # fmt: skip
+    return has_passed
 
 
 def check(python, wheel, venv, environment):
@@ -92,7 +95,7 @@ def check(python, wheel, venv, environment):
     environment.pop("CC", None)
     assert shutil.which("cc", path=environment["PATH"]) is None
     here = venv / "bin" / "python"
-    run(here, "-m", "pip", "install", "-q", "--only-binary=:all:", wheel, env=environment)
+    run(here, "-m", "pip", "install", "-q", "--only-binary=:all:", wheel, environment=environment)
     output = ""
     for command in (("-m", "fastgd"), (ROOT / "tools" / "smoke.py",)):
         done = subprocess.run([here, *command], env=environment, cwd=venv, capture_output=True, text=True, check=False)
@@ -100,13 +103,6 @@ def check(python, wheel, venv, environment):
         if done.returncode:
             print(done.stdout, done.stderr, sep="\n")
     return output
-
-
-def print_table(rows):
-    print(f"{'python':8}{'tag':28}{'MB':>6}{'import, ms':>12}{'build, min':>12}  result")
-    for row in rows:
-        print(f"{row['python']:8}{row['tag']:28}{row['megabytes']:6.2f}{1000 * row['seconds']:12.0f}"
-              f"{row['minutes']:12.1f}  {'PASS' if row['passed'] else 'FAIL'}")  # fmt: skip
 
 
 if __name__ == "__main__":
