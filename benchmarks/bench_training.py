@@ -45,6 +45,8 @@ WAYS = {
 
 
 class Trainee:
+    """A network and the options of its steps, after a short training that makes its plan."""
+
     def __init__(self, options):
         layers = [Dense(64, "relu"), Dense(10)]
         self.network = Network(64, layers, loss="softmax_cross_entropy", num_threads=1)

@@ -4,13 +4,10 @@
 cdef extern from *:
     """
     #if defined(__x86_64__) || defined(_M_X64)
-    /* The compiler's builtin checks cpuid, and the registers that the operating system saves on a context switch. */
+    #include "core/x86_level.h"
     static const char *fastgd_variants(void) {
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("x86-64-v4")) return "v4 v3 v2";
-        if (__builtin_cpu_supports("x86-64-v3")) return "v3 v2";
-        if (__builtin_cpu_supports("x86-64-v2")) return "v2";
-        return "";
+        static const char *const of_level[] = {"", "v2", "v3 v2", "v4 v3 v2"};
+        return of_level[x86_level() - 1];
     }
     #elif defined(__aarch64__) || defined(_M_ARM64)
     static const char *fastgd_variants(void) { return "aarch64"; }

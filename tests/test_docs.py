@@ -105,7 +105,7 @@ def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys
 def test_hooks_run_the_lint_line_of_the_checks():
     hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.M)
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    checks = [line for line in lines if line.startswith(("ruff", "cython-lint", "mypy"))]
+    checks = [line for line in lines if line.startswith(("ruff", "cython-lint", "codespell", "mypy"))]
     assert hooks == checks
 
 

@@ -34,7 +34,7 @@ def check_pair(argument: str, value: Any, low: int = 1) -> tuple[int, int]:
 
 
 def check_padding(padding: Any, size: tuple[int, int]) -> str | tuple[int, int]:
-    """ "valid", "same", or the rows and columns beyond each border, fewer than those of a window."""
+    """The padding: "valid", "same", or the rows and columns beyond each border, fewer than those of a window."""
     if isinstance(padding, str):
         if padding.lower() not in ("valid", "same"):
             raise value_error("padding", "'valid', 'same', an integer or a pair (rows, columns)", repr(padding))

@@ -239,7 +239,7 @@ class Node(NamedTuple):
     names: tuple[str, ...]
 
     def without(self, i: int) -> "Node":
-        """This node after the first module of group i has been taken."""
+        """The node after the first module of group i has been taken."""
         (name, _), *others = self.groups[i]
         groups = (*self.groups[:i], tuple(others), *self.groups[i + 1 :])
         return self._replace(groups=tuple(filter(None, groups)), taken=(*self.taken, name))

@@ -128,7 +128,7 @@ cdef inline inlined gemv_rows(real *c, const real *init, const real *a, const in
     elif n - j > 2 * BLOCK:
         gemv_blocks(c + j, init + j, a, rows, b + j, ldb, k, n - j, min(BLOCKS, 3))
     elif n - j > BLOCK:
-        gemv_blocks(c + j, init + j, a, rows, b + j, ldb, k, n - j, 2)
+        gemv_blocks(c + j, init + j, a, rows, b + j, ldb, k, n - j, min(BLOCKS, 2))
     elif n > j:
         gemv_blocks(c + j, init + j, a, rows, b + j, ldb, k, n - j, 1)
 
