@@ -17,10 +17,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromiu
 def look(page, name, theme, size):
     """Furo reads the theme from the page's own storage; here it is written into a copy of the page."""
     file = SITE / f"{page}.html"
-    text = file.read_text().replace('<body>', f'<body data-theme="{theme}">').replace(
-        'document.body.dataset.theme = localStorage.getItem("theme") || "auto";', ""
+    text = (
+        file.read_text()
+        .replace("<body>", f'<body data-theme="{theme}">')
+        .replace('document.body.dataset.theme = localStorage.getItem("theme") || "auto";', "")
     )
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".html") as copy, tempfile.TemporaryDirectory() as home:
+    beside = tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".html")  # noqa: SIM115
+    with beside as copy, tempfile.TemporaryDirectory() as home:
         copy.write(text)
         copy.flush()
         LOOKS.mkdir(parents=True, exist_ok=True)

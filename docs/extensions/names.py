@@ -4,9 +4,9 @@
        :only: huber mae
 
 gives a table of the names in `__all__` of the module (or of those after `only`, or all but those after `without`) with
-their first sentences, and an entry for each: signature, docstring, and for classes the methods for users. The docstrings
-of fastgd are plain text, not reStructuredText: this module makes paragraphs, lists of arguments and tables of them, and
-of text in backticks a link if there is an entry of that name.
+their first sentences, and an entry for each: signature, docstring, and for classes the methods for users. Docstrings of
+fastgd are plain text, not reStructuredText: this module makes paragraphs, lists of arguments and tables of them, and of
+text in backticks a link if there is an entry of that name.
 """
 
 import dataclasses
@@ -60,13 +60,15 @@ def members(cls, listed):
         if not base.__module__.startswith("fastgd") or (base is not cls and base in listed):
             continue
         for name, value in vars(base).items():
-            if name[0] != "_" and name in offered and inspect.getdoc(value):
-                if isinstance(value, property) or inspect.isroutine(value):
-                    offered.discard(name)
-                    yield name, value
+            is_documented = name[0] != "_" and name in offered and inspect.getdoc(value)
+            if is_documented and (isinstance(value, property) or inspect.isroutine(value)):
+                offered.discard(name)
+                yield name, value
 
 
 class Names(SphinxDirective):
+    """The directive; see above."""
+
     required_arguments = 1
     option_spec = {"only": str.split, "without": str.split, "qualify": str}  # noqa: RUF012
 
@@ -91,8 +93,10 @@ class Names(SphinxDirective):
     def entry(self, prefix, name, thing, listed):
         isclass, callable_ = isinstance(thing, type), callable(thing)
         kind = "class" if isclass else "function" if callable_ and not _is_choice(thing) else "data"
-        made = self.declare(kind if kind != "data" or not thing_has_arguments(thing) else "function",
-                            f"{prefix}.{name}{signature(thing) if callable_ else ''}")
+        made = self.declare(
+            kind if kind != "data" or not thing_has_arguments(thing) else "function",
+            f"{prefix}.{name}{signature(thing) if callable_ else ''}",
+        )
         content = made[-1][-1]
         content += self.text(docstring(thing))
         for member, value in members(thing, listed) if isclass else ():
@@ -154,7 +158,8 @@ class Names(SphinxDirective):
         made = nodes.definition_list(classes=["arguments"])
         for name, text in items:
             term = nodes.term("", "", nodes.literal("", name.replace("`", "")))
-            made += nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", "", *self.inline(text))))
+            paragraph = nodes.paragraph("", "", *self.inline(text))
+            made += nodes.definition_list_item("", term, nodes.definition("", paragraph))
         return made
 
     def inline(self, text):
