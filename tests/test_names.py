@@ -71,7 +71,7 @@ def objects_of_training(folder):
 
 
 def objects_of_ranks():
-    alone = types.SimpleNamespace(rank=0, size=1, Iallreduce=None)
+    alone = types.SimpleNamespace(rank=0, size=1, Iallreduce=None, Is_inter=bool)
     yield fastgd.distributed.mpi(alone)
     yield fastgd.RankError("rank 1: no answer", 1)
 
