@@ -44,9 +44,12 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Initializer(Choice):
-    """`values(rng, shape, fans, **parameters)` returns a float64 array of the shape; fans: (fan_in, fan_out)."""
+    """`values(rng, shape, fans, **parameters)` returns a float64 array of the shape; fans: (fan_in, fan_out).
+
+    formula: the distribution of the values, and its source."""
 
     values: Callable[..., npt.NDArray[np.float64]]
+    formula: str = dataclasses.field(default="", kw_only=True, compare=False)
 
     __hash__ = Choice.__hash__
 
@@ -95,18 +98,53 @@ def _given(argument, array, rng, shape, fans):
     return array
 
 
-zeros = Initializer("zeros", _zeros)
-ones = Initializer("ones", _ones)
+zeros = Initializer("zeros", _zeros, formula="0 everywhere.")
+ones = Initializer("ones", _ones, formula="1 everywhere.")
 # Variance gain / fan.
-glorot_uniform = Initializer("glorot_uniform", partial(_uniform, _fan_average, 1.0))
-glorot_normal = Initializer("glorot_normal", partial(_normal, _fan_average, 1.0))
-he_uniform = Initializer("he_uniform", partial(_uniform, _fan_in, 2.0))
-he_normal = Initializer("he_normal", partial(_normal, _fan_in, 2.0))
-lecun_uniform = Initializer("lecun_uniform", partial(_uniform, _fan_in, 1.0))
-lecun_normal = Initializer("lecun_normal", partial(_normal, _fan_in, 1.0))
-torch = Initializer("torch", partial(_uniform, _fan_in, 1 / 3))
-normal = Initializer("normal", _normal_of, parameters={"std": 0.02}, ranges={"std": POSITIVE})
-orthogonal = Initializer("orthogonal", _orthogonal, parameters={"gain": 1.0}, ranges={"gain": POSITIVE})
+glorot_uniform = Initializer(
+    "glorot_uniform",
+    partial(_uniform, _fan_average, 1.0),
+    formula="U(-a, a), a = sqrt(6 / (fan_in + fan_out)): variance 2 / (fan_in + fan_out). Glorot & Bengio 2010.",
+)
+glorot_normal = Initializer(
+    "glorot_normal",
+    partial(_normal, _fan_average, 1.0),
+    formula="N(0, 2 / (fan_in + fan_out)). Glorot & Bengio 2010.",
+)
+he_uniform = Initializer(
+    "he_uniform",
+    partial(_uniform, _fan_in, 2.0),
+    formula="U(-a, a), a = sqrt(6 / fan_in): variance 2 / fan_in, for relu. He et al. 2015, arXiv:1502.01852.",
+)
+he_normal = Initializer(
+    "he_normal",
+    partial(_normal, _fan_in, 2.0),
+    formula="N(0, 2 / fan_in), for relu. He et al. 2015, arXiv:1502.01852.",
+)
+lecun_uniform = Initializer(
+    "lecun_uniform",
+    partial(_uniform, _fan_in, 1.0),
+    formula="U(-a, a), a = sqrt(3 / fan_in): variance 1 / fan_in. LeCun et al. 1998, Efficient BackProp.",
+)
+lecun_normal = Initializer(
+    "lecun_normal",
+    partial(_normal, _fan_in, 1.0),
+    formula="N(0, 1 / fan_in). LeCun et al. 1998, Efficient BackProp.",
+)
+torch = Initializer(
+    "torch",
+    partial(_uniform, _fan_in, 1 / 3),
+    formula="U(-a, a), a = sqrt(1 / fan_in): variance 1 / (3 fan_in), as torch initializes its layers.",
+)
+normal = Initializer("normal", _normal_of, parameters={"std": 0.02}, ranges={"std": POSITIVE}, formula="N(0, std^2).")
+orthogonal = Initializer(
+    "orthogonal",
+    _orthogonal,
+    parameters={"gain": 1.0},
+    ranges={"gain": POSITIVE},
+    formula="gain times a random matrix with orthonormal rows or columns, whichever are fewer: the last axis gives the "
+    "columns, all others the rows. Saxe et al. 2014, arXiv:1312.6120.",
+)
 
 INITIALIZERS: dict[str, Initializer] = {
     i.name: i

@@ -76,6 +76,7 @@ def _metric(
             y = y.reshape(-1, y.shape[-1]) if y.ndim == prediction.ndim else y.reshape(-1)
             return function(y, flat, None if weight is None else weight.reshape(-1), **values)
 
+        by_positions.__doc__ = function.__doc__
         return Metric(function.__name__, by_positions, greater_is_better, parameters=parameters, ranges=ranges or {})
 
     return make

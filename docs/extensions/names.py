@@ -13,6 +13,7 @@ import dataclasses
 import importlib
 import inspect
 import re
+import sys
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -32,7 +33,9 @@ def docstring(thing):
     texts = [inspect.cleandoc(kernel.reference.__doc__) for kernel in kernels if kernel is not None]
     if texts:
         return "\n\n".join(reversed(texts))  # the last one takes targets as they are, others are special cases
-    return getattr(thing, "formula", "") or inspect.cleandoc(getattr(thing, "function", _is_choice).__doc__ or "")
+    if hasattr(thing, "forward"):
+        return "y = x."  # only the identity has no kernel
+    return getattr(thing, "formula", "") or inspect.cleandoc(thing.function.__doc__)
 
 
 def _is_choice(thing):
@@ -53,11 +56,15 @@ def signature(thing):
     return re.sub(r"<factory>|<[^<>]*>", "...", text)
 
 
-def members(cls, listed):
-    """The methods and properties of a class that are for users, also those of bases that have no entry."""
+def members(cls):
+    """The methods and properties of a class that are for users, also those of bases, up to one that its package offers
+    and that has an entry of its own, such as Optimizer."""
     offered = set(dir(cls))
     for base in cls.__mro__:
-        if not base.__module__.startswith("fastgd") or (base is not cls and base in listed):
+        package = sys.modules[base.__module__.rpartition(".")[0] or base.__module__]
+        if base is not cls and getattr(package, base.__name__, None) is base:
+            break
+        if not base.__module__.startswith("fastgd"):
             continue
         for name, value in vars(base).items():
             is_documented = name[0] != "_" and name in offered and inspect.getdoc(value)
@@ -77,7 +84,7 @@ class Names(SphinxDirective):
         prefix = self.options.get("qualify", self.arguments[0])
         names = self.options.get("only") or [n for n in module.__all__ if n not in self.options.get("without", ())]
         things = {name: getattr(module, name) for name in names}
-        entries = [self.entry(prefix, name, thing, things.values()) for name, thing in things.items()]
+        entries = [self.entry(prefix, name, thing) for name, thing in things.items()]
         return [self.table(prefix, things), *(node for group in entries for node in group)]
 
     def table(self, prefix, things):
@@ -90,7 +97,7 @@ class Names(SphinxDirective):
         group = nodes.tgroup("", nodes.colspec(colwidth=30), nodes.colspec(colwidth=70), body, cols=2)
         return nodes.table("", group, classes=["names"])
 
-    def entry(self, prefix, name, thing, listed):
+    def entry(self, prefix, name, thing):
         isclass, callable_ = isinstance(thing, type), callable(thing)
         kind = "class" if isclass else "function" if callable_ and not _is_choice(thing) else "data"
         made = self.declare(
@@ -99,7 +106,7 @@ class Names(SphinxDirective):
         )
         content = made[-1][-1]
         content += self.text(docstring(thing))
-        for member, value in members(thing, listed) if isclass else ():
+        for member, value in members(thing) if isclass else ():
             shown = isinstance(value, property)
             inner = self.declare(
                 "property" if shown else "method", f"{prefix}.{name}.{member}{'' if shown else signature(value)}"
