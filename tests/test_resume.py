@@ -192,7 +192,8 @@ def test_ctrl_c_at_any_time_saves_and_a_run_goes_on(backend, watches, tmp_path, 
             except KeyboardInterrupt as error:
                 caught = error
             if caught is not None and network.history is None:  # before the run began
-                assert optimizer.steps == 0 and not path.exists()
+                assert optimizer.steps == 0
+                assert not path.exists()
             else:
                 assert network.history.stopped in (("interrupted",) if optimizer.steps < whole_steps else END)
             if caught is not None and network.history is not None:
