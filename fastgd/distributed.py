@@ -71,8 +71,8 @@ def mpi(
     timeout: seconds without an answer after which a rank asks the others whether they are alive; one that is not is
         named in a `RankError` 3 s later.
 
-    BatchNorm normalizes each share by its own statistics, or with `sync=True` by those of the whole minibatch, which
-    needs steps_between_syncs=1; the running ones are averaged before they are used.
+    BatchNorm normalizes each share by its own statistics, or with `sync=True` by statistics of the whole minibatch
+    (with steps_between_syncs=1 only); the running ones are averaged before they are used.
     Validation, metrics, callbacks, progress and checkpoints are rank 0's; if a callback changes the learning rate, the
     parameters, or stops the training, all ranks follow.
 

@@ -305,7 +305,7 @@ def diverges():
 
 
 def warns():
-    """Ranks that gain less than they must, whatever this machine's load, are told so; others are not."""
+    """Ranks that gain less than they must, whatever this machine's load, are warned; others are not."""
     for rank_steps.LEAST_GAIN, expected in ((0.0, 0), (np.inf, RANK == 0)):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

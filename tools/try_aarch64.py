@@ -2,7 +2,7 @@
 
     python tools/try_aarch64.py [--folder build/aarch64] [arguments of pytest ...]
 
-Runs the self-check; compares the bits of short trainings with those of the fastgd that is installed here; runs, by
+Runs the self-check; compares the bits of short trainings with what the fastgd installed here gives; runs, by
 pytest, tests of the compiled kernels, or those that the arguments name. It needs Debian or a system like it, and once,
 as root:
 

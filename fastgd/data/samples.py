@@ -139,7 +139,7 @@ def check_samples(
 ):  # fmt: skip
     """The arrays as `Samples` for a network; nothing is copied. finite: whether to check that x is finite.
     allow_negative: as in `check_weights`. share: (a, b, n) checks the values of the n-ths [a, b) of the rows of mapped
-    files only, since other processes check those of the others.
+    files only, since other processes check the others.
 
     Raises TypeError or ValueError that names the argument."""
     shape = network.output_shape

@@ -411,7 +411,7 @@ class BatchNorm(Normalization):
             return None
         if not plan.training:
             totals = 2 * [plan.vector(f"zero{path}", np.zeros(n))]
-        elif self.sync:  # the gradients stay those of the rank's rows
+        elif self.sync:  # the gradients are sums over the rank's rows alone
             totals = [plan.vector(f"{name}.of.ranks{path}", np.zeros(n)) for name in ("total", "product")]
             for total, of_images in zip(totals, sums, strict=True):
                 plan.add("backward", image_norm_total, total, of_images)
