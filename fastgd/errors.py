@@ -70,6 +70,13 @@ class RankError(RuntimeError):
         return str(self.args[0])
 
 
+def raised_by_all(error):
+    """The exception, marked as one that all ranks of a training raise at the same point, so that none has to learn of
+    it."""
+    error.is_on_all_ranks = True
+    return error
+
+
 def warn_user(message):
     """Warns, in the name of the line outside of this package that led here."""
     package, frame, level = os.path.dirname(__file__) + os.sep, sys._getframe(), 1

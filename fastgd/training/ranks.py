@@ -11,17 +11,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
 from ..core.interrupts import Interrupted
 from ..core.types import Array
-from ..errors import RankError, value_error, warn_user
+from ..errors import RankError, raised_by_all, value_error, warn_user
 from .sums import MOST_RANKS, Sum
-
-E = TypeVar("E", bound=Exception)
 
 # While an array of so many bytes is being added, the thread that answers looks so often (s), and goes on with the sum.
 LARGE_BYTES, SHORT_LOOK = 2**20, 1e-3
@@ -133,7 +131,7 @@ class Ranks:
         self.has_agreed = True
         for rank, text in enumerate(self.gather(failure)):
             if text is not None and failure is None:
-                raise on_all_ranks(RankError(f"rank {rank}: {text}", rank, is_told=True))
+                raise raised_by_all(RankError(f"rank {rank}: {text}", rank, is_told=True))
 
     def check_same(self, named: dict[str, Any]) -> None:
         """Raises ValueError on all ranks, which names what differs, unless all have the same values."""
@@ -142,7 +140,7 @@ class Ranks:
             for rank, own in enumerate(values):
                 if own.get(name) != first:
                     expected = f"the same on all ranks{ADVICE.get(name, '')}: {first} on rank 0"
-                    raise on_all_ranks(value_error(name, expected, f"{own[name]} on rank {rank}"))
+                    raise raised_by_all(value_error(name, expected, f"{own[name]} on rank {rank}"))
 
     # ---- waiting, and failures
 
@@ -241,12 +239,6 @@ class Ranks:
     def _abort(self, earliest):
         time.sleep(max(0.0, earliest - time.monotonic()))
         self.comm.Abort(1)
-
-
-def on_all_ranks(error: "E") -> "E":
-    """The exception, marked as one that all ranks raise at the same point."""
-    error.is_on_all_ranks = True  # type: ignore[attr-defined]
-    return error
 
 
 def _duplicate(comm):

@@ -17,7 +17,7 @@ from ..core.config import __version__
 from ..core.interrupts import Terminated, sigterm_raises
 from ..distributed import EXACT_PARTS, Mpi, check_parallel
 from ..engine.rank_steps import RankSteps
-from ..errors import DivergenceError, RankError, shown, type_error, value_error
+from ..errors import DivergenceError, RankError, raised_by_all, shown, type_error, value_error
 from ..layers.normalization import BatchNorm
 from .sampling import Minibatches
 
@@ -105,8 +105,7 @@ class Team:
         elif settings.steps_between_syncs > 1 and any(isinstance(leaf, BatchNorm) and leaf.sync for leaf in leaves):
             error = value_error("sync", "False in each BatchNorm with steps_between_syncs", True)
         if error is not None:
-            error.is_on_all_ranks = True
-            raise error
+            raise raised_by_all(error)
 
     def begin(self, run: "Run") -> None:
         """Gives all ranks the parameters, statistics and state of rank 0."""
