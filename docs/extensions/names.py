@@ -4,29 +4,41 @@
        :only: huber mae
 
 gives a table of the names in `__all__` of the module (or of those after `only`, or all but those after `without`) with
-their first sentences, and an entry for each: signature, docstring, and for classes the methods for users. Docstrings of
-fastgd are plain text, not reStructuredText: this module makes paragraphs, lists of arguments and tables of them, and of
-text in backticks a link if there is an entry of that name.
+their first sentences, and an entry for each: signature, docstring, and for classes the methods for users. In place of a
+module it may be `fastgd.kernels`. Docstrings of fastgd are plain text, not reStructuredText: this module makes
+paragraphs, lists of arguments and tables of them, and of text in backticks a link if there is an entry of that name.
 """
 
 import dataclasses
+import functools
 import importlib
 import inspect
+import pathlib
 import re
 import sys
+import types
 
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
+import fastgd
+
 ARGUMENT = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")  # "batch_size, epochs: what they are"
 ROW = re.compile(r"(\S+(?:, \S+)*) {2,}(\S.*)")  # "name      what it is"
+SOURCE = re.compile(r"\b(arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/(?:[^\s()]|\([^\s()]*\))*\w)")
+PLACES = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+BASES = {"Layer": "fastgd.layers.Layer", "Optimizer": "fastgd.optimizers.Optimizer"}  # not names of `fastgd` itself
+PROPERTIES = (property, functools.cached_property)
 SENTENCE = re.compile(r"(?<=[^.\s][.])\s+(?=[A-Z`\"])|\n\s*\n|: *\n")
 
 
 def docstring(thing):
-    """The docstring of what a user meets. The formula of an activation or a loss stands at its kernel."""
+    """The docstring of what a user meets. The formula of an activation or a loss stands at its kernel. A tuple or a
+    union of types has only the docstring of its kind: its value says more."""
+    if isinstance(thing, (tuple, types.UnionType)):
+        return f"`{thing}`".replace("fastgd.text.vocabulary.", "")
     if not _is_choice(thing):
         return inspect.getdoc(thing) or ""
     kernels = [*(getattr(thing, "kernels", None) or ()), getattr(thing, "forward", None)]
@@ -56,6 +68,14 @@ def signature(thing):
     return re.sub(r"<factory>|<[^<>]*>", "...", text)
 
 
+def arguments_of(thing):
+    """The names of its arguments."""
+    try:
+        return set(inspect.signature(thing).parameters)
+    except (TypeError, ValueError):
+        return set()
+
+
 def members(cls):
     """The methods and properties of a class that are for users, also those of bases, up to one that its package offers
     and that has an entry of its own, such as Optimizer."""
@@ -68,9 +88,11 @@ def members(cls):
             continue
         for name, value in vars(base).items():
             is_documented = name[0] != "_" and name in offered and inspect.getdoc(value)
-            if is_documented and (isinstance(value, property) or inspect.isroutine(value)):
+            is_routing = re.fullmatch(r"set_\w+_request", name)  # of metadata, which scikit-learn adds to estimators
+            if is_documented and not is_routing and (isinstance(value, PROPERTIES) or inspect.isroutine(value)):
                 offered.discard(name)
-                yield name, value
+                # Of the class: a classmethod has its arguments only there.
+                yield name, value if isinstance(value, PROPERTIES) else getattr(cls, name)
 
 
 class Names(SphinxDirective):
@@ -80,9 +102,12 @@ class Names(SphinxDirective):
     option_spec = {"only": str.split, "without": str.split, "qualify": str}  # noqa: RUF012
 
     def run(self):
-        module = importlib.import_module(self.arguments[0])
+        module = fastgd.kernels if self.arguments == ["fastgd.kernels"] else importlib.import_module(self.arguments[0])
         prefix = self.options.get("qualify", self.arguments[0])
-        names = self.options.get("only") or [n for n in module.__all__ if n not in self.options.get("without", ())]
+        offered = sorted(vars(module)) if module is fastgd.kernels else module.__all__
+        names = self.options.get("only") or [n for n in offered if n not in self.options.get("without", ())]
+        for file in (__file__, *pathlib.Path(fastgd.__file__).parent.rglob("*.py")):
+            self.env.note_dependency(str(file))  # the page is written anew when a docstring has changed
         things = {name: getattr(module, name) for name in names}
         entries = [self.entry(prefix, name, thing) for name, thing in things.items()]
         return [self.table(prefix, things), *(node for group in entries for node in group)]
@@ -105,13 +130,13 @@ class Names(SphinxDirective):
             f"{prefix}.{name}{signature(thing) if callable_ else ''}",
         )
         content = made[-1][-1]
-        content += self.text(docstring(thing))
+        content += self.text(docstring(thing), arguments_of(thing))
         for member, value in members(thing) if isclass else ():
-            shown = isinstance(value, property)
+            shown = isinstance(value, PROPERTIES)
             inner = self.declare(
                 "property" if shown else "method", f"{prefix}.{name}.{member}{'' if shown else signature(value)}"
             )
-            inner[-1][-1] += self.text(inspect.getdoc(value))
+            inner[-1][-1] += self.text(inspect.getdoc(value), arguments_of(value))
             content += inner
         return made
 
@@ -121,8 +146,8 @@ class Names(SphinxDirective):
         self.state.nested_parse(StringList([f".. py:{kind}:: {text}"], "names"), 0, parent)
         return parent.children
 
-    def text(self, text):
-        """A docstring as nodes."""
+    def text(self, text, arguments):
+        """A docstring as nodes; the names of the arguments."""
         made = []
         for block in re.split(r"\n\s*\n", text) if text else ():
             lines = block.splitlines()
@@ -133,22 +158,27 @@ class Names(SphinxDirective):
             elif all(rows):
                 made.append(self.definitions(self.items(lines, ROW)))
             else:
-                made += self.paragraphs(lines)
+                made += self.paragraphs(lines, arguments)
         return made
 
-    def paragraphs(self, lines):
+    def paragraphs(self, lines, arguments):
         """Text, then arguments: a line begins an argument, and the indented lines after it go on with it."""
-        first = next((i for i, line in enumerate(lines) if ARGUMENT.fullmatch(line)), len(lines))
+
+        def begins(i):
+            found = ARGUMENT.fullmatch(lines[i])
+            return found is not None and arguments >= {name.strip("*") for name in found[1].split(", ")}
+
+        # A line in the middle of a sentence begins none: "Further | options: see `Optimizer`."
+        starts = (i for i in range(len(lines)) if begins(i) and (i == 0 or lines[i - 1][-1] in ".:;"))
+        first = next(starts, len(lines))
         if first:
             yield nodes.paragraph("", "", *self.inline(" ".join(line.strip() for line in lines[:first])))
-        while first < len(lines):
+        if first < len(lines):
             end = first + 1
-            while end < len(lines) and (lines[end][:1] == " " or ARGUMENT.fullmatch(lines[end])):
+            while end < len(lines) and (lines[end][:1] == " " or begins(end)):
                 end += 1
             yield self.definitions(self.items(lines[first:end], ARGUMENT))
-            if end < len(lines):
-                yield from self.paragraphs(lines[end:])
-            return
+            yield from self.paragraphs(lines[end:], arguments) if end < len(lines) else ()
 
     def items(self, lines, pattern):
         """[(name, text)] of lines that begin an item, and of the indented ones that continue it."""
@@ -170,14 +200,20 @@ class Names(SphinxDirective):
         return made
 
     def inline(self, text):
-        """Text, in which what stands in backticks is code."""
+        """Text, in which what stands in backticks is code, and papers are links."""
         for i, part in enumerate(text.split("`")):
-            if part:
-                yield self.link(part, part) if i % 2 else nodes.Text(part)
+            if i % 2:
+                yield self.link(part, part)
+                continue
+            for k, piece in enumerate(SOURCE.split(part)):
+                kind, _, name = piece.partition(":")
+                if piece:
+                    yield nodes.reference("", piece, refuri=PLACES[kind] + name) if k % 2 else nodes.Text(piece)
 
     def link(self, text, target):
         """Code that is a link, if there is an entry for it."""
         target = target.partition("(")[0]
+        target = BASES.get(target, f"fastgd.kernels.{target}" if hasattr(fastgd.kernels, target) else target)
         target = target if target.startswith("fastgd.") else f"fastgd.{target}"
         link = addnodes.pending_xref(
             "", nodes.literal("", text), refdomain="py", reftype="obj", reftarget=target, refdoc=self.env.docname

@@ -167,8 +167,9 @@ class PositionalEmbedding(Layer):
     """A learned vector for each position: y = x + p, x and y (rows, T, C), p (T, C). Vaswani et al. 2017,
     arXiv:1706.03762, section 3.5.
 
-    weight_init: as in `Dense`. Raises TypeError or ValueError that names the argument; `Network` raises ValueError
-    unless rows of x are (T, C).
+    weight_init: as in `Dense`.
+
+    Raises TypeError or ValueError that names the argument; `Network` raises ValueError unless rows of x are (T, C).
     """
 
     is_causal = True
