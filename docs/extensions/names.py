@@ -22,6 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 
 ARGUMENT = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")  # "batch_size, epochs: what they are"
 ROW = re.compile(r"(\S+(?:, \S+)*) {2,}(\S.*)")  # "name      what it is"
+PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 SENTENCE = re.compile(r"(?<=[^.\s][.])\s+(?=[A-Z`\"])|\n\s*\n|: *\n")
 
 
@@ -170,10 +171,16 @@ class Names(SphinxDirective):
         return made
 
     def inline(self, text):
-        """Text, in which what stands in backticks is code."""
+        """Text, in which what stands in backticks is code, and the number of a paper is a link."""
         for i, part in enumerate(text.split("`")):
-            if part:
-                yield self.link(part, part) if i % 2 else nodes.Text(part)
+            if i % 2:
+                yield self.link(part, part)
+                continue
+            for j, piece in enumerate(PAPER.split(part)):
+                if j % 2:
+                    yield nodes.reference("", f"arXiv:{piece}", refuri=f"https://arxiv.org/abs/{piece}")
+                elif piece:
+                    yield nodes.Text(piece)
 
     def link(self, text, target):
         """Code that is a link, if there is an entry for it."""
