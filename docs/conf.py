@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+import shutil
 import sys
 
 import fastgd
 
 HERE = pathlib.Path(__file__).parent
+EXAMPLES, COPIES = HERE.parent / "examples", HERE / "examples"
 sys.path.insert(0, str(HERE / "extensions"))
 os.environ["MATPLOTLIBRC"] = str(HERE / "style" / "matplotlibrc")  # for the kernels that run the pages
 
@@ -34,8 +36,24 @@ copybutton_exclude = ".linenos, .gp, .go"
 # has run before is taken from a cache beside the site; `-D nb_execution_mode=force` runs all of it.
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
+nb_execution_excludepatterns = ["examples/*"]  # what they show is stored, and tests/test_examples.py runs them
 nb_execution_timeout = 400
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # they would be fetched from the network
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+# Publishers refuse programs, and a DOI is made to last.
+linkcheck_ignore = [r"https://doi\.org/"]
+linkcheck_retries = 3
+
+
+def copy_notebooks(*_):
+    """Sphinx reads pages from its own folder only."""
+    shutil.rmtree(COPIES, ignore_errors=True)
+    COPIES.mkdir()
+    for notebook in EXAMPLES.glob("*.ipynb"):
+        shutil.copy2(notebook, COPIES)
+
+
+def setup(app):
+    app.connect("config-inited", copy_notebooks)
