@@ -63,8 +63,9 @@ def test_a_sweep_is_a_table_of_its_trainings(rng):
     X, network = rng.normal(size=(20, 4)), Network(4, [Dense(1)], loss="mse")
     sweep = fastgd.sweep(network, X, X[:, :1], {"learning_rate": np.logspace(-9, -1, 31).tolist()}, epochs=1)
     header, *rows = Cells(sweep._repr_html_()).rows
-    assert header == list(sweep.columns)
-    assert [row[0] for row in rows] == [f"{sweep.settings[i]['learning_rate']:.4g}" for i in sweep.order()[:30]]
+    assert header == ["index", *sweep.columns]
+    assert [int(row[0]) for row in rows] == sweep.order()[:30]
+    assert [row[1] for row in rows] == [f"{sweep.settings[i]['learning_rate']:.4g}" for i in sweep.order()[:30]]
     assert "31 trainings, of which the best 30" in sweep._repr_html_()
 
 
