@@ -14,6 +14,7 @@ import importlib
 import inspect
 import re
 import sys
+import types
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -23,11 +24,17 @@ from sphinx.util.docutils import SphinxDirective
 ARGUMENT = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")  # "batch_size, epochs: what they are"
 ROW = re.compile(r"(\S+(?:, \S+)*) {2,}(\S.*)")  # "name      what it is"
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-SENTENCE = re.compile(r"(?<=[^.\s][.])\s+(?=[A-Z`\"])|\n\s*\n|: *\n")
+# Where the first sentence ends: at a full stop that is not an abbreviation's, an empty line, or in front of a list.
+SENTENCE = re.compile(r"(?<=[^.\s][.])(?<!et al\.)(?<!e\.g\.)(?<!i\.e\.)\s+|\n\s*\n|: *\n")
 
 
 def docstring(thing):
-    """The docstring of what a user meets. The formula of an activation or a loss stands at its kernel."""
+    """The docstring of what a user meets, or what it is if it is a value without one. The formula of an activation or a
+    loss stands at its kernel."""
+    if isinstance(thing, types.UnionType):
+        return f"One of {', '.join(f'`{_package(one)}.{one.__name__}`' for one in thing.__args__)}."
+    if isinstance(thing, tuple):
+        return f"`{thing}`."
     if not _is_choice(thing):
         return inspect.getdoc(thing) or ""
     kernels = [*(getattr(thing, "kernels", None) or ()), getattr(thing, "forward", None)]
@@ -37,6 +44,18 @@ def docstring(thing):
     if hasattr(thing, "forward"):
         return "y = x."  # only the identity has no kernel
     return getattr(thing, "formula", "") or inspect.cleandoc(thing.function.__doc__)
+
+
+def summary(text):
+    """The first sentence of a docstring. One that goes on with a formula of its own lines ends where that begins."""
+    first = " ".join(SENTENCE.split(text, maxsplit=1)[0].split())
+    if first.endswith(","):
+        first = re.split(r"[:;] (?!.*[:;] )", first)[0]
+    return first if first.endswith(".") else f"{first}."
+
+
+def _package(cls):
+    return cls.__module__.rpartition(".")[0]
 
 
 def _is_choice(thing):
@@ -62,7 +81,7 @@ def members(cls):
     and that has an entry of its own, such as Optimizer."""
     offered = set(dir(cls))
     for base in cls.__mro__:
-        package = sys.modules[base.__module__.rpartition(".")[0] or base.__module__]
+        package = sys.modules[_package(base) or base.__module__]
         if base is not cls and getattr(package, base.__name__, None) is base:
             break
         if not base.__module__.startswith("fastgd"):
@@ -91,9 +110,8 @@ class Names(SphinxDirective):
     def table(self, prefix, things):
         body = nodes.tbody()
         for name, thing in things.items():
-            first = SENTENCE.split(docstring(thing), maxsplit=1)[0]
             row = nodes.row("", nodes.entry("", nodes.paragraph("", "", self.link(name, f"{prefix}.{name}"))))
-            row += nodes.entry("", nodes.paragraph("", "", *self.inline(" ".join(first.split()))))
+            row += nodes.entry("", nodes.paragraph("", "", *self.inline(summary(docstring(thing)))))
             body += row
         group = nodes.tgroup("", nodes.colspec(colwidth=30), nodes.colspec(colwidth=70), body, cols=2)
         return nodes.table("", group, classes=["names"])
