@@ -155,7 +155,8 @@ def sweep(
         "layers", "dtype", "backend". Every combination is trained; the last setting varies fastest.
     executor: None trains in threads of this process. Otherwise each training is a task for an executor, which decides
         how many run at a time: ThreadPoolExecutor, ProcessPoolExecutor, loky's, Dask's `client.get_executor()`,
-        `mpi4py.futures.MPIPoolExecutor`. The results are the same, bit for bit.
+        `mpi4py.futures.MPIPoolExecutor`. The results are the same, bit for bit. Processes that are not forked import
+        the script, so it must make a ProcessPoolExecutor below `if __name__ == "__main__":`.
     num_threads: without an executor, number of trainings at a time; None is as for `Network`. With one, number of
         threads of each training; None is 1. The results do not depend on it, bit for bit.
     progress: True shows a progress bar over the trainings.
