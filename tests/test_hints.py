@@ -1,8 +1,10 @@
 """Messages about mistakes that users of other libraries make: what they say that helps."""
 
 import copy
+import dataclasses
 import importlib.util
 import io
+import json
 import pickle
 import re
 import sys
@@ -79,6 +81,8 @@ def regression():
         (lambda: classifier().predictt(X), AttributeError, "did you mean 'predict'?"),
         (lambda: fastgd.History(validation_loss=[1.0]).val_loss, AttributeError, "history[name]"),
         (lambda: fastgd.History()["acuracy"], ValueError, "'name'"),
+        (lambda: fastgd.History(metrics={"validation_mae": [1.0]}).metrics["mae"], KeyError, "'validation_mae', got"),
+        (lambda: fastgd.History().metrics["mae"], KeyError, "fit was called without metrics="),
         (lambda: fastgd.Linear, AttributeError, "did you mean 'Dense'?"),
         (lambda: fastgd.Conv2d, AttributeError, "did you mean 'Conv2D'?"),
         (lambda: fastgd.callbacks.EarlyStopping, AttributeError, "patience=5"),
@@ -155,6 +159,18 @@ def test_networks_and_histories_are_still_copied_and_pickled():
         assert made.history == network.history
     assert not hasattr(network, "_repr_png_")
     assert not hasattr(fastgd, "__nothing__")
+
+
+def test_metrics_of_a_history_are_a_dict(tmp_path):
+    network = classifier()
+    history = network.fit(X, Y, epochs=2, metrics="accuracy", checkpoint=tmp_path / "m")
+    assert isinstance(history.metrics, dict)
+    assert history.metrics == json.loads(json.dumps(history.metrics)) == dataclasses.asdict(history)["metrics"]
+    for twin in (pickle.loads(pickle.dumps(history)), copy.deepcopy(history), fastgd.load(tmp_path / "m")[0].history):
+        assert twin.metrics == history.metrics
+        with pytest.raises(KeyError, match="'accuracy', got 'acuracy'"):
+            twin.metrics["acuracy"]
+        assert twin.metrics.get("acuracy") is None
 
 
 def test_columns_of_a_history_by_name():
