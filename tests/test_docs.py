@@ -79,9 +79,9 @@ def summaries(names):
     """The first sentence of each name in the tables of the reference, by name."""
     for page in sorted((ROOT / "docs" / "reference").glob("*.rst")):
         for path, options in re.findall(r"^\.\. names:: (\S+)\n((?: +:.*\n)*)", page.read_text(), re.MULTILINE):
-            module, chosen = importlib.import_module(path), dict(re.findall(r":(\w+): (.*)", options))
+            (module, known), chosen = names.offered(path), dict(re.findall(r":(\w+): (.*)", options))
             without = chosen.get("without", "").split()
-            for name in chosen.get("only", " ".join(module.__all__)).split():
+            for name in chosen["only"].split() if "only" in chosen else known:
                 if name not in without:
                     yield f"{path}.{name}", names.summary(names.docstring(getattr(module, name)))
 

@@ -53,6 +53,14 @@ def docstring(thing):
     return getattr(thing, "formula", "") or inspect.cleandoc(thing.function.__doc__)
 
 
+def offered(path):
+    """What has this path, a module or `fastgd.kernels`, and the names that it offers."""
+    if path == "fastgd.kernels":
+        return fastgd.kernels, sorted(vars(fastgd.kernels))
+    module = importlib.import_module(path)
+    return module, module.__all__
+
+
 def summary(text):
     """The first sentence of a docstring. One that goes on with a formula of its own lines ends where that begins."""
     first = " ".join(SENTENCE.split(text, maxsplit=1)[0].split())
@@ -117,10 +125,9 @@ class Names(SphinxDirective):
     option_spec = {"only": str.split, "without": str.split, "qualify": str}  # noqa: RUF012
 
     def run(self):
-        module = fastgd.kernels if self.arguments == ["fastgd.kernels"] else importlib.import_module(self.arguments[0])
+        module, known = offered(self.arguments[0])
         prefix = self.options.get("qualify", self.arguments[0])
-        offered = sorted(vars(module)) if module is fastgd.kernels else module.__all__
-        names = self.options.get("only") or [n for n in offered if n not in self.options.get("without", ())]
+        names = self.options.get("only") or [n for n in known if n not in self.options.get("without", ())]
         for file in (__file__, *pathlib.Path(fastgd.__file__).parent.rglob("*.py")):
             self.env.note_dependency(str(file))  # the page is written anew when a docstring has changed
         things = {name: getattr(module, name) for name in names}
