@@ -178,6 +178,9 @@ def test_columns_of_a_history_by_name():
     assert history["loss"] is history.loss
     assert history["val_loss"] is history.validation_loss
     assert history["val_acc"] is history.metrics["validation_accuracy"]
+    for best, end in ((1, "epochs, best epoch: 1>"), (2, "; stopped: epochs>"), (None, "; stopped: epochs>")):
+        history.best_epoch = best  # it is shown unless the values before it are of that epoch
+        assert repr(history).endswith(end)
     with pytest.raises(AttributeError, match="'validation_accuracy'"):
         _ = history.accuracy
     with pytest.raises(TypeError, match="'name'"):

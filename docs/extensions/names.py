@@ -26,6 +26,7 @@ from sphinx.util.docutils import SphinxDirective
 import fastgd
 
 ARGUMENT = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")  # "batch_size, epochs: what they are"
+WITHIN = re.compile(r"(?<=[.;]) (\w+(?:, \w+)*): ")  # an argument that goes on in the line of another
 ROW = re.compile(r"(\S+(?:, \S+)*) {2,}(\S.*)")  # "name      what it is"
 SOURCE = re.compile(r"\b(arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/(?:[^\s()]|\([^\s()]*\))*\w)")
 PLACES = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
@@ -193,12 +194,16 @@ class Names(SphinxDirective):
         starts = (i for i in range(len(lines)) if begins(i) and (i == 0 or lines[i - 1][-1] in ".:;"))
         first = next(starts, len(lines))
         if first:
-            yield nodes.paragraph("", "", *self.inline(" ".join(line.strip() for line in lines[:first])))
+            (_, text), *more = self.apart("", " ".join(line.strip() for line in lines[:first]), arguments)
+            yield nodes.paragraph("", "", *self.inline(text))
+            if more:
+                yield self.definitions(more)
         if first < len(lines):
             end = first + 1
             while end < len(lines) and (lines[end][:1] == " " or begins(end)):
                 end += 1
-            yield self.definitions(self.items(lines[first:end], ARGUMENT))
+            items = self.items(lines[first:end], ARGUMENT)
+            yield self.definitions([part for item in items for part in self.apart(*item, arguments)])
             yield from self.paragraphs(lines[end:], arguments) if end < len(lines) else ()
 
     def items(self, lines, pattern):
@@ -210,6 +215,16 @@ class Names(SphinxDirective):
                 made.append([found[1], found[2]])
             else:
                 made[-1][1] += " " + line.strip()
+        return made
+
+    def apart(self, name, text, arguments):
+        """[(name, text)] of an item, and of the arguments that its text goes on with."""
+        made, begin = [[name, text]], 0
+        for found in WITHIN.finditer(text):
+            if arguments >= set(found[1].split(", ")):
+                made[-1][1] = text[begin : found.start()].rstrip(";")
+                begin = found.end()
+                made.append([found[1], text[begin:]])
         return made
 
     def definitions(self, items):

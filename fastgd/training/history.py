@@ -113,7 +113,8 @@ class History(ForUsers):
 
     def __repr__(self) -> str:
         last = "".join(f", {name} {_text(value)}" for name, value in self.last().items())
-        return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}>"
+        best = f", best epoch: {self.best_epoch}" if self.best_epoch and self.best_epoch < len(self.loss) else ""
+        return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}{best}>"
 
     def _repr_html_(self) -> str:
         columns = {"epoch": range(1, len(self.loss) + 1), **self.columns()}
