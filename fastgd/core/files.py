@@ -10,6 +10,9 @@ from ..errors import plain, shown, type_error, value_error
 
 # Ending of files that are being written, and the seconds after which such a file is taken for that of a killed process.
 UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
+# Windows replaces no file that a program has open: the seconds for which `put` waits, since virus scanners open new files
+# for a moment.
+IS_WINDOWS, PATIENCE = os.name == "nt", 2.0
 # First bytes of files of other formats.
 FOREIGN = {
     b"PK\x03\x04": "a zip archive, as torch and numpy's npz are",
@@ -76,12 +79,12 @@ def replace_file(path, parts):
     sibling = os.path.join(folder, f"{_stem(name)}{os.urandom(8).hex()}{UNFINISHED}")
     try:
         with open(sibling, "xb") as file:
-            if os.path.exists(path):
+            if os.path.exists(path) and not IS_WINDOWS:  # which has one mode, read-only, and replaces no such file
                 os.chmod(sibling, stat.S_IMODE(os.stat(path).st_mode))
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(sibling, path)
+        put(sibling, path)
     except BaseException as error:
         if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk
             error.filename = path
@@ -94,6 +97,22 @@ def replace_file(path, parts):
         except OSError as error:
             error.add_note(f"{path!r} is the new file, but it may not last if the power fails now")
             raise
+
+
+def put(sibling, path):
+    """Renames a finished file to `path`; a file there is replaced. Raises PermissionError on Windows if a program has
+    that file open."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return os.replace(sibling, path)
+        except PermissionError as error:
+            if not IS_WINDOWS:
+                raise
+            if time.monotonic() > end:
+                reason = "Windows cannot replace a file that is open or mapped, here or in another program, or read-only"
+                raise PermissionError(error.errno, reason, path) from error
+            time.sleep(0.02)
 
 
 def _stem(name):

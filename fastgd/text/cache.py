@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from ..core.files import UNFINISHED
+from ..core.files import UNFINISHED, put
 from ..errors import value_error
 from .vocabulary import dtype_of, from_config
 
@@ -69,7 +69,7 @@ class Cache:
                 file.write(space.to_bytes(8, "little") + _header(metadata, dtype, count).ljust(space))
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(sibling, self.path)
+            put(sibling, self.path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(sibling)
