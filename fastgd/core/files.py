@@ -10,8 +10,8 @@ from ..errors import plain, shown, type_error, value_error
 
 # Ending of files that are being written, and the seconds after which such a file is taken for that of a killed process.
 UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
-# Windows replaces no file that a program has open: the seconds for which `put` waits, since virus scanners open new files
-# for a moment.
+# Windows replaces no file that a program has open, and virus scanners open new files for a moment: for so many seconds
+# `put` tries again.
 IS_WINDOWS, PATIENCE = os.name == "nt", 2.0
 # First bytes of files of other formats.
 FOREIGN = {
@@ -110,7 +110,7 @@ def put(sibling, path):
             if not IS_WINDOWS:
                 raise
             if time.monotonic() > end:
-                reason = "Windows cannot replace a file that is open or mapped, here or in another program, or read-only"
+                reason = "Windows cannot replace a file that is read-only, or that a program has open or mapped"
                 raise PermissionError(error.errno, reason, path) from error
             time.sleep(0.02)
 
