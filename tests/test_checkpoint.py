@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import pickle
 import signal
@@ -399,6 +400,32 @@ def test_a_file_that_is_replaced_while_it_is_read(tmp_path):
         stop.set()
         for thread in threads:
             thread.join()
+
+
+@pytest.mark.parametrize("refusals", [3, math.inf])
+def test_windows_refuses_to_replace_a_file_that_is_open(refusals, small, tmp_path, monkeypatch):
+    """`save` tries again, since virus scanners open new files for a moment, and then says why it fails."""
+    network, path, refused, replace = small[0], tmp_path / "net.safetensors", [], os.replace
+
+    def refusing(*paths):
+        if len(refused) < refusals:
+            refused.append(paths)
+            raise PermissionError(errno.EACCES, "Access is denied", *paths)
+        replace(*paths)
+
+    path.write_bytes(b"old")
+    monkeypatch.setattr(fastgd.core.files, "IS_WINDOWS", True)
+    monkeypatch.setattr(fastgd.core.files, "PATIENCE", 10.0 if refusals == 3 else 0.1)
+    monkeypatch.setattr(os, "replace", refusing)
+    if refusals == 3:
+        network.save(path)
+        fastgd.load(path)
+    else:
+        with pytest.raises(PermissionError, match=r"that a program has open or mapped.*net\.safetensors"):
+            network.save(path)
+        assert path.read_bytes() == b"old"
+        assert len(refused) > 1
+    assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
