@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+import sys
 import time
 
 from .._plan import sync_folder
@@ -88,7 +89,7 @@ def replace_file(path, parts):
     except BaseException as error:
         if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk
             error.filename = path
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows removes no open file: it is forgotten
             os.remove(sibling)
         raise
     if hasattr(os, "O_DIRECTORY"):  # the new name is durable once the folder is
@@ -117,7 +118,7 @@ def put(sibling, path):
 
 def _stem(name):
     """The beginning of the names under which this file is written; names have 255 bytes at most."""
-    return os.fsdecode(b"." + os.fsencode(name)[:100] + b".")
+    return "." + os.fsencode(name)[:100].decode(sys.getfilesystemencoding(), "ignore") + "."
 
 
 def _remove_forgotten(folder, name):

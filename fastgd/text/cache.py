@@ -71,7 +71,7 @@ class Cache:
                 os.fsync(file.fileno())
             put(sibling, self.path)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows removes no open file
                 os.remove(sibling)
             raise
         return np.memmap(self.path, dtype, "r", 8 + space, (count,)), vocabulary
