@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import pickle
 import signal
@@ -123,6 +124,7 @@ def test_loading_takes_a_number_of_threads(tmp_path):
             fastgd.load(tmp_path / "m", num_threads=number)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="files have no modes there")
 def test_a_file_keeps_its_mode_and_its_link(tmp_path):
     target, link = tmp_path / "model", tmp_path / "link"
     rich_network().save(target)
@@ -341,6 +343,7 @@ net.save(sys.argv[1])
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders cannot be flushed to disk there")
 @pytest.mark.parametrize("fault", ["kill", "error"])
 def test_whatever_happens_the_file_is_the_old_or_the_new_one(fault, tmp_path):
     path = tmp_path / "m"
@@ -359,7 +362,7 @@ def test_whatever_happens_the_file_is_the_old_or_the_new_one(fault, tmp_path):
 
 
 def test_a_file_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
-    """fsync of the file, then the rename, then fsync of the folder."""
+    """fsync of the file, then the rename, then fsync of the folder, where the system can."""
     happened = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
@@ -374,7 +377,7 @@ def test_a_file_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
 
         monkeypatch.setattr(os, name, noted)
     rich_network().save(tmp_path / "m")
-    assert happened == ["file", "replace", "folder"]
+    assert happened == ["file", "replace", "folder"][: 3 if hasattr(os, "O_DIRECTORY") else 2]
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):
@@ -408,6 +411,32 @@ def test_a_file_that_is_replaced_while_it_is_read(tmp_path):
         stop.set()
         for thread in threads:
             thread.join()
+
+
+@pytest.mark.parametrize("refusals", [3, math.inf])
+def test_windows_refuses_to_replace_a_file_that_is_open(refusals, small, tmp_path, monkeypatch):
+    """`save` tries again, since virus scanners open new files for a moment, and then says why it fails."""
+    network, path, refused, replace = small[0], tmp_path / "net.safetensors", [], os.replace
+
+    def refusing(*paths):
+        if len(refused) < refusals:
+            refused.append(paths)
+            raise PermissionError(errno.EACCES, "Access is denied", *paths)
+        replace(*paths)
+
+    path.write_bytes(b"old")
+    monkeypatch.setattr(fastgd.core.files, "IS_WINDOWS", True)
+    monkeypatch.setattr(fastgd.core.files, "PATIENCE", 10.0 if refusals == 3 else 0.1)
+    monkeypatch.setattr(os, "replace", refusing)
+    if refusals == 3:
+        network.save(path)
+        fastgd.load(path)
+    else:
+        with pytest.raises(PermissionError, match=r"that a program has open or mapped.*net\.safetensors"):
+            network.save(path)
+        assert path.read_bytes() == b"old"
+        assert len(refused) > 1
+    assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
@@ -498,6 +527,7 @@ def test_only_regular_files_are_written(tmp_path, small):
     assert network.epochs == 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no file that is open")
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files cannot be counted here")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_anywhere_in_a_save_leaves_nothing_behind(tmp_path):

@@ -277,9 +277,11 @@ def _write(data, path):
     if os.path.isfile(path) or not os.path.exists(path):
         replace_file(path, (data,))
         return
-    opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # fails, rather than waits, if a pipe has no reader
+    # Fails, rather than waits, if a pipe has no reader. Windows has neither such pipes nor these functions.
+    opened = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(opened, "wb") as file:
-        os.set_blocking(opened, True)
+        if hasattr(os, "O_NONBLOCK"):
+            os.set_blocking(opened, True)
         file.write(data)
 
 

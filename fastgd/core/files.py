@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+import sys
 import time
 
 from .._plan import sync_folder
@@ -10,6 +11,9 @@ from ..errors import plain, shown, type_error, value_error
 
 # Ending of files that are being written, and the seconds after which such a file is taken for that of a killed process.
 UNFINISHED, FORGOTTEN = ".fastgd-unfinished", 3600
+# Windows replaces no file that a program has open, and virus scanners open new files for a moment: for so many seconds
+# `put` tries again.
+IS_WINDOWS, PATIENCE = os.name == "nt", 2.0
 # First bytes of files of other formats.
 FOREIGN = {
     b"PK\x03\x04": "a zip archive, as torch and numpy's npz are",
@@ -76,16 +80,16 @@ def replace_file(path, parts):
     sibling = os.path.join(folder, f"{_stem(name)}{os.urandom(8).hex()}{UNFINISHED}")
     try:
         with open(sibling, "xb") as file:
-            if os.path.exists(path):
+            if os.path.exists(path) and not IS_WINDOWS:  # which has one mode, read-only, and replaces no such file
                 os.chmod(sibling, stat.S_IMODE(os.stat(path).st_mode))
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(sibling, path)
+        put(sibling, path)
     except BaseException as error:
         if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk
             error.filename = path
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows removes no open file: it is forgotten
             os.remove(sibling)
         raise
     if hasattr(os, "O_DIRECTORY"):  # the new name is durable once the folder is
@@ -96,9 +100,25 @@ def replace_file(path, parts):
             raise
 
 
+def put(sibling, path):
+    """Renames a finished file to `path`; a file there is replaced. Raises PermissionError on Windows if a program has
+    that file open."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return os.replace(sibling, path)
+        except PermissionError as error:
+            if not IS_WINDOWS:
+                raise
+            if time.monotonic() > end:
+                reason = "Windows cannot replace a file that is read-only, or that a program has open or mapped"
+                raise PermissionError(error.errno, reason, path) from error
+            time.sleep(0.02)
+
+
 def _stem(name):
     """The beginning of the names under which this file is written; names have 255 bytes at most."""
-    return os.fsdecode(b"." + os.fsencode(name)[:100] + b".")
+    return "." + os.fsencode(name)[:100].decode(sys.getfilesystemencoding(), "ignore") + "."
 
 
 def _remove_forgotten(folder, name):

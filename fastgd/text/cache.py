@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from ..core.files import UNFINISHED
+from ..core.files import UNFINISHED, put
 from ..errors import value_error
 from .vocabulary import dtype_of, from_config
 
@@ -69,9 +69,9 @@ class Cache:
                 file.write(space.to_bytes(8, "little") + _header(metadata, dtype, count).ljust(space))
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(sibling, self.path)
+            put(sibling, self.path)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows removes no open file
                 os.remove(sibling)
             raise
         return np.memmap(self.path, dtype, "r", 8 + space, (count,)), vocabulary

@@ -1,6 +1,6 @@
 /* The element type of the kernels, and vectors of it.
  *
- * real   float or double, by -DREAL; tgmath.h makes sqrt(x) and its kin follow it.
+ * real   float or double, by -DREAL; sqrt(x) and its kin follow the type of x.
  * vec    VECTOR_BYTES of real, in GCC's and Clang's vector extension: + - * / work lane by lane, a scalar operand
  *        is broadcast, and loads and stores may be unaligned.
  * LANES  reals in a vec.
@@ -9,9 +9,9 @@
 #define FASTGD_SIMD_H
 
 #include <float.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
-#include <tgmath.h>
 
 #include "core/scratch.h"
 
@@ -31,6 +31,11 @@ enum { MR = 8, VECTORS = 3, NARROW_ROWS = 8, GEMV_VECTORS = 4 };
 #define VECTOR_BYTES 16
 enum { MR = 4, VECTORS = 2, NARROW_ROWS = 4, GEMV_VECTORS = 2 };
 #endif
+
+/* As in tgmath.h, whose complex functions Clang cannot compile with Microsoft's C library. */
+#define sqrt(x) _Generic((x), float: sqrtf, default: sqrt)(x)
+#define fabs(x) _Generic((x), float: fabsf, default: fabs)(x)
+#define fma(a, b, c) _Generic((a) + (b) + (c), float: fmaf, default: fma)(a, b, c)
 
 typedef REAL real;
 typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));

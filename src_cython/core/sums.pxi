@@ -113,20 +113,20 @@ cdef inline real largest_of(const real *x, int64_t n) noexcept nogil:
     return top
 
 
-cdef inline inlined sum_of_vectors(real *s, const real *x, const real *y, int64_t ld, int64_t m,
-                                   const int vectors) noexcept nogil:
-    """s (vectors LANES) <- the sum over the rows of x (m, vectors LANES), multiplied by y unless y is NULL. Inlined
-    with constant vectors, so that the sums are registers."""
+cdef inline inlined sum_of_vectors(real *s, const real *x, const real *y, int64_t ld, int64_t m, const int vectors,
+                                   const bint times) noexcept nogil:
+    """s (vectors LANES) <- the sum over the rows of x (m, vectors LANES), multiplied by y if `times`. Inlined with
+    constants: so the sums are registers, and every product is fused with the sum that it is added to."""
     cdef vec sums[SUM_VECTORS]
     cdef int64_t i
     cdef int j
     for j in range(vectors):
         sums[j] = (<vec *>(x + j * LANES))[0]
-        if y != NULL:
+        if times:
             sums[j] = sums[j] * (<vec *>(y + j * LANES))[0]
     for i in range(1, m):
         for j in range(vectors):
-            if y != NULL:
+            if times:
                 sums[j] = sums[j] + (<vec *>(x + i * ld + j * LANES))[0] * (<vec *>(y + i * ld + j * LANES))[0]
             else:
                 sums[j] = sums[j] + (<vec *>(x + i * ld + j * LANES))[0]
@@ -134,28 +134,28 @@ cdef inline inlined sum_of_vectors(real *s, const real *x, const real *y, int64_
         (<vec *>(s + j * LANES))[0] = sums[j]
 
 
-cdef inline inlined sum_of_row_block(real *s, const real *x, const real *y, int64_t ld, int64_t m,
-                                     int64_t n) noexcept nogil:
-    """`sum_of_rows` of up to BLOCK_TERMS rows, from the first to the last."""
+cdef inline inlined sum_of_row_block(real *s, const real *x, const real *y, int64_t ld, int64_t m, int64_t n,
+                                     const bint times) noexcept nogil:
+    """`sum_of_rows_times` of up to BLOCK_TERMS rows, from the first to the last."""
     cdef real sums[LANES]
     cdef int64_t i, j
     while n >= SUM_VECTORS * LANES:
-        sum_of_vectors(s, x, y, ld, m, SUM_VECTORS)
+        sum_of_vectors(s, x, y, ld, m, SUM_VECTORS, times)
         s += SUM_VECTORS * LANES
         x += SUM_VECTORS * LANES
-        y = y + SUM_VECTORS * LANES if y != NULL else NULL
+        y += SUM_VECTORS * LANES
         n -= SUM_VECTORS * LANES
     while n >= LANES:
-        sum_of_vectors(s, x, y, ld, m, 1)
+        sum_of_vectors(s, x, y, ld, m, 1, times)
         s += LANES
         x += LANES
-        y = y + LANES if y != NULL else NULL
+        y += LANES
         n -= LANES
     for j in range(n):
-        sums[j] = x[j] * y[j] if y != NULL else x[j]
+        sums[j] = x[j] * y[j] if times else x[j]
     for i in range(1, m):
         for j in range(n):
-            if y != NULL:
+            if times:
                 sums[j] = multiply_add(x[i * ld + j], y[i * ld + j], sums[j])
             else:
                 sums[j] += x[i * ld + j]
@@ -163,15 +163,15 @@ cdef inline inlined sum_of_row_block(real *s, const real *x, const real *y, int6
         s[j] = sums[j]
 
 
-cdef inline inlined sum_of_rows_times(real *s, const real *x, const real *y, int64_t ld, int64_t m,
-                                      int64_t n) noexcept nogil:
-    """s (n) <- the sum over the rows of x (m, n), multiplied by y unless y is NULL: sums of blocks of BLOCK_TERMS rows
+cdef inline inlined sum_of_rows_times(real *s, const real *x, const real *y, int64_t ld, int64_t m, int64_t n,
+                                      const bint times) noexcept nogil:
+    """s (n) <- the sum over the rows of x (m, n), multiplied by y if `times`: sums of blocks of BLOCK_TERMS rows
     are added in float64."""
     cdef double totals[SUM_COLUMNS]
     cdef real sums[SUM_COLUMNS]
     cdef int64_t i, j, width
     if m <= BLOCK_TERMS:
-        sum_of_row_block(s, x, y, ld, m, n)
+        sum_of_row_block(s, x, y, ld, m, n, times)
         return
     while n > 0:
         width = min(n, <int64_t>SUM_COLUMNS)
@@ -179,8 +179,7 @@ cdef inline inlined sum_of_rows_times(real *s, const real *x, const real *y, int
             totals[j] = 0
         i = 0
         while i < m:
-            sum_of_row_block(sums, x + i * ld, y + i * ld if y != NULL else NULL, ld, min(m - i, <int64_t>BLOCK_TERMS),
-                             width)
+            sum_of_row_block(sums, x + i * ld, y + i * ld, ld, min(m - i, <int64_t>BLOCK_TERMS), width, times)
             for j in range(width):
                 totals[j] += sums[j]
             i += BLOCK_TERMS
@@ -188,15 +187,15 @@ cdef inline inlined sum_of_rows_times(real *s, const real *x, const real *y, int
             s[j] = <real>totals[j]
         s += width
         x += width
-        y = y + width if y != NULL else NULL
+        y += width
         n -= width
 
 
 cdef void sum_of_rows(real *s, const real *x, int64_t ld, int64_t m, int64_t n) noexcept nogil:
     """s (n) <- the sum over the rows of x (m, n)."""
-    sum_of_rows_times(s, x, NULL, ld, m, n)
+    sum_of_rows_times(s, x, x, ld, m, n, False)
 
 
 cdef void sum_of_products(real *s, const real *x, const real *y, int64_t ld, int64_t m, int64_t n) noexcept nogil:
     """s (n) <- the sum over the rows of x y, elementwise, for x and y (m, n)."""
-    sum_of_rows_times(s, x, y, ld, m, n)
+    sum_of_rows_times(s, x, y, ld, m, n, True)

@@ -4,7 +4,11 @@
 #include <stdint.h>
 
 #ifdef _WIN32
-static int read_at(int file, void *out, int64_t size, int64_t offset) { return 1; }
+// Not called: rows of mapped files are read through their mapping (fastgd/data/mapped.py).
+static int read_at(int file, void *out, int64_t size, int64_t offset) {
+    (void)file, (void)out, (void)size, (void)offset;
+    return 1;
+}
 #else
 #include <unistd.h>
 

@@ -17,12 +17,18 @@
 #ifndef FASTGD_POOL_H
 #define FASTGD_POOL_H
 
+#include <stdatomic.h>
 #include <stdint.h>
-#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include "core/clock.h"
 #include "core/scratch.h"
 #include "engine/shares.h"
+#include "engine/team_size.h"
+#include "engine/threads.h"
 
 static __thread always_there char *scratch;
 
@@ -62,16 +68,6 @@ static void work_flushed(team_work work, void *context, int thread, int threads)
     restore_subnormals(before);
 }
 
-#if defined(__unix__) || defined(__APPLE__)
-
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <string.h>
-
-#include "engine/team_size.h"
-
 #if defined(__x86_64__) || defined(__i386__)
 #define relax() __builtin_ia32_pause()
 #elif defined(__aarch64__)
@@ -89,15 +85,15 @@ enum {
 typedef struct {
     _Alignas(64) atomic_uint value;
     atomic_uint sleepers;
-    pthread_mutex_t mutex;
-    pthread_cond_t changed;
+    mutex mutex;
+    condition changed;
 } watched;
 
 static struct {
     watched jobs[MAX_THREADS];      /* number of each worker's last job, so that only workers of the team wake */
     watched gate;                   /* how often the barrier has opened */
     _Alignas(64) atomic_uint arrived;
-    pthread_mutex_t busy;           /* held by the caller whose team is at work */
+    mutex busy;                     /* held by the caller whose team is at work */
     team_work work;
     void *context;
     int threads;                    /* of the team */
@@ -112,9 +108,9 @@ static void watched_set(watched *w, unsigned value)
 {
     atomic_store(&w->value, value);
     if (atomic_load(&w->sleepers)) {
-        pthread_mutex_lock(&w->mutex);
-        pthread_cond_broadcast(&w->changed);
-        pthread_mutex_unlock(&w->mutex);
+        mutex_lock(&w->mutex);
+        condition_wake_all(&w->changed);
+        mutex_unlock(&w->mutex);
     }
 }
 
@@ -138,12 +134,12 @@ static unsigned watched_wait(watched *w, unsigned old, int *has_slept)
     *has_slept = 1;
     /* A sleeper is counted before it reads the value again, and a setter sets the value before it reads the number
      * of sleepers, so at least one of them notices the other. */
-    pthread_mutex_lock(&w->mutex);
+    mutex_lock(&w->mutex);
     atomic_fetch_add(&w->sleepers, 1);
     while ((value = atomic_load(&w->value)) == old)
-        pthread_cond_wait(&w->changed, &w->mutex);
+        condition_wait(&w->changed, &w->mutex);
     atomic_fetch_sub(&w->sleepers, 1);
-    pthread_mutex_unlock(&w->mutex);
+    mutex_unlock(&w->mutex);
     return value;
 }
 
@@ -207,7 +203,7 @@ static void team_member(int thread, int threads)
         release(threads);
 }
 
-static void *worker(void *last_job)
+static thread_result worker(void *last_job)
 {
     int thread = (int)((unsigned *)last_job - pool.last_job) + 1;
     int has_slept, is_new = 1;
@@ -220,7 +216,7 @@ static void *worker(void *last_job)
         is_new = 0;
         team_member(thread, pool.threads);
     }
-    return NULL;
+    return 0;
 }
 
 static void pool_reset(void)
@@ -230,24 +226,23 @@ static void pool_reset(void)
     memset(&pool, 0, sizeof pool);
     memcpy(pool.scratch, kept, sizeof kept);
     team_size_reset();
-    pthread_mutex_init(&pool.busy, NULL);
+    mutex_initialize(&pool.busy);
     for (int i = 0; i < MAX_THREADS; i++) {
-        pthread_mutex_init(&pool.jobs[i].mutex, NULL);
-        pthread_cond_init(&pool.jobs[i].changed, NULL);
+        mutex_initialize(&pool.jobs[i].mutex);
+        condition_initialize(&pool.jobs[i].changed);
         atomic_store(&pool.cores[i], -1);   /* unknown */
     }
-    pthread_mutex_init(&pool.gate.mutex, NULL);
-    pthread_cond_init(&pool.gate.changed, NULL);
+    mutex_initialize(&pool.gate.mutex);
+    condition_initialize(&pool.gate.changed);
 }
 
-static pthread_key_t scratch_key;
+static thread_key scratch_key;
 
 /* Allocates the scratch memory of the calling thread, which is freed when the thread ends; returns 0 on failure. */
 static int make_scratch(void)
 {
-    if (!scratch && !posix_memalign((void **)&scratch, 64, SCRATCH_BYTES) &&
-        pthread_setspecific(scratch_key, scratch)) {
-        free(scratch);
+    if (!scratch && (scratch = memory_new(SCRATCH_BYTES)) && !key_set(scratch_key, scratch)) {
+        memory_delete(scratch);
         scratch = NULL;
     }
     return scratch != NULL;
@@ -256,35 +251,24 @@ static int make_scratch(void)
 /* Once, when the module is imported. */
 static void pool_initialize(void)
 {
-    pthread_key_create(&scratch_key, free);
+    key_new(&scratch_key);
     pool_reset();
-    pthread_atfork(NULL, NULL, pool_reset);
+    in_children(pool_reset);
 }
 
-/* Starts workers until there are `wanted`, or as many as the system allows; returns their number. Workers block all
- * signals. */
+/* Starts workers until there are `wanted`, or as many as the system allows; returns their number. */
 static int start_workers(int wanted)
 {
-    sigset_t all, before;
-    if (pool.started >= wanted)
-        return wanted;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool.started < wanted) {
-        pthread_t id;
         char **memory = &pool.scratch[pool.started];
-        if (!*memory && posix_memalign((void **)memory, 64, SCRATCH_BYTES)) {
-            *memory = NULL;
+        if (!*memory && !(*memory = memory_new(SCRATCH_BYTES)))
             break;
-        }
         pool.last_job[pool.started] = atomic_load(&pool.jobs[pool.started].value);
-        if (pthread_create(&id, NULL, worker, &pool.last_job[pool.started]))
+        if (!thread_start(worker, &pool.last_job[pool.started]))
             break;
-        pthread_detach(id);
         pool.started++;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return pool.started;
+    return pool.started < wanted ? pool.started : wanted;
 }
 
 /* is_watched: result, whether the work may call `should_regroup`. If that returns true, the work returns, and the
@@ -294,7 +278,7 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
     *is_watched = 0;
     if (threads > MAX_THREADS)
         threads = MAX_THREADS;
-    if (threads <= 1 || pthread_mutex_trylock(&pool.busy)) {
+    if (threads <= 1 || !mutex_try(&pool.busy)) {
         work_flushed(work, context, 0, 1);
         return;
     }
@@ -319,32 +303,7 @@ static void team_run(team_work work, void *context, int threads, int *is_watched
             watched_set(&pool.jobs[i], pool.job);
         team_member(0, threads);
     }
-    pthread_mutex_unlock(&pool.busy);
+    mutex_unlock(&pool.busy);
 }
 
-#else /* no POSIX threads: every team consists of its caller */
-
-static void pool_initialize(void) {}
-static int make_scratch(void)
-{
-    scratch = scratch ? scratch : malloc(SCRATCH_BYTES);
-    return scratch != NULL;
-}
-static int last_to_arrive(int thread, int threads) { (void)thread, (void)threads; return 1; }
-static void release(int threads) { (void)threads; }
-static int should_regroup(double *pace, double rows, int threads, int step_is_done)
-{
-    (void)pace, (void)rows, (void)threads, (void)step_is_done;
-    return 0;
-}
-static void fix_threads(int is_fixed) { (void)is_fixed; }
-static int thread_limit(void) { return 1; }
-static void team_run(team_work work, void *context, int threads, int *is_watched)
-{
-    (void)threads;
-    *is_watched = 0;
-    work_flushed(work, context, 0, 1);
-}
-
-#endif
 #endif
