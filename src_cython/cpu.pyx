@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 """Variants of the kernels: which are built, and which this processor and operating system can run."""
 
 cdef extern from *:

@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True
+# cython: language_level=3, cdivision=True, freethreading_compatible=True
 """The Cython bodies of the kernels, for one instruction set and one precision.
 
 Each body is in the .pxi with the folder and name of the .py that has its contract. Its record is a struct that lists

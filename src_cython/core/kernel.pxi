@@ -3,6 +3,15 @@
 cdef extern from "Python.h":
     bint PyLong_CheckExact(object value)
 
+cdef extern from *:
+    """
+    /* A thread that finds a flag set also finds what another thread has written before it set the flag. */
+    static inline int is_set(const int *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
+    static inline void set_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELEASE); }
+    """
+    bint is_set(const bint *flag)
+    void set_flag(bint *flag)
+
 cdef enum:
     KERNEL_ARRAYS = 16          # at most, of a kernel that is called here
     KERNEL_SLOTS = 40
@@ -25,19 +34,27 @@ cdef class CheckedCall:
     cdef uintptr_t float32_body, float64_body
     cdef bint is_prepared, is_able
 
+    @cython.critical_section
     def _set_contract(self, arrays, fixed, int n_scalars, int range_dim, uintptr_t float32_body,
                       uintptr_t float64_body):
         """arrays: for each array (number of its dtype or -1, indices of its dimensions, elements of the first dimension
         that one of its elements stands for or 0, whether it is written). fixed: for each dimension its size, or 0 if
         that is the call's. Bodies: addresses; 0 is none."""
-        cdef int i, j, n_dims = len(fixed)
-        self.is_prepared = True
-        n_slots = len(arrays) + n_dims + n_scalars + 1
-        if len(arrays) > KERNEL_ARRAYS or n_slots > KERNEL_SLOTS or not float32_body:
+        if self.is_prepared:            # by another thread
             return
+        self.is_able = float32_body != 0 and self.hold_contract(arrays, fixed, n_scalars, range_dim)
+        self.float32_body, self.float64_body = float32_body, float64_body
+        set_flag(&self.is_prepared)
+
+    cdef bint hold_contract(self, arrays, fixed, int n_scalars, int range_dim) except -1:
+        """Returns whether there is room for the contract."""
+        cdef int i, j, n_dims = len(fixed)
+        n_slots = len(arrays) + n_dims + n_scalars + 1
+        if len(arrays) > KERNEL_ARRAYS or n_slots > KERNEL_SLOTS:
+            return False
         for i, (number, dims, per, is_written) in enumerate(arrays):
             if len(dims) > KERNEL_AXES:
-                return
+                return False
             self.arrays[i].type, self.arrays[i].rank = number, len(dims)
             self.arrays[i].per, self.arrays[i].is_written = per, is_written
             for j in range(len(dims)):
@@ -45,10 +62,10 @@ cdef class CheckedCall:
         self.n_arrays, self.n_dims, self.n_scalars, self.range_dim = len(arrays), n_dims, n_scalars, range_dim
         for i in range(n_dims):
             self.fixed[i] = fixed[i]
-        self.float32_body, self.float64_body, self.is_able = float32_body, float64_body, True
+        return True
 
     def __call__(self, *arguments):
-        if not self.is_prepared:
+        if not is_set(&self.is_prepared):
             self._prepare_call()
         if not self.is_able or not self.run(arguments):
             self._call_any(arguments)

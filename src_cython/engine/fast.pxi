@@ -1,5 +1,8 @@
 # Fast paths from Python into a pass, which cost little more than the arithmetic. `<cnp.ndarray>` casts without a test:
 # all arrays have passed PyArray_CheckExact.
+#
+# Where the GIL keeps other threads out, short calls only look whether the locks are free. Long ones, and all calls in
+# free-threaded CPython, take the locks before they read what other calls change, until they have copied their results.
 
 cdef enum:
     MAX_RANK = 64           # axes of an array
@@ -181,8 +184,30 @@ cdef class FastStep:
             return False
         return self.minibatches[0] == self.trained + next and not (self.watched and not unchanged(self.watched))
 
-    cdef inline bint is_ready(self, object optimizer):
+    cdef inline bint enter(self, object optimizer, bint takes_locks) except -1:
+        """Whether the next step can be made. If so, other threads are kept out, by the locks or by the GIL."""
+        if takes_locks:
+            return self.take_locks(optimizer)
         return self.lock.is_open() and self.optimizer_lock.is_open() and self.is_prepared(optimizer)
+
+    cdef bint take_locks(self, object optimizer) except -1:
+        """Takes the locks if the next step can be made; returns whether it did."""
+        cdef bint ready = False
+        if optimizer is not self.optimizer or not self.lock.take_if_open():
+            return False
+        if not self.optimizer_lock.take_if_open():
+            self.lock.release(False)
+            return False
+        try:
+            ready = self.is_prepared(optimizer)
+        finally:
+            if not ready:
+                self.release_locks(False)
+        return ready
+
+    cdef void release_locks(self, bint failed):
+        self.optimizer_lock.release(failed)
+        self.lock.release(failed)
 
     cdef void set_step(self):
         """Makes the engine run the next step."""
@@ -204,47 +229,55 @@ cdef class FastStep:
         return self.make(x, y, optimizer, weight)
 
     cdef object make(self, x, y, optimizer, weight):
-        cdef int64_t rows = count_rows(x, &self.x), at_weight = self.inputs.own_weight
-        if not 1 <= rows <= self.capacity or not are_targets(y, rows, &self.y) or not self.is_ready(optimizer):
+        cdef int64_t rows = count_rows(x, &self.x), at_weight = self.inputs.own_weight, status
+        if not 1 <= rows <= self.capacity or not are_targets(y, rows, &self.y):
             return None
         if weight is not None:
             if count_rows(weight, &self.weight) != rows:
                 return None
             at_weight = address_of(weight)
         check_scratch()
+        cdef bint is_long = rows * self.runner.work_of_row > FREE_WORK
+        cdef bint takes_locks = is_long or not GIL_KEEPS_OUT
+        if not self.enter(optimizer, takes_locks):
+            return None
         cdef Engine *e = &self.runner.engine
         cdef int64_t at_x = address_of(x), at_y = address_of(y)
+        cdef double loss = 0
         self.set_step()
-        if rows * self.runner.work_of_row > FREE_WORK:
-            self.lock.take(TRAIN)
-            self.optimizer_lock.take(TRAIN)
+        if is_long:
             with nogil:
                 steps_begin()
                 set_inputs(e, rows, at_x, at_y, 0, at_weight, self.limits[e.step])
                 begin_step(e)
                 run_steps(e, self.runner.threads(rows))
                 steps_end()
-            self.optimizer_lock.release(False)
-            self.lock.release(False)
-        else:       # the GIL keeps other threads out
+        else:
             set_inputs(e, rows, at_x, at_y, 0, at_weight, self.limits[e.step])
             begin_step(e)
             run_steps(e, 1)
-        if e.status == FAULT:           # an update may have begun, so the step must not be repeated
+        status = e.status
+        if status == DONE:
+            loss = self.last_loss = e.total[0][0]
+        if takes_locks:
+            self.release_locks(False)
+        if status == FAULT:             # an update may have begun, so the step must not be repeated
             self.raise_fault(x, y)
-        if e.status != DONE:
-            return None
-        self.last_loss = e.total[0][0]
-        return self.last_loss
+        return loss if status == DONE else None
 
     def update(self, optimizer):
         """Makes the step if it is only an update from the network's gradient; returns whether it did."""
-        if not self.is_ready(optimizer):
+        cdef bint takes_locks = self.elements > FREE_ELEMENTS or not GIL_KEEPS_OUT, failed = True
+        if not self.enter(optimizer, takes_locks):
             return False
-        if self.elements <= FREE_ELEMENTS:
-            return self.run_update(optimizer)       # the GIL keeps other threads out
-        with self.lock, self.optimizer_lock:
+        if not takes_locks:
             return self.run_update(optimizer)
+        try:
+            done = self.run_update(optimizer)
+            failed = False
+        finally:
+            self.release_locks(failed)
+        return done
 
     def run_update(self, optimizer):
         """`update` for a caller that has the locks."""
@@ -272,8 +305,24 @@ cdef class FastStep:
 def fast_average(UseLock lock, UseLock other_lock, CheckedCall kernel, cnp.ndarray p, cnp.ndarray q, double rate):
     """p <- p + rate (q - p) for small arrays, by the kernel `average_parameters`, or p <- q for rate = 1; returns
     whether it did. lock, other_lock: of the networks that p and q belong to."""
-    if cnp.PyArray_SIZE(p) > FREE_ELEMENTS or not (lock.is_open() and other_lock.is_open()):
+    if cnp.PyArray_SIZE(p) > FREE_ELEMENTS:
         return False
+    if GIL_KEEPS_OUT:
+        return lock.is_open() and other_lock.is_open() and move(kernel, p, q, rate)
+    if not lock.take_if_open():
+        return False
+    try:
+        if other_lock is lock or not other_lock.take_if_open():
+            return False
+        try:
+            return move(kernel, p, q, rate)
+        finally:
+            other_lock.release(False)
+    finally:
+        lock.release(False)
+
+
+cdef bint move(CheckedCall kernel, cnp.ndarray p, cnp.ndarray q, double rate) except -1:
     if rate == 1:
         memcpy(cnp.PyArray_DATA(p), cnp.PyArray_DATA(q), cnp.PyArray_NBYTES(p))
         return True

@@ -62,8 +62,18 @@ cdef class FastPass:
         """Whether nothing has changed that a pass over this many rows depends on."""
         return rows * self.runner.work_of_row <= LONG_WORK and not (self.watched and not unchanged(self.watched))
 
-    cdef inline bint is_ready(self, int64_t rows):
-        return self.lock.is_open() and self.is_current(rows)
+    cdef inline bint takes_lock(self, int64_t rows):
+        return not GIL_KEEPS_OUT or rows * self.runner.work_of_row > FREE_WORK
+
+    cdef inline bint enter(self, int64_t rows) except -1:
+        """Whether a pass over this many rows can be made. If so, other threads are kept out until `leave`, by the lock
+        or by the GIL."""
+        check_scratch()
+        return self.lock.take_if_open() if self.takes_lock(rows) else self.lock.is_open()
+
+    cdef inline void leave(self, int64_t rows):
+        if self.takes_lock(rows):
+            self.lock.release(False)
 
     cdef void set_minibatch(self, int64_t number):
         cdef double value = number
@@ -98,25 +108,22 @@ cdef class FastPass:
             first += n
         return total / rows
 
-    cdef double call(self, int64_t rows, int64_t x, int64_t y, int64_t out) except? -1:
-        """`run_blocks`, without the GIL and with the lock if that takes long."""
+    cdef double call(self, int64_t rows, int64_t x, int64_t y, int64_t out):
+        """`run_blocks`, without the GIL if that takes long. For a caller that has entered."""
         cdef double loss
-        check_scratch()
         if rows * self.runner.work_of_row <= FREE_WORK:
-            return self.run_blocks(rows, x, y, out)     # the GIL keeps other threads out
-        self.lock.take(self.use)
+            return self.run_blocks(rows, x, y, out)
         with nogil:
             steps_begin()
             loss = self.run_blocks(rows, x, y, out)
             steps_end()
-        self.lock.release(False)
         return loss
 
-    cdef bint is_done(self, object x, object y) except -1:
-        """Whether the last pass ended well; raises the exception of a user's function in it."""
-        if self.runner.engine.status == FAULT:
+    cdef bint is_done(self, int64_t status, object x, object y) except -1:
+        """Whether a pass ended well; raises the exception of a user's function in it."""
+        if status == FAULT:
             self.raise_fault(x, y)
-        return self.runner.engine.status == DONE
+        return status == DONE
 
     cdef object result_array(self, int64_t rows, object out):
         """`out`, or a new array if that is None; None if `out` cannot hold the result of these rows."""
@@ -126,16 +133,20 @@ cdef class FastPass:
 
     def outputs(self, x, out):
         """The results of the pass for rows x, in `out` or a new array."""
-        cdef int64_t rows = count_rows(x, &self.x)
-        if rows == 0 or not self.is_ready(rows):
+        cdef int64_t rows = count_rows(x, &self.x), status
+        if rows == 0 or not self.is_current(rows):
             return None
         result = self.result_array(rows, out)
         if result is None:
             return None
         if out is not None and rows > self.capacity:    # a later block may fail when the first is done
             result = new_array(rows, &self.out)
+        if not self.enter(rows):
+            return None
         self.call(rows, address_of(x), 0, address_of(result))
-        if not self.is_done(x, None):
+        status = self.runner.engine.status
+        self.leave(rows)
+        if not self.is_done(status, x, None):
             return None
         if out is not None and result is not out:
             memcpy(cnp.PyArray_DATA(<cnp.ndarray>out), cnp.PyArray_DATA(<cnp.ndarray>result), rows * self.out.bytes)
@@ -148,21 +159,28 @@ cdef class FastPass:
             return False
         return weight is None or (rows <= self.capacity and count_rows(weight, &self.weight) == rows)
 
-    cdef double call_weighted(self, object x, object y, object weight) except? -1:
+    cdef double call_weighted(self, object x, object y, object weight):
+        cdef double loss
         if weight is not None:
             self.at_weight = address_of(weight)
-        try:
-            return self.call(cnp.PyArray_DIM(<cnp.ndarray>x, 0), address_of(x), address_of(y), 0)
-        finally:
-            self.at_weight = self.inputs.own_weight
+        loss = self.call(cnp.PyArray_DIM(<cnp.ndarray>x, 0), address_of(x), address_of(y), 0)
+        self.at_weight = self.inputs.own_weight
+        return loss
 
     def loss(self, x, y, weight):
         """The mean loss of rows x with targets y. weight: the factor of each loss, and 1 / (number of losses), or None
         for the latter alone."""
-        if not self.fits(x, y, weight) or not self.is_ready(cnp.PyArray_DIM(<cnp.ndarray>x, 0)):
+        cdef int64_t rows, status
+        cdef double loss
+        if not self.fits(x, y, weight):
             return None
-        cdef double loss = self.call_weighted(x, y, weight)
-        return loss if self.is_done(x, y) and isfinite(loss) else None
+        rows = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
+        if not self.is_current(rows) or not self.enter(rows):
+            return None
+        loss = self.call_weighted(x, y, weight)
+        status = self.runner.engine.status
+        self.leave(rows)
+        return loss if self.is_done(status, x, y) and isfinite(loss) else None
 
     def evaluate(self, x, y, out):
         """`loss`, for a caller that has the lock. The outputs are left in `out`, unless that is None."""
@@ -177,21 +195,28 @@ cdef class FastPass:
             steps_begin()
             loss = self.run_blocks(rows, at_x, at_y, at_out)
             steps_end()
-        return loss if self.is_done(x, y) else None
+        return loss if self.is_done(self.runner.engine.status, x, y) else None
 
     def loss_and_gradient(self, x, y, int64_t minibatch, weight):
         """`loss`, and a copy of its gradient, which the pass leaves in the network."""
         if not self.fits(x, y, weight):
             return None
-        cdef int64_t rows = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
-        if rows > self.capacity or not self.is_ready(rows):
+        cdef int64_t rows = cnp.PyArray_DIM(<cnp.ndarray>x, 0), status
+        cdef object result = None
+        if rows > self.capacity or not self.is_current(rows) or not self.enter(rows):
             return None
-        self.set_minibatch(minibatch)
-        self.recorded[0] = 0
-        self.call_weighted(x, y, weight)
-        if not self.is_done(x, y):
-            return None
-        return self.runner.engine.total[0][0], cnp.PyArray_NewCopy(<cnp.ndarray>self.gradient, cnp.NPY_CORDER)
+        try:
+            self.set_minibatch(minibatch)
+            self.recorded[0] = 0
+            self.call_weighted(x, y, weight)
+            status = self.runner.engine.status
+            if status == DONE:
+                gradient = cnp.PyArray_NewCopy(<cnp.ndarray>self.gradient, cnp.NPY_CORDER)
+                result = self.runner.engine.total[0][0], gradient
+        finally:
+            self.leave(rows)
+        self.is_done(status, x, y)
+        return result
 
 
 cdef class FastRecord(FastPass):
@@ -220,22 +245,29 @@ cdef class FastRecord(FastPass):
 
     def record(self, x, out, int64_t minibatch):
         """`outputs`, in the minibatch of this number, or the next one for -1; `backward` may follow."""
-        cdef int64_t rows = count_rows(x, &self.x)
-        if not 1 <= rows <= self.capacity or not self.is_ready(rows):
+        cdef int64_t rows = count_rows(x, &self.x), status
+        if not 1 <= rows <= self.capacity or not self.is_current(rows):
             return None
         out = self.result_array(rows, out)
-        if out is None:
+        if out is None or not self.enter(rows):
             return None
         self.recorded[0] = 0
         memcpy(<void *>self.at_x, <void *>address_of(x), rows * self.x.bytes)   # the caller may change x
         self.set_minibatch(self.minibatches[0] if minibatch < 0 else minibatch)
         self.call(rows, self.at_x, 0, address_of(out))
-        if not self.is_done(x, None):
-            return None
-        self.recorded[0], self.recorded[1] = rows, self.minibatches[0]
-        self.recorded[2] += 1
-        self.pass_number = self.recorded[2]
-        return out
+        status = self.runner.engine.status
+        if status == DONE:
+            self.recorded[0], self.recorded[1] = rows, self.minibatches[0]
+            self.recorded[2] += 1
+            self.pass_number = self.recorded[2]
+        self.leave(rows)
+        return out if self.is_done(status, x, None) else None
+
+    cdef inline bint is_recorded(self, int64_t rows):
+        """Whether the last forward pass was over so many rows, and nothing has changed since."""
+        if self.pass_number != self.recorded[2] or self.recorded[1] != self.minibatches[0]:
+            return False
+        return self.recorded[0] == rows
 
     cdef void run_backward(self, const Pass *p, int64_t rows, const void *dy) noexcept nogil:
         memcpy(<void *>self.at_dy, dy, rows * self.out.bytes)       # the backward pass overwrites it
@@ -246,27 +278,29 @@ cdef class FastRecord(FastPass):
         gradient of the input, or True if `to_input` is false."""
         cdef const Pass *p = &self.backward_pass_to_input if to_input else &self.backward_pass
         cdef const void *at = NULL
-        cdef int64_t rows = self.recorded[0]
-        if self.pass_number != self.recorded[2] or self.recorded[1] != self.minibatches[0]:
-            return None
+        cdef int64_t rows = self.recorded[0], status
         if not 1 <= rows <= self.capacity or count_rows(dy, &self.out) != rows:
             return None
-        if not self.is_ready(rows) or not is_finite(dy):
+        if not self.is_current(rows) or not is_finite(dy):
             return None
         dx = new_array(rows, &self.x) if to_input else True
-        check_scratch()
+        if not self.enter(rows):
+            return None
+        if not self.is_recorded(rows):
+            self.leave(rows)
+            return None
         at = cnp.PyArray_DATA(<cnp.ndarray>dy)
         if rows * self.runner.work_of_row <= FREE_WORK:
-            self.run_backward(p, rows, at)      # the GIL keeps other threads out
+            self.run_backward(p, rows, at)
         else:
-            self.lock.take(self.use)
             with nogil:
                 steps_begin()
                 self.run_backward(p, rows, at)
                 steps_end()
-            self.lock.release(False)
-        if self.runner.engine.status == FAULT:
-            self.raise_backward_fault(self.own_x[:rows], None, dy)
-        if to_input:
+        status = self.runner.engine.status
+        if to_input and status != FAULT:
             memcpy(cnp.PyArray_DATA(<cnp.ndarray>dx), <void *>self.at_dx, rows * self.x.bytes)
+        self.leave(rows)
+        if status == FAULT:
+            self.raise_backward_fault(self.own_x[:rows], None, dy)
         return dx

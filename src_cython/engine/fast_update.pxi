@@ -104,14 +104,21 @@ cdef class FastUpdate:
 
     cdef bint step(self, object params, object grads, object num_threads, object backend) except -1:
         """Makes the update and returns True, or returns False with nothing changed."""
-        if not self.lock.is_open() or num_threads is not self.num_threads or backend is not self.backend:
+        cdef bint failed = True
+        if num_threads is not self.num_threads or backend is not self.backend:
             return False
         if self.watched and not unchanged(self.watched):
             return False
-        if self.elements > FREE_ELEMENTS:
-            with self.lock:
-                return self.run(params, grads)
-        return self.run(params, grads)      # the GIL keeps other threads out
+        if GIL_KEEPS_OUT and self.elements <= FREE_ELEMENTS:
+            return self.lock.is_open() and self.run(params, grads)
+        if not self.lock.take_if_open():
+            return False
+        try:
+            done = self.run(params, grads)
+            failed = False
+        finally:
+            self.lock.release(failed)
+        return done
 
     def run(self, params, grads):
         """`step` for a caller that has the lock, or has checked that it is free."""
@@ -154,7 +161,21 @@ cdef class FastUpdate:
 cdef class Stepper:
     """Base class with the `step` of every optimizer: the fast path, with `_prepared_step` of the subclass for all other
     calls."""
-    cdef public FastUpdate _fast
+    cdef FastUpdate fast
+
+    @cython.critical_section
+    cdef FastUpdate present_fast(self):
+        """`fast`, which another thread may replace at any moment."""
+        return self.fast
+
+    @property
+    def _fast(self):
+        return self.present_fast()
+
+    @_fast.setter
+    @cython.critical_section
+    def _fast(self, FastUpdate fast):
+        self.fast = fast
 
     @cython.embedsignature(True)
     @cython.embedsignature.format("clinic")
@@ -176,7 +197,10 @@ cdef class Stepper:
         Raises TypeError or ValueError that names the argument, and DivergenceError if the gradient of a network is not
         finite; then nothing has changed.
         """
+        cdef FastUpdate fast
         if grads is None:
             self._step_network(params, num_threads, backend)
-        elif self._fast is None or not self._fast.step(params, grads, num_threads, backend):
+            return
+        fast = self.present_fast()
+        if fast is None or not fast.step(params, grads, num_threads, backend):
             self._prepared_step(params, grads, num_threads, backend)

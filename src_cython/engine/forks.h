@@ -2,7 +2,8 @@
  *
  * `this_thread()` is the number of the calling thread; no other thread of this process or its parents has or had it.
  * `fork_count` increases in every child; `forking_thread` is the number of the remaining thread. Code that records the
- * count together with a thread can detect later that the thread may be gone. All three are used with the GIL held.
+ * count together with a thread can detect later that the thread may be gone. Both change only in a child that has one
+ * thread.
  *
  * A fork by Python waits until no thread is in the middle of a step, so that the child's parameters and optimizer state
  * are those between two steps. Steps run between `steps_begin` and `steps_end`, with `step_done` after each. These are
@@ -12,25 +13,25 @@
 #ifndef FASTGD_FORKS_H
 #define FASTGD_FORKS_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "core/scratch.h"
 
 static uint64_t fork_count, forking_thread;
-static uint64_t threads_counted;
+static atomic_ullong threads_counted;
 static __thread always_there uint64_t own_number;
 
 static inline uint64_t this_thread(void)
 {
     if (!own_number)
-        own_number = ++threads_counted;
+        own_number = atomic_fetch_add(&threads_counted, 1) + 1;
     return own_number;
 }
 
 #if defined(__unix__) || defined(__APPLE__)
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <time.h>
 
 static atomic_int forks_waiting, threads_in_steps;

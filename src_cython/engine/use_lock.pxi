@@ -1,4 +1,18 @@
 # Locks for networks, optimizers and estimators: one thread at a time uses them, also after a fork.
+#
+# Each lock is read and changed by one thread at a time: by the one that has the GIL or, in free-threaded CPython, the
+# one in a critical section of the lock. With the GIL, a critical section is no code at all. It ends early where a
+# thread waits for another, as in `sleep`, so nothing that was read before may be relied on after that.
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    enum { GIL_KEEPS_OUT = 0 };
+    #else
+    enum { GIL_KEEPS_OUT = 1 };
+    #endif
+    """
+    enum: GIL_KEEPS_OUT     # whether other threads wait while a thread runs C code; not in free-threaded CPython
 
 # Seconds between two checks whether readers are done.
 READERS_SECONDS = 0.0002
@@ -59,14 +73,30 @@ cdef class UseLock:
         self.forks = fork_count
 
     cdef inline bint is_open(self):
-        """Whether there is no reader, the lock is not disturbed, and it is free or lent to this thread for training."""
+        """Whether there is no reader, the lock is not disturbed, and it is free or lent to this thread for training.
+        The caller keeps other threads out: by the GIL, or in a critical section."""
         self.check_fork()
         if self.disturbed or self.readers:
             return False
         return not self.taken or (self.lending == TRAIN and self.holder == this_thread())
 
+    @cython.critical_section
+    cdef bint take_if_open(self) except -1:
+        """Takes the lock if it is open; returns whether it did."""
+        if not self.is_open():
+            return False
+        self.hold()
+        return True
+
+    cdef int hold(self) except -1:
+        """Takes the lock, which this thread may take. The caller keeps other threads out."""
+        self.outer_lending.append(self.lending)
+        self.taken, self.holder, self.lending = True, this_thread(), 0
+        self.uses += 1
+        return 0
+
     cdef int check(self, int use) except -1:
-        """Raises RuntimeError unless this thread may take the lock for this use."""
+        """Raises RuntimeError unless this thread may take the lock for this use. The caller keeps other threads out."""
         self.check_fork()
         if not self.taken:
             return 0
@@ -84,27 +114,52 @@ cdef class UseLock:
             )
         return 0
 
+    @cython.critical_section
     cdef int take(self, int use) except -1:
-        cdef uint64_t thread = this_thread()
         self.check(use)
         while use != EVALUATE and self.readers:
-            if thread in self.readers:
+            if this_thread() in self.readers:
                 raise RuntimeError(
                     f"this {self.owner} is being saved, exported or copied further up the call stack; "
                     "it may be evaluated, but not trained"
                 )
             sleep(READERS_SECONDS)
             self.check(use)
-        self.outer_lending.append(self.lending)
-        self.taken, self.holder, self.lending = True, thread, 0
-        self.uses += 1
-        return 0
+        return self.hold()
 
+    @cython.critical_section
     cdef void release(self, bint failed):
         self.lending = self.outer_lending.pop()
         self.taken = len(self.outer_lending) > 0
         if failed:
             self.disturbed = True
+
+    @cython.critical_section
+    cdef int lend_for(self, int use) except -2:
+        """Lends the lock, if this thread holds it, for at most this use; returns what it was lent for, or -1."""
+        cdef int before = self.lending
+        self.check_fork()
+        if not self.taken or self.holder != this_thread():
+            return -1
+        self.lending = use
+        return before
+
+    @cython.critical_section
+    cdef int begin_reading(self) except -1:
+        self.check(EVALUATE)
+        self.readers.append(this_thread())
+        self.uses += 1
+        return 0
+
+    @cython.critical_section
+    cdef int end_reading(self) except -1:
+        self.check_fork()
+        self.readers.pop(self.number_of_reader())
+        return 0
+
+    cdef int64_t number_of_reader(self) except -1:
+        """Where among the readers this thread is."""
+        return self.readers.index(this_thread())
 
     def __enter__(self):
         self.take(TRAIN)
@@ -143,20 +198,16 @@ cdef class LendContext:
     """A context in which the thread that holds the lock may take it again. It does nothing for other threads."""
     cdef UseLock lock
     cdef int use, before
-    cdef bint lends
 
     def __init__(self, lock, int use):
         self.lock, self.use = lock, use
 
     def __enter__(self):
-        self.lock.check_fork()
-        self.lends = self.lock.taken and self.lock.holder == this_thread()
-        if self.lends:
-            self.before, self.lock.lending = self.lock.lending, self.use
+        self.before = self.lock.lend_for(self.use)
 
     def __exit__(self, kind, value, traceback):
-        if self.lends:
-            self.lock.lending = self.before
+        if self.before >= 0:
+            self.lock.lend_for(self.before)
 
 
 @cython.final
@@ -168,13 +219,10 @@ cdef class ReadContext:
         self.lock = lock
 
     def __enter__(self):
-        self.lock.check(EVALUATE)
-        self.lock.readers.append(this_thread())
-        self.lock.uses += 1
+        self.lock.begin_reading()
 
     def __exit__(self, kind, value, traceback):
-        self.lock.check_fork()
-        self.lock.readers.remove(this_thread())
+        self.lock.end_reading()
 
 
 @cython.final
@@ -191,21 +239,29 @@ cdef class WaitingLock:
     def __reduce__(self):
         return WaitingLock, (self.owner,)
 
-    def __enter__(self):
-        cdef uint64_t thread = this_thread()
+    @cython.critical_section
+    cdef object lock_to_take(self):
+        """The lock, once it is known that this thread does not hold it."""
         if self.forks != fork_count:
             new = Lock()
             if self.forks != fork_count:    # no other thread came first
                 if self.holder != forking_thread:
                     self.lock, self.holder = new, 0
                 self.forks = fork_count
-        if self.holder == thread:
+        if self.holder == this_thread():
             raise RuntimeError(f"this {self.owner} is already in use further up the call stack")
-        self.lock.acquire()
-        self.holder = thread
+        return self.lock
+
+    @cython.critical_section
+    cdef void set_holder(self, uint64_t holder):
+        self.holder = holder
+
+    def __enter__(self):
+        self.lock_to_take().acquire()
+        self.set_holder(this_thread())
 
     def __exit__(self, kind, value, traceback):
-        self.holder = 0
+        self.set_holder(0)
         self.lock.release()
 
 
