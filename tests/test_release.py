@@ -48,10 +48,11 @@ def test_what_workflows_run_exists():
 
 
 def test_the_versions_of_python_agree():
-    """Wheels are built for the versions that the metadata names."""
+    """Wheels are built for the versions that the metadata names, and for the last one without the GIL."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     named = re.findall(r"Python :: (3\.\d+)", "\n".join(project["project"]["classifiers"]))
-    assert [f"cp{version.replace('.', '')}-*" for version in named] == project["tool"]["cibuildwheel"]["build"]
+    tags = [f"cp{version.replace('.', '')}" for version in named]
+    assert [f"{tag}-*" for tag in [*tags, f"{tags[-1]}t"]] == project["tool"]["cibuildwheel"]["build"]
     assert project["project"]["requires-python"] == f">={named[0]}"
 
 

@@ -7,6 +7,7 @@ a wheel needs, and nothing else."""
 
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 
@@ -39,6 +40,8 @@ def main():
         if threads == 1:
             alone = net.parameters.copy()
         assert np.array_equal(net.parameters, alone), "two threads give other bits than one"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        assert not sys._is_gil_enabled(), "the GIL is on: by a module, or by PYTHON_GIL"
     print(f"trained to an accuracy of {accuracy:.3f}, saved and loaded, with one thread and with two")
     seconds = min(float(subprocess.check_output([sys.executable, "-c", IMPORT])) for _ in range(10))
     print(f"import beside numpy: {seconds:.3f} s")

@@ -2,7 +2,7 @@
 
     python tools/try_wheels.py [python3.12 python3.13 ...] [--folder dist] [--variants v3]
 
-The interpreters are commands or paths; without any, those of python3.11 to python3.14 that are in PATH. An sdist is
+The interpreters are commands or paths; without any, those of python3.11 to python3.14t that are in PATH. An sdist is
 made first, and each wheel from the sdist; auditwheel gives a wheel the oldest manylinux tag that it can have. Then the
 wheel is installed in a new virtual environment without a compiler in PATH, and the self-check (`python -m fastgd`) and
 tools/smoke.py run there. Prints a table, and ends with exit code 1 unless every wheel passes, has at most 5 MB, and
@@ -22,13 +22,13 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-VERSIONS = ("python3.11", "python3.12", "python3.13", "python3.14")
+VERSIONS = ("python3.11", "python3.12", "python3.13", "python3.14", "python3.14t")
 MOST_MEGABYTES, MOST_SECONDS = 5.0, 0.120
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("interpreters", nargs="*", help="commands or paths; default: python3.11 to 3.14 in PATH")
+    parser.add_argument("interpreters", nargs="*", help="commands or paths; default: python3.11 to 3.14t in PATH")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "dist", help="for the sdist and the wheels")
     parser.add_argument("--variants", default="", help="instruction sets to build, such as v3; default: all")
     arguments = parser.parse_args()
@@ -79,7 +79,7 @@ def try_one(python, sdist, work, arguments):
     shutil.copy(wheel, arguments.folder)
     output = check(python, wheel, work / "venv", environment)
     found = re.search(r"import beside numpy: ([0-9.]+) s", output)
-    interpreter, tag = wheel.stem.split("-")[2], wheel.stem.split("-")[-1].split(".")[0]
+    interpreter, tag = wheel.stem.split("-")[3], wheel.stem.split("-")[-1].split(".")[0]
     megabytes, seconds = wheel.stat().st_size / 1e6, float(found.group(1)) if found else float("inf")
     has_passed = "self-check: PASS" in output and "smoke test: PASS" in output
     has_passed = has_passed and megabytes <= MOST_MEGABYTES and seconds < MOST_SECONDS

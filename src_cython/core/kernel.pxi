@@ -71,8 +71,8 @@ cdef class CheckedCall:
             self._call_any(arguments)
 
     cdef bint run(self, tuple arguments, bint keeps_gil=False) except -1:
-        """Runs the body and returns True, or returns False with nothing changed. keeps_gil: whether the GIL keeps other
-        threads out meanwhile."""
+        """Runs the body and returns True, or returns False with nothing changed. keeps_gil: for short calls that must
+        keep other threads out by the GIL."""
         cdef int64_t record[KERNEL_SLOTS]
         cdef int64_t sizes[KERNEL_SLOTS]
         cdef int64_t fault = 0, size
