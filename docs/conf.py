@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 
 import fastgd
 
@@ -48,11 +49,16 @@ linkcheck_retries = 3
 
 
 def copy_notebooks(*_):
-    """Sphinx reads pages from its own folder only."""
-    shutil.rmtree(COPIES, ignore_errors=True)
-    COPIES.mkdir()
+    """Sphinx reads pages from its own folder only. Another build may read the copies, so those that are right stay."""
+    COPIES.mkdir(exist_ok=True)
+    for copy in COPIES.iterdir():
+        if not (EXAMPLES / copy.name).exists():
+            copy.unlink(missing_ok=True)
     for notebook in EXAMPLES.glob("*.ipynb"):
-        shutil.copy2(notebook, COPIES)
+        copy = COPIES / notebook.name
+        if not copy.exists() or copy.read_bytes() != notebook.read_bytes():
+            with tempfile.TemporaryDirectory(dir=HERE.parent) as folder:
+                os.replace(shutil.copy2(notebook, folder), copy)
 
 
 def setup(app):

@@ -382,7 +382,22 @@ def test_errors_name_what_numba_does_not_compile():
     def misspelt(p, g, lr):
         return p - lr * G  # noqa: F821
 
-    for rule, cause in ((impossible, "open"), (forgets, "failed to unpack"), (misspelt, "NameError: name 'G'")):
+    @custom.optimizer
+    def imports(p, g, lr):
+        import math
+
+        return p - lr * math.pi
+
+    @custom.optimizer
+    def shares(p, g, lr):
+        def scaled(x):
+            return rate * x
+
+        rate = lr
+        return p - scaled(g)
+
+    for rule, cause in ((impossible, "open"), (forgets, "failed to unpack"), (misspelt, "NameError: name 'G'"),
+                        (imports, "IMPORT_NAME"), (shares, "cell variable")):  # fmt: skip
         with pytest.raises(TypeError, match="_step: .*Numba compiles, got: .*backend=.numpy.") as caught:
             rule(0.1).step(np.zeros(3), np.ones(3))
         assert cause in str(caught.value)

@@ -7,6 +7,7 @@ import inspect
 import io
 import pathlib
 import re
+import runpy
 import shlex
 import sys
 import types
@@ -132,6 +133,26 @@ def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys
     assert records == {"scale_columns": ("ScaleColumns",) * 2, "scale_gradient": ("ScaleGradient",) * 2}
     for name, (struct, _) in records.items():
         assert structs(sources)[struct] == fields_of(getattr(made, name))
+
+
+def test_copies_of_notebooks(monkeypatch, tmp_path):
+    """A build that runs beside another leaves the copies that are right."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setenv("MATPLOTLIBRC", "")
+    copy_notebooks = runpy.run_path(str(ROOT / "docs" / "conf.py"))["copy_notebooks"]
+    examples, copies = tmp_path / "examples", tmp_path / "docs"
+    examples.mkdir()
+    for name in ("a.ipynb", "b.ipynb"):
+        (examples / name).write_text(name)
+    copy_notebooks.__globals__.update(EXAMPLES=examples, COPIES=copies, HERE=copies)
+    copy_notebooks()
+    assert {file.name: file.read_text() for file in copies.iterdir()} == {"a.ipynb": "a.ipynb", "b.ipynb": "b.ipynb"}
+    (examples / "b.ipynb").write_text("new")
+    (copies / "old.ipynb").touch()
+    before = (copies / "a.ipynb").stat().st_ino
+    copy_notebooks()
+    assert {file.name: file.read_text() for file in copies.iterdir()} == {"a.ipynb": "a.ipynb", "b.ipynb": "new"}
+    assert (copies / "a.ipynb").stat().st_ino == before
 
 
 def test_hooks_run_the_lint_line_of_the_checks():

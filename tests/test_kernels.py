@@ -362,6 +362,9 @@ def test_bodies_written_in_python_show_their_source():
     assert inspect.getsource(kernel.body("numba")) == inspect.getsource(kernel.loop_function)
     with pytest.raises(TypeError):
         inspect.getsource(kernel.body("cython"))
+    for one in KERNELS.values():
+        if "numba" in one.bodies():
+            assert inspect.getsource(one.body("numba")) != inspect.getsource(one.body("numpy"))
 
 
 @pytest.mark.parametrize("name", ["numpy", "numba", "cython"])

@@ -259,6 +259,16 @@ def test_several_paths_on_one_surface(trained, rows):
     assert plane_of(network).paths == {}
 
 
+def test_legends_show_every_label(trained, rows):
+    """matplotlib alone leaves out labels that are empty or begin with an underscore."""
+    network, path = trained
+    legend = plots.loss_surface(network, *rows, path={"_a": path, "": path}, resolution=3).axes[0].get_legend()
+    assert [text.get_text().strip() for text in legend.get_texts()] == ["_a", "", "start", "end"]
+    histories = {name: make().fit(*rows, epochs=1) for name in ("_a", "b")}
+    legend = plots.compare(histories).legends[0]
+    assert [text.get_text().strip() for text in legend.get_texts()] == ["_a", "b"]
+
+
 def test_a_failure_leaves_the_network_as_it_is(trained, rows, monkeypatch):
     network, path = trained
     before = network.parameters.copy()
@@ -272,6 +282,8 @@ BAD_PLANES = {
     "path": ({"path": np.zeros((3, 4))}, "'path'.*trajectory"),
     "no paths": ({"path": {}}, "'path'.*a dict of paths.*got {}"),
     "second path": ({"path": {"a": np.zeros((3, 83)), "b": np.zeros((3, 4))}}, r"path\['b'\].*trajectory"),
+    "labels": ({"path": {1: np.zeros((3, 83)), "1": np.zeros((3, 83))}}, "'path'.*differ as text.*1, '1'"),
+    "ragged": ({"path": [[1.0, 2.0], [3.0]]}, "'path'.*an array of real numbers"),
     "too short": ({"directions": "pca", "path": np.zeros((2, 83))}, "'path'.*at least 3 points"),
     "no path": ({"directions": "pca"}, "'path'.*at least 3 points.*None"),
     "line": ({"directions": "pca", "path": np.linspace(0, 1, 5)[:, None] * np.ones(83)}, "'path'.*not a straight line"),

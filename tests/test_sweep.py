@@ -165,6 +165,19 @@ def test_bad_arguments(rows):
             found.order(column)
 
 
+def test_columns_of_the_table_have_names_of_their_own(rows):
+    def own(name):
+        return fastgd.metrics.own(lambda y, p: 1.0, name=name)
+
+    for name in ("seed", "index", "error"):
+        with pytest.raises(ValueError, match=f"'metrics': expected names other than columns of the table.*'{name}'"):
+            fastgd.sweep(make(), *rows, {"seed": [1]}, epochs=1, metrics=[own(name)])
+    with pytest.raises(ValueError, match="'grid'.*'index'"):
+        fastgd.sweep(lambda index: make(), *rows, {"index": [1, 2]}, epochs=1)
+    found = fastgd.sweep(lambda k: make(), *rows, {"k": ["a\nb"]}, epochs=1)
+    assert len(str(found).splitlines()) == 2
+
+
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_all(rows):
     """It ends trainings that would take hours, and those that have not begun."""

@@ -76,6 +76,8 @@ def test_strings_that_are_no_text():
         ("aaa", "characters", "the string: expected text of at least 2 different characters, got 1"),
         ("a\né\ud800", "bytes", r"the string, line 2, byte 4: expected characters that UTF-8 has, got '\ud800'"),
         ("é", known, "the string, line 1, byte 0: expected characters of '\\nab' (with tokens="),
+        ("\ufeffaé", known, "the string, line 1, byte 4: expected characters of '\\nab' (with tokens="),
+        ("\ufeffa\ud800", "bytes", r"the string, line 1, byte 4: expected characters that UTF-8 has"),
     ):
         with pytest.raises(TextError) as raised:
             text.from_string(string, tokens)

@@ -36,7 +36,9 @@ def look(page, name, theme, size):
 
 if __name__ == "__main__":
     pages = [str(f.relative_to(SITE).with_suffix("")) for f in sorted(SITE.rglob("*.html"))]
-    for page in sys.argv[1:] or pages:
+    for page in sys.argv[1:] or pages or ["index"]:
+        if not (SITE / f"{page}.html").is_file():
+            sys.exit(f"build/site/{page}.html: not found; `sphinx-build docs build/site` builds the site")
         for name, size in SIZES.items():
             for theme in ("light", "dark"):
                 look(page, name, theme, size)

@@ -28,6 +28,8 @@ from .reads import Reads
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 # Of functions that only compiled functions call; Python cannot call them.
 INNER = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# What Numba raises besides NumbaError for Python that it lacks: imports and `with` within a function, cells.
+UNSUPPORTED = (numba.core.errors.UnsupportedBytecodeError, NotImplementedError)
 MOST_ARGUMENTS = 30  # in one tuple: Python makes a longer one from a list, which Numba does not compile
 
 if hasattr(os, "register_at_fork"):  # else a child forked during a compilation would wait for its end forever
@@ -124,7 +126,7 @@ def reason(report):
     found = []
     for line in report.rpartition("TypingError: ")[2].splitlines():
         text = line.strip()
-        if re.match(r"During: |File |There are \d+ candidate", text):
+        if re.match(r"During: |File |There are \d+ candidate|raised from ", text):
             break
         if text and not text.startswith("Failed in "):
             found.append(text)
@@ -175,7 +177,7 @@ def _compile(kernel, dtype):
     exec(compile(source, f"<entry of {kernel.name}>", "exec"), names)
     try:
         function = numba.cfunc(signature, **OPTIONS)(names["entry"])
-    except numba.core.errors.NumbaError as error:
+    except (numba.core.errors.NumbaError, *UNSUPPORTED) as error:
         advice = 'with backend="numpy" Python runs it, and names the line'
         raise TypeError(
             f"kernel {kernel.name}: expected a function that Numba compiles, got: {reason(str(error))}; {advice}"

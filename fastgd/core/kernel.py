@@ -305,9 +305,10 @@ class Kernel(CheckedCall, ForUsers):
 
     def body(self, name: str) -> Callable[..., None]:
         """A function that checks its arguments and runs the body `name`: "numpy", "numba" or "cython".
-        inspect.getsource shows the first two, which are written in Python."""
+        inspect.getsource shows the first two, which are written in Python; of some, the function that makes the
+        body for Numba."""
         choose("name", name, dict.fromkeys(self.bodies()))
-        return _Body(self, name, {"numpy": self.reference, "numba": self.loop_function}.get(name))
+        return _Body(self, name, {"numpy": self.reference, "numba": self.loop_function or self.build_loop}.get(name))
 
     def _prepare_call(self):
         """Tells the base class the contract, for calls that it checks in C."""
@@ -449,7 +450,7 @@ class Kernel(CheckedCall, ForUsers):
 
 
 class _Body:
-    """A body of a kernel as a function. source: the function that it is written as, or None."""
+    """A body of a kernel as a function. source: the function that it is written as or made by, or None."""
 
     def __init__(self, kernel, name, source):
         self._kernel, self._name = kernel, name

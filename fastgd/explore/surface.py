@@ -104,12 +104,15 @@ def _points_of_paths(network, path):
         return {"path": _points(network, path, "path")}
     if not path:
         raise value_error("path", "a path, or a dict of paths, {'batch': path, ...}", "{}")
+    labels = [str(label) for label in path]
+    if len(set(labels)) < len(labels):
+        raise value_error("path", "labels that differ as text", shown(list(path)))
     return {str(label): _points(network, one, f"path[{label!r}]") for label, one in path.items()}
 
 
 def _points(network, path, name):
     """The points of a path as an array."""
-    points = path.parameters if isinstance(path, trajectory) else np.asarray(path)
+    points = path.parameters if isinstance(path, trajectory) else as_array(name, path)
     shape_fits = points.ndim == 2 and len(points) and points.shape[1] == network.n_parameters
     if not shape_fits or points.dtype.kind != "f" or not np.isfinite(points).all():
         expected = f"a fastgd.callbacks.trajectory of this network, or a finite array (points, {network.n_parameters})"

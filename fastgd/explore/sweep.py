@@ -39,7 +39,7 @@ OF_OPTIMIZER = {"optimizer", "learning_rate"}
 # The last columns of the table, and columns of a history that the table leaves out.
 ENDS = ("epoch", "seconds", "stopped")
 NO_FIGURES = ("learning_rate", "rows", "seconds")
-TAKEN = {"loss", "validation_loss", *ENDS, "error"}  # names that no setting may have
+TAKEN = {"index", "loss", "validation_loss", *ENDS, "error"}  # names that no setting may have
 PRINTED_ROWS = 30  # the most
 
 
@@ -131,7 +131,7 @@ class Sweep(ForUsers):
 def _cell(value):
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) and value.isprintable() else shown(value)
 
 
 def sweep(
@@ -246,11 +246,20 @@ def _prepared(network, X, y, settings, from_grid, threads):
         of_fit = {name: value for name, value in settings.items() if name in OF_FIT} | {"optimizer": optimizer}
         check_integer("epochs", settings.get("epochs", 1), 0)
         optimizer.check_network(network)
+        _check_columns(of_fit, from_grid)
         network.fit(X, y, **{**of_fit, "epochs": 0})
     except Exception as error:
         error.add_note(f"in the training of {from_grid}")
         raise
     return network, of_fit
+
+
+def _check_columns(of_fit, from_grid):
+    """Raises ValueError if a metric would have the column of something else in the table."""
+    for metric in check_metrics("metrics", of_fit.get("metrics", ())):
+        if {metric.column, f"validation_{metric.column}"} & (TAKEN | set(from_grid)):
+            others = f"columns of the table, {', '.join(sorted(TAKEN | set(from_grid)))}"
+            raise value_error("metrics", f"names other than {others}", repr(metric.column))
 
 
 def _named(name, settings):

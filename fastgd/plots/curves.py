@@ -17,7 +17,7 @@ from ..explore.surface import losses_over, plane_of
 from ..explore.sweep import Sweep
 from ..network import Network
 from ..training.history import History
-from .figures import new_figure
+from .figures import entry, new_figure
 from .text import add_samples, check_samples_of_text
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def compare(histories: Mapping[str, History], column: str | None = None, title: 
                                    strict=True):  # fmt: skip
         for i, (label, history) in enumerate(histories.items()):
             columns = history.to_dict()
-            panel.plot(columns[name], columns[column], markevery=0.1, markersize=5, label=label, **_style(i))
+            panel.plot(columns[name], columns[column], markevery=0.1, markersize=5, label=entry(label), **_style(i))
         positive = values if "loss" in column else ()
         _finish(panel, positive, "log", xlabel=unit, ylabel=column.replace("_", " "))
     for panel in panels[1:]:
@@ -256,7 +256,7 @@ def plot_sweep(found: Sweep, x: str | None = None, column: str | None = None, ti
         axes.plot(*np.array(points).reshape(-1, 2).T, linestyle="", alpha=0.45, markersize=4,
                   color=style["color"], marker=style["marker"])  # fmt: skip
         style |= {"linestyle": ""} if named else {}  # nothing lies between names
-        axes.plot(positions, medians, markersize=5, label=label or "median", **style)
+        axes.plot(positions, medians, markersize=5, label=entry(label or "median"), **style)
         known += [value for _, value in points]
     losses = known if "loss" in column else ()
     scale = "log" if not named and x != "seed" and min(found.columns[x]) > 0 else "linear"
@@ -329,7 +329,7 @@ def _draw_paths(axes, plane):
     for i, (label, points) in enumerate(plane.paths.items()):
         colour, marker = PATHS[i % len(PATHS)], MARKERS_OF_PATHS[i % len(MARKERS_OF_PATHS)]
         axes.plot(*points.T, color="black", linewidth=3)
-        axes.plot(*points.T, f"{marker}-", color=colour, linewidth=1.5, markersize=5, label=label)
+        axes.plot(*points.T, f"{marker}-", color=colour, linewidth=1.5, markersize=5, label=entry(label))
     mark = {"color": "white", "markeredgecolor": "black", "linestyle": ""}
     if plane.paths:
         axes.plot(*np.transpose([one[0] for one in plane.paths.values()]), "o", markersize=8, label="start", **mark)

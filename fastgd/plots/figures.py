@@ -24,3 +24,9 @@ def check_picture(argument: str, path: str) -> None:
     ending = os.path.splitext(path)[1][1:].lower()
     if ending not in known:
         raise value_error(argument, f"a file ending in one of {', '.join(f'.{e}' for e in sorted(known))}", repr(path))
+
+
+def entry(label):
+    """A label that legends show: matplotlib leaves out empty ones, and those that begin with an underscore."""
+    text = str(label)
+    return f" {text}" if text.startswith("_") or not text else text

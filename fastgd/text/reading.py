@@ -73,20 +73,21 @@ def from_string(string: str, tokens: "str | Path | Vocabulary | Any" = "characte
     lacks; TypeError or ValueError that names the argument."""
     if not isinstance(string, str):
         raise type_error("string", "a str (read takes the path of a file)", shown(string))
-    vocabulary, string = as_vocabulary(tokens), string.removeprefix(MARK.decode())
+    vocabulary, mark = as_vocabulary(tokens), MARK.decode()
+    skipped, string = len(MARK) * string.startswith(mark), string.removeprefix(mark)
     if not string:
         raise TextError(None, "text", "an empty string")
     try:
         data = string.encode()
     except UnicodeEncodeError as error:
         before, got = string[: error.start], repr(string[error.start])
-        line = 1 + before.count("\n")
-        raise TextError(None, "characters that UTF-8 has", got, line=line, byte=len(before.encode())) from None
+        line, byte = 1 + before.count("\n"), skipped + len(before.encode())
+        raise TextError(None, "characters that UTF-8 has", got, line=line, byte=byte) from None
     vocabulary = vocabulary or _characters(None, [string])
     if isinstance(vocabulary, Bytes):
         ids = np.frombuffer(data, np.uint8)
     elif isinstance(vocabulary, Characters):
-        ids = _encoded(None, string, 1, 0, vocabulary)
+        ids = _encoded(None, string, 1, skipped, vocabulary)
     else:
         ids = np.concatenate(list(vocabulary.encode_all([string])))
     if not len(ids):

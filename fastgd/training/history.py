@@ -26,7 +26,8 @@ class _Metrics(dict[str, list[float]]):
     """A dict whose KeyError names the keys: with validation data there is no "accuracy", but "validation_accuracy"."""
 
     def __missing__(self, name: object) -> list[float]:
-        known = f"one of {', '.join(map(repr, self))}" if self else "a metric, but fit was called without metrics="
+        none = "a metric of fit(metrics=...), of which no epoch has a value"
+        known = f"one of {', '.join(map(repr, self))}" if self else none
         raise KeyError(f"metrics: expected {known}, got {name!r}")
 
 
