@@ -216,7 +216,8 @@ def in_threads(*functions):
 
 @pytest.mark.parametrize("way", ["fit", "train_step", "iterable"])
 def test_one_optimizer_of_two_networks_in_threads(way, rng):
-    """One network trains as if alone; the other is refused."""
+    """One network trains as if alone; the other is refused. Between two steps the locks are free, so a thread that only
+    asks may have the other one refused, too."""
     x, y = rng.normal(size=(256, 4)).astype(np.float32), rng.normal(size=(256, 1)).astype(np.float32)
 
     def train(network, optimizer):
@@ -235,9 +236,13 @@ def test_one_optimizer_of_two_networks_in_threads(way, rng):
         initial, optimizer = networks[0].parameters.copy(), Adam()
         results = in_threads(*(functools.partial(train, n, optimizer) for n in networks))
         refused = [isinstance(result, Exception) for result in results]
-        assert sorted(refused) == [False, True]
+        assert any(refused)
+        assert way == "train_step" or not all(refused)
         for network, is_refused in zip(networks, refused, strict=True):
-            np.testing.assert_array_equal(network.parameters, initial if is_refused else expected)
+            if not is_refused:
+                np.testing.assert_array_equal(network.parameters, expected)
+            elif way != "train_step":
+                np.testing.assert_array_equal(network.parameters, initial)
 
 
 def test_one_optimizer_in_fit_and_in_steps(rng):

@@ -457,7 +457,10 @@ class Executor:
         """Moves parameters and statistics towards those of another executor's network, which has the same arrays."""
         state, source = self.network.state, other.network.state
         if not fast_average(self.lock, other.lock, average_parameters, state, source, rate):
-            with other.lock.reading(), self.lock:
+            with other.lock.reading():
+                pass  # raises if the other network is in use; an error within the lock would cost the plans
+            # In this order: two networks that copy from each other would wait for each other's readers.
+            with self.lock, other.lock.reading():
                 if rate == 1:
                     np.copyto(state, source)
                 else:

@@ -312,7 +312,7 @@ def fast_average(UseLock lock, UseLock other_lock, CheckedCall kernel, cnp.ndarr
     if not lock.take_if_open():
         return False
     try:
-        if other_lock is lock or not other_lock.take_if_open():
+        if not other_lock.take_if_open():
             return False
         try:
             return move(kernel, p, q, rate)
