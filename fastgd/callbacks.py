@@ -69,7 +69,7 @@ class json_lines(ForUsers):
     A run that is resumed first removes the lines at the end of the file that have a later step than it begins with.
 
     path: a regular file; it is created if it does not exist. One `fit` at a time may use it, others raise
-    RuntimeError."""
+        RuntimeError."""
 
     _file: Any  # open during a `fit`
     _entered: Any

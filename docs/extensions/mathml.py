@@ -3,9 +3,13 @@
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
+WORD_JOINER = "\u2060"  # lets no line begin with the comma behind a formula
+
 
 def _inline(writer, node):
-    writer.body.append(convert(node.astext()))
+    follower = node.next_node(descend=False, siblings=True)
+    is_glued = follower is not None and follower.astext()[:1] in tuple(",.;:?!)")
+    writer.body.append(convert(node.astext()) + (WORD_JOINER if is_glued else ""))
     raise SkipNode
 
 

@@ -9,7 +9,9 @@ fastgd are plain text, not reStructuredText: this module makes paragraphs, lists
 text in backticks a link if there is an entry of that name.
 """
 
+import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import re
@@ -23,6 +25,7 @@ from sphinx.util.docutils import SphinxDirective
 ARGUMENT = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")  # "batch_size, epochs: what they are"
 ROW = re.compile(r"(\S+(?:, \S+)*) {2,}(\S.*)")  # "name      what it is"
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+PROPERTIES = (property, functools.cached_property)
 SENTENCE = re.compile(r"(?<=[^.\s][.])\s+(?=[A-Z`\"])|\n\s*\n|: *\n")
 
 
@@ -52,7 +55,8 @@ def signature(thing):
         found = inspect.signature(thing)
     except (TypeError, ValueError):
         return "()"
-    arguments = [p.replace(annotation=p.empty) for p in found.parameters.values() if p.name != "self"]
+    shown = [p for p in found.parameters.values() if p.name != "self" and p.name[0] != "_"]
+    arguments = [p.replace(annotation=p.empty) for p in shown]
     text = str(inspect.Signature(arguments))
     return re.sub(r"<factory>|<[^<>]*>", "...", text)
 
@@ -69,9 +73,14 @@ def members(cls):
             continue
         for name, value in vars(base).items():
             is_documented = name[0] != "_" and name in offered and inspect.getdoc(value)
-            if is_documented and (isinstance(value, property) or inspect.isroutine(value)):
+            if is_documented and (isinstance(value, PROPERTIES) or (inspect.isroutine(value) and _is_ours(cls, name))):
                 offered.discard(name)
                 yield name, value
+
+
+def _is_ours(cls, name):
+    """Whether a method was written here: scikit-learn puts some of its own into its subclasses."""
+    return (getattr(getattr(cls, name), "__module__", None) or "fastgd").startswith("fastgd")
 
 
 class Names(SphinxDirective):
@@ -93,7 +102,7 @@ class Names(SphinxDirective):
         for name, thing in things.items():
             first = SENTENCE.split(docstring(thing), maxsplit=1)[0]
             row = nodes.row("", nodes.entry("", nodes.paragraph("", "", self.link(name, f"{prefix}.{name}"))))
-            row += nodes.entry("", nodes.paragraph("", "", *self.inline(" ".join(first.split()))))
+            row += nodes.entry("", self.paragraph(" ".join(first.split()).rstrip(",")))
             body += row
         group = nodes.tgroup("", nodes.colspec(colwidth=30), nodes.colspec(colwidth=70), body, cols=2)
         return nodes.table("", group, classes=["names"])
@@ -103,72 +112,102 @@ class Names(SphinxDirective):
         kind = "class" if isclass else "function" if callable_ and not _is_choice(thing) else "data"
         made = self.declare(
             kind if kind != "data" or not thing_has_arguments(thing) else "function",
-            f"{prefix}.{name}{signature(thing) if callable_ else ''}",
+            prefix,
+            f"{name}{signature(thing) if callable_ else ''}",
         )
         content = made[-1][-1]
         content += self.text(docstring(thing))
         for member, value in members(thing) if isclass else ():
-            shown = isinstance(value, property)
-            inner = self.declare(
-                "property" if shown else "method", f"{prefix}.{name}.{member}{'' if shown else signature(value)}"
-            )
+            is_property = isinstance(value, PROPERTIES)
+            arguments = "" if is_property else signature(getattr(thing, member))
+            option = "classmethod" if isinstance(value, classmethod) else ""
+            kind = "property" if is_property else "method"
+            inner = self.declare(kind, prefix, f"{name}.{member}{arguments}", option)
             inner[-1][-1] += self.text(inspect.getdoc(value))
             content += inner
         return made
 
-    def declare(self, kind, text):
+    def declare(self, kind, module, text, option=""):
         """The nodes of a name and its signature, with an empty description."""
         parent = nodes.Element()
-        self.state.nested_parse(StringList([f".. py:{kind}:: {text}"], "names"), 0, parent)
+        lines = [f".. py:{kind}:: {text}", f"   :module: {module}", *([f"   :{option}:"] if option else [])]
+        self.state.nested_parse(StringList(lines, "names"), 0, parent)
         return parent.children
 
     def text(self, text):
         """A docstring as nodes."""
         made = []
-        for block in re.split(r"\n\s*\n", text) if text else ():
+        for number, block in enumerate(re.split(r"\n\s*\n", text) if text else ()):
             lines = block.splitlines()
             rows = [ROW.fullmatch(line) for line in lines if line[:1] != " "]
             if all(line[:1] == " " for line in lines):
                 indent = min(len(line) - len(line.lstrip()) for line in lines)
-                made.append(nodes.literal_block("", "\n".join(line[indent:] for line in lines), language="python"))
+                code = "\n".join(line[indent:] for line in lines)
+                made.append(nodes.literal_block("", code, language="python" if _is_python(code) else "text"))
             elif all(rows):
                 made.append(self.definitions(self.items(lines, ROW)))
             else:
-                made += self.paragraphs(lines)
+                made += self.paragraphs(lines, is_first=number == 0)
         return made
 
-    def paragraphs(self, lines):
-        """Text, then arguments: a line begins an argument, and the indented lines after it go on with it."""
-        first = next((i for i, line in enumerate(lines) if ARGUMENT.fullmatch(line)), len(lines))
+    def paragraphs(self, lines, is_first=False):
+        """Text, then arguments: a line begins an argument, and the indented lines after it go on with it. Text before
+        an argument ends with a sentence, and what a docstring begins with is no argument ("Adam: m <- ...")."""
+        starts = [
+            i
+            for i, line in enumerate(lines)
+            if ARGUMENT.fullmatch(line) and (lines[i - 1].endswith((".", ":")) if i else not is_first)
+        ]
+        first = starts[0] if starts else len(lines)
         if first:
-            yield nodes.paragraph("", "", *self.inline(" ".join(line.strip() for line in lines[:first])))
-        while first < len(lines):
+            yield self.paragraph(" ".join(line.strip() for line in lines[:first]))
+        if starts:
             end = first + 1
             while end < len(lines) and (lines[end][:1] == " " or ARGUMENT.fullmatch(lines[end])):
                 end += 1
             yield self.definitions(self.items(lines[first:end], ARGUMENT))
             if end < len(lines):
+                if not lines[end - 1].endswith((".", ".)")):
+                    raise self.error(f"indent what continues the text of an argument: {lines[end]!r}")
                 yield from self.paragraphs(lines[end:])
-            return
 
     def items(self, lines, pattern):
-        """[(name, text)] of lines that begin an item, and of the indented ones that continue it."""
+        """[(name, lines)] of lines that begin an item, and of the indented ones that continue it."""
         made = []
         for line in lines:
             found = pattern.fullmatch(line)
             if found and line[:1] != " ":
-                made.append([found[1], found[2]])
+                made.append((found[1], [found[2]]))
             else:
-                made[-1][1] += " " + line.strip()
+                made[-1][1].append(line)
         return made
 
     def definitions(self, items):
         made = nodes.definition_list(classes=["arguments"])
-        for name, text in items:
+        for name, lines in items:
             term = nodes.term("", "", nodes.literal("", name.replace("`", "")))
-            paragraph = nodes.paragraph("", "", *self.inline(text))
-            made += nodes.definition_list_item("", term, nodes.definition("", paragraph))
+            definition = nodes.definition()
+            if lines[0].endswith(":") and lines[1:]:
+                definition += [self.paragraph(lines[0]), self.bullets(lines[1:])]
+            else:
+                definition += self.paragraph(" ".join(line.strip() for line in lines))
+            made += nodes.definition_list_item("", term, definition)
         return made
+
+    def bullets(self, lines):
+        """A list: each line, and the lines after it that are indented further."""
+        indent = min(len(line) - len(line.lstrip()) for line in lines)
+        points = []
+        for line in lines:
+            if line[indent] == " ":
+                points[-1] += " " + line.strip()
+            else:
+                points.append(line.strip())
+        return nodes.bullet_list("", *(nodes.list_item("", self.paragraph(point)) for point in points))
+
+    def paragraph(self, text):
+        """Quotation marks stay as they are: most are Python's."""
+        return nodes.paragraph("", "", *self.inline(text), support_smartquotes=False)
 
     def inline(self, text):
         """Text, in which what stands in backticks is code, and the number of a paper is a link."""
@@ -190,6 +229,15 @@ class Names(SphinxDirective):
             "", nodes.literal("", text), refdomain="py", reftype="obj", reftarget=target, refdoc=self.env.docname
         )
         return link
+
+
+def _is_python(code):
+    """Else it is a formula."""
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
 
 
 def thing_has_arguments(thing):

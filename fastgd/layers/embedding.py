@@ -168,7 +168,7 @@ class PositionalEmbedding(Layer):
     arXiv:1706.03762, section 3.5.
 
     weight_init: as in `Dense`. Raises TypeError or ValueError that names the argument; `Network` raises ValueError
-    unless rows of x are (T, C).
+        unless rows of x are (T, C).
     """
 
     is_causal = True

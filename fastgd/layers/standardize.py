@@ -70,7 +70,7 @@ class Standardize(Layer):
         """The layer for the mean and variance (divided by the number of rows) of each column of X.
 
         X: (..., n_features), any real dtype and layout, read in one pass over blocks of rows. A column that is constant
-        in X becomes 0 for all data."""
+            in X becomes 0 for all data."""
         rows = as_array("X", X)
         mean, variance = moments("X", rows)
         return cls(mean, scale_of(mean, variance, rows.size // rows.shape[-1], otherwise=0.0))

@@ -322,7 +322,7 @@ def loss_surface(
     axes.plot(*plane.path[-1], "*", color="white", markeredgecolor="black", markersize=14, label=label)
     axes.set(xlabel=plane.names[0], ylabel=plane.names[1])
     axes.set_title(title, parse_math=False)
-    axes.legend()
+    axes.legend(frameon=True, facecolor="white", framealpha=0.8)  # readable on any shade, whatever the style
     return figure
 
 

@@ -82,7 +82,7 @@ def read(
     where rows are copied (filtered, sorted), the text is lost.
 
     text: names of columns to read as text. delimiter: between fields of a text file; None is a tab in TSV files, else a
-    comma. na_values: further fields of text files that are missing values, such as "?" or "-999".
+        comma. na_values: further fields of text files that are missing values, such as "?" or "-999".
 
     Raises OSError if the file cannot be read, TableError that names the file if it does not hold such a table."""
     try:

@@ -38,7 +38,7 @@ class Preprocessing(ForUsers):
     stores it in its attribute `preprocessing`, and is saved with it.
 
     columns: tuple of `Numbers`, `Categories` and `Dates`. target: a `Target`. na_values: texts, or numbers as text,
-    that stand for missing values."""
+        that stand for missing values."""
 
     _internal = frozenset({"config", "encode_row", "from_config", "onnx_decode", "onnx_encode"})
 
