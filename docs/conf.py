@@ -41,6 +41,9 @@ nb_merge_streams = True
 nb_ipywidgets_js = {}  # they would be fetched from the network
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+# Publishers refuse programs, and a DOI is made to last.
+linkcheck_ignore = [r"https://doi\.org/"]
+linkcheck_retries = 3
 
 
 def copy_notebooks(*_):

@@ -67,9 +67,7 @@ def main(folder=None):
     usual = np.bincount(y).argmax()
     always = np.mean(y_test == usual)
     print(f"{net.n_parameters:,} parameters, {len(X):,} images, {EPOCHS} epochs: {seconds:.1f} s")
-    print(
-        f"accuracy {accuracy:.3f} on {len(X_test):,} test images; always {names[np.bincount(y).argmax()]}: {always:.3f}"
-    )
+    print(f"accuracy {accuracy:.3f} on {len(X_test):,} test images; always {names[usual]}: {always:.3f}")
     print_confusion(fastgd.metrics.confusion_matrix(y_test, probabilities), names)
     return accuracy, always
 

@@ -74,7 +74,8 @@ def mpi(
     BatchNorm normalizes each share by its own statistics, or with `sync=True` by statistics of the whole minibatch
     (with steps_between_syncs=1 only); the running ones are averaged before they are used.
     Validation, metrics, callbacks, progress and checkpoints are rank 0's; if a callback changes the learning rate, the
-    parameters, or stops the training, all ranks follow.
+    parameters, or stops the training, all ranks follow. Only a callback can stop it, by returning True: if a thread of
+    yours sets `network.history.stopped`, on whichever rank, that rank ends without the others, and the run fails.
 
     Raises ImportError without mpi4py or an MPI library, TypeError or ValueError that names the argument."""
     if comm is None:

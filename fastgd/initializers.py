@@ -104,12 +104,13 @@ ones = Initializer("ones", _ones, formula="1 everywhere.")
 glorot_uniform = Initializer(
     "glorot_uniform",
     partial(_uniform, _fan_average, 1.0),
-    formula="U(-a, a), a = sqrt(6 / (fan_in + fan_out)): variance 2 / (fan_in + fan_out). Glorot & Bengio 2010.",
+    formula="U(-a, a), a = sqrt(6 / (fan_in + fan_out)): variance 2 / (fan_in + fan_out). Glorot & Bengio 2010, "
+    "AISTATS 13, pp. 249-256.",
 )
 glorot_normal = Initializer(
     "glorot_normal",
     partial(_normal, _fan_average, 1.0),
-    formula="N(0, 2 / (fan_in + fan_out)). Glorot & Bengio 2010.",
+    formula="N(0, 2 / (fan_in + fan_out)). Glorot & Bengio 2010, AISTATS 13, pp. 249-256.",
 )
 he_uniform = Initializer(
     "he_uniform",

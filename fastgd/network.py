@@ -102,7 +102,6 @@ class Network(ForUsers):
     dtype: np.dtype[Any]
     seed: int
     backend: str
-    num_threads: int
     vocabulary: int | None
     token_vectors: str | None
     input_spec: ArraySpec | None
@@ -114,6 +113,7 @@ class Network(ForUsers):
     _parameters: "Array"
     _gradient: "Array"
     _preprocessing: "Preprocessing | None"
+    _num_threads: int
 
     @explains_arguments("Network(64, [Dense(64, 'relu'), Dense(10)], loss='softmax_cross_entropy')")
     def __init__(
@@ -140,7 +140,7 @@ class Network(ForUsers):
         self.backend = choose("backend", backend, {name: name for name in BACKENDS})
         if self.backend == "auto":
             self.backend = "cython"
-        self.num_threads = check_threads(num_threads)
+        self._num_threads = check_threads(num_threads)
         self.output_shape = self.body.output_shape(self.input_shape)
         leaves = self.body.leaves("", self.input_shape)
         self.vocabulary, self.token_vectors, self.input_spec = self._tokens()
@@ -156,6 +156,22 @@ class Network(ForUsers):
     def layers(self) -> tuple[Layer, ...]:
         """The layers, as a tuple."""
         return self.body.layers
+
+    @property
+    def num_threads(self) -> int:
+        """The largest number of threads of a step. It may be set, to None as well, also by a callback of `fit`; it
+        holds from the next step on.
+
+        Setting it raises TypeError or ValueError unless it is None or an int from 1 to 256, and RuntimeError while
+        another thread uses the network."""
+        return self._num_threads
+
+    @num_threads.setter
+    def num_threads(self, num_threads: int | None) -> None:
+        threads = check_threads(num_threads)
+        with self.executor.lock.use(Use.EVALUATE):
+            self._num_threads = threads
+            self.executor.set_threads(threads)
 
     def _tokens(self):
         """The number of tokens, the name of the array of their vectors, and the contract of x, if x are token ids; else
@@ -618,16 +634,17 @@ class Network(ForUsers):
         return html_table(repr(self), ["", "layer", "output", "parameters"], rows)
 
 
-def load(path: "Path", *, backend: str = "auto") -> tuple[Network, Optimizer | None]:
+def load(path: "Path", *, backend: str = "auto", num_threads: int | None = None) -> tuple[Network, Optimizer | None]:
     """Returns (network, optimizer) as saved; the optimizer is None if none was saved. If a training run was saved,
     `network.history` is its history.
 
-    backend: as in `Network`; files do not store it.
+    backend, num_threads: as in `Network`; files do not store them.
 
-    Raises TypeError or ValueError for an unknown backend, OSError if the file cannot be read, and CheckpointError if it
-    is not a complete file of fastgd: it names the file, the field, the value expected and the value found."""
+    Raises TypeError or ValueError that names one of these arguments, OSError if the file cannot be read, and
+    CheckpointError if it is not a complete file of fastgd: it names the file, the field, the value expected and the
+    value found."""
     choose("backend", backend, {name: name for name in BACKENDS})
-    return checkpoint.load(path, Network, backend)
+    return checkpoint.load(path, Network, backend, check_threads(num_threads))
 
 
 def _shape_text(shape):

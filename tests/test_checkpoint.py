@@ -114,6 +114,15 @@ def test_loading_for_an_unknown_backend_is_an_error_of_the_argument_not_of_the_f
             fastgd.load(tmp_path / "m", backend=backend)
 
 
+def test_loading_takes_a_number_of_threads(tmp_path):
+    rich_network().save(tmp_path / "m")
+    assert fastgd.load(tmp_path / "m", num_threads=3)[0].num_threads == 3
+    assert fastgd.load(tmp_path / "m")[0].num_threads == rich_network().num_threads
+    for number, kind in ((0, ValueError), (257, ValueError), ("2", TypeError)):
+        with pytest.raises(kind, match="^argument 'num_threads'"):
+            fastgd.load(tmp_path / "m", num_threads=number)
+
+
 def test_a_file_keeps_its_mode_and_its_link(tmp_path):
     target, link = tmp_path / "model", tmp_path / "link"
     rich_network().save(target)

@@ -374,8 +374,26 @@ def test_errors_name_what_numba_does_not_compile():
     def impossible(p, g, lr):
         return p - lr * open("x")
 
-    with pytest.raises(TypeError, match="impossible_step.*Numba compiles"):
-        impossible(0.1).step(np.zeros(3), np.ones(3))
+    @custom.optimizer(state=["m"])
+    def forgets(p, g, m, lr):
+        return p - lr * g
+
+    @custom.optimizer
+    def misspelt(p, g, lr):
+        return p - lr * G  # noqa: F821
+
+    for rule, cause in ((impossible, "open"), (forgets, "failed to unpack"), (misspelt, "NameError: name 'G'")):
+        with pytest.raises(TypeError, match="_step: .*Numba compiles, got: .*backend=.numpy.") as caught:
+            rule(0.1).step(np.zeros(3), np.ones(3))
+        assert cause in str(caught.value)
+        assert len(str(caught.value)) < 300  # the cause alone, not how Numba came to compile the function
+
+
+def test_labels_for_a_loss_of_values():
+    made = custom.loss(renamed(lambda z, y, dz: 0.0, "of_values"))
+    network = Network(2, [Dense(3)], loss=made, backend="numpy")
+    with pytest.raises(ValueError, match=r"'y'.*labels of classes are for custom.loss\(labels=True\)"):
+        network.loss(np.zeros((4, 2)), np.arange(4) % 3)
 
 
 WITHOUT_NUMBA = """

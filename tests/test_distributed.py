@@ -2,18 +2,23 @@
 
 import ast
 import importlib.util
+import inspect
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import fastgd
 from fastgd import Dense, Network
+from fastgd.distributed import mpi
 from fastgd.engine.rank_steps import add_node
+from fastgd.training.fit import fit
+from fastgd.training.team import Team
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="needs mpi4py")
 SCRIPT = pathlib.Path(__file__).with_name("of_ranks.py")
@@ -55,6 +60,69 @@ def test_sums_in_a_tree_do_not_depend_on_the_order(rng):
         sums.append(total)
     assert (np.array(sums) == sums[0]).all()
     np.testing.assert_allclose(sums[0], values.sum(axis=0), rtol=1e-12)
+
+
+class Compared(Exception):
+    """Ends a `fit` with the table of what its ranks compare."""
+
+
+def compared(options, **settings):
+    """What the first of two ranks would compare with the other."""
+
+    def check_same(table):
+        raise Compared({name: repr(value) for name, value in table.items()})
+
+    comm = types.SimpleNamespace(rank=0, size=2, Iallreduce=None, Is_inter=lambda: False)
+    ranks = types.SimpleNamespace(rank=0, size=2, agree=lambda failure: None, check_same=check_same)
+    network = Network(3, [Dense(2)], loss="softmax_cross_entropy")
+    given = {"X": np.arange(60.0).reshape(20, 3), "y": np.arange(20) % 2, **options}
+    with pytest.raises(Compared) as raised:
+        fit.__wrapped__(network, **given, parallel=Team(ranks, mpi(comm, **settings)))
+    return raised.value.args[0]
+
+
+def nothing(run):
+    pass
+
+
+# By argument of `fit`: options, and others that differ in it.
+OTHERS = {
+    "X": ({}, {"X": np.ones((20, 3))}), "y": ({}, {"y": np.zeros(20, int)}), "optimizer": ({}, {"optimizer": "SGD"}),
+    "batch_size": ({}, {"batch_size": 10}), "epochs": ({}, {"epochs": 11}), "shuffle": ({}, {"shuffle": False}),
+    "sample_weight": ({}, {"sample_weight": np.arange(20)}), "class_weight": ({}, {"class_weight": {0: 2.0}}),
+    "validation_data": ({}, {"validation_data": (np.ones((2, 3)), [0, 1])}),
+    "validation_fraction": ({"validation_fraction": 0.5}, {"validation_fraction": 0.3}),
+    "metrics": ({}, {"metrics": "accuracy"}),
+    "monitor": ({"metrics": "accuracy", "patience": 2}, {"metrics": "accuracy", "patience": 2, "monitor": "accuracy"}),
+    "tolerance": ({}, {"tolerance": 0.5}), "patience": ({}, {"patience": 2}),
+    "restore_best": ({}, {"restore_best": True}),
+    "callbacks": ({"callbacks": nothing}, {"callbacks": fastgd.callbacks.every(2, nothing)}),
+    "checkpoint_every": ({"checkpoint": "a"}, {"checkpoint": "a", "checkpoint_every": 5}),
+    "allow_negative": ({"sample_weight": np.arange(20)}, {"sample_weight": np.arange(20), "allow_negative": True}),
+}  # fmt: skip
+# The same for `mpi`.
+OTHER_SETTINGS = {
+    "bucket_bytes": ({}, {"bucket_bytes": 8}), "steps_between_syncs": ({}, {"steps_between_syncs": 2}),
+    "outer_learning_rate": ({"steps_between_syncs": 2}, {"steps_between_syncs": 2, "outer_learning_rate": 0.5}),
+    "outer_momentum": ({"steps_between_syncs": 2}, {"steps_between_syncs": 2, "outer_momentum": 0.5}),
+    "sharded": ({}, {"sharded": True}), "exact": ({}, {"exact": True}),
+}  # fmt: skip
+# Those that need not be the same: rank 0 alone shows progress, saves and resumes.
+OF_EACH_RANK = {"self", "parallel", "progress", "checkpoint", "resume"}
+SETTINGS_OF_EACH_RANK = {"comm", "timeout"}
+
+
+def test_ranks_compare_the_arguments_of_fit():
+    """What differs would leave a rank waiting for the others, or train them apart. A new argument is compared in
+    `Team.check`, and is listed here; or each rank may choose it."""
+    assert set(inspect.signature(fit).parameters) == {*OTHERS, *OF_EACH_RANK}
+    assert set(inspect.signature(mpi).parameters) == {*OTHER_SETTINGS, *SETTINGS_OF_EACH_RANK}
+    assert compared({}) == compared({"progress": True, "checkpoint": "a", "resume": True})
+    for one, other in OTHERS.values():
+        assert compared(one) == compared(one)
+        assert compared(one) != compared(other), other
+    for one, other in OTHER_SETTINGS.values():
+        assert compared({}, **one) != compared({}, **other), other
 
 
 ON_THREE = "sharded", "local_steps", "followers", "sums", "refuses"

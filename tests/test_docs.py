@@ -75,6 +75,38 @@ def test_links_lead_to_files(page):
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
+def summaries(names):
+    """The first sentence of each name in the tables of the reference, by name."""
+    for page in sorted((ROOT / "docs" / "reference").glob("*.rst")):
+        for path, options in re.findall(r"^\.\. names:: (\S+)\n((?: +:.*\n)*)", page.read_text(), re.MULTILINE):
+            (module, known), chosen = names.offered(path), dict(re.findall(r":(\w+): (.*)", options))
+            without = chosen.get("without", "").split()
+            for name in chosen["only"].split() if "only" in chosen else known:
+                if name not in without:
+                    yield f"{path}.{name}", names.summary(names.docstring(getattr(module, name)))
+
+
+def test_first_sentences_in_the_tables_of_the_reference_are_whole(monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "extensions")
+    found = dict(summaries(importlib.import_module("names")))
+    assert len(found) > 150
+    for name, text in found.items():
+        assert text.endswith("."), name
+        assert not text.endswith((",.", ":.", ";.", "..")), name
+        assert len(re.findall(r"[(\[]", text)) == len(re.findall(r"[)\]]", text)), name
+        assert text.count("`") % 2 == 0, name
+        assert not re.search(r"[^.\s]\. (?!.*al\.)", text), name
+    for name, text in (
+        ("layers.TransformerBlock", "A block of a transformer with normalization first."),
+        ("schedules.cosine", "Linear warm-up, then half a cosine from learning_rate to final."),
+        ("tables.Numbers", "A column of numbers, encoded as (x - shift) scale, where x is `fill` for missing numbers."),
+        ("tables.OUTPUTS", "`('prediction', 'probabilities', 'scores')`."),
+        ("text.Vocabulary", "One of `fastgd.text.Characters`, `fastgd.text.Bytes`, `fastgd.text.Tokenizer`."),
+    ):
+        assert found[f"fastgd.{name}"] == text
+
+
 def test_the_layer_of_the_example(own_definitions, monkeypatch, tmp_path, capsys):
     """The module in CONTRIBUTING.md and the code that uses it run; the records of its Cython bodies have the fields of
     the contracts."""

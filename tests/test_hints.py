@@ -1,8 +1,10 @@
 """Messages about mistakes that users of other libraries make: what they say that helps."""
 
 import copy
+import dataclasses
 import importlib.util
 import io
+import json
 import pickle
 import re
 import sys
@@ -79,6 +81,8 @@ def regression():
         (lambda: classifier().predictt(X), AttributeError, "did you mean 'predict'?"),
         (lambda: fastgd.History(validation_loss=[1.0]).val_loss, AttributeError, "history[name]"),
         (lambda: fastgd.History()["acuracy"], ValueError, "'name'"),
+        (lambda: fastgd.History(metrics={"validation_mae": [1.0]}).metrics["mae"], KeyError, "'validation_mae', got"),
+        (lambda: fastgd.History().metrics["mae"], KeyError, "fit was called without metrics="),
         (lambda: fastgd.Linear, AttributeError, "did you mean 'Dense'?"),
         (lambda: fastgd.Conv2d, AttributeError, "did you mean 'Conv2D'?"),
         (lambda: fastgd.callbacks.EarlyStopping, AttributeError, "patience=5"),
@@ -157,11 +161,26 @@ def test_networks_and_histories_are_still_copied_and_pickled():
     assert not hasattr(fastgd, "__nothing__")
 
 
+def test_metrics_of_a_history_are_a_dict(tmp_path):
+    network = classifier()
+    history = network.fit(X, Y, epochs=2, metrics="accuracy", checkpoint=tmp_path / "m")
+    assert isinstance(history.metrics, dict)
+    assert history.metrics == json.loads(json.dumps(history.metrics)) == dataclasses.asdict(history)["metrics"]
+    for twin in (pickle.loads(pickle.dumps(history)), copy.deepcopy(history), fastgd.load(tmp_path / "m")[0].history):
+        assert twin.metrics == history.metrics
+        with pytest.raises(KeyError, match="'accuracy', got 'acuracy'"):
+            twin.metrics["acuracy"]
+        assert twin.metrics.get("acuracy") is None
+
+
 def test_columns_of_a_history_by_name():
     history = classifier().fit(X, Y, epochs=2, validation_data=(X, Y), metrics="accuracy")
     assert history["loss"] is history.loss
     assert history["val_loss"] is history.validation_loss
     assert history["val_acc"] is history.metrics["validation_accuracy"]
+    for best, end in ((1, "epochs, best epoch: 1>"), (2, "; stopped: epochs>"), (None, "; stopped: epochs>")):
+        history.best_epoch = best  # it is shown unless the values before it are of that epoch
+        assert repr(history).endswith(end)
     with pytest.raises(AttributeError, match="'validation_accuracy'"):
         _ = history.accuracy
     with pytest.raises(TypeError, match="'name'"):

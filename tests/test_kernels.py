@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -148,22 +149,22 @@ def test_comparison_catches_mutants(mutant, rng):
     assert body_error(wrong, "cython", {"n": 1000}, "float64", rng) > TOLERANCES["float64"]
 
 
-def test_relu_lets_nan_through():
-    for body in ("numpy", "numba", "cython"):
-        x = np.array([[np.nan, -1.0, 2.0]], np.float32)
-        y = np.zeros_like(x)
-        KERNELS["relu_forward"].body(body)(y, x)
-        np.testing.assert_array_equal(y, [[np.nan, 0.0, 2.0]])
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
+def test_relu_lets_nan_through(body):
+    x = np.array([[np.nan, -1.0, 2.0]], np.float32)
+    y = np.zeros_like(x)
+    KERNELS["relu_forward"].body(body)(y, x)
+    np.testing.assert_array_equal(y, [[np.nan, 0.0, 2.0]])
 
 
+@pytest.mark.parametrize("body", ["numpy", "numba", "cython"])
 @pytest.mark.parametrize("label", [-1, 3, 2**40])
-def test_label_out_of_range_gives_nan_and_touches_nothing_else(label):
-    for body in ("numpy", "numba", "cython"):
-        z, weight = np.zeros((2, 3), np.float32), np.ones(2, np.float32)
-        loss, dz = np.zeros(2, np.float32), np.zeros((2, 3), np.float32)
-        KERNELS["softmax_cross_entropy_labels_loss"].body(body)(loss, dz, z, np.array([label, 1]), weight, 0.0)
-        assert np.isnan(loss[0])
-        assert loss[1] == pytest.approx(np.log(3))
+def test_label_out_of_range_gives_nan_and_touches_nothing_else(label, body):
+    z, weight = np.zeros((2, 3), np.float32), np.ones(2, np.float32)
+    loss, dz = np.zeros(2, np.float32), np.zeros((2, 3), np.float32)
+    KERNELS["softmax_cross_entropy_labels_loss"].body(body)(loss, dz, z, np.array([label, 1]), weight, 0.0)
+    assert np.isnan(loss[0])
+    assert loss[1] == pytest.approx(np.log(3))
 
 
 STRANGE = {
@@ -277,8 +278,12 @@ BAD_CALLS = {
     "not an array": (lambda a: [[0.0], *a[1:]], TypeError, "'p'.*numpy array.*list"),
     "dtype": (lambda a: [a[0], a[1].astype(np.float64), *a[2:]], TypeError, "'g'.*float32.*float64"),
     "integers": (lambda a: [a[0].astype(int), *a[1:]], TypeError, "'p'.*float32 or float64"),
-    "shape": (lambda a: [a[0], np.ones(5, np.float32), *a[2:]], ValueError, r"'g'.*shape \(4\).*\(5,\)"),
-    "rank": (lambda a: [a[0], np.ones((4, 1), np.float32), *a[2:]], ValueError, "'g'.*shape"),
+    "shape": (
+        lambda a: [a[0], np.ones(5, np.float32), *a[2:]],
+        ValueError,
+        r"'g'.*shape \(4,\), nothing empty, since 'p' has shape \(4,\), got float32 array of shape \(5,\)",
+    ),
+    "rank": (lambda a: [a[0], np.ones((4, 1), np.float32), *a[2:]], ValueError, r"'g'.*'p' has shape \(4,\).*\(4, 1\)"),
     "strides": (lambda a: [a[0], np.ones(8, np.float32)[::2], *a[2:]], ValueError, "'g'.*C-contiguous"),
     "byte order": (lambda a: [a[0], a[1].astype(">f4"), *a[2:]], TypeError, "'g'"),
 }
@@ -337,6 +342,38 @@ def test_a_scalar_must_be_a_real_number(body, lr, error):
 def test_empty_arrays_are_refused():
     with pytest.raises(ValueError, match="'y'.*nothing empty"):
         fastgd.kernels.relu_forward(np.zeros((3, 0)), np.zeros((3, 0)))
+
+
+def test_the_error_of_a_wrong_shape_names_the_arrays_that_differ():
+    """Which of both is wrong the kernel cannot know: the first one may be."""
+    y, x, w, b = (np.ones(shape) for shape in ((2, 4), (2, 3), (3, 5), 5))
+    with pytest.raises(ValueError, match=r"'w': expected shape \(3, 4\).*'y' has shape \(2, 4\), got.*\(3, 5\)"):
+        fastgd.kernels.dense_forward(y, x, w, b)
+    wrong = r"'w': expected shape \(3, 4\).*'x' has shape \(2, 3\) and 'y' has shape \(2, 4\), got .*\(4, 3\)"
+    with pytest.raises(ValueError, match=wrong):
+        fastgd.kernels.dense_forward(y, x, np.ones((4, 3)), b)
+    with pytest.raises(ValueError, match=r"'y': expected 2 .*, one for every 16 of the 17 of 'x'"):
+        fastgd.kernels.to_blocks(np.ones((17, 3)), np.empty((1, 3, 16)), 1.0)
+
+
+def test_bodies_written_in_python_show_their_source():
+    kernel = fastgd.kernels.tanh_backward
+    assert inspect.getsource(kernel.body("numpy")) == inspect.getsource(kernel.reference)
+    assert inspect.getsource(kernel.body("numba")) == inspect.getsource(kernel.loop_function)
+    with pytest.raises(TypeError):
+        inspect.getsource(kernel.body("cython"))
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba", "cython"])
+def test_a_body_is_a_function(name):
+    kernel = fastgd.kernels.tanh_backward
+    body = pickle.loads(pickle.dumps(kernel.body(name)))
+    dz, y = np.ones((1, 2), np.float32), np.full((1, 2), 0.5, np.float32)
+    body(dz, y)
+    assert dz.tolist() == [[0.75, 0.75]]
+    assert inspect.signature(body) == inspect.signature(kernel)
+    assert body.__doc__ == kernel.__doc__
+    assert repr(body).startswith(f"<{name} body of kernel tanh_backward(")
 
 
 @pytest.mark.parametrize("body", ["numpy", "numba", "cython"])

@@ -1,5 +1,6 @@
 """What a notebook shows of a cell's last line, and what `dir` shows of a module."""
 
+import dataclasses
 import html.parser
 import types
 
@@ -59,12 +60,27 @@ def test_a_history_is_a_table_of_its_epochs(rng):
     assert rows[-1] == ["1,000", "0.5", ""]
 
 
+def test_a_range_test_is_a_table_of_its_suggestion(rng):
+    X = rng.normal(size=(200, 4))
+    found = fastgd.find_learning_rate(Network(4, [Dense(1)], loss="mse"), X, X[:, :1], low=1e-4, steps=60)
+    header, *rows = Cells(found._repr_html_()).rows
+    assert header == ["", "learning rate", "smoothed loss"]
+    at = int(np.flatnonzero(found.learning_rate == found.suggestion)[0])
+    for row, name, i in zip(rows, ("first", "suggestion", "lowest loss", "last"), (0, at, found.smoothed.argmin(), -1),
+                            strict=True):  # fmt: skip
+        assert row == [name, f"{found.learning_rate[i]:.3g}", f"{found.smoothed[i]:.4g}"]
+    assert f"Range test of {len(found.loss)} rates" in found._repr_html_()
+    of_lion = dataclasses.replace(found, suggestion=0.3 * found.suggestion)  # between two rates
+    assert Cells(of_lion._repr_html_()).rows[2][:2] == ["suggestion", f"{0.3 * found.suggestion:.3g}"]
+
+
 def test_a_sweep_is_a_table_of_its_trainings(rng):
     X, network = rng.normal(size=(20, 4)), Network(4, [Dense(1)], loss="mse")
     sweep = fastgd.sweep(network, X, X[:, :1], {"learning_rate": np.logspace(-9, -1, 31).tolist()}, epochs=1)
     header, *rows = Cells(sweep._repr_html_()).rows
-    assert header == list(sweep.columns)
-    assert [row[0] for row in rows] == [f"{sweep.settings[i]['learning_rate']:.4g}" for i in sweep.order()[:30]]
+    assert header == ["index", *sweep.columns]
+    assert [int(row[0]) for row in rows] == sweep.order()[:30]
+    assert [row[1] for row in rows] == [f"{sweep.settings[i]['learning_rate']:.4g}" for i in sweep.order()[:30]]
     assert "31 trainings, of which the best 30" in sweep._repr_html_()
 
 

@@ -233,6 +233,32 @@ def test_the_plane_of_two_parameters(rng):
     np.testing.assert_allclose(plane_of(network, points[1:2]).reach, [[-0.996, 1.004], [-0.9996, 1.0004]])
 
 
+def test_several_paths_on_one_surface(trained, rows):
+    """The plane is of all their points, and goes through the mean of their ends."""
+    network, path = trained
+    points = np.random.default_rng(0).normal(size=(4, 83)) + path.parameters[-1]
+    both = {"Adam": path, "a $ b": points}
+    plane = plane_of(network, both)
+    everything = np.concatenate([path.parameters, points])
+    _, vectors = np.linalg.eigh(np.cov(everything.T.astype(np.float64)))
+    assert abs(plane.first @ vectors[:, -1]) == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(plane.centre, (path.parameters[-1].astype(np.float64) + points[-1]) / 2, rtol=1e-12)
+    assert list(plane.paths) == list(both)
+    np.testing.assert_array_equal(np.concatenate(list(plane.paths.values())), plane.path)
+    axes = plots.loss_surface(network, *rows, path=both, resolution=3).axes[0]
+    for label, one in plane.paths.items():
+        np.testing.assert_allclose(np.array(lines(axes)[label]).T, one)
+        assert (one.min(axis=0) > [plane.reach[0][0], plane.reach[1][0]]).all()
+        assert (one.max(axis=0) < [plane.reach[0][1], plane.reach[1][1]]).all()
+    texts = axes.get_legend().get_texts()
+    assert [text.get_text() for text in texts] == ["Adam", "a $ b", "start", "end"]
+    assert not any(text.get_parse_math() for text in texts)
+    colours = [line.get_color() for line in axes.get_lines() if line.get_label() in both]
+    assert len(set(colours)) == 2
+    assert list(plane_of(network, path).paths) == ["path"]
+    assert plane_of(network).paths == {}
+
+
 def test_a_failure_leaves_the_network_as_it_is(trained, rows, monkeypatch):
     network, path = trained
     before = network.parameters.copy()
@@ -244,6 +270,8 @@ def test_a_failure_leaves_the_network_as_it_is(trained, rows, monkeypatch):
 
 BAD_PLANES = {
     "path": ({"path": np.zeros((3, 4))}, "'path'.*trajectory"),
+    "no paths": ({"path": {}}, "'path'.*a dict of paths.*got {}"),
+    "second path": ({"path": {"a": np.zeros((3, 83)), "b": np.zeros((3, 4))}}, r"path\['b'\].*trajectory"),
     "too short": ({"directions": "pca", "path": np.zeros((2, 83))}, "'path'.*at least 3 points"),
     "no path": ({"directions": "pca"}, "'path'.*at least 3 points.*None"),
     "line": ({"directions": "pca", "path": np.linspace(0, 1, 5)[:, None] * np.ones(83)}, "'path'.*not a straight line"),

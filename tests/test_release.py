@@ -55,6 +55,14 @@ def test_the_versions_of_python_agree():
     assert project["project"]["requires-python"] == f">={named[0]}"
 
 
+def test_the_page_about_installing_names_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table = [line for line in (ROOT / "docs" / "how_to" / "install.md").read_text().splitlines() if line[:3] == "| `"]
+    assert set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table))) == set(
+        project["optional-dependencies"]
+    )
+
+
 def test_the_version_to_cite_is_the_version():
     import fastgd
 

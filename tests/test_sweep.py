@@ -71,7 +71,8 @@ def test_the_table(rows):
         [np.nanmin(columns["validation_loss"][:4]), np.nanmin(columns["validation_loss"][4:])]
     )
     lines = str(found).splitlines()
-    assert lines[0].split() == list(columns)
+    assert lines[0].split() == ["index", *columns]
+    assert [int(line.split()[0]) for line in lines[1:]] == by_loss
     assert f"{columns['validation_loss'][by_loss[0]]:.4g}" in lines[1]
     assert lines[-1].split()[-1] == "diverged"
     assert len({len(line) for line in lines}) == 1
@@ -82,10 +83,20 @@ def test_the_table(rows):
         assert history.best_epoch < 3
         assert found.columns["epoch"] == [history.best_epoch if restored else 3]
         assert found.columns["validation_loss"] == [history.validation_loss[found.columns["epoch"][0] - 1]]
-    for count, last in ((30, "29"), (31, "... and 1 more")):
+    for count, last in ((30, "29 29"), (31, "... and 1 more")):
         columns = {"loss": [float(i) for i in range(count)]}
         lines = repr(fastgd.Sweep([{}] * count, [], [], columns, {"loss": False})).splitlines()
-        assert (len(lines), lines[-1].strip(), lines[30].strip()) == (count + 1, last, "29")
+        assert (len(lines), lines[-1].split(), lines[30].split()) == (count + 1, last.split(), ["29", "29"])
+
+
+def test_losses_include_the_penalty(rows):
+    grid = {"l2": [0.0, 1.0]}
+    options = {"learning_rate": 1e-30, "validation_data": rows, "metrics": "accuracy"}  # so predictions are the same
+    found = fastgd.sweep(make(), *rows, grid, epochs=1, **options)
+    weights = np.concatenate([w.ravel() for name, w in make().views().items() if name[0] == "w"])
+    losses = found.columns["validation_loss"]
+    assert losses[1] - losses[0] == pytest.approx(np.square(weights).sum() / 2, rel=1e-5)
+    assert len(set(found.columns["validation_accuracy"])) == 1
 
 
 def test_networks_of_other_kinds(rows, capfd):

@@ -158,6 +158,30 @@ def test_a_worker_that_dies_costs_its_own_training(kind, name, rows, temporary_f
     assert not temporary_files()
 
 
+WITHOUT_GUARD = """
+import concurrent.futures, multiprocessing
+import numpy as np
+import fastgd
+
+X = np.ones((9, 2))
+network = fastgd.Network(2, [fastgd.Dense(1)], loss="mse")
+with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context({method!r})) as pool:
+    fastgd.sweep(network, X, X[:, :1], {{"seed": [1]}}, epochs=1, executor=pool)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_start_the_sweep_again_are_explained(method, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_GUARD.format(method=method))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 1
+    error = done.stderr.rpartition("BrokenProcessPool")[2]
+    assert "No training of the sweep has results. Each worker imports the script" in error
+    assert f"the start method is {method!r}" in error
+    assert 'below if __name__ == "__main__":' in error
+
+
 def test_a_training_without_memory_costs_itself(rows):
     with processes() as executor:
         found = fastgd.sweep(make(), *rows, {"metrics": [[greedy], ["accuracy"]]}, epochs=1, executor=executor)

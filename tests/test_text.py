@@ -55,6 +55,40 @@ def network(size, T=8, **options):
 # ---- reading
 
 
+@pytest.mark.parametrize("string", [POEM, POEM * 2000, "\ufeff" + POEM])
+def test_a_string_has_the_tokens_of_a_file_of_it(string, tokens, tmp_path):
+    path = tmp_path / "s.txt"
+    path.write_bytes(string.encode())
+    found, of_file = text.from_string(string, tokens), read(path, tokens)
+    np.testing.assert_array_equal(found.tokens, of_file.tokens)
+    assert found.tokens.dtype == of_file.tokens.dtype
+    assert not found.tokens.flags.writeable
+    assert (found.vocabulary, found.notes, found.paths) == (of_file.vocabulary, of_file.notes, [])
+    np.testing.assert_array_equal(text.from_string(POEM, found.vocabulary).tokens, found.vocabulary.encode(POEM))
+    assert len(found.split(0.5)[1].windows(5).x) == len(of_file.split(0.5)[1].windows(5).x)
+
+
+def test_strings_that_are_no_text():
+    known = Characters("\nab")
+    for string, tokens, message in (
+        ("", "bytes", "the string: expected text, got an empty string"),
+        ("\ufeff", "characters", "the string: expected text, got an empty string"),
+        ("aaa", "characters", "the string: expected text of at least 2 different characters, got 1"),
+        ("a\né\ud800", "bytes", r"the string, line 2, byte 4: expected characters that UTF-8 has, got '\ud800'"),
+        ("é", known, "the string, line 1, byte 0: expected characters of '\\nab' (with tokens="),
+    ):
+        with pytest.raises(TextError) as raised:
+            text.from_string(string, tokens)
+        assert raised.value.path is None
+        assert str(raised.value).startswith(message)
+    with pytest.raises(TypeError, match="^argument 'string': expected a str .*read takes.*b'ab'"):
+        text.from_string(b"ab")
+    with pytest.raises(ValueError, match="^argument 'tokens'"):
+        text.from_string("ab", "words")
+    with pytest.raises(TextError, match="^the string: expected more than 5 tokens"):
+        text.from_string("abcab").windows(5)
+
+
 def test_what_is_read_is_what_was_written(poem, tokens):
     found = read(poem, tokens)
     assert found.vocabulary.decode(found.tokens) == POEM

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from cases import OPTIMIZERS
 import fastgd
 from fastgd import Adam, Dense, Network, _plan
 from fastgd.core import threads
+from fastgd.engine.plan import Plan
 
 COUNTS = (1, 2, 3, 8, 16)
 pytestmark = pytest.mark.usefixtures("every_step_is_shared")
@@ -109,6 +111,74 @@ assert all((p == parameters[0]).all() for p in parameters)
 def test_threads_that_share_a_core_are_given_up_and_change_no_bit():
     done = subprocess.run([sys.executable, "-c", ON_ONE_CORE], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_number_may_be_set_and_holds_from_the_next_call_on(rng):
+    network, X = Network(4, [Dense(8, "tanh"), Dense(2)], loss="mse", num_threads=2), rng.normal(size=(99, 4))
+    y, optimizer = X[:, :2], Adam()
+
+    def use():
+        network.train_step(X, y, optimizer)
+        network.predict(X)
+        network.loss_and_gradient(X, y)
+        executor = network.executor
+        plans = [executor.plan, *executor._evaluation_plans.values(), *executor._gradient_plans.values()]
+        return {plan.threads(99) for plan in plans}
+
+    assert use() == {2}
+    for number in (3, 1):
+        network.num_threads = number
+        assert network.num_threads == number
+        assert use() == {number}
+    assert network.like().num_threads == pickle.loads(pickle.dumps(network)).num_threads == 1
+    network.num_threads = None
+    assert network.num_threads == threads.default_threads()
+    for bad, kind in ((0, ValueError), (257, ValueError), (1.5, TypeError), ("2", TypeError)):
+        with pytest.raises(kind, match="^argument 'num_threads'"):
+            network.num_threads = bad
+    assert network.num_threads == threads.default_threads()
+
+
+def test_a_callback_may_set_the_number(rng, monkeypatch):
+    X, prepared, make = rng.normal(size=(64, 4)), [], Plan._prepare
+
+    def prepare(plan, steps, first, pass_name):
+        make(plan, steps, first, pass_name)
+        prepared.append((plan._prepared[2], first))
+
+    def set_number(run):
+        if run.epoch == 2:
+            run.network.num_threads = 3
+
+    def trained_with(*callbacks):
+        network = Network(4, [Dense(8, "tanh"), Dense(2)], loss="mse", num_threads=2, dtype="float64")
+        network.fit(X, X[:, :2], batch_size=32, epochs=4, callbacks=callbacks)
+        return network.parameters
+
+    monkeypatch.setattr(Plan, "_prepare", prepare)
+    np.testing.assert_array_equal(trained_with(set_number), trained_with())
+    assert [number for number, _ in prepared] == [2, 3, 2]
+
+
+def test_another_thread_may_not_set_the_number_in_the_middle_of_a_call(rng):
+    network, X = Network(4, [Dense(2)], loss="mse", num_threads=2), rng.normal(size=(64, 4))
+    errors = []
+
+    def set_number():
+        try:
+            network.num_threads = 1
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    def from_another_thread(run):
+        caller = threading.Thread(target=set_number)
+        caller.start()
+        caller.join()
+
+    network.fit(X, X[:, :2], epochs=1, callbacks=[from_another_thread])
+    assert len(errors) == 1
+    assert "in use by another call" in errors[0]
+    assert network.num_threads == 2
 
 
 def default_in(environment):

@@ -1,4 +1,4 @@
-"""Is a tag the one of this version, and does the changelog say what is new?
+"""Is a tag the one of this version, does CITATION.cff name it, and does the changelog say what is new?
 
 python tools/check_release.py v0.2.0            # exit code 1, and why, if not
 python tools/check_release.py v0.2.0 --notes    # prints the part of the changelog about this version
@@ -23,6 +23,8 @@ def main():
         notes = notes_of(arguments.tag, version, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     except ValueError as error:
         sys.exit(str(error))
+    if f"\nversion: {version}\n" not in (ROOT / "CITATION.cff").read_text(encoding="utf-8"):
+        sys.exit(f"CITATION.cff: expected 'version: {version}'")
     if arguments.notes:
         print(notes)
 

@@ -6,6 +6,7 @@ Only this module and the modules jit_... import numba; they are imported when a 
 import dataclasses
 import functools
 import os
+import re
 
 import numpy as np
 
@@ -118,6 +119,18 @@ def compile_loop(kernel, dtype):
     return loop
 
 
+def reason(report):
+    """What Numba found wrong, from its report, which wraps it in how it came to compile the function."""
+    found = []
+    for line in report.rpartition("TypingError: ")[2].splitlines():
+        text = line.strip()
+        if re.match(r"During: |File |There are \d+ candidate", text):
+            break
+        if text and not text.startswith("Failed in "):
+            found.append(text)
+    return " ".join(found) or report
+
+
 def _tuple(arguments):
     """A tuple as text, the sum of several if it has more than MOST_ARGUMENTS."""
     parts = [", ".join(arguments[i : i + MOST_ARGUMENTS]) for i in range(0, len(arguments), MOST_ARGUMENTS)]
@@ -163,5 +176,8 @@ def _compile(kernel, dtype):
     try:
         function = numba.cfunc(signature, **OPTIONS)(names["entry"])
     except numba.core.errors.NumbaError as error:
-        raise TypeError(f"kernel {kernel.name}: expected a function that Numba compiles, got {error}") from error
+        advice = 'with backend="numpy" Python runs it, and names the line'
+        raise TypeError(
+            f"kernel {kernel.name}: expected a function that Numba compiles, got: {reason(str(error))}; {advice}"
+        ) from error
     return Loop(function, compiler.reads if kernel.functions else None)

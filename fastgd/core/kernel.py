@@ -304,9 +304,10 @@ class Kernel(CheckedCall, ForUsers):
         return compile_loop(self, np.dtype(dtype))
 
     def body(self, name: str) -> Callable[..., None]:
-        """A callable that checks its arguments and runs the body `name`: "numpy", "numba" or "cython"."""
+        """A function that checks its arguments and runs the body `name`: "numpy", "numba" or "cython".
+        inspect.getsource shows the first two, which are written in Python."""
         choose("name", name, dict.fromkeys(self.bodies()))
-        return functools.partial(self._call, name)
+        return _Body(self, name, {"numpy": self.reference, "numba": self.loop_function}.get(name))
 
     def _prepare_call(self):
         """Tells the base class the contract, for calls that it checks in C."""
@@ -368,6 +369,7 @@ class Kernel(CheckedCall, ForUsers):
         if len(arguments) != len(self.arrays) + len(self.scalars):
             raise TypeError(f"{self.name}{self.__signature__}: got {len(arguments)} arguments")
         dtype, sizes = None, {dim: size for dim, size in FIXED_SIZES.items() if dim in self.dims}
+        first = {}  # by dimension: the first array that has it
         for (name, spec), array in zip(self.arrays.items(), arguments, strict=False):
             if not isinstance(array, np.ndarray):
                 raise type_error(name, "a numpy array", type(array).__name__)
@@ -380,8 +382,9 @@ class Kernel(CheckedCall, ForUsers):
                 raise type_error(name, f"{expected} like the other arrays", shown(array))
             shape = tuple(sizes.setdefault(d, n) for d, n in zip(spec.dims, array.shape, strict=False))
             if array.ndim != len(spec.dims) or array.shape != shape or 0 in shape:
-                known = ", ".join(str(sizes.get(dim) or dim) for dim in spec.dims)
-                raise value_error(name, f"shape ({known}), nothing empty", shown(array))
+                given = dict(zip(self.arrays, arguments, strict=False))
+                raise self._wrong_shape(name, array, sizes, {d: (a, given[a].shape) for d, a in first.items()})
+            first = {**dict.fromkeys(spec.dims, name), **first}
             if not (array.flags.c_contiguous and array.flags.aligned):
                 raise value_error(
                     name, "a C-contiguous, aligned array", f"strides {array.strides}; use np.ascontiguousarray"
@@ -391,7 +394,9 @@ class Kernel(CheckedCall, ForUsers):
         for name, spec in self.arrays.items():
             blocks = -(-sizes[self.range_dim] // spec.per) if spec.per else None
             if spec.per and sizes[spec.dims[0]] != blocks:
-                raise value_error(name, f"shape ({blocks}), one for every {spec.per}", sizes[spec.dims[0]])
+                first_name = next(iter(self.arrays))
+                expected = f"{blocks} along the first axis, one for every {spec.per} of the {sizes[self.range_dim]}"
+                raise value_error(name, f"{expected} of {first_name!r}", sizes[spec.dims[0]])
         for name, value in zip(self.scalars, arguments[len(self.arrays) :], strict=True):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise type_error(name, "a real number", f"{shown(value)} ({type(value).__name__})")
@@ -400,6 +405,18 @@ class Kernel(CheckedCall, ForUsers):
             except OverflowError:
                 raise value_error(name, "a number that a float can hold", shown(value)) from None
         return dtype or DTYPES["float32"], sizes  # any dtype will do if the kernel has no such arrays
+
+    def _wrong_shape(self, name, array, sizes, given):
+        """The error for an array of a wrong shape, which names those that it differs from. given: (name, shape) of the
+        first array with a dimension."""
+        dims = self.arrays[name].dims
+        alike = array.ndim == len(dims)
+        differ = [dim for i, dim in enumerate(dims) if not (alike and array.shape[i] == sizes[dim])]
+        others = dict(given[dim] for dim in differ if dim in given)
+        since = " and ".join(f"{other!r} has shape {shape}" for other, shape in others.items())
+        known = [str((dim in given and sizes[dim]) or FIXED_SIZES.get(dim, dim)) for dim in dims]
+        shape = f"({', '.join(known)}{',' if len(known) == 1 else ''})"
+        return value_error(name, f"shape {shape}, nothing empty{since and f', since {since}'}", shown(array))
 
     def record(self, arguments, sizes):
         """The record of a compiled body as int64 slots. The last slot is for the address of an int64 that a Numba body
@@ -429,6 +446,27 @@ class Kernel(CheckedCall, ForUsers):
 
     def __repr__(self) -> str:
         return f"<kernel {self.name}{self.__signature__}>"
+
+
+class _Body:
+    """A body of a kernel as a function. source: the function that it is written as, or None."""
+
+    def __init__(self, kernel, name, source):
+        self._kernel, self._name = kernel, name
+        functools.update_wrapper(self, kernel.reference)
+        self.__doc__, self.__signature__ = kernel.__doc__, kernel.__signature__
+        self.__wrapped__ = source
+        if source is None:
+            del self.__wrapped__
+
+    def __call__(self, *arguments: Any) -> None:
+        self._kernel._call(self._name, *arguments)
+
+    def __reduce__(self):
+        return Kernel.body, (self._kernel, self._name)
+
+    def __repr__(self) -> str:
+        return f"<{self._name} body of kernel {self._kernel.name}{self.__signature__}>"
 
 
 class Kernels(types.SimpleNamespace):

@@ -49,5 +49,7 @@ def on_targets(argument, y, rows, loss, output_shape):
     if y.shape == (rows, 1) and loss.takes_labels and not positions:
         return f"; use {argument}.ravel()"
     if y.shape == (rows,) and np.issubdtype(y.dtype, np.integer) and n_outputs > 1 and not loss.takes_labels:
-        return "; labels of classes are for the loss softmax_cross_entropy"
+        is_own = any(kernel.functions for kernel in loss.kernels)
+        takes = "custom.loss(labels=True)" if is_own else "the loss softmax_cross_entropy"
+        return f"; labels of classes are for {takes}"
     return ""

@@ -40,8 +40,10 @@ def minibatches(
 ) -> "Batches":
     """Yields (X rows, y rows) of one epoch, in a random order that depends on seed and epoch alone.
 
-    X, y: arrays (rows, ...). batch_size: int >= 1, or None for all rows. The last batch may be shorter; drop_last=True
-        leaves it out. The batches are new arrays; of mapped files only the rows of a batch are read.
+    X, y: arrays (rows, ...).
+    batch_size: int >= 1, or None for all rows. The last batch may be shorter; drop_last=True leaves it out.
+
+    The batches are new arrays; of mapped files only the rows of a batch are read.
 
     Raises TypeError or ValueError that names the argument."""
     for name, array in (("X", X), ("y", y)):

@@ -92,6 +92,13 @@ class Executor:
         self._made, self.fast = {}, dict.fromkeys(DOORS, _not_ready)  # by door and kernel of the loss; those in use
         self._recorders, self._recorded = {}, None  # by whether layers behave as in training; the last one used
 
+    def set_threads(self, num_threads):
+        """Makes the plans use at most so many threads from now on."""
+        plans = [self.plan, *self._evaluation_plans.values(), *self._gradient_plans.values()]
+        for plan in plans:
+            if plan is not None:
+                plan.set_threads(num_threads)
+
     def _drop_fast_step(self):
         self._last_loss, self.fast_step = self.last_loss, _not_ready
         self.fast_update = _not_ready

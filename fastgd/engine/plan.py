@@ -627,7 +627,7 @@ class Plan(Program):
                 row_block=IMAGES if self.block_names else self._row_block(),
                 row_grain=IMAGES if self.block_names else max(1, GRAIN // self.positions),
             )
-            self.runner.set_work(self.work, self.network.num_threads, self.positions)
+            self.set_threads(self.network.num_threads)
             self._inputs = self._input_slots()
 
     def _row_block(self):
@@ -669,6 +669,12 @@ class Plan(Program):
     def gradient_is_rank_one(self):
         """Whether each gradient is one outer product of two vectors."""
         return self.capacity * self.terms == 1
+
+    def set_threads(self, num_threads):
+        """Sets the most threads. The steps in progress are prepared again."""
+        if self.runner is not None:
+            self.runner.set_work(self.work, num_threads, self.positions)
+            self._prepared = None
 
     def threads(self, rows):
         """How many threads the work on so many rows is worth."""

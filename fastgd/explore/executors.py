@@ -157,8 +157,24 @@ def _in_workers(executor, trainings, X, y, shared, settings, errors):
                 trainings[i][0].history = History(stopped="error")
             yield
     if not has_results:
-        first_error.add_note("No training of the sweep has results.")
+        first_error.add_note(f"No training of the sweep has results.{_advice(executor, first_error)}")
         raise first_error
+
+
+def _advice(executor, error):
+    """What may help if all workers have died: pools that do not fork import the script in each, which must not begin
+    the sweep again."""
+    from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+
+    if not (isinstance(error, BrokenExecutor) and isinstance(executor, ProcessPoolExecutor)):
+        return ""
+    method = vars(executor)["_mp_context"].get_start_method()
+    if method == "fork":
+        return ""
+    return (
+        f" Each worker imports the script, since the start method is {method!r}: pools and sweeps must be below "
+        'if __name__ == "__main__":'
+    )
 
 
 def _line(error):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..callbacks import every
 from ..core.for_users import ForUsers
+from ..core.html import html_table
 from ..core.types import Data
 from ..errors import DivergenceError, check_integer, check_number, shown, type_error, value_error
 from ..network import Network
@@ -63,6 +64,13 @@ class RangeTest(ForUsers):
         return (
             f"<RangeTest of {len(rates)} rates from {rates[0]:.3g} to {rates[-1]:.3g}: suggests {self.suggestion:.3g}>"
         )
+
+    def _repr_html_(self) -> str:
+        rates, nearest = self.learning_rate, int(np.argmin(np.abs(self.learning_rate - self.suggestion)))
+        places = {"first": 0, "suggestion": nearest, "lowest loss": int(np.argmin(self.smoothed)), "last": -1}
+        rows = [(name, f"{rates[i]:.3g}", f"{self.smoothed[i]:.4g}") for name, i in places.items()]
+        rows[1] = ("suggestion", f"{self.suggestion:.3g}", rows[1][2])  # for Lion it is no rate that was tried
+        return html_table(f"Range test of {len(rates)} rates", ["", "learning rate", "smoothed loss"], rows)
 
 
 def find_learning_rate(

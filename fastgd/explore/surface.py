@@ -2,7 +2,8 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ from ..callbacks import trajectory
 from ..data.samples import as_array
 from ..errors import check_integer, choose, shown, type_error, value_error
 from ..network import Network
+
+Path: TypeAlias = "trajectory | npt.ArrayLike"
+Paths: TypeAlias = "Path | Mapping[str, Path]"
 
 # How far a plane reaches beyond a path, as a fraction of its extent, and how far if there is no path.
 MARGIN, REACH = 0.25, 1.0
@@ -24,7 +28,9 @@ class Plane:
 
     centre, first, second   (n_parameters,) each
     names                   names of the axes
-    path                    (points, 2) coordinates (a, b) of a path, or of the parameters, projected on the plane
+    path                    (points, 2) coordinates (a, b) of the points of all paths, or of the parameters, projected
+                            on the plane
+    paths                   those of each path, by label; "path" if there is one without a label; none without a path
     reach                   ranges of the coordinates, ((a from, a to), (b from, b to))"""
 
     centre: npt.NDArray[np.float64]
@@ -32,6 +38,7 @@ class Plane:
     second: npt.NDArray[np.float64]
     names: tuple[str, str]
     path: npt.NDArray[np.float64]
+    paths: dict[str, npt.NDArray[np.float64]]
     reach: tuple[tuple[float, float], tuple[float, float]]
 
     def point(self, a: float, b: float) -> "npt.NDArray[np.float64]":
@@ -41,18 +48,20 @@ class Plane:
 @np.errstate(all="ignore")
 def plane_of(
     network: Network,
-    path: "trajectory | npt.ArrayLike | None" = None,
+    path: "Paths | None" = None,
     directions: "str | Sequence[npt.ArrayLike] | None" = None,
     seed: int = 0,
 ) -> Plane:
-    """The plane for a network and its path; for the arguments, see `plots.loss_surface`."""
+    """The plane for a network and its paths; for the arguments, see `plots.loss_surface`."""
     if not isinstance(network, Network):
         raise type_error("network", "a Network", shown(network))
-    seed, points = check_integer("seed", seed, 0), _points(network, path)
+    seed, given = check_integer("seed", seed, 0), _points_of_paths(network, path)
+    points = np.concatenate(list(given.values())) if given else None
     if directions is None:
         flat = points is None or _extents(points)[1] <= STRAIGHT * _extents(points)[0]
         directions = "parameters" if network.n_parameters == 2 else "random" if flat else "pca"
-    end = np.array(network.parameters if points is None else points[-1], np.float64)
+    ends = [one[-1] for one in given.values()] or [network.parameters]
+    end = np.array(ends, np.float64).mean(axis=0)
     if isinstance(directions, str):
         make = choose("directions", directions, {"parameters": _axes, "pca": _principal, "random": _random})
         centre, first, second, names = make(network, points, end, np.random.default_rng(seed))
@@ -62,7 +71,9 @@ def plane_of(
     basis, points = np.stack([first, second], axis=1), end[None] if points is None else points
     coordinates = np.linalg.lstsq(basis, (points - centre).T, rcond=None)[0].T
     least = REACH if isinstance(directions, str) and directions == "random" else 0.0
-    return Plane(centre, first, second, names, coordinates, _reach(coordinates, least))
+    cuts = np.cumsum([len(one) for one in given.values()])[:-1]
+    paths = dict(zip(given, np.split(coordinates, cuts), strict=True)) if given else {}
+    return Plane(centre, first, second, names, coordinates, paths, _reach(coordinates, least))
 
 
 @np.errstate(all="ignore")
@@ -85,15 +96,24 @@ def losses_over(
     return a, b, losses
 
 
-def _points(network, path):
-    """The points of a path as an array, or None."""
+def _points_of_paths(network, path):
+    """The points of each path as an array, by label."""
     if path is None:
-        return None
+        return {}
+    if not isinstance(path, Mapping):
+        return {"path": _points(network, path, "path")}
+    if not path:
+        raise value_error("path", "a path, or a dict of paths, {'batch': path, ...}", "{}")
+    return {str(label): _points(network, one, f"path[{label!r}]") for label, one in path.items()}
+
+
+def _points(network, path, name):
+    """The points of a path as an array."""
     points = path.parameters if isinstance(path, trajectory) else np.asarray(path)
     shape_fits = points.ndim == 2 and len(points) and points.shape[1] == network.n_parameters
     if not shape_fits or points.dtype.kind != "f" or not np.isfinite(points).all():
         expected = f"a fastgd.callbacks.trajectory of this network, or a finite array (points, {network.n_parameters})"
-        raise value_error("path", expected, shown(points))
+        raise value_error(name, expected, shown(points))
     return points.astype(np.float64)
 
 
@@ -124,7 +144,7 @@ def _axes(network, points, end, rng):
 
 
 def _principal(network, points, end, rng):
-    """The plane through the end of the path and its two principal directions, of length 1."""
+    """The plane through the end and the path's two principal directions, of length 1."""
     if points is None or len(points) < 3:
         got = None if points is None else f"{len(points)} points"
         raise value_error("path", "a path of at least 3 points for directions='pca'", got)
@@ -132,7 +152,7 @@ def _principal(network, points, end, rng):
     if lengths[1] <= STRAIGHT * lengths[0]:
         raise value_error("path", "one that is not a straight line, for directions='pca'", "a straight line")
     share = lengths**2 / (lengths**2).sum()
-    names = tuple(f"principal direction {i + 1} ({share[i]:.0%} of the path's variance)" for i in range(2))
+    names = tuple(f"principal direction {i + 1} ({share[i]:.0%} of the variance along the path)" for i in range(2))
     return end, directions[0], directions[1], names
 
 

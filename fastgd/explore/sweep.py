@@ -56,7 +56,7 @@ class Sweep(ForUsers):
                         why (its worker died), else "". Its figures are NaN, and its network has initial values
     greater_is_better   for each column of figures whether greater is better; None if unknown
 
-    Printed, and in a notebook, it is the table, the best training first."""
+    Printed, and in a notebook, it is the table, the best training first; "index" is the index in these lists."""
 
     settings: list[dict[str, Any]]
     histories: list[History]
@@ -71,6 +71,9 @@ class Sweep(ForUsers):
     def order(self, column: str | None = None) -> list[int]:
         """Indices of the trainings, the best first and NaN last, by a column: None is the validation loss, or without
         one the loss. Lower is better, except for metrics for which greater is better.
+
+        Both losses include the penalty of the network. So they compare trainings of one l1 and l2: of two that predict
+        alike, the one with the larger l2 has the larger loss. If the grid has l1 or l2, order by a metric.
 
         Raises ValueError if the column has no figures, or if it is unknown whether greater is better."""
         column = self._known(column)
@@ -110,7 +113,7 @@ class Sweep(ForUsers):
         return len(self.settings)
 
     def __repr__(self) -> str:
-        lines = [list(self.columns), *self._rows()]
+        lines = [["index", *self.columns], *self._rows()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join(map(str.rjust, line, widths)) for line in lines]
         more = len(self) - PRINTED_ROWS
@@ -118,11 +121,11 @@ class Sweep(ForUsers):
 
     def _repr_html_(self) -> str:
         shown = f", of which the best {PRINTED_ROWS}" if len(self) > PRINTED_ROWS else ", the best first"
-        return html_table(f"{len(self):,} trainings{shown}", list(self.columns), self._rows())
+        return html_table(f"{len(self):,} trainings{shown}", ["index", *self.columns], self._rows())
 
     def _rows(self):
         """The texts of the table, by row."""
-        return [[_cell(values[i]) for values in self.columns.values()] for i in self.order()[:PRINTED_ROWS]]
+        return [[f"{i}", *(_cell(values[i]) for values in self.columns.values())] for i in self.order()[:PRINTED_ROWS]]
 
 
 def _cell(value):
@@ -152,7 +155,8 @@ def sweep(
         "layers", "dtype", "backend". Every combination is trained; the last setting varies fastest.
     executor: None trains in threads of this process. Otherwise each training is a task for an executor, which decides
         how many run at a time: ThreadPoolExecutor, ProcessPoolExecutor, loky's, Dask's `client.get_executor()`,
-        `mpi4py.futures.MPIPoolExecutor`. The results are the same, bit for bit.
+        `mpi4py.futures.MPIPoolExecutor`. The results are the same, bit for bit. Processes that are not forked import
+        the script, so it must make a ProcessPoolExecutor below `if __name__ == "__main__":`.
     num_threads: without an executor, number of trainings at a time; None is as for `Network`. With one, number of
         threads of each training; None is 1. The results do not depend on it, bit for bit.
     progress: True shows a progress bar over the trainings.

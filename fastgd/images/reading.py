@@ -32,8 +32,9 @@ def read(
     target: str = "y",
     part: str | None = None,
 ) -> Images:
-    """Reads images. Headers of picture files are checked now; pixels are decoded, and checked, when they are asked for,
-    or if the header of some file is bad.
+    """Reads images from folders of pictures, IDX files or npz files, with their labels; returns `Images`. Headers of
+    picture files are checked now; pixels are decoded, and checked, when they are asked for, or if the header of some
+    file is bad.
 
     path: one of these:
         a folder with a folder of pictures for each class (PNG, JPEG, GIF, BMP, WebP, TIFF, PPM); classes and files are

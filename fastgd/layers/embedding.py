@@ -107,7 +107,8 @@ def positions_backward(dp, dy, begin, end):
 @layer
 class Embedding(Layer):
     """A vector for each token of a vocabulary: y = w[x], where x (rows, ...) are token ids, whole numbers in
-    [0, vocabulary), of any dtype; w (vocabulary, width), y (rows, ..., width). Bengio et al. 2003.
+    [0, vocabulary), of any dtype; w (vocabulary, width), y (rows, ..., width). Bengio et al. 2003,
+    JMLR 3, pp. 1137-1155.
 
     The first layer of a network, whose input are tokens: `Network(T, [Embedding(vocabulary, width), ...])`. Tokens have
     no gradient: `Network.backward` needs `input_gradient=False`. `Dense(vocabulary, tie="embedding")` as the last layer
@@ -167,8 +168,9 @@ class PositionalEmbedding(Layer):
     """A learned vector for each position: y = x + p, x and y (rows, T, C), p (T, C). Vaswani et al. 2017,
     arXiv:1706.03762, section 3.5.
 
-    weight_init: as in `Dense`. Raises TypeError or ValueError that names the argument; `Network` raises ValueError
-        unless rows of x are (T, C).
+    weight_init: as in `Dense`.
+
+    Raises TypeError or ValueError that names the argument; `Network` raises ValueError unless rows of x are (T, C).
     """
 
     is_causal = True

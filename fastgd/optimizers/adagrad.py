@@ -199,7 +199,8 @@ def placed(eps: float, in_root: bool) -> tuple[float, float]:
 @optimizer
 class AdaGrad(Optimizer):
     """AdaGrad: s <- s + g^2;  p <- p - lr g / (sqrt(s) + eps), where s starts at initial_accumulator.
-    Duchi et al. 2011. Like torch.optim.Adagrad with lr_decay 0 (`schedules.inverse_time` is that decay).
+    Duchi et al. 2011, JMLR 12, pp. 2121-2159. As torch.optim.Adagrad with lr_decay 0 (`schedules.inverse_time` is that
+    decay).
     eps_in_root=True: sqrt(s + eps), as in optax.adagrad. Further options: see `Optimizer`."""
 
     kernel = adagrad_step

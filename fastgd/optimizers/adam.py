@@ -282,7 +282,8 @@ class Adamax(Adam):
 class NAdam(Adam):
     """Adam with Nesterov's momentum: the gradient of this step counts at once.
     p <- p - lr (mu' m / (1 - P mu') + (1 - mu) g / (1 - P)) / (sqrt(v') + eps), where mu and mu' are the momentum of
-    this step and the next, mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2), P the product of those so far. Dozat 2016.
+    this step and the next, mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2), P the product of those so far. Dozat 2016,
+    "Incorporating Nesterov momentum into Adam".
     As torch.optim.NAdam; momentum_decay=None is a constant mu = beta1, as optax.nadam. Further options: see
     `Optimizer`."""
 

@@ -29,6 +29,7 @@ TRAINING, VALIDATION, QUIET = COLOURS[0], COLOURS[6], "#999999"
 # Each colour comes with a line style, so that a picture is legible without colours.
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX"
+PATHS, MARKERS_OF_PATHS = (COLOURS[1], COLOURS[3], COLOURS[5], COLOURS[6], "#FFFFFF"), ".sD^v"  # on any shade
 FEW_TICKS = 6  # up to so many values of a setting get a tick each
 LEVELS, BINS = 24, 40  # levels of a contour plot, bins of a histogram
 NARROWEST = 1e-6  # least range of a histogram, as a fraction of the largest magnitude
@@ -277,21 +278,22 @@ def loss_surface(
     X: "npt.ArrayLike",
     y: "npt.ArrayLike",
     *,
-    path: "trajectory | npt.ArrayLike | None" = None,
+    path: "trajectory | npt.ArrayLike | Mapping[str, trajectory | npt.ArrayLike] | None" = None,
     directions: "str | Sequence[npt.ArrayLike] | None" = None,
     resolution: int = 41,
     seed: int = 0,
     title: str = "Loss surface",
 ) -> "Figure":
-    """Contours of the loss of X, y over a plane in the space of parameters, and the path of an optimizer, projected on
+    """Contours of the loss of X, y over a plane in the space of parameters, and the paths of optimizers, projected on
     it. The network does not change.
 
-    path: a `fastgd.callbacks.trajectory`, or an array (points, n_parameters). The plane goes through its end, or
-        without a path through the present parameters.
+    path: a `fastgd.callbacks.trajectory`, or an array (points, n_parameters); or a dict of several, {label: path}. The
+        plane goes through the end of the path, the mean of the ends of several, or without a path through the present
+        parameters.
     directions: two directions that span the plane. "parameters": the two parameters of a network that has no more;
-        "pca": the two principal directions of the path; "random": two random directions by `seed`, scaled to the
-        weights of each unit, with biases fixed (Li et al. 2018, arXiv:1712.09913); or two arrays (n_parameters,). None
-        is the first of these that applies.
+        "pca": the two principal directions of all points of the paths; "random": two random directions by `seed`,
+        scaled to the weights of each unit, with biases fixed (Li et al. 2018, arXiv:1712.09913); or two arrays
+        (n_parameters,). None is the first of these that applies.
     resolution: points along each direction. The loss of all rows is computed at each point, so a sample of the rows may
         suffice. BatchNorm treats the rows as one minibatch."""
     figure = new_figure(6.4, 5.0)
@@ -314,16 +316,25 @@ def loss_surface(
     bar.set_ticks([tick for tick in ticks if levels[0] <= tick <= levels[-1]], minor=False)
     bar.minorticks_off()
     bar.ax.yaxis.set_major_formatter("{x:g}")
-    if path is not None:
-        axes.plot(*plane.path.T, color="black", linewidth=3)
-        axes.plot(*plane.path.T, ".-", color=COLOURS[1], linewidth=1.5, markersize=5, label="path")
-        axes.plot(*plane.path[0], "o", color="white", markeredgecolor="black", markersize=8, label="start")
-    label = "parameters" if path is None else "end"
-    axes.plot(*plane.path[-1], "*", color="white", markeredgecolor="black", markersize=14, label=label)
+    _draw_paths(axes, plane)
     axes.set(xlabel=plane.names[0], ylabel=plane.names[1])
     axes.set_title(title, parse_math=False)
-    axes.legend(frameon=True, facecolor="white", framealpha=0.8)  # readable on any shade, whatever the style
+    for text in axes.legend(frameon=True, facecolor="white", framealpha=0.8).get_texts():  # on any shade, in any style
+        text.set_parse_math(False)
     return figure
+
+
+def _draw_paths(axes, plane):
+    """Draws the paths of a plane, or the parameters if there are none."""
+    for i, (label, points) in enumerate(plane.paths.items()):
+        colour, marker = PATHS[i % len(PATHS)], MARKERS_OF_PATHS[i % len(MARKERS_OF_PATHS)]
+        axes.plot(*points.T, color="black", linewidth=3)
+        axes.plot(*points.T, f"{marker}-", color=colour, linewidth=1.5, markersize=5, label=label)
+    mark = {"color": "white", "markeredgecolor": "black", "linestyle": ""}
+    if plane.paths:
+        axes.plot(*np.transpose([one[0] for one in plane.paths.values()]), "o", markersize=8, label="start", **mark)
+    ends, label = [one[-1] for one in plane.paths.values()], "end" if plane.paths else "parameters"
+    axes.plot(*np.transpose(ends or [plane.path[-1]]), "*", markersize=14, label=label, **mark)
 
 
 @np.errstate(all="ignore")

@@ -81,8 +81,9 @@ def read(
     `Preprocessing` needs a category or a class, "007" is "007". That holds for slices and selections of columns, too;
     where rows are copied (filtered, sorted), the text is lost.
 
-    text: names of columns to read as text. delimiter: between fields of a text file; None is a tab in TSV files, else a
-        comma. na_values: further fields of text files that are missing values, such as "?" or "-999".
+    text: names of columns to read as text.
+    delimiter: between fields of a text file; None is a tab in TSV files, else a comma.
+    na_values: further fields of text files that are missing values, such as "?" or "-999".
 
     Raises OSError if the file cannot be read, TableError that names the file if it does not hold such a table."""
     try:

@@ -1,4 +1,4 @@
-"""Reads files of text as tokens, a block at a time."""
+"""Reads files of text as tokens, a block at a time; and strings."""
 
 import codecs
 import os
@@ -62,6 +62,36 @@ def read(
         vocabulary = vocabulary or _learn(paths)
         found = stored.write(_tokens(paths, vocabulary), vocabulary)
     return Text(found[0], found[1], paths, notes)
+
+
+def from_string(string: str, tokens: "str | Path | Vocabulary | Any" = "characters") -> Text:
+    """A string as tokens; returns a `Text`, as `read` does for a file of that text.
+
+    tokens: as in `read`.
+
+    Raises TextError that names line and byte if the string is empty, or has characters that the vocabulary or UTF-8
+    lacks; TypeError or ValueError that names the argument."""
+    if not isinstance(string, str):
+        raise type_error("string", "a str (read takes the path of a file)", shown(string))
+    vocabulary, string = as_vocabulary(tokens), string.removeprefix(MARK.decode())
+    if not string:
+        raise TextError(None, "text", "an empty string")
+    try:
+        data = string.encode()
+    except UnicodeEncodeError as error:
+        before, got = string[: error.start], repr(string[error.start])
+        line = 1 + before.count("\n")
+        raise TextError(None, "characters that UTF-8 has", got, line=line, byte=len(before.encode())) from None
+    vocabulary = vocabulary or _characters(None, [string])
+    if isinstance(vocabulary, Bytes):
+        ids = np.frombuffer(data, np.uint8)
+    elif isinstance(vocabulary, Characters):
+        ids = _encoded(None, string, 1, 0, vocabulary)
+    else:
+        ids = np.concatenate(list(vocabulary.encode_all([string])))
+    if not len(ids):
+        raise TextError(None, "text", "no tokens")
+    return Text(_locked(ids), vocabulary, [], vocabulary.notes_on(ids))
 
 
 def _files(path):
@@ -145,13 +175,17 @@ def _texts(path: str) -> Iterator[tuple[str, int, int]]:
 
 def _learn(paths):
     """The characters of the files."""
+    return _characters(paths[0], (text for path in paths for text, _, _ in _texts(path)))
+
+
+def _characters(path, texts):
+    """The characters of texts. path: for messages."""
     found = np.zeros(CODES, bool)
-    for path in paths:
-        for text, _, _ in _texts(path):
-            found[codes_of(text)] = True
+    for text in texts:
+        found[codes_of(text)] = True
     codes = np.flatnonzero(found)
     if len(codes) < 2:
-        raise TextError(paths[0], "text of at least 2 different characters", f"{len(codes)}")
+        raise TextError(path, "text of at least 2 different characters", f"{len(codes)}")
     return Characters(codes.astype(np.uint32).tobytes().decode("utf-32-le"))
 
 

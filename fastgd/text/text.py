@@ -13,12 +13,12 @@ from .vocabulary import Ids, Vocabulary
 
 @dataclasses.dataclass(eq=False)
 class Text(ForUsers):
-    """A text as tokens, as `read` returns it.
+    """A text as tokens, as `read` and `from_string` return it.
 
     tokens      (n,) uint8, uint16 or int32, the smallest that holds the vocabulary; in memory or in a mapped file
     vocabulary  what the tokens are: `encode`, `decode`; its length is their number. A network stores it as its
                 `preprocessing`, and is saved with it
-    paths       the files
+    paths       the files; none for a string
     notes       what a user may want to know: where large texts are stored, ..."""
 
     tokens: Ids
@@ -44,11 +44,11 @@ class Text(ForUsers):
 
     def windows(self, context: int) -> Windows:
         """Windows of `context` tokens, and for each token the next one, for `fit`. Raises TextError, which names the
-        file, if the text is shorter."""
+        files, if the text is shorter."""
         context = check_integer("context", context, 1)
         if len(self) <= context:
             expected = f"more than {context:,} tokens, for windows of {context:,} (context)"
-            raise TextError(", ".join(self.paths), expected, f"{len(self):,}")
+            raise TextError(", ".join(self.paths) or None, expected, f"{len(self):,}")
         return Windows(self.tokens, context, self.vocabulary)
 
     @functools.cached_property

@@ -226,13 +226,17 @@ def _read(path):
     return found
 
 
-def load(path: Path, network_class: "type[Network]", backend: str) -> "tuple[Network, Optimizer | None]":
-    """`fastgd.load`, with the class of networks."""
-    return _loaded(_read(path), network_class, backend)
+def load(
+    path: Path, network_class: "type[Network]", backend: str, num_threads: int
+) -> "tuple[Network, Optimizer | None]":
+    """`fastgd.load`, with the class of networks, of checked arguments."""
+    return _loaded(_read(path), network_class, backend, num_threads)
 
 
-def _loaded(file: _File, network_class: "type[Network]", backend: str) -> "tuple[Network, Optimizer | None]":
-    network = _network(file, network_class, backend)
+def _loaded(
+    file: _File, network_class: "type[Network]", backend: str, num_threads: int
+) -> "tuple[Network, Optimizer | None]":
+    network = _network(file, network_class, backend, num_threads)
     optimizer = _optimizer(file, network)
     if file.content.get("run") is not None:
         with file.field("run"):
@@ -246,8 +250,7 @@ def _arrays_of_run(file, prefix=""):
     return {name[len(prefix) :]: file.read(name) for name in sorted(file.names) if name.startswith(prefix)}
 
 
-def _network(file, network_class, backend):
-    check_threads(None)  # an error in the environment must not be reported as one of the file
+def _network(file, network_class, backend, num_threads):
     with file.field("network"):
         config = dict(file.content["network"])
         loss = choice_from_config("loss", config.pop("loss"), LOSSES)
@@ -258,7 +261,7 @@ def _network(file, network_class, backend):
         arrays = [*parameter_specs(body, shape), *statistic_specs(body, shape)]
         # Checked before the network allocates them.
         file.check({name: (shape, config["dtype"]) for name, shape, *_ in arrays})
-        network = network_class(shape, layers, loss=loss, backend=backend, **config)
+        network = network_class(shape, layers, loss=loss, backend=backend, num_threads=num_threads, **config)
     _check_formulas(file, network)
     with file.field("epochs"):
         network.epochs = check_integer("epochs", file.content["epochs"], 0)
@@ -333,8 +336,9 @@ def _description(file):
 
 def load_described(path, network_class):
     """Returns (network, optimizer, description) and reads the file once."""
+    threads = check_threads(None)  # an error in the environment must not be reported as one of the file
     file = _read(path)
-    return *_loaded(file, network_class, "auto"), _description(file)
+    return *_loaded(file, network_class, "auto", threads), _description(file)
 
 
 def resume(path, run):
@@ -365,7 +369,7 @@ def resume(path, run):
                 if one != other and (part, name) not in CHANGING:
                     field, expected, got = first_difference(f"{part}.{name}", one, other)
                     raise file.error(field, f"{expected} as in this run", got)
-    loaded = _network(file, type(network), network.backend)
+    loaded = _network(file, type(network), network.backend, network.num_threads)
     loaded_optimizer = _optimizer(file, loaded)
     with file.field("run"):
         restore = run.prepare(content["run"], _arrays_of_run(file), loaded)

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 SHOWN_EPOCHS = 20  # in a notebook: the first and last ones
 
 
+class _Metrics(dict[str, list[float]]):
+    """A dict whose KeyError names the keys: with validation data there is no "accuracy", but "validation_accuracy"."""
+
+    def __missing__(self, name: object) -> list[float]:
+        known = f"one of {', '.join(map(repr, self))}" if self else "a metric, but fit was called without metrics="
+        raise KeyError(f"metrics: expected {known}, got {name!r}")
+
+
 @dataclasses.dataclass(repr=False)
 class History(ForUsers):
     """What a training run did. Lists have one value for each epoch.
@@ -47,13 +55,16 @@ class History(ForUsers):
 
     loss: list[float] = dataclasses.field(default_factory=list)
     validation_loss: list[float] = dataclasses.field(default_factory=list)
-    metrics: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, list[float]] = dataclasses.field(default_factory=_Metrics)
     learning_rate: list[float] = dataclasses.field(default_factory=list)
     rows: list[int] = dataclasses.field(default_factory=list)
     seconds: list[float] = dataclasses.field(default_factory=list)
     steps: int = 0
     best_epoch: int | None = None
     stopped: str | None = None
+
+    def __post_init__(self) -> None:
+        self.metrics = _Metrics(self.metrics)
 
     def columns(self) -> dict[str, list[int] | list[float]]:
         """The lists that are not empty, by name."""
@@ -102,7 +113,8 @@ class History(ForUsers):
 
     def __repr__(self) -> str:
         last = "".join(f", {name} {_text(value)}" for name, value in self.last().items())
-        return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}>"
+        best = f", best epoch: {self.best_epoch}" if self.best_epoch and self.best_epoch < len(self.loss) else ""
+        return f"<History of {len(self.loss)} epochs{last}; stopped: {self.stopped}{best}>"
 
     def _repr_html_(self) -> str:
         columns = {"epoch": range(1, len(self.loss) + 1), **self.columns()}
