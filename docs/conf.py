@@ -28,7 +28,6 @@ html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False
-add_module_names = False
 python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"
 copybutton_exclude = ".linenos, .gp, .go"

@@ -122,7 +122,7 @@ def test_the_notebook_of_a_text():
     assert 1.8 < bits[0] < 2.6  # ln 1000 nats a piece, before the training, are 3.5
 
 
-@pytest.mark.parametrize("name", ["tabular.ipynb", "images.ipynb", "text.ipynb"])
+@pytest.mark.parametrize("name", ["sweep.ipynb", "tabular.ipynb", "images.ipynb", "text.ipynb"])
 def test_what_is_stored_is_what_the_cells_show(name):
     """Each was run once, from top to bottom, without an error; it is small."""
     cells = [cell for cell in nbformat.read(EXAMPLES / name, as_version=4).cells if cell.cell_type == "code"]

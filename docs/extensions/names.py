@@ -9,6 +9,7 @@ module it may be `fastgd.kernels`. Docstrings of fastgd are plain text, not reSt
 paragraphs, lists of arguments and tables of them, and of text in backticks a link if there is an entry of that name.
 """
 
+import ast
 import dataclasses
 import functools
 import importlib
@@ -87,7 +88,8 @@ def signature(thing):
         found = inspect.signature(thing)
     except (TypeError, ValueError):
         return "()"
-    arguments = [p.replace(annotation=p.empty) for p in found.parameters.values() if p.name != "self"]
+    shown = [p for p in found.parameters.values() if p.name != "self" and p.name[0] != "_"]
+    arguments = [p.replace(annotation=p.empty) for p in shown]
     text = str(inspect.Signature(arguments))
     return re.sub(r"<factory>|<[^<>]*>", "...", text)
 
@@ -139,7 +141,7 @@ class Names(SphinxDirective):
         body = nodes.tbody()
         for name, thing in things.items():
             row = nodes.row("", nodes.entry("", nodes.paragraph("", "", self.link(name, f"{prefix}.{name}"))))
-            row += nodes.entry("", nodes.paragraph("", "", *self.inline(summary(docstring(thing)))))
+            row += nodes.entry("", self.paragraph(summary(docstring(thing))))
             body += row
         group = nodes.tgroup("", nodes.colspec(colwidth=30), nodes.colspec(colwidth=70), body, cols=2)
         return nodes.table("", group, classes=["names"])
@@ -149,23 +151,24 @@ class Names(SphinxDirective):
         kind = "class" if isclass else "function" if callable_ and not _is_choice(thing) else "data"
         made = self.declare(
             kind if kind != "data" or not thing_has_arguments(thing) else "function",
-            f"{prefix}.{name}{signature(thing) if callable_ else ''}",
+            prefix,
+            f"{name}{signature(thing) if callable_ else ''}",
         )
         content = made[-1][-1]
         content += self.text(docstring(thing), arguments_of(thing))
         for member, value in members(thing) if isclass else ():
-            shown = isinstance(value, PROPERTIES)
-            inner = self.declare(
-                "property" if shown else "method", f"{prefix}.{name}.{member}{'' if shown else signature(value)}"
-            )
+            kind, arguments = ("property", "") if isinstance(value, PROPERTIES) else ("method", signature(value))
+            option = "classmethod" if getattr(value, "__self__", None) is thing else ""
+            inner = self.declare(kind, prefix, f"{name}.{member}{arguments}", option)
             inner[-1][-1] += self.text(inspect.getdoc(value), arguments_of(value))
             content += inner
         return made
 
-    def declare(self, kind, text):
+    def declare(self, kind, module, text, option=""):
         """The nodes of a name and its signature, with an empty description."""
         parent = nodes.Element()
-        self.state.nested_parse(StringList([f".. py:{kind}:: {text}"], "names"), 0, parent)
+        lines = [f".. py:{kind}:: {text}", f"   :module: {module}", *([f"   :{option}:"] if option else [])]
+        self.state.nested_parse(StringList(lines, "names"), 0, parent)
         return parent.children
 
     def text(self, text, arguments):
@@ -176,7 +179,8 @@ class Names(SphinxDirective):
             rows = [ROW.fullmatch(line) for line in lines if line[:1] != " "]
             if all(line[:1] == " " for line in lines):
                 indent = min(len(line) - len(line.lstrip()) for line in lines)
-                made.append(nodes.literal_block("", "\n".join(line[indent:] for line in lines), language="python"))
+                code = "\n".join(line[indent:] for line in lines)
+                made.append(nodes.literal_block("", code, language="python" if _is_python(code) else "text"))
             elif all(rows):
                 made.append(self.definitions(self.items(lines, ROW)))
             else:
@@ -195,7 +199,7 @@ class Names(SphinxDirective):
         first = next(starts, len(lines))
         if first:
             (_, text), *more = self.apart("", " ".join(line.strip() for line in lines[:first]), arguments)
-            yield nodes.paragraph("", "", *self.inline(text))
+            yield self.paragraph(text)
             if more:
                 yield self.definitions(more)
         if first < len(lines):
@@ -207,14 +211,16 @@ class Names(SphinxDirective):
             yield from self.paragraphs(lines[end:], arguments) if end < len(lines) else ()
 
     def items(self, lines, pattern):
-        """[(name, text)] of lines that begin an item, and of the indented ones that continue it."""
+        """[(name, text)] of lines that begin an item, and of the indented ones that continue it. If the first ends with
+        a colon, the others are a list, and stay lines."""
         made = []
         for line in lines:
             found = pattern.fullmatch(line)
             if found and line[:1] != " ":
                 made.append([found[1], found[2]])
             else:
-                made[-1][1] += " " + line.strip()
+                is_list = made[-1][1].partition("\n")[0].endswith(":")
+                made[-1][1] += "\n" + line if is_list else " " + line.strip()
         return made
 
     def apart(self, name, text, arguments):
@@ -231,9 +237,25 @@ class Names(SphinxDirective):
         made = nodes.definition_list(classes=["arguments"])
         for name, text in items:
             term = nodes.term("", "", nodes.literal("", name.replace("`", "")))
-            paragraph = nodes.paragraph("", "", *self.inline(text))
-            made += nodes.definition_list_item("", term, nodes.definition("", paragraph))
+            first, *points = text.split("\n")
+            definition = nodes.definition("", self.paragraph(first), *([self.bullets(points)] if points else []))
+            made += nodes.definition_list_item("", term, definition)
         return made
+
+    def bullets(self, lines):
+        """A list: each line, and the lines after it that are indented further."""
+        indent = min(len(line) - len(line.lstrip()) for line in lines)
+        points = []
+        for line in lines:
+            if line[indent] == " ":
+                points[-1] += " " + line.strip()
+            else:
+                points.append(line.strip())
+        return nodes.bullet_list("", *(nodes.list_item("", self.paragraph(point)) for point in points))
+
+    def paragraph(self, text):
+        """Quotation marks stay as they are: most are Python's."""
+        return nodes.paragraph("", "", *self.inline(text), support_smartquotes=False)
 
     def inline(self, text):
         """Text, in which what stands in backticks is code, and papers are links."""
@@ -255,6 +277,15 @@ class Names(SphinxDirective):
             "", nodes.literal("", text), refdomain="py", reftype="obj", reftarget=target, refdoc=self.env.docname
         )
         return link
+
+
+def _is_python(code):
+    """Else it is a formula."""
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
 
 
 def thing_has_arguments(thing):

@@ -36,7 +36,7 @@ def read(
     picture files are checked now; pixels are decoded, and checked, when they are asked for, or if the header of some
     file is bad.
 
-    path: one of
+    path: one of these:
         a folder with a folder of pictures for each class (PNG, JPEG, GIF, BMP, WebP, TIFF, PPM); classes and files are
             in alphabetical order, hidden files are ignored
         a folder of pictures, a picture or a list of pictures, without labels

@@ -216,7 +216,8 @@ def seen_tokens(seen, tokens, padding):
 class SelfAttention(Layer):
     """Multi-head self-attention: x, y (rows, T, C); with C / heads columns d for each head,
 
-        (q, k, v) = x w_qkv + b_qkv,   a = softmax(q k^T / sqrt(d)) v for each head,   y = a w_out + b_out.
+        (q, k, v) = x w_qkv + b_qkv,   a = softmax(q k^T / sqrt(d)) v for each head,
+        y = a w_out + b_out.
 
     w_qkv (C, 3 C) has the columns of q, of k and of v, each head by head; w_out (C, C). As torch's MultiheadAttention.
     Vaswani et al. 2017, arXiv:1706.03762.

@@ -60,14 +60,16 @@ class Layer(ForUsers):
 
     Who calls the methods:
 
-    `Network()`         output_shape, leaves, readers; then for each leaf parameters, shared, statistics and check_dtype
-    `fit`               least_rows of each leaf, for minibatches of arrays
-    `Plan()`            forward of all layers, first to last, then backward, last to first; both only add operations to
-                        the plan. At every new plan: for training and for evaluation, for more rows, another loss kernel
-    `to_onnx`           onnx
-    `describe()`        describe
-    `save`, `load`      config; from_config
-    `plots.loss_surface` without_noise
+    `Network()`           output_shape, leaves, readers; then for each leaf parameters, shared, statistics and
+                          check_dtype
+    `fit`                 least_rows of each leaf, for minibatches of arrays
+    `Plan()`              forward of all layers, first to last, then backward, last to first; both only add operations
+                          to the plan. At every new plan: for training and for evaluation, for more rows, another loss
+                          kernel
+    `to_onnx`             onnx
+    `describe()`          describe
+    `save`, `load`        config; from_config
+    `plots.loss_surface`  without_noise
 
     Containers call the same methods of their layers.
 

@@ -199,7 +199,8 @@ gru_continue.build_loop = _continue_loop
 class GRU(Recurrent):
     """Gated recurrent units on sequences x (rows, T, n). For each position, from h = 0 on,
 
-        r, z = sigmoid(x w_x + b + h w_h + b_h),   n = tanh(x w_x + b + r (h w_h + b_h)),   h = (1 - z) n + z h,
+        r, z = sigmoid(x w_x + b + h w_h + b_h),   n = tanh(x w_x + b + r (h w_h + b_h)),
+        h = (1 - z) n + z h,
 
     with the columns of r, z, n, units each, in w_x (n, 3 units), w_h (units, 3 units), b and b_h (3 units,). y is h at
     every position (rows, T, units), or the last (rows, units). As torch's GRU: r multiplies the product, as in cuDNN,

@@ -217,7 +217,8 @@ _forgetting_bias = Initializer("forgetting", _bias_values)
 class LSTM(Recurrent):
     """Long short-term memory on sequences x (rows, T, n). For each position, from h = c = 0 on,
 
-        i, f, o = sigmoid(x w_x + h w_h + b),   g = tanh(x w_x + h w_h + b),   c = f c + i g,   h = o tanh(c),
+        i, f, o = sigmoid(x w_x + h w_h + b),   g = tanh(x w_x + h w_h + b),
+        c = f c + i g,   h = o tanh(c),
 
     with the columns of i, f, g, o, units each, in w_x (n, 4 units), w_h (units, 4 units) and b (4 units,). y is h at
     every position (rows, T, units), or the last (rows, units). As torch's LSTM, whose two biases are one here.

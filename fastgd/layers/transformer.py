@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class TransformerBlock(Layer):
     """A block of a transformer with normalization first: x, y (rows, T, C),
 
-        h = x + drop(attention(norm(x))),   y = h + drop(activation(norm(h) w + b) w' + b').
+        h = x + drop(attention(norm(x))),
+        y = h + drop(activation(norm(h) w + b) w' + b').
 
     It is Sequential([Residual([LayerNorm(), CausalSelfAttention(heads, dropout), Dropout(dropout)]),
     Residual([LayerNorm(), Dense(hidden, activation), Dense(C), Dropout(dropout)])]), and has the same names of

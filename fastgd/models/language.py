@@ -118,7 +118,8 @@ def gpt2(path: Path, *, context: int | None = None, heads: int | None = None, dr
     """The network of a GPT-2 in the layout of Hugging Face, `gpt` with these weights: of any size, as published (124M,
     355M, 774M, 1558M) or as `save_gpt2` wrote it.
 
-        net = fastgd.models.gpt2("gpt2", context=128)  # a folder with model.safetensors, for texts of 128 tokens
+        # a folder with model.safetensors, for texts of 128 tokens
+        net = fastgd.models.gpt2("gpt2", context=128)
 
     path: a folder with model.safetensors and, if there is one, config.json; or a .safetensors file. The shapes give
         the sizes. Tensors of float32, float16, bfloat16 or float64, which are cast to the network's dtype; the names

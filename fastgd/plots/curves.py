@@ -319,7 +319,7 @@ def loss_surface(
     _draw_paths(axes, plane)
     axes.set(xlabel=plane.names[0], ylabel=plane.names[1])
     axes.set_title(title, parse_math=False)
-    for text in axes.legend().get_texts():
+    for text in axes.legend(frameon=True, facecolor="white", framealpha=0.8).get_texts():  # on any shade, in any style
         text.set_parse_math(False)
     return figure
 

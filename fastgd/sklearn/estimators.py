@@ -198,7 +198,7 @@ class MLPClassifier(Classifier):
     out_activation_. If you set coefs_ or intercepts_, or change them in place, predictions use that. partial_fit
     changes them in place; each fit makes new ones.
 
-    Differences: momentum must be below 1, and sample weights at least 0. Divergence ends a run at once. A fit that
+    What differs: momentum must be below 1, and sample weights at least 0. Divergence ends a run at once. A fit that
     raises leaves the estimator unchanged. Multi-label predictions are dense. Training is in float32 if X is float32,
     else in float64 ("lbfgs": always float64). A sparse X is converted to a dense array, a part of the rows at a time if
     that would take more than 64 MB ("lbfgs": all rows at once).

@@ -50,7 +50,7 @@ class History(ForUsers):
                         "patience": likewise, where the validation loss or a metric was monitored
                         "callback": a callback returned True
                         "diverged", "interrupted" (Ctrl-C, sys.exit), "error": an exception; the history is then
-                        `network.history`"""
+                            `network.history`"""
 
     _internal = frozenset({"of", "state"})
 
