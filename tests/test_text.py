@@ -451,6 +451,18 @@ def test_bytes_of_several_files(tmp_path):
         assert (found.tokens.dtype, found.bytes_per_token) == (np.uint8, 1)
 
 
+def test_a_tokenizer_without_a_token_for_unknown_text_is_an_error(tmp_path):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    (tmp_path / "book.txt").write_text("a b c")
+    for fails in (lambda: text.read(tmp_path / "book.txt", words), lambda: text.from_string("a b c", words)):
+        with pytest.raises(ValueError, match="^argument 'tokens': expected a tokenizer that has tokens.*UNK"):
+            fails()
+    with pytest.raises(ValueError, match="^argument 'text': expected a text.*UNK"):
+        Tokenizer.of(words).encode("a c")
+    assert Tokenizer.of(words).encode("a b").tolist() == [0, 1]
+
+
 def test_a_note_tells_how_many_tokens_are_unknown(tmp_path):
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

@@ -145,6 +145,14 @@ class Bytes(ForUsers):
         return {"text": {"tokens": "bytes"}}
 
 
+def _encoded(encode, given, name, expected):
+    """What a method of a tokenizer returns. name, expected: of the argument to blame."""
+    try:
+        return encode(given, add_special_tokens=False)
+    except Exception as error:  # the library has no narrower class for unknown text without a token for it
+        raise value_error(name, expected, str(error)) from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Tokenizer(ForUsers):
     """The tokens of a tokenizer of the library `tokenizers` (extra `text`), such as GPT-2's.
@@ -187,9 +195,12 @@ class Tokenizer(ForUsers):
         return made
 
     def encode(self, text: str) -> Ids:
-        """The tokens of a text, (n,), without those that a tokenizer may add in front or behind."""
-        ids = self.tokenizer.encode(_check_text(text), add_special_tokens=False).ids
-        return np.array(ids, dtype_of(self.size))
+        """The tokens of a text, (n,), without those that a tokenizer may add in front or behind.
+
+        Raises TypeError or ValueError unless it is a text that the tokenizer has tokens for."""
+        expected = "a text that the tokenizer has tokens for"
+        encoded = _encoded(self.tokenizer.encode, _check_text(text), "text", expected)
+        return np.array(encoded.ids, dtype_of(self.size))
 
     def encode_all(self, texts: Iterable[str]) -> Iterable[Ids]:
         """Yields the tokens of consecutive pieces of a text, which are cut again, mostly at the ends of lines."""
@@ -200,7 +211,8 @@ class Tokenizer(ForUsers):
         yield self._encode_pieces([rest])
 
     def _encode_pieces(self, pieces):
-        encoded = self.tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        expected = "a tokenizer that has tokens for all of the text"
+        encoded = _encoded(self.tokenizer.encode_batch_fast, pieces, "tokens", expected)
         return np.array([i for piece in encoded for i in piece.ids], dtype_of(self.size))
 
     def decode(self, ids: npt.ArrayLike) -> str:
