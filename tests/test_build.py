@@ -118,6 +118,18 @@ assert sys.float_info.min / 2 != 0
     assert done.returncode == 0, done.stderr
 
 
+def test_import_needs_no_slow_modules_of_python(tmp_path):
+    code = """
+import sys, numpy
+known = set(sys.modules)
+import fastgd
+slow = {"difflib", "hashlib", "html", "logging", "multiprocessing", "shutil", "tempfile"} & (set(sys.modules) - known)
+assert not slow, slow
+"""
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("module", "code", "extra"),
     [

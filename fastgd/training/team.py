@@ -2,12 +2,10 @@
 
 import contextlib
 import functools
-import hashlib
 import os
 import pathlib
 import pickle
 import platform
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -127,6 +125,8 @@ class Team:
         if self.is_root or found is None:
             yield path if found is not None else None
             return
+        import tempfile  # slow
+
         with tempfile.TemporaryDirectory() as folder:
             copy = pathlib.Path(folder) / "run.safetensors"
             copy.write_bytes(found)
@@ -169,6 +169,8 @@ class Team:
     def end(self, network: "Network") -> None:
         """Raises on all ranks unless all have the same parameters at the end. Functions of the user, such as a learning
         rate, may have told them apart."""
+        import hashlib  # slow
+
         digest = hashlib.sha256(network.parameters.tobytes()).hexdigest()[:16]
         self.ranks.check_same({"parameters at the end": digest})
 
